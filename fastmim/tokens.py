@@ -1,0 +1,157 @@
+"""The shared nouns: `Mask`, sample ids, random streams, patch layout, and the base class of every part.
+
+May import torch and fastmim_kernels only.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class Stream(enum.IntEnum):
+    """What a random draw is for. Values are part of the reproducibility contract: never renumber."""
+
+    ORDER = 0
+    CROP = 1
+    FLIP = 2
+    MASK = 3
+    HELD_OUT = 4
+
+
+def sample_id(index: Tensor, epoch: Tensor | int, repeat: Tensor | int = 0) -> Tensor:
+    """Packs (sample index, epoch, repeat) into one int64, the key of everything drawn for that sample.
+
+    Low 32 bits: index in the manifest. High word: epoch * 256 + repeat.
+    """
+    return index + (epoch * 256 + repeat << 32)
+
+
+def sample_index(ids: Tensor) -> Tensor:
+    """The manifest index in each id."""
+    return ids & 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which patches of each image are hidden. Class tokens are not patches.
+
+    ids: (B, L) int64, a permutation of the patches in every row; the first `num_keep` are visible, the rest hidden.
+    grid: (rows, columns) with rows * columns == L; patch l is row l // columns, column l % columns.
+    """
+
+    ids: Tensor
+    num_keep: int
+    grid: tuple[int, int]
+
+    @property
+    def ids_keep(self) -> Tensor:
+        """(B, K) visible patches."""
+        return self.ids[:, : self.num_keep]
+
+    @property
+    def ids_hidden(self) -> Tensor:
+        """(B, L - K) hidden patches, which the decoder predicts."""
+        return self.ids[:, self.num_keep :]
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, L) bool, True = hidden."""
+        return torch.ones_like(self.ids, dtype=torch.bool).scatter_(1, self.ids_keep, False)
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Cuts (B, H, W, C) images into (B, L, p*p*C) patches, row-major; inside a patch (row, column, channel).
+
+    The layout of MAE's `patchify` (models_mae.py), for channels-last images.
+    """
+    b, h, w, c = images.shape
+    p = patch_size
+    x = images.reshape(b, h // p, p, w // p, p, c).transpose(2, 3)
+    return x.reshape(b, (h // p) * (w // p), p * p * c)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """Inverse of `patchify`: (B, L, p*p*C) to (B, H, W, C)."""
+    b, _, values = patches.shape
+    p, (rows, columns) = patch_size, grid
+    x = patches.reshape(b, rows, columns, p, p, values // (p * p)).transpose(2, 3)
+    return x.reshape(b, rows * p, columns * p, -1)
+
+
+def sincos_position_embedding(dim: int, grid: tuple[int, int], *, cls_token: bool) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding of MAE (util/pos_embed.py).
+
+    The first half of the channels encodes the column, the second the row; each half is [sin(p w_k) | cos(p w_k)] with
+    w_k = 10000 ** (-k / (dim/4)). The class token's row is zero.
+
+    Returns: (1, L (+1), dim) float32.
+    Raises:
+        ValueError: `dim` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"a sine-cosine position embedding needs a dimension divisible by 4, got {dim}")
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [positions.reshape(-1, 1) * omega for positions in (columns, rows)]
+    table = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
+    return nn.functional.pad(table, (0, 0, int(cls_token), 0))[None]
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Chooses the hidden patches: `masking(seed, ids, grid) -> Mask`."""
+
+    def __call__(self, seed: int, ids: Tensor, grid: tuple[int, int]) -> Mask:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Describes an encoder; `build` returns a module `(images, mask) -> latent`."""
+
+    def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Describes a decoder; `build(encoder)` returns a module `(latent, mask) -> pred` of the hidden patches."""
+
+    def build(self, encoder: nn.Module) -> nn.Module:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is predicted: `target(patches) -> (B, L, P)` from normalised patches."""
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Compares: `loss(pred, target) -> ()` fp32, over the rows it is given (hidden patches)."""
+
+    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Chooses the window of an image that becomes a training sample.
+
+    `draws` uniform numbers in [0, 1) are turned into a window of whole pixels.
+    """
+
+    @property
+    def draws(self) -> int:
+        raise NotImplementedError
+
+    def window(self, height: int, width: int, uniforms) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the crop inside a (height, width) image."""
+        raise NotImplementedError
