@@ -5,9 +5,12 @@ May import tokens only.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import difflib
+import io
 import runpy
+import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,3 +137,120 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     run: Run = field(default_factory=Run)
+
+
+def load(path: str | Path) -> Config:
+    """Runs a config file and returns its `config`; a relative path inside a config file is relative to that file.
+
+    Raises:
+        ValueError: the file is missing, is not a Python file, or does not define `config = Config(...)`.
+    """
+    path = Path(path)
+    if not path.is_absolute() and (caller := _calling_config()) is not None:
+        path = caller.parent / path
+    if path.suffix != ".py" or not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.3)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; see configs/README.md for the list"
+        raise ValueError(f"{path}: expected a config file (Python){hint}")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Config):
+        raise ValueError(f"{path}: expected it to end with `config = Config(...)`, got {type(config).__name__}")
+    return config
+
+
+def _calling_config() -> Path | None:
+    """The config file that called `load`, if one did."""
+    caller = sys._getframe(2)
+    name = caller.f_globals.get("__name__")
+    return Path(caller.f_code.co_filename) if name == "<run_path>" else None
+
+
+def to_json(value: Any) -> Any:
+    """A config as plain JSON values; each part carries its class name under "part"."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"part": type(value).__name__} | fields
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(value: Any, parts: tuple[type, ...]) -> Any:
+    """Inverse of `to_json`, building only the classes named in `parts`.
+
+    Raises:
+        ValueError: an unknown part, or a field that it does not have.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(v, parts) for v in value)
+    if not isinstance(value, dict):
+        return value
+    fields = dict(value)
+    name = fields.pop("part", None)
+    known = {part.__name__: part for part in parts}
+    if name not in known:
+        raise ValueError(f"config part {name!r} is unknown to this version; it knows {', '.join(sorted(known))}")
+    unexpected = set(fields) - {f.name for f in dataclasses.fields(known[name])}
+    if unexpected:
+        raise ValueError(f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?")
+    return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
+
+
+def override(config: Config, args: list[str], prog: str) -> Config:
+    """Applies `--section.field VALUE` arguments; types, help and parsing come from the dataclasses (tyro).
+
+    Raises:
+        SystemExit: 0 after `--help`; 2 after one line on stderr that names a bad key or value.
+    """
+    import tyro  # half a second that resume and export need not pay
+
+    if {"-h", "--help"} & set(args):
+        return tyro.cli(Config, default=config, args=args, prog=prog, description=Config.__doc__)
+    known = dict(_fields(config))
+    for arg in args:
+        key = arg.split("=")[0][2:].replace("-", "_")
+        if arg.startswith("--") and key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            _refuse(prog, f"--{key}: no such setting; nearest: --{near[0]} (currently {known[near[0]][1]})")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return tyro.cli(Config, default=config, args=args, prog=prog)
+    except SystemExit:
+        pass
+    except ValueError as error:  # a part refused its own value, in one sentence
+        _refuse(prog, str(error))
+    _refuse(prog, _explain(config, known, args))
+
+
+def _explain(config: Config, known: dict[str, tuple[str, Any]], args: list[str]) -> str:
+    """Which argument tyro could not read, and what it should be."""
+    import tyro
+
+    starts = [i for i, arg in enumerate(args) if arg.startswith("--")] + [len(args)]
+    if starts[0] > 0:
+        return f"{args[0]!r}: expected --section.field VALUE"
+    for start, stop in zip(starts, starts[1:], strict=False):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                tyro.cli(Config, default=config, args=args[start:stop])
+        except SystemExit:
+            words = " ".join(args[start:stop]).replace("=", " ", 1).split(" ")
+            kind, value = known[words[0][2:].replace("-", "_")]
+            got = " ".join(words[1:]) or "nothing"
+            near = difflib.get_close_matches(got, [w.strip("'\" ") for w in kind.strip("]").split("[")[-1].split(",")], n=1)
+            hint = f"; nearest: {near[0]}" if near else ""
+            return f"{words[0]}: expected {kind} (currently {value}), got {got}{hint}"
+    return f"could not read {' '.join(args)}; try --help"
+
+
+def _fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, tuple[str, Any]]]:
+    """(dotted name, (type, value)) of every leaf field."""
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        if dataclasses.is_dataclass(inner):
+            yield from _fields(inner, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, (str(f.type), inner)
+
+
+def _refuse(prog: str, message: str) -> typing.NoReturn:
+    print(f"{prog}: {message}", file=sys.stderr)
+    raise SystemExit(2)

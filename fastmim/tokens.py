@@ -82,13 +82,13 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
     return x.reshape(b, rows * p, columns * p, -1)
 
 
-def sincos_position_embedding(dim: int, grid: tuple[int, int], *, cls_token: bool) -> Tensor:
+def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tokens: int) -> Tensor:
     """Fixed 2-D sine-cosine position embedding of MAE (util/pos_embed.py).
 
     The first half of the channels encodes the column, the second the row; each half is [sin(p w_k) | cos(p w_k)] with
-    w_k = 10000 ** (-k / (dim/4)). The class token's row is zero.
+    w_k = 10000 ** (-k / (dim/4)). Rows of prefix tokens (the class token) are zero.
 
-    Returns: (1, L (+1), dim) float32.
+    Returns: (1, num_prefix_tokens + L, dim) float32.
     Raises:
         ValueError: `dim` is not a multiple of 4.
     """
@@ -98,7 +98,18 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], *, cls_token: boo
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [positions.reshape(-1, 1) * omega for positions in (columns, rows)]
     table = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
-    return nn.functional.pad(table, (0, 0, int(cls_token), 0))[None]
+    return nn.functional.pad(table, (0, 0, num_prefix_tokens, 0))[None]
+
+
+def init_transformer(module: nn.Module) -> None:
+    """MAE's initialisation of one module (models_mae.py `_init_weights`): Xavier-uniform Linear weights, zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,10 @@ class Masking:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Describes an encoder; `build` returns a module `(images, mask) -> latent`."""
+    """Describes an encoder; `build` returns a module `(images, mask) -> latent` with attributes `grid` and `patch_size`.
+
+    size: (H, W) of the images in pixels; mean, std: per channel, on the 0..1 scale.
+    """
 
     def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
         raise NotImplementedError
@@ -127,15 +141,15 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted: `target(patches) -> (B, L, P)` from normalised patches."""
+    """What is predicted: `target(images, patch_size) -> (B, L, P)`, from normalised (B, H, W, C) float images."""
 
-    def __call__(self, patches: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, patch_size: int) -> Tensor:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Compares: `loss(pred, target) -> ()` fp32, over the rows it is given (hidden patches)."""
+    """Compares: `loss(pred, target) -> ()` fp32, the mean over the rows it is given (the hidden patches)."""
 
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
         raise NotImplementedError

@@ -1,0 +1,66 @@
+"""Decoders: latent tokens to predictions of the hidden patches. May import timm, L1 and L0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding
+
+
+@dataclass(frozen=True)
+class TransformerDecoder(Decoder):
+    """MAE's decoder: a narrow transformer over visible and mask tokens (arXiv:2111.06377, section 3)."""
+
+    dim: int = 512
+    """Width."""
+    depth: int = 8
+    """Transformer blocks."""
+    num_heads: int = 16
+    """Attention heads."""
+
+    def __post_init__(self):
+        if self.dim % self.num_heads:
+            raise ValueError(f"decoder.dim={self.dim} must be a multiple of decoder.num_heads={self.num_heads}")
+
+    def build(self, encoder: nn.Module) -> nn.Module:
+        return TransformerDecoderModule(self, encoder)
+
+
+class TransformerDecoderModule(nn.Module):
+    """Predicts hidden patches: `decoder(latent, mask) -> (B, L - K, P)`.
+
+    Tokens stay in the order (prefix, visible, hidden) in which they arrive. Attention does not see an order, only the
+    position embeddings, so MAE's un-shuffle to raster order would move every token and change no result; and the
+    predictions of interest are then simply the last rows: norm and head run on the hidden quarters only.
+    """
+
+    def __init__(self, spec: TransformerDecoder, encoder: nn.Module):
+        super().__init__()
+        self.num_prefix_tokens = encoder.num_prefix_tokens
+        self.grad_checkpointing = False
+        self.embed = nn.Linear(encoder.embed_dim, spec.dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, spec.dim))
+        pos_embed = sincos_position_embedding(spec.dim, encoder.grid, num_prefix_tokens=encoder.num_prefix_tokens)
+        self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        blocks = [Block(spec.dim, spec.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(spec.depth)]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = norm(spec.dim)
+        self.pred = nn.Linear(spec.dim, encoder.patch_values)
+        self.apply(init_transformer)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, latent: Tensor, mask: Mask) -> Tensor:
+        prefix = self.num_prefix_tokens
+        pos = self.pos_embed[0, prefix:]
+        x = self.embed(latent)
+        hidden = self.mask_token + pos[mask.ids_hidden]
+        x = torch.cat([x[:, :prefix] + self.pos_embed[:, :prefix], x[:, prefix:] + pos[mask.ids_keep], hidden], dim=1)
+        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
+        return self.pred(self.norm(x[:, -hidden.shape[1] :]))

@@ -1,0 +1,119 @@
+"""Plain vision transformers from timm, reading visible patches only. May import timm, L1 and L0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import timm
+import torch
+from fastmim_kernels.patch_gather import patch_gather
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..tokens import Encoder, Mask, init_transformer, sincos_position_embedding
+
+
+@dataclass(frozen=True)
+class ViT(Encoder):
+    """A timm ViT that sees visible patches only, with MAE's fixed sine-cosine positions and initialisation."""
+
+    name: str = "vit_base_patch16_224"
+    """timm model name."""
+    patch_size: int | None = None
+    """Patch side in pixels; None = the model's own."""
+    depth: int | None = None
+    """Transformer blocks; None = the model's own."""
+    embed_dim: int | None = None
+    """Width; None = the model's own."""
+    num_heads: int | None = None
+    """Attention heads; None = the model's own."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block, growing linearly from 0."""
+
+    def model_args(self) -> dict:
+        """Arguments of `timm.create_model` that differ from the named model's own."""
+        own = {name: getattr(self, name) for name in ("patch_size", "depth", "embed_dim", "num_heads")}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+        """
+        Raises:
+            ValueError: timm has no such ViT, the image size does not fit its patches, or the model has parts that
+                reading visible patches only does not cover.
+        """
+        if not timm.is_model(self.name):
+            near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
+            raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
+        args = dict(img_size=size, in_chans=len(mean), num_classes=0, global_pool="token", drop_path_rate=self.drop_path)
+        vit = timm.create_model(self.name, **args | self.model_args())
+        if not isinstance(vit, VisionTransformer):
+            raise ValueError(f"encoder.name: {self.name} is a {type(vit).__name__}; ViT takes timm VisionTransformer models")
+        p = vit.patch_embed.patch_size[0]
+        if size[0] % p or size[1] % p:
+            raise ValueError(f"data.size={size} must be a multiple of the patch size {p} of {self.name}")
+        if vit.cls_token is None or vit.reg_token is not None or vit.no_embed_class:
+            raise ValueError(f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding")
+        return ViTEncoder(vit, mean, std)
+
+
+class PatchEmbed(nn.Module):
+    """The patch-embedding convolution as one GEMM over already gathered patches."""
+
+    def __init__(self, proj: nn.Conv2d):
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, K, p*p*C) to (B, K, D). The kernel is (D, C, p, p); patches are (row, column, channel)."""
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)
+
+
+class ViTEncoder(nn.Module):
+    """`encoder(images, mask) -> (B, 1 + K, D)`: class token, then visible patches in the order of `mask.ids_keep`.
+
+    Parameter names are timm's, so an export is a copy.
+    """
+
+    num_prefix_tokens = 1
+
+    def __init__(self, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.grid: tuple[int, int] = vit.patch_embed.grid_size
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.embed_dim: int = vit.embed_dim
+        self.grad_checkpointing = False
+        self.patch_embed = PatchEmbed(vit.patch_embed.proj)
+        self.cls_token = vit.cls_token
+        pos_embed = sincos_position_embedding(self.embed_dim, self.grid, num_prefix_tokens=1)
+        self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
+        self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.apply(init_transformer)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    def forward(self, images: Tensor, mask: Mask) -> Tensor:
+        """images: (B, H, W, C) uint8, or normalised floats."""
+        dtype = self.cls_token.dtype
+        patches = patch_gather(images, mask.ids_keep, self.patch_size, self.mean.float(), self.std.float(), dtype)
+        x = self.patch_embed(patches) + self.pos_embed[0, 1:][mask.ids_keep]
+        return self.transform(x)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
+        proj = self.patch_embed.proj
+        x = F.conv2d(images, proj.weight, proj.bias, stride=self.patch_size).flatten(2).transpose(1, 2)
+        cls_token = self.cls_token.expand(len(x), -1, -1)
+        return self.norm(self.blocks(self.norm_pre(torch.cat([cls_token, x], dim=1) + self.pos_embed)))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Prepends the class token and runs the blocks and the final norm."""
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        x = self.norm_pre(torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1))
+        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
+        return self.norm(x)
