@@ -26,5 +26,14 @@ class NormalizedPatches(Target):
 
     def __call__(self, images: Tensor, patch_size: int) -> Tensor:
         patches = patchify(images, patch_size)
-        var, mean = patches.var(dim=-1, keepdim=True), patches.mean(dim=-1, keepdim=True)
-        return (patches - mean) / (var + 1e-6).sqrt()
+        mean, std = self.statistics(patches)
+        return (patches - mean) / std
+
+    def pixels(self, pred: Tensor, patches: Tensor) -> Tensor:
+        mean, std = self.statistics(patches)
+        return pred * std + mean
+
+    @staticmethod
+    def statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and square root of variance + 1e-6 of each patch: (..., 1) each."""
+        return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()

@@ -6,7 +6,9 @@ May import torch and fastmim_kernels only.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +148,10 @@ class Target:
     def __call__(self, images: Tensor, patch_size: int) -> Tensor:
         raise NotImplementedError
 
+    def pixels(self, pred: Tensor, patches: Tensor) -> Tensor:
+        """(…, P) predictions as normalised pixels, for pictures; `patches` are the true ones, for lost statistics."""
+        return pred
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -159,13 +165,18 @@ class Loss:
 class Crop:
     """Chooses the window of an image that becomes a training sample.
 
-    `draws` uniform numbers in [0, 1) are turned into a window of whole pixels.
+    `draws` uniform numbers in [0, 1) are turned into a window of whole pixels, which is resized to the sample's size.
     """
+
+    interpolation: Literal["bicubic", "bilinear"] = field(default="bicubic", kw_only=True)
+    """Filter of the resize from the window to the sample, antialiased."""
 
     @property
     def draws(self) -> int:
         raise NotImplementedError
 
-    def window(self, height: int, width: int, uniforms) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the crop inside a (height, width) image."""
+    def window(
+        self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
+    ) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the crop of an image of (height, width) for a sample of `size`."""
         raise NotImplementedError

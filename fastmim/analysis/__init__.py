@@ -1,0 +1,1 @@
+"""Pictures and figures of merit for a run. May import L3 and below."""

@@ -1,0 +1,114 @@
+"""The `fastmim` command: everything but training. May import anything below."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import tyro
+
+
+def export(run: tyro.conf.Positional[Path], to: Path | None = None) -> None:
+    """Writes the encoder of a run's newest checkpoint for timm, and checks it by loading it there.
+
+    Args:
+        run: run folder.
+        to: folder to write; default RUN/encoder.
+    """
+    from . import checkpoint
+    from .tasks import pretrain
+
+    config, loaded = _open(run)
+    folder = pretrain.export_encoder(config, loaded.state["model"], to or run / "encoder")
+    print(f"{folder}: bit-equal in timm; load it with timm.create_model('local-dir:{folder}', pretrained=True)")
+
+
+def visualize(
+    run: tyro.conf.Positional[Path], images: Path | None = None, count: int = 8, out: Path | None = None
+) -> None:
+    """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
+
+    Args:
+        run: run folder.
+        images: folder of images; default the run's held-out ones.
+        count: how many images.
+        out: PNG to write; default RUN/reconstruction.png.
+    """
+    import torch
+
+    from .analysis.reconstruction import reconstruction_grid, save_png
+    from .data.manifest import Manifest
+    from .data.plain import PlainLoader
+    from .data.sampler import split_held_out
+    from .tasks import pretrain
+
+    config, loaded = _open(run)
+    manifest = Manifest.scan(str(images or config.data.root))
+    seed, held_out = config.train.seed, config.data.held_out
+    index = torch.arange(len(manifest)) if images else split_held_out(len(manifest), held_out, seed)[1]
+    mim = pretrain.build(config)
+    mim.load_state_dict(loaded.state["model"])
+    with PlainLoader(manifest, config.data, seed) as loader:
+        held = pretrain.HeldOut.draw(mim.eval(), loader.held_out(index[:count]), index[:count])
+    picture = reconstruction_grid(mim.objective, held.images, held.mask, held.predict(mim, count))
+    save_png(picture, out or run / "reconstruction.png")
+    print(out or run / "reconstruction.png")
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Draws the loss curve of a run.
+
+    Args:
+        run: run folder.
+    """
+    from .analysis.curve import plot_curve
+
+    print(plot_curve(run))
+
+
+def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int = 600, size: int = 96) -> None:
+    """Makes a small folder of photographs, without any download, from those inside installed packages.
+
+    Args:
+        folder: where to write.
+        count: images.
+        size: side of each image, pixels.
+    """
+    from .data.demo import write_demo_images
+
+    write_demo_images(folder, count, size)
+
+
+def backends() -> None:
+    """Says which implementation of each kernel runs on which device."""
+    import fastmim_kernels
+
+    print(json.dumps(fastmim_kernels.backends(), indent=2))
+
+
+def _open(run: Path):
+    """The config and the newest valid checkpoint of a run folder."""
+    from . import checkpoint
+    from .config import from_json
+    from .tasks.pretrain import PARTS
+
+    loaded = checkpoint.load(run / "checkpoints")
+    if loaded is None:
+        raise ValueError(f"{run}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
+    return from_json(loaded.meta["config"], PARTS), loaded
+
+
+COMMANDS = {"export": export, "visualize": visualize, "report": report, "demo-data": demo_data, "backends": backends}
+
+
+def main() -> None:
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastmim", description="fastmim: masked-image modelling.")
+    except ValueError as error:
+        print(f"fastmim: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a person sees while training: progress line, log lines, metrics.jsonl, TensorBoard. May import L1 and L0.
+
+Losses and norms stay on the device between log lines; reading them there is the only time the host waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: allocated on a GPU since the start, or resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def duration(seconds: float) -> str:
+    """3725 to '1h02m'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+class Meter:
+    """Collects per-update results on the device and turns them into one line every so often.
+
+    Args:
+        folder: where metrics.jsonl (and TensorBoard events) go; an earlier run's lines from `first` on are dropped.
+        first, total: updates done before, and in the whole run.
+        samples: images per update, over all processes.
+        writes: whether this process prints and writes (rank 0).
+    """
+
+    def __init__(
+        self, folder: Path, first: int, total: int, samples: int, device: torch.device, *, writes: bool, tensorboard: bool
+    ):
+        self.step, self.total, self.samples, self.device, self.writes = first, total, samples, device, writes
+        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.waited = 0.0
+        self.since = time.perf_counter()
+        self.seconds_per_step: float | None = None
+        self.progress = self.file = self.events = None
+        if not writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first]
+        path.write_text("".join(kept))
+        self.file = path.open("a", buffering=1)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        if console.is_terminal:
+            columns = TextColumn("{task.fields[text]}"), BarColumn(), MofNCompleteColumn()
+            self.progress = Progress(*columns, console=console)
+            self.task = self.progress.add_task("", total=total, completed=first, text="starting")
+
+    def __enter__(self) -> Meter:
+        if self.progress:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.progress:
+            self.progress.stop()
+        if self.events:
+            self.events.close()
+        if self.file:
+            self.file.close()
+
+    def waiting(self, batches: Iterable) -> Iterator:
+        """Passes batches on, timing how long the loop waits for them."""
+        batches = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
+        """Notes one update; nothing is read from the device."""
+        self.step += 1
+        self.pending.append((loss.detach(), grad_norm.detach(), skipped.detach()))
+        if self.progress:
+            self.progress.update(self.task, completed=self.step)
+
+    def read(self) -> tuple[list[float], list[float], list[bool]]:
+        """Losses, gradient norms and skip flags since the last read: waits for the device."""
+        pending, self.pending = self.pending, []
+        loss, norm, skipped = (torch.stack([p[i].float() for p in pending]).tolist() for i in range(3))
+        return loss, norm, [bool(s) for s in skipped]
+
+    def log(self, values: dict[str, float], *, note: str = "") -> None:
+        """Writes one line of `values` with speed, time left, memory and the share of time spent waiting for data."""
+        now = time.perf_counter()
+        elapsed, steps = now - self.since, max(values["updates"], 1)
+        self.seconds_per_step = elapsed / steps
+        row = {"step": self.step} | values
+        row["images_per_s"] = self.samples / self.seconds_per_step
+        row["data_wait"] = self.waited / elapsed
+        row["peak_bytes"] = peak_memory(self.device)
+        row["seconds_left"] = self.seconds_per_step * (self.total - self.step)
+        self.since, self.waited = now, 0.0
+        if not self.writes:
+            return
+        self.write(row)
+        text = (
+            f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['images_per_s']:.1f} images/s  "
+            f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  data {row['data_wait']:.0%}{note}"
+        )
+        if self.progress:
+            self.progress.update(self.task, text=text)
+        else:
+            console.print(f"step {self.step}/{self.total}  {text}")
+
+    def write(self, row: dict) -> None:
+        """Appends a row to metrics.jsonl and TensorBoard."""
+        if not self.writes:
+            return
+        self.file.write(json.dumps(row) + "\n")
+        if self.events:
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self.events.add_scalar(name, value, row["step"])
+
+    def exclude(self, since: float) -> None:
+        """Leaves the time from `since` to now (evaluation, saving) out of the speed."""
+        self.since += time.perf_counter() - since
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a file, if it exists: a crash can leave half a line at the end."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
