@@ -1,0 +1,83 @@
+"""Crops: which window of an image becomes a sample, as a pure function of uniform numbers.
+
+May import tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..tokens import Crop
+
+_ATTEMPTS = 10
+_DRAWS_PER_ATTEMPT = 4
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Crop):
+    """A window of random area and aspect ratio (Inception's; torchvision's algorithm and rounding).
+
+    Up to 10 attempts, each with 4 numbers of its own: area uniform in `scale`, ratio log-uniform in `ratio`, then the
+    position; the first window that fits is taken. If none fits: the largest central window with a ratio in `ratio`.
+    """
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Range of the window's area, as a fraction of the image's."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of the window's width over its height."""
+
+    def __post_init__(self):
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must be two numbers, 0 < low <= high <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"ratio must be two numbers, 0 < low <= high, got {self.ratio}")
+
+    @property
+    def draws(self) -> int:
+        return _ATTEMPTS * _DRAWS_PER_ATTEMPT
+
+    def window(
+        self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
+    ) -> tuple[int, int, int, int]:
+        height, width = image
+        log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for attempt in range(0, self.draws, _DRAWS_PER_ATTEMPT):
+            u_area, u_ratio, u_top, u_left = uniforms[attempt : attempt + _DRAWS_PER_ATTEMPT]
+            area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * u_area)
+            ratio = math.exp(log_low + (log_high - log_low) * u_ratio)
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
+        w = min(width, max(1, round(height * self.ratio[1])))
+        h = min(height, max(1, round(width / self.ratio[0])))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class CenterCrop(Crop):
+    """The central window of the sample's aspect ratio; for evaluation.
+
+    The usual "resize the shorter side to size / crop_pct, then crop the centre", with the window resized instead of
+    the whole image.
+    """
+
+    crop_pct: float = 224 / 256
+    """Side of the window, as a fraction of the largest one that fits."""
+
+    def __post_init__(self):
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct must be in (0, 1], got {self.crop_pct}")
+
+    @property
+    def draws(self) -> int:
+        return 0
+
+    def window(
+        self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
+    ) -> tuple[int, int, int, int]:
+        height, width = image
+        unit = self.crop_pct * min(height / size[0], width / size[1])
+        h, w = max(1, round(unit * size[0])), max(1, round(unit * size[1]))
+        return (height - h) // 2, (width - w) // 2, h, w
