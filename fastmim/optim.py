@@ -1,0 +1,128 @@
+"""Optimisation: learning-rate rule, AdamW parameter groups, and the AdamW that runs at ZeRO stage 0.
+
+May import torch and config only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import config
+
+
+def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
+    """Learning rate at a (fractional) epoch: linear warm-up from 0, then half a cosine down to `min_lr`.
+
+    lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E: lr_max * e / W below W, else
+    min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - W) / (E - W))) / 2. From MAE, util/lr_sched.py, per update.
+    """
+    lr_max = optim.blr * train.global_batch / optim.lr_batch
+    warmup = optim.warmup_epochs
+    if epoch < warmup:
+        return lr_max * epoch / warmup
+    progress = (epoch - warmup) / (train.epochs - warmup) if train.epochs > warmup else 1.0
+    return optim.min_lr + (lr_max - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """AdamW groups of the trained parameters: no decay for 1-D parameters and biases, decay for all others.
+
+    The rule of timm's `param_groups_weight_decay`, which MAE uses: class and mask tokens, being 3-D, decay.
+
+    Returns: groups with "params", "names" (in the same order) and "weight_decay"; empty groups are left out.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    plain = [(name, p) for name, p in named if p.ndim <= 1 or name.endswith(".bias")]
+    decayed = [(name, p) for name, p in named if not (p.ndim <= 1 or name.endswith(".bias"))]
+    return [
+        {"params": [p for _, p in part], "names": [name for name, _ in part], "weight_decay": decay}
+        for part, decay in ((decayed, weight_decay), (plain, 0.0))
+        if part
+    ]
+
+
+def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
+    """Gives every tensor its zero moments now, so that they can be saved and loaded before the first step."""
+    for tensor in tensors:
+        optimizer.state[tensor] = {
+            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+            "exp_avg": torch.zeros_like(tensor, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(tensor, requires_grad=False),
+        }
+
+
+class AdamW(torch.optim.AdamW):
+    """Fused AdamW that clips, unscales, skips and keeps fp32 masters on the device, without waiting for it.
+
+    Per step, with loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; every gradient is
+    divided by s * max(1, (norm + 1e-6) / clip); a non-finite norm leaves masters, moments and step counters untouched.
+    bf16 parameters accumulate their gradients in fp32 and are rounded from their fp32 master after each step.
+
+    Args:
+        groups: from `parameter_groups`.
+        betas, eps: AdamW's.
+        clip: global gradient norm above which gradients are scaled down; None = no clipping.
+        loss_scaling: keep a dynamic loss scale (fp16): halved at each overflow, doubled after 2000 steps without one.
+
+    Attributes:
+        grad_norm: () fp32, global norm of the last step's gradients, before clipping.
+        found_inf: () fp32, 1 if the last step was skipped, else 0.
+        loss_scale: () fp32; multiply the loss by it before the backward pass.
+        growth: () int32, steps since the loss scale last changed.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict],
+        betas: tuple[float, float],
+        eps: float,
+        clip: float | None = None,
+        loss_scaling: bool = False,
+    ):
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.masters: dict[str, nn.Parameter] = {}
+        for group in groups:
+            for name, p in zip(group["names"], group["params"], strict=True):
+                self.parameters[name] = p
+                self.masters[name] = p
+                if p.dtype != torch.float32:
+                    p.grad_dtype = torch.float32
+                    self.masters[name] = nn.Parameter(p.detach().float())
+        groups = [{**group, "params": [self.masters[name] for name in group["names"]]} for group in groups]
+        super().__init__(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+        create_state(self, list(self.masters.values()))
+        self.clip = clip
+        self.loss_scaling = loss_scaling
+        device = next(iter(self.masters.values())).device
+        self.grad_norm = torch.zeros((), device=device)
+        self.found_inf = torch.zeros((), device=device)
+        self.loss_scale = torch.full((), 2.0**16 if loss_scaling else 1.0, device=device)
+        self.growth = torch.zeros((), dtype=torch.int32, device=device)
+
+    def copy_to_parameters(self) -> None:
+        """Rounds the masters into the parameters that are not their own master."""
+        pairs = [(p, self.masters[name]) for name, p in self.parameters.items() if p is not self.masters[name]]
+        if pairs:
+            torch._foreach_copy_([p.detach() for p, _ in pairs], [m.detach() for _, m in pairs])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the parameters' gradients, which are consumed; see the class."""
+        for name, p in self.parameters.items():
+            if p is not self.masters[name]:
+                self.masters[name].grad, p.grad = p.grad, None
+        grads = [m.grad for m in self.masters.values() if m.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(grads) / self.loss_scale
+        self.found_inf = (~torch.isfinite(self.grad_norm)).float()
+        self.grad_scale = self.loss_scale.clone()
+        if self.clip is not None:
+            self.grad_scale *= ((self.grad_norm + 1e-6) / self.clip).clamp_(min=1.0)
+        super().step()
+        for m in self.masters.values():
+            m.grad = None
+        self.copy_to_parameters()
+        if self.loss_scaling:
+            torch._amp_update_scale_(self.loss_scale, self.growth, self.found_inf, 2.0, 0.5, 2000)
