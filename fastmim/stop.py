@@ -18,6 +18,9 @@ _REASONS = (None, "SIGUSR1", "SIGTERM", "SIGINT", "launcher gone")
 _SIGNALS = {signal.SIGUSR1: 1, signal.SIGTERM: 2, signal.SIGINT: 3}
 _LAUNCHER_GONE = 4
 _CHECK_SECONDS = 1.0
+_LAUNCHERS = ("deepspeed", "ds", "torchrun")
+_LAUNCHER_MODULES = ("deepspeed.launcher", "torch.distributed.")
+_PROC = os.path.exists("/proc/self/stat")
 
 
 class Stop:
@@ -76,32 +79,32 @@ class Stop:
 
 
 def _launchers() -> dict[int, str]:
-    """Start time by pid of the processes whose end means that nobody waits for this rank any more.
+    """Start time by pid of the launcher's processes above this one, whose end means that nobody waits for this rank.
 
-    These are the parent, if it set LOCAL_RANK as every launcher does, and DeepSpeed's processes above it: a SIGTERM
-    to `deepspeed` ends the topmost of them only. A shell is none of them, so `nohup python ... &` may lose its shell.
+    All of them count: a SIGTERM to `deepspeed` ends the topmost only. A shell is none of them, so that
+    `nohup python ... &` may lose its shell. Without /proc it is the parent, in runs of several processes.
     """
     pid, found = os.getppid(), {}
-    if "LOCAL_RANK" in os.environ and (start := _start_time(pid)):
-        found[pid] = start
+    if not _PROC and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        found[pid] = _start_time(pid)
     while pid > 1 and (fields := _stat(pid)):
-        if _is_deepspeed(pid):
+        if _is_launcher(pid):
             found[pid] = fields[19]
         pid = int(fields[1])
     return found
 
 
-def _is_deepspeed(pid: int) -> bool:
+def _is_launcher(pid: int) -> bool:
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return False
-    return any(Path(a).name in ("deepspeed", "ds") or a.startswith("deepspeed.launcher") for a in arguments[:4])
+    return any(Path(a).name in _LAUNCHERS or a.startswith(_LAUNCHER_MODULES) for a in arguments[:4])
 
 
 def _start_time(pid: int) -> str | None:
     """What tells a process from a later one of the same pid, or None once it has ended (a zombie has)."""
-    if not os.path.exists("/proc/self/stat"):
+    if not _PROC:
         return "parent" if pid == os.getppid() else None
     fields = _stat(pid)
     return fields[19] if fields and fields[0] not in "ZX" else None
