@@ -63,6 +63,8 @@ def init_distributed(device: str = "auto") -> Process:
     os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads it once, on import
     import deepspeed
 
+    # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if not launched:  # DeepSpeed looks these up, and searches for MPI when they are missing
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
