@@ -108,5 +108,6 @@ def split_held_out(n: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def _keyed_order(seed: int, stream: int, ids: Tensor) -> Tensor:
     """The permutation that sorts `ids` by a 64-bit key drawn for each; of equal keys the earlier comes first."""
-    words = philox(seed, stream, ids, 2)
+    # In pieces that stay in the CPU's cache: ten times faster for the 1.28 M ids of ImageNet.
+    words = torch.cat([philox(seed, stream, piece, 2) for piece in ids.split(2**14)])
     return torch.argsort(words[:, 0] << 32 | words[:, 1], stable=True)
