@@ -1,0 +1,324 @@
+"""A checkpoint survives a stop at any file operation, a power cut, a full disk, rot; two runs cannot share a folder."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmim import checkpoint
+from fastmim.checkpoint import CheckpointError, load, lock, save
+
+OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Shim:
+    """Numbers the file operations that change anything, logs them, and can end or fail the `at`-th."""
+
+    def __init__(self, at=None, fault=None):
+        self.at, self.fault, self.log, self.paths = at, fault, [], {}
+
+    def call(self, name, real, *args, **options):
+        folder = self.paths.get(options.get("dir_fd"))
+        path = os.path.join(folder, args[0]) if folder else args[0]
+        if name == "open" and not args[1] & os.O_CREAT:
+            fd = real(*args, **options)
+            self.paths[fd] = path
+            return fd
+        count = len(self.log)
+        if name in ("write", "fsync"):
+            path = self.paths[args[0]]
+        self.log.append((name, path, bytes(args[1]) if name == "write" else args[1] if name == "rename" else None))
+        if count == self.at:
+            if name == "write":
+                real(args[0], args[1][: len(args[1]) // 2])
+            raise self.fault
+        if name == "fsync":
+            return None
+        result = real(*args, **options)
+        if name == "open":
+            self.paths[result] = path
+        return result
+
+
+@contextmanager
+def shim(at=None, fault=None):
+    this = Shim(at, fault)
+    real = {name: getattr(os, name) for name in OPERATIONS}
+
+    def patched(name):
+        return lambda *args, **options: this.call(name, real[name], *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OPERATIONS:
+            patch.setattr(os, name, patched(name))
+        yield this
+
+
+def state_at(step):
+    generator = torch.Generator().manual_seed(step)
+    weight = torch.randn(3, 5, generator=generator)
+    return {
+        "model": {"head.weight": weight, "head.frozen": torch.arange(step), "bn.batches": torch.tensor(step)},
+        "exp_avg": {"head.weight": weight / 2},
+        "exp_avg_sq": {"head.weight": weight**2},
+        "scalars": {"step": torch.tensor(float(step))},
+    }
+
+
+def put(folder, step, keep=2):
+    return save(folder, step, state_at(step), {"seen": step * 8}, keep)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(
+        a[group].keys() == b[group].keys()
+        and all(torch.equal(x, b[group][name]) and x.dtype == b[group][name].dtype for name, x in a[group].items())
+        for group in a
+    )
+
+
+def valid_steps(folder):
+    return sorted(checkpoint._order(p)[0] for p in checkpoint._newest_first(folder) if not checkpoint._problem(p))
+
+
+def check(folder, allowed, at_least):
+    """What must hold at every instant; gives the step that a restart would begin from."""
+    loaded = load(folder, report=lambda line: None)
+    assert loaded.step in allowed
+    assert equal(loaded.state, state_at(loaded.step)) and loaded.meta == {"seen": loaded.step * 8}
+    assert len(valid_steps(folder)) >= at_least
+    return loaded.step
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A run that has saved steps 10 and 20, and crashed once inside a save."""
+    folder = tmp_path / "base"
+    put(folder, 10)
+    put(folder, 20)
+    with shim(at=12, fault=Crash()), pytest.raises(Crash):
+        put(folder, 25)
+    return folder
+
+
+def test_round_trip(tmp_path):
+    state = {
+        "model": {
+            "half": torch.randn(7).bfloat16(),
+            "flag": torch.tensor(True),
+            "empty": torch.zeros(0, 3),
+            "transposed": torch.randn(3, 4).t(),
+            "double": torch.randn(2, dtype=torch.float64),
+        },
+        "exp_avg": {},
+        "exp_avg_sq": {},
+        "scalars": {"a.b": torch.tensor(3)},
+    }
+    path = save(tmp_path / "new" / "checkpoints", 123, state, {"config": {"a": [1, None]}}, 1)
+    loaded = load(tmp_path / "new" / "checkpoints")
+    assert path.name == "step-00000123" and (loaded.path, loaded.step) == (path, 123)
+    assert equal(loaded.state, state) and loaded.meta == {"config": {"a": [1, None]}}
+
+
+def test_empty_folder(tmp_path):
+    assert load(tmp_path) is None and load(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize("step", [30, 20])
+def test_stop_at_every_operation(base, tmp_path, step):
+    """Step 20 is a re-save: the name exists already."""
+    folder = shutil.copytree(base, tmp_path / "whole")
+    with shim() as whole:
+        put(folder, step)
+    began_from = set()
+    for at in range(len(whole.log)):
+        folder = shutil.copytree(base, tmp_path / f"stop{at}")
+        with shim(at, Crash()), pytest.raises(Crash):
+            put(folder, step)
+        named = (folder / "latest").read_text().strip()
+        began_from.add(check(folder, {20, 30}, at_least=2))
+        assert load(folder).path.name == named
+        with shim():
+            put(folder, 40)
+        assert check(folder, {40}, at_least=2) == 40
+        assert len(os.listdir(folder)) == 3, "two checkpoints and `latest`, nothing else"
+    assert began_from == {20, step} and len(whole.log) > 30
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_full_disk_at_every_operation(base, tmp_path, code):
+    folder = shutil.copytree(base, tmp_path / "whole")
+    with shim() as whole:
+        put(folder, 30)
+    for at in range(len(whole.log)):
+        folder = shutil.copytree(base, tmp_path / f"full{at}")
+        with shim(at, OSError(code, os.strerror(code))), pytest.raises(CheckpointError, match=os.strerror(code)):
+            put(folder, 30)
+        check(folder, {20, 30}, at_least=2)
+        assert not (folder / "tmp-step-00000030").exists()
+        with shim():
+            put(folder, 40)
+        assert check(folder, {40}, at_least=2) == 40 and len(os.listdir(folder)) == 3
+
+
+def image_after_power_cut(before, log, draw):
+    """The files a power cut may leave: whatever was not fsynced is there, or not, as `draw` decides.
+
+    `before`: bytes by path (None = folder), all durable. Entries are durable once their folder was fsynced, contents
+    once their file was. Anything else may be lost independently of order, which is more than real file systems do.
+    """
+    names, contents = dict(before), {}
+    for index, (name, path, extra) in enumerate(log):
+        later = {p for operation, p, _ in log[index + 1 :] if operation == "fsync"}
+        if name == "write":
+            written = extra if path in later or draw() else bytes(len(extra))
+            contents[path] = contents.get(path, b"") + written
+            if path in names:
+                names[path] = contents[path]
+            continue
+        if name == "fsync" or not (os.path.dirname(path) in later or draw()):
+            continue
+        if name in ("mkdir", "open") and os.path.dirname(path) in names:
+            names[path] = None if name == "mkdir" else b""
+            contents[path] = b""
+        elif name == "rename":
+            moved = {p: v for p, v in names.items() if p == path or p.startswith(path + "/")}
+            names = {p: v for p, v in names.items() if p not in moved}
+            names |= {extra + p.removeprefix(path): v for p, v in moved.items()}
+        elif name in ("unlink", "rmdir"):
+            names = {p: v for p, v in names.items() if p != path and not p.startswith(path + "/")}
+    return names
+
+
+def power_cuts(base, tmp_path, forget_fsync):
+    """Replays a save cut at every operation, several times each: yields (folder left, whether the save was whole)."""
+    before = {str(p): None if p.is_dir() else p.read_bytes() for p in [base, *base.rglob("*")]}
+    with shim() as whole:
+        put(base, 30)
+    log = [(n, str(p), str(e) if n == "rename" else e) for n, p, e in whole.log if not (forget_fsync and n == "fsync")]
+    rng = random.Random(0)
+    for cut in range(len(log) + 1):
+        for keep_odds in (0, 0.5, 0.5, 0.5, 1):
+            image = image_after_power_cut(before, log[:cut], lambda odds=keep_odds: rng.random() < odds)
+            folder = tmp_path / "image"
+            shutil.rmtree(folder, ignore_errors=True)
+            for path, content in sorted(image.items()):
+                target = folder / os.path.relpath(path, base)
+                target.mkdir() if content is None else target.write_bytes(content)
+            yield folder, cut == len(log)
+
+
+def test_power_cut(base, tmp_path):
+    for folder, whole in power_cuts(base, tmp_path, forget_fsync=False):
+        check(folder, {30} if whole else {20, 30}, at_least=2)
+        with shim():
+            put(folder, 40)
+        assert check(folder, {40}, at_least=2) == 40 and len(os.listdir(folder)) == 3
+
+
+def test_power_cut_model_finds_missing_fsync(base, tmp_path):
+    with pytest.raises((AssertionError, RuntimeError)):
+        for folder, whole in power_cuts(base, tmp_path, forget_fsync=True):
+            check(folder, {30} if whole else {20, 30}, at_least=2)
+
+
+def test_rot_is_found(base):
+    rng = random.Random(0)
+    lines = []
+    for number in range(60):
+        path = base / "step-00000020" / FILES[number % 4]
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= rng.randrange(1, 256)
+        path.write_bytes(bad if number % 3 else good[: rng.randrange(len(good))])
+        assert load(base, report=lines.append).step == 10
+        assert len(lines) == number + 1
+        assert "step-00000020 is not valid" in lines[-1] and "using step-00000010 instead" in lines[-1]
+        path.write_bytes(good)
+    assert load(base, report=lines.append).step == 20 and len(lines) == 60
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(base, name):
+    (base / "step-00000020" / name).unlink()
+    lines = []
+    assert load(base, report=lines.append).step == 10
+    assert f"{name} cannot be read (No such file or directory)" in lines[0]
+
+
+def test_renamed_checkpoint_is_refused(base):
+    (base / "step-00000010").rename(base / "step-00000099")
+    (base / "latest").unlink()
+    lines = []
+    assert load(base, report=lines.append).step == 20 and "holds step 10" in lines[0]
+
+
+@pytest.mark.parametrize("text", ["", "step-00000099\n", "../base/step-00000010\n", "\0\xff"])
+def test_damaged_latest(base, text):
+    (base / "latest").write_text(text)
+    lines = []
+    assert load(base, report=lines.append).step == 20 and "`latest` names" in lines[0]
+
+
+def test_nothing_valid_is_an_error(base):
+    for step in (10, 20):
+        (base / f"step-000000{step}" / "state.json").write_text("{}")
+    with pytest.raises(RuntimeError, match=r"step-00000020.*step-00000010.*choose another run folder"):
+        load(base)
+
+
+def test_damaged_checkpoint_does_not_count_as_kept(base):
+    (base / "step-00000020" / "model.safetensors").write_bytes(b"")
+    put(base, 30)
+    assert valid_steps(base) == [10, 30] and len(os.listdir(base)) == 3
+
+
+def test_abandoned_later_steps_go_first(base):
+    put(base, 15)
+    put(base, 16)
+    assert valid_steps(base) == [15, 16] and load(base).step == 16
+
+
+def test_resaved_step_replaces_the_old(base):
+    assert put(base, 20).name == "step-00000020.2"
+    assert put(base, 20).name == "step-00000020.3"
+    assert valid_steps(base) == [10, 20] and load(base).path.name == "step-00000020.3"
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="ema"):
+        save(tmp_path, 1, {"model": {}, "ema": {}}, {}, 2)
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        save(tmp_path, 1, {"model": {}}, {}, 0)
+    with pytest.raises(TypeError, match="complex64"):
+        save(tmp_path, 1, {"model": {"w": torch.zeros(1, dtype=torch.complex64)}}, {}, 1)
+    with pytest.raises(TypeError):
+        save(tmp_path, 1, {"model": {}}, {"path": Path()}, 1)
+    assert not os.listdir(tmp_path)
+
+
+def test_second_run_is_refused(tmp_path):
+    script = "import sys; from pathlib import Path; from fastmim.checkpoint import lock\n"
+    script += "held = lock(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    with pytest.raises(RuntimeError, match=f"in use by process {holder.pid} on .*choose another") as refusal:
+        lock(tmp_path / "run")
+    assert "\n" not in str(refusal.value)
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    lock(tmp_path / "run").close()
