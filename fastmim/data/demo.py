@@ -15,8 +15,8 @@ from PIL import Image, ImageEnhance
 from ..tokens import Stream
 from .crops import RandomResizedCrop
 
-# Each lies in the package's wheel; scikit-image would download others. Left out: drawings, a
-# second view of the motorcycle, and textures of grass and gravel, of which little can be predicted.
+# Each lies in the package's wheel; scikit-image would download others. Left out: drawings, a second view of the
+# motorcycle, and textures of grass and gravel, of which little can be predicted.
 _PHOTOGRAPHS = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/brick.png"),

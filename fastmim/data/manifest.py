@@ -29,8 +29,8 @@ class Manifest:
     root: absolute path of the folder that `paths` are relative to.
     paths: POSIX paths; absolute only where a list file names a file outside its own folder.
     sizes: bytes of each file.
-    labels: of a list file, the number after each path; of a folder, the index of the class folder if every image lies
-        exactly one level down; otherwise None.
+    labels: the numbers behind the paths of a list file; else the index of each image's class folder, if every image
+        lies in a folder exactly one level down; else None.
     """
 
     root: str
@@ -62,7 +62,7 @@ class Manifest:
             raise ValueError(f"{root} has {len(entries)} images; a sample id can count {MAX_IMAGES}")
         order = sorted(range(len(entries)), key=lambda i: os.fsencode(entries[i][0]))
         paths = [entries[i][0] for i in order]
-        labels = _class_labels(paths) if labels is None else [labels[i] for i in order] or None
+        labels = _class_labels(paths) if labels is None else [labels[i] for i in order]
         return cls(root, paths, [entries[i][1] for i in order], labels)
 
     @classmethod
@@ -146,8 +146,8 @@ def _walk(root: str) -> list[tuple[str, int]]:
     return found
 
 
-def _read_list(path: str) -> tuple[list[tuple[str, int]], list[int]]:
-    """(relative path, bytes) of every line, and the labels: one for each line, or none."""
+def _read_list(path: str) -> tuple[list[tuple[str, int]], list[int] | None]:
+    """(relative path, bytes) of every line, and their labels if they have any."""
     folder = os.path.dirname(path)
     found: list[tuple[str, int]] = []
     labels: list[int] = []
@@ -184,7 +184,7 @@ def _read_list(path: str) -> tuple[list[tuple[str, int]], list[int]]:
         raise ValueError(f"no images in {path}: expected the path of one a line")
     if labels and len(labels) != len(found):
         raise ValueError(f"{path}: {len(labels)} of {len(found)} lines have a label; expected all of them or none")
-    return found, labels
+    return found, labels or None
 
 
 def _class_labels(paths: list[str]) -> list[int] | None:

@@ -25,7 +25,7 @@ from .manifest import Manifest
 _MODES = {1: "L", 3: "RGB"}
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # By content, whatever the name: Pillow would otherwise hand a PostScript file called x.jpg to an interpreter.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # What Pillow's decoders raise for damaged files.
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -60,7 +60,8 @@ class PlainLoader:
         self._data = data
         self._seed = seed
         self._prefetch = prefetch
-        self._pool = ThreadPoolExecutor(workers or _share_of_cores(), thread_name_prefix="fastmim-decode")
+        self._workers = workers or _share_of_cores()
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastmim-decode")
 
     def load(self, ids: Tensor) -> Tensor:
         """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous.
@@ -103,6 +104,10 @@ class PlainLoader:
             for _, _, futures in pending:
                 for future in futures:
                     future.cancel()
+
+    def describe(self) -> str:
+        """What decodes, in words."""
+        return f"Pillow, {self._workers} threads, {self._prefetch} micro-batches ahead"
 
     def close(self) -> None:
         """Drops what is waiting, waits for the images being decoded, ends the threads."""

@@ -1,0 +1,49 @@
+"""The demo's images: made without a network, once, the same each time."""
+
+import hashlib
+import socket
+
+import pytest
+from PIL import Image
+
+from fastmim.data.demo import write_demo_images
+from fastmim.data.manifest import Manifest
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the demo images must need no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_made_once_and_completed(tmp_path, capsys):
+    folder = tmp_path / "demo"
+    write_demo_images(str(folder), count=40, size=(48, 64))
+    assert "40 in" in capsys.readouterr().out
+    first = digests(folder)
+    assert len(set(first.values())) == 40 == len(Manifest.scan(str(folder)))
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            assert image.size == (64, 48) and image.mode == "RGB"
+    times = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    write_demo_images(str(folder), count=40, size=(48, 64))
+    assert times == {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    # Interrupted: some files are missing and one was being written.
+    (folder / "demo_00007.jpg").unlink()
+    (folder / "demo_00031.jpg").rename(folder / ".demo_00031.tmp")
+    write_demo_images(str(folder), count=40, size=(48, 64))
+    assert digests(folder) == first
+    assert "2 written" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(FileNotFoundError, match="pip install scikit-image"):
+        write_demo_images(str(tmp_path), count=1)

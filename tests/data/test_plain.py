@@ -1,0 +1,340 @@
+"""The plain loader: pixels, order, prefetching, failures, shutdown."""
+
+import gc
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from fastmim_kernels.philox import uniform
+from PIL import Image, ImageOps
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from fastmim.data import plain
+from fastmim.data.crops import CenterCrop, RandomResizedCrop
+from fastmim.data.manifest import Manifest
+from fastmim.data.plain import ImageError, PlainLoader
+from fastmim.data.sampler import Sampler
+from fastmim.tokens import Stream, sample_id
+
+SEED = 3
+
+
+def open_loader(root, data, workers=2, prefetch=2):
+    return PlainLoader(Manifest.scan(str(root)), data, SEED, workers, prefetch)
+
+
+def load_whole(root, data):
+    """The only image below `root`, whole: one sample of (1, H, W, C)."""
+    with open_loader(root, data) as loader:
+        return loader.load(torch.tensor([0])).numpy()
+
+
+def decode_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("fastmim-decode")]
+
+
+def numbered(count, size):
+    return [sample_id(torch.arange(size), step) for step in range(count)]
+
+
+# Pixels
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 24), (150, 200)])
+def test_pixels_equal_torchvision(photographs, data, interpolation, size):
+    crop = RandomResizedCrop(interpolation=interpolation)
+    ids = Sampler(12, SEED).ids(0, 24)
+    with open_loader(photographs, data(crop, size=size)) as loader:
+        images = loader.load(ids)
+    assert images.shape == (24, *size, 3) and images.dtype == torch.uint8 and images.is_contiguous()
+    draws = uniform(SEED, Stream.CROP, ids, crop.draws).tolist()
+    flips = (uniform(SEED, Stream.FLIP, ids, 1)[:, 0] < 0.5).tolist()
+    assert 4 < sum(flips) < 20
+    manifest = Manifest.scan(str(photographs))
+    for i, key in enumerate(ids.tolist()):
+        photograph = Image.open(manifest.path(key & 0xFFFFFFFF)).convert("RGB")
+        window = crop.window((photograph.height, photograph.width), size, draws[i])
+        expected = F.resized_crop(photograph, *window, list(size), InterpolationMode(interpolation))
+        expected = F.hflip(expected) if flips[i] else expected
+        assert np.array_equal(images[i].numpy(), np.asarray(expected))
+
+
+def test_flip_probability(photographs, data):
+    ids = torch.arange(12)
+    images = []
+    for flip in (0.0, 1.0):
+        with open_loader(photographs, data(flip=flip)) as loader:
+            images.append(loader.load(ids))
+    assert torch.equal(images[0], images[1].flip(2)) and not torch.equal(*images)
+
+
+def test_held_out_is_the_centre(photographs, data):
+    with open_loader(photographs, data(size=(30, 30), flip=1.0)) as loader:
+        images = loader.held_out(torch.tensor([5, 2]))
+    for image, name in zip(images, ("05.jpg", "02.jpg"), strict=True):
+        photograph = Image.open(photographs / name)
+        side = round(min(photograph.size) * 224 / 256)
+        top, left = (photograph.height - side) // 2, (photograph.width - side) // 2
+        expected = F.resized_crop(photograph, top, left, side, side, [30, 30], InterpolationMode.BICUBIC)
+        assert np.array_equal(image.numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_modes(tmp_path, data, picture, mode, channels):
+    """Every mode gives what Pillow's convert gives; transparency is dropped."""
+    image = Image.fromarray(picture(24, 32))
+    if mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(picture(24, 32, 1, seed=9)[..., 0]))
+    image = image.convert(mode)
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    image.save(path)
+    expected = np.asarray(Image.open(path).convert({1: "L", 3: "RGB"}[channels])).reshape(1, 24, 32, channels)
+    settings = {"size": (24, 32), "flip": 0.0, "mean": (0.5,) * channels, "std": (0.5,) * channels}
+    assert np.array_equal(load_whole(tmp_path, data(CenterCrop(crop_pct=1.0), **settings)), expected)
+
+
+def test_transparent_palette(tmp_path, data, picture):
+    Image.fromarray(picture(24, 32)).quantize(16).save(tmp_path / "x.gif", transparency=3)
+    expected = np.asarray(Image.open(tmp_path / "x.gif").convert("RGB"))
+    assert np.array_equal(load_whole(tmp_path, data(CenterCrop(crop_pct=1.0), size=(24, 32), flip=0.0))[0], expected)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "big-endian.tif"])
+def test_16_bits_are_scaled_not_saturated(tmp_path, data, name):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    if name == "big-endian.tif":
+        Image.frombytes("I;16B", (16, 16), values.astype(">u2").tobytes()).save(tmp_path / name)
+    else:
+        Image.fromarray(values).save(tmp_path / name)
+    images = load_whole(tmp_path, data(CenterCrop(crop_pct=1.0), size=(16, 16), flip=0.0))
+    assert np.array_equal(images[0], np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, data, picture, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture(24, 40)).save(tmp_path / "x.jpg", exif=exif)
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "x.jpg")))
+    assert turned.shape[:2] == ((40, 24) if orientation > 4 else (24, 40))
+    images = load_whole(tmp_path, data(CenterCrop(crop_pct=1.0), size=turned.shape[:2], flip=0.0))
+    assert np.array_equal(images[0], turned)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1)])
+def test_tiny_and_narrow(make_folder, data, shape):
+    root = make_folder(["x.png"], *shape)
+    with open_loader(root, data()) as loader:
+        assert loader.load(numbered(1, 1)[0]).shape == (1, 32, 24, 3)
+        assert loader.held_out(torch.tensor([0])).shape == (1, 32, 24, 3)
+
+
+# Failures
+
+
+def hostile(path, picture, how):
+    Image.fromarray(picture(200, 200)).save(path)
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "header only":
+        path.write_bytes(content[:40])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_bytes(b"not an image\n" * 50)
+    elif how == "deleted":
+        path.unlink()
+    elif how == "postscript":
+        Image.fromarray(picture(20, 20)).save(path, format="EPS")
+    elif how == "32-bit":
+        Image.fromarray(picture(20, 20, 1)[..., 0].astype(np.float32)).save(path, format="TIFF")
+    else:
+        assert how == "bomb"
+        # Width and height of the PNG header; its checksum follows.
+        header = b"IHDR" + struct.pack(">II", 65000, 65000) + content[24:29]
+        path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("truncated", "truncated"),
+        ("header only", ""),
+        ("empty", "cannot identify"),
+        ("text", "cannot identify"),
+        ("deleted", "No such file"),
+        ("postscript", "cannot identify"),
+        ("32-bit", "32-bit samples"),
+        ("bomb", "decompression bomb"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_cause(make_folder, data, picture, how, cause):
+    root = make_folder([f"{i}.png" for i in range(6)])
+    with open_loader(root, data(), prefetch=1) as loader:
+        hostile(root / "4.png", picture, how)
+        batches = loader.batches(numbered(1, 3) + numbered(1, 6))
+        assert len(next(batches)[0]) == 3
+        with pytest.raises(ImageError, match=rf"4\.png.*index 4.*{cause}"):
+            next(batches)
+        # The loader itself is unharmed.
+        assert len(loader.load(torch.arange(4))) == 4
+    assert not decode_threads()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.bmp", "x.tif", "x.gif"])
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_never_escapes_as_another_error(tmp_path, data, picture, name):
+    path = tmp_path / name
+    Image.fromarray(picture(20, 24)).save(path)
+    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    refused = 0
+    with open_loader(tmp_path, data(size=(8, 8))) as loader:
+        for _ in range(150):
+            damaged = content.copy()
+            places = rng.integers(0, min(len(content), 120), rng.integers(1, 8))
+            damaged[places] = rng.integers(0, 256, len(places))
+            path.write_bytes(damaged[: rng.integers(1, 2 * len(content))].tobytes())
+            try:
+                assert loader.load(torch.tensor([0])).shape == (1, 8, 8, 3)
+            except ImageError:
+                refused += 1
+    assert refused
+
+
+def test_settings_refused(photographs, data):
+    with pytest.raises(ValueError, match="data.mean has 4"):
+        open_loader(photographs, data(mean=(0.5,) * 4, std=(0.5,) * 4))
+    with pytest.raises(ValueError, match="negative"):
+        open_loader(photographs, data(), workers=-1)
+
+
+# Order, prefetching, shutdown
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 4, 50])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_come_in_order_and_equal_load(photographs, data, workers, prefetch):
+    sampler = Sampler(12, SEED)
+    stream = [sampler.ids(5 * i, 5 * i + 5) for i in range(9)]
+    with open_loader(photographs, data(), workers, prefetch) as loader:
+        batches = list(loader.batches(iter(stream)))
+        assert len(batches) == 9
+        for ids, (images, got) in zip(stream, batches, strict=True):
+            assert torch.equal(ids, got) and torch.equal(images, loader.load(ids))
+
+
+def test_resuming_in_the_middle_gives_identical_batches(photographs, data):
+    def stream(first):
+        sampler = Sampler(12, SEED, repeats=2)
+        for step in range(first, 8):
+            yield sampler.micro_batch(step, 0, rank=1, world=2, global_batch=10, size=5)
+
+    with open_loader(photographs, data()) as loader:
+        whole = list(loader.batches(stream(0)))
+    with open_loader(photographs, data(), workers=1, prefetch=0) as loader:
+        rest = list(loader.batches(stream(3)))
+    assert len(rest) == 5
+    for (a, a_ids), (b, b_ids) in zip(whole[3:], rest, strict=True):
+        assert torch.equal(a_ids, b_ids) and torch.equal(a, b)
+
+
+def test_repeats_and_epochs_have_their_own_windows(photographs, data):
+    ids = torch.stack([sample_id(torch.tensor(3), epoch, repeat) for epoch in range(2) for repeat in range(2)])
+    with open_loader(photographs, data(flip=0.0)) as loader:
+        images = loader.load(ids)
+    assert len(images.flatten(1).unique(dim=0)) == 4
+
+
+def test_no_more_than_prefetch_in_flight(photographs, data):
+    pulled = 0
+
+    def stream():
+        nonlocal pulled
+        for ids in numbered(20, 4):
+            pulled += 1
+            yield ids
+
+    with open_loader(photographs, data(), prefetch=3) as loader:
+        batches = loader.batches(stream())
+        assert pulled == 0
+        for taken in range(1, 15):
+            next(batches)
+            time.sleep(0.002)
+            assert pulled == taken + 3
+
+
+def test_no_thread_left(photographs, data):
+    before = threading.active_count()
+    for _ in range(20):
+        with open_loader(photographs, data(), prefetch=8) as loader:
+            next(loader.batches(numbered(30, 12)))
+    loader = open_loader(photographs, data())
+    loader.load(torch.arange(4))
+    assert decode_threads()
+    loader.close()
+    loader.close()
+    assert not decode_threads() and threading.active_count() == before
+
+
+def test_an_abandoned_iterator_drops_its_work(photographs, data, monkeypatch):
+    decoded = []
+
+    def slow_sample(path, *arguments):
+        decoded.append(path)
+        time.sleep(0.005)
+        return sample(path, *arguments)
+
+    sample = plain._sample
+    monkeypatch.setattr(plain, "_sample", slow_sample)
+    with open_loader(photographs, data(), workers=1, prefetch=50) as loader:
+        batches = loader.batches(numbered(60, 12))
+        next(batches)
+        del batches
+        gc.collect()
+        # Behind everything that still waits for the only thread.
+        loader.load(torch.arange(2))
+    assert len(decoded) < 300
+
+
+def test_the_interpreter_exits_with_an_abandoned_iterator(photographs):
+    program = f"""
+        import torch
+        from fastmim.config import Data
+        from fastmim.data.crops import RandomResizedCrop
+        from fastmim.data.manifest import Manifest
+        from fastmim.data.plain import PlainLoader
+        loader = PlainLoader(Manifest.scan({str(photographs)!r}), Data(crop=RandomResizedCrop()), 0, 2, 4)
+        batches = loader.batches(torch.arange(12) for _ in range(10**9))
+        next(batches)
+        print("got one")
+    """
+    paths = ":".join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "got one\n", "")
+
+
+def test_workers_default_to_the_share_of_the_cores(photographs, data, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with open_loader(photographs, data(), workers=0) as loader:
+        loader.load(torch.arange(12).repeat(10))
+        assert 1 <= len(decode_threads()) <= 3
+        assert loader._pool._max_workers == 3
