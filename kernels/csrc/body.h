@@ -1,0 +1,114 @@
+// What op bodies share: element types, row conversions and the choice of instruction set. Torch-free, and free of
+// inline functions of the standard library: a body is compiled once per instruction set, and the linker keeps only one
+// copy of an inline function, which could be the one that this machine cannot run.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+// One namespace per instruction set, as listed in CMakeLists.txt. A further one pays once it is measured.
+#if defined(__x86_64__)
+#define FASTMIM_DECLARE(signature, name) \
+  namespace plain { signature name; }    \
+  namespace avx2 { signature name; }
+#define FASTMIM_CHOOSE(name) \
+  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? avx2::name : plain::name)
+#else
+#define FASTMIM_DECLARE(signature, name) \
+  namespace plain { signature name; }
+#define FASTMIM_CHOOSE(name) plain::name
+#endif
+
+namespace fastmim {
+
+enum class Type { f32, bf16, f16, u8 };
+
+inline constexpr int64_t size_of(Type type) { return type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2; }
+
+namespace {
+
+inline uint32_t bits_of(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  return u;
+}
+
+inline float float_of(uint32_t u) {
+  float x;
+  memcpy(&x, &u, 4);
+  return x;
+}
+
+inline uint16_t to_bf16(float x) {
+  const uint32_t u = bits_of(x), magnitude = u & 0x7fffffff;
+  const uint32_t nearest_even = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  return static_cast<uint16_t>(magnitude > 0x7f800000 ? (u >> 16) | 0x40 : nearest_even);
+}
+
+inline float from_f16(uint16_t h) {
+  const uint32_t magnitude = h & 0x7fffu;
+  // As a float's bits the half is 2^112 too small; the product is exact and sets subnormals right.
+  uint32_t u = bits_of(float_of(magnitude << 13) * 0x1p112f);
+  u |= magnitude >= 0x7c00 ? 0x7f800000u : 0u;
+  return float_of(u | (h & 0x8000u) << 16);
+}
+
+inline uint16_t to_f16(float x) {
+  const uint32_t u = bits_of(x) & 0x7fffffff, sign = (bits_of(x) >> 16) & 0x8000;
+  const uint32_t normal = (u - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
+  // 2^-24, the spacing of half subnormals, is the spacing of floats at 0.5: the addition does the rounding.
+  const uint32_t subnormal = bits_of(float_of(u) + 0.5f) - bits_of(0.5f);
+  const uint32_t special = u > 0x7f800000 ? 0x7e00 : 0x7c00;
+  return static_cast<uint16_t>(sign | (u < 0x38800000 ? subnormal : u < 0x47800000 ? normal : special));
+}
+
+// Reads n values of `type`, starting at element `offset`.
+inline void load(Type type, const void* source, int64_t offset, float* out, int64_t n) {
+  int64_t i = 0;
+  if (type == Type::f32) {
+    memcpy(out, static_cast<const float*>(source) + offset, n * sizeof(float));
+  } else if (type == Type::u8) {
+    const auto* in = static_cast<const uint8_t*>(source) + offset;
+#pragma omp simd
+    for (i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<int32_t>(in[i]));
+  } else if (type == Type::bf16) {
+    const auto* in = static_cast<const uint16_t*>(source) + offset;
+#pragma omp simd
+    for (i = 0; i < n; ++i) out[i] = float_of(static_cast<uint32_t>(in[i]) << 16);
+  } else {
+    const auto* in = static_cast<const uint16_t*>(source) + offset;
+#ifdef __F16C__
+    for (; i + 8 <= n; i += 8) {
+      _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+    }
+#endif
+    for (; i < n; ++i) out[i] = from_f16(in[i]);
+  }
+}
+
+// Writes n values as `type`, round to nearest even, starting at element `offset`.
+inline void store(Type type, const float* in, void* target, int64_t offset, int64_t n) {
+  int64_t i = 0;
+  if (type == Type::f32) {
+    memcpy(static_cast<float*>(target) + offset, in, n * sizeof(float));
+  } else if (type == Type::bf16) {
+    auto* out = static_cast<uint16_t*>(target) + offset;
+#pragma omp simd
+    for (i = 0; i < n; ++i) out[i] = to_bf16(in[i]);
+  } else {
+    auto* out = static_cast<uint16_t*>(target) + offset;
+#ifdef __F16C__
+    for (; i + 8 <= n; i += 8) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(in + i), 0));
+    }
+#endif
+    for (; i < n; ++i) out[i] = to_f16(in[i]);
+  }
+}
+
+}  // namespace
+}  // namespace fastmim

@@ -1,0 +1,12 @@
+"""Ops of masked image modelling, each with a reference in plain torch, a C++ (CPU) and a Triton (CUDA) implementation.
+
+One folder per op. Imports torch (triton only when a CUDA tensor needs it), never fastmim.
+"""
+
+from ._op import OPS, backends, load_library, require, use_reference
+from .patch_loss import patch_loss
+from .philox import philox, uniform
+
+load_library()
+
+__all__ = ["OPS", "backends", "patch_loss", "philox", "require", "uniform", "use_reference"]

@@ -1,0 +1,130 @@
+"""How an op is registered, which implementations of it exist here, and which are used.
+
+An op is one schema with several implementations: the reference in plain torch (the default of every device), C++ for CPU
+tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch only.
+"""
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_LIBRARY = torch.library.Library("fastmim", "DEF")
+_BUILD = "from the repository root run `python setup.py build_ext --inplace` (it needs cmake and a C++20 compiler)"
+
+
+@dataclass(frozen=True)
+class Op:
+    """A registered op; its folder is `fastmim_kernels/<name>`."""
+
+    name: str
+    overload: Callable
+    """`torch.ops.fastmim.<name>.default`."""
+    reference: Callable
+    """The default implementation, with the arguments of the schema."""
+
+
+OPS: dict[str, Op] = {}
+_state = {"library": None, "reference": False}
+
+
+def register(
+    schema: str,
+    *,
+    reference: Callable,
+    fake: Callable,
+    backward: Callable | None = None,
+    setup_context: Callable | None = None,
+) -> Op:
+    """Registers one op with all its implementations.
+
+    Args:
+        schema: e.g. `"gather(Tensor x, Tensor ids) -> Tensor"`.
+        reference: the op in plain torch.
+        fake: shapes, dtypes and device of the results; raises what the public function raises.
+        backward, setup_context: see `torch.library.register_autograd`.
+    """
+    name = schema[: schema.index("(")]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    if importlib.util.find_spec("triton"):
+        _LIBRARY.impl(name, lambda *args: _launcher(name)(*args), "CUDA")
+    torch.library.register_fake(f"fastmim::{name}", fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"fastmim::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+        )
+    OPS[name] = Op(name, getattr(torch.ops.fastmim, name).default, reference)
+    return OPS[name]
+
+
+def _launcher(name: str) -> Callable:
+    return importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
+
+
+def load_library() -> None:
+    """Loads the C++ implementations; one line of log says why when there are none."""
+    path = Path(__file__).with_name("_cpu.so")
+    if not path.exists():
+        _state["library"] = f"the C++ library was not built ({path.name} is missing); to build it, {_BUILD}"
+    else:
+        try:
+            torch.ops.load_library(path)
+        except OSError as error:
+            _state["library"] = f"the C++ library does not load: {error}; to rebuild it, {_BUILD}"
+    if _state["library"]:
+        logging.getLogger("fastmim_kernels").warning("CPU ops run on the slow references: %s", _state["library"])
+
+
+def use_reference(on: bool = True) -> None:
+    """Makes every public function of the package run its reference in plain torch, or stops that."""
+    _state["reference"] = on
+
+
+def using_reference() -> bool:
+    """Whether `use_reference` is on."""
+    return _state["reference"]
+
+
+def _has(name: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fastmim::{name}", key)
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """Which implementation runs: op -> device ("cpu", "cuda") -> "cpp", "triton" or "reference"."""
+    table = {}
+    for name in OPS:
+        table[name] = {
+            "cpu": "cpp" if _has(name, "CPU") and not using_reference() else "reference",
+            "cuda": "triton" if _has(name, "CUDA") and not using_reference() else "reference",
+        }
+    return table
+
+
+def require(backend: str) -> None:
+    """Refuses to go on without an implementation, for tests and benchmarks.
+
+    Args:
+        backend: "cpp" or "triton".
+    Raises:
+        RuntimeError: some op lacks it; says why and what to do.
+        ValueError: no such back end.
+    """
+    if backend == "cpp":
+        if _state["library"]:
+            raise RuntimeError(_state["library"])
+        missing = [name for name in OPS if not _has(name, "CPU")]
+        if missing:
+            raise RuntimeError(f"the C++ library is older than the sources, it lacks {missing}; {_BUILD}")
+    elif backend == "triton":
+        for name in OPS:
+            try:
+                _launcher(name)
+            except ImportError as error:
+                raise RuntimeError(f"no Triton kernel of {name}: {error}; `pip install triton` (Linux only)") from error
+    else:
+        raise ValueError(f'expected "cpp" or "triton", got {backend!r}')

@@ -1,0 +1,22 @@
+// scale_ for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+#include "cpu_body.h"
+#include "tensors.h"
+
+namespace fastmim {
+namespace {
+
+void scale_(Tensor x, Tensor factor) {
+  STD_TORCH_CHECK(x.is_contiguous() && type_of(x) != Type::u8, "scale_: expected a contiguous floating tensor");
+  STD_TORCH_CHECK(factor.numel() == 1, "scale_: expected a factor of one value");
+  const float f = *factor.const_data_ptr<float>();
+  if (f == 1.0f) return;
+  const Type type = type_of(x);
+  void* data = x.mutable_data_ptr();
+  static Scale* const body = FASTMIM_CHOOSE(scale);
+  torch::stable::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) { body(type, data, begin, end, f); });
+}
+
+}  // namespace
+}  // namespace fastmim
+
+STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, scale_) { scale_.impl("scale_", TORCH_BOX(&fastmim::scale_)); }
