@@ -144,16 +144,16 @@ def _readable(value: Any) -> str:
     return f"{value} ({float.fromhex(value):.9g})" if is_float else str(value)
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """The command: prints the first difference; 0 if there is none, else 1."""
     parser = argparse.ArgumentParser(description="Names the first difference between two bit traces.")
     parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     difference = diff(*arguments.traces, arguments.fields)
     print(difference or "no difference")
     return int(difference is not None)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
