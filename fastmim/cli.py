@@ -49,7 +49,7 @@ def visualize(
     index = torch.arange(len(manifest)) if images else split_held_out(len(manifest), held_out, seed)[1]
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
-    with PlainLoader(manifest, config.data, seed) as loader:
+    with PlainLoader(manifest, config.data, seed, config.data.workers, prefetch=0) as loader:
         held = pretrain.HeldOut.draw(mim.eval(), loader.held_out(index[:count]), index[:count])
     picture = reconstruction_grid(mim.objective, held.images, held.mask, held.predict(mim, count))
     save_png(picture, out or run / "reconstruction.png")

@@ -11,6 +11,7 @@ import difflib
 import io
 import runpy
 import sys
+import traceback
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +191,9 @@ def from_json(value: Any, parts: tuple[type, ...]) -> Any:
         raise ValueError(f"config part {name!r} is unknown to this version; it knows {', '.join(sorted(known))}")
     unexpected = set(fields) - {f.name for f in dataclasses.fields(known[name])}
     if unexpected:
-        raise ValueError(f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?")
+        raise ValueError(
+            f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?"
+        )
     return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
 
 
@@ -198,59 +201,72 @@ def override(config: Config, args: list[str], prog: str) -> Config:
     """Applies `--section.field VALUE` arguments; types, help and parsing come from the dataclasses (tyro).
 
     Raises:
-        SystemExit: 0 after `--help`; 2 after one line on stderr that names a bad key or value.
+        SystemExit: 0 after `--help`.
+        ValueError: an unknown key or a bad value; one sentence that names it, what was expected and the nearest spelling.
     """
-    import tyro  # half a second that resume and export need not pay
-
     if {"-h", "--help"} & set(args):
-        return tyro.cli(Config, default=config, args=args, prog=prog, description=Config.__doc__)
-    known = dict(_fields(config))
+        return _parse(config, args, prog)
+    known = {name: (kind, value) for name, kind, value in _fields(config)}
     for arg in args:
         key = arg.split("=")[0][2:].replace("-", "_")
         if arg.startswith("--") and key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            _refuse(prog, f"--{key}: no such setting; nearest: --{near[0]} (currently {known[near[0]][1]})")
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"--{key}: no such setting; nearest: --{near} (currently {known[near][1]})")
+    starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
+    if args and starts[:1] != [0]:
+        raise ValueError(f"{args[0]!r}: expected --section.field VALUE")
+    if _try(config, args, prog) is None:
+        return _parse(config, args, prog)
+    for start, stop in zip(starts, [*starts[1:], len(args)], strict=True):
+        error = _try(config, args[start:stop], prog)
+        if error is None:
+            continue
+        key, *values = " ".join(args[start:stop]).replace("=", " ", 1).split(" ")
+        kind, value = known[key[2:].replace("-", "_")]
+        if (refusal := _refusal(error)) is not None:
+            raise ValueError(f"{key}: {refusal}")
+        got = " ".join(values) or "nothing"
+        choices = kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
+        kind = f"one of {', '.join(choices)}" if kind.startswith("Literal") else kind
+        near = difflib.get_close_matches(got, choices, n=1, cutoff=0.3) if len(choices) > 1 else []
+        hint = f"; nearest: {near[0]}" if near else ""
+        raise ValueError(f"{key}: expected {kind} (currently {value}), got {got}{hint}")
+    raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {_refusal(_try(config, args, prog))}")
+
+
+def _parse(config: Config, args: list[str], prog: str) -> Config:
+    import tyro  # half a second that resume and export need not pay
+
+    return tyro.cli(
+        Config, default=config, args=args, prog=prog, description=Config.__doc__, config=(tyro.conf.FlagConversionOff,)
+    )
+
+
+def _try(config: Config, args: list[str], prog: str) -> SystemExit | None:
+    """What tyro raises on these arguments, or None; its boxed message is dropped."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return tyro.cli(Config, default=config, args=args, prog=prog)
-    except SystemExit:
-        pass
-    except ValueError as error:  # a part refused its own value, in one sentence
-        _refuse(prog, str(error))
-    _refuse(prog, _explain(config, known, args))
+            _parse(config, args, prog)
+    except SystemExit as error:
+        return error
+    return None
 
 
-def _explain(config: Config, known: dict[str, tuple[str, Any]], args: list[str]) -> str:
-    """Which argument tyro could not read, and what it should be."""
-    import tyro
-
-    starts = [i for i, arg in enumerate(args) if arg.startswith("--")] + [len(args)]
-    if starts[0] > 0:
-        return f"{args[0]!r}: expected --section.field VALUE"
-    for start, stop in zip(starts, starts[1:], strict=False):
-        try:
-            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-                tyro.cli(Config, default=config, args=args[start:stop])
-        except SystemExit:
-            words = " ".join(args[start:stop]).replace("=", " ", 1).split(" ")
-            kind, value = known[words[0][2:].replace("-", "_")]
-            got = " ".join(words[1:]) or "nothing"
-            near = difflib.get_close_matches(got, [w.strip("'\" ") for w in kind.strip("]").split("[")[-1].split(",")], n=1)
-            hint = f"; nearest: {near[0]}" if near else ""
-            return f"{words[0]}: expected {kind} (currently {value}), got {got}{hint}"
-    return f"could not read {' '.join(args)}; try --help"
+def _refusal(error: BaseException | None) -> str | None:
+    """What a part said when it refused its own values (`__post_init__`), if that is the cause."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and frames and frames[-1].name == "__post_init__":
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
-def _fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, tuple[str, Any]]]:
-    """(dotted name, (type, value)) of every leaf field."""
+def _fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
+    """(dotted name, type, value) of every leaf field."""
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if dataclasses.is_dataclass(inner):
             yield from _fields(inner, f"{prefix}{f.name}.")
         else:
-            yield prefix + f.name, (str(f.type), inner)
-
-
-def _refuse(prog: str, message: str) -> typing.NoReturn:
-    print(f"{prog}: {message}", file=sys.stderr)
-    raise SystemExit(2)
+            yield prefix + f.name, str(f.type), inner

@@ -6,15 +6,19 @@ Losses and norms stay on the device between log lines; reading them there is the
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
+
+from .config import Config
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -33,40 +37,53 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
+def say(facts: dict[str, str]) -> None:
+    """Prints names and values in two columns."""
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        console.print(f"{name:<{width}}{value}", markup=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file as a whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
 class Meter:
     """Collects per-update results on the device and turns them into one line every so often.
 
     Args:
-        folder: where metrics.jsonl (and TensorBoard events) go; an earlier run's lines from `first` on are dropped.
+        folder: where metrics.jsonl (and TensorBoard events) go; lines of updates after `first` are dropped.
         first, total: updates done before, and in the whole run.
-        samples: images per update, over all processes.
         writes: whether this process prints and writes (rank 0).
     """
 
-    def __init__(
-        self, folder: Path, first: int, total: int, samples: int, device: torch.device, *, writes: bool, tensorboard: bool
-    ):
-        self.step, self.total, self.samples, self.device, self.writes = first, total, samples, device, writes
+    def __init__(self, folder: Path, first: int, total: int, config: Config, device: torch.device, writes: bool):
+        self.step, self.total, self.device, self.writes = first, total, device, writes
+        self.samples = config.train.global_batch
+        self.folder = folder
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.waited = 0.0
         self.since = time.perf_counter()
-        self.seconds_per_step: float | None = None
+        self.skips = 0
         self.progress = self.file = self.events = None
         if not writes:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= first]
         path.write_text("".join(kept))
         self.file = path.open("a", buffering=1)
-        if tensorboard:
+        if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
         if console.is_terminal:
-            columns = TextColumn("{task.fields[text]}"), BarColumn(), MofNCompleteColumn()
-            self.progress = Progress(*columns, console=console)
-            self.task = self.progress.add_task("", total=total, completed=first, text="starting")
+            self.progress = Progress(
+                BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console
+            )
+            self.task = self.progress.add_task("", total=total, completed=first)
 
     def __enter__(self) -> Meter:
         if self.progress:
@@ -105,28 +122,55 @@ class Meter:
         loss, norm, skipped = (torch.stack([p[i].float() for p in pending]).tolist() for i in range(3))
         return loss, norm, [bool(s) for s in skipped]
 
-    def log(self, values: dict[str, float], *, note: str = "") -> None:
-        """Writes one line of `values` with speed, time left, memory and the share of time spent waiting for data."""
-        now = time.perf_counter()
-        elapsed, steps = now - self.since, max(values["updates"], 1)
-        self.seconds_per_step = elapsed / steps
+    def log(self, **values: float) -> None:
+        """Writes one line of `values` with speed, time left, memory and the share of time spent waiting for data.
+
+        Args:
+            values: loss, lr, grad_norm, epoch; updates = how many since the last line.
+        """
+        elapsed = time.perf_counter() - self.since
+        seconds = elapsed / values["updates"]
         row = {"step": self.step} | values
-        row["images_per_s"] = self.samples / self.seconds_per_step
+        row["images_per_s"] = self.samples / seconds
         row["data_wait"] = self.waited / elapsed
         row["peak_bytes"] = peak_memory(self.device)
-        row["seconds_left"] = self.seconds_per_step * (self.total - self.step)
-        self.since, self.waited = now, 0.0
-        if not self.writes:
-            return
+        row["seconds_left"] = seconds * (self.total - self.step)
+        self.since, self.waited = self.since + elapsed, 0.0
         self.write(row)
+        skips = f"  {self.skips} skipped" if self.skips else ""
         text = (
             f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['images_per_s']:.1f} images/s  "
-            f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  data {row['data_wait']:.0%}{note}"
+            f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  data wait {row['data_wait']:.0%}{skips}"
         )
         if self.progress:
-            self.progress.update(self.task, text=text)
+            self.progress.update(self.task, description=text)
         else:
-            console.print(f"step {self.step}/{self.total}  {text}")
+            self.say(f"{self.step}/{self.total}  {text}")
+
+    def evaluated(self, loss: float, trivial: dict[str, float]) -> None:
+        """Writes the loss on held-out images beside what trivial predictors reach on them."""
+        self.write({"step": self.step, "held_out": loss, "trivial": trivial})
+        best = min(trivial.values())
+        beside = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in trivial.items())
+        verdict = (
+            f"explains {1 - loss / best:.0%} of what the best of them leaves" if loss < best else "not yet below them"
+        )
+        self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
+
+    def skipped(self, step: int, files: list[str]) -> None:
+        """Names the images of an update that was skipped for a non-finite loss or gradient."""
+        self.skips += 1
+        if not self.writes:
+            return
+        with (self.folder / "skipped.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "images": files}) + "\n")
+        more = f" and {len(files) - 3} more (skipped.jsonl)" if len(files) > 3 else ""
+        self.say(f"update {step} skipped: non-finite loss or gradient on {', '.join(files[:3])}{more}")
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the progress bar if there is one."""
+        if self.writes:
+            console.print(text, markup=False)
 
     def write(self, row: dict) -> None:
         """Appends a row to metrics.jsonl and TensorBoard."""

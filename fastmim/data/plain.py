@@ -26,8 +26,18 @@ _MODES = {1: "L", 3: "RGB"}
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # By content, whatever the name: Pillow would otherwise hand a PostScript file called x.jpg to an interpreter.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# What Pillow's decoders raise for damaged files.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error, Image.DecompressionBombError)
+# What Pillow raises for damaged files, as found by damaging files of every format.
+_DECODER_ERRORS = (
+    ArithmeticError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class ImageError(ValueError):

@@ -46,15 +46,21 @@ class ViT(Encoder):
         if not timm.is_model(self.name):
             near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
             raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
-        args = dict(img_size=size, in_chans=len(mean), num_classes=0, global_pool="token", drop_path_rate=self.drop_path)
+        args = dict(
+            img_size=size, in_chans=len(mean), num_classes=0, global_pool="token", drop_path_rate=self.drop_path
+        )
         vit = timm.create_model(self.name, **args | self.model_args())
         if not isinstance(vit, VisionTransformer):
-            raise ValueError(f"encoder.name: {self.name} is a {type(vit).__name__}; ViT takes timm VisionTransformer models")
+            raise ValueError(
+                f"encoder.name: {self.name} is a {type(vit).__name__}; ViT takes timm VisionTransformer models"
+            )
         p = vit.patch_embed.patch_size[0]
         if size[0] % p or size[1] % p:
             raise ValueError(f"data.size={size} must be a multiple of the patch size {p} of {self.name}")
         if vit.cls_token is None or vit.reg_token is not None or vit.no_embed_class:
-            raise ValueError(f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding")
+            raise ValueError(
+                f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding"
+            )
         return ViTEncoder(vit, mean, std)
 
 

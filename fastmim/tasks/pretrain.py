@@ -6,24 +6,32 @@ May import L3 and below.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import fastmim_kernels
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .. import checkpoint, trace
 from ..config import Config, Data, Optim, Run, Train
 from ..data.crops import CenterCrop, RandomResizedCrop
+from ..data.manifest import Manifest
+from ..data.plain import PlainLoader
+from ..data.sampler import Sampler, split_held_out
 from ..decoders import TransformerDecoder
 from ..encoders.vit import ViT
+from ..engine import Engine, Process, StepResult
 from ..losses import MaskedL1, MaskedL2
 from ..masking import RandomMasking
 from ..mim import MIM
 from ..objective import Objective
+from ..optim import learning_rate
 from ..targets import NormalizedPatches, Pixels
-from ..tokens import Mask, sample_id
+from ..tokens import Mask, sample_id, sample_index
 
 # Every class that a run folder's config.json may name.
 PARTS = (
@@ -47,21 +55,6 @@ def build(config: Config) -> MIM:
     config.masking(config.train.seed, torch.zeros(1, dtype=torch.int64), encoder.grid)  # refuses a ratio that cannot be
     encoder.grad_checkpointing = decoder.grad_checkpointing = config.train.activation_checkpointing
     return mim
-
-
-def total_steps(config: Config, images: int) -> int:
-    """Updates in a run over `images` training images.
-
-    Raises:
-        ValueError: fewer images are seen in the whole run than one update needs.
-    """
-    seen = config.train.epochs * images * config.data.repeats
-    if seen < config.train.global_batch:
-        raise ValueError(
-            f"train.epochs={config.train.epochs} over {images} images shows {seen:.0f} samples, fewer than one update of "
-            f"train.global_batch={config.train.global_batch}: raise the epochs or lower the batch"
-        )
-    return int(seen // config.train.global_batch)
 
 
 @dataclass(frozen=True)
@@ -94,6 +87,156 @@ class HeldOut:
     def loss(self, mim: MIM, pred: Tensor) -> float:
         """The training loss of these predictions."""
         return mim.objective(pred, self.images, self.mask).item()
+
+
+class Pretrain:
+    """A pre-training run's parts, wired together: images, samples, module, engine.
+
+    Attributes:
+        total: updates in the run.
+        held_out: images to look at, or None.
+    """
+
+    def __init__(self, config: Config, process: Process):
+        """
+        Raises:
+            ValueError: parts, data or batch sizes that do not fit.
+        """
+        data, seed = config.data, config.train.seed
+        self.config, self.process = config, process
+        self.manifest = Manifest.scan(data.root)
+        train_index, held_out_index = split_held_out(len(self.manifest), data.held_out, seed)
+        self.sampler = Sampler(train_index, seed, data.repeats)
+        self.total = total_steps(config, len(train_index))
+        self.mim = build(config)
+        self.parameters = sum(p.numel() for p in self.mim.parameters() if p.requires_grad)
+        self.engine = Engine(self.mim, config, process)
+        self.loader = PlainLoader(self.manifest, data, seed, data.workers, data.prefetch)
+        self.held_out = None
+        if len(held_out_index) and config.run.evaluate_every:
+            images = self.loader.held_out(held_out_index).to(process.device)
+            self.held_out = HeldOut.draw(self.mim, images, held_out_index)
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training images before an update."""
+        return step * self.config.train.global_batch / len(self.sampler)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of an update."""
+        return learning_rate(self.config.optim, self.config.train, self.epoch(step))
+
+    def ids(self, step: int) -> list[Tensor]:
+        """Sample ids of this process in an update, by micro-step."""
+        place = {"rank": self.process.rank, "world": self.process.world, "size": self.engine.micro_batch}
+        batch = self.config.train.global_batch
+        return [
+            self.sampler.micro_batch(step, micro, global_batch=batch, **place)
+            for micro in range(self.engine.accumulation)
+        ]
+
+    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, ids) of this process for updates [first, last), micro-batch by micro-batch, decoded ahead."""
+        return self.loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+
+    def train_step(self, step: int, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
+        """One update. Collective."""
+        return self.engine.train_step(step, self.learning_rate(step), micro_batches)
+
+    def files(self, step: int) -> list[str]:
+        """The images of an update, over all processes."""
+        batch = self.config.train.global_batch
+        return [
+            self.manifest.path(i) for i in sample_index(self.sampler.ids(step * batch, (step + 1) * batch)).tolist()
+        ]
+
+    def describe(self) -> dict[str, str]:
+        """What this run is, in the words a person would want before it starts."""
+        config, process, mim = self.config, self.process, self.mim
+        train, grid = config.train, mim.encoder.grid
+        mask = mim.mask(torch.zeros(1, dtype=torch.int64, device=process.device))
+        micro, accumulation = self.engine.micro_batch, self.engine.accumulation
+        device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
+        threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
+        peak = config.optim.blr * train.global_batch / config.optim.lr_batch
+        kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
+        return {
+            "run folder": config.run.dir,
+            "images": f"{len(self.sampler) // config.data.repeats} for training, {config.data.held_out} held out, "
+            f"in {config.data.root} (manifest {self.manifest.hash[:12]})",
+            "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, {self.parameters / 1e6:.2f} M parameters",
+            "mask": f"{mask.ids_hidden.shape[1]} of {grid[0]}x{grid[1]} patches of {mim.encoder.patch_size} px hidden",
+            "loss": mim.objective.describe(process.device.type),
+            "devices": f"{process.world} x {device}{threads}",
+            "precision": self.engine.precision,
+            "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),
+            "kernels": kernels,
+            "decoding": self.loader.describe(),
+            "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps x {process.world} processes",
+            "learning rate": f"{peak:.3g} at its peak (blr {config.optim.blr:g} x {train.global_batch} / "
+            f"{config.optim.lr_batch}), {config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up",
+            "updates": f"{self.total}",
+        }
+
+    def resume(self, folder: Path) -> int:
+        """Loads the newest valid checkpoint, if there is one; returns the updates done. Collective.
+
+        Raises:
+            ValueError: the data set is not the one that the checkpoint was trained on.
+        """
+        loaded = checkpoint.load(folder) if self.process.rank == 0 else None
+        step = int(self.engine.broadcast(torch.tensor(loaded.step if loaded else 0)))
+        if step == 0:
+            return 0
+        if loaded and loaded.meta["manifest"] != self.manifest.hash:
+            raise ValueError(
+                f"{self.config.data.root} has changed since {loaded.path} was saved (manifest {self.manifest.hash[:12]}, "
+                f"then {loaded.meta['manifest'][:12]}): sample numbers would mean other images. Restore the folder, or "
+                "start a new run"
+            )
+        self.engine.load_state_dict(loaded.state if loaded else {})
+        return step
+
+    def fingerprint(self, step: int, result: StepResult) -> dict[str, float | int]:
+        """What the bit trace records of an update. Collective; waits for the device."""
+        ids = torch.cat(self.ids(step)).to(self.process.device)
+        hashes = [
+            trace.parameters_hash(self.engine.local_parameters()),
+            trace.sample_hashes(ids),
+            trace.mask_hashes(ids, self.mim.mask(ids).mask),
+        ]
+        parameters, samples, masks = self.engine.reduce_sum(torch.tensor(hashes)).tolist()
+        loss = self.engine.reduce_mean(result.loss).item()
+        return dict(loss=loss, grad_norm=result.grad_norm.item(), parameters=parameters, samples=samples, masks=masks)
+
+    def mean(self, losses: list[float]) -> float:
+        """Mean over updates and processes. Collective."""
+        return self.engine.reduce_mean(torch.tensor(losses, device=self.process.device).mean()).item()
+
+    def predict_held_out(self) -> Tensor:
+        """Predictions for the held-out images. Collective: at ZeRO stage 3 every process holds a part of the weights."""
+        self.mim.eval()
+        pred = self.held_out.predict(self.mim, self.engine.micro_batch)
+        self.mim.train()
+        return pred
+
+    def close(self) -> None:
+        """Ends the loader's threads."""
+        self.loader.close()
+
+
+def total_steps(config: Config, images: int) -> int:
+    """Updates in a run over `images` training images.
+
+    Raises:
+        ValueError: fewer images are seen in the whole run than one update needs.
+    """
+    seen = config.train.epochs * images * config.data.repeats
+    if seen < config.train.global_batch:
+        raise ValueError(
+            f"train.epochs={config.train.epochs} over {images} images shows {seen:.0f} samples, fewer than one update of "
+            f"train.global_batch={config.train.global_batch}: raise the epochs or lower the batch"
+        )
+    return int(seen // config.train.global_batch)
 
 
 def export_encoder(config: Config, mim_state: dict[str, Tensor], folder: Path) -> Path:

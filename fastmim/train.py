@@ -1,0 +1,156 @@
+"""Trains what a config describes:  deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]"""
+
+import os
+import sys
+
+if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+    sys.path[0] = os.path.dirname(
+        sys.path[0]
+    )  # a script's own folder would shadow the standard library; the root is meant
+
+import time
+from itertools import islice
+from pathlib import Path
+
+import fastmim_kernels
+
+from fastmim import checkpoint
+from fastmim.analysis.curve import plot_curve
+from fastmim.analysis.predictors import trivial_losses
+from fastmim.analysis.reconstruction import reconstruction_grid, save_png
+from fastmim.config import Config, load, override, to_json
+from fastmim.engine import init_distributed
+from fastmim.metrics import Meter, say, write_json
+from fastmim.stop import Stop
+from fastmim.tasks.pretrain import Pretrain, export_encoder
+from fastmim.trace import Trace
+
+USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]     (or: python fastmim/train.py ...)
+
+CONFIG is a Python file, e.g. configs/mae/pretrain/vit_base_patch16_224_800ep.py; configs/README.md lists them.
+CONFIG --help lists every setting with its type, default and unit."""
+
+
+def main(argv: list[str]) -> None:
+    argv = [
+        arg for arg in argv if not arg.startswith("--local_rank")
+    ]  # the launcher's; the engine reads the environment
+    if not argv or argv[0].startswith("-"):
+        print(USAGE, file=sys.stderr)
+        raise SystemExit(0 if {"-h", "--help"} & set(argv) else 2)
+    try:
+        config = override(load(argv[0]), argv[1:], prog="train.py")
+        fastmim_kernels.use_reference(config.train.kernels == "reference")
+        trainer = Trainer(config)
+    except (ValueError, RuntimeError, OSError) as error:  # what is asked for cannot be done; nothing has started
+        if os.environ.get("RANK", "0") == "0":
+            print(f"train.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    trainer.fit()
+
+
+class Trainer:
+    """The loop around a task: train, log, look, save, stop."""
+
+    def __init__(self, config: Config):
+        self.config, self.folder = config, Path(config.run.dir)
+        self.checkpoints = self.folder / "checkpoints"
+        self.process = init_distributed(config.train.device)
+        self.writes = self.process.rank == 0
+        self.lock = checkpoint.lock(self.folder) if self.writes else None
+        self.task = Pretrain(config, self.process)
+        self.first = self.task.resume(self.checkpoints) if config.run.resume else 0
+        self.saved, self.skipped_in_a_row, self.trivial = self.first, 0, None
+        facts = self.task.describe() | {"start": f"update {self.first}"}
+        if self.writes:
+            say(facts)
+            write_json(self.folder / "config.json", to_json(config))
+            write_json(self.folder / "facts.json", facts)
+            self.task.manifest.save(str(self.folder / "manifest.json"))
+
+    def fit(self) -> None:
+        task, run = self.task, self.config.run
+        last = min(task.total, run.stop_after or task.total)
+        batches, stop = task.batches(self.first, last), Stop()
+        trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
+        done, why = self.first, "finished"
+        with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
+            for step in range(self.first, last):
+                result = task.train_step(step, self.meter.waiting(islice(batches, task.engine.accumulation)))
+                self.meter.update(result.loss, result.grad_norm, result.skipped)
+                done = step + 1
+                why = "finished" if done == last else stop.poll()
+                pause = time.perf_counter()
+                if run.trace:
+                    values = task.fingerprint(step, result)
+                    if trace:
+                        trace.record(step, **values)
+                if done % run.log_every == 0 or why:
+                    self.log(done)
+                if task.held_out and (done % run.evaluate_every == 0 or why == "finished"):
+                    self.evaluate(done)
+                if (done % run.save_every == 0 or why) and done > self.saved:
+                    self.save(done)
+                self.meter.exclude(pause)
+                if why:
+                    break
+        stop.close()
+        task.close()
+        if self.writes:
+            self.finish(done, why)
+
+    def log(self, done: int) -> None:
+        """Reads what the updates since the last log gave; the only place where the host waits for the device."""
+        task, limit = self.task, self.config.train.max_skipped
+        losses, norms, skipped = self.meter.read()
+        for step, skip in enumerate(skipped, start=done - len(skipped)):
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if skip else 0
+            if skip:
+                self.meter.skipped(step, task.files(step))
+        loss, lr = task.mean(losses), task.learning_rate(done - 1)
+        self.meter.log(loss=loss, grad_norm=norms[-1], lr=lr, epoch=task.epoch(done), updates=len(losses))
+        if self.skipped_in_a_row >= limit:
+            raise SystemExit(
+                f"train.py: stopped after {self.skipped_in_a_row} updates in a row with a non-finite loss or gradient, all "
+                f"skipped (train.max_skipped={limit}). Last good checkpoint: update {self.saved} in {self.checkpoints}. Try a "
+                "lower learning rate, clipping, or another precision; skipped.jsonl names the images"
+            )
+
+    def evaluate(self, done: int) -> None:
+        """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
+        task = self.task
+        pred = task.predict_held_out()
+        if not self.writes:
+            return
+        self.trivial = self.trivial or trivial_losses(task.mim.objective, task.held_out.images, task.held_out.mask)
+        self.meter.evaluated(task.held_out.loss(task.mim, pred), self.trivial)
+        few = task.held_out.first(8)
+        grid = reconstruction_grid(task.mim.objective, few.images, few.mask, pred[:8])
+        save_png(grid, self.folder / f"grids/{done:08d}.png")
+
+    def save(self, done: int) -> None:
+        """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
+        state = self.task.engine.state_dict()
+        if self.writes:
+            meta = {"config": to_json(self.config), "manifest": self.task.manifest.hash}
+            try:
+                checkpoint.save(self.checkpoints, done, state, meta, self.config.run.keep)
+            except checkpoint.CheckpointError as error:
+                self.meter.say(f"warning: {error}")
+                return
+        self.saved = done
+
+    def finish(self, done: int, why: str) -> None:
+        """Says how the run ended; a finished one leaves its encoder and its curve."""
+        if done < self.task.total:
+            self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); the same command continues")
+            return
+        loaded = checkpoint.load(self.checkpoints)
+        encoder = export_encoder(self.config, loaded.state["model"], self.folder / "encoder")
+        self.meter.say(f"loss curve       {plot_curve(self.folder)}")
+        self.meter.say(f"reconstructions  {self.folder / 'grids'}")
+        self.meter.say(f"encoder          {encoder}  (checked: timm.create_model loads it with bit-equal features)")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
