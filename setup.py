@@ -1,0 +1,114 @@
+"""Package metadata, and the one CMake step that builds the C++ ops of fastmim_kernels.
+
+Metadata stands here rather than in pyproject.toml because this file is needed anyway: setuptools takes a build step
+only from code. Build with `pip install --no-build-isolation .` so that the library is compiled against the torch it will
+run with (any from 2.10 does: it uses the stable ABI); with isolation pip's build environment has no torch, and the
+package is installed without the library.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+# The interpreter's own folder first: cmake and ninja are often installed by pip into an environment not activated.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+def missing_tool() -> str | None:
+    """What keeps the C++ ops from being built here."""
+    if not importlib.util.find_spec("torch"):
+        return "torch is not installed in the build environment (use --no-build-isolation)"
+    if not shutil.which("cmake", path=PATH):
+        return "cmake was not found"
+    if not any(shutil.which(name, path=PATH) for name in [os.environ.get("CXX", "c++").split()[0], "g++", "clang++"]):
+        return "no C++ compiler was found"
+    return None
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake and puts `_cpu.so` next to the package: in the source tree for editable and in-place builds."""
+
+    def library(self) -> Path:
+        in_tree = self.inplace or getattr(self, "editable_mode", False)
+        return (ROOT / "kernels" if in_tree else Path(self.build_lib)) / "fastmim_kernels" / "_cpu.so"
+
+    def run(self) -> None:
+        missing = missing_tool()
+        if missing:
+            print(f"fastmim: {missing}: C++ ops not built, CPU tensors will use the references", file=sys.stderr)
+            return
+        torch = Path(importlib.util.find_spec("torch").origin).parent
+        build = Path(self.build_temp).resolve() / "cmake"
+        options = [f"-DTORCH_INCLUDE={torch / 'include'}", f"-DTORCH_LIB={torch / 'lib'}"]
+        ninja = shutil.which("ninja", path=PATH)
+        if ninja:  # named, because the one remembered from an earlier build may have lived in a temporary environment
+            options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        cmake = shutil.which("cmake", path=PATH)
+        subprocess.run([cmake, "-S", ROOT, "-B", build, *options], check=True)
+        subprocess.run([cmake, "--build", build, "--parallel"], check=True)
+        # Moved into place whole: a process that has the old library mapped keeps it.
+        library = self.library()
+        library.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(build / "_cpu.so", library.with_suffix(".new"))
+        library.with_suffix(".new").replace(library)
+
+    def get_outputs(self) -> list[str]:
+        return [str(self.library())] if self.library().exists() else []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+    def get_source_files(self) -> list[str]:
+        native = [path.relative_to(ROOT) for path in (ROOT / "kernels").rglob("*") if path.suffix in (".h", ".cpp")]
+        return ["CMakeLists.txt", *map(str, native)]
+
+
+class Wheel(bdist_wheel):
+    """The library links no Python, so one wheel serves every Python 3."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    name="fastmim",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "fastmim" / "__init__.py").read_text())[1],
+    description="Masked image modelling, fast: MAE and its relatives with fused kernels on CPU and GPU",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["fastmim", "fastmim.*"]), *find_packages("kernels")],
+    package_dir={"fastmim": "fastmim", "fastmim_kernels": "kernels/fastmim_kernels"},
+    ext_modules=[Extension("fastmim_kernels._cpu", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
+    install_requires=[
+        "torch>=2.11",
+        "torchvision",
+        "triton>=3.6; platform_system == 'Linux'",
+        "timm>=1.0.20",
+        "deepspeed>=0.17",
+        "nvidia-dali-cuda130>=2.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "numpy",
+        "tyro",
+        "rich",
+        "safetensors",
+        "pillow",
+        "matplotlib",
+    ],
+    extras_require={
+        "test": ["pytest", "hypothesis", "ruff", "scikit-image"],
+        "tensorboard": ["tensorboard"],
+        "demo": ["scikit-image"],
+    },
+    entry_points={"console_scripts": ["fastmim = fastmim.cli:main"]},
+)
