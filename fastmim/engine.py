@@ -1,28 +1,29 @@
 """The training engine: process set-up, DeepSpeed's settings, one optimizer update, and its state by parameter name.
 
-The only module that imports deepspeed. May import torch, deepspeed, config and optim.
+The only module that imports deepspeed. May import torch, deepspeed, config, settings and optim.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-import json
+import io
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import optim
-from .config import Config, Train
+from .config import Config
+from .settings import batch_plan, deepspeed_config, resolve_precision
 
-OWNED = ("optimizer", "scheduler", "fp16", "amp", "torch_autocast")
-"""Sections of DeepSpeed's settings that a user's file may not have: fastmim decides them."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = ("model", *MOMENTS)
 
 
 @dataclass(frozen=True)
@@ -83,116 +84,15 @@ def init_distributed(device: str = "auto") -> Process:
     return Process(rank, world, local_rank, torch.device("cuda", local_rank) if cuda else torch.device("cpu"))
 
 
-def batch_plan(train: Train, world: int) -> tuple[int, int]:
-    """Splits the global batch: micro-batch x accumulation x processes = global batch.
-
-    Returns: (images per process per forward, forwards per update).
-    Raises:
-        ValueError: no such split with the given numbers; names the nearest that work.
-    """
-    total, micro = train.global_batch, train.micro_batch
-    unit = world * (micro or 1)
-    if total % unit == 0 and total > 0:
-        return (micro or total // world), total // unit
-    below, above = total // unit * unit, (total // unit + 1) * unit
-    choices = f"train.global_batch={above}" if below <= 0 else f"train.global_batch={below} or {above}"
-    if micro and total > 0 and total % world == 0:
-        share = total // world
-        divisors = [n for n in range(1, share + 1) if share % n == 0]
-        choices += f", or train.micro_batch={min(divisors, key=lambda n: abs(n - micro))}"
-    given = f"train.global_batch={total} is not a multiple of "
-    given += f"train.micro_batch={micro} x {world} processes" if micro else f"{world} processes"
-    raise ValueError(f"{given} = {unit}: use {choices}")
-
-
-def resolve_precision(train: Train, device: torch.device) -> str:
-    """The arithmetic that "auto" stands for: autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32.
-
-    Raises:
-        ValueError: fp16 with ZeRO >= 1.
-    """
-    if train.precision == "autocast-fp16" and train.zero_stage:
-        raise ValueError(
-            f"train.precision=autocast-fp16 needs train.zero_stage=0, got {train.zero_stage}: the loss scale lives in "
-            "the optimizer of stage 0; use precision=autocast (bf16, no loss scale) or zero_stage=0"
-        )
-    if train.precision != "auto":
-        return train.precision
-    bf16_cpu = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return "autocast" if device.type == "cuda" or bf16_cpu else "fp32"
-
-
-def _merge(derived: dict, user: dict, path: str, conflicts: list[str]) -> dict:
-    merged = dict(derived)
-    for key, value in user.items():
-        if isinstance(value, dict) and isinstance(derived.get(key, {}), dict):
-            merged[key] = _merge(derived.get(key, {}), value, f"{path}{key}.", conflicts)
-        elif key in derived and derived[key] != value:
-            conflicts.append(f"{path}{key} is {json.dumps(derived[key])} from the config, {json.dumps(value)} there")
-        else:
-            merged[key] = value
-    return merged
-
-
-def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, Any]:
-    """DeepSpeed's settings: derived from the config, then the user's own file (`train.deepspeed`) merged in.
-
-    Args:
-        precision: as `resolve_precision` gave it.
-    Raises:
-        ValueError: the file cannot be read, or sets something that the config decides to another value.
-    """
-    train = config.train
-    micro, accumulation = batch_plan(train, world)
-    stage = train.zero_stage
-    zero: dict[str, Any] = {"stage": stage}
-    if train.offload:
-        if stage == 0:
-            raise ValueError("train.offload needs train.zero_stage >= 1, got 0: stage 0 keeps the optimizer state whole")
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-    derived: dict[str, Any] = {
-        "train_batch_size": train.global_batch,
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": accumulation,
-        # At stage 0 the optimizer clips.
-        "gradient_clipping": (config.optim.clip or 0.0) if stage else 0.0,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        # At stage 0 the weights are cast and their masters kept by the optimizer, so that DeepSpeed leaves it unwrapped.
-        "bf16": {"enabled": precision == "bf16-master" and stage > 0, "check_grad_overflow": True},
-    }
-    if derived["bf16"]["enabled"]:
-        derived["data_types"] = {"grad_accum_dtype": "fp32"}
-    defaults: dict[str, Any] = {
-        "steps_per_print": None,
-        "wall_clock_breakdown": False,
-        "timers": {"throughput": {"enabled": False}},  # it would wait for the device at every step
-    }
-    user: dict[str, Any] = {}
-    if train.deepspeed is not None:
-        try:
-            user = json.loads(Path(train.deepspeed).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"train.deepspeed={train.deepspeed} is not a readable JSON file: {error}") from error
-        if not isinstance(user, dict):
-            raise ValueError(f"train.deepspeed={train.deepspeed} must hold a JSON object, got {type(user).__name__}")
-    conflicts = [f"{key} is decided by the config" for key in OWNED if key in user]
-    merged = _merge(derived, user, "", conflicts)
-    if conflicts:
-        raise ValueError(f"{train.deepspeed}: {'; '.join(conflicts)}. Change the config, or leave those keys out")
-    return {**defaults, **merged}
-
-
 class Autocast(nn.Module):
-    """Runs a module under torch.autocast. (DeepSpeed switches off an autocast that surrounds its own forward.)"""
+    """Runs a module inside a context. (DeepSpeed switches off an autocast that surrounds its own forward.)"""
 
-    def __init__(self, module: nn.Module, device_type: str, dtype: torch.dtype):
+    def __init__(self, module: nn.Module, autocast: Callable[[], contextlib.AbstractContextManager]):
         super().__init__()
-        self.module, self.device_type, self.dtype = module, device_type, dtype
+        self.module, self.autocast = module, autocast
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        with torch.autocast(self.device_type, self.dtype):
+        with self.autocast():
             return self.module(images, ids)
 
 
@@ -230,9 +130,12 @@ class Engine:
         if self.precision == "bf16-master" and self.stage == 0:
             for p in module.parameters():
                 p.data = p.data.to(torch.bfloat16)
-        if self.precision.startswith("autocast"):
-            dtype = torch.float16 if self.precision == "autocast-fp16" else torch.bfloat16
-            module = Autocast(module, process.device.type, dtype)
+        self.autocast = functools.partial(
+            torch.autocast,
+            process.device.type,
+            torch.float16 if self.precision == "autocast-fp16" else torch.bfloat16,
+            enabled=self.precision.startswith("autocast"),
+        )
         groups = optim.parameter_groups(self.module, config.optim.weight_decay)
         betas, eps, clip = config.optim.betas, config.optim.eps, config.optim.clip
         if self.stage == 0:
@@ -240,7 +143,12 @@ class Engine:
         else:
             optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
         self.optimizer = optimizer
-        self._deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=self.settings)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
+            self._deepspeed, *_ = deepspeed.initialize(
+                model=Autocast(module, self.autocast), optimizer=optimizer, config=self.settings
+            )
+        if self.stage:
+            optim.create_state(optimizer, [flat for _, flat in self._partitions()])
 
     def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
         """One update from `accumulation` micro-batches of (images, ids). Collective.
@@ -278,9 +186,191 @@ class Engine:
             skipped = torch.as_tensor(self._deepspeed.optimizer.overflow)
         return StepResult(total / self.accumulation, grad_norm, skipped)
 
-    def reduce_mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes. Collective."""
-        value = value.detach().clone()
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all processes; integers wrap around. Collective."""
+        value = value.detach().to(self.process.device, copy=True)
         if self.process.world > 1:
             dist.all_reduce(value)
-        return value / self.process.world
+        return value
+
+    def reduce_mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes. Collective."""
+        return self.reduce_sum(value) / self.process.world
+
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, the run's arithmetic. At ZeRO stage 3, forwards inside are collective."""
+        self.module.eval()
+        try:
+            with torch.no_grad(), self.autocast():
+                yield
+        finally:
+            self.module.train()
+
+    def _partitions(self) -> list[tuple[list[nn.Parameter], Tensor]]:
+        """At ZeRO >= 1: (parameters, this rank's flat fp32 part of them), one for each tensor updated."""
+        zero = self._deepspeed.optimizer
+        if self.stage == 3:
+            return list(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
+        if hasattr(zero, "bf16_groups"):  # stage 1 with bf16 weights is another class
+            return list(zip(zero.bf16_groups, zero.fp32_groups_flat_partition, strict=True))
+        return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
+
+    def _fragments(self) -> dict[str, tuple[int, dict[str, Tensor]]]:
+        """What this rank updates, by parameter name: offset in the flattened parameter, flat fp32 views of KINDS."""
+        if self.stage == 0:
+            state = self.optimizer.state
+            return {
+                name: (0, {"model": m.detach().view(-1), **{k: state[m][k].view(-1) for k in MOMENTS}})
+                for name, m in self.optimizer.masters.items()
+            }
+        names = {p: name for name, p in self.module.named_parameters()}
+        fragments = {}
+        for parameters, flat in self._partitions():
+            sources = {"model": flat.detach(), **{k: self.optimizer.state[flat][k] for k in MOMENTS}}
+            start = 0
+            for p in parameters:
+                if self.stage == 3:
+                    share = p.partition_numel()
+                    offset, at = share * self.process.rank, start
+                    count = min(share, p.ds_numel - offset)
+                    start += share
+                elif p._hp_mapping is None:
+                    continue
+                else:
+                    offset = p._hp_mapping.lp_fragment_address.start
+                    at, count = p._hp_mapping.hp_fragment_address.start, p._hp_mapping.hp_fragment_address.numel
+                if count > 0:
+                    fragments[names[p]] = offset, {k: v[at : at + count] for k, v in sources.items()}
+        return fragments
+
+    def _trained(self) -> dict[str, torch.Size]:
+        return {name: getattr(p, "ds_shape", p.shape) for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def _untrained(self) -> dict[str, Tensor]:
+        kept = self.module.state_dict(keep_vars=True).keys()
+        frozen = {name: p for name, p in self.module.named_parameters() if not p.requires_grad}
+        return {**frozen, **{name: b for name, b in self.module.named_buffers() if name in kept}}
+
+    def _steps(self) -> list[Tensor]:
+        return [state["step"] for state in self.optimizer.state.values()]
+
+    def local_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, flat fp32 weights) of what this rank updates: all at stage 0, this rank's part at ZeRO >= 1."""
+        for name, (_, tensors) in self._fragments().items():
+            yield name, tensors["model"]
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that training continues from, whole and by parameter name, whatever the layout. Collective.
+
+        Returns: on rank 0, CPU tensors: "model" (fp32 masters of trained parameters; frozen ones and buffers as they
+        are), "exp_avg", "exp_avg_sq" (of trained ones), "scalars" (optimizer_step; loss_scale and loss_scale_growth for
+        fp16). Other ranks: an empty dict.
+        """
+        first = self.process.rank == 0
+        state: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+        fragments = self._fragments()
+        for name, shape in self._trained().items():
+            for kind in KINDS:
+                # Bits are summed as integers: a sum of floats would turn -0.0 into 0.0.
+                whole = torch.zeros(shape.numel(), dtype=torch.int32, device=self.process.device)
+                if name in fragments and (first or self.stage):
+                    offset, tensors = fragments[name]
+                    whole[offset : offset + tensors[kind].numel()] = tensors[kind].view(torch.int32)
+                if self.stage and self.process.world > 1:
+                    dist.reduce(whole, 0)
+                if first:
+                    state[kind][name] = whole.view(torch.float32).view(shape).to("cpu", copy=True)
+        for name, tensor in self._untrained().items():
+            with self._whole(tensor):
+                if first:
+                    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+                    state["model"][name] = tensor.detach().to("cpu", dtype, copy=True)
+        state["scalars"] = {"optimizer_step": self._steps()[0].to("cpu", torch.int64, copy=True)}
+        if self.precision == "autocast-fp16":
+            state["scalars"]["loss_scale"] = self.optimizer.loss_scale.cpu().clone()
+            state["scalars"]["loss_scale_growth"] = self.optimizer.growth.cpu().clone()
+        return state if first else {}
+
+    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Continues from `state_dict`'s result, of any ZeRO stage, precision and number of processes. Collective.
+
+        Args:
+            state: read on rank 0; ignored on the others, which get their part from rank 0.
+        Raises:
+            ValueError: on every rank, if rank 0's state does not fit this module.
+        """
+        trained, untrained = self._trained(), self._untrained()
+        shapes = {**trained, **{name: getattr(t, "ds_shape", t.shape) for name, t in untrained.items()}}
+        problems = self._misfits(state, shapes, trained) if self.process.rank == 0 else []
+        if int(self._from_first(torch.tensor(len(problems)), torch.Size(), torch.int64)):
+            raise ValueError("; ".join(problems[:5]) or "rank 0 refused the state; its message says why")
+        fragments = self._fragments()
+        for kind in KINDS:
+            for name, shape in trained.items():
+                whole = self._from_first(state[kind][name] if state else None, shape, torch.float32).view(-1)
+                if name in fragments:
+                    offset, tensors = fragments[name]
+                    tensors[kind].copy_(whole[offset : offset + tensors[kind].numel()])
+        for name, tensor in untrained.items():
+            whole = self._from_first(state["model"][name] if state else None, shapes[name], tensor.dtype)
+            with self._whole(tensor, modifier_rank=0):
+                tensor.detach().copy_(whole)
+        scalars = state.get("scalars", {})
+        step = self._from_first(scalars.get("optimizer_step"), torch.Size(), torch.int64)
+        for counter in self._steps():
+            counter.copy_(step)
+        if self.precision == "autocast-fp16":
+            scale, growth = self.optimizer.loss_scale, self.optimizer.growth
+            scale.copy_(self._from_first(scalars.get("loss_scale", scale), scale.shape, scale.dtype))
+            growth.copy_(self._from_first(scalars.get("loss_scale_growth", growth), growth.shape, growth.dtype))
+        self._refresh()
+
+    @staticmethod
+    def _misfits(state: dict, shapes: dict[str, torch.Size], trained: dict[str, torch.Size]) -> list[str]:
+        problems = []
+        for kind in KINDS:
+            expected, given = (shapes if kind == "model" else trained), state.get(kind, {})
+            problems += [f"{kind} lacks {name}" for name in expected if name not in given]
+            problems += [
+                f"{kind} has {name}, which this model does not train" for name in given if name not in expected
+            ]
+            problems += [
+                f"{kind} of {name} has shape {tuple(given[name].shape)}, expected {tuple(shape)}"
+                for name, shape in expected.items()
+                if name in given and given[name].shape != shape
+            ]
+        if "optimizer_step" not in state.get("scalars", {}):
+            problems.append("scalars lacks optimizer_step")
+        return problems
+
+    def _from_first(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Rank 0's value, on every rank."""
+        if self.process.rank == 0:
+            value = value.to(self.process.device, dtype).contiguous()
+        else:
+            value = torch.empty(shape, dtype=dtype, device=self.process.device)
+        if self.process.world > 1:
+            dist.broadcast(value, 0)
+        return value
+
+    def _whole(self, tensor: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager:
+        """Inside, a partitioned (ZeRO stage 3) parameter is whole; what `modifier_rank` writes is kept."""
+        if not hasattr(tensor, "ds_id"):
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([tensor], modifier_rank=modifier_rank)
+
+    def _refresh(self) -> None:
+        """Brings the weights of the forward pass up to date with the fp32 ones."""
+        zero = self._deepspeed.optimizer
+        if self.stage == 0:
+            self.optimizer.copy_to_parameters()
+        elif self.stage < 3:
+            zero.update_lp_params()
+        else:
+            zero._partition_all_parameters()
+            for group in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            if zero.persistent_parameters:
+                zero.persistent_parameters[0].all_gather(zero.persistent_parameters)

@@ -57,7 +57,7 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
 class AdamW(torch.optim.AdamW):
     """Fused AdamW that clips, unscales, skips and keeps fp32 masters on the device, without waiting for it.
 
-    Per step, with loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; every gradient is
+    With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
     divided by s * max(1, (norm + 1e-6) / clip); a non-finite norm leaves masters, moments and step counters untouched.
     bf16 parameters accumulate their gradients in fp32 and are rounded from their fp32 master after each step.
 

@@ -1,0 +1,298 @@
+"""What the ranks of a test run: `python engine_checks.py FOLDER CHECK...` runs the checks, writes one outcome a line.
+
+Started by test_engine.py once for each number of processes, because importing DeepSpeed costs seconds.
+"""
+
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fastmim import config, optim, tokens
+from fastmim.engine import Engine, init_distributed
+
+FOLDER = Path(sys.argv[1])
+FRAGMENT = FOLDER / "deepspeed.json"
+LR = 0.005
+
+
+class Block(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+        return x + self.fc2(nn.functional.gelu(self.fc1(self.norm2(x))))
+
+
+class Tiny(nn.Module):
+    """A transformer that predicts its input, with a token, a frozen parameter, a buffer and dropout.
+
+    The first two ids, 0 in ordinary batches, break it: loss * (1 + ids[0]) + ids[1].
+    """
+
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Linear(12, 24), nn.Linear(24, 12)
+        self.token = nn.Parameter(torch.randn(1, 1, 24))
+        self.position = nn.Parameter(torch.randn(1, 9, 24), requires_grad=False)
+        self.register_buffer("scale", torch.tensor(0.5))
+        self.blocks = nn.ModuleList(Block(24) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, images, ids):
+        patches = tokens.patchify(images, 2).to(self.embed.weight.dtype) / 255
+        x = self.dropout(self.embed(patches))
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        for block in self.blocks:
+            x = block(x)
+        loss = (self.head(x[:, 1:]).float() * self.scale - patches.float()).pow(2).mean()
+        return loss * (1 + ids[0]) + ids[1]
+
+
+def make_config(world, stage=0, precision="fp32", **train):
+    """Global batch 8 in 2 micro-batches. ZeRO-3 keeps only the smallest parameters whole, and has several groups."""
+    train = {"micro_batch": 4 // world, "deepspeed": str(FRAGMENT), **train}
+    return config.Config(
+        *(part() for part in (tokens.Masking, tokens.Encoder, tokens.Decoder, tokens.Target, tokens.Loss)),
+        config.Data(tokens.Crop()),
+        config.Optim(weight_decay=0.1, clip=0.5),
+        config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
+    )
+
+
+def make_engine(process, stage=0, precision="fp32", dropout=0.1, other=False, **train):
+    """An engine; `other` starts from other values, to see that loading replaces every one of them."""
+    module = Tiny(dropout)
+    for tensor in module.state_dict().values() if other else ():
+        tensor.add_(1)
+    return Engine(module, make_config(process.world, stage, precision, **train), process)
+
+
+def batches(step, world, rank):
+    """This rank's part of the 2 micro-batches of a step: the same 8 images for any number of ranks."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randint(0, 256, (2, 4, 4, 8, 3), generator=generator, dtype=torch.uint8)
+    share = 4 // world
+    return [(x[rank * share : (rank + 1) * share], torch.zeros(2)) for x in images]
+
+
+def train(engine, steps):
+    """Trains on the given step numbers; returns the losses, averaged over ranks."""
+    process = engine.process
+    losses = []
+    for step in steps:
+        result = engine.train_step(step, LR, batches(step, process.world, process.rank))
+        assert not result.skipped
+        losses.append(engine.reduce_mean(result.loss).item())
+    return losses
+
+
+def differences(a, b):
+    """Names of the tensors that are not equal bit for bit."""
+    flat_a, flat_b = ({f"{kind}/{name}": t for kind, part in s.items() for name, t in part.items()} for s in (a, b))
+    assert flat_a.keys() == flat_b.keys()
+    return [k for k, t in flat_a.items() if t.numpy().tobytes() != flat_b[k].numpy().tobytes()]
+
+
+def copy(state):
+    return {kind: {name: t.clone() for name, t in part.items()} for kind, part in state.items()}
+
+
+def check_plain_loop(process):
+    """Gradients are divided by accumulation and by ranks exactly once: equal to one process, one batch, plain torch."""
+    engine = make_engine(process, dropout=0.0)
+    module = Tiny(dropout=0.0)
+    groups = optim.parameter_groups(module, 0.1)
+    plain = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), foreach=False)
+    for step in range(6):
+        result = engine.train_step(step, LR, batches(step, process.world, process.rank))
+        images = torch.cat([x for x, _ in batches(step, 1, 0)])
+        loss = module(images, torch.zeros(2))
+        plain.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], 0.5)
+        plain.step()
+        torch.testing.assert_close(engine.reduce_mean(result.loss), loss.detach(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(result.grad_norm, norm, rtol=1e-5, atol=0)
+    moments = engine.state_dict().get("exp_avg", {})  # linear in the gradients, as the weights are not
+    names = {p: name for name, p in module.named_parameters()}
+    assert process.rank or moments.keys() == {names[p] for p in plain.state}
+    for p, state in plain.state.items():
+        if process.rank == 0:
+            torch.testing.assert_close(moments[names[p]], state["exp_avg"], rtol=1e-4, atol=1e-7)
+
+
+def check_stages_agree(process, precision, stages, tolerance):
+    losses = {stage: train(make_engine(process, int(stage), precision), range(6)) for stage in stages}
+    first = torch.tensor(losses[stages[0]])
+    assert first[-1] < first[0]
+    for stage in stages[1:]:
+        torch.testing.assert_close(torch.tensor(losses[stage]), first, rtol=float(tolerance), atol=0)
+
+
+def check_resume(process, stage, precision, **train_fields):
+    """Saving changes nothing; a new engine with the loaded state continues bit for bit."""
+    engine = make_engine(process, int(stage), precision, **train_fields)
+    train(engine, range(3))
+    saved = copy(engine.state_dict())
+    with engine.inference():
+        engine.module(*batches(0, process.world, process.rank)[0])
+    losses = train(engine, range(3, 6))
+    again = make_engine(process, int(stage), precision, other=True, **train_fields)
+    again.load_state_dict(saved)
+    loaded = again.state_dict()
+    assert train(again, range(3, 6)) == losses
+    end, end_again = engine.state_dict(), again.state_dict()
+    if process.rank == 0:
+        assert saved["scalars"]["optimizer_step"] == 3
+        assert differences(saved, loaded) == []
+        assert differences(end, end_again) == []
+        assert differences(saved, end) != []
+    local, local_again = dict(engine.local_weights()), dict(again.local_weights())
+    assert local.keys() == local_again.keys()
+    assert all(torch.equal(t, local_again[name]) for name, t in local.items())
+
+
+def check_offload(process, stage, precision):
+    check_resume(process, stage, precision, offload=True)
+
+
+def check_change_stage(process, precision, tolerance):
+    """Every stage loads every other's state exactly, and continues like it."""
+    states, losses = {}, {}
+    for stage in range(4):
+        engine = make_engine(process, stage, precision)
+        train(engine, range(2))
+        states[stage] = copy(engine.state_dict())
+        losses[stage] = torch.tensor(train(engine, range(2, 5)))
+    for stage in range(4):
+        engine = make_engine(process, stage, precision, other=True)
+        for source, state in states.items():
+            engine.load_state_dict(state)
+            loaded = engine.state_dict()
+            assert process.rank or differences(loaded, state) == []
+            continued = torch.tensor(train(engine, range(2, 5)))
+            torch.testing.assert_close(continued, losses[source], rtol=float(tolerance), atol=0)
+
+
+def check_write_state(process, stage):
+    engine = make_engine(process, int(stage), dropout=0.0)
+    train(engine, range(2))
+    state = engine.state_dict()
+    losses = train(engine, range(2, 5))
+    if process.rank == 0:
+        flat = {f"{kind}/{name}": t for kind, part in state.items() for name, t in part.items()}
+        save_file({**flat, "losses": torch.tensor(losses)}, FOLDER / f"stage{stage}.safetensors")
+
+
+def check_read_state(process, stage):
+    """What another number of processes wrote loads exactly and continues like it."""
+    flat = load_file(FOLDER / f"stage{stage}.safetensors")
+    losses = flat.pop("losses")
+    state = {}
+    for key, tensor in flat.items():
+        kind, name = key.split("/")
+        state.setdefault(kind, {})[name] = tensor
+    engine = make_engine(process, int(stage), dropout=0.0, other=True)
+    engine.load_state_dict(state)
+    assert differences(engine.state_dict(), state) == []
+    torch.testing.assert_close(torch.tensor(train(engine, range(2, 5))), losses, rtol=1e-5, atol=0)
+
+
+def check_not_finite(process, stage, precision):
+    """A bad micro-batch on the last rank: every rank skips, nothing changes, and the run is as if it had not been."""
+    engine, clean = (make_engine(process, int(stage), precision) for _ in range(2))
+    train(engine, range(2))
+    train(clean, range(2))
+    before = copy(engine.state_dict())
+    last = process.rank == process.world - 1
+    for poison in ([torch.nan, 0], [torch.inf, 0], [0, torch.inf]):
+        for micro in range(2):
+            bad = batches(2, process.world, process.rank)
+            if last:
+                bad[micro] = (bad[micro][0], torch.tensor(poison))
+            result = engine.train_step(2, LR, bad)
+            assert result.skipped
+            assert not last or not torch.isfinite(result.loss)
+            after = engine.state_dict()
+            if precision == "autocast-fp16" and process.rank == 0:
+                assert after["scalars"].pop("loss_scale") == before["scalars"]["loss_scale"] / 2
+                before["scalars"]["loss_scale"] /= 2
+                after["scalars"]["loss_scale"] = before["scalars"]["loss_scale"]
+                before["scalars"]["loss_scale_growth"].zero_()
+            assert process.rank or differences(before, after) == []
+    if precision == "autocast-fp16":
+        engine.optimizer.loss_scale.copy_(clean.optimizer.loss_scale)
+    assert train(engine, range(3, 5)) == train(clean, range(3, 5))
+    end, clean_end = engine.state_dict(), clean.state_dict()
+    if process.rank == 0:
+        end["scalars"].pop("loss_scale_growth", None), clean_end["scalars"].pop("loss_scale_growth", None)
+        assert differences(end, clean_end) == []
+
+
+def check_refuses_state(process):
+    engine = make_engine(process)
+    state = engine.state_dict()
+    if process.rank == 0:
+        state["exp_avg"]["token"] = torch.zeros(2)
+        del state["model"]["head.bias"]
+    try:
+        engine.load_state_dict(state)
+    except ValueError as error:
+        message = str(error)
+    assert "rank 0 refused" in message if process.rank else "head.bias" in message and "(2,)" in message
+
+
+def check_micro_batches(process):
+    engine = make_engine(process)
+    for count in (1, 3):
+        try:
+            engine.train_step(0, LR, (batches(0, process.world, process.rank) * 2)[:count])
+        except ValueError as error:
+            assert "2 micro-batches" in str(error)
+        else:
+            raise AssertionError(f"{count} micro-batches were taken")
+
+
+def check_process(process):
+    assert process.device == torch.device("cpu")
+    assert torch.get_num_threads() == 1
+
+
+def main():
+    process = init_distributed("cpu")
+    if process.rank == 0:
+        FRAGMENT.write_text(
+            json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 30, "sub_group_size": 1000}})
+        )
+    torch.distributed.barrier()
+    with open(FOLDER / f"rank{process.rank}of{process.world}.jsonl", "w") as outcomes:
+        for check in sys.argv[2:]:
+            name, *arguments = check.split(":")
+            error, start = None, time.monotonic()
+            try:
+                globals()[f"check_{name}"](process, *arguments)
+            except Exception:
+                error = traceback.format_exc()
+            print(
+                json.dumps({"check": check, "error": error, "seconds": time.monotonic() - start}),
+                file=outcomes,
+                flush=True,
+            )
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
