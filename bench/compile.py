@@ -1,0 +1,82 @@
+"""Compiles every Triton kernel for GPUs that need not be here, and reads registers, spills and load widths of the code.
+
+`python -m bench.compile` prints the table; exit status 1 when a kernel spills. May import fastmim_kernels.
+"""
+
+import argparse
+import collections
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ARCHITECTURES = (80, 90, 100)
+
+
+def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> bytes:
+    """The cubin of one kernel, its pointers and integers multiples of 16 as those of real launches are."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types[names.index(name)] for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types) if t[0] in "*i"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    target = GPUTarget("cuda", arch, 32)
+    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+
+
+def read_code(cubin: bytes) -> dict:
+    """Registers, bytes of stack and local memory, and how many loads and stores of each width in bits."""
+    tool = Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, sass = (
+            subprocess.run([tool, option, file.name], check=True, capture_output=True, text=True).stdout
+            for option in ("--dump-resource-usage", "--dump-sass")
+        )
+    counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+    widths: dict[str, collections.Counter] = {"LDG": collections.Counter(), "STG": collections.Counter()}
+    for instruction, modifiers in re.findall(r"\b(LDG|STG)\.([\w.]+)", sass):
+        size = next((int(m.strip("US")) for m in modifiers.split(".") if m in ("U8", "S8", "U16", "S16", "64", "128")), 32)
+        widths[instruction][size] += 1
+    spills = len(re.findall(r"\b(?:LDL|STL)\b", sass))
+    return {
+        "registers": counts["REG"],
+        "stack": counts["STACK"] + counts["LOCAL"],
+        "shared": counts["SHARED"],
+        "spills": spills,
+        "loads": dict(sorted(widths["LDG"].items())),
+        "stores": dict(sorted(widths["STG"].items())),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--op", help="this op only")
+    parser.add_argument("--arch", type=int, nargs="*", default=ARCHITECTURES, help="e.g. 80 90 100")
+    args = parser.parse_args(argv)
+
+    import fastmim_kernels
+
+    print(f"{'op':<12}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}  loads/stores {{bits: count}}")
+    spilled = 0
+    for name in [args.op] if args.op else fastmim_kernels.OPS:
+        module = importlib.import_module(f"fastmim_kernels.{name}.cuda")
+        for label, kernel, types, constants, warps in module.compile_only():
+            for arch in args.arch:
+                code = read_code(compile_kernel(kernel, types, constants, warps, arch))
+                spilled += bool(code["spills"] or code["stack"])
+                numbers = f"{code['registers']:>6}{code['stack']:>6}{code['spills']:>7}{code['shared']:>7}"
+                print(f"{name:<12}{label:<36}{arch:>4}{numbers}  {code['loads']} / {code['stores']}", flush=True)
+    print(f"{spilled} kernels spill")
+    return 1 if spilled else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

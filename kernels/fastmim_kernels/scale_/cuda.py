@@ -1,0 +1,29 @@
+"""scale_ for CUDA tensors, in Triton: the factor is read on the device, and 1 ends every program at once."""
+
+import triton
+import triton.language as tl
+
+_PROGRAMS = 1024  # a few per multiprocessor: with a factor of 1 the launch is all that is paid
+
+
+@triton.jit
+def _scale(x, factor, n, BLOCK: tl.constexpr):
+    f = tl.load(factor)
+    if f != 1:
+        for start in range(tl.program_id(0).to(tl.int64) * BLOCK, n, tl.num_programs(0) * BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            value = tl.load(x + i, mask=i < n).to(tl.float32)
+            tl.store(x + i, (value * f).to(x.dtype.element_ty), mask=i < n)
+
+
+def launch(x, factor) -> None:
+    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    n = x.numel()
+    if n:
+        _scale[(min(triton.cdiv(n, 1024), _PROGRAMS),)](x, factor, n, BLOCK=1024)
+
+
+def compile_only():
+    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    for value in ("fp32", "bf16", "fp16"):
+        yield value, _scale, [f"*{value}", "*fp32", "i64"], {"BLOCK": 1024}, 4
