@@ -201,7 +201,7 @@ def test_random_damage_never_escapes_as_another_error(tmp_path, data, picture, n
     rng = np.random.default_rng(0)
     refused = 0
     with open_loader(tmp_path, data(size=(8, 8))) as loader:
-        for _ in range(150):
+        for _ in range(60):
             damaged = content.copy()
             places = rng.integers(0, min(len(content), 120), rng.integers(1, 8))
             damaged[places] = rng.integers(0, 256, len(places))
