@@ -16,7 +16,6 @@ def export(run: tyro.conf.Positional[Path], to: Path | None = None) -> None:
         run: run folder.
         to: folder to write; default RUN/encoder.
     """
-    from . import checkpoint
     from .tasks import pretrain
 
     config, loaded = _open(run)

@@ -202,7 +202,7 @@ def override(config: Config, args: list[str], prog: str) -> Config:
 
     Raises:
         SystemExit: 0 after `--help`.
-        ValueError: an unknown key or a bad value; one sentence that names it, what was expected and the nearest spelling.
+        ValueError: an unknown key or a bad value: one sentence that names it, what was expected, the nearest spelling.
     """
     if {"-h", "--help"} & set(args):
         return _parse(config, args, prog)

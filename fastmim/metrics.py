@@ -11,7 +11,6 @@ import resource
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -37,18 +36,15 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def say(facts: dict[str, str]) -> None:
-    """Prints names and values in two columns."""
+def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
+    """Prints what a run is, and leaves it in the run folder: facts.json (as printed), config.json (resolved)."""
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         console.print(f"{name:<{width}}{value}", markup=False)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    for name, value in (("facts", facts), ("config", config)):
+        temporary = folder / f"{name}.json.tmp"
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        os.replace(temporary, folder / f"{name}.json")
 
 
 class Meter:
@@ -140,7 +136,8 @@ class Meter:
         skips = f"  {self.skips} skipped" if self.skips else ""
         text = (
             f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['images_per_s']:.1f} images/s  "
-            f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  data wait {row['data_wait']:.0%}{skips}"
+            f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  "
+            f"data wait {row['data_wait']:.0%}{skips}"
         )
         if self.progress:
             self.progress.update(self.task, description=text)

@@ -104,7 +104,7 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tok
 
 
 def init_transformer(module: nn.Module) -> None:
-    """MAE's initialisation of one module (models_mae.py `_init_weights`): Xavier-uniform Linear weights, zero biases."""
+    """MAE's initialisation of one module (models_mae.py `_init_weights`): Xavier-uniform weights, zero biases."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -124,7 +124,7 @@ class Masking:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Describes an encoder; `build` returns a module `(images, mask) -> latent` with attributes `grid` and `patch_size`.
+    """Describes an encoder; `build` returns a module `(images, mask) -> latent` with `grid` and `patch_size`.
 
     size: (H, W) of the images in pixels; mean, std: per channel, on the 0..1 scale.
     """

@@ -20,21 +20,17 @@ from fastmim.analysis.predictors import trivial_losses
 from fastmim.analysis.reconstruction import reconstruction_grid, save_png
 from fastmim.config import Config, load, override, to_json
 from fastmim.engine import init_distributed
-from fastmim.metrics import Meter, say, write_json
+from fastmim.metrics import Meter, announce
 from fastmim.stop import Stop
 from fastmim.tasks.pretrain import Pretrain, export_encoder
 from fastmim.trace import Trace
 
-USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]     (or: python fastmim/train.py ...)
-
-CONFIG is a Python file, e.g. configs/mae/pretrain/vit_base_patch16_224_800ep.py; configs/README.md lists them.
-CONFIG --help lists every setting with its type, default and unit."""
+USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
+CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
 def main(argv: list[str]) -> None:
-    argv = [
-        arg for arg in argv if not arg.startswith("--local_rank")
-    ]  # the launcher's; the engine reads the environment
+    argv = [arg for arg in argv if not arg.startswith("--local_rank")]  # from the launcher, which also sets LOCAL_RANK
     if not argv or argv[0].startswith("-"):
         print(USAGE, file=sys.stderr)
         raise SystemExit(0 if {"-h", "--help"} & set(argv) else 2)
@@ -61,11 +57,9 @@ class Trainer:
         self.task = Pretrain(config, self.process)
         self.first = self.task.resume(self.checkpoints) if config.run.resume else 0
         self.saved, self.skipped_in_a_row, self.trivial = self.first, 0, None
-        facts = self.task.describe() | {"start": f"update {self.first}"}
         if self.writes:
-            say(facts)
-            write_json(self.folder / "config.json", to_json(config))
-            write_json(self.folder / "facts.json", facts)
+            facts = self.task.describe() | {"start": f"update {self.first}"}
+            announce(self.folder, facts, to_json(config))
             self.task.manifest.save(str(self.folder / "manifest.json"))
 
     def fit(self) -> None:
@@ -73,13 +67,13 @@ class Trainer:
         last = min(task.total, run.stop_after or task.total)
         batches, stop = task.batches(self.first, last), Stop()
         trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
-        done, why = self.first, "finished"
+        done, why = self.first, "finished" if last == task.total else "run.stop_after"
         with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
             for step in range(self.first, last):
                 result = task.train_step(step, self.meter.waiting(islice(batches, task.engine.accumulation)))
                 self.meter.update(result.loss, result.grad_norm, result.skipped)
                 done = step + 1
-                why = "finished" if done == last else stop.poll()
+                why = ("finished" if last == task.total else "run.stop_after") if done == last else stop.poll()
                 pause = time.perf_counter()
                 if run.trace:
                     values = task.fingerprint(step, result)
@@ -89,7 +83,7 @@ class Trainer:
                     self.log(done)
                 if task.held_out and (done % run.evaluate_every == 0 or why == "finished"):
                     self.evaluate(done)
-                if (done % run.save_every == 0 or why) and done > self.saved:
+                if done % run.save_every == 0 or why:
                     self.save(done)
                 self.meter.exclude(pause)
                 if why:
@@ -103,23 +97,23 @@ class Trainer:
         """Reads what the updates since the last log gave; the only place where the host waits for the device."""
         task, limit = self.task, self.config.train.max_skipped
         losses, norms, skipped = self.meter.read()
+        loss, lr = task.mean(losses), task.learning_rate(done - 1)
+        self.meter.log(loss=loss, grad_norm=norms[-1], lr=lr, epoch=task.epoch(done), updates=len(losses))
         for step, skip in enumerate(skipped, start=done - len(skipped)):
             self.skipped_in_a_row = self.skipped_in_a_row + 1 if skip else 0
             if skip:
                 self.meter.skipped(step, task.files(step))
-        loss, lr = task.mean(losses), task.learning_rate(done - 1)
-        self.meter.log(loss=loss, grad_norm=norms[-1], lr=lr, epoch=task.epoch(done), updates=len(losses))
         if self.skipped_in_a_row >= limit:
-            raise SystemExit(
-                f"train.py: stopped after {self.skipped_in_a_row} updates in a row with a non-finite loss or gradient, all "
-                f"skipped (train.max_skipped={limit}). Last good checkpoint: update {self.saved} in {self.checkpoints}. Try a "
-                "lower learning rate, clipping, or another precision; skipped.jsonl names the images"
+            self.meter.say(
+                f"stopped: {self.skipped_in_a_row} updates in a row skipped for a non-finite loss or gradient "
+                f"(train.max_skipped={limit}). Last good checkpoint: update {self.saved} in {self.checkpoints}. "
+                "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
+            raise SystemExit(1)
 
     def evaluate(self, done: int) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
-        task = self.task
-        pred = task.predict_held_out()
+        task, pred = self.task, self.task.predict_held_out()
         if not self.writes:
             return
         self.trivial = self.trivial or trivial_losses(task.mim.objective, task.held_out.images, task.held_out.mask)
@@ -145,8 +139,8 @@ class Trainer:
         if done < self.task.total:
             self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); the same command continues")
             return
-        loaded = checkpoint.load(self.checkpoints)
-        encoder = export_encoder(self.config, loaded.state["model"], self.folder / "encoder")
+        weights = checkpoint.load(self.checkpoints).state["model"]
+        encoder = export_encoder(self.config, weights, self.folder / "encoder")
         self.meter.say(f"loss curve       {plot_curve(self.folder)}")
         self.meter.say(f"reconstructions  {self.folder / 'grids'}")
         self.meter.say(f"encoder          {encoder}  (checked: timm.create_model loads it with bit-equal features)")

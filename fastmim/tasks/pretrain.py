@@ -76,7 +76,6 @@ class HeldOut:
         """The first `count` images."""
         return HeldOut(self.images[:count], Mask(self.mask.ids[:count], self.mask.num_keep, self.mask.grid))
 
-    @torch.no_grad()
     def predict(self, mim: MIM, batch: int) -> Tensor:
         """(B, L - K, P) predictions, `batch` images at a time."""
         ids = self.mask.ids.split(batch)
@@ -163,7 +162,8 @@ class Pretrain:
             "run folder": config.run.dir,
             "images": f"{len(self.sampler) // config.data.repeats} for training, {config.data.held_out} held out, "
             f"in {config.data.root} (manifest {self.manifest.hash[:12]})",
-            "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, {self.parameters / 1e6:.2f} M parameters",
+            "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
+            f"{self.parameters / 1e6:.2f} M trained parameters",
             "mask": f"{mask.ids_hidden.shape[1]} of {grid[0]}x{grid[1]} patches of {mim.encoder.patch_size} px hidden",
             "loss": mim.objective.describe(process.device.type),
             "devices": f"{process.world} x {device}{threads}",
@@ -171,7 +171,8 @@ class Pretrain:
             "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),
             "kernels": kernels,
             "decoding": self.loader.describe(),
-            "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps x {process.world} processes",
+            "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
+            f"x {process.world} processes",
             "learning rate": f"{peak:.3g} at its peak (blr {config.optim.blr:g} x {train.global_batch} / "
             f"{config.optim.lr_batch}), {config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up",
             "updates": f"{self.total}",
@@ -184,12 +185,12 @@ class Pretrain:
             ValueError: the data set is not the one that the checkpoint was trained on.
         """
         loaded = checkpoint.load(folder) if self.process.rank == 0 else None
-        step = int(self.engine.broadcast(torch.tensor(loaded.step if loaded else 0)))
+        step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
         if step == 0:
             return 0
         if loaded and loaded.meta["manifest"] != self.manifest.hash:
             raise ValueError(
-                f"{self.config.data.root} has changed since {loaded.path} was saved (manifest {self.manifest.hash[:12]}, "
+                f"{self.config.data.root} has changed since {loaded.path} was saved (now {self.manifest.hash[:12]}, "
                 f"then {loaded.meta['manifest'][:12]}): sample numbers would mean other images. Restore the folder, or "
                 "start a new run"
             )
@@ -200,7 +201,7 @@ class Pretrain:
         """What the bit trace records of an update. Collective; waits for the device."""
         ids = torch.cat(self.ids(step)).to(self.process.device)
         hashes = [
-            trace.parameters_hash(self.engine.local_parameters()),
+            trace.parameters_hash(self.engine.local_weights()),
             trace.sample_hashes(ids),
             trace.mask_hashes(ids, self.mim.mask(ids).mask),
         ]
@@ -213,11 +214,9 @@ class Pretrain:
         return self.engine.reduce_mean(torch.tensor(losses, device=self.process.device).mean()).item()
 
     def predict_held_out(self) -> Tensor:
-        """Predictions for the held-out images. Collective: at ZeRO stage 3 every process holds a part of the weights."""
-        self.mim.eval()
-        pred = self.held_out.predict(self.mim, self.engine.micro_batch)
-        self.mim.train()
-        return pred
+        """Predictions for the held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
+        with self.engine.inference():
+            return self.held_out.predict(self.mim, self.engine.micro_batch)
 
     def close(self) -> None:
         """Ends the loader's threads."""
@@ -233,8 +232,8 @@ def total_steps(config: Config, images: int) -> int:
     seen = config.train.epochs * images * config.data.repeats
     if seen < config.train.global_batch:
         raise ValueError(
-            f"train.epochs={config.train.epochs} over {images} images shows {seen:.0f} samples, fewer than one update of "
-            f"train.global_batch={config.train.global_batch}: raise the epochs or lower the batch"
+            f"train.epochs={config.train.epochs} over {images} images shows {seen:.0f} samples, fewer than one update "
+            f"of train.global_batch={config.train.global_batch}: raise the epochs or lower the batch"
         )
     return int(seen // config.train.global_batch)
 

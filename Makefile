@@ -1,0 +1,55 @@
+# make demo     pre-train a small MAE on photographs, from nothing
+# make test     everything a CPU can prove, in well under 40 minutes
+# make lint     ruff
+# make bench    the op microbenchmarks and the whole-step comparison, on this machine
+# make campaign the long proofs: kills, slow tests, many fuzz cases
+#
+# VENV=path shares a virtual environment between work trees.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+NATIVE := CMakeLists.txt $(shell find kernels -name '*.cpp' -o -name '*.h')
+LIBRARY := kernels/fastmim_kernels/.built
+RUN := runs/demo
+
+.PHONY: demo test lint bench campaign clean
+
+demo: $(LIBRARY) data/demo/.complete
+	deepspeed fastmim/train.py configs/debug/demo.py
+	@echo "The encoder in timm: timm.create_model('local-dir:$(RUN)/encoder', pretrained=True)"
+
+test: $(LIBRARY) data/demo/.complete
+	ruff check . && ruff format --check .
+	python -m pytest
+
+lint: $(LIBRARY)
+	ruff check --fix . && ruff format .
+
+bench: $(LIBRARY)
+	python -m bench.ops
+	python -m bench.compare
+
+campaign: $(LIBRARY) data/demo/.complete
+	python -m pytest -m slow
+	python -m tests.campaign.kills --kills 50
+
+clean:
+	rm -rf build dist *.egg-info runs/demo $(LIBRARY) kernels/fastmim_kernels/*.so
+
+# torch, torchvision and triton come first and together, so that pip picks builds that fit each other.
+$(VENV)/.installed: setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --upgrade pip setuptools wheel cmake ninja
+	python -m pip install --quiet torch torchvision
+	python -m pip install --quiet --no-build-isolation --editable '.[test,demo]'
+	touch $@
+
+$(LIBRARY): $(VENV)/.installed $(NATIVE)
+	python setup.py --quiet build_ext --inplace
+	touch $@
+
+data/demo/.complete: $(VENV)/.installed
+	fastmim demo-data data/demo
+	touch $@

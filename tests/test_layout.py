@@ -1,0 +1,159 @@
+"""The rules of the code base that a machine can check: layers, names, sizes, configs, and where things may be said."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRACKED = [
+    ROOT / line
+    for line in subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+]
+MODULES = [p for p in TRACKED if p.suffix == ".py" and p.parts[len(ROOT.parts)] in ("fastmim", "kernels", "bench")]
+
+# Layer of each module of fastmim; a package has one layer for all its modules.
+LAYERS = {
+    1: ("config", "tokens", "optim"),
+    2: ("mim", "masking", "encoders", "decoders", "targets", "losses", "objective"),
+    3: ("engine", "settings", "checkpoint", "metrics", "trace", "stop", "data"),
+    4: ("tasks", "analysis", "convert", "plan"),
+    5: ("train", "cli"),
+}
+LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+# Within a layer, modules import each other only here.
+ALLOWED = {
+    ("objective", "targets"),
+    ("objective", "losses"),
+    ("config", "tokens"),
+    ("optim", "config"),
+    ("engine", "settings"),
+}
+# Which part of fastmim may import which library.
+ONLY_IN = {
+    "deepspeed": {"engine"},
+    "nvidia": {"data"},
+    "timm": {"encoders", "decoders", "optim", "tasks"},
+    "rich": {"metrics"},
+    "tyro": {"config", "cli"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, anywhere in it."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
+            )
+            found |= {f"{base}.{alias.name}".replace("..", ".") for alias in node.names}
+    return found
+
+
+def part(module: str) -> str:
+    """The module or package directly under fastmim: `fastmim.data.plain` is `data`."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")], ids=lambda p: p.name)
+def test_imports_go_down(path):
+    relative = path.relative_to(ROOT / "fastmim")
+    own = relative.parts[0].removesuffix(".py")
+    if own == "__init__":
+        assert not imports(path), "fastmim/__init__.py imports nothing"
+        return
+    assert own in LAYER, f"{relative}: give {own} a layer in this test"
+    for module in imports(path):
+        if module.startswith("fastmim.") and part(module) != own and part(module) != "__version__":
+            other = part(module)
+            below = LAYER[other] < LAYER[own] and not (LAYER[own] == 3 and LAYER[other] == 2)
+            assert below or (own, other) in ALLOWED, (
+                f"{relative} (layer {LAYER[own]}) imports {module} ({LAYER[other]})"
+            )
+        for library, places in ONLY_IN.items():
+            if module.split(".")[0] == library:
+                assert own in places, f"{relative} imports {module}; only {sorted(places)} may"
+
+
+def test_kernels_are_the_bottom():
+    for path in MODULES:
+        if not path.is_relative_to(ROOT / "kernels"):
+            continue
+        for module in imports(path):
+            top = module.split(".")[0]
+            assert top not in ("fastmim", "bench", "timm", "deepspeed"), f"{path} imports {module}"
+            assert top != "triton" or path.name == "cuda.py", f"{path} imports triton; only cuda.py may"
+    assert not (ROOT / "kernels" / "__init__.py").exists(), "kernels/ must not be importable: see README"
+
+
+def test_names_shadow_nothing():
+    taken = set(sys.stdlib_module_names) | set(packages_distributions()) - {
+        "fastmim",
+        "fastmim_kernels",
+        "bench",
+        "tests",
+    }
+    for path in MODULES:
+        if path.parent in (ROOT / "fastmim", ROOT / "bench"):
+            assert path.stem == "__init__" or path.stem not in taken, f"{path.relative_to(ROOT)} shadows a module"
+
+
+def test_sizes():
+    for path in MODULES:
+        lines = len(path.read_text().splitlines())
+        limit = 150 if path == ROOT / "fastmim/train.py" else 30 if path.name == "reference.py" else 400
+        assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines; at most {limit}"
+
+
+def test_only_train_is_a_script():
+    for path in MODULES:
+        if path.is_relative_to(ROOT / "fastmim") and "sys.path" in path.read_text():
+            assert path.name == "train.py", f"{path.relative_to(ROOT)} changes sys.path"
+
+
+def test_every_op_is_whole():
+    from fastmim_kernels import OPS
+
+    listed = re.search(r"set\(OPS ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
+    assert sorted(listed) == sorted(OPS), "CMakeLists.txt and the op folders agree"
+    for name in OPS:
+        folder = ROOT / "kernels" / "fastmim_kernels" / name
+        for file in ("__init__.py", "reference.py", "cuda.py", "cpu.cpp", "cases.py"):
+            assert (folder / file).is_file(), f"op {name} lacks {file}"
+        assert (ROOT / "tests" / "kernels" / f"test_{name}.py").is_file(), f"op {name} lacks a test of its name"
+
+
+def test_no_unsafe_loading():
+    """Reliability E1: nothing in the package can execute what a file says, but a config that the user names."""
+    banned = re.compile(r"\b(pickle|torch\.load|yaml\.load|shell=True)\b|\b(eval|exec)\(")
+    for path in MODULES:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if banned.search(line) and "mim.eval()" not in line and ".eval()" not in line:
+                pytest.fail(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+
+
+def test_no_machine_paths():
+    pattern = re.compile(r"(^|[^\w.])/(home|root|work|Users)/\w")
+    for path in TRACKED:
+        if (
+            path.suffix in (".py", ".md", ".toml", ".cpp", ".h", ".jsonl", ".txt", "")
+            and path.is_file()
+            and path != Path(__file__)
+        ):
+            assert not pattern.search(path.read_text(errors="replace")), (
+                f"{path.relative_to(ROOT)} names a machine's path"
+            )
