@@ -197,6 +197,7 @@ class Engine:
         """The mean of a tensor over all processes. Collective."""
         return self.reduce_sum(value) / self.process.world
 
+    @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
         """Evaluation mode, no gradients, the run's arithmetic. At ZeRO stage 3, forwards inside are collective."""
         self.module.eval()

@@ -4,6 +4,7 @@ Started by test_engine.py once for each number of processes, because importing D
 """
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -267,8 +268,18 @@ def check_micro_batches(process):
 
 
 def check_process(process):
+    """The cores are shared among the ranks; sums and means are over the ranks."""
     assert process.device == torch.device("cpu")
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) // process.world)
+    engine = make_engine(process)
+    value = torch.tensor(float(process.rank))
+    assert engine.reduce_sum(value) == 1 and engine.reduce_mean(value) == 0.5 and value == process.rank
+
+
+def check_reseeds(process):
+    """Dropout depends on the step and the rank alone, not on what was drawn before."""
+    result = [make_engine(process).train_step(step, LR, batches(0, process.world, process.rank)) for step in (5, 5, 6)]
+    assert result[0].loss == result[1].loss != result[2].loss
 
 
 def main():
