@@ -22,7 +22,7 @@ def update(sampler, step, world, micro, accumulation):
 def test_every_sample_once_an_epoch_in_1000_layouts():
     rng = random.Random(0)
     for _ in range(1000):
-        n, repeats = rng.randint(1, 40), rng.randint(1, 3)
+        n, repeats = rng.randint(1, 150), rng.randint(1, 3)
         world, micro, accumulation = rng.randint(1, 5), rng.randint(1, 9), rng.randint(1, 3)
         sampler = Sampler(n, rng.getrandbits(64), repeats)
         global_batch = world * micro * accumulation
