@@ -48,7 +48,7 @@ def patch_loss(
     args = (pred, images, rows, patch_size, mean, std, norm_pix, loss == "l1")
     if _op.using_reference():
         return reference.patch_loss(*args)
-    return OP.overload(*args, torch.is_grad_enabled() and pred.requires_grad)[0]
+    return OP.overload(*args, _grad_scale(pred))[0]
 
 
 def _check(pred, images, rows, patch_size, mean, std, norm_pix) -> None:
@@ -84,37 +84,37 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix) -> None:
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _saved_scale(pred: Tensor) -> float:
-    """What the saved gradient still lacks: float16 has no exponents for 1 / (N P), so there it is left to backward."""
-    return 1 / max(pred.numel(), 1) if pred.dtype == torch.float16 else 1.0
+def _grad_scale(pred: Tensor) -> float | None:
+    """Multiplies the gradient of the summed loss in the forward pass; None = no gradient wanted."""
+    if not (torch.is_grad_enabled() and pred.requires_grad):
+        return None
+    # float16 has no exponents for 1 / (N P): there it is left to backward, which has the loss scale to go with it.
+    return 1.0 if pred.dtype == torch.float16 else 1 / max(pred.numel(), 1)
 
 
-def _default(pred, images, rows, patch_size, mean, std, norm_pix, l1, with_grad):
+def _default(pred, images, rows, patch_size, mean, std, norm_pix, l1, grad_scale):
     d = reference.residual(pred, images, rows, patch_size, mean, std, norm_pix)
-    count = max(d.numel(), 1)
-    value = (d.abs() if l1 else d.square()).sum() / count
-    if not with_grad:
+    value = (d.abs() if l1 else d.square()).sum() / max(d.numel(), 1)
+    if grad_scale is None:
         return value, pred.new_empty(0)
-    grad = d.sign() if l1 else 2 * d
-    return value, (grad / (count * _saved_scale(pred))).to(pred.dtype)
+    return value, ((d.sign() if l1 else 2 * d) * grad_scale).to(pred.dtype)
 
 
-def _fake(pred, images, rows, patch_size, mean, std, norm_pix, l1, with_grad):
+def _fake(pred, images, rows, patch_size, mean, std, norm_pix, l1, grad_scale):
     _check(pred, images, rows, patch_size, mean, std, norm_pix)
-    grad = torch.empty_like(pred, memory_format=torch.contiguous_format) if with_grad else pred.new_empty(0)
+    grad = pred.new_empty(pred.shape if grad_scale is not None else 0)
     return pred.new_empty((), dtype=torch.float32), grad
 
 
 def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(output[1])
-    ctx.saved_scale = _saved_scale(inputs[0])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # zeros for the second output would be a pass of their own
 
 
 def _backward(ctx, grad_loss, _):
     (grad,) = ctx.saved_tensors
-    factor = grad_loss if ctx.saved_scale == 1 else grad_loss * ctx.saved_scale
+    factor = grad_loss / max(grad.numel(), 1) if grad.dtype == torch.float16 else grad_loss  # see _grad_scale
     if type(grad) is not Tensor:  # being traced: the graph may hand the saved gradient out, so it must not change
         return grad * factor, *[None] * 8
     scale_(grad, factor)
@@ -123,7 +123,7 @@ def _backward(ctx, grad_loss, _):
 
 OP = _op.register(
     "patch_loss(Tensor pred, Tensor images, Tensor rows, int patch_size, Tensor mean, Tensor std, bool norm_pix, "
-    "bool l1, bool with_grad) -> (Tensor, Tensor)",
+    "bool l1, float? grad_scale) -> (Tensor loss, Tensor grad)",
     reference=_default,
     fake=_fake,
     backward=_backward,

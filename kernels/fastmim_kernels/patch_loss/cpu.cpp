@@ -1,4 +1,5 @@
 // patch_loss for CPU tensors: checks, threads and the final sum; the arithmetic is in cpu_body.cpp.
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -9,7 +10,7 @@ namespace fastmim {
 namespace {
 
 std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, int64_t patch_size, Tensor mean, Tensor std,
-                                      bool norm_pix, bool l1, bool with_grad) {
+                                      bool norm_pix, bool l1, std::optional<double> grad_scale) {
   STD_TORCH_CHECK(pred.dim() == 2 && images.dim() == 4 && rows.dim() == 1 && patch_size > 0, "patch_loss: wrong number of dimensions");
   pred = torch::stable::contiguous(pred);
   images = torch::stable::contiguous(images);
@@ -32,9 +33,8 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
     scale[i] = 1.0f / (255.0f * s);
     shift[i] = -m / s;
   }
-  Tensor grad = with_grad ? torch::stable::empty_like(pred) : torch::stable::new_empty(pred, {0});
+  Tensor grad = grad_scale ? torch::stable::empty_like(pred) : torch::stable::new_empty(pred, {0});
   Tensor loss = torch::stable::new_empty(pred, {}, torch::headeronly::ScalarType::Float);
-  const double count = static_cast<double>(n) * static_cast<double>(values);
   const PatchLoss work{
       .pred = pred.const_data_ptr(),
       .pred_type = type_of(pred),
@@ -43,14 +43,14 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
       .rows = index,
       .scale = scale.data(),
       .shift = shift.data(),
-      .grad = with_grad ? grad.mutable_data_ptr() : nullptr,
+      .grad = grad_scale ? grad.mutable_data_ptr() : nullptr,
       .height = images.size(1),
       .width = images.size(2),
       .channels = channels,
       .patch_size = patch_size,
       .norm_pix = norm_pix,
       .l1 = l1,
-      .grad_scale = type_of(pred) == Type::f16 ? 1.0f : static_cast<float>(1.0 / count),
+      .grad_scale = static_cast<float>(grad_scale.value_or(0)),
   };
   std::vector<double> sums(n);
   static PatchLossRows* const body = FASTMIM_CHOOSE(patch_loss_rows);
@@ -61,7 +61,7 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
   });
   double total = 0;
   for (double sum : sums) total += sum;
-  *loss.mutable_data_ptr<float>() = n ? static_cast<float>(total / count) : 0.0f;
+  *loss.mutable_data_ptr<float>() = n ? static_cast<float>(total / (static_cast<double>(n) * static_cast<double>(values))) : 0.0f;
   return {loss, grad};
 }
 

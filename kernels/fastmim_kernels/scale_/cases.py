@@ -1,0 +1,37 @@
+"""Named inputs of scale_, for its tests and its benchmark."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Case:
+    shape: tuple[int, ...]
+    factor: float
+
+
+BENCH = {
+    "mae_vit_b gradient, 1": Case((64 * 147, 768), 1.0),
+    "mae_vit_b gradient, 1/4": Case((64 * 147, 768), 0.25),
+}
+
+CASES = {
+    "one": Case((5, 48), 1.0),
+    "half": Case((7, 768), 0.5),
+    "primes": Case((13, 1009), 1 / 3),
+    "scalar": Case((), -2.0),
+    "nan": Case((3, 5), float("nan")),
+    "empty": Case((0, 768), 2.0),
+}
+
+
+def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
+    """The arguments of `torch.ops.fastmim.scale_`, with x of type `dtype`; the same on every device."""
+    x = torch.randn(case.shape, generator=torch.Generator().manual_seed(seed))
+    return x.to(device, dtype), torch.tensor(case.factor, device=device)
+
+
+def bytes_moved(case: Case, dtype: torch.dtype) -> int:
+    """Bytes that cannot be avoided: x read and written, unless the factor is 1."""
+    return 0 if case.factor == 1 else 2 * torch.Size(case.shape).numel() * dtype.itemsize
