@@ -241,7 +241,9 @@ def main() -> int:
     inside = sum(row["inside_save"] for row in rows)
     aimed = sum(row["aimed_at_save"] for row in rows)
     print(f"{len(rows)} kills ({aimed} aimed at a save), {inside} inside a save, {run} runs: {bad} not identical")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     summary = {
         "what": "kills", "seed": arguments.seed, "kills": len(rows), "aimed_at_save": aimed, "inside_save": inside,
         "runs": run, "not_identical": bad, "updates": len(timeline["lines"]), "save_every": SAVE_EVERY,
