@@ -9,6 +9,7 @@ import torch
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding
 
@@ -32,12 +33,28 @@ class TransformerDecoder(Decoder):
         return TransformerDecoderModule(self, encoder)
 
 
+class LastBlock(Block):
+    """A block of which only the last tokens are wanted: they attend to all, the others stop at key and value."""
+
+    def forward(self, x: Tensor, num_tokens: int) -> Tensor:
+        """(B, N, D) to (B, num_tokens, D): the last rows of what `Block` returns."""
+        attn, dim = self.attn, x.shape[-1]
+        y, x = self.norm1(x), x[:, -num_tokens:]
+        weight, bias = attn.qkv.weight, attn.qkv.bias
+        q = F.linear(y[:, -num_tokens:], weight[:dim], bias[:dim]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+        kv = F.linear(y, weight[dim:], bias[dim:]).unflatten(2, (2, attn.num_heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        x = x + attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
 class TransformerDecoderModule(nn.Module):
     """Predicts hidden patches: `decoder(latent, mask) -> (B, L - K, P)`.
 
     Tokens stay in the order (prefix, visible, hidden) in which they arrive. Attention does not see an order, only the
     position embeddings, so MAE's un-shuffle to raster order would move every token and change no result; and the
-    predictions of interest are then simply the last rows: norm and head run on the hidden quarters only.
+    predictions of interest are then simply the last rows: norm and head run on the hidden quarters only, and so do the
+    queries and the MLP of the last block.
     """
 
     def __init__(self, spec: TransformerDecoder, encoder: nn.Module):
@@ -49,8 +66,8 @@ class TransformerDecoderModule(nn.Module):
         pos_embed = sincos_position_embedding(spec.dim, encoder.grid, num_prefix_tokens=encoder.num_prefix_tokens)
         self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
         norm = partial(nn.LayerNorm, eps=1e-6)
-        blocks = [Block(spec.dim, spec.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(spec.depth)]
-        self.blocks = nn.Sequential(*blocks)
+        kinds = [Block] * (spec.depth - 1) + [LastBlock]
+        self.blocks = nn.Sequential(*(kind(spec.dim, spec.num_heads, qkv_bias=True, norm_layer=norm) for kind in kinds))
         self.norm = norm(spec.dim)
         self.pred = nn.Linear(spec.dim, encoder.patch_values)
         self.apply(init_transformer)
@@ -62,5 +79,6 @@ class TransformerDecoderModule(nn.Module):
         x = self.embed(latent)
         hidden = self.mask_token + pos[mask.ids_hidden]
         x = torch.cat([x[:, :prefix] + self.pos_embed[:, :prefix], x[:, prefix:] + pos[mask.ids_keep], hidden], dim=1)
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        return self.pred(self.norm(x[:, -hidden.shape[1] :]))
+        blocks, last_block = self.blocks[:-1], self.blocks[-1]
+        x = checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x)
+        return self.pred(self.norm(last_block(x, hidden.shape[1])))

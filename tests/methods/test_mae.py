@@ -83,7 +83,8 @@ def test_forward(target, suffix):
         loss.backward()
         parameters = dict(mim.named_parameters())
         for key, norm in zip(data["gradnorm_keys"], data["gradnorm"], strict=True):
-            torch.testing.assert_close(parameters[our_name(str(key))].grad.norm(), norm, rtol=1e-4, atol=1e-8, msg=str(key))
+            ours = parameters[our_name(str(key))].grad.norm()
+            torch.testing.assert_close(ours, norm, rtol=1e-4, atol=1e-8, msg=str(key))
         for key in (k for k in data if k.startswith("grad/")):
             ours, expected = parameters[our_name(key[5:])].grad, data[key]
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-4 * expected.abs().max().item())

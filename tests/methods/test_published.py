@@ -1,0 +1,112 @@
+"""The published way of MAE: equal to the official code's outputs, and to ours with the same weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.published.mae import MaskedAutoencoder
+from fastmim.decoders import TransformerDecoder
+from fastmim.encoders.vit import ViT
+from fastmim.losses import MaskedL2
+from fastmim.masking import RandomMasking
+from fastmim.mim import MIM
+from fastmim.objective import Objective
+from fastmim.targets import NormalizedPatches, Pixels
+from fastmim.tokens import Mask
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+TINY = dict(img_size=96, embed_dim=64, depth=2, num_heads=4, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
+
+
+def golden(name: str) -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN / f"{name}.npz") as data:
+        return {k: v if v.dtype.kind == "U" else torch.from_numpy(v) for k, v in data.items()}
+
+
+def our_name(official: str) -> str:
+    """The parameter of our MAE that holds an official one."""
+    if official == "mask_token":
+        return "decoder.mask_token"
+    return f"decoder.{official.removeprefix('decoder_')}" if official.startswith("decoder_") else f"encoder.{official}"
+
+
+def weights(data: dict) -> dict[str, torch.Tensor]:
+    return {k[3:]: v for k, v in data.items() if k.startswith("sd/")}
+
+
+def test_keys_and_shapes_are_the_official_ones():
+    entries = json.loads((GOLDEN / "state_dict_keys/mae_vit_base_patch16.json").read_text())["entries"]
+    with torch.device("meta"):
+        model = MaskedAutoencoder()
+    assert {k: list(v.shape) for k, v in model.state_dict().items()} == {e["key"]: e["shape"] for e in entries}
+    trained = {k for k, p in model.named_parameters() if p.requires_grad}
+    assert trained == {e["key"] for e in entries if e["kind"] == "param"}
+
+
+@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
+@pytest.mark.parametrize("suffix", ["raw", "normpix"])
+def test_forward_and_gradients(suffix, attention):
+    data = golden("forward_mae_tiny")
+    model = MaskedAutoencoder(**TINY, norm_pix_loss=suffix == "normpix", attention=attention)
+    model.load_state_dict(weights(data), strict=True)
+    loss, pred, mask = model(data["img"], data["noise"])
+    assert torch.equal(mask.bool(), data["mask"].bool())
+    torch.testing.assert_close(pred, data["pred"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(loss, data[f"loss_{suffix}"][0], rtol=1e-5, atol=0)
+    if suffix == "normpix":
+        loss.backward()
+        parameters = dict(model.named_parameters())
+        for key, norm in zip(data["gradnorm_keys"], data["gradnorm"], strict=True):
+            torch.testing.assert_close(parameters[str(key)].grad.norm(), norm, rtol=1e-4, atol=1e-8, msg=str(key))
+        for key in (k for k in data if k.startswith("grad/")):
+            expected = data[key]
+            torch.testing.assert_close(
+                parameters[key[5:]].grad, expected, rtol=0, atol=1e-4 * expected.abs().max().item()
+            )
+
+
+@pytest.mark.parametrize("suffix", ["raw", "normpix"])
+def test_loss_and_its_gradient(suffix):
+    data = golden("mae_loss")
+    model = MaskedAutoencoder(**TINY | {"img_size": 64}, norm_pix_loss=suffix == "normpix")
+    assert torch.equal(model.patchify(data["img"]), data["patchify"])
+    pred = data["pred"].clone().requires_grad_()
+    loss = model.forward_loss(data["img"], pred, data["mask"])
+    loss.backward()
+    torch.testing.assert_close(loss, data[f"loss_{suffix}"][0], rtol=1e-5, atol=0)
+    expected = data[f"grad_{suffix}"]
+    torch.testing.assert_close(pred.grad, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(("target", "norm_pix"), [(NormalizedPatches(), True), (Pixels(), False)])
+def test_ours_equals_the_published_way(target, norm_pix):
+    """Three decoder blocks, so that our shortened last block and the full ones before it are both in play."""
+    torch.manual_seed(0)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    encoder = ViT("vit_base_patch16_224", embed_dim=64, depth=2, num_heads=4).build((96, 96), mean, std)
+    decoder = TransformerDecoder(dim=32, depth=3, num_heads=4).build(encoder)
+    ours = MIM(RandomMasking(0.75), encoder, decoder, Objective(target, MaskedL2(), 16, mean, std), seed=0)
+    for p in ours.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.1)
+    published = MaskedAutoencoder(**TINY | {"decoder_depth": 3}, norm_pix_loss=norm_pix)
+    published.load_state_dict({k: ours.state_dict()[our_name(k)] for k in published.state_dict()}, strict=True)
+
+    images = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
+    noise = torch.rand(4, 36)
+    mask = Mask(noise.argsort(dim=1), 9, (6, 6))
+    loss = ours.objective(ours.predict(images, mask), images, mask)
+    normalized = (images.float() / 255 - torch.tensor(mean)) / torch.tensor(std)
+    expected, _, _ = published(normalized.permute(0, 3, 1, 2), noise)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    loss.backward()
+    expected.backward()
+    parameters = dict(ours.named_parameters())
+    for name, p in published.named_parameters():
+        if p.requires_grad:
+            ours_grad, scale = parameters[our_name(name)].grad, p.grad.abs().max().item()
+            torch.testing.assert_close(ours_grad, p.grad, rtol=0, atol=1e-4 * scale, msg=name)
