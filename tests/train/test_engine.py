@@ -43,7 +43,7 @@ CORE = [
     "write_state:3",
 ]
 LONG = [
-    "stages_agree:autocast:0123:1e-3",
+    "stages_agree:autocast:0123:3e-3",
     "stages_agree:bf16-master:0123:2e-3",
     "resume:1:bf16-master",
     "resume:3:bf16-master",
