@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmim import config, optim, tokens
 from fastmim.engine import Engine, init_distributed
@@ -241,6 +242,27 @@ def check_not_finite(process, stage, precision):
     if process.rank == 0:
         end["scalars"].pop("loss_scale_growth", None), clean_end["scalars"].pop("loss_scale_growth", None)
         assert differences(end, clean_end) == []
+
+
+class CountReads(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU: reading a value."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.reads += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def check_no_reads(process, precision):
+    """At stage 0 an update reads nothing back, clipping, skipping and loss scaling included."""
+    engine = make_engine(process, 0, precision)
+    train(engine, range(1))
+    with CountReads() as count:
+        result = engine.train_step(1, LR, batches(1, process.world, process.rank))
+        assert count.reads == 0
+        result.loss.item()
+    assert count.reads == 1
 
 
 def check_refuses_state(process):
