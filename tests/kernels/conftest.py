@@ -1,0 +1,73 @@
+"""The sweep every op goes through, as a fixture so that no test imports another.
+
+Triton's kernels run in its interpreter, which must be on before triton is imported anywhere. So tests marked `triton` run
+in a child process (test_interpreter.py), or right here when there is a GPU, and are not collected otherwise.
+"""
+
+import importlib
+import os
+
+import fastmim_kernels
+import pytest
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "triton: runs Triton kernels, in the interpreter or on a GPU")
+
+
+def pytest_collection_modifyitems(config, items):
+    if INTERPRETED or torch.cuda.is_available():
+        return
+    deselected = [item for item in items if item.get_closest_marker("triton")]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if not item.get_closest_marker("triton")]
+
+
+def outputs(op, function, args) -> list[torch.Tensor]:
+    """What a call returns and what it changes, the arguments left alone."""
+    args = [arg.clone() if isinstance(arg, torch.Tensor) and arg.is_contiguous() else arg for arg in args]
+    returned = function(*args)
+    changed = [
+        arg for arg, slot in zip(args, op.overload._schema.arguments, strict=True) if slot.alias_info is not None
+    ]
+    return [*(returned if isinstance(returned, tuple) else ()), *changed]
+
+
+def double(arg):
+    return arg.double() if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg
+
+
+@pytest.fixture(scope="session")
+def check_op():
+    """`check_op(name, backend, case, dtype)`: its error against the float64 reference is at most twice the reference's
+    own in `dtype`, plus one millionth of the largest value. (Four times for bfloat16 in Triton's interpreter, which cuts
+    bits off where a GPU rounds.)"""
+
+    def check(name: str, backend: str, case, dtype: torch.dtype) -> None:
+        fastmim_kernels.require(backend)
+        op = fastmim_kernels.OPS[name]
+        make = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs
+        device, function = "cpu", op.overload
+        if backend == "triton":
+            device = "cpu" if INTERPRETED else "cuda"
+            function = importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
+        args = make(case, dtype)
+        exact = outputs(op, op.reference, [double(arg) for arg in args])
+        low = outputs(op, op.reference, args)
+        ours = outputs(op, function, make(case, dtype, device))
+        assert len(exact) == len(low) == len(ours) > 0
+        for e, r, o in zip(exact, low, ours, strict=True):
+            assert (o.shape, o.dtype) == (r.shape, r.dtype)
+            if not e.numel():
+                continue
+            assert torch.equal(o.cpu().isnan(), e.isnan())
+            e = e.nan_to_num()
+            error, allowed = ((x.cpu().double().nan_to_num() - e).abs().max().item() for x in (o, r))
+            factor = 4 if backend == "triton" and INTERPRETED and dtype == torch.bfloat16 else 2
+            assert error <= factor * allowed + 1e-6 * e.abs().max().item(), f"{name} {backend} {case}: error {error}"
+
+    return check

@@ -1,0 +1,99 @@
+"""The C++ build: sanitizers over the op bodies, vector code that is really there, and life without the library."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fastmim_kernels
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "kernels" / "fastmim_kernels"
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def run(*command, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_bodies_under_sanitizers(tmp_path, sanitizer):
+    cmake = shutil.which("cmake", path=PATH)
+    configure = [cmake, "-S", ROOT, "-B", tmp_path, f"-DFASTMIM_SANITIZE={sanitizer}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
+    for command in (configure, [cmake, "--build", tmp_path, "--parallel", "2"], [tmp_path / "body_test"]):
+        done = run(*command)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "all passed" in done.stdout
+
+
+def test_every_op_has_its_sources_in_cmake():
+    listed = re.search(r"set\(OPS (.+?)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
+    assert sorted(listed) == sorted(path.parent.name for path in PACKAGE.glob("*/cpu.cpp")) == sorted(fastmim_kernels.OPS)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="one instruction set elsewhere")
+def test_wide_vectors_only_where_the_machine_was_asked():
+    """AVX2's loops use 32-byte registers; nothing else in the library touches one, so no machine meets a stranger."""
+    fastmim_kernels.require("cpp")
+    code = run("objdump", "-d", "-C", "--no-show-raw-insn", PACKAGE / "_cpu.so", check=True).stdout
+    functions = re.findall(r"^[0-9a-f]+ <(.+?)>:\n(.*?)(?:\n\n|\Z)", code, flags=re.M | re.S)
+    wide = {name: len(re.findall("%ymm", body)) for name, body in functions}
+    for name, count in wide.items():
+        if "fastmim::avx2::" not in name:
+            assert count == 0, f"{name} would be an illegal instruction on an older machine"
+    for body in ("patch_loss_rows", "scale"):
+        assert sum(count for name, count in wide.items() if f"fastmim::avx2::{body}(" in name) > 20, body
+
+
+SCRIPT = """
+import torch, fastmim_kernels as k
+print(k.backends())
+images = torch.randint(0, 256, (1, 4, 4, 3), dtype=torch.uint8)
+pred = torch.zeros(1, 48, requires_grad=True)
+k.patch_loss(pred, images, torch.tensor([0]), 4, torch.zeros(3), torch.ones(3), norm_pix=True, loss="l2").backward()
+assert pred.grad.abs().sum() > 0
+try:
+    k.require("cpp")
+except RuntimeError as error:
+    print("RAISED", error)
+"""
+
+
+@pytest.mark.parametrize(("library", "cause"), [(None, "was not built"), (b"not a library", "does not load")])
+def test_without_the_library(tmp_path, library, cause):
+    shutil.copytree(PACKAGE, tmp_path / "fastmim_kernels", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    if library:
+        (tmp_path / "fastmim_kernels" / "_cpu.so").write_bytes(library)
+    done = run(sys.executable, "-c", SCRIPT, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "'patch_loss': {'cpu': 'reference'" in done.stdout
+    assert re.search(f"RAISED .*{cause}.*setup.py build_ext", done.stdout)
+    assert len(done.stderr.splitlines()) == 1 and cause in done.stderr
+
+
+def test_backends_and_require():
+    assert fastmim_kernels.backends()["patch_loss"] == {"cpu": "cpp", "cuda": "triton"}
+    fastmim_kernels.require("cpp")
+    fastmim_kernels.require("triton")
+    fastmim_kernels.use_reference()
+    try:
+        assert fastmim_kernels.backends()["patch_loss"] == {"cpu": "reference", "cuda": "reference"}
+    finally:
+        fastmim_kernels.use_reference(False)
+    with pytest.raises(ValueError, match="rocm"):
+        fastmim_kernels.require("rocm")
+
+
+def test_import_does_not_import_triton():
+    code = "import sys, fastmim_kernels; assert 'triton' not in sys.modules"
+    assert run(sys.executable, "-c", code, env=os.environ | {"PYTHONPATH": str(ROOT / "kernels")}).returncode == 0
+
+
+def test_one_openmp_runtime():
+    """The library must bring no OpenMP of its own: torch's pool is the one that torch.set_num_threads governs."""
+    needed = run("objdump", "-p", PACKAGE / "_cpu.so", check=True).stdout
+    assert "libtorch_cpu.so" in needed and "omp" not in needed and "python" not in needed
