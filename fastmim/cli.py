@@ -66,7 +66,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     print(plot_curve(run))
 
 
-def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int = 600, size: int = 96) -> None:
+def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int = 600, size: int = 256) -> None:
     """Makes a small folder of photographs, without any download, from those inside installed packages.
 
     Args:
@@ -76,7 +76,7 @@ def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int
     """
     from .data.demo import write_demo_images
 
-    write_demo_images(folder, count, size)
+    write_demo_images(str(folder), count, (size, size))
 
 
 def backends() -> None:

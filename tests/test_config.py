@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 TINY = ROOT / "configs/debug/tiny_cpu.py"
 
-# methods-mae sheet, section 7: trained parameters (millions) of encoder + decoder, and of the frozen position embeddings.
+# The paper's models: trained parameters (millions) of encoder + decoder, and of the frozen position embeddings.
 PARAMETERS = {
     "vit_base_patch16": (85.647 + 26.008, 0.252),
     "vit_large_patch16": (303.100 + 26.139, 0.303),

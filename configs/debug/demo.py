@@ -1,4 +1,4 @@
-"""What `make demo` trains: a small MAE on 64-px crops of a few hundred photographs, about two minutes on two CPU cores."""
+"""What `make demo` trains: a small MAE on 64-px crops of a few hundred photographs, two minutes on two CPU cores."""
 
 from dataclasses import replace
 

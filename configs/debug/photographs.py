@@ -12,8 +12,10 @@ from fastmim.config import load
 demo = load("demo.py")
 config = replace(
     demo,
+    encoder=replace(demo.encoder, depth=4, embed_dim=128, num_heads=4),
+    decoder=replace(demo.decoder, dim=64, num_heads=2),
     data=replace(demo.data, held_out=100),
     optim=replace(demo.optim, warmup_epochs=10),
-    train=replace(demo.train, epochs=300),
+    train=replace(demo.train, epochs=500),
     run=replace(demo.run, dir="runs/photographs", save_every=500, log_every=50, evaluate_every=250),
 )
