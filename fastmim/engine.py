@@ -49,12 +49,13 @@ class StepResult:
     skipped: Tensor
 
 
-def init_distributed(device: str = "auto") -> Process:
+def init_distributed(device: str = "auto", deterministic: bool = False) -> Process:
     """Joins the processes of the launcher (`deepspeed`, `torchrun`, or RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
     MASTER_PORT in the environment), or makes a run of one process when there is none.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (nccl).
+        deterministic: bit-identical GPU runs; a CPU always gives them.
     Raises:
         ValueError: "cuda" was asked for and there is no GPU.
     """
@@ -62,6 +63,9 @@ def init_distributed(device: str = "auto") -> Process:
         raise ValueError("train.device is cuda, but torch sees no GPU: use train.device=cpu or auto")
     cuda = device != "cpu" and torch.cuda.is_available()
     os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads it once, on import
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+        torch.use_deterministic_algorithms(True)
     import deepspeed
 
     # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmim_kernels.philox import philox
 from torch import Tensor
+
+from fastmim_kernels.philox import philox
 
 from .tokens import Mask, Masking, Stream
 

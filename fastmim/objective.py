@@ -5,10 +5,11 @@ Imports targets and losses only; may import L1 and L0.
 
 from __future__ import annotations
 
-import fastmim_kernels
 import torch
-from fastmim_kernels import patch_loss
 from torch import Tensor, nn
+
+import fastmim_kernels
+from fastmim_kernels import patch_loss
 
 from .losses import MaskedL1, MaskedL2
 from .targets import NormalizedPatches, Pixels

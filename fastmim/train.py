@@ -13,17 +13,16 @@ from itertools import islice
 from pathlib import Path
 
 import fastmim_kernels
-
 from fastmim import checkpoint
 from fastmim.analysis.curve import plot_curve
 from fastmim.analysis.predictors import trivial_losses
 from fastmim.analysis.reconstruction import reconstruction_grid, save_png
+from fastmim.bittrace import Trace
 from fastmim.config import Config, load, override, to_json
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
 from fastmim.stop import Stop
 from fastmim.tasks.pretrain import Pretrain, export_encoder
-from fastmim.trace import Trace
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
@@ -51,7 +50,7 @@ class Trainer:
     def __init__(self, config: Config):
         self.config, self.folder = config, Path(config.run.dir)
         self.checkpoints = self.folder / "checkpoints"
-        self.process = init_distributed(config.train.device)
+        self.process = init_distributed(config.train.device, config.train.deterministic)
         self.writes = self.process.rank == 0
         self.lock = checkpoint.lock(self.folder) if self.writes else None
         self.task = Pretrain(config, self.process)

@@ -26,7 +26,7 @@ MODULES = [p for p in TRACKED if p.suffix == ".py" and p.parts[len(ROOT.parts)] 
 LAYERS = {
     1: ("config", "tokens", "optim"),
     2: ("mim", "masking", "encoders", "decoders", "targets", "losses", "objective"),
-    3: ("engine", "settings", "checkpoint", "metrics", "trace", "stop", "data"),
+    3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert", "plan"),
     5: ("train", "cli"),
 }

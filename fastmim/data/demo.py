@@ -9,8 +9,9 @@ import importlib.util
 import os
 
 import torch
-from fastmim_kernels.philox import uniform
 from PIL import Image, ImageEnhance
+
+from fastmim_kernels.philox import uniform
 
 from ..tokens import Stream
 from .crops import RandomResizedCrop

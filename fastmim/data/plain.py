@@ -13,9 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from fastmim_kernels.philox import uniform
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from fastmim_kernels.philox import uniform
 
 from .. import config
 from ..tokens import Crop, Stream, sample_index

@@ -6,8 +6,9 @@ May import tokens and fastmim_kernels.
 from __future__ import annotations
 
 import torch
-from fastmim_kernels.philox import philox
 from torch import Tensor
+
+from fastmim_kernels.philox import philox
 
 from ..tokens import Stream, sample_id
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import timm
 import torch
-from fastmim_kernels.patch_gather import patch_gather
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fastmim_kernels.patch_gather import patch_gather
 
 from ..tokens import Encoder, Mask, init_transformer, sincos_position_embedding
 

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import fastmim_kernels
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .. import checkpoint, trace
+import fastmim_kernels
+
+from .. import bittrace, checkpoint
 from ..config import Config, Data, Optim, Run, Train
 from ..data.crops import CenterCrop, RandomResizedCrop
 from ..data.manifest import Manifest
@@ -201,9 +202,9 @@ class Pretrain:
         """What the bit trace records of an update. Collective; waits for the device."""
         ids = torch.cat(self.ids(step)).to(self.process.device)
         hashes = [
-            trace.parameters_hash(self.engine.local_weights()),
-            trace.sample_hashes(ids),
-            trace.mask_hashes(ids, self.mim.mask(ids).mask),
+            bittrace.parameters_hash(self.engine.local_weights()),
+            bittrace.sample_hashes(ids),
+            bittrace.mask_hashes(ids, self.mim.mask(ids).mask),
         ]
         parameters, samples, masks = self.engine.reduce_sum(torch.tensor(hashes)).tolist()
         loss = self.engine.reduce_mean(result.loss).item()

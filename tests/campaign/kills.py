@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from fastmim import checkpoint, trace
+from fastmim import bittrace, checkpoint
 
 ROOT = Path(__file__).parents[2]
 SAVE_EVERY = 4
@@ -190,7 +190,7 @@ def cut_short(checkpoints: Path) -> bool:
 
 def outcome(reference: Path, folder: Path) -> str:
     """ "identical", or what differs first."""
-    if difference := trace.diff(reference / "trace.jsonl", folder / "trace.jsonl"):
+    if difference := bittrace.diff(reference / "trace.jsonl", folder / "trace.jsonl"):
         return difference
     a, b = result(reference), result(folder)
     names = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from fastmim.bittrace import diff
 
+from fastmim.bittrace import diff
 from fastmim.data.demo import write_demo_images
 
 ROOT = Path(__file__).parents[2]

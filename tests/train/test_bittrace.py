@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fastmim import trace
-from fastmim.trace import Trace, diff, mask_hashes, parameters_hash, sample_hashes
+from fastmim import bittrace
+from fastmim.bittrace import Trace, diff, mask_hashes, parameters_hash, sample_hashes
 
 IDS = torch.tensor([3, 1, 2, 2**40 + 5, -7])
 MASK = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)) > 0.5
@@ -84,7 +84,7 @@ def test_resume_repeats_nothing(tmp_path, torn):
 def test_a_line_is_on_disk_once_recorded(tmp_path):
     file = Trace(tmp_path / "t", 0)
     file.record(0, 1.0, 1.0, 1, 1, 1)
-    assert [line["loss_decimal"] for line in trace.read(tmp_path / "t")] == ["1"]
+    assert [line["loss_decimal"] for line in bittrace.read(tmp_path / "t")] == ["1"]
     file.close()
 
 
@@ -97,6 +97,6 @@ def test_damage_is_refused(tmp_path):
 
 def test_command(tmp_path, capsys):
     a, b = str(write(tmp_path / "a", 3)), str(write(tmp_path / "b", 3, at2={"masks": 8}))
-    assert (trace.main([a, a]), capsys.readouterr().out) == (0, "no difference\n")
-    assert (trace.main([a, b]), capsys.readouterr().out[:22]) == (1, "step 2: masks differs:")
-    assert trace.main([a, b, "--fields", "loss", "samples"]) == 0
+    assert (bittrace.main([a, a]), capsys.readouterr().out) == (0, "no difference\n")
+    assert (bittrace.main([a, b]), capsys.readouterr().out[:22]) == (1, "step 2: masks differs:")
+    assert bittrace.main([a, b, "--fields", "loss", "samples"]) == 0

@@ -1,6 +1,6 @@
 """The bit trace: one line of hashes per update, and a differ that names the first differing field of two traces.
 
-`python -m fastmim.trace A B` compares two files. May import torch and the standard library only.
+`python -m fastmim.bittrace A B` compares two files. May import torch and the standard library only.
 """
 
 from __future__ import annotations
