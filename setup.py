@@ -1,9 +1,9 @@
 """Package metadata, and the one CMake step that builds the C++ ops of fastmim_kernels.
 
 Metadata stands here rather than in pyproject.toml because this file is needed anyway: setuptools takes a build step
-only from code. Build with `pip install --no-build-isolation .` so that the library is compiled against the torch it will
-run with (any from 2.10 does: it uses the stable ABI); with isolation pip's build environment has no torch, and the
-package is installed without the library.
+only from code. Build with `pip install --no-build-isolation .` so that the library is compiled against the torch it
+will run with (any from 2.10 does: it uses the stable ABI); with isolation pip's build environment has no torch, and
+the package is installed without the library.
 """
 
 import importlib.util

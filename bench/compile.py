@@ -43,7 +43,9 @@ def read_code(cubin: bytes) -> dict:
     counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
     widths: dict[str, collections.Counter] = {"LDG": collections.Counter(), "STG": collections.Counter()}
     for instruction, modifiers in re.findall(r"\b(LDG|STG)\.([\w.]+)", sass):
-        size = next((int(m.strip("US")) for m in modifiers.split(".") if m in ("U8", "S8", "U16", "S16", "64", "128")), 32)
+        size = next(
+            (int(m.strip("US")) for m in modifiers.split(".") if m in ("U8", "S8", "U16", "S16", "64", "128")), 32
+        )
         widths[instruction][size] += 1
     spills = len(re.findall(r"\b(?:LDL|STL)\b", sass))
     return {
@@ -64,7 +66,10 @@ def main(argv: list[str] | None = None) -> int:
 
     import fastmim_kernels
 
-    print(f"{'op':<12}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}  loads/stores {{bits: count}}")
+    print(
+        f"{'op':<12}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}"
+        "  loads / stores {bits: count}"
+    )
     spilled = 0
     for name in [args.op] if args.op else fastmim_kernels.OPS:
         module = importlib.import_module(f"fastmim_kernels.{name}.cuda")

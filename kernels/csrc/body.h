@@ -16,7 +16,9 @@
   namespace plain { signature name; }    \
   namespace avx2 { signature name; }
 #define FASTMIM_CHOOSE(name) \
-  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? avx2::name : plain::name)
+  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") \
+       ? avx2::name                                                                                  \
+       : plain::name)
 #else
 #define FASTMIM_DECLARE(signature, name) \
   namespace plain { signature name; }

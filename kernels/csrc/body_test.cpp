@@ -52,18 +52,22 @@ void split(int64_t n, int parts, F body) {
   for (auto& thread : threads) thread.join();
 }
 
-void test_patch_loss(PatchLossRows* body, const char* isa, Type pred_type, Type image_type, int64_t p, int64_t channels, bool norm_pix,
-                     bool l1, bool with_grad) {
+void test_patch_loss(PatchLossRows* body, const char* isa, Type pred_type, Type image_type, int64_t p,
+                     int64_t channels, bool norm_pix, bool l1, bool with_grad) {
   const int64_t batch = 2, rows_of = 2, columns = 3, height = rows_of * p, width = columns * p;
   const int64_t line = p * channels, values = p * line, n = batch * rows_of * columns;
-  Array pred(pred_type, n * values), grad(pred_type, n * values), images(image_type, batch * height * width * channels);
+  const bool bytes = image_type == Type::u8;
+  Array pred(pred_type, n * values), grad(pred_type, n * values), images(image_type, n * values);
   for (int64_t i = 0; i < n * values; ++i) pred.set(i, static_cast<float>(uniform() * 4 - 2));
-  for (int64_t i = 0; i < n * values; ++i) images.set(i, static_cast<float>(image_type == Type::u8 ? uniform() * 256 : uniform() * 4 - 2));
+  for (int64_t i = 0; i < n * values; ++i) {
+    images.set(i, static_cast<float>(bytes ? uniform() * 256 : uniform() * 4 - 2));
+  }
   std::vector<int64_t> rows(n);
   for (int64_t i = 0; i < n; ++i) rows[i] = n - 1 - i;
-  std::vector<float> scale(line, 1 / 64.0f), shift(line, -2.0f);
-  const PatchLoss work{pred.bytes.get(), pred_type, images.bytes.get(), image_type, rows.data(), scale.data(), shift.data(),
-                       with_grad ? grad.bytes.get() : nullptr, height, width, channels, p, norm_pix, l1, 0.25f};
+  std::vector<float> scale(values, 1 / 64.0f), shift(values, -2.0f);
+  const PatchLoss work{pred.bytes.get(), pred_type, images.bytes.get(), image_type, rows.data(), scale.data(),
+                       shift.data(), with_grad ? grad.bytes.get() : nullptr, height, width, channels, p,
+                       norm_pix, l1, 0.25f};
   std::vector<double> sums(n, -1.0), threaded(n, -1.0);
   split(n, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * values);
@@ -83,7 +87,7 @@ void test_patch_loss(PatchLossRows* body, const char* isa, Type pred_type, Type 
     for (int64_t i = 0; i < values; ++i) {
       const int64_t y = patch / columns * p + i / line, x = patch % columns * line + i % line;
       target[i] = images.at((image * height + y) * width * channels + x);
-      if (image_type == Type::u8) target[i] = target[i] / 64 - 2;
+      if (bytes) target[i] = target[i] / 64 - 2;
       mean += target[i] / static_cast<double>(values);
     }
     for (double t : target) variance += (t - mean) * (t - mean) / static_cast<double>(values - 1);
@@ -92,7 +96,9 @@ void test_patch_loss(PatchLossRows* body, const char* isa, Type pred_type, Type 
       const double d = pred.at(k * values + i) - t;
       sum += l1 ? std::fabs(d) : d * d;
       const double slope = l1 ? 0.25 * ((d > 0) - (d < 0)) : 0.5 * d;
-      if (with_grad && std::fabs(d) > 1e-4) check(std::fabs(grad.at(k * values + i) - slope) < grad_tolerance, "gradient", isa);
+      if (with_grad && std::fabs(d) > 1e-4) {
+        check(std::fabs(grad.at(k * values + i) - slope) < grad_tolerance, "gradient", isa);
+      }
     }
     check(std::fabs(sums[k] - sum) < 1e-4 * (1 + sum), "loss", isa);
   }

@@ -24,7 +24,8 @@ inline Type type_of(const Tensor& x) {
     case torch::headeronly::ScalarType::Byte:
       return Type::u8;
     default:
-      STD_TORCH_CHECK(false, "expected float32, bfloat16, float16 or uint8, got ", torch::headeronly::toString(x.scalar_type()));
+      STD_TORCH_CHECK(false, "expected float32, bfloat16, float16 or uint8, got ",
+                      torch::headeronly::toString(x.scalar_type()));
   }
 }
 

@@ -1,7 +1,7 @@
 """How an op is registered, which implementations of it exist here, and which are used.
 
-An op is one schema with several implementations: the reference in plain torch (the default of every device), C++ for CPU
-tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch only.
+An op is one schema with several implementations: the reference in plain torch (the default of every device), C++ for
+CPU tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch only.
 """
 
 import importlib
@@ -55,9 +55,7 @@ def register(
         _LIBRARY.impl(name, lambda *args: _launcher(name)(*args), "CUDA")
     torch.library.register_fake(f"fastmim::{name}", fake, lib=_LIBRARY)
     if backward is not None:
-        torch.library.register_autograd(
-            f"fastmim::{name}", backward, setup_context=setup_context, lib=_LIBRARY
-        )
+        torch.library.register_autograd(f"fastmim::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
     OPS[name] = Op(name, getattr(torch.ops.fastmim, name).default, reference)
     return OPS[name]
 

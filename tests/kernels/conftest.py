@@ -1,15 +1,16 @@
 """The sweep every op goes through, as a fixture so that no test imports another.
 
-Triton's kernels run in its interpreter, which must be on before triton is imported anywhere. So tests marked `triton` run
-in a child process (test_interpreter.py), or right here when there is a GPU, and are not collected otherwise.
+Triton's kernels run in its interpreter, which must be on before triton is imported anywhere. So tests marked `triton`
+run in a child process (test_interpreter.py), or right here when there is a GPU, and are not collected otherwise.
 """
 
 import importlib
 import os
 
-import fastmim_kernels
 import pytest
 import torch
+
+import fastmim_kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -44,8 +45,8 @@ def double(arg):
 @pytest.fixture(scope="session")
 def check_op():
     """`check_op(name, backend, case, dtype)`: its error against the float64 reference is at most twice the reference's
-    own in `dtype`, plus one millionth of the largest value. (Four times for bfloat16 in Triton's interpreter, which cuts
-    bits off where a GPU rounds.)"""
+    own in `dtype`, plus one millionth of the largest value. (Four times for bfloat16 in Triton's interpreter, which
+    cuts bits off where a GPU rounds.)"""
 
     def check(name: str, backend: str, case, dtype: torch.dtype) -> None:
         fastmim_kernels.require(backend)

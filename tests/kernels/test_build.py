@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastmim_kernels
 import pytest
+
+import fastmim_kernels
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "kernels" / "fastmim_kernels"
@@ -32,7 +33,9 @@ def test_bodies_under_sanitizers(tmp_path, sanitizer):
 
 def test_every_op_has_its_sources_in_cmake():
     listed = re.search(r"set\(OPS (.+?)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
-    assert sorted(listed) == sorted(path.parent.name for path in PACKAGE.glob("*/cpu.cpp")) == sorted(fastmim_kernels.OPS)
+    assert (
+        sorted(listed) == sorted(path.parent.name for path in PACKAGE.glob("*/cpu.cpp")) == sorted(fastmim_kernels.OPS)
+    )
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="one instruction set elsewhere")

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fastmim_kernels import OPS, patch_loss, use_reference
 from fastmim_kernels.patch_loss import reference
 from fastmim_kernels.patch_loss.cases import CASES, Case, inputs
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 pytestmark = pytest.mark.filterwarnings("ignore:var_mean")  # the reference of an empty batch

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fastmim_kernels import OPS
 from fastmim_kernels.scale_ import scale_
 from fastmim_kernels.scale_.cases import CASES, Case, inputs

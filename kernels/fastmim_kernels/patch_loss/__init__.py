@@ -28,8 +28,8 @@ def patch_loss(
         loss = sum_n sum_i |pred_ni - t_ni| / (N P)      or      sum_n sum_i (pred_ni - t_ni)^2 / (N P)
     in float32. Only the patches named by `rows` enter, so leave the visible ones out. N = 0 gives 0. The gradient, with
     respect to `pred` alone, is formed together with the loss and multiplied in place by the incoming one, which costs
-    nothing when that is 1: a second backward through the same graph therefore raises instead of being wrong. Its L1 form
-    is 0 where pred equals the target.
+    nothing when that is 1: a second backward through the same graph therefore raises instead of being wrong. Its L1
+    form is 0 where pred equals the target.
 
     Args:
         pred: (N, P) float32, bfloat16 or float16, P = patch_size**2 * C in order (row, column, channel).
@@ -59,7 +59,9 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix) -> None:
         )
     _, height, width, channels = images.shape
     if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(f"images of {height} x {width} cannot be cut into patches of {patch_size}; resize or crop them")
+        raise ValueError(
+            f"images of {height} x {width} cannot be cut into patches of {patch_size}; resize or crop them"
+        )
     values = patch_size**2 * channels
     if pred.shape[1] != values or rows.shape[0] != pred.shape[0]:
         raise ValueError(

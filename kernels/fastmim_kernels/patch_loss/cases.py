@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from . import patch_loss, reference
+
 
 @dataclass(frozen=True)
 class Case:
@@ -77,3 +79,16 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     """Bytes that loss and gradient cannot do without: hidden pixels and pred read, gradient written."""
     values = case.rows * case.patch**2 * case.channels
     return values * (case.images.itemsize + 2 * dtype.itemsize)
+
+
+def functions(case: Case, dtype: torch.dtype, device: str):
+    """(pred, ours, reference): the leaf, and the two functions of it that the benchmark runs forward and backward."""
+    pred, images, rows, p, mean, std, norm_pix, l1, _ = inputs(case, dtype, device)
+
+    def ours(pred):
+        return patch_loss(pred, images, rows, p, mean, std, norm_pix=norm_pix, loss=case.loss)
+
+    def plain(pred):
+        return reference.patch_loss(pred, images, rows, p, mean, std, norm_pix, l1)
+
+    return pred.requires_grad_(), ours, plain

@@ -9,26 +9,29 @@
 namespace fastmim {
 namespace {
 
-std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, int64_t patch_size, Tensor mean, Tensor std,
-                                      bool norm_pix, bool l1, std::optional<double> grad_scale) {
-  STD_TORCH_CHECK(pred.dim() == 2 && images.dim() == 4 && rows.dim() == 1 && patch_size > 0, "patch_loss: wrong number of dimensions");
+std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, int64_t patch_size, Tensor mean,
+                                      Tensor std, bool norm_pix, bool l1, std::optional<double> grad_scale) {
+  STD_TORCH_CHECK(pred.dim() == 2 && images.dim() == 4 && rows.dim() == 1 && patch_size > 0,
+                  "patch_loss: wrong number of dimensions");
   pred = torch::stable::contiguous(pred);
   images = torch::stable::contiguous(images);
   rows = torch::stable::contiguous(rows);
   mean = torch::stable::contiguous(mean);
   std = torch::stable::contiguous(std);
-  const int64_t n = pred.size(0), channels = images.size(3), line = patch_size * channels, values = patch_size * line;
+  const int64_t n = pred.size(0), channels = images.size(3), values = patch_size * patch_size * channels;
   const int64_t available = images.size(0) * (images.size(1) / patch_size) * (images.size(2) / patch_size);
-  STD_TORCH_CHECK(pred.size(1) == values && rows.numel() == n && type_of(pred) != Type::u8, "patch_loss: pred does not fit");
-  STD_TORCH_CHECK(mean.numel() == channels && std.numel() == channels, "patch_loss: mean and std need one value per channel");
+  STD_TORCH_CHECK(pred.size(1) == values && rows.numel() == n && type_of(pred) != Type::u8,
+                  "patch_loss: pred does not fit");
+  STD_TORCH_CHECK(mean.numel() == channels && std.numel() == channels,
+                  "patch_loss: mean and std need one value per channel");
   const int64_t* index = rows.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < n; ++i) {
-    STD_TORCH_CHECK(index[i] >= 0 && index[i] < available, "patch_loss: rows[", i, "] is ", index[i], ", but the images have ",
-                    available, " patches");
+    STD_TORCH_CHECK(index[i] >= 0 && index[i] < available, "patch_loss: rows[", i, "] is ", index[i],
+                    ", but the images have ", available, " patches");
   }
 
-  std::vector<float> scale(line), shift(line);
-  for (int64_t i = 0; i < line; ++i) {
+  std::vector<float> scale(values), shift(values);
+  for (int64_t i = 0; i < values; ++i) {
     const float m = mean.const_data_ptr<float>()[i % channels], s = std.const_data_ptr<float>()[i % channels];
     scale[i] = 1.0f / (255.0f * s);
     shift[i] = -m / s;
@@ -55,17 +58,19 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
   std::vector<double> sums(n);
   static PatchLossRows* const body = FASTMIM_CHOOSE(patch_loss_rows);
   // A task below about 16,000 values costs more to hand out than to do.
-  torch::stable::parallel_for(0, n, 1 + 16384 / values, [&](int64_t begin, int64_t end) {
+  const int64_t grain = 1 + 16384 / values;
+  torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * values);
     body(work, begin, end, scratch.data(), sums.data());
   });
   double total = 0;
   for (double sum : sums) total += sum;
-  *loss.mutable_data_ptr<float>() = n ? static_cast<float>(total / (static_cast<double>(n) * static_cast<double>(values))) : 0.0f;
+  const double count = static_cast<double>(n) * static_cast<double>(values);
+  *loss.mutable_data_ptr<float>() = n ? static_cast<float>(total / count) : 0.0f;
   return {loss, grad};
 }
 
 }  // namespace
 }  // namespace fastmim
 
-STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, patch_loss) { patch_loss.impl("patch_loss", TORCH_BOX(&fastmim::patch_loss)); }
+STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, library) { library.impl("patch_loss", TORCH_BOX(&fastmim::patch_loss)); }

@@ -11,7 +11,7 @@ struct PatchLoss {
   const void* images;  // (B, H, W, C)
   Type image_type;
   const int64_t* rows;  // (N,), all in range
-  const float* scale;   // (p*C,): a uint8 value x of channel c stands for x * scale[c] + shift[c]
+  const float* scale;   // (P,): the uint8 value x at position i of a patch stands for x * scale[i] + shift[i]
   const float* shift;
   void* grad;  // (N, P) of pred's type, or null
   int64_t height, width, channels, patch_size;

@@ -25,11 +25,12 @@ def scale_(x: Tensor, factor: Tensor) -> None:
 
 def _check(x, factor) -> None:
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not x.is_contiguous():
-        raise ValueError(f"expected a contiguous float32, bfloat16 or float16 tensor, got {x.dtype}, strides {x.stride()}")
+        raise ValueError(
+            f"expected a contiguous float32, bfloat16 or float16 tensor, got {x.dtype}, strides {x.stride()}"
+        )
     if factor.shape != () or factor.dtype != torch.float32 or factor.device != x.device:
         raise ValueError(
-            f"expected a () float32 factor on {x.device}, "
-            f"got {tuple(factor.shape)} {factor.dtype} on {factor.device}"
+            f"expected a () float32 factor on {x.device}, got {tuple(factor.shape)} {factor.dtype} on {factor.device}"
         )
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from . import reference, scale_
+
 
 @dataclass(frozen=True)
 class Case:
@@ -13,7 +15,7 @@ class Case:
 
 BENCH = {
     "mae_vit_b gradient, 1": Case((64 * 147, 768), 1.0),
-    "mae_vit_b gradient, 1/4": Case((64 * 147, 768), 0.25),
+    "mae_vit_b gradient, -1": Case((64 * 147, 768), -1.0),
 }
 
 CASES = {
@@ -35,3 +37,9 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     """Bytes that cannot be avoided: x read and written, unless the factor is 1."""
     return 0 if case.factor == 1 else 2 * torch.Size(case.shape).numel() * dtype.itemsize
+
+
+def functions(case: Case, dtype: torch.dtype, device: str):
+    """(x, ours, reference): the two functions of x that the benchmark runs."""
+    x, factor = inputs(case, dtype, device)
+    return x, lambda x: scale_(x, factor), lambda x: reference.scale_(x, factor)

@@ -13,10 +13,11 @@ void scale_(Tensor x, Tensor factor) {
   const Type type = type_of(x);
   void* data = x.mutable_data_ptr();
   static Scale* const body = FASTMIM_CHOOSE(scale);
-  torch::stable::parallel_for(0, x.numel(), 16384, [&](int64_t begin, int64_t end) { body(type, data, begin, end, f); });
+  torch::stable::parallel_for(0, x.numel(), 16384,
+                              [&](int64_t begin, int64_t end) { body(type, data, begin, end, f); });
 }
 
 }  // namespace
 }  // namespace fastmim
 
-STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, scale_) { scale_.impl("scale_", TORCH_BOX(&fastmim::scale_)); }
+STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, library) { library.impl("scale_", TORCH_BOX(&fastmim::scale_)); }

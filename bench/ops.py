@@ -1,0 +1,143 @@
+"""Times every op on real shapes: ours, the reference eager, the reference under torch.compile, and a plain copy.
+
+`python -m bench.ops` runs all of them forward and backward, interleaved so that a busy machine slows all alike. The
+copy moves as many bytes as the op cannot do without: its time is the machine's limit. May import fastmim_kernels.
+"""
+
+import argparse
+import importlib
+import statistics
+import time
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def forward_backward(function, x: torch.Tensor) -> None:
+    x.grad = None
+    loss = function(x)
+    if loss is not None:
+        loss.backward()
+
+
+def measure(runs: dict, samples: int, device: str) -> dict[str, list[float]]:
+    """Milliseconds of each run, interleaved, after a warm-up; on a GPU each starts with a cold L2 cache."""
+    times = {name: [] for name in runs}
+    flush = torch.empty(64 << 20, device=device) if device == "cuda" else None
+    for sample in range(-3, samples):
+        for name, run in runs.items():
+            if flush is None:
+                start = time.perf_counter()
+                run()
+                elapsed = (time.perf_counter() - start) * 1e3
+            else:
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                flush.zero_()
+                begin.record()
+                run()
+                end.record()
+                end.synchronize()
+                elapsed = begin.elapsed_time(end)
+            if sample >= 0:
+                times[name].append(elapsed)
+    return times
+
+
+def error(op, args) -> float:
+    """Difference from the float64 reference, both as 2-norms, the largest over all outputs.
+
+    A norm, since among millions of L1 gradients a few pixels equal to within rounding take the other sign.
+    """
+    args = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+    exact = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
+    ours, expected = op.overload(*args), op.reference(*exact)
+    if ours is None:  # in place
+        ours, expected = (args[0],), (exact[0],)
+    return max(((o - e).norm() / e.norm()).item() for o, e in zip(ours, expected, strict=True))
+
+
+def bench(op, case_name: str, dtype_name: str, device: str, samples: int) -> list[dict]:
+    """One row per implementation."""
+    cases = importlib.import_module(f"fastmim_kernels.{op.name}.cases")
+    case, dtype = cases.BENCH[case_name], DTYPES[dtype_name]
+    x, ours, reference = cases.functions(case, dtype, device)
+    torch.compiler.reset()
+    compiled = torch.compile(reference)
+    moved = cases.bytes_moved(case, dtype)
+    source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = measure(
+        {
+            "ours": lambda: forward_backward(ours, x),
+            "reference": lambda: forward_backward(reference, x),
+            "compiled": lambda: forward_backward(compiled, x),
+            "copy": lambda: target.copy_(source),
+        },
+        samples,
+        device,
+    )
+    median = {name: statistics.median(values) for name, values in times.items()}
+    rows = []
+    for name, values in times.items():
+        p20, _, _, p80 = statistics.quantiles(values, n=5)
+        rows.append(
+            {
+                "op": op.name,
+                "case": case_name,
+                "dtype": dtype_name,
+                "device": device,
+                "threads": torch.get_num_threads(),
+                "samples": samples,
+                "implementation": name,
+                "p20_ms": p20,
+                "p50_ms": median[name],
+                "p80_ms": p80,
+                "bytes": moved,
+                "gb_per_s": moved / median[name] / 1e6,
+                "of_copy_bandwidth": median["copy"] / median[name],
+                "ours_is_faster": median[name] / median["ours"],
+                "error": error(op, cases.inputs(case, dtype, device)) if name == "ours" else None,
+            }
+        )
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--op", help="this op only")
+    parser.add_argument("--case", help="cases whose name contains this")
+    parser.add_argument("--dtype", nargs="*", default=["fp32", "bf16"], choices=DTYPES)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    args = parser.parse_args(argv)
+
+    import fastmim_kernels
+
+    fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
+    columns = f"{'p20 ms':>9}{'p50 ms':>9}{'p80 ms':>9}{'GB/s':>7}{'of copy':>8}{'ours x':>7}"
+    for name in [args.op] if args.op else fastmim_kernels.OPS:
+        cases = importlib.import_module(f"fastmim_kernels.{name}.cases").BENCH
+        for case in cases:
+            if args.case and args.case not in case:
+                continue
+            for dtype in args.dtype:
+                rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples)
+                title = f"{name}: {case}, {dtype}, {args.device}"
+                print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")
+                print(f"  {'':<12}{columns}")
+                for row in rows:
+                    print(
+                        f"  {row['implementation']:<12}{row['p20_ms']:>9.3f}{row['p50_ms']:>9.3f}{row['p80_ms']:>9.3f}"
+                        f"{row['gb_per_s']:>7.1f}{row['of_copy_bandwidth']:>8.2f}{row['ours_is_faster']:>7.2f}",
+                        flush=True,
+                    )
+                    if args.record:
+                        from .record import record
+
+                        record(row, "ops")
+
+
+if __name__ == "__main__":
+    main()
