@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from fastmim_kernels.philox import uniform
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
 from fastmim.data.crops import CenterCrop, RandomResizedCrop
 from fastmim.tokens import Stream
+from fastmim_kernels.philox import uniform
 
 
 def windows(crop, image, count, size=(224, 224)):

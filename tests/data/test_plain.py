@@ -12,7 +12,6 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from fastmim_kernels.philox import uniform
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
@@ -23,6 +22,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.data.plain import ImageError, PlainLoader
 from fastmim.data.sampler import Sampler
 from fastmim.tokens import Stream, sample_id
+from fastmim_kernels.philox import uniform
 
 SEED = 3
 
