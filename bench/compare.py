@@ -10,19 +10,19 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import fastmim_kernels
 import torch
-from fastmim_kernels import philox
 from torch import Tensor, nn
 
+import fastmim_kernels
 from bench.published.mae import MaskedAutoencoder
 from bench.record import record
 from fastmim import config, optim
 from fastmim.mim import MIM
 from fastmim.tasks import pretrain
 from fastmim.tokens import Stream
+from fastmim_kernels import philox
 
 ARMS = ("ours", "eager", "sdpa", "compile")
 WARMUP = 2
@@ -160,14 +160,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     names = args.arms.split(",")
     if unknown := [name for name in names if name not in ARMS]:
-        parser.error(f"--arms: expected some of {','.join(ARMS)}, got {unknown[0]}")
+        parser.error(f"--arms: expected some of {','.join(ARMS)}, got {unknown[0]!r}")
+    if min(args.batch, args.steps) < 1:
+        parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_default_device(device)
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device])
-    cfg = config.load(args.config)
-    cfg = replace(cfg, train=replace(cfg.train, precision="fp32"))
-    arms = [build_arm(name, cfg) for name in names]
+    try:
+        cfg = config.load(args.config)
+        arms = [build_arm(name, cfg) for name in names]
+    except ValueError as error:
+        parser.error(str(error))
     batches = make_batches(pretrain.build(cfg), cfg, args.batch, args.steps + WARMUP)
     for number, batch in enumerate(batches):
         turn = number % len(arms)  # no arm always runs behind the same other one
