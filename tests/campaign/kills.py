@@ -55,7 +55,7 @@ class Training:
 
     def __init__(self, folder: Path):
         self.trace, self.checkpoints = folder / "trace.jsonl", folder / "checkpoints"
-        before = self._inode()
+        before, self.found = self._inode(), self.saves()
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "fastmim/train.py", "configs/debug/tiny_cpu.py", "--run.dir", str(folder)]
         command += ["--run.trace", "True", "--run.save_every", str(SAVE_EVERY), "--run.keep", str(KEEP)]
@@ -82,6 +82,18 @@ class Training:
     def lines(self) -> int:
         """Updates in the trace."""
         return self.trace.read_bytes().count(b"\n") if self.trace.exists() else 0
+
+    def saves(self) -> dict[str, int]:
+        """Time of change by name of what is in the checkpoint folder; a kill may have left some of it before."""
+        return {path.name: path.stat().st_ctime_ns for path in self.checkpoints.glob("*")}
+
+    def saving(self, step: int) -> bool:
+        """Whether this process has begun to save a step."""
+        partial = self.checkpoints / f"tmp-step-{step:08d}"
+        try:
+            return partial.stat().st_ctime_ns != self.found.get(partial.name)
+        except FileNotFoundError:
+            return False
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -159,8 +171,7 @@ def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
         if kill.aimed_at_save:
             # A save done before this process began comes no more: the next one, then.
             target = max(kill.step + 1, (training.first // SAVE_EVERY + 1) * SAVE_EVERY)
-            partial = training.checkpoints / f"tmp-step-{target:08d}"
-            alive = training.started and training.wait(partial.exists)
+            alive = training.started and training.wait(lambda step=target, run=training: run.saving(step))
         else:
             line = max(kill.step, training.first)
             alive = training.started and training.wait(lambda line=line, run=training: run.lines() > line)
@@ -173,7 +184,7 @@ def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
             continue
         training.kill()
         kill.reached = training.lines()
-        kill.inside_save = cut_short(training.checkpoints)
+        kill.inside_save = training.saves() != training.found and cut_short(training.checkpoints)
         yield kill
     Training(folder).finish()
 
@@ -252,6 +263,7 @@ def main() -> int:
         "python": platform.python_version(), "cpus": os.cpu_count(),
     }  # fmt: skip
     out = arguments.out or ROOT / f"bench/results/kills_cpu_{date.today():%Y%m}.jsonl"
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row) + "\n" for row in [summary, *rows]))
     return int(bad > 0)
 
