@@ -102,7 +102,7 @@ setup(
         "tyro",
         "rich",
         "safetensors",
-        "pillow",
+        "pillow>=10.3",
         "matplotlib",
     ],
     extras_require={

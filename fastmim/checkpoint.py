@@ -46,7 +46,14 @@ _DTYPES = {
 
 
 class CheckpointError(Exception):
-    """A checkpoint could not be written; earlier ones are untouched and training may go on."""
+    """The system refused a write; earlier checkpoints are untouched and training may go on.
+
+    saved: whether the new checkpoint is there all the same, and only the removal of old ones failed.
+    """
+
+    def __init__(self, message: str, saved: bool = False):
+        super().__init__(message)
+        self.saved = saved
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,9 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
     try:
         _prune(folder, path, step, keep)
     except OSError as error:
-        raise CheckpointError(f"{path} is saved, but older checkpoints could not be removed ({error})") from error
+        raise CheckpointError(
+            f"{path} is saved, but older checkpoints could not be removed ({error})", saved=True
+        ) from error
     return path
 
 

@@ -4,9 +4,7 @@ import os
 import sys
 
 if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
-    sys.path[0] = os.path.dirname(
-        sys.path[0]
-    )  # a script's own folder would shadow the standard library; the root is meant
+    sys.path[0] = os.path.dirname(sys.path[0])  # a script's own folder would shadow the standard library
 
 import time
 from itertools import islice
@@ -54,7 +52,7 @@ class Trainer:
         self.writes = self.process.rank == 0
         self.lock = checkpoint.lock(self.folder) if self.writes else None
         self.task = Pretrain(config, self.process)
-        self.first = self.task.resume(self.checkpoints) if config.run.resume else 0
+        self.first = self.task.resume(self.checkpoints)
         self.saved, self.skipped_in_a_row, self.trivial = self.first, 0, None
         if self.writes:
             facts = self.task.describe() | {"start": f"update {self.first}"}
@@ -130,11 +128,13 @@ class Trainer:
                 checkpoint.save(self.checkpoints, done, state, meta, self.config.run.keep)
             except checkpoint.CheckpointError as error:
                 self.meter.say(f"warning: {error}")
-                return
+                done = done if error.saved else self.saved
         self.saved = done
 
     def finish(self, done: int, why: str) -> None:
         """Says how the run ended; a finished one leaves its encoder and its curve."""
+        if self.saved != done:
+            raise SystemExit(f"train.py: update {done} is not saved; the same command continues from {self.saved}")
         if done < self.task.total:
             self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); the same command continues")
             return

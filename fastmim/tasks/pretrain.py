@@ -183,8 +183,15 @@ class Pretrain:
         """Loads the newest valid checkpoint, if there is one; returns the updates done. Collective.
 
         Raises:
-            ValueError: the data set is not the one that the checkpoint was trained on.
+            ValueError: the data set is not the one that the checkpoint was trained on; or there are checkpoints and
+                `run.resume` is off.
         """
+        if not self.config.run.resume:
+            if (folder / "latest").exists():
+                raise ValueError(
+                    f"run.resume is False, but {folder} holds checkpoints: choose another run.dir, or resume"
+                )
+            return 0
         loaded = checkpoint.load(folder) if self.process.rank == 0 else None
         step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
         if step == 0:
