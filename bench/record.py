@@ -17,8 +17,9 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
-import fastmim_kernels
 import torch
+
+import fastmim_kernels
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

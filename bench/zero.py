@@ -28,7 +28,8 @@ def train(data: str, precision: str, stage: int, ranks: int, batch: int, updates
         settings = {
             "data.root": data, "run.dir": folder, "run.log_every": 1, "run.stop_after": updates,
             "run.save_every": 10**6, "run.evaluate_every": 0, "train.global_batch": batch,
-            "train.micro_batch": batch // ranks, "train.precision": precision, "train.zero_stage": stage, "optim.blr": 4.8e-3, "optim.warmup_epochs": 0,
+            "train.micro_batch": batch // ranks, "train.precision": precision, "train.zero_stage": stage,
+            "optim.blr": 4.8e-3, "optim.warmup_epochs": 0,
         }  # fmt: skip
         arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         subprocess.run([sys.executable, *command, *arguments], check=True, stdout=subprocess.DEVNULL)
