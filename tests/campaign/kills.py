@@ -1,9 +1,10 @@
-"""The kill campaign: SIGKILLs a training run at random moments, restarts it, and compares with the undisturbed run.
+"""The kill campaign: SIGKILLs training at random moments, restarts it, and compares with the undisturbed run.
 
-`python -m tests.campaign.kills --kills 50` from the repository root; resumable. A moment is drawn uniformly over the
-undisturbed run's time from its first update to the end of its last save; two of five kills are instead aimed at a save,
-drawn uniformly, and at a uniform moment inside it. Several kills fall in one run; after the last it runs to its end,
-and trace, final checkpoint, exported encoder and folder must be what the undisturbed run left.
+`python -m tests.campaign.kills --kills 50` from the repository root; resumable. Moments are drawn uniformly over the
+undisturbed run's time from its first update to the end of its last save. None is aimed at a save: the model is wide,
+its inputs tiny and every update is saved, so that a good part of that time is saves. Several kills fall in one run;
+after the last it runs to its end, and trace, final checkpoint, exported encoder and folder must be what the undisturbed
+run left. Two runs train at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -20,21 +20,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 import torch
 
+from bench import record
 from fastmim import bittrace, checkpoint
 
 ROOT = Path(__file__).parents[2]
-SAVE_EVERY = 4
 KEEP = 2
+SETTINGS = {
+    "run.trace": True, "run.save_every": 1, "run.keep": KEEP, "run.evaluate_every": 0,
+    "train.epochs": 1, "train.global_batch": 8, "optim.warmup_epochs": 0.25,
+    "encoder.patch_size": 16, "encoder.depth": 2, "encoder.embed_dim": 256, "encoder.num_heads": 4,
+}  # fmt: skip
 KILLS_PER_RUN = 5
-AIMED = (1, 3)  # which of a run's kills go for a save
-POLL_SECONDS = 0.0005
+RUNS_AT_A_TIME = 2
+POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 600
+COVERED = tuple(
+    f"fastmim/{name}.py"
+    for name in ("bittrace", "checkpoint", "data/plain", "data/sampler", "engine", "optim", "stop", "tasks/pretrain")
+) + ("fastmim/train.py",)
+"""What kills and restarts depend on: a change here makes an earlier result stale."""
 
 
 @dataclass
@@ -43,8 +53,7 @@ class Kill:
 
     run: int
     step: int  # the last update before it
-    after_seconds: float  # from that update's trace line, or from the start of the save that follows
-    aimed_at_save: bool
+    after_seconds: float  # from that update's trace line
     resumed_from: int = 0  # where the killed process itself had begun
     reached: int = 0  # updates in the trace when it died
     inside_save: bool = False  # the folder shows a save cut short
@@ -58,8 +67,8 @@ class Training:
         before, self.found = self._inode(), self.saves()
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "fastmim/train.py", "configs/debug/tiny_cpu.py", "--run.dir", str(folder)]
-        command += ["--run.trace", "True", "--run.save_every", str(SAVE_EVERY), "--run.keep", str(KEEP)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ".:kernels"}
+        command += [f"--{name}={value}" for name, value in SETTINGS.items()]
+        environment = {**os.environ, "PYTHONPATH": ".:kernels"}
         with open(folder / "output.txt", "ab") as output:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdout=output, stderr=output, env=environment, start_new_session=True
@@ -87,14 +96,6 @@ class Training:
         """Time of change by name of what is in the checkpoint folder; a kill may have left some of it before."""
         return {path.name: path.stat().st_ctime_ns for path in self.checkpoints.glob("*")}
 
-    def saving(self, step: int) -> bool:
-        """Whether this process has begun to save a step."""
-        partial = self.checkpoints / f"tmp-step-{step:08d}"
-        try:
-            return partial.stat().st_ctime_ns != self.found.get(partial.name)
-        except FileNotFoundError:
-            return False
-
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -115,51 +116,36 @@ class Training:
 def undisturbed(folder: Path) -> dict:
     """Trains once without kills, or reads what an earlier call noted.
 
-    Returns: seconds since the first trace line: "lines", at which each appeared; "saves", (start, end) by step.
+    Returns: "lines", seconds from the first trace line to each; "end", to the end of the last save; "saving", seconds
+        spent in saves until then.
     """
     notes = folder / "timeline.json"
     if notes.exists():
         return json.loads(notes.read_text())
     shutil.rmtree(folder, ignore_errors=True)
     training = Training(folder)
-    lines, saves, saving = [], {}, None
+    lines, end, saving, before = [], 0.0, 0.0, None
     while training.process.poll() is None:
         now = time.monotonic()
         lines += [now] * (training.lines() - len(lines))
-        if saving is None:
-            saving = next((int(path.name[9:]) for path in training.checkpoints.glob("tmp-step-*")), None)
-            if saving:
-                saves[saving] = [now, now]
-        elif (training.checkpoints / "latest").exists():
-            named = (training.checkpoints / "latest").read_text().strip()
-            if named == f"step-{saving:08d}" and not any(training.checkpoints.glob("t*-*")):
-                saves[saving][1], saving = now, None
+        if cut_short(training.checkpoints):
+            saving, end, before = saving + now - (before or now), now, now
+        else:
+            before = None
         time.sleep(POLL_SECONDS)
     training.finish()
-    origin = lines[0]
-    timeline = {
-        "lines": [t - origin for t in lines],
-        "saves": {step: [t - origin for t in times] for step, times in saves.items()},
-    }
-    notes.write_text(json.dumps(timeline))
+    notes.write_text(json.dumps({"lines": [t - lines[0] for t in lines], "end": end - lines[0], "saving": saving}))
     return json.loads(notes.read_text())
 
 
 def plan(seed: int, run: int, timeline: dict) -> list[Kill]:
     """Draws one run's kills, in the order in which they fall."""
     rng = random.Random(f"{seed}-{run}")
-    lines, saves = timeline["lines"], list(timeline["saves"].items())
-    end = max(stop for _, (_, stop) in saves)
     kills = []
-    for number in range(KILLS_PER_RUN):
-        if number in AIMED:
-            step, (start, stop) = rng.choice(saves)
-            kills.append(Kill(run, int(step) - 1, rng.uniform(0, stop - start), True))
-        else:
-            moment = rng.uniform(0, end)
-            step = sum(t <= moment for t in lines) - 1
-            kills.append(Kill(run, step, moment - lines[step], False))
-    return sorted(kills, key=lambda kill: (kill.step, kill.aimed_at_save, kill.after_seconds))
+    for moment in sorted(rng.uniform(0, timeline["end"]) for _ in range(KILLS_PER_RUN)):
+        step = sum(t <= moment for t in timeline["lines"]) - 1
+        kills.append(Kill(run, step, moment - timeline["lines"][step]))
+    return kills
 
 
 def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
@@ -168,17 +154,9 @@ def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
     for kill in kills:
         training = Training(folder)
         kill.resumed_from = training.first
-        if kill.aimed_at_save:
-            # A save done before this process began comes no more: the next one, then.
-            target = max(kill.step + 1, (training.first // SAVE_EVERY + 1) * SAVE_EVERY)
-            alive = training.started and training.wait(lambda step=target, run=training: run.saving(step))
-        else:
-            line = max(kill.step, training.first)
-            alive = training.started and training.wait(lambda line=line, run=training: run.lines() > line)
-        if not alive:
-            training.finish()
-            continue
-        time.sleep(kill.after_seconds)
+        line = max(kill.step, training.first)
+        if training.started and training.wait(lambda line=line, run=training: run.lines() > line):
+            time.sleep(kill.after_seconds)
         if training.process.poll() is not None:
             training.finish()
             continue
@@ -220,52 +198,84 @@ def result(folder: Path) -> dict[str, str]:
     return found | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def digest(names: list[str]) -> str:
+    """SHA-256 over names and contents of files of the repository."""
+    files = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(names)}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def stale(row: dict) -> list[str]:
+    """Files that a recorded campaign depends on and that have changed since."""
+    return [name for name in COVERED if row["covered"].get(name) != digest([name])]
+
+
 def main() -> int:
-    """Runs the campaign; prints a table and writes it to bench/results; 0 if every run ended identical."""
+    """Runs the campaign, prints it and records it in bench/results; 0 if every run ended identical."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="kills at least")
     parser.add_argument("--inside", type=int, default=15, help="kills inside a save at least")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, default=Path("runs/kills"), help="run folders and progress; resumes there")
-    parser.add_argument("--out", type=Path, help="default: bench/results/kills_cpu_<yyyymm>.jsonl")
+    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
     arguments = parser.parse_args()
-    base = arguments.dir.resolve() / f"seed{arguments.seed}"
-    progress = base / "progress.jsonl"
-    timeline = undisturbed(base / "undisturbed")
-    rows = [json.loads(line) for line in progress.read_text().splitlines()] if progress.exists() else []
-    run = max((row["run"] for row in rows), default=-1) + 1
-    while len(rows) < arguments.kills or sum(row["inside_save"] for row in rows) < arguments.inside:
-        folder = base / f"run{run}"
-        kills = list(disturbed(folder, plan(arguments.seed, run, timeline)))
-        verdict = outcome(base / "undisturbed", folder)
-        rows += (new := [asdict(kill) | {"seed": arguments.seed, "outcome": verdict} for kill in kills])
-        with open(progress, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in new)
-        for row in new:
-            kind = ("aimed " if row["aimed_at_save"] else "") + ("inside a save" if row["inside_save"] else "")
-            print(f"run {run:3d}  from {row['resumed_from']:3d}  killed at {row['reached']:3d}  {kind:20s} {verdict}")
-        sys.stdout.flush()
-        if verdict == "identical":
-            shutil.rmtree(folder)
-        run += 1
-    bad = sum(row["outcome"] != "identical" for row in rows)
-    inside = sum(row["inside_save"] for row in rows)
-    aimed = sum(row["aimed_at_save"] for row in rows)
-    print(f"{len(rows)} kills ({aimed} aimed at a save), {inside} inside a save, {run} runs: {bad} not identical")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)  # what the provenance is to say of the training processes
+    origin = record.provenance("cpu")
+    if origin["dirty"] and not arguments.allow_dirty:
+        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+    base = arguments.dir.resolve() / f"{origin['commit'][:12]}-seed{arguments.seed}"
+    if origin["dirty"]:
+        shutil.rmtree(base, ignore_errors=True)
+
+    with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
+        references = [base / f"undisturbed{number}" for number in range(RUNS_AT_A_TIME)]
+        timeline, *_ = pool.map(undisturbed, references)
+        for other in references[1:]:
+            if (verdict := outcome(references[0], other)) != "identical":
+                raise RuntimeError(f"two undisturbed runs differ: {verdict}")
+
+        def campaign(run: int) -> list[dict]:
+            folder = base / f"run{run}"
+            kills = list(disturbed(folder, plan(arguments.seed, run, timeline)))
+            verdict = outcome(references[0], folder)
+            if verdict == "identical":
+                shutil.rmtree(folder)
+            return [asdict(kill) | {"outcome": verdict} for kill in kills]
+
+        progress = base / "progress.json"
+        rounds = json.loads(progress.read_text()) if progress.exists() else []
+        rows = [row for done in rounds for row in done]
+        while len(rows) < arguments.kills or sum(row["inside_save"] for row in rows) < arguments.inside:
+            first = len(rounds) * RUNS_AT_A_TIME
+            new = [row for run in pool.map(campaign, range(first, first + RUNS_AT_A_TIME)) for row in run]
+            for row in new:
+                print("run {run:3d}  from {resumed_from:3d}  killed at {reached:3d}".format(**row), end="  ")
+                print(f"{'inside a save' if row['inside_save'] else '':13s}  {row['outcome']}", flush=True)
+            rounds, rows = [*rounds, new], rows + new
+            progress.write_text(json.dumps(rounds))
+
     summary = {
-        "what": "kills", "seed": arguments.seed, "kills": len(rows), "aimed_at_save": aimed, "inside_save": inside,
-        "runs": run, "not_identical": bad, "updates": len(timeline["lines"]), "save_every": SAVE_EVERY,
-        "training_seconds": round(timeline["lines"][-1], 2), "command": " ".join(["python -m tests.campaign.kills"]
-        + sys.argv[1:]), "date": date.today().isoformat(), "commit": commit, "torch": torch.__version__,
-        "python": platform.python_version(), "cpus": os.cpu_count(),
-    }  # fmt: skip
-    out = arguments.out or ROOT / f"bench/results/kills_cpu_{date.today():%Y%m}.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps(row) + "\n" for row in [summary, *rows]))
-    return int(bad > 0)
+        "case": "SIGKILLs drawn uniformly over the training time",
+        "kills": len(rows),
+        "inside_save": sum(row["inside_save"] for row in rows),
+        "not_identical": sum(row["outcome"] != "identical" for row in rows),
+        "runs": len(rounds) * RUNS_AT_A_TIME,
+        "too_late": len(rounds) * RUNS_AT_A_TIME * KILLS_PER_RUN - len(rows),
+        "seed": arguments.seed,
+        "updates": len(timeline["lines"]),
+        "training_seconds": round(timeline["end"], 2),
+        "share_in_saves": round(timeline["saving"] / timeline["end"], 3),
+    }
+    print(summary)
+    if record.provenance("cpu") != origin:
+        raise RuntimeError("the tree changed during the campaign: nothing is recorded")
+    if not arguments.allow_dirty:
+        tracked = record.git("ls-files", "--", "fastmim", "kernels").splitlines()
+        summary["sources"] = digest([name for name in tracked if name.endswith((".py", ".cpp", ".h"))])
+        summary["covered"] = {name: digest([name]) for name in COVERED}
+        summary["each"] = {key: [row[key] for row in rows] for key in ("run", "resumed_from", "reached", "inside_save")}
+        record.record(summary | {"device": "cpu"}, "kills")
+    return int(summary["not_identical"] > 0)
 
 
 if __name__ == "__main__":
