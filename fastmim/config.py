@@ -9,15 +9,75 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
+import operator
+import re
 import runpy
 import sys
 import traceback
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
+
+_BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+
+
+def _bound(section: Any, *names: str, **bounds: float) -> None:
+    """Refuses a section whose named fields (each number, of a tuple) leave the bounds; None passes where allowed."""
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if f.name not in names or value is None:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(_BOUNDS[word](v, limit) for v in numbers for word, limit in bounds.items()):
+            expected = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in bounds.items())
+            expected += " or None" if str(f.type).endswith("| None") else ""
+            raise ValueError(f"{type(section).__name__.lower()}.{f.name}: expected {expected}, got {value}")
+
+
+def _check_types(value: Any, prefix: str = "") -> None:
+    """Compares every field, of the parts inside too, with its annotation.
+
+    Raises:
+        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple.
+    """
+    hints = typing.get_type_hints(type(value))
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        if not _fits(inner, hints[f.name]):
+            raise ValueError(f"{prefix}{f.name}: expected {_expected(str(f.type))}, got {inner!r}")
+        if dataclasses.is_dataclass(inner):
+            _check_types(inner, f"{prefix}{f.name}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    args = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return any(value == arg and type(value) is type(arg) for arg in args)
+        case types.UnionType | typing.Union:
+            return any(_fits(value, arg) for arg in args)
+        case builtin if builtin is tuple:
+            kinds = args[:1] * len(value) if isinstance(value, tuple) and args[-1] is ... else args
+            return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _choices(kind: str) -> list[str]:
+    """The values of a Literal type, as written on a command line; none for any other type."""
+    if not kind.startswith("Literal["):
+        return []
+    return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
+
+
+def _expected(kind: str) -> str:
+    return f"one of {', '.join(_choices(kind))}" if _choices(kind) else kind
 
 
 @dataclass(frozen=True)
@@ -45,6 +105,17 @@ class Data:
     prefetch: int = 4
     """Micro-batches decoded ahead."""
 
+    def __post_init__(self):
+        _check_types(self, "data.")
+        _bound(self, "size", at_least=1)
+        _bound(self, "flip", at_least=0, at_most=1)
+        _bound(self, "mean", above=-math.inf, below=math.inf)
+        _bound(self, "std", above=0, below=math.inf)
+        _bound(self, "repeats", at_least=1, at_most=256)
+        _bound(self, "held_out", "workers", "prefetch", at_least=0)
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
+
 
 @dataclass(frozen=True)
 class Optim:
@@ -67,6 +138,13 @@ class Optim:
     clip: float | None = None
     """Global gradient norm above which gradients are scaled down; None = no clipping."""
 
+    def __post_init__(self):
+        _check_types(self, "optim.")
+        _bound(self, "lr_batch", at_least=1)
+        _bound(self, "blr", "min_lr", "warmup_epochs", "weight_decay", at_least=0, below=math.inf)
+        _bound(self, "betas", at_least=0, below=1)
+        _bound(self, "eps", "clip", above=0, below=math.inf)
+
 
 @dataclass(frozen=True)
 class Train:
@@ -79,7 +157,7 @@ class Train:
     micro_batch: int | None = None
     """Images per process per forward; None = global_batch / processes. The rest is gradient accumulation."""
     seed: int = 0
-    """Seed of initialisation, order, crops, flips and masks."""
+    """Seed of initialisation, order, crops, flips and masks; 0 <= seed < 2**63."""
     precision: Literal["auto", "fp32", "autocast", "autocast-fp16", "bf16-master"] = "auto"
     """fp32; autocast (fp32 weights, bf16 compute); autocast-fp16 (with loss scaling, ZeRO 0 only); bf16-master (bf16
     weights, fp32 masters). auto = autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32."""
@@ -99,6 +177,12 @@ class Train:
     """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
     max_skipped: int = 5
     """Updates in a row that may be skipped for a non-finite gradient before the run stops."""
+
+    def __post_init__(self):
+        _check_types(self, "train.")
+        _bound(self, "epochs", above=0, below=math.inf)
+        _bound(self, "global_batch", "micro_batch", "max_skipped", at_least=1)
+        _bound(self, "seed", at_least=0, below=2**63)
 
 
 @dataclass(frozen=True)
@@ -124,6 +208,11 @@ class Run:
     tensorboard: bool = False
     """Also write TensorBoard events."""
 
+    def __post_init__(self):
+        _check_types(self, "run.")
+        _bound(self, "save_every", "keep", "log_every", "stop_after", at_least=1)
+        _bound(self, "evaluate_every", at_least=0)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -144,7 +233,8 @@ def load(path: str | Path) -> Config:
     """Runs a config file and returns its `config`; a relative path inside a config file is relative to that file.
 
     Raises:
-        ValueError: the file is missing, is not a Python file, or does not define `config = Config(...)`.
+        ValueError: the file is missing, is not a Python file, does not define `config = Config(...)`, fails while it
+            runs, or gives a field a value of another type: one sentence that names the file and, if known, the line.
     """
     path = Path(path)
     if not path.is_absolute() and (caller := _calling_config()) is not None:
@@ -153,10 +243,35 @@ def load(path: str | Path) -> Config:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.3)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; see configs/README.md for the list"
         raise ValueError(f"{path}: expected a config file (Python){hint}")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:  # a config file is the user's own code: it can raise anything
+        raise ValueError(_locate(path, error)) from error
     if not isinstance(config, Config):
         raise ValueError(f"{path}: expected it to end with `config = Config(...)`, got {type(config).__name__}")
+    try:
+        _check_types(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return config
+
+
+def _locate(path: Path, error: Exception) -> str:
+    """One line on what a config file raised: file, line, and for an unknown keyword the nearest field."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    line = lines[-1] if lines else 1  # what cannot be decoded never ran
+    text = str(error)
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line, text = error.lineno, error.msg
+    if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
+        bases = (Config, Data, Optim, Train, Run, Masking, Encoder, Decoder, Target, Loss, Crop)
+        parts = {part.__name__: part for base in bases for part in (base, *base.__subclasses__())}
+        if found[1] in parts:
+            fields = [f.name for f in dataclasses.fields(parts[found[1]])]
+            near = difflib.get_close_matches(found[2], fields, n=1, cutoff=0.0)
+            return f"{path}:{line}: {found[1]} has no field {found[2]}" + (f"; nearest: {near[0]}" if near else "")
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{path}:{line}: {kind}{' '.join(text.split())}"
 
 
 def _calling_config() -> Path | None:
@@ -222,15 +337,14 @@ def override(config: Config, args: list[str], prog: str) -> Config:
         if error is None:
             continue
         key, *values = " ".join(args[start:stop]).replace("=", " ", 1).split(" ")
-        kind, value = known[key[2:].replace("-", "_")]
+        name = key[2:].replace("-", "_")
+        kind, value = known[name]
         if (refusal := _refusal(error)) is not None:
-            raise ValueError(f"{key}: {refusal}")
+            raise ValueError(refusal if name in refusal else f"{key}: {refusal}")
         got = " ".join(values) or "nothing"
-        choices = kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
-        kind = f"one of {', '.join(choices)}" if kind.startswith("Literal") else kind
-        near = difflib.get_close_matches(got, choices, n=1, cutoff=0.3) if len(choices) > 1 else []
+        near = difflib.get_close_matches(got, _choices(kind), n=1, cutoff=0.3)
         hint = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(f"{key}: expected {kind} (currently {value}), got {got}{hint}")
+        raise ValueError(f"{key}: expected {_expected(kind)} (currently {value}), got {got}{hint}")
     raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {_refusal(_try(config, args, prog))}")
 
 
@@ -256,7 +370,7 @@ def _refusal(error: BaseException | None) -> str | None:
     """What a part said when it refused its own values (`__post_init__`), if that is the cause."""
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, ValueError) and frames and frames[-1].name == "__post_init__":
+        if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):
             return str(error)
         error = error.__cause__ or error.__context__
     return None

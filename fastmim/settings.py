@@ -26,12 +26,12 @@ def batch_plan(train: Train, world: int) -> tuple[int, int]:
     """
     total, micro = train.global_batch, train.micro_batch
     unit = world * (micro or 1)
-    if total % unit == 0 and total > 0:
+    if total % unit == 0:
         micro = micro or total // world
         return micro, total // (micro * world)
     below, above = total // unit * unit, (total // unit + 1) * unit
     choices = f"train.global_batch={above}" if below <= 0 else f"train.global_batch={below} or {above}"
-    if micro and total > 0 and total % world == 0:
+    if micro and total % world == 0:
         share = total // world
         divisors = [n for n in range(1, share + 1) if share % n == 0]
         choices += f", or train.micro_batch={min(divisors, key=lambda n: abs(n - micro))}"

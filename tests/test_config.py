@@ -83,12 +83,133 @@ def test_bad_overrides_get_one_line(args, words, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("setting", "values", "expected"),
+    [
+        ("run.log_every", "0", "at least 1"),
+        ("run.save_every", "0", "at least 1"),
+        ("run.keep", "0", "at least 1"),
+        ("run.evaluate_every", "-1", "at least 0"),
+        ("run.stop_after", "0", "at least 1 or None"),
+        ("train.micro_batch", "0", "at least 1 or None"),
+        ("train.micro_batch", "-4", "at least 1 or None"),
+        ("train.global_batch", "0", "at least 1"),
+        ("train.epochs", "0.0", "above 0 and below inf"),
+        ("train.epochs", "-1.0", "above 0 and below inf"),
+        ("train.epochs", "nan", "above 0 and below inf"),
+        ("train.epochs", "inf", "above 0 and below inf"),
+        ("train.seed", "-1", f"at least 0 and below {2**63}"),
+        ("train.seed", str(2**63), f"at least 0 and below {2**63}"),
+        ("train.max_skipped", "0", "at least 1"),
+        ("optim.lr_batch", "0", "at least 1"),
+        ("optim.clip", "-1.0", "above 0 and below inf or None"),
+        ("optim.clip", "0.0", "above 0 and below inf or None"),
+        ("optim.warmup_epochs", "-1.0", "at least 0 and below inf"),
+        ("optim.blr", "-0.1", "at least 0 and below inf"),
+        ("optim.min_lr", "-0.1", "at least 0 and below inf"),
+        ("optim.weight_decay", "-0.1", "at least 0 and below inf"),
+        ("optim.eps", "0.0", "above 0 and below inf"),
+        ("optim.betas", "0.9 1.0", "at least 0 and below 1"),
+        ("data.mean", "0.5 nan 0.5", "above -inf and below inf"),
+        ("data.std", "0.2 0.0 0.2", "above 0 and below inf"),
+        ("data.flip", "7.0", "at least 0 and at most 1"),
+        ("data.size", "0 0", "at least 1"),
+        ("data.repeats", "0", "at least 1 and at most 256"),
+        ("data.repeats", "257", "at least 1 and at most 256"),
+        ("data.held_out", "-1", "at least 0"),
+        ("data.workers", "-1", "at least 0"),
+        ("data.prefetch", "-1", "at least 0"),
+    ],
+)
+def test_bounds(setting, values, expected):
+    got = f"({values.replace(' ', ', ')})" if " " in values else values
+    with pytest.raises(ValueError) as error:
+        override(load(TINY), [f"--{setting}", *values.split()], prog="t")
+    assert str(error.value) == f"{setting}: expected {expected}, got {got}"
+
+
+def test_bounds_are_inside():
+    edges = {
+        "run.evaluate_every": "0", "run.keep": "1", "run.stop_after": "None", "train.micro_batch": "1",
+        "train.epochs": "0.3", "train.seed": str(2**63 - 1), "optim.blr": "0.0", "optim.warmup_epochs": "0",
+        "data.flip": "1", "data.repeats": "256", "data.held_out": "0", "data.workers": "0", "data.prefetch": "0",
+    }  # fmt: skip
+    config = override(load(TINY), [f"--{name}={value}" for name, value in edges.items()], prog="t")
+    assert (config.train.seed, config.data.repeats, config.run.stop_after) == (2**63 - 1, 256, None)
+
+
+@pytest.mark.parametrize("setting", ["mean", "std"])
+def test_mean_and_std_agree(setting):
+    config = load(TINY)
+    with pytest.raises(
+        ValueError, match=r"^data\.mean and data\.std: expected one number per channel, got .*\(0\.5,\)"
+    ):
+        override(config, [f"--data.{setting}", "0.5"], prog="t")
+    grey = override(config, ["--data.mean", "0.5", "--data.std", "0.2"], prog="t")
+    assert (grey.data.mean, grey.data.std) == ((0.5,), (0.2,))
+
+
 def test_config_files_that_are_not(tmp_path):
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(ValueError, match="did you mean .*tiny_cpu.py"):
         load(TINY.with_name("tiny_cp.py"))
     with pytest.raises(ValueError, match=r"expected it to end with `config = Config"):
         load(tmp_path / "empty.py")
+
+
+HEAD = f"""from dataclasses import replace
+from fastmim.config import Train, load
+from fastmim.encoders.vit import ViT
+tiny = load({str(TINY)!r})
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config = replace(tiny, train=Train(epchs=4))", "5: Train has no field epchs; nearest: epochs"),
+        ("config = replace(tiny, run=replace(tiny.run, kep=4))", "5: Run has no field kep; nearest: keep"),
+        ("config = replace(tiny, trian=Train())", "5: Config has no field trian; nearest: train"),
+        ("config = replace(tiny, encoder=ViT(deptj=4))", "5: ViT has no field deptj; nearest: depth"),
+        ("config = dict(", "5: SyntaxError: "),
+        ("import nothing_of_this_name", "5: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("config = tiny\n\nraise OSError('two\\nlines')", "7: OSError: two lines"),
+        ("config = load('nothing.py')", "5: {folder}/nothing.py: expected a config file (Python)"),
+        ("train = Train(epochs='many')", "5: train.epochs: expected float, got 'many'"),
+        ("train = Train(micro_batch=2.5)", "5: train.micro_batch: expected int | None, got 2.5"),
+        ("train = Train(seed=True)", "5: train.seed: expected int, got True"),
+        ("train = Train(zero_stage=4)", "5: train.zero_stage: expected one of 0, 1, 2, 3, got 4"),
+        ("train = Train(epochs=0)", "5: train.epochs: expected above 0 and below inf, got 0"),
+        ("data = replace(tiny.data, size=[32, 32])", "5: data.size: expected tuple[int, int], got [32, 32]"),
+        ("data = replace(tiny.data, size=(32,))", "5: data.size: expected tuple[int, int], got (32,)"),
+        ("data = replace(tiny.data, mean=('a',))", "5: data.mean: expected tuple[float, ...], got ('a',)"),
+        ("data = replace(tiny.data, crop=None)", "5: data.crop: expected Crop, got None"),
+        ("config = replace(tiny, encoder=ViT(depth='4'))", " encoder.depth: expected int | None, got '4'"),
+        ("config = replace(tiny, encoder=ViT)", " encoder: expected Encoder, got <class"),
+    ],
+)
+def test_mistakes_in_a_config_file(line, message, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD + line + "\n")
+    with pytest.raises(ValueError) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}:{message.format(folder=tmp_path)}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_a_config_that_a_config_loads(tmp_path):
+    (tmp_path / "inner.py").write_text("\nconfig = undefined\n")
+    (tmp_path / "outer.py").write_text("from fastmim.config import load\nconfig = load('inner.py')\n")
+    inner = f"{tmp_path}/inner.py:2: NameError: name 'undefined' is not defined"
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "outer.py")
+    assert str(error.value) == f"{tmp_path}/outer.py:2: {inner}"
+
+
+def test_a_config_file_that_is_no_text(tmp_path):
+    (tmp_path / "bytes.py").write_bytes(b"x = '\xff'\n")
+    with pytest.raises(ValueError, match=r"bytes\.py:1: .*utf-8"):
+        load(tmp_path / "bytes.py")
 
 
 @pytest.mark.parametrize(
