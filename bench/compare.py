@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
-from bench.published.mae import MaskedAutoencoder
+from bench.published.mae import MaskedAutoencoder, official_name
 from bench.record import record
 from fastmim import config, optim
 from fastmim.mim import MIM
@@ -66,12 +66,6 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def official_name(ours: str) -> str:
-    """The official name of one of our parameters."""
-    part, name = ours.split(".", 1)
-    return name if part == "encoder" or name == "mask_token" else f"decoder_{name}"
-
-
 def published(mim: MIM, norm_pix: bool, mask_ratio: float, attention: str) -> MaskedAutoencoder:
     """The published model of the sizes, and with a copy of the weights, of ours."""
     encoder, decoder = mim.encoder, mim.decoder
@@ -101,8 +95,8 @@ def build_arm(name: str, cfg: config.Config) -> Arm:
     kinds = [type(part).__name__ for part in (cfg.masking, cfg.encoder, cfg.decoder, cfg.loss)]
     if kinds != ["RandomMasking", "ViT", "TransformerDecoder", "MaskedL2"] or cfg.data.size[0] != cfg.data.size[1]:
         raise ValueError(f"the published way is here for MAE on square images; the config has {', '.join(kinds)}")
-    groups = optim.parameter_groups(mim, cfg.optim.weight_decay)
     if name == "ours":
+        groups = optim.parameter_groups(mim, cfg.optim.weight_decay)
         optimizer = optim.AdamW(groups, cfg.optim.betas, cfg.optim.eps, cfg.optim.clip)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE
@@ -165,14 +159,15 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_default_device(device)
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device])
     try:
         cfg = config.load(args.config)
-        arms = [build_arm(name, cfg) for name in names]
+        with torch.device(device):
+            arms = [build_arm(name, cfg) for name in names]
+            mim = pretrain.build(cfg)
     except ValueError as error:
         parser.error(str(error))
-    batches = make_batches(pretrain.build(cfg), cfg, args.batch, args.steps + WARMUP)
+    batches = make_batches(mim, cfg, args.batch, args.steps + WARMUP)
     for number, batch in enumerate(batches):
         turn = number % len(arms)  # no arm always runs behind the same other one
         for arm in arms[turn:] + arms[:turn]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -16,10 +17,10 @@ def export(run: tyro.conf.Positional[Path], to: Path | None = None) -> None:
         run: run folder.
         to: folder to write; default RUN/encoder.
     """
-    from .tasks import pretrain
+    from .tasks.export import export_encoder
 
     config, loaded = _open(run)
-    folder = pretrain.export_encoder(config, loaded.state["model"], to or run / "encoder")
+    folder = export_encoder(config, loaded.state["model"], to or run / "encoder")
     print(f"{folder}: bit-equal in timm; load it with timm.create_model('local-dir:{folder}', pretrained=True)")
 
 
@@ -34,6 +35,8 @@ def visualize(
         count: how many images.
         out: PNG to write; default RUN/reconstruction.png.
     """
+    if count < 1:
+        raise ValueError(f"--count: expected at least 1 image, got {count}")
     import torch
 
     from .analysis.reconstruction import reconstruction_grid, save_png
@@ -43,16 +46,19 @@ def visualize(
     from .tasks import pretrain
 
     config, loaded = _open(run)
-    manifest = Manifest.scan(str(images or config.data.root))
     seed, held_out = config.train.seed, config.data.held_out
+    if not images and not held_out:
+        raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
+    manifest = Manifest.scan(str(images or config.data.root))
     index = torch.arange(len(manifest)) if images else split_held_out(len(manifest), held_out, seed)[1]
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
-    with PlainLoader(manifest, config.data, seed, config.data.workers, prefetch=0) as loader:
+    with torch.no_grad(), PlainLoader(manifest, config.data, seed, config.data.workers, prefetch=0) as loader:
         held = pretrain.HeldOut.draw(mim.eval(), loader.held_out(index[:count]), index[:count])
-    picture = reconstruction_grid(mim.objective, held.images, held.mask, held.predict(mim, count))
-    save_png(picture, out or run / "reconstruction.png")
-    print(out or run / "reconstruction.png")
+        pred = held.predict(mim, count)
+    out = out or run / "reconstruction.png"
+    save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)
+    print(out)
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:
@@ -101,11 +107,16 @@ def _open(run: Path):
 COMMANDS = {"export": export, "visualize": visualize, "report": report, "demo-data": demo_data, "backends": backends}
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
+    args = sys.argv[1:] if args is None else args
+    about = "fastmim: masked-image modelling."
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastmim", description="fastmim: masked-image modelling.")
-    except ValueError as error:
-        print(f"fastmim: {error}", file=sys.stderr)
+        if args and not args[0].startswith("-") and args[0].replace("_", "-") not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}; nearest: {near}")
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastmim", description=about, args=args)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"fastmim: {' '.join(str(error).split())}", file=sys.stderr)  # torch's messages span lines
         raise SystemExit(2) from None
 
 

@@ -1,33 +1,31 @@
-"""Every command in README.md runs, in a form small enough for a test."""
+"""Every command and every piece of Python in README.md runs, in a form small enough for a test."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fastmim.config import load
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 COMMANDS = [
     line.split("#")[0].strip()
-    for block in re.findall(r"^```\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    for language, block in BLOCKS
+    if not language
     for line in block.splitlines()
-    if line.startswith(("make", "deepspeed", "python", "fastmim"))
+    if line.startswith(("make ", "deepspeed ", "python ", "fastmim "))
 ]
+PYTHON = [block for language, block in BLOCKS if language == "python"]
 SMALL = (
     "--encoder.depth 1 --encoder.embed_dim 12 --encoder.num_heads 2 --decoder.dim 8 --decoder.depth 1 "
     "--decoder.num_heads 2 --data.size 32 32 --data.held_out 4 --train.global_batch 8 --train.epochs 0.3 "
-    "--run.log_every 1 --run.trace True"
+    "--run.log_every 1 --run.trace True --train.micro_batch 8"
 )
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with images in FOLDER, where commands may write."""
-    folder = tmp_path_factory.mktemp("readme")
-    subprocess.run([*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"], cwd=folder, check=True)
-    return folder
 
 
 def fastmim() -> list[str]:
@@ -56,17 +54,35 @@ def small(command: str) -> list[str]:
     return [*fastmim(), *words[1:]]
 
 
-def test_commands_run(workplace):
-    """In the order of the page, as each needs what the one before it left."""
-    ran = 0
-    for command in COMMANDS:
-        if command.startswith("make"):
-            continue
-        result = subprocess.run(small(command), cwd=workplace, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Where the page's commands ran, in its order, as each needs what the one before it left."""
+    folder = tmp_path_factory.mktemp("readme")
+    images = [*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"]
+    commands = [small(command) for command in COMMANDS if not command.startswith("make")]
+    assert len(commands) >= 5
+    for command in (images, *commands):
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
-        ran += 1
-    assert ran >= 5
+    return folder
+
+
+def test_commands_run(workplace):
     assert (workplace / "runs/mine/loss.png").stat().st_size > 1000
+
+
+def test_python_runs(workplace):
+    configs = [code for code in PYTHON if "config = " in code]
+    programs = [code.replace("runs/demo", "runs/mine") for code in PYTHON if code not in configs]
+    assert len(configs) == len(programs) == 1
+    for program in programs:
+        result = subprocess.run([sys.executable, "-c", program], cwd=workplace, capture_output=True, text=True)
+        assert result.returncode == 0, f"{program}\n{result.stderr}"
+    shutil.copytree(ROOT / "configs/mae/pretrain", workplace / "configs")
+    for number, config in enumerate(configs):
+        path = workplace / f"configs/readme_{number}.py"
+        path.write_text(config)
+        assert load(path) != load(path.with_name("vit_base_patch16_224_800ep.py"))
 
 
 def test_make_targets_exist():

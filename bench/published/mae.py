@@ -16,6 +16,12 @@ from torch.nn import functional as F
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
+def official_name(ours: str) -> str:
+    """The official name of a parameter of fastmim's MAE."""
+    part, name = ours.split(".", 1)
+    return name if part == "encoder" or name == "mask_token" else f"decoder_{name}"
+
+
 class Attention(nn.Module):
     """Multi-head self-attention: explicit scores as in timm 0.3.2, or torch's SDPA."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..metrics import whole_lines
+
 
 def plot_curve(run: Path) -> Path:
     """Draws the losses of `run`/metrics.jsonl into `run`/loss.png.
@@ -18,11 +20,11 @@ def plot_curve(run: Path) -> Path:
     from matplotlib import pyplot as plt
 
     path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [json.loads(line) for line in whole_lines(path)]
     train = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     held_out = [(row["step"], row["held_out"]) for row in rows if "held_out" in row]
     if not train:
-        raise ValueError(f"{path}: expected the metrics of a run, found none; give a run folder")
+        raise ValueError(f"{path}: expected the metrics of a run, found none; give the folder of a run that has logged")
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     axes.plot(*zip(*train, strict=True), label="training images", linewidth=1)
     if held_out:

@@ -179,4 +179,7 @@ def _result(images: Tensor, futures: list[Future]) -> Tensor:
 
 
 def _share_of_cores() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
+    processes = next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)
+    return max(1, len(os.sched_getaffinity(0)) // processes)

@@ -115,8 +115,7 @@ class ViTEncoder(nn.Module):
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         proj = self.patch_embed.proj
         x = F.conv2d(images, proj.weight, proj.bias, stride=self.patch_size).flatten(2).transpose(1, 2)
-        cls_token = self.cls_token.expand(len(x), -1, -1)
-        return self.norm(self.blocks(self.norm_pre(torch.cat([cls_token, x], dim=1) + self.pos_embed)))
+        return self.transform(x + self.pos_embed[:, 1:])
 
     def transform(self, x: Tensor) -> Tensor:
         """Prepends the class token and runs the blocks and the final norm."""

@@ -331,9 +331,17 @@ def test_the_interpreter_exits_with_an_abandoned_iterator(photographs):
     assert (done.returncode, done.stdout, done.stderr) == (0, "got one\n", "")
 
 
-def test_workers_default_to_the_share_of_the_cores(photographs, data, monkeypatch):
+@pytest.mark.parametrize(
+    "environment",
+    [{"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}, {"LOCAL_SIZE": "2", "WORLD_SIZE": "6"}, {"WORLD_SIZE": "2"}],
+    ids=["torchrun", "deepspeed", "by hand"],
+)
+def test_workers_default_to_the_share_of_the_cores(photographs, data, monkeypatch, environment):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     with open_loader(photographs, data(), workers=0) as loader:
         loader.load(torch.arange(12).repeat(10))
         assert 1 <= len(decode_threads()) <= 3
