@@ -56,6 +56,10 @@ class CheckpointError(Exception):
         self.saved = saved
 
 
+class FolderError(RuntimeError):
+    """A run folder cannot be used as it is."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A verified checkpoint: `state` and `meta` as they were given to `save` at `step`; `path` is its folder."""
@@ -135,7 +139,7 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
 
     Returns: the checkpoint, or None if the folder holds none.
     Raises:
-        RuntimeError: there are checkpoints, but none is valid.
+        FolderError: there are checkpoints, but none is valid.
     """
     paths = _newest_first(folder)
     problems = []
@@ -158,7 +162,7 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
             state[group][name] = tensor
         return Loaded(stored["step"], state, stored["meta"], path)
     if problems:
-        raise RuntimeError(
+        raise FolderError(
             f"no valid checkpoint in {folder}: {'; '.join(problems)}. To start afresh, choose another run folder"
         )
     return None
@@ -168,7 +172,7 @@ def lock(run_dir: Path) -> IO[str]:
     """Claims a run folder for this process until the returned file is closed or the process ends.
 
     Raises:
-        RuntimeError: another process holds it; the message names that process.
+        FolderError: another process holds it; the message names that process.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     file = open(run_dir / "lock", "a+")  # noqa: SIM115 - the caller holds it open: that is the lock
@@ -178,7 +182,7 @@ def lock(run_dir: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise RuntimeError(f"{run_dir} is in use by {holder}: stop it, or choose another run folder") from None
+        raise FolderError(f"{run_dir} is in use by {holder}: stop it, or choose another run folder") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()

@@ -130,6 +130,8 @@ class Engine:
         self.micro_batch, self.accumulation = batch_plan(config.train, process.world)
         self.settings = deepspeed_config(config, process.world, self.precision)
         self.stage = config.train.zero_stage
+        # As given, since a bf16 copy of a position table is not the table.
+        self._frozen = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if not p.requires_grad}
         module.to(process.device)
         if self.precision == "bf16-master" and self.stage == 0:
             for p in module.parameters():
@@ -285,11 +287,9 @@ class Engine:
                     dist.reduce(whole, 0)
                 if first:
                     state[kind][name] = whole.view(torch.float32).view(shape).to("cpu", copy=True)
-        for name, tensor in self._untrained().items():
-            with self._whole(tensor):
-                if first:
-                    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-                    state["model"][name] = tensor.detach().to("cpu", dtype, copy=True)
+        if first:
+            buffers = {name: b for name, b in self._untrained().items() if name not in self._frozen}
+            state["model"] |= {name: t.detach().to("cpu", copy=True) for name, t in (self._frozen | buffers).items()}
         state["scalars"] = {"optimizer_step": self._steps()[0].to("cpu", torch.int64, copy=True)}
         if self.precision == "autocast-fp16":
             state["scalars"]["loss_scale"] = self.optimizer.loss_scale.cpu().clone()
@@ -320,6 +320,8 @@ class Engine:
             whole = self._from_first(state["model"][name] if state else None, shapes[name], tensor.dtype)
             with self._whole(tensor, modifier_rank=0):
                 tensor.detach().copy_(whole)
+            if state and name in self._frozen:
+                self._frozen[name] = state["model"][name]
         scalars = state.get("scalars", {})
         step = self._from_first(scalars.get("optimizer_step"), torch.Size(), torch.int64)
         for counter in self._steps():

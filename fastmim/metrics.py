@@ -5,11 +5,13 @@ Losses and norms stay on the device between log lines; reading them there is the
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -42,9 +44,7 @@ def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
     for name, value in facts.items():
         console.print(f"{name:<{width}}{value}", markup=False)
     for name, value in (("facts", facts), ("config", config)):
-        temporary = folder / f"{name}.json.tmp"
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(temporary, folder / f"{name}.json")
+        replace(folder / f"{name}.json", json.dumps(value, indent=2) + "\n")
 
 
 class Meter:
@@ -63,13 +63,13 @@ class Meter:
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.waited = 0.0
         self.since = time.perf_counter()
-        self.skips = 0
+        self.skipped = self.skips_in_a_row = 0
         self.progress = self.file = self.events = None
         if not writes:
             return
         path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= first]
-        path.write_text("".join(kept))
+        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= first]
+        replace(path, "".join(kept))
         self.file = path.open("a", buffering=1)
         if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -133,7 +133,7 @@ class Meter:
         row["seconds_left"] = seconds * (self.total - self.step)
         self.since, self.waited = self.since + elapsed, 0.0
         self.write(row)
-        skips = f"  {self.skips} skipped" if self.skips else ""
+        skips = f"  {self.skipped} skipped" if self.skipped else ""
         text = (
             f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['images_per_s']:.1f} images/s  "
             f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  "
@@ -149,20 +149,29 @@ class Meter:
         self.write({"step": self.step, "held_out": loss, "trivial": trivial})
         best = min(trivial.values())
         beside = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in trivial.items())
-        verdict = (
-            f"explains {1 - loss / best:.0%} of what the best of them leaves" if loss < best else "not yet below them"
-        )
+        verdict = f"{1 - loss / best:.0%} below the best of them" if loss < best else "not yet below them"
         self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
 
-    def skipped(self, step: int, files: list[str]) -> None:
-        """Names the images of an update that was skipped for a non-finite loss or gradient."""
-        self.skips += 1
-        if not self.writes:
-            return
-        with (self.folder / "skipped.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "images": files}) + "\n")
-        more = f" and {len(files) - 3} more (skipped.jsonl)" if len(files) > 3 else ""
-        self.say(f"update {step} skipped: non-finite loss or gradient on {', '.join(files[:3])}{more}")
+    def skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:
+        """Names the images of skipped updates; returns how many were skipped in a row, up to the last.
+
+        Args:
+            first: the update that `skipped` starts with.
+            files: the images of an update.
+        """
+        for step, skip in enumerate(skipped, start=first):
+            self.skips_in_a_row = self.skips_in_a_row + 1 if skip else 0
+            if not skip:
+                continue
+            self.skipped += 1
+            images = files(step)
+            with self.attempt("skipped.jsonl"):
+                if self.writes:
+                    with (self.folder / "skipped.jsonl").open("a") as file:
+                        file.write(json.dumps({"step": step, "images": images}) + "\n")
+            more = f" and {len(images) - 3} more (skipped.jsonl)" if len(images) > 3 else ""
+            self.say(f"update {step} skipped: non-finite loss or gradient on {', '.join(images[:3])}{more}")
+        return self.skips_in_a_row
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
@@ -170,20 +179,37 @@ class Meter:
             console.print(text, markup=False)
 
     def write(self, row: dict) -> None:
-        """Appends a row to metrics.jsonl and TensorBoard."""
+        """Appends a row to metrics.jsonl, a non-finite number as null, and to TensorBoard."""
         if not self.writes:
             return
-        self.file.write(json.dumps(row) + "\n")
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        with self.attempt("metrics.jsonl"):
+            self.file.write(json.dumps(row) + "\n")
         if self.events:
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
                     self.events.add_scalar(name, value, row["step"])
 
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """A full disk costs what is written inside and one line, not the run."""
+        try:
+            yield
+        except OSError as error:
+            self.say(f"warning: {what} could not be written ({error}); training goes on")
+
     def exclude(self, since: float) -> None:
-        """Leaves the time from `since` to now (evaluation, saving) out of the speed."""
-        self.since += time.perf_counter() - since
+        """Leaves the time from `since` to now (evaluation, saving) out of the speed, but what a log line covered."""
+        self.since += time.perf_counter() - max(since, self.since)
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines of a file, if it exists: a crash can leave half a line at the end."""
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that end with a newline, if it exists: a crash can leave half a line at the end."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file as a whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

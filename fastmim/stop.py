@@ -30,10 +30,14 @@ class Stop:
     flag, so a save is never interrupted and never runs inside a handler; a second SIGINT raises KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watched: dict[int, str] | None = None) -> None:
+        """
+        Args:
+            watched: what `launchers` gave when the process began: one that has ended since then is noticed too.
+        """
         self._code = 0
         self._interrupted = False
-        self._launchers = _launchers()
+        self._launchers = launchers() if watched is None else watched
         self._next_check = time.monotonic() + _CHECK_SECONDS
         self._group = None
         self._work = None
@@ -78,7 +82,7 @@ class Stop:
         self._code = max(self._code, _SIGNALS[signal.Signals(number)])
 
 
-def _launchers() -> dict[int, str]:
+def launchers() -> dict[int, str]:
     """Start time by pid of the launcher's processes above this one, whose end means that nobody waits for this rank.
 
     All of them count: a SIGTERM to `deepspeed` ends the topmost only. A shell is none of them, so that

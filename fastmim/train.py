@@ -17,16 +17,19 @@ from fastmim.analysis.predictors import trivial_losses
 from fastmim.analysis.reconstruction import reconstruction_grid, save_png
 from fastmim.bittrace import Trace
 from fastmim.config import Config, load, override, to_json
+from fastmim.data.plain import ImageError
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
-from fastmim.stop import Stop
-from fastmim.tasks.pretrain import Pretrain, export_encoder
+from fastmim.stop import Stop, launchers
+from fastmim.tasks.export import export_encoder
+from fastmim.tasks.pretrain import Pretrain
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
 def main(argv: list[str]) -> None:
+    watched = launchers()
     argv = [arg for arg in argv if not arg.startswith("--local_rank")]  # from the launcher, which also sets LOCAL_RANK
     if not argv or argv[0].startswith("-"):
         print(USAGE, file=sys.stderr)
@@ -35,11 +38,14 @@ def main(argv: list[str]) -> None:
         config = override(load(argv[0]), argv[1:], prog="train.py")
         fastmim_kernels.use_reference(config.train.kernels == "reference")
         trainer = Trainer(config)
-    except (ValueError, RuntimeError, OSError) as error:  # what is asked for cannot be done; nothing has started
-        if os.environ.get("RANK", "0") == "0":
+    except (ValueError, OSError, checkpoint.FolderError) as error:  # it cannot be done; nothing has started
+        if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"train.py: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    trainer.fit()
+    try:
+        trainer.fit(Stop(watched))
+    except ImageError as error:
+        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}. Remove it, start a new run") from None
 
 
 class Trainer:
@@ -53,16 +59,15 @@ class Trainer:
         self.lock = checkpoint.lock(self.folder) if self.writes else None
         self.task = Pretrain(config, self.process)
         self.first = self.task.resume(self.checkpoints)
-        self.saved, self.skipped_in_a_row, self.trivial = self.first, 0, None
+        self.saved, self.trivial = self.first, None
         if self.writes:
-            facts = self.task.describe() | {"start": f"update {self.first}"}
-            announce(self.folder, facts, to_json(config))
+            announce(self.folder, self.task.describe() | {"start": f"update {self.first}"}, to_json(config))
             self.task.manifest.save(str(self.folder / "manifest.json"))
 
-    def fit(self) -> None:
+    def fit(self, stop: Stop) -> None:
         task, run = self.task, self.config.run
         last = min(task.total, run.stop_after or task.total)
-        batches, stop = task.batches(self.first, last), Stop()
+        batches = task.batches(self.first, last)
         trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
         done, why = self.first, "finished" if last == task.total else "run.stop_after"
         with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
@@ -92,18 +97,14 @@ class Trainer:
 
     def log(self, done: int) -> None:
         """Reads what the updates since the last log gave; the only place where the host waits for the device."""
-        task, limit = self.task, self.config.train.max_skipped
-        losses, norms, skipped = self.meter.read()
-        loss, lr = task.mean(losses), task.learning_rate(done - 1)
+        task, (losses, norms, skipped) = self.task, self.meter.read()
+        loss, lr = task.mean(losses, skipped), task.learning_rate(done - 1)
         self.meter.log(loss=loss, grad_norm=norms[-1], lr=lr, epoch=task.epoch(done), updates=len(losses))
-        for step, skip in enumerate(skipped, start=done - len(skipped)):
-            self.skipped_in_a_row = self.skipped_in_a_row + 1 if skip else 0
-            if skip:
-                self.meter.skipped(step, task.files(step))
-        if self.skipped_in_a_row >= limit:
+        in_a_row = self.meter.skips(done - len(skipped), skipped, task.files)
+        if in_a_row >= task.max_skipped:
             self.meter.say(
-                f"stopped: {self.skipped_in_a_row} updates in a row skipped for a non-finite loss or gradient "
-                f"(train.max_skipped={limit}). Last good checkpoint: update {self.saved} in {self.checkpoints}. "
+                f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
+                f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
                 "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
             raise SystemExit(1)
@@ -117,7 +118,8 @@ class Trainer:
         self.meter.evaluated(task.held_out.loss(task.mim, pred), self.trivial)
         few = task.held_out.first(8)
         grid = reconstruction_grid(task.mim.objective, few.images, few.mask, pred[:8])
-        save_png(grid, self.folder / f"grids/{done:08d}.png")
+        with self.meter.attempt("the reconstruction grid"):
+            save_png(grid, self.folder / f"grids/{done:08d}.png")
 
     def save(self, done: int) -> None:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
@@ -136,12 +138,11 @@ class Trainer:
         if self.saved != done:
             raise SystemExit(f"train.py: update {done} is not saved; the same command continues from {self.saved}")
         if done < self.task.total:
-            self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); the same command continues")
-            return
+            go_on = "raise it to go on" if why == "run.stop_after" else "the same command continues"
+            return self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
         weights = checkpoint.load(self.checkpoints).state["model"]
         encoder = export_encoder(self.config, weights, self.folder / "encoder")
-        self.meter.say(f"loss curve       {plot_curve(self.folder)}")
-        self.meter.say(f"reconstructions  {self.folder / 'grids'}")
+        self.meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")
         self.meter.say(f"encoder          {encoder}  (checked: timm.create_model loads it with bit-equal features)")
 
 

@@ -1,24 +1,22 @@
-"""Pre-training: from a config to a module, its figures on held-out images, and its encoder in timm's format.
+"""Pre-training: from a config to a module and its figures on held-out images.
 
 May import L3 and below.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import fastmim_kernels
 
 from .. import bittrace, checkpoint
-from ..config import Config, Data, Optim, Run, Train
+from ..config import Config, Data, Optim, Run, Train, to_json
 from ..data.crops import CenterCrop, RandomResizedCrop
 from ..data.manifest import Manifest
 from ..data.plain import PlainLoader
@@ -56,6 +54,10 @@ def build(config: Config) -> MIM:
     config.masking(config.train.seed, torch.zeros(1, dtype=torch.int64), encoder.grid)  # refuses a ratio that cannot be
     encoder.grad_checkpointing = decoder.grad_checkpointing = config.train.activation_checkpointing
     return mim
+
+
+# What a continued run may change: how it computes, not what it computes.
+FREE = ("run.", "optim.", "train.", "data.root", "data.workers", "data.prefetch")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ class Pretrain:
         self.mim = build(config)
         self.parameters = sum(p.numel() for p in self.mim.parameters() if p.requires_grad)
         self.engine = Engine(self.mim, config, process)
+        number = int(self.manifest.hash[:12], 16)
+        if int(self.engine.reduce_sum(torch.tensor(number))) != number * process.world:
+            raise ValueError(f"the processes see different images in {data.root}: give all of them the same data")
         self.loader = PlainLoader(self.manifest, data, seed, data.workers, data.prefetch)
         self.held_out = None
         if len(held_out_index) and config.run.evaluate_every:
@@ -192,6 +197,7 @@ class Pretrain:
                     f"run.resume is False, but {folder} holds checkpoints: choose another run.dir, or resume"
                 )
             return 0
+        # Only rank 0 reads and checks; when it refuses, it ends, and the launcher ends the others.
         loaded = checkpoint.load(folder) if self.process.rank == 0 else None
         step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
         if step == 0:
@@ -202,8 +208,21 @@ class Pretrain:
                 f"then {loaded.meta['manifest'][:12]}): sample numbers would mean other images. Restore the folder, or "
                 "start a new run"
             )
+        if loaded:
+            self._compare(loaded.meta["config"])
         self.engine.load_state_dict(loaded.state if loaded else {})
         return step
+
+    def _compare(self, stored: dict) -> None:
+        """Refuses to go on under a config that would change samples, masks or model."""
+        then, now = _leaves(stored), _leaves(to_json(self.config))
+        changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
+        fixed = [name for name in changed if not name.startswith(FREE) or name in ("train.seed", "train.global_batch")]
+        if fixed:
+            words = ", ".join(f"{name} was {then.get(name)}, is now {now.get(name)}" for name in fixed[:4])
+            raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
+        for name in changed:
+            print(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
 
     def fingerprint(self, step: int, result: StepResult) -> dict[str, float | int]:
         """What the bit trace records of an update. Collective; waits for the device."""
@@ -217,9 +236,15 @@ class Pretrain:
         loss = self.engine.reduce_mean(result.loss).item()
         return dict(loss=loss, grad_norm=result.grad_norm.item(), parameters=parameters, samples=samples, masks=masks)
 
-    def mean(self, losses: list[float]) -> float:
-        """Mean over updates and processes. Collective."""
-        return self.engine.reduce_mean(torch.tensor(losses, device=self.process.device).mean()).item()
+    def mean(self, losses: list[float], skipped: list[bool]) -> float:
+        """Mean over processes and updates, skipped ones left out; NaN if all were. Collective."""
+        kept = [loss for loss, skip in zip(losses, skipped, strict=True) if not skip]
+        return self.engine.reduce_mean(torch.tensor(kept, device=self.process.device).mean()).item()
+
+    @property
+    def max_skipped(self) -> int:
+        """Updates in a row that may be skipped; fp16's loss scale, 2**16 at first, halves with each of its own."""
+        return self.config.train.max_skipped + 16 * (self.engine.precision == "autocast-fp16")
 
     def predict_held_out(self) -> Tensor:
         """Predictions for the held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
@@ -229,6 +254,13 @@ class Pretrain:
     def close(self) -> None:
         """Ends the loader's threads."""
         self.loader.close()
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested dict as {dotted name: leaf}."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: leaf for key, inner in value.items() for k, leaf in _leaves(inner, f"{name}.{key}".strip(".")).items()}
 
 
 def total_steps(config: Config, images: int) -> int:
@@ -244,46 +276,3 @@ def total_steps(config: Config, images: int) -> int:
             f"of train.global_batch={config.train.global_batch}: raise the epochs or lower the batch"
         )
     return int(seen // config.train.global_batch)
-
-
-def export_encoder(config: Config, mim_state: dict[str, Tensor], folder: Path) -> Path:
-    """Writes the encoder as timm's hub format (model.safetensors, config.json) and checks it by loading it.
-
-    Args:
-        mim_state: fp32 tensors of the whole module by name, as checkpoints hold them.
-    Raises:
-        RuntimeError: timm's copy does not give bit-equal features.
-    """
-    mim = build(config)
-    mim.load_state_dict(mim_state)
-    encoder = mim.encoder.eval()
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    height, width = config.data.size
-    description = {
-        "architecture": config.encoder.name,
-        "num_classes": 0,
-        "num_features": encoder.embed_dim,
-        "global_pool": "token",
-        "model_args": config.encoder.model_args() | {"img_size": [height, width], "in_chans": len(config.data.mean)},
-        "pretrained_cfg": {
-            "num_classes": 0,
-            "input_size": [len(config.data.mean), height, width],
-            "interpolation": "bicubic",
-            "mean": list(config.data.mean),
-            "std": list(config.data.std),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
-    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-
-    copy = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
-    images = torch.randn(2, len(config.data.mean), height, width, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        ours, theirs = encoder.features(images), copy.forward_features(images)
-    if not torch.equal(ours, theirs):
-        difference = (ours - theirs).abs().max().item()
-        raise RuntimeError(f"{folder}: timm loads the export with other features (largest difference {difference:.3g})")
-    return folder

@@ -67,7 +67,7 @@ def _launcher(name: str) -> Callable:
 def load_library() -> None:
     """Loads the C++ implementations; one line of log says why when there are none."""
     path = Path(__file__).with_name("_cpu.so")
-    sources = [source for source in path.parents[1].rglob("*") if source.suffix in (".h", ".cpp")]  # none in a wheel
+    sources = [*path.parent.rglob("*.cpp"), *path.parent.rglob("*.h")]  # none in a wheel
     if not path.exists():
         _state["library"] = f"the C++ library was not built ({path.name} is missing); to build it, {_BUILD}"
     elif any(source.stat().st_mtime > path.stat().st_mtime for source in sources):

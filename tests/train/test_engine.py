@@ -162,7 +162,6 @@ def test_batch_plan(global_batch, micro_batch, world, plan):
         (10, None, 4, "global_batch=8 or 12"),
         (4096, 60, 8, "global_batch=3840 or 4320, or train.micro_batch=64"),
         (2, None, 4, "use train.global_batch=4"),
-        (0, None, 1, "use train.global_batch=1"),
     ],
 )
 def test_batch_plan_refuses(global_batch, micro_batch, world, choices):
