@@ -6,6 +6,7 @@ May import torch and fastmim_kernels only.
 from __future__ import annotations
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -115,38 +116,38 @@ def init_transformer(module: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Masking:
+class Masking(ABC):
     """Chooses the hidden patches: `masking(seed, ids, grid) -> Mask`."""
 
-    def __call__(self, seed: int, ids: Tensor, grid: tuple[int, int]) -> Mask:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, seed: int, ids: Tensor, grid: tuple[int, int]) -> Mask: ...
 
 
 @dataclass(frozen=True)
-class Encoder:
+class Encoder(ABC):
     """Describes an encoder; `build` returns a module `(images, mask) -> latent` with `grid` and `patch_size`.
 
     size: (H, W) of the images in pixels; mean, std: per channel, on the 0..1 scale.
     """
 
-    def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Decoder(ABC):
     """Describes a decoder; `build(encoder)` returns a module `(latent, mask) -> pred` of the hidden patches."""
 
-    def build(self, encoder: nn.Module) -> nn.Module:
-        raise NotImplementedError
+    @abstractmethod
+    def build(self, encoder: nn.Module) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(ABC):
     """What is predicted: `target(images, patch_size) -> (B, L, P)`, from normalised (B, H, W, C) float images."""
 
-    def __call__(self, images: Tensor, patch_size: int) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, images: Tensor, patch_size: int) -> Tensor: ...
 
     def pixels(self, pred: Tensor, patches: Tensor) -> Tensor:
         """(…, P) predictions as normalised pixels, for pictures; `patches` are the true ones, for lost statistics."""
@@ -154,15 +155,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(ABC):
     """Compares: `loss(pred, target) -> ()` fp32, the mean over the rows it is given (the hidden patches)."""
 
-    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, pred: Tensor, target: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(ABC):
     """Chooses the window of an image that becomes a training sample.
 
     `draws` uniform numbers in [0, 1) are turned into a window of whole pixels, which is resized to the sample's size.
@@ -172,11 +173,11 @@ class Crop:
     """Filter of the resize from the window to the sample, antialiased."""
 
     @property
-    def draws(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def draws(self) -> int: ...
 
+    @abstractmethod
     def window(
         self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
     ) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop of an image of (height, width) for a sample of `size`."""
-        raise NotImplementedError

@@ -164,6 +164,10 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     assert "has changed since" in refusal(train(run, changed, "--train.epochs", "6", check=False))
+    words = refusal(train(run, images, "--masking.ratio", "0.5", "--train.epochs", "6", check=False))
+    assert "masking.ratio was 0.75, is now 0.5" in words
+    words = refusal(train(run, images, "--run.resume", "False", check=False))
+    assert "run.resume is False, but" in words
 
 
 def test_one_folder_one_run(images, tmp_path):

@@ -1,0 +1,85 @@
+"""What a person reads is true: speed without pauses, whole files, no crash for want of disk."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmim.config import load
+from fastmim.metrics import Meter, duration, whole_lines
+
+CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 images an update
+
+
+@pytest.fixture
+def meter(tmp_path):
+    with Meter(tmp_path, 0, 100, CONFIG, torch.device("cpu"), True) as meter:
+        yield meter
+
+
+def update(meter, loss=1.0, skipped=False):
+    meter.update(torch.tensor(loss), torch.tensor(1.0), torch.tensor(skipped))
+
+
+def rows(meter):
+    return [json.loads(line) for line in whole_lines(meter.folder / "metrics.jsonl")]
+
+
+def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter):
+    for _ in range(3):
+        time.sleep(0.1)  # training
+        update(meter)
+        pause = time.perf_counter()
+        time.sleep(0.1)  # reading the device waits for it, so this is training too
+        meter.read()
+        meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1)
+        time.sleep(0.3)  # a checkpoint
+        meter.exclude(pause)
+    for row in rows(meter):
+        assert row["images_per_s"] == pytest.approx(32 / 0.2, rel=0.2)
+
+
+def test_share_of_time_waiting_for_data(meter):
+    def slow():
+        for _ in range(2):
+            time.sleep(0.1)
+            yield 0
+
+    for _ in meter.waiting(slow()):
+        time.sleep(0.1)
+    meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=2)
+    assert rows(meter)[0]["data_wait"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_skips_are_counted_in_a_row_and_named(meter, capsys):
+    names = lambda step: [f"{step}-{i}.jpg" for i in range(5)]  # noqa: E731
+    assert meter.skips(10, [True, False, True, True], names) == 2
+    assert meter.skips(14, [True], names) == 3
+    assert meter.skips(15, [False], names) == 0
+    stored = [json.loads(line) for line in whole_lines(meter.folder / "skipped.jsonl")]
+    assert [row["step"] for row in stored] == [10, 12, 13, 14] and stored[0]["images"] == names(10)
+    assert "update 12 skipped: non-finite loss or gradient on 12-0.jpg" in capsys.readouterr().out
+
+
+def test_non_finite_numbers_are_valid_json(meter):
+    meter.write({"step": 1, "loss": float("nan"), "grad_norm": float("inf"), "lr": 0.1})
+    assert rows(meter) == [{"step": 1, "loss": None, "grad_norm": None, "lr": 0.1}]
+
+
+def test_a_full_disk_costs_a_line_not_the_run(meter, capsys):
+    meter.file = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - the meter closes it
+    meter.write({"step": 1})
+    assert "warning: metrics.jsonl could not be written" in capsys.readouterr().out
+    meter.file = open("/dev/null", "w")  # noqa: SIM115
+
+
+def test_a_continued_run_drops_what_it_repeats(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    with Meter(tmp_path, 2, 100, CONFIG, torch.device("cpu"), True) as meter:
+        assert [row["step"] for row in rows(meter)] == [1, 2]
+
+
+def test_durations():
+    assert [duration(s) for s in (5, 65, 3725)] == ["0m05s", "1m05s", "1h02m"]
