@@ -168,6 +168,12 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
     return None
 
 
+def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
+    """Finishes what a kill cut short: removes leftovers, and all but `loaded` and the `keep` - 1 before it."""
+    _remove_leftovers(folder)
+    _prune(folder, loaded.path, loaded.step, keep)
+
+
 def lock(run_dir: Path) -> IO[str]:
     """Claims a run folder for this process until the returned file is closed or the process ends.
 

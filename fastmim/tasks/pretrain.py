@@ -210,6 +210,7 @@ class Pretrain:
             )
         if loaded:
             self._compare(loaded.meta["config"])
+            checkpoint.tidy(folder, loaded, self.config.run.keep)
         self.engine.load_state_dict(loaded.state if loaded else {})
         return step
 

@@ -151,6 +151,9 @@ def test_stop_at_every_operation(base, tmp_path, step):
         named = (folder / "latest").read_text().strip()
         began_from.add(check(folder, {20, 30}, at_least=2))
         assert load(folder).path.name == named
+        restarted = shutil.copytree(folder, tmp_path / f"restarted{at}")
+        checkpoint.tidy(restarted, load(restarted), keep=2)
+        assert len(os.listdir(restarted)) == 3 and load(restarted).path.name == named
         with shim():
             put(folder, 40)
         assert check(folder, {40}, at_least=2) == 40
