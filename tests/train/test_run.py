@@ -45,11 +45,14 @@ def command(run: Path, images: Path, *args: str) -> list[str]:
     ]
 
 
+# One thread: the order of sums, and so the last bit, depends on how many there are.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+
+
 def train(run: Path, images: Path, *args: str, ranks: int = 0, check: bool = True) -> subprocess.CompletedProcess:
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     words = [sys.executable, *launcher, *command(run, images, *args)]
-    result = subprocess.run(words, capture_output=True, text=True, env=environment)
+    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
 
@@ -103,9 +106,8 @@ def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_ends_well(undisturbed, images, tmp_path, number):
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, *command(run, images, "--run.save_every", "1000")], stdout=subprocess.DEVNULL
-    )
+    words = [sys.executable, *command(run, images, "--run.save_every", "1000")]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     wait_for(lambda: lines(run / "trace.jsonl") >= 2)
     process.send_signal(number)
     assert process.wait(timeout=60) == 0
@@ -118,10 +120,9 @@ def test_nothing_outlives_the_launcher(images, tmp_path):
     """SIGKILL to `deepspeed`: the ranks notice, save and stop."""
     run = tmp_path / "run"
     arguments = command(run, images, "--train.epochs", "3000", "--run.save_every", "1000000")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     launcher = subprocess.Popen(
         [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
     )  # fmt: skip
     wait_for(lambda: lines(run / "trace.jsonl") >= 2)
     launcher.kill()
@@ -176,6 +177,7 @@ def test_one_folder_one_run(images, tmp_path):
         [sys.executable, *command(run, images, "--train.epochs", "3000")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
     )
     wait_for(lambda: (run / "trace.jsonl").exists())
     second = train(run, images, check=False)
