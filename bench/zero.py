@@ -34,7 +34,7 @@ def train(data: str, precision: str, stage: int, ranks: int, batch: int, updates
         arguments = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         subprocess.run([sys.executable, *command, *arguments], check=True, stdout=subprocess.DEVNULL)
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    steady = rows[1:]
+    steady = rows[1:]  # the first one warms up
     return [row["loss"] for row in rows], {
         "images_per_s": statistics.median(row["images_per_s"] for row in steady),
         "peak_bytes_of_rank_0": rows[-1]["peak_bytes"],
@@ -47,11 +47,14 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--batch", type=int, default=8, help="images per update (default: 8)")
     parser.add_argument("--updates", type=int, default=5, help="updates per run (default: 5)")
+    parser.add_argument("--precision", choices=RUNS, help="only this one (default: both)")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
     arguments = parser.parse_args()
     print(f"{'precision':<13}{'stage':>6}{'images/s':>10}{'GiB/rank':>10}{'largest difference':>20}  losses")
     failed = False
     for precision, (stages, tolerance) in RUNS.items():
+        if arguments.precision not in (None, precision):
+            continue
         first = None
         for stage in stages:
             losses, figures = train(
