@@ -16,7 +16,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmim import config, optim, tokens
+from fastmim.data.crops import RandomResizedCrop
+from fastmim.decoders import TransformerDecoder
+from fastmim.encoders.vit import ViT
 from fastmim.engine import Engine, init_distributed
+from fastmim.losses import MaskedL2
+from fastmim.masking import RandomMasking
+from fastmim.targets import NormalizedPatches
 
 FOLDER = Path(sys.argv[1])
 FRAGMENT = FOLDER / "deepspeed.json"
@@ -67,8 +73,8 @@ def make_config(world, stage=0, precision="fp32", **train):
     """Global batch 8 in 2 micro-batches. ZeRO-3 keeps only the smallest parameters whole, and has several groups."""
     train = {"micro_batch": 4 // world, "deepspeed": str(FRAGMENT), **train}
     return config.Config(
-        *(part() for part in (tokens.Masking, tokens.Encoder, tokens.Decoder, tokens.Target, tokens.Loss)),
-        config.Data(tokens.Crop()),
+        *(RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()),
+        config.Data(RandomResizedCrop()),
         config.Optim(weight_decay=0.1, clip=0.5),
         config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
     )

@@ -13,9 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim import config, tokens
+from fastmim import config
+from fastmim.data.crops import RandomResizedCrop
+from fastmim.decoders import TransformerDecoder
+from fastmim.encoders.vit import ViT
 from fastmim.engine import step_seed
+from fastmim.losses import MaskedL2
+from fastmim.masking import RandomMasking
 from fastmim.settings import batch_plan, deepspeed_config, resolve_precision
+from fastmim.targets import NormalizedPatches
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -144,8 +150,8 @@ def test_one_process_without_a_launcher(check):
 
 
 def make_config(**train):
-    parts = (part() for part in (tokens.Masking, tokens.Encoder, tokens.Decoder, tokens.Target, tokens.Loss))
-    return config.Config(*parts, config.Data(tokens.Crop()), config.Optim(), config.Train(**train))
+    parts = RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()
+    return config.Config(*parts, config.Data(RandomResizedCrop()), config.Optim(), config.Train(**train))
 
 
 @pytest.mark.parametrize(
