@@ -1,4 +1,4 @@
-"""Times every op on real shapes: ours, the reference eager, the reference under torch.compile, and a plain copy.
+"""Times every op on real shapes: ours, the reference eager and under torch.compile, the official way, and a plain copy.
 
 `python -m bench.ops` runs all of them forward and backward, interleaved so that a busy machine slows all alike. The
 copy moves as many bytes as the op cannot do without: its time is the machine's limit. May import fastmim_kernels.
@@ -8,17 +8,18 @@ import argparse
 import importlib
 import statistics
 import time
+from functools import partial
 
 import torch
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
 
 
-def forward_backward(function, x: torch.Tensor) -> None:
+def forward_backward(function, x: torch.Tensor, grad: torch.Tensor | None) -> None:
     x.grad = None
-    loss = function(x)
-    if loss is not None:
-        loss.backward()
+    result = function(x)
+    if grad is not None:
+        result.backward(grad)
 
 
 def measure(runs: dict, samples: int, device: str) -> dict[str, list[float]]:
@@ -45,7 +46,7 @@ def measure(runs: dict, samples: int, device: str) -> dict[str, list[float]]:
 
 
 def error(op, args) -> float:
-    """Difference from the float64 reference, both as 2-norms, the largest over all outputs.
+    """Difference from the float64 reference, both as 2-norms, the largest over all outputs; integers: how many differ.
 
     A norm, since among millions of L1 gradients a few pixels equal to within rounding take the other sign.
     """
@@ -53,27 +54,30 @@ def error(op, args) -> float:
     exact = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
     ours, expected = op.overload(*args), op.reference(*exact)
     if ours is None:  # in place
-        ours, expected = (args[0],), (exact[0],)
-    return max(((o - e).norm() / e.norm()).item() for o, e in zip(ours, expected, strict=True))
+        ours, expected = args[0], exact[0]
+    if isinstance(ours, torch.Tensor):
+        ours, expected = (ours,), (expected,)
+    pairs = list(zip(ours, expected, strict=True))
+    if not ours[0].is_floating_point():
+        return float(sum((o != e).sum().item() for o, e in pairs))
+    return max(((o - e).norm() / e.norm()).item() for o, e in pairs if e.numel())
 
 
 def bench(op, case_name: str, dtype_name: str, device: str, samples: int) -> list[dict]:
     """One row per implementation."""
     cases = importlib.import_module(f"fastmim_kernels.{op.name}.cases")
     case, dtype = cases.BENCH[case_name], DTYPES[dtype_name]
-    x, ours, reference = cases.functions(case, dtype, device)
+    x, functions = cases.functions(case, dtype, device)
     torch.compiler.reset()
-    compiled = torch.compile(reference)
+    functions["compiled"] = torch.compile(functions["reference"])
+    result = functions["ours"](x)
+    grad = torch.ones_like(result) if result is not None and result.requires_grad else None
     moved = cases.bytes_moved(case, dtype)
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = measure(
-        {
-            "ours": lambda: forward_backward(ours, x),
-            "reference": lambda: forward_backward(reference, x),
-            "compiled": lambda: forward_backward(compiled, x),
-            "copy": lambda: target.copy_(source),
-        },
+        {name: partial(forward_backward, function, x, grad) for name, function in functions.items()}
+        | {"copy": lambda: target.copy_(source)},
         samples,
         device,
     )
@@ -107,7 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
-    parser.add_argument("--dtype", nargs="*", default=["fp32", "bf16"], choices=DTYPES)
+    parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="default: those that the op's cases name")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
@@ -115,14 +120,16 @@ def main(argv: list[str] | None = None) -> None:
 
     import fastmim_kernels
 
+    if args.threads:
+        torch.set_num_threads(args.threads)
     fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
     columns = f"{'p20 ms':>9}{'p50 ms':>9}{'p80 ms':>9}{'GB/s':>7}{'of copy':>8}{'ours x':>7}"
     for name in [args.op] if args.op else fastmim_kernels.OPS:
-        cases = importlib.import_module(f"fastmim_kernels.{name}.cases").BENCH
-        for case in cases:
+        cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
+        for case in cases.BENCH:
             if args.case and args.case not in case:
                 continue
-            for dtype in args.dtype:
+            for dtype in args.dtype or cases.BENCH_DTYPES:
                 rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples)
                 title = f"{name}: {case}, {dtype}, {args.device}"
                 print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")

@@ -35,7 +35,9 @@ def outputs(op, function, args) -> list[torch.Tensor]:
     changed = [
         arg for arg, slot in zip(args, op.overload._schema.arguments, strict=True) if slot.alias_info is not None
     ]
-    return [*(returned if isinstance(returned, tuple) else ()), *changed]
+    if isinstance(returned, torch.Tensor):
+        returned = (returned,)
+    return [*(returned or ()), *changed]
 
 
 def double(arg):

@@ -25,6 +25,7 @@ _MAE_B = Case(batch=64, grid=(14, 14), patch=16, rows=64 * 147)
 _MAE_H = Case(batch=64, grid=(16, 16), patch=14, rows=64 * 192)
 _SIMMIM = Case(batch=64, grid=(6, 6), patch=32, rows=64 * 22, norm_pix=False, loss="l1")
 
+BENCH_DTYPES = ("fp32", "bf16")
 BENCH = {
     "mae_vit_b/16 uint8": _MAE_B,
     "mae_vit_b/16 float": replace(_MAE_B, images=torch.float32),
@@ -82,7 +83,7 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """(pred, ours, reference): the leaf, and the two functions of it that the benchmark runs forward and backward."""
+    """The leaf, and the functions of it that the benchmark runs forward and backward: ours, reference."""
     pred, images, rows, p, mean, std, norm_pix, l1, _ = inputs(case, dtype, device)
 
     def ours(pred):
@@ -91,4 +92,4 @@ def functions(case: Case, dtype: torch.dtype, device: str):
     def plain(pred):
         return reference.patch_loss(pred, images, rows, p, mean, std, norm_pix, l1)
 
-    return pred.requires_grad_(), ours, plain
+    return pred.requires_grad_(), {"ours": ours, "reference": plain}

@@ -13,6 +13,7 @@ class Case:
     factor: float
 
 
+BENCH_DTYPES = ("fp32", "bf16")
 BENCH = {
     "mae_vit_b gradient, 1": Case((64 * 147, 768), 1.0),
     "mae_vit_b gradient, -1": Case((64 * 147, 768), -1.0),
@@ -40,6 +41,6 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """(x, ours, reference): the two functions of x that the benchmark runs."""
+    """x, and the functions of it that the benchmark runs."""
     x, factor = inputs(case, dtype, device)
-    return x, lambda x: scale_(x, factor), lambda x: reference.scale_(x, factor)
+    return x, {"ours": lambda x: scale_(x, factor), "reference": lambda x: reference.scale_(x, factor)}
