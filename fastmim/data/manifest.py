@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -42,9 +43,10 @@ class Manifest:
     def scan(cls, root: str) -> Manifest:
         """Lists the images of a folder (flat, nested or by class), or those named by a text file.
 
-        Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. List files:
-        one image a line, optionally followed by white space and a label (the "path label" lists of UM-MAE); a path is
-        absolute or relative to the list's folder; blank lines and lines that start with # are ignored.
+        Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end; a link that
+        leads nowhere is listed with 0 bytes, for whoever reads it to say so. List files: one image a line, optionally
+        followed by white space and a label (the "path label" lists of UM-MAE); a path is absolute or relative to the
+        list's folder; blank lines and lines that start with # are ignored.
 
         Raises:
             FileNotFoundError: `root`, or a file it leads to, does not exist.
@@ -129,12 +131,12 @@ def _walk(root: str) -> list[tuple[str, int]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                mode, size = _look(entry)
+                if stat.S_ISDIR(mode):
                     (new_links if entry.is_symlink() else folders).append(f"{prefix}{entry.name}/")
-                    continue
                 # A pipe called x.jpg would block whoever opens it.
-                if is_image(entry.name) and stat.S_ISREG((status := entry.stat()).st_mode):
-                    found.append((prefix + entry.name, status.st_size))
+                elif stat.S_ISREG(mode) and is_image(entry.name):
+                    found.append((prefix + entry.name, size))
                 else:
                     others += 1
         links += sorted(new_links, key=os.fsencode)
@@ -144,6 +146,17 @@ def _walk(root: str) -> list[tuple[str, int]]:
             f"and saw {others} other files"
         )
     return found
+
+
+def _look(entry: os.DirEntry) -> tuple[int, int]:
+    """(mode, bytes) of what an entry is or leads to; a link that leads nowhere looks like an empty file."""
+    try:
+        status = entry.stat()
+    except OSError as error:
+        if entry.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
+            return stat.S_IFREG, 0
+        raise
+    return status.st_mode, status.st_size
 
 
 def _read_list(path: str) -> tuple[list[tuple[str, int]], list[int] | None]:
