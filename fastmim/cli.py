@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import tyro
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
 
 
 def export(run: tyro.conf.Positional[Path], to: Path | None = None) -> None:
@@ -87,6 +93,63 @@ def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int
     write_demo_images(str(folder), count, (size, size))
 
 
+def doctor(
+    images: tyro.conf.Positional[Path],
+    quick: bool = False,
+    tiny: int = 32,
+    manifest: Path | None = None,
+    threads: int = 0,
+) -> None:
+    """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
+
+    Names the files that are broken, unusual or double, and gives the sizes and the channel means. Training with
+    --data.root MANIFEST notices every change of a file since. The exit status is 0 if no file is broken, 1 if one is.
+
+    Args:
+        images: folder, list file, or a manifest written before: its files are then compared with its checksums, and it
+            is left as it is.
+        quick: reads all files but decodes none: no damaged pixels are found, no means.
+        tiny: name images with a shorter side below this, pixels.
+        manifest: file to write; default manifest.json in the folder, or LIST.json beside a list file. bad_files.jsonl,
+            in the same place, lists the broken ones with their reasons.
+        threads: decoding threads; 0 = the CPU cores.
+    """
+    from .data.doctor import environment, examine, write_bad_files
+    from .data.manifest import Manifest
+    from .metrics import console
+
+    if tiny < 0 or threads < 0:
+        raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    for name, value in environment().items():
+        print(f"{name:<20}{value}")
+    listed = Manifest.scan(str(images))
+    verifies = images.suffix == ".json"
+    if verifies and manifest:
+        raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")
+    target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
+    if not verifies and target.exists():
+        Manifest.load(str(target))  # refuses to overwrite what is something else
+    threads = threads or len(os.sched_getaffinity(0))
+    progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
+    found = examine(listed, threads, tiny, quick, progress)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for row in found.rows():
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table, soft_wrap=False)
+    for line in found.advice():
+        console.print(f"* {line}", markup=False)
+    try:
+        if not verifies:
+            replace(listed, checksums=found.checksums).save(str(target))
+        write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+    except OSError as error:
+        print(f"not written: {error}")
+    else:
+        print(target)
+    if found.broken:
+        raise SystemExit(1)
+
+
 def backends() -> None:
     """Says which implementation of each kernel runs on which device."""
     import fastmim_kernels
@@ -106,7 +169,14 @@ def _open(run: Path):
     return from_json(loaded.meta["config"], PARTS), loaded
 
 
-COMMANDS = {"export": export, "visualize": visualize, "report": report, "demo-data": demo_data, "backends": backends}
+COMMANDS = {
+    "export": export,
+    "visualize": visualize,
+    "report": report,
+    "doctor": doctor,
+    "demo-data": demo_data,
+    "backends": backends,
+}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -87,7 +87,8 @@ class Data:
     crop: Crop
     """Window of each image that is trained on."""
     root: str = "data/train"
-    """A folder of images (flat, nested or by class), or a text file that lists one image a line."""
+    """A folder of images (flat, nested or by class), a text file that lists one image a line, or a manifest written by
+    `fastmim doctor`, whose checksums are then compared with every file read."""
     size: tuple[int, int] = (224, 224)
     """Height and width of a training sample, pixels."""
     flip: float = 0.5

@@ -1,5 +1,6 @@
 """The `fastmim` command on a run folder: what it leaves, and one line when it cannot."""
 
+import inspect
 import json
 import shutil
 from dataclasses import replace
@@ -114,6 +115,19 @@ def test_weights_that_do_not_fit_are_one_line(run, refusal):
     assert "size mismatch" in refusal("export", run)
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("exprt", "export"), ("visualise", "visualize"), ("demo", "demo-data")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("exprt", "export"), ("visualise", "visualize"), ("demo", "demo-data"), ("docter", "doctor")]
+)
 def test_a_mistyped_command_names_the_nearest(refusal, typed, meant):
     assert refusal(typed, "x").endswith(f"nearest: {meant}")
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_describes_every_option(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([command, "--help"])
+    assert done.value.code == 0
+    about = inspect.getdoc(cli.COMMANDS[command])
+    for option in inspect.signature(cli.COMMANDS[command]).parameters:
+        assert f"    {option}: " in about, f"{command}'s {option} is not described"
+    assert about.splitlines()[0] in " ".join(capsys.readouterr().out.split())

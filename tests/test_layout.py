@@ -45,7 +45,7 @@ ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
     "timm": {"encoders", "decoders", "optim", "tasks"},
-    "rich": {"metrics"},
+    "rich": {"metrics", "cli"},
     "tyro": {"config", "cli"},
 }
 

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -31,26 +32,34 @@ class Manifest:
     sizes: bytes of each file.
     labels: the numbers behind the paths of a list file; else the index of each image's class folder, if every image
         lies in a folder exactly one level down; else None.
+    checksums: XXH64 of each file's bytes (0 = could not be read), as `fastmim doctor` found them; else None.
     """
 
     root: str
     paths: list[str]
     sizes: list[int]
     labels: list[int] | None
+    checksums: list[int] | None = None
 
     @classmethod
     def scan(cls, root: str) -> Manifest:
-        """Lists the images of a folder (flat, nested or by class), or those named by a text file.
+        """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
 
-        Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. List files:
-        one image a line, optionally followed by white space and a label (the "path label" lists of UM-MAE); a path is
-        absolute or relative to the list's folder; blank lines and lines that start with # are ignored.
+        Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end; a link that
+        leads nowhere is listed with 0 bytes, for whoever reads it to say so. List files: one image a line, optionally
+        followed by white space and a label (the "path label" lists of UM-MAE); a path is absolute or relative to the
+        list's folder; blank lines and lines that start with # are ignored. A manifest (x.json) is taken as it is.
 
         Raises:
             FileNotFoundError: `root`, or a file it leads to, does not exist.
-            ValueError: no images, too many, a line that names no image or one already named, labels on some lines only.
+            ValueError: no images, too many, a line that names no image or one already named, labels on some lines only,
+                files that are not those of the manifest.
         """
         root = os.path.abspath(root)
+        if root.endswith(".json") and os.path.isfile(root):
+            manifest = cls.load(root)
+            manifest._check_files(root)
+            return manifest
         if os.path.isdir(root):
             entries, labels = _walk(root), None
         elif os.path.isfile(root):
@@ -72,19 +81,33 @@ class Manifest:
         Raises:
             ValueError: not a manifest, or one that was changed since.
         """
-        with open(path, encoding="ascii") as file:
-            data = json.load(file)
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise ValueError(f"{path} is not a manifest (expected a JSON object of format {_FORMAT})")
-        manifest = cls(data["root"], data["paths"], data["sizes"], data["labels"])
-        if manifest.hash != data["hash"]:
-            raise ValueError(f"{path} is damaged: its entries hash to {manifest.hash}, it says {data['hash']}")
+        try:
+            with open(path, encoding="ascii") as file:
+                data = json.load(file)
+            if data["format"] != _FORMAT:
+                raise ValueError(f"its format is {data['format']!r}")
+            # A folder, as the file says: its own, or that of an absolute path.
+            root = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(path)), data["root"]))
+            checksums = data.get("checksums")
+            checksums = None if checksums is None else [int(checksum, 16) for checksum in checksums]
+            manifest = cls(root, data["paths"], data["sizes"], data["labels"], checksums)
+            counts = {len(column) for column in (manifest.sizes, manifest.labels, checksums) if column is not None}
+            digest, expected = manifest.hash, data["hash"]
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is not a manifest (expected a JSON object of format {_FORMAT}): {error}"
+            ) from error
+        if digest != expected or counts != {len(manifest)}:
+            raise ValueError(f"{path} is damaged: its entries do not fit the hash it gives, {expected}")
         return manifest
 
     def save(self, path: str) -> None:
-        """Writes the manifest as JSON, atomically."""
-        data = {"format": _FORMAT, "hash": self.hash, "root": self.root}
+        """Writes the manifest as JSON, atomically; one inside of the folder that it lists can be moved with it."""
+        inside = os.path.dirname(os.path.abspath(path)) == self.root
+        data = {"format": _FORMAT, "hash": self.hash, "root": "." if inside else self.root}
         data |= {"paths": self.paths, "sizes": self.sizes, "labels": self.labels}
+        if self.checksums is not None:
+            data["checksums"] = [f"{checksum:016x}" for checksum in self.checksums]
         temporary = f"{path}.tmp"
         # ASCII, because escapes are the only way JSON can carry file names that are not valid UTF-8.
         with open(temporary, "w", encoding="ascii") as file:
@@ -101,8 +124,32 @@ class Manifest:
         """Where image `index` is."""
         return os.path.join(self.root, self.paths[index])
 
+    def difference(self, index: int, size: int, checksum: int | None) -> str | None:
+        """How the bytes read from image `index` differ from those listed, in words; None = they do not."""
+        if size != self.sizes[index]:
+            return f"changed since it was listed: {self.sizes[index]} bytes then, {size} now"
+        if self.checksums is not None and checksum != self.checksums[index]:
+            return f"changed since it was listed: checksum {self.checksums[index]:016x} then, {checksum:016x} now"
+        return None
+
     def __len__(self) -> int:
         return len(self.paths)
+
+    def _check_files(self, path: str) -> None:
+        wrong = []
+        for index, size in enumerate(self.sizes):
+            try:
+                found = _look(self.path(index))[1]
+            except FileNotFoundError:
+                wrong.append(f"{self.path(index)!r} is not there")
+                continue
+            if found != size:
+                wrong.append(f"{self.path(index)!r} has {found} bytes, not {size}")
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise ValueError(
+                f"{path} is out of date: {'; '.join(wrong[:3])}{more}. Write it again with `fastmim doctor {self.root}`"
+            )
 
 
 def is_image(name: str) -> bool:
@@ -129,12 +176,12 @@ def _walk(root: str) -> list[tuple[str, int]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                mode, size = _look(entry)
+                if stat.S_ISDIR(mode):
                     (new_links if entry.is_symlink() else folders).append(f"{prefix}{entry.name}/")
-                    continue
                 # A pipe called x.jpg would block whoever opens it.
-                if is_image(entry.name) and stat.S_ISREG((status := entry.stat()).st_mode):
-                    found.append((prefix + entry.name, status.st_size))
+                elif stat.S_ISREG(mode) and is_image(entry.name):
+                    found.append((prefix + entry.name, size))
                 else:
                     others += 1
         links += sorted(new_links, key=os.fsencode)
@@ -144,6 +191,17 @@ def _walk(root: str) -> list[tuple[str, int]]:
             f"and saw {others} other files"
         )
     return found
+
+
+def _look(path: str | os.DirEntry) -> tuple[int, int]:
+    """(mode, bytes) of what a path is or leads to; a link that leads nowhere looks like an empty file."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        if os.path.islink(path) and error.errno in (errno.ENOENT, errno.ELOOP):
+            return stat.S_IFREG, 0
+        raise
+    return status.st_mode, status.st_size
 
 
 def _read_list(path: str) -> tuple[list[tuple[str, int]], list[int] | None]:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from fastmim.config import Data
 from fastmim.data.crops import RandomResizedCrop
+from tests.data.hostile import write_hostile
 
 
 def _picture(height, width, channels=3, seed=0):
@@ -48,6 +49,13 @@ def photographs(tmp_path_factory):
     for i in range(12):
         Image.fromarray(_picture(60 + 7 * i, 90 - 3 * i, seed=i)).save(root / f"{i:02d}.jpg", quality=90)
     return root
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """(folder, what each of its images is): the hostile corpus as it is when a run scans it; `spoil` comes later."""
+    folder = tmp_path / "hostile"
+    return folder, write_hostile(folder)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -61,11 +62,13 @@ def test_links_are_followed_and_loops_end(make_folder, tmp_path):
     assert Manifest.scan(str(root)).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
 
 
-def test_broken_link_is_named(make_folder):
+def test_links_that_lead_nowhere_are_listed_as_empty(make_folder):
     root = make_folder(["1.png"])
     (root / "gone.png").symlink_to(root / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        Manifest.scan(str(root))
+    (root / "itself.png").symlink_to("itself.png")
+    (root / "folder").symlink_to("nowhere")
+    m = Manifest.scan(str(root))
+    assert m.paths == ["1.png", "gone.png", "itself.png"] and m.sizes[0] > 0 and m.sizes[1:] == [0, 0]
 
 
 def test_pipes_and_folders_named_like_images_are_not_images(make_folder):
@@ -112,9 +115,77 @@ def test_save_and_load(make_folder, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="damaged"):
         Manifest.load(str(path))
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="not a manifest"):
-        Manifest.load(str(path))
+
+
+def test_checksums_are_kept_but_are_not_what_indices_mean(make_folder, tmp_path):
+    plain = Manifest.scan(str(make_folder(["dog/1.png", "cat/2.png"])))
+    m = replace(plain, checksums=[0, 2**64 - 1])
+    m.save(str(tmp_path / "m.json"))
+    assert json.loads((tmp_path / "m.json").read_text())["checksums"] == ["0" * 16, "f" * 16]
+    assert Manifest.load(str(tmp_path / "m.json")) == Manifest.scan(str(tmp_path / "m.json")) == m
+    assert m.hash == plain.hash
+
+
+def test_difference(make_folder):
+    plain = Manifest.scan(str(make_folder(["1.png"])))
+    size, m = plain.sizes[0], replace(plain, checksums=[0xAB])
+    assert plain.difference(0, size, None) is None and m.difference(0, size, 0xAB) is None
+    assert plain.difference(0, size - 1, None) == f"changed since it was listed: {size} bytes then, {size - 1} now"
+    assert "checksum 00000000000000ab then, 00000000000000ac now" in m.difference(0, size, 0xAC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "\xff",
+        '{"format": "other"}',
+        '{"format": "fastmim-manifest-1", "root": ".", "paths": ["a.png"], "sizes": ["x"], "labels": null, "hash": ""}',
+        '{"format": "fastmim-manifest-1", "root": 3, "paths": [], "sizes": [], "labels": null, "hash": ""}',
+        '{"format": "fastmim-manifest-1", "root": ".", "paths": [], "sizes": [], "labels": null}',
+    ],
+)
+def test_other_json_is_refused(tmp_path, text):
+    (tmp_path / "m.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"m\.json is not a manifest"):
+        Manifest.scan(str(tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize("column", ["labels", "checksums"])
+def test_a_short_column_is_refused(make_folder, tmp_path, column):
+    m = Manifest.scan(str(make_folder(["dog/1.png", "cat/2.png"])))
+    replace(m, **{column: [1]}).save(str(tmp_path / "m.json"))
+    with pytest.raises(ValueError, match="damaged"):
+        Manifest.load(str(tmp_path / "m.json"))
+
+
+def test_a_manifest_moves_with_its_folder(make_folder, tmp_path):
+    root = make_folder(["a/1.png", "2.png"])
+    (root / "gone.png").symlink_to("nowhere")
+    before = Manifest.scan(str(root))
+    before.save(str(root / "manifest.json"))
+    before.save(str(tmp_path / "outside.json"))
+    root.rename(tmp_path / "moved")
+    after = Manifest.scan(str(tmp_path / "moved/manifest.json"))
+    assert after == replace(before, root=str(tmp_path / "moved"))
+    with pytest.raises(ValueError, match=r"outside\.json is out of date.*images/2\.png' is not there"):
+        Manifest.scan(str(tmp_path / "outside.json"))
+
+
+def test_an_outdated_manifest_says_what_to_do(make_folder):
+    root = make_folder([f"{i}.png" for i in range(6)])
+    Manifest.scan(str(root)).save(str(root / "manifest.json"))
+    (root / "0.png").unlink()
+    for i in range(1, 5):
+        with open(root / f"{i}.png", "ab") as file:
+            file.write(b"x")
+    size = os.path.getsize(root / "1.png")
+    with pytest.raises(ValueError) as error:
+        Manifest.scan(str(root / "manifest.json"))
+    for part in ("0.png' is not there", f"1.png' has {size} bytes, not {size - 1}", "2 more", f"fastmim doctor {root}"):
+        assert part in str(error.value)
 
 
 def write_list(root, text, name="list.txt"):

@@ -1,0 +1,209 @@
+"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config and
+fastmim_kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+from fastmim_kernels.reader import File, Header, Reader
+
+from ..config import Data
+from .decode import ERRORS, decode_window, seen_size
+from .manifest import Manifest
+
+_VALUES = np.arange(256) / 255
+_NOTICEABLE = 0.05  # of the 0..1 scale
+_NAMED = 5
+
+# What a header can tell, and what training does about it.
+_KINDS: dict[str, tuple[Callable[[Header], bool], str]] = {
+    "16-bit": (lambda header: header.bits > 8, "the high byte of each sample is used"),
+    "CMYK": (lambda header: header.cmyk, "converted without a colour profile"),
+    "grayscale": (lambda header: header.channels < 3 and not header.palette, "the same in all channels"),
+    "palette": (lambda header: header.palette, ""),
+    "alpha": (lambda header: header.alpha, "transparency is dropped"),
+    "EXIF-rotated": (lambda header: header.orientation > 1, "turned upright"),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `examine` found. Paths are those of the manifest, in its order.
+
+    broken: why each file that training would replace is bad.
+    unusual: the readable files of each kind that deserves a look; the last kind is "tiny".
+    duplicates: the files of each content that occurs more than once.
+    sizes: (N, 2) height and width of the readable images, as seen.
+    mean, std: of red, green and blue in one image, on the 0..1 scale, averaged over the images: so were those of
+        ImageNet found (pytorch/vision#1965), the defaults of data.mean and data.std. None if no pixels were decoded.
+    checksums: as in a manifest.
+    """
+
+    images: int
+    bytes: int
+    seconds: float
+    broken: dict[str, str]
+    unusual: dict[str, list[str]]
+    duplicates: list[list[str]]
+    sizes: np.ndarray
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    checksums: list[int]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The report as a table: what, how much, and details."""
+        speed = f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"
+        rows = [("images", f"{self.images}", speed)]
+        rows.append(
+            ("broken", f"{len(self.broken)}", _first([f"{p!r}: {why}" for p, why in self.broken.items()], "\n"))
+        )
+        for kind, paths in self.unusual.items():
+            rule = _KINDS[kind][1] if kind in _KINDS else ""
+            rows.append(
+                (kind, f"{len(paths)}", "\n".join(filter(None, [rule * bool(paths), _first(map(repr, paths))])))
+            )
+        copies = sum(map(len, self.duplicates)) - len(self.duplicates)
+        rows.append(
+            ("duplicates", f"{copies}", _first([_first(map(repr, same), " = ") for same in self.duplicates], "\n"))
+        )
+        if len(self.sizes):
+            height, width = self.sizes.T
+            for name, values in (
+                ("shorter side", np.minimum(*self.sizes.T)),
+                ("longer side", np.maximum(height, width)),
+            ):
+                rows.append((name, f"{np.median(values):.0f} px", f"median; {values.min()} to {values.max()}"))
+            aspect = width / height
+            rows.append(
+                ("width / height", f"{np.median(aspect):.2f}", f"median; {aspect.min():.4g} to {aspect.max():.4g}")
+            )
+        if self.mean:
+            rows.append(("mean", "", " ".join(f"{value:.4f}" for value in self.mean)))
+            rows.append(("std", "", " ".join(f"{value:.4f}" for value in self.std)))
+        return rows
+
+    def advice(self) -> list[str]:
+        """What to do about it, a sentence each."""
+        found = []
+        if self.broken:
+            found.append("training replaces broken files by others, and stops above data.bad_budget of them")
+        ours, theirs = (self.mean or ()) + (self.std or ()), Data.mean + Data.std
+        if any(abs(a - b) > _NOTICEABLE for a, b in zip(ours, theirs, strict=False)):
+            options = (f"--data.{name} {' '.join(f'{v:.3f}' for v in getattr(self, name))}" for name in ("mean", "std"))
+            found.append(f"the colours are not those of ImageNet, the default: train with {' '.join(options)}")
+        return found
+
+
+def examine(
+    manifest: Manifest,
+    threads: int,
+    tiny: int = 32,
+    quick: bool = False,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Report:
+    """Reads every image of a manifest, decodes it with Pillow, and sums up.
+
+    Args:
+        threads: for decoding, and as many for reading.
+        tiny: images with a shorter side below this, in pixels, are named.
+        quick: headers and checksums only: no pixels, so no damage inside of them and no mean.
+        progress: wraps what is iterated over, one item an image.
+    """
+    start = time.perf_counter()
+    broken: dict[str, str] = {}
+    unusual: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, "tiny")}
+    same: dict[int, list[str]] = defaultdict(list)
+    sizes, checksums, total, decoded, read = [], [], np.zeros((3, 2)), 0, 0
+    found = _examined(manifest, threads, quick)
+    for path, (file, moments, reason) in zip(manifest.paths, progress(found), strict=True):
+        read += len(file.data)
+        checksums.append(file.checksum or 0)
+        if reason is not None:
+            broken[path] = reason
+            continue
+        same[file.checksum].append(path)
+        sizes.append(seen_size(file))
+        for kind, (test, _) in _KINDS.items():
+            if test(file.header):
+                unusual[kind].append(path)
+        if min(sizes[-1]) < tiny:
+            unusual["tiny"].append(path)
+        if moments is not None:
+            total += moments
+            decoded += 1
+    mean, std = map(tuple, (total.T / decoded).tolist()) if decoded else (None, None)
+    return Report(
+        images=len(manifest),
+        bytes=read,
+        seconds=time.perf_counter() - start,
+        broken=broken,
+        unusual=unusual,
+        duplicates=[paths for paths in same.values() if len(paths) > 1],
+        sizes=np.array(sizes).reshape(-1, 2),
+        mean=mean,
+        std=std,
+        checksums=checksums,
+    )
+
+
+def write_bad_files(path: str, broken: dict[str, str]) -> None:
+    """Lists broken files as a training run does: one JSON object a line."""
+    with open(path, "w", encoding="ascii") as file:
+        file.writelines(json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in broken.items())
+
+
+def environment() -> dict[str, str]:
+    """What a run would load images with, and its versions."""
+    try:
+        import nvidia.dali as dali
+
+        found, loader = dali.__version__, "DALI"
+    except ImportError as error:
+        found, loader = f"none ({error})", "Pillow, which is slower"
+    return {"torch": version("torch"), "Pillow": version("pillow"), "DALI": found, "a run decodes with": loader}
+
+
+def _examined(manifest: Manifest, threads: int, quick: bool) -> Iterator[tuple[File, np.ndarray | None, str | None]]:
+    """(file, its `_moments`, why it is broken) of every image, in order; the next files are read meanwhile."""
+
+    def look(index: int, file: File) -> tuple[File, np.ndarray | None, str | None]:
+        reason = file.error or manifest.difference(index, len(file.data), file.checksum)
+        if reason is not None or quick:
+            return file, None, reason
+        try:
+            return file, _moments(file), None
+        except ERRORS as error:
+            return file, None, " ".join(str(error).split()) or type(error).__name__
+
+    step, count, reading = 16 * threads, len(manifest), None
+    with closing(Reader(threads, checksum=True)) as reader, ThreadPoolExecutor(threads) as pool:
+        for start in range(0, count + step, step):
+            following = reader.submit([manifest.path(i) for i in range(start, min(start + step, count))])
+            if reading is not None:
+                yield from pool.map(look, range(start - step, count), reading.result())
+            reading = following
+
+
+def _first(items: Iterable[str], separator: str = ", ") -> str:
+    items = list(items)
+    more = [f"and {len(items) - _NAMED} more"] if len(items) > _NAMED else []
+    return separator.join(items[:_NAMED] + more)
+
+
+def _moments(file: File) -> np.ndarray:
+    """(3, 2) float64: mean and standard deviation of red, green and blue on the 0..1 scale, over all pixels."""
+    image = decode_window(file, (0, 0, *seen_size(file)), "RGB")
+    share = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
+    mean = share @ _VALUES
+    variance = (share * (_VALUES - mean[:, None]) ** 2).sum(axis=1)
+    return np.stack([mean, np.sqrt(variance)], axis=1)

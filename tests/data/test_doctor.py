@@ -1,0 +1,203 @@
+"""The doctor: every statistic against numpy, every broken file, duplicates, manifest, exit status."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastmim import cli
+from fastmim.data.doctor import environment, examine
+from fastmim.data.manifest import Manifest
+from tests.data.hostile import NOT_UTF8, spoil
+
+
+def report(root, **options):
+    return examine(Manifest.scan(str(root)), threads=2, **options)
+
+
+@pytest.fixture
+def folder(make_folder):
+    """Four good images; `e.png` is `a.png` again."""
+    root = make_folder(["a.png", "b.png", "c.bmp", "sub/d.png"])
+    shutil.copy(root / "a.png", root / "e.png")
+    return root
+
+
+@pytest.fixture
+def doctor(capsys):
+    """doctor(*words): the exit status and what was printed."""
+
+    def run(*words):
+        try:
+            cli.main(["doctor", *map(str, words)])
+        except SystemExit as error:
+            return error.code, capsys.readouterr()
+        return 0, capsys.readouterr()
+
+    return run
+
+
+def flip_a_bit(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+# What is found
+
+
+def test_mean_and_std_are_averages_over_images(tmp_path, picture):
+    pixels = [picture(20, 30, seed=1), picture(70, 40, seed=2), picture(9, 8, 1, seed=3)]
+    for i, image in enumerate(pixels):
+        Image.fromarray(image.squeeze()).save(tmp_path / f"{i}.png")
+    found = report(tmp_path)
+    rgb = [np.broadcast_to(image, (*image.shape[:2], 3)).reshape(-1, 3) / 255 for image in pixels]
+    for value, expected in ((found.mean, [i.mean(0) for i in rgb]), (found.std, [i.std(0) for i in rgb])):
+        assert np.allclose(value, np.mean(expected, axis=0), rtol=0, atol=1e-12)
+
+
+def test_sizes_are_as_seen(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(picture(40, 90)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(picture(31, 50)).save(tmp_path / "tiny.jpg")
+    found = report(tmp_path)
+    assert found.sizes.tolist() == [[31, 50], [90, 40]]
+    assert found.unusual["tiny"] == ["tiny.jpg"] and found.unusual["EXIF-rotated"] == ["turned.jpg"]
+    assert report(tmp_path, tiny=41).unusual["tiny"] == ["tiny.jpg", "turned.jpg"]
+    rows = {what: (value, details) for what, value, details in found.rows()}
+    assert rows["shorter side"] == ("36 px", "median; 31 to 40")
+    assert rows["longer side"] == ("70 px", "median; 50 to 90")
+    assert rows["width / height"] == ("1.03", "median; 0.4444 to 1.613")
+
+
+def test_kinds(hostile):
+    root, entries = hostile
+    found = report(root)
+    kinds = {kind: set(paths) for kind, paths in found.unusual.items()}
+    assert kinds == {
+        "16-bit": {"gray-16.png", "gray-16.tif", "rgb-16.png"},
+        "CMYK": {"cmyk.jpg", "ycck.jpg"},
+        "grayscale": {"1-bit.png", "gray-16.png", "gray-16.tif", "gray.jpg", "icc-wrong.jpg", "la.png"},
+        "palette": {"animated.gif", "palette.png", "transparent.gif"},
+        "alpha": {"la.png", "rgba.png", "rgba.webp"},
+        "EXIF-rotated": {"exif-6.jpg", "link-to-a-picture.jpg"},
+        "tiny": {"1x1.jpg", "1x4000.jpg", "4000x1.png"},
+    }
+
+
+def test_everything_broken_is_named_with_a_reason(hostile):
+    root, entries = hostile
+    manifest = Manifest.scan(str(root))
+    assert sorted(report(root).broken) == sorted(e.name for e in entries.values() if e.bad and not e.late)
+    spoil(root)
+    found = examine(manifest, threads=2)
+    assert sorted(found.broken) == sorted(entry.name for entry in entries.values() if entry.bad)
+    assert all(reason and "\n" not in reason for reason in found.broken.values())
+
+
+def test_quick_reads_headers_only(photographs, tmp_path):
+    root = shutil.copytree(photographs, tmp_path / "images")
+    content = (root / "03.jpg").read_bytes()
+    (root / "03.jpg").write_bytes(content[: len(content) // 2])
+    shutil.copy(root / "01.jpg", root / "99.jpg")
+    whole, quick = report(root), report(root, quick=True)
+    assert list(whole.broken) == ["03.jpg"] and not quick.broken
+    assert quick.mean is None and "mean" not in [what for what, _, _ in quick.rows()]
+    assert quick.checksums == whole.checksums and quick.duplicates == whole.duplicates == [["01.jpg", "99.jpg"]]
+
+
+def test_a_file_read_as_another_than_was_listed_is_broken(folder):
+    manifest = Manifest.scan(str(folder))
+    with open(folder / "c.bmp", "ab") as file:
+        file.write(b"x")
+    assert "changed since it was listed" in examine(manifest, threads=1).broken["c.bmp"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_order_and_progress(photographs, threads):
+    manifest, steps = Manifest.scan(str(photographs)), []
+    many = Manifest(manifest.root, manifest.paths * 5, manifest.sizes * 5, None)
+    found = examine(many, threads, progress=lambda items: (steps.append(1) or item for item in items))
+    once = examine(manifest, 2)
+    assert len(steps) == 60 and found.checksums == once.checksums * 5
+    assert found.sizes.tolist() == once.sizes.tolist() * 5
+
+
+def test_advice(tmp_path):
+    Image.new("RGB", (40, 40), (124, 116, 104)).save(tmp_path / "1.png")
+    (advice,) = report(tmp_path).advice()
+    assert "--data.mean 0.486 0.455 0.408 --data.std 0.000 0.000 0.000" in advice
+    y, x = np.mgrid[:64, :64] / 63
+    means, stds = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    Image.fromarray(((means + (x + y > 1)[..., None] * 2 * stds - stds) * 255).astype(np.uint8)).save(
+        tmp_path / "1.png"
+    )
+    assert not report(tmp_path).advice()
+
+
+def test_environment_names_what_a_run_decodes_with():
+    assert environment()["a run decodes with"].startswith(("DALI", "Pillow"))
+
+
+# The command
+
+
+def test_a_healthy_folder(doctor, folder):
+    status, printed = doctor(folder)
+    assert status == 0 and not printed.err
+    assert (folder / "bad_files.jsonl").read_text() == ""
+    manifest = Manifest.scan(str(folder / "manifest.json"))
+    assert manifest.checksums == report(folder).checksums
+    plain = Manifest.scan(str(folder))
+    assert manifest.hash == plain.hash and manifest.paths == plain.paths
+    assert doctor(folder / "manifest.json", "--quick")[0] == 0
+
+
+def test_broken_files_are_listed_as_training_lists_them(doctor, hostile):
+    root, entries = hostile
+    status, printed = doctor(root)
+    assert status == 1 and "Traceback" not in printed.err
+    lines = [json.loads(line) for line in (root / "bad_files.jsonl").read_text().splitlines()]
+    assert sorted(line["path"] for line in lines) == sorted(e.name for e in entries.values() if e.bad and not e.late)
+    assert all(set(line) == {"path", "reason"} for line in lines)
+    assert NOT_UTF8 in Manifest.scan(str(root / "manifest.json")).paths
+
+
+def test_corruption_that_decodes_is_found_by_its_checksum(doctor, folder):
+    assert doctor(folder)[0] == 0
+    before = (folder / "manifest.json").read_bytes()
+    flip_a_bit(folder / "c.bmp", -1)
+    status, printed = doctor(folder / "manifest.json")
+    assert status == 1 and "'c.bmp': changed since it was listed: checksum" in " ".join(printed.out.split())
+    assert json.loads((folder / "bad_files.jsonl").read_text())["path"] == "c.bmp"
+    assert (folder / "manifest.json").read_bytes() == before
+    assert doctor(folder)[0] == 0 and (folder / "manifest.json").read_bytes() != before
+
+
+def test_where_the_manifest_goes(doctor, folder, tmp_path):
+    (folder / "list.txt").write_text("a.png 3\nb.png 4\n")
+    assert doctor(folder / "list.txt")[0] == 0
+    manifest = Manifest.scan(str(folder / "list.json"))
+    assert manifest.labels == [3, 4] and len(manifest.checksums) == 2
+    assert doctor(folder, "--manifest", tmp_path / "m.json")[0] == 0
+    assert len(Manifest.scan(str(tmp_path / "m.json"))) == 5 and (tmp_path / "bad_files.jsonl").exists()
+    assert not (folder / "manifest.json").exists()
+    status, printed = doctor(folder, "--manifest", tmp_path / "nowhere/m.json")
+    assert status == 0 and "not written" in printed.out and "nowhere/m.json" in printed.out
+
+
+def test_usage_errors(doctor, folder, tmp_path):
+    (folder / "manifest.json").write_text('{"precious": 1}')
+    for words, message in (
+        ([tmp_path / "nowhere"], "no folder of images"),
+        ([folder, "--threads", "-1"], "expected 0 or more"),
+        ([folder], "manifest.json is not a manifest"),
+    ):
+        status, printed = doctor(*words)
+        assert status == 2 and message in printed.err and len(printed.err.splitlines()) == 1
+    assert (folder / "manifest.json").read_text() == '{"precious": 1}'
+    Manifest.scan(str(folder)).save(str(folder / "m.json"))
+    assert "is a manifest already" in doctor(folder / "m.json", "--manifest", tmp_path / "n.json")[1].err
