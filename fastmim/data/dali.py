@@ -49,7 +49,7 @@ class DaliDecoder(Decoder):
             interpolation: "bicubic" or "bilinear", antialiased.
             threads: that decode.
             device: of the images; a CUDA device also decodes and resizes.
-            pillow: decodes what DALI does not; its images have the same size and channels. Not closed with this one.
+            pillow: decodes what DALI does not; its images have the same size and channels. Closed with this one.
         Raises:
             ImportError: DALI is not installed or does not work here; the message says what to do.
         """
@@ -95,6 +95,7 @@ class DaliDecoder(Decoder):
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pillow.close()
 
     def _takes(self, header: Header | None) -> bool:
         """Whether DALI decodes such files, and to the pixels of Pillow."""
@@ -191,3 +192,9 @@ class _Pending(Pending):
             self._images[positions] = images.to(self._images.device)
             reasons.update({positions[i]: reason for i, reason in failures.items()})
         return self._images, reasons
+
+    def cancel(self) -> None:
+        for future in self._decoding:
+            future.cancel()
+        if self._others is not None:
+            self._others.pending.cancel()
