@@ -68,8 +68,8 @@ def test_sizes_are_as_seen(tmp_path, picture):
     assert found.unusual["tiny"] == ["tiny.jpg"] and found.unusual["EXIF-rotated"] == ["turned.jpg"]
     assert report(tmp_path, tiny=41).unusual["tiny"] == ["tiny.jpg", "turned.jpg"]
     rows = {what: (value, details) for what, value, details in found.rows()}
-    assert rows["shorter side"] == ("36 px", "median; 31 to 40")
-    assert rows["longer side"] == ("70 px", "median; 50 to 90")
+    assert rows["shorter side"] == ("36", "px, median; 31 to 40")
+    assert rows["longer side"] == ("70", "px, median; 50 to 90")
     assert rows["width / height"] == ("1.03", "median; 0.4444 to 1.613")
 
 
