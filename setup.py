@@ -1,4 +1,4 @@
-"""Package metadata, and the one CMake step that builds the C++ ops of fastmim_kernels.
+"""Package metadata, and the one CMake step that builds the C++ of fastmim_kernels.
 
 Metadata stands here rather than in pyproject.toml because this file is needed anyway: setuptools takes a build step
 only from code. Build with `pip install --no-build-isolation .` so that the library is compiled against the torch it
@@ -35,16 +35,17 @@ def missing_tool() -> str | None:
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake and puts `_cpu.so` next to the package: in the source tree for editable and in-place builds."""
+    """Runs CMake and puts the libraries next to the package: in the source tree for editable and in-place builds."""
 
-    def library(self) -> Path:
+    def libraries_built(self) -> list[Path]:
         in_tree = self.inplace or getattr(self, "editable_mode", False)
-        return (ROOT / "kernels" if in_tree else Path(self.build_lib)) / "fastmim_kernels" / "_cpu.so"
+        folder = (ROOT / "kernels" if in_tree else Path(self.build_lib)) / "fastmim_kernels"
+        return [folder / "_cpu.so", folder / "_reader.so"]
 
     def run(self) -> None:
         missing = missing_tool()
         if missing:
-            print(f"fastmim: {missing}: C++ ops not built, CPU tensors will use the references", file=sys.stderr)
+            print(f"fastmim: {missing}: C++ not built: no file reader, and CPU tensors will use the references", file=sys.stderr)
             return
         torch = Path(importlib.util.find_spec("torch").origin).parent
         build = Path(self.build_temp).resolve() / "cmake"
@@ -55,14 +56,14 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake", path=PATH)
         subprocess.run([cmake, "-S", ROOT, "-B", build, *options], check=True)
         subprocess.run([cmake, "--build", build, "--parallel"], check=True)
-        # Moved into place whole: a process that has the old library mapped keeps it.
-        library = self.library()
-        library.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(build / "_cpu.so", library.with_suffix(".new"))
-        library.with_suffix(".new").replace(library)
+        # Moved into place whole: a process that has an old library mapped keeps it.
+        for library in self.libraries_built():
+            library.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(build / library.name, library.with_suffix(".new"))
+            library.with_suffix(".new").replace(library)
 
     def get_outputs(self) -> list[str]:
-        return [str(self.library())] if self.library().exists() else []
+        return [str(library) for library in self.libraries_built() if library.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}

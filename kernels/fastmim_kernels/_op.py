@@ -1,7 +1,7 @@
 """How an op is registered, which implementations of it exist here, and which are used.
 
 An op is one schema with several implementations: the reference in plain torch (the default of every device), C++ for
-CPU tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch only.
+CPU tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch and _library.
 """
 
 import importlib
@@ -9,12 +9,12 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from . import _library
+
 _LIBRARY = torch.library.Library("fastmim", "DEF")
-_BUILD = "from the repository root run `python setup.py build_ext --inplace` (it needs cmake and a C++20 compiler)"
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,12 @@ def _launcher(name: str) -> Callable:
 
 def load_library() -> None:
     """Loads the C++ implementations; one line of log says why when there are none."""
-    path = Path(__file__).with_name("_cpu.so")
-    sources = [*path.parent.rglob("*.cpp"), *path.parent.rglob("*.h")]  # none in a wheel
-    if not path.exists():
-        _state["library"] = f"the C++ library was not built ({path.name} is missing); to build it, {_BUILD}"
-    elif any(source.stat().st_mtime > path.stat().st_mtime for source in sources):
-        # Its ops may take other arguments than the schemas say, and the stable ABI would not notice.
-        _state["library"] = f"the C++ library is older than its sources; to rebuild it, {_BUILD}"
-    else:
+    _state["library"] = _library.problem("_cpu")
+    if not _state["library"]:
         try:
-            torch.ops.load_library(path)
+            torch.ops.load_library(_library.path("_cpu"))
         except OSError as error:
-            _state["library"] = f"the C++ library does not load: {error}; to rebuild it, {_BUILD}"
+            _state["library"] = f"the C++ library does not load: {error}; to rebuild it, {_library.BUILD}"
     if _state["library"]:
         logging.getLogger("fastmim_kernels").warning("CPU ops run on the slow references: %s", _state["library"])
 
@@ -121,7 +115,7 @@ def require(backend: str) -> None:
             raise RuntimeError(_state["library"])
         missing = [name for name in OPS if not _has(name, "CPU")]
         if missing:
-            raise RuntimeError(f"the C++ library is older than the sources, it lacks {missing}; {_BUILD}")
+            raise RuntimeError(f"the C++ library is older than the sources, it lacks {missing}; {_library.BUILD}")
     elif backend == "triton":
         for name in OPS:
             try:

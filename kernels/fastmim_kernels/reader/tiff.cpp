@@ -1,0 +1,161 @@
+// TIFF 6.0 and BigTIFF: the first directory of the file, which is also what EXIF is made of.
+#include <algorithm>
+
+#include "header.h"
+
+namespace fastmim::reader {
+namespace {
+
+enum Tag : uint16_t {
+  ImageWidth = 256, ImageLength = 257, BitsPerSample = 258, Compression = 259, Photometric = 262, StripOffsets = 273,
+  Orientation = 274, SamplesPerPixel = 277, RowsPerStrip = 278, StripByteCounts = 279, PlanarConfiguration = 284,
+  TileWidth = 322, TileLength = 323, TileOffsets = 324, TileByteCounts = 325, ExtraSamples = 338,
+};
+
+int size_of(uint64_t type) {
+  switch (type) {
+    case 1: return 1;           // BYTE
+    case 3: return 2;           // SHORT
+    case 4: case 13: return 4;  // LONG, IFD
+    case 16: case 18: return 8;  // LONG8, IFD8
+    default: return 0;
+  }
+}
+
+// The values of one tag: unsigned integers, or none.
+class Values {
+ public:
+  Values() : cursor_({nullptr, 0}) {}
+  Values(Cursor at, int size, uint64_t count) : cursor_(at), size_(size), count_(count) {}
+  uint64_t count() const { return count_; }
+  uint64_t at(uint64_t i) const {
+    Cursor cursor = cursor_;
+    cursor.skip(i * static_cast<uint64_t>(size_));
+    return cursor.number(size_);
+  }
+  uint64_t first(uint64_t otherwise) const { return count_ ? at(0) : otherwise; }
+
+ private:
+  Cursor cursor_;
+  int size_ = 0;
+  uint64_t count_ = 0;
+};
+
+class Directory {
+ public:
+  // Throws OutOfBytes when the directory lies beyond the end, Hopeless when this is no TIFF.
+  explicit Directory(Bytes bytes) : bytes_(bytes), cursor_(bytes) {
+    const Bytes order = cursor_.take(2);
+    const bool big_endian = order.starts_with("MM", 2);
+    if (!big_endian && !order.starts_with("II", 2)) throw Hopeless{"damaged: the TIFF has no byte order"};
+    cursor_ = Cursor(bytes, big_endian);
+    cursor_.skip(2);
+    // As Pillow does: 43 is looked for in one place, and everything else is 42.
+    wide_ = bytes_.size > 2 && bytes_.data[big_endian ? 3 : 2] == 43;
+    if (wide_) cursor_.skip(4);
+    cursor_.seek(cursor_.number(wide_ ? 8 : 4));
+    entries_ = cursor_.number(wide_ ? 8 : 2);
+  }
+
+  Values find(Tag tag) const {
+    Cursor cursor = cursor_;
+    const uint64_t inside = wide_ ? 8 : 4;
+    for (uint64_t i = 0; i < entries_ && cursor.left() >= (wide_ ? 20 : 12); ++i) {
+      const uint16_t found = cursor.u16();
+      const int size = size_of(cursor.u16());
+      const uint64_t count = cursor.number(wide_ ? 8 : 4);
+      Cursor value = cursor;
+      cursor.skip(inside);
+      if (found != tag || size == 0 || count == 0) continue;
+      if (count > bytes_.size) continue;
+      if (count * static_cast<uint64_t>(size) > inside) {
+        const uint64_t at = value.number(static_cast<int>(inside));
+        if (at > bytes_.size || count * static_cast<uint64_t>(size) > bytes_.size - at) continue;
+        value.seek(at);
+      }
+      return Values(value, size, count);
+    }
+    return Values();
+  }
+
+ private:
+  Bytes bytes_;
+  Cursor cursor_;
+  bool wide_ = false;
+  uint64_t entries_ = 0;
+};
+
+int64_t orientation_in(const Directory& directory) {
+  const Values values = directory.find(Orientation);
+  const uint64_t value = values.count() == 1 ? values.at(0) : 1;
+  return value >= 1 && value <= 8 ? static_cast<int64_t>(value) : 1;
+}
+
+[[noreturn]] void beyond(const char* what, uint64_t i) {
+  throw Hopeless{"truncated: " + std::string(what) + " " + std::to_string(i) + " of the TIFF lies beyond the end of the file"};
+}
+
+uint64_t ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
+
+// Uncompressed data may have wrong byte counts, which decoders ignore; compressed data may not.
+void check_data(const Directory& directory, uint64_t file, const Header& header, uint64_t compression) {
+  const Values strips = directory.find(StripOffsets), tiles = directory.find(TileOffsets);
+  const bool tiled = strips.count() == 0;
+  const Values& offsets = tiled ? tiles : strips;
+  const Values counts = directory.find(tiled ? TileByteCounts : StripByteCounts);
+  const uint64_t width = static_cast<uint64_t>(header.width), height = static_cast<uint64_t>(header.height);
+  const uint64_t across = tiled ? directory.find(TileWidth).first(0) : width;
+  const uint64_t down = std::min(directory.find(tiled ? TileLength : RowsPerStrip).first(height), height);
+  const char* what = tiled ? "tile" : "strip";
+  constexpr uint64_t old_jpeg = 6;  // has its own tags for where the data lie
+  if (compression == old_jpeg || across == 0 || down == 0) return;
+  if (offsets.count() == 0) throw Hopeless{"damaged: the TIFF does not say where its pixels are"};
+  const bool chunky = directory.find(PlanarConfiguration).first(1) != 2;
+  if (!chunky || offsets.count() != ceil_div(width, across) * ceil_div(height, down)) return;
+  const uint64_t line = width * static_cast<uint64_t>(header.bits * header.channels) / 8;
+  for (uint64_t i = 0; i < offsets.count(); ++i) {
+    const uint64_t at = offsets.at(i);
+    if (at >= file) beyond(what, i);
+    uint64_t needed = 0;
+    if (compression != 1) {
+      needed = i < counts.count() ? counts.at(i) : 0;
+    } else if (!tiled) {
+      needed = std::min(down, height - i * down) * line;
+    }
+    if (needed > file - at) beyond(what, i);
+  }
+}
+
+}  // namespace
+
+int64_t exif_orientation(Bytes bytes) {
+  try {
+    return orientation_in(Directory(bytes));
+  } catch (const OutOfBytes&) {
+  } catch (const Hopeless&) {
+  }
+  return 1;
+}
+
+void parse_tiff(Bytes bytes, Header& header) {
+  const Directory directory(bytes);
+  const uint64_t width = directory.find(ImageWidth).first(0), height = directory.find(ImageLength).first(0);
+  const uint64_t most = INT32_MAX;  // so that products stay in range; the caller refuses such sizes
+  header.width = static_cast<int64_t>(std::min(width, most));
+  header.height = static_cast<int64_t>(std::min(height, most));
+  header.orientation = orientation_in(directory);
+  const uint64_t photometric = directory.find(Photometric).first(0), compression = directory.find(Compression).first(1);
+  const Values extra = directory.find(ExtraSamples);
+  const uint64_t samples = directory.find(SamplesPerPixel).first(1), bits = directory.find(BitsPerSample).first(1);
+  if (samples < 1 || samples > 64 || bits < 1 || bits > 64) {
+    throw Hopeless{"damaged: a TIFF of " + std::to_string(samples) + " samples of " + std::to_string(bits) + " bits"};
+  }
+  header.channels = static_cast<int64_t>(samples);
+  header.bits = static_cast<int64_t>(bits);
+  header.palette = photometric == 3;
+  header.cmyk = photometric == 5;
+  header.alpha = extra.count() ? extra.at(0) != 0 : photometric == 2 && samples == 4;
+  check_data(directory, bytes.size, header, compression);
+}
+
+}  // namespace fastmim::reader
