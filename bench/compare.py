@@ -1,7 +1,7 @@
 """`python -m bench.compare [CONFIG]`: a whole MAE training step, ours against the published way, from one run.
 
 Ours, the published way as it is (explicit attention), with SDPA, and under torch.compile: same weights, images and
-masks, fp32, forward, backward and AdamW, one step of each in turn. May import fastmim and bench.
+masks, one precision, forward, backward and AdamW, one step of each in turn. May import fastmim and bench.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Arm:
     model: nn.Module
     loss: Callable[..., Tensor]
     optimizer: torch.optim.Optimizer
+    autocast: bool = False
+    """bf16 compute, fp32 weights."""
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peak: int = 0
@@ -49,7 +51,8 @@ class Arm:
         if before:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        loss = self.loss(*batch)
+        with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=self.autocast):
+            loss = self.loss(*batch)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -150,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
         "--steps", type=int, default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
     )
     parser.add_argument("--arms", default=",".join(ARMS), help=f"which, of {','.join(ARMS)} (default all)")
+    parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
     names = args.arms.split(",")
@@ -165,6 +169,8 @@ def main(argv: list[str] | None = None) -> None:
         with torch.device(device):
             arms = [build_arm(name, cfg) for name in names]
             mim = pretrain.build(cfg)
+        for arm in arms:
+            arm.autocast = args.precision == "autocast"
     except ValueError as error:
         parser.error(str(error))
     batches = make_batches(mim, cfg, args.batch, args.steps + WARMUP)
@@ -176,10 +182,11 @@ def main(argv: list[str] | None = None) -> None:
                 arm.seconds.append(seconds)
 
     medians = {arm.name: statistics.median(arm.seconds) for arm in arms}
+    run = f"{args.config.rsplit('/', 1)[-1].removesuffix('.py')}, {args.precision}, batch {args.batch}"
     for arm in arms:
         p20, _, _, p80 = statistics.quantiles(arm.seconds, n=5) if args.steps > 1 else arm.seconds * 4
         row = {
-            "case": f"{args.config.rsplit('/', 1)[-1].removesuffix('.py')}, fp32, batch {args.batch}, {arm.name}",
+            "case": f"{run}, {arm.name}",
             "s/step": medians[arm.name],
             "p20": p20,
             "p80": p80,

@@ -63,10 +63,12 @@ def record(row: dict[str, Any], theme: str) -> Path:
 
 def provenance(device: str) -> dict[str, Any]:
     """Where, when and how a measurement of this process was made."""
-    changes = git("status", "--porcelain", "--", ".", ":!bench/results")
+    # A copy of the tree on another machine has no history: there the commit is told.
+    commit = os.environ.get("FASTMIM_COMMIT")
+    changes = "" if commit else git("status", "--porcelain", "--", ".", ":!bench/results")
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": git("rev-parse", "HEAD"),
+        "commit": commit or git("rev-parse", "HEAD"),
         "dirty": bool(changes),
         "command": command_line(sys.orig_argv),
         "device": device,

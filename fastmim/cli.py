@@ -47,7 +47,8 @@ def visualize(
 
     from .analysis.reconstruction import reconstruction_grid, save_png
     from .data.manifest import Manifest
-    from .data.plain import PlainLoader
+    from .data.loader import open_loader
+    from .data.quarantine import Quarantine
     from .data.sampler import split_held_out
     from .tasks import pretrain
 
@@ -59,7 +60,8 @@ def visualize(
     index = torch.arange(len(manifest)) if images else split_held_out(len(manifest), held_out, seed)[1]
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
-    with torch.no_grad(), PlainLoader(manifest, config.data, seed, config.data.workers, prefetch=0) as loader:
+    quarantine = Quarantine(manifest, seed)
+    with torch.no_grad(), open_loader(manifest, config.data, seed, quarantine, index, torch.device("cpu")) as loader:
         held = pretrain.HeldOut.draw(mim.eval(), loader.held_out(index[:count]), index[:count])
         pred = held.predict(mim, count)
     out = out or run / "reconstruction.png"

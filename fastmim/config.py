@@ -101,6 +101,11 @@ class Data:
     """Times each image is seen per epoch, each time with its own crop and mask."""
     held_out: int = 8
     """Images kept out of training for the reconstruction grids and the comparison with trivial predictors."""
+    loader: Literal["auto", "dali", "pillow"] = "auto"
+    """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
+    bad_budget: float = 0.1
+    """Fraction of the images that may turn out to be bad, each replaced by another, before the run saves and stops: 0 =
+    stop at the first, 1 = never stop. bad_files.jsonl names them."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
@@ -109,7 +114,7 @@ class Data:
     def __post_init__(self):
         _check_types(self, "data.")
         _bound(self, "size", at_least=1)
-        _bound(self, "flip", at_least=0, at_most=1)
+        _bound(self, "flip", "bad_budget", at_least=0, at_most=1)
         _bound(self, "mean", above=-math.inf, below=math.inf)
         _bound(self, "std", above=0, below=math.inf)
         _bound(self, "repeats", at_least=1, at_most=256)

@@ -122,7 +122,7 @@ class Meter:
         """Writes one line of `values` with speed, time left, memory and the share of time spent waiting for data.
 
         Args:
-            values: loss, lr, grad_norm, epoch; updates = how many since the last line.
+            values: loss, lr, grad_norm, epoch, bad_files; updates = how many since the last line.
         """
         elapsed = time.perf_counter() - self.since
         seconds = elapsed / values["updates"]
@@ -134,10 +134,11 @@ class Meter:
         self.since, self.waited = self.since + elapsed, 0.0
         self.write(row)
         skips = f"  {self.skipped} skipped" if self.skipped else ""
+        bad = f"  {row['bad_files']} bad files replaced" if row["bad_files"] else ""
         text = (
             f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['images_per_s']:.1f} images/s  "
             f"{duration(row['seconds_left'])} left  {row['peak_bytes'] / 2**30:.2f} GiB  "
-            f"data wait {row['data_wait']:.0%}{skips}"
+            f"data wait {row['data_wait']:.0%}{skips}{bad}"
         )
         if self.progress:
             self.progress.update(self.task, description=text)

@@ -23,6 +23,7 @@ class Stream(enum.IntEnum):
     FLIP = 2
     MASK = 3
     HELD_OUT = 4
+    SUBSTITUTE = 5
 
 
 def sample_id(index: Tensor, epoch: Tensor | int, repeat: Tensor | int = 0) -> Tensor:

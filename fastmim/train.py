@@ -17,7 +17,7 @@ from fastmim.analysis.predictors import trivial_losses
 from fastmim.analysis.reconstruction import reconstruction_grid, save_png
 from fastmim.bittrace import Trace
 from fastmim.config import Config, load, override, to_json
-from fastmim.data.plain import ImageError
+from fastmim.data.quarantine import BadFilesError
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
 from fastmim.stop import Stop, launchers
@@ -44,8 +44,8 @@ def main(argv: list[str]) -> None:
         raise SystemExit(2) from None
     try:
         trainer.fit(Stop(watched))
-    except ImageError as error:
-        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}. Remove it, start a new run") from None
+    except BadFilesError as error:
+        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}") from None
 
 
 class Trainer:
@@ -69,7 +69,7 @@ class Trainer:
         last = min(task.total, run.stop_after or task.total)
         batches = task.batches(self.first, last)
         trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
-        done, why = self.first, "finished" if last == task.total else "run.stop_after"
+        done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
         with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
             for step in range(self.first, last):
                 result = task.train_step(step, self.meter.waiting(islice(batches, task.engine.accumulation)))
@@ -82,7 +82,7 @@ class Trainer:
                     if trace:
                         trace.record(step, **values)
                 if done % run.log_every == 0 or why:
-                    self.log(done)
+                    why = (failure := self.log(done)) or why
                 if task.held_out and (done % run.evaluate_every == 0 or why == "finished"):
                     self.evaluate(done)
                 if done % run.save_every == 0 or why:
@@ -93,21 +93,20 @@ class Trainer:
         stop.close()
         task.close()
         if self.writes:
-            self.finish(done, why)
+            self.finish(done, why, failure)
 
-    def log(self, done: int) -> None:
-        """Reads what the updates since the last log gave; the only place where the host waits for the device."""
+    def log(self, done: int) -> str | None:
+        """Reads what the updates since the last log gave: the only wait for the device. Returns a reason to stop."""
         task, (losses, norms, skipped) = self.task, self.meter.read()
-        loss, lr = task.mean(losses, skipped), task.learning_rate(done - 1)
-        self.meter.log(loss=loss, grad_norm=norms[-1], lr=lr, epoch=task.epoch(done), updates=len(losses))
-        in_a_row = self.meter.skips(done - len(skipped), skipped, task.files)
-        if in_a_row >= task.max_skipped:
-            self.meter.say(
-                f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
-                f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
-                "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
+        bad, failure = task.bad_files()
+        values = {"loss": task.mean(losses, skipped), "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
+        self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
+        if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
+            failure = (
+                f"{in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped): "
+                "try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
-            raise SystemExit(1)
+        return failure
 
     def evaluate(self, done: int) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
@@ -133,13 +132,14 @@ class Trainer:
                 done = done if error.saved else self.saved
         self.saved = done
 
-    def finish(self, done: int, why: str) -> None:
+    def finish(self, done: int, why: str, failure: str | None) -> None:
         """Says how the run ended; a finished one leaves its encoder and its curve."""
         if self.saved != done:
             raise SystemExit(f"train.py: update {done} is not saved; the same command continues from {self.saved}")
         if done < self.task.total:
             go_on = "raise it to go on" if why == "run.stop_after" else "the same command continues"
-            return self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
+            self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
+            raise SystemExit(1 if failure else 0)
         weights = checkpoint.load(self.checkpoints).state["model"]
         encoder = export_encoder(self.config, weights, self.folder / "encoder")
         self.meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")

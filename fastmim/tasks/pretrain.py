@@ -19,7 +19,8 @@ from .. import bittrace, checkpoint
 from ..config import Config, Data, Optim, Run, Train, to_json
 from ..data.crops import CenterCrop, RandomResizedCrop
 from ..data.manifest import Manifest
-from ..data.plain import PlainLoader
+from ..data.loader import open_loader
+from ..data.quarantine import Quarantine
 from ..data.sampler import Sampler, split_held_out
 from ..decoders import TransformerDecoder
 from ..encoders.vit import ViT
@@ -57,7 +58,7 @@ def build(config: Config) -> MIM:
 
 
 # What a continued run may change: how it computes, not what it computes.
-FREE = ("run.", "optim.", "train.", "data.root", "data.workers", "data.prefetch")
+FREE = ("run.", "optim.", "train.", "data.root", "data.loader", "data.bad_budget", "data.workers", "data.prefetch")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Pretrain:
         number = int(self.manifest.hash[:12], 16)
         if int(self.engine.reduce_sum(torch.tensor(number))) != number * process.world:
             raise ValueError(f"the processes see different images in {data.root}: give all of them the same data")
-        self.loader = PlainLoader(self.manifest, data, seed, data.workers, data.prefetch)
+        quarantine = Quarantine(self.manifest, seed, Path(config.run.dir) / "bad_files.jsonl")
+        self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device)
         self.held_out = None
         if len(held_out_index) and config.run.evaluate_every:
             images = self.loader.held_out(held_out_index).to(process.device)
@@ -153,6 +155,15 @@ class Pretrain:
         return [
             self.manifest.path(i) for i in sample_index(self.sampler.ids(step * batch, (step + 1) * batch)).tolist()
         ]
+
+    def bad_files(self) -> tuple[int, str | None]:
+        """How many bad files the run has found so far, and why it must stop if they are too many. Collective."""
+        # Rank 0 speaks for all: they share the list. So they stop together.
+        count = len(self.loader.bad_files()) if self.process.rank == 0 else 0
+        count = int(self.engine.reduce_sum(torch.tensor(count)))
+        if count <= self.config.data.bad_budget * len(self.manifest):
+            return count, None
+        return count, f"{count} bad files, named in bad_files.jsonl, are more than data.bad_budget allows"
 
     def describe(self) -> dict[str, str]:
         """What this run is, in the words a person would want before it starts."""

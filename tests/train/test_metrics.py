@@ -34,7 +34,7 @@ def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter):
         pause = time.perf_counter()
         time.sleep(0.1)  # reading the device waits for it, so this is training too
         meter.read()
-        meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1)
+        meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
         time.sleep(0.3)  # a checkpoint
         meter.exclude(pause)
     for row in rows(meter):
@@ -49,7 +49,7 @@ def test_share_of_time_waiting_for_data(meter):
 
     for _ in meter.waiting(slow()):
         time.sleep(0.1)
-    meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=2)
+    meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=2, bad_files=0)
     assert rows(meter)[0]["data_wait"] == pytest.approx(0.5, abs=0.1)
 
 

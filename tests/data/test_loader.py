@@ -1,13 +1,15 @@
-"""The plain loader: pixels, order, prefetching, failures, shutdown."""
+"""The loader with Pillow: pixels, order, prefetching, bad files, shutdown."""
 
 import gc
-import struct
+import json
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from fastmim.data import plain
+from fastmim.data import decode
+from fastmim.data import loader as loading
 from fastmim.data.crops import CenterCrop, RandomResizedCrop
 from fastmim.data.manifest import Manifest
-from fastmim.data.plain import ImageError, PlainLoader
+from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.data.sampler import Sampler
 from fastmim.tokens import Stream, sample_id
 from fastmim_kernels.philox import uniform
@@ -27,8 +30,12 @@ from fastmim_kernels.philox import uniform
 SEED = 3
 
 
-def open_loader(root, data, workers=2, prefetch=2):
-    return PlainLoader(Manifest.scan(str(root)), data, SEED, workers, prefetch)
+def open_loader(root, data, workers=2, prefetch=2, manifest=None, file=None):
+    manifest = manifest or Manifest.scan(str(root))
+    settings = replace(data, loader="pillow", workers=workers, prefetch=prefetch)
+    quarantine = Quarantine(manifest, SEED, file)
+    everything = torch.arange(len(manifest))
+    return loading.open_loader(manifest, settings, SEED, quarantine, everything, torch.device("cpu"))
 
 
 def load_whole(root, data):
@@ -139,56 +146,102 @@ def test_tiny_and_narrow(make_folder, data, shape):
         assert loader.held_out(torch.tensor([0])).shape == (1, 32, 24, 3)
 
 
-# Failures
+# Bad files
 
 
-def hostile(path, picture, how):
-    Image.fromarray(picture(200, 200)).save(path)
+def break_file(path, how):
     content = path.read_bytes()
-    if how == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif how == "header only":
-        path.write_bytes(content[:40])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "text":
+    if how == "refused by the reader":
         path.write_bytes(b"not an image\n" * 50)
-    elif how == "deleted":
+    elif how == "refused by the decoder":
+        # The pixel data start with a wrong zlib header, and the checksum says that this is so on purpose.
+        start = content.index(b"IDAT")
+        length = int.from_bytes(content[start - 4 : start], "big")
+        chunk = b"IDAT" + b"\0\0" + content[start + 6 : start + 4 + length]
+        checksum = zlib.crc32(chunk).to_bytes(4, "big")
+        path.write_bytes(content[:start] + chunk + checksum + content[start + 8 + length :])
+    elif how == "gone":
         path.unlink()
-    elif how == "postscript":
-        Image.fromarray(picture(20, 20)).save(path, format="EPS")
-    elif how == "32-bit":
-        Image.fromarray(picture(20, 20, 1)[..., 0].astype(np.float32)).save(path, format="TIFF")
     else:
-        assert how == "bomb"
-        # Width and height of the PNG header; its checksum follows.
-        header = b"IHDR" + struct.pack(">II", 65000, 65000) + content[24:29]
-        path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+        assert how == "changed"
+        path.write_bytes(content + b"more")
 
 
 @pytest.mark.parametrize(
-    ("how", "cause"),
+    ("how", "when", "reason"),
     [
-        ("truncated", "truncated"),
-        ("header only", ""),
-        ("empty", "cannot identify"),
-        ("text", "cannot identify"),
-        ("deleted", "No such file"),
-        ("postscript", "cannot identify"),
-        ("32-bit", "32-bit samples"),
-        ("bomb", "decompression bomb"),
+        ("refused by the reader", "before", "text"),
+        ("refused by the decoder", "before", ""),
+        ("gone", "after", "No such file"),
+        ("changed", "after", r"\d+ bytes then"),
     ],
 )
-def test_a_bad_file_is_named_with_its_cause(make_folder, data, picture, how, cause):
-    root = make_folder([f"{i}.png" for i in range(6)])
-    with open_loader(root, data(), prefetch=1) as loader:
-        hostile(root / "4.png", picture, how)
-        batches = loader.batches(numbered(1, 3) + numbered(1, 6))
-        assert len(next(batches)[0]) == 3
-        with pytest.raises(ImageError, match=rf"4\.png.*index 4.*{cause}"):
-            next(batches)
-        # The loader itself is unharmed.
-        assert len(loader.load(torch.arange(4))) == 4
+def test_a_bad_file_is_replaced_and_named_once(make_folder, data, tmp_path, how, when, reason):
+    root = make_folder([f"{i}.png" for i in range(12)])
+    stream = [sample_id(torch.arange(12), epoch) for epoch in range(3)]
+    with open_loader(root, data()) as loader:
+        clean = [images for images, _ in loader.batches(stream)]
+    manifest = Manifest.scan(str(root))
+    break_file(root / "4.png", how)
+    file = tmp_path / "bad_files.jsonl"
+    found = []
+    for _ in range(2):  # the second finds it in the list
+        manifest = Manifest.scan(str(root)) if when == "before" else manifest
+        with open_loader(root, data(), manifest=manifest, file=file) as loader:
+            found.append([images for images, _ in loader.batches(stream)])
+            assert list(loader.bad_files()) == ["4.png"]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["4.png"] and re.search(reason, lines[0]["reason"]), lines
+    bad = manifest.paths.index("4.png")
+    for before, first, second in zip(clean, *found, strict=True):
+        others = torch.arange(12) != bad
+        assert torch.equal(before[others], first[others]) and not torch.equal(before[bad], first[bad])
+        assert torch.equal(first, second)
+
+
+def test_a_substitute_has_the_window_and_flip_of_the_sample_it_replaces(make_folder, data):
+    root = make_folder([f"{i}.png" for i in range(5)])
+    (root / "2.png").write_bytes(b"")
+    ids = sample_id(torch.arange(5), 7)
+    with open_loader(root, data()) as loader:
+        images = loader.load(ids)
+        substitute = loader._quarantine.resolve(2, torch.arange(5))
+    assert substitute != 2
+    crop, ids = RandomResizedCrop(), ids[2:3]
+    window = crop.window((12, 16), (32, 24), uniform(SEED, Stream.CROP, ids, crop.draws)[0].tolist())
+    image = F.resized_crop(Image.open(root / f"{substitute}.png"), *window, [32, 24], InterpolationMode.BICUBIC)
+    image = F.hflip(image) if uniform(SEED, Stream.FLIP, ids, 1) < 0.5 else image
+    assert np.array_equal(images[2], np.asarray(image))
+
+
+def test_every_process_chooses_the_same_substitutes(make_folder, data):
+    """Whatever was found before: a substitute of a bad image can be bad itself."""
+    root = make_folder([f"{i:02d}.png" for i in range(20)])
+    for i in (1, 4, 5, 7, 8, 11, 12, 13, 17, 19):
+        (root / f"{i:02d}.png").write_bytes(b"")
+    ids = sample_id(torch.arange(20), 0)
+    with open_loader(root, data()) as loader:
+        whole = loader.load(ids)
+        again = loader.load(ids)
+    with open_loader(root, data()) as loader:
+        alone = torch.cat([loader.load(i[None]) for i in ids.flip(0)]).flip(0)
+    assert torch.equal(whole, again) and torch.equal(whole, alone)
+
+
+def test_held_out_images_are_replaced_by_held_out_ones(make_folder, data):
+    root = make_folder([f"{i}.png" for i in range(9)])
+    (root / "3.png").write_bytes(b"")
+    with open_loader(root, data()) as loader:
+        images = loader.held_out(torch.tensor([3, 8]))
+    assert torch.equal(images[0], images[1])
+
+
+def test_nothing_left_is_said(make_folder, data):
+    root = make_folder(["a.png", "b.png"])
+    for name in ("a.png", "b.png"):
+        (root / name).write_bytes(b"")
+    with open_loader(root, data()) as loader, pytest.raises(BadFilesError, match="a.png.*substitutes.*fastmim doctor"):
+        loader.load(torch.arange(2))
     assert not decode_threads()
 
 
@@ -200,15 +253,15 @@ def test_random_damage_never_escapes_as_another_error(tmp_path, data, picture, n
     content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     rng = np.random.default_rng(0)
     refused = 0
-    with open_loader(tmp_path, data(size=(8, 8))) as loader:
-        for _ in range(60):
-            damaged = content.copy()
-            places = rng.integers(0, min(len(content), 120), rng.integers(1, 8))
-            damaged[places] = rng.integers(0, 256, len(places))
-            path.write_bytes(damaged[: rng.integers(1, 2 * len(content))].tobytes())
+    for _ in range(60):
+        damaged = content.copy()
+        places = rng.integers(0, min(len(content), 120), rng.integers(1, 8))
+        damaged[places] = rng.integers(0, 256, len(places))
+        path.write_bytes(damaged[: rng.integers(1, 2 * len(content))].tobytes())
+        with open_loader(tmp_path, data(size=(8, 8)), workers=1) as loader:
             try:
                 assert loader.load(torch.tensor([0])).shape == (1, 8, 8, 3)
-            except ImageError:
+            except BadFilesError:
                 refused += 1
     assert refused
 
@@ -216,8 +269,6 @@ def test_random_damage_never_escapes_as_another_error(tmp_path, data, picture, n
 def test_settings_refused(photographs, data):
     with pytest.raises(ValueError, match="data.mean has 4"):
         open_loader(photographs, data(mean=(0.5,) * 4, std=(0.5,) * 4))
-    with pytest.raises(ValueError, match="negative"):
-        open_loader(photographs, data(), workers=-1)
 
 
 # Order, prefetching, shutdown
@@ -291,13 +342,13 @@ def test_no_thread_left(photographs, data):
 def test_an_abandoned_iterator_drops_its_work(photographs, data, monkeypatch):
     decoded = []
 
-    def slow_sample(path, *arguments):
-        decoded.append(path)
+    def slow(file, *arguments):
+        decoded.append(file.path)
         time.sleep(0.005)
-        return sample(path, *arguments)
+        return decode_window(file, *arguments)
 
-    sample = plain._sample
-    monkeypatch.setattr(plain, "_sample", slow_sample)
+    decode_window = decode.decode_window
+    monkeypatch.setattr(decode, "decode_window", slow)
     with open_loader(photographs, data(), workers=1, prefetch=50) as loader:
         batches = loader.batches(numbered(60, 12))
         next(batches)
@@ -313,9 +364,13 @@ def test_the_interpreter_exits_with_an_abandoned_iterator(photographs):
         import torch
         from fastmim.config import Data
         from fastmim.data.crops import RandomResizedCrop
+        from fastmim.data.loader import open_loader
         from fastmim.data.manifest import Manifest
-        from fastmim.data.plain import PlainLoader
-        loader = PlainLoader(Manifest.scan({str(photographs)!r}), Data(crop=RandomResizedCrop()), 0, 2, 4)
+        from fastmim.data.quarantine import Quarantine
+        manifest = Manifest.scan({str(photographs)!r})
+        data = Data(crop=RandomResizedCrop(), loader="pillow")
+        quarantine = Quarantine(manifest, 0)
+        loader = open_loader(manifest, data, 0, quarantine, torch.arange(12), torch.device("cpu"))
         batches = loader.batches(torch.arange(12) for _ in range(10**9))
         next(batches)
         print("got one")
@@ -345,4 +400,4 @@ def test_workers_default_to_the_share_of_the_cores(photographs, data, monkeypatc
     with open_loader(photographs, data(), workers=0) as loader:
         loader.load(torch.arange(12).repeat(10))
         assert 1 <= len(decode_threads()) <= 3
-        assert loader._pool._max_workers == 3
+        assert loader._decoder._threads == 3

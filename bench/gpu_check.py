@@ -1,0 +1,109 @@
+"""`python -m bench.gpu_check`: on a GPU, everything that only a GPU can prove, in one round of under 9 minutes.
+
+Builds the C++ library, runs every Triton kernel against its reference, measures ops, whole step and loader, and trains.
+Each part is a process with a time limit of its own; what it printed goes to a log, and the table of verdicts comes
+last. May import torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+TOTAL = 530  # seconds
+
+
+class Part(NamedTuple):
+    """One process of the round."""
+
+    name: str
+    arguments: list[str]
+    """Of the Python interpreter."""
+    seconds: int
+    """At most."""
+
+
+def parts(data: str | None, out: Path) -> list[Part]:
+    """The round, what matters most first; `data` = a folder of images for what needs one."""
+    found = [
+        Part("build", ["setup.py", "build_ext", "--inplace"], 120),
+        Part("kernels are correct", ["-m", "pytest", "tests/kernels", "-q", "-m", "triton"], 120),
+        Part("ops", ["-m", "bench.ops", "--record", "--samples", "20"], 150),
+        Part("step", ["-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record"], 120),
+    ]
+    if data:
+        tiny = ["fastmim/train.py", "configs/debug/tiny_cpu.py", "--data.root", data, "--run.dir", str(out / "run")]
+        found += [
+            Part("loader", ["-m", "bench.loader", "--data", data, "--record"], 90),
+            Part("train", [*tiny, "--train.epochs", "2"], 60),
+            Part("resume", [*tiny, "--train.epochs", "2"], 60),
+        ]
+    return found
+
+
+def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
+    """(verdict, seconds, last line of output) of one part; its whole output is in OUT/<name>.log."""
+    start = time.perf_counter()
+    log = out / f"{part.name.replace(' ', '_')}.log"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
+    with log.open("w") as file:
+        try:
+            command = [sys.executable, *part.arguments]
+            code = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=limit
+            ).returncode
+            verdict = "ok" if code == 0 else f"failed ({code})"
+        except subprocess.TimeoutExpired:
+            verdict = f"stopped after {limit:.0f} s"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return verdict, time.perf_counter() - start, lines[-1] if lines else ""
+
+
+def check(round_: list[Part], total: float, out: Path) -> bool:
+    """Runs the parts within `total` seconds, prints what each said and then the table; returns whether all are ok."""
+    out.mkdir(parents=True, exist_ok=True)
+    end = time.perf_counter() + total
+    rows = []
+    for part in round_:
+        left = end - time.perf_counter()
+        if left < 5:
+            rows.append((part.name, "not run: no time left", 0.0, ""))
+            continue
+        print(f"== {part.name}: python {' '.join(part.arguments)}", flush=True)
+        rows.append((part.name, *run(part, min(part.seconds, left), out)))
+        print((out / f"{part.name.replace(' ', '_')}.log").read_text(errors="replace")[-3000:], flush=True)
+    print(f"{'part':<22}{'verdict':<24}{'seconds':>8}  last line")
+    for name, verdict, seconds, line in rows:
+        print(f"{name:<22}{verdict:<24}{seconds:>8.1f}  {line[:120]}")
+    return all(verdict == "ok" for _, verdict, _, _ in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
+    parser.add_argument(
+        "--data", help="folder of images; without it, loader and training are left out"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="where logs and the run go")
+    parser.add_argument("--commit", help="what this tree is a copy of, where it has no git history")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(
+            2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n"
+        )
+    if args.commit:
+        os.environ["FASTMIM_COMMIT"] = args.commit
+    if not args.data:
+        print("without --data: loader, train and resume are left out")
+    raise SystemExit(0 if check(parts(args.data, args.out), TOTAL, args.out) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Decoding: what a decoder is given and gives back, and the one on Pillow, which defines what is correct.
+
+May import config, tokens and fastmim_kernels.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from abc import ABC, abstractmethod
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastmim_kernels.reader import File
+
+MODES = {1: "L", 3: "RGB"}
+# The reader told the format by content, whatever the name; Pillow is told, so that it hands nothing to an interpreter.
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises for damaged files, as found by damaging files of every format.
+_ERRORS = (
+    ArithmeticError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+class Job(NamedTuple):
+    """One sample to make: the window of an image, resized, maybe flipped."""
+
+    file: File
+    """Its header is set."""
+    window: tuple[int, int, int, int]
+    """Top, left, height, width in whole pixels of the image as seen, so after its EXIF orientation."""
+    flip: bool
+
+
+class Pending(ABC):
+    """A batch that is being decoded."""
+
+    @abstractmethod
+    def result(self) -> tuple[Tensor, dict[int, str]]:
+        """Waits: (B, H, W, C) uint8, contiguous; and, by position, why a file cannot be decoded: its row is anything."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Drops what has not begun."""
+
+
+class Decoder(ABC):
+    """Turns jobs into samples in threads of its own."""
+
+    @abstractmethod
+    def start(self, jobs: list[Job]) -> Pending:
+        """Begins with a batch and returns."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What decodes, in words."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Drops what has not begun, waits for the rest, ends the threads."""
+
+
+class PillowDecoder(Decoder):
+    """Decodes with Pillow, one image a thread: turn by the EXIF orientation, crop, convert, resize, flip."""
+
+    def __init__(self, size: tuple[int, int], channels: int, interpolation: str, threads: int, pin: bool = False):
+        """
+        Args:
+            size: (H, W) of a sample.
+            channels: 3 (RGB) or 1 (grayscale).
+            interpolation: "bicubic" or "bilinear", antialiased.
+            pin: whether results lie in page-locked memory, from which copies to a GPU need no waiting.
+        """
+        self._shape, self._pin, self._threads = (*size, channels), pin, threads
+        self._filter = _FILTERS[interpolation]
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastmim-decode")
+
+    def start(self, jobs: list[Job]) -> Pending:
+        images = torch.empty((len(jobs), *self._shape), dtype=torch.uint8, pin_memory=self._pin)
+        return _Batch(images, [self._pool.submit(self._fill, *item) for item in zip(jobs, images.numpy(), strict=True)])
+
+    def _fill(self, job: Job, out: np.ndarray) -> str | None:
+        """Writes one sample; returns why it cannot."""
+        height, width, channels = self._shape
+        try:
+            image = decode_window(job.file, job.window, MODES[channels]).resize((width, height), self._filter)
+        except _ERRORS as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        pixels = np.asarray(image).reshape(out.shape)
+        out[:] = pixels[:, ::-1] if job.flip else pixels
+        return None
+
+    def describe(self) -> str:
+        return f"Pillow, {self._threads} threads"
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Batch(Pending):
+    def __init__(self, images: Tensor, futures: list[Future]):
+        self._images, self._futures = images, futures
+
+    def result(self) -> tuple[Tensor, dict[int, str]]:
+        reasons = [future.result() for future in self._futures]
+        return self._images, {i: reason for i, reason in enumerate(reasons) if reason is not None}
+
+    def cancel(self) -> None:
+        for future in self._futures:
+            future.cancel()
+
+
+def seen_size(file: File) -> tuple[int, int]:
+    """(height, width) of an image as seen, so after its EXIF orientation."""
+    header = file.header
+    return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
+
+
+def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> Image.Image:
+    """A window of a file's image, in `mode` ("RGB" or "L"), with exactly the pixels that the whole image has there.
+
+    Cutting before resizing is part of the definition: a resize of the whole image would read beyond the window.
+    Transparency is dropped; 16-bit samples keep their high byte.
+
+    Raises:
+        OSError, ValueError and others: the file cannot be decoded.
+    """
+    with Image.open(io.BytesIO(file.data), formats=(file.header.format.upper(),)) as image:
+        image.load()
+        # A TIFF is turned by Pillow itself.
+        if file.header.orientation > 1 and image.format != "TIFF":
+            image = image.transpose(_TURNS[file.header.orientation])
+        if (image.height, image.width) != seen_size(file):
+            raise ValueError(f"its header says {seen_size(file)[::-1]} pixels, Pillow decodes {image.size}")
+        top, left, height, width = window
+        return _convert(image.crop((left, top, left + width, top + height)), mode)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"32-bit samples (Pillow's mode {image.mode}) have no defined range to bring to 8 bits")
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,237 @@
+"""The loader: sample ids in, uint8 images out, whatever the files. It plans, reads, has decoded and replaces bad files.
+
+May import config, tokens and fastmim_kernels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastmim_kernels.philox import uniform
+from fastmim_kernels.reader import Batch, File, Reader
+
+from .. import config
+from ..tokens import Crop, Stream, sample_index
+from .crops import CenterCrop
+from .decode import Decoder, Job, Pending, PillowDecoder, seen_size
+from .manifest import Manifest
+from .quarantine import Quarantine
+
+_READING_THREADS = 4  # they wait for a disk or a network, seldom for a core
+
+
+class Sample(NamedTuple):
+    """What is wanted: a crop of an image, with the numbers drawn for it."""
+
+    index: int
+    crop: Crop
+    uniforms: list[float]
+    flip: bool
+
+
+class Loader:
+    """Loads samples as uint8 images: read, decode, turn by the EXIF orientation, crop, resize, flip.
+
+    Windows and flips are drawn for the sample id, so they stay when a bad file is replaced by another. Use it as a
+    context manager, or `close` it: it owns threads.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        data: config.Data,
+        seed: int,
+        decoder: Decoder,
+        quarantine: Quarantine,
+        pool: Tensor,
+        note: str = "",
+    ):
+        """
+        Args:
+            seed: of crop windows and flips, 0 <= seed < 2**64.
+            decoder: closed with the loader.
+            pool: (N,) int64 manifest indices that may take the place of a bad training image.
+            note: what `describe` says about the choice of decoder.
+        """
+        self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
+        self._decoder, self._quarantine, self._note = decoder, quarantine, note
+        self._reader = Reader(_READING_THREADS, checksum=manifest.checksums is not None)
+
+    def load(self, ids: Tensor) -> Tensor:
+        """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous, on the decoder's device.
+
+        Raises:
+            BadFilesError: an image and everything that could take its place cannot be used.
+        """
+        return self._training(ids).result()
+
+    def held_out(self, indices: Tensor) -> Tensor:
+        """The images at `indices` of the manifest, (B,) int64, centre crop, no flip: (B, H, W, C) uint8, contiguous.
+
+        A bad one is replaced by another of them.
+
+        Raises:
+            BadFilesError: none of them can be used.
+        """
+        crop = CenterCrop(interpolation=self._data.crop.interpolation)
+        return _Batch(self, [Sample(i, crop, [], False) for i in indices.tolist()], indices).result()
+
+    def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """`load` for every ids of `stream`, in order: (images, ids) pairs.
+
+        While the caller has one batch, the next `data.prefetch` are being decoded, the last of them being read, or wait
+        in memory, and no more.
+
+        Raises:
+            BadFilesError: as `load`; raised in place of its batch.
+        """
+        waiting: deque[tuple[Tensor, _Batch]] = deque()
+        try:
+            for ids in stream:
+                for _, batch in waiting:
+                    batch.decode()
+                waiting.append((ids, self._training(ids)))
+                if len(waiting) > self._data.prefetch:
+                    yield waiting[0][1].result(), waiting[0][0]
+                    waiting.popleft()
+            while waiting:
+                for _, batch in waiting:
+                    batch.decode()
+                yield waiting[0][1].result(), waiting[0][0]
+                waiting.popleft()
+        finally:
+            for _, batch in waiting:
+                batch.cancel()
+
+    def bad_files(self) -> dict[str, str]:
+        """Every bad file that any process of the run has found: {path: reason}."""
+        return self._quarantine.bad_files()
+
+    def describe(self) -> str:
+        """What decodes, in words."""
+        verified = ", checksums verified" if self._manifest.checksums is not None else ""
+        return f"{self._decoder.describe()}{self._note}; {self._data.prefetch} micro-batches ahead{verified}"
+
+    def close(self) -> None:
+        """Drops what is waiting, waits for the images being decoded, ends the threads."""
+        self._decoder.close()
+        self._reader.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _training(self, ids: Tensor) -> _Batch:
+        crop = self._data.crop
+        uniforms = uniform(self._seed, Stream.CROP, ids, crop.draws).tolist()
+        flips = (uniform(self._seed, Stream.FLIP, ids, 1)[:, 0] < self._data.flip).tolist()
+        rows = zip(sample_index(ids).tolist(), uniforms, flips, strict=True)
+        return _Batch(self, [Sample(index, crop, row, flip) for index, row, flip in rows], self._pool)
+
+    def _read(self, indices: list[int]) -> Batch:
+        return self._reader.submit([self._manifest.path(i) for i in indices])
+
+    def _refusal(self, index: int, file: File) -> str | None:
+        """Why a file is not even decoded."""
+        if file.error is not None:
+            return file.error
+        return self._manifest.difference(index, len(file.data), file.checksum)
+
+
+class _Batch:
+    """Samples on their way: read in the background, then decoded in the background, bad files replaced."""
+
+    def __init__(self, loader: Loader, samples: list[Sample], pool: Tensor):
+        self._loader, self._samples, self._pool = loader, samples, pool
+        self._indices = [loader._quarantine.resolve(sample.index, pool) for sample in samples]
+        self._reading = loader._read(self._indices)
+        self._decoding: Pending | None = None
+
+    def decode(self) -> None:
+        """Begins to decode, if that has not happened: waits for the files, and replaces those refused."""
+        if self._decoding is not None:
+            return
+        loader, files = self._loader, self._reading.result()
+        while refused := {
+            i: reason for i, file in enumerate(files) if (reason := loader._refusal(self._indices[i], file))
+        }:
+            self._replace(refused)
+            again = loader._read([self._indices[i] for i in refused]).result()
+            for i, file in zip(refused, again, strict=True):
+                files[i] = file
+        size, jobs = loader._data.size, []
+        for sample, file in zip(self._samples, files, strict=True):
+            window = sample.crop.window(seen_size(file), size, sample.uniforms)
+            jobs.append(Job(file, window, sample.flip))
+        self._decoding = loader._decoder.start(jobs)
+
+    def result(self) -> Tensor:
+        """Waits for the images; those that turn out to be bad only now are replaced and decoded again."""
+        self.decode()
+        images, bad = self._decoding.result()
+        if bad:
+            self._replace(bad)
+            rows = list(bad)
+            images[rows] = _Batch(self._loader, [self._samples[i] for i in rows], self._pool).result()
+        return images
+
+    def cancel(self) -> None:
+        """Drops what has not begun."""
+        if self._decoding is not None:
+            self._decoding.cancel()
+
+    def _replace(self, bad: dict[int, str]) -> None:
+        """Chooses other images for the samples at these positions; names the bad ones with their reasons."""
+        quarantine = self._loader._quarantine
+        for i, reason in bad.items():
+            quarantine.add(self._indices[i], reason)
+            self._indices[i] = quarantine.resolve(self._samples[i].index, self._pool)
+
+
+def open_loader(
+    manifest: Manifest,
+    data: config.Data,
+    seed: int,
+    quarantine: Quarantine,
+    pool: Tensor,
+    device: torch.device,
+) -> Loader:
+    """The loader that `data.loader` names, for training on `device`; "auto" is DALI where it can be imported.
+
+    Raises:
+        ValueError: a number of channels other than 1 or 3; "dali" was asked for and cannot be imported.
+    """
+    channels = len(data.mean)
+    if channels not in (1, 3):
+        raise ValueError(
+            f"images have 3 channels (RGB) or 1 (grayscale), as that is what image files decode to; "
+            f"data.mean has {channels}"
+        )
+    threads = data.workers or _share_of_cores()
+    settings = data.size, channels, data.crop.interpolation, threads
+    pillow = PillowDecoder(*settings, pin=device.type == "cuda")
+    if data.loader == "pillow":
+        return Loader(manifest, data, seed, pillow, quarantine, pool)
+    try:
+        from .dali import DaliDecoder
+
+        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow), quarantine, pool)
+    except ImportError as error:
+        if data.loader == "dali":
+            raise ValueError(f"data.loader=dali: {error}") from error
+        return Loader(manifest, data, seed, pillow, quarantine, pool, note=f" (slower than DALI: {error})")
+
+
+def _share_of_cores() -> int:
+    # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
+    processes = next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)
+    return max(1, len(os.sched_getaffinity(0)) // processes)

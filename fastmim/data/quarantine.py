@@ -1,0 +1,105 @@
+"""Quarantine: which files of a run turned out to be bad, what takes their place, and the list of them. Standard library
+and fastmim_kernels only, but for tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastmim_kernels.philox import philox
+
+from ..tokens import Stream
+from .manifest import Manifest
+
+_ATTEMPTS = 64
+
+
+class BadFilesError(ValueError):
+    """No image can take the place of a bad one."""
+
+
+class Quarantine:
+    """Replaces bad files, each by an image that depends on the seed and its own index only, and names each once.
+
+    Which file is bad is a property of its bytes, and the substitute of image i is the first good one in a list drawn
+    for i: so every process, whatever it has found so far, puts the same image in the same place.
+    """
+
+    def __init__(self, manifest: Manifest, seed: int, file: Path | None = None):
+        """
+        Args:
+            seed: of the substitutes, 0 <= seed < 2**64.
+            file: bad_files.jsonl, shared by all processes of a run and by its continuations; None = no list.
+        """
+        self._manifest, self._seed, self._file = manifest, seed, file
+        self._bad: set[int] = set()
+        self._named: dict[str, str] = {}  # path: reason
+        self._offset = 0
+        if file is not None:
+            self._read_named()
+
+    def resolve(self, index: int, pool: Tensor) -> int:
+        """The image to load for image `index`: itself, or its first substitute from `pool` that is not known to be bad.
+
+        Raises:
+            BadFilesError: all of its substitutes are bad.
+        """
+        if index not in self._bad:
+            return index
+        draws = philox(self._seed, Stream.SUBSTITUTE, torch.tensor([index]), _ATTEMPTS)[0] % len(pool)
+        for substitute in pool[draws].tolist():
+            if substitute not in self._bad:
+                return substitute
+        raise BadFilesError(
+            f"{self._manifest.path(index)!r} is bad, and so are its {_ATTEMPTS} substitutes: "
+            f"see what is wrong with `fastmim doctor {self._manifest.root}`"
+        )
+
+    def add(self, index: int, reason: str) -> None:
+        """Notes that image `index` cannot be used, and names it in the list unless it is there."""
+        self._bad.add(index)
+        path = self._manifest.paths[index]
+        if path in self._named:
+            return
+        if self._file is not None:
+            try:
+                self._append(path, reason)
+            except OSError as error:
+                warnings.warn(f"{path!r} could not be added to {self._file}: {error}", stacklevel=2)
+        self._named.setdefault(path, reason)
+
+    def bad_files(self) -> dict[str, str]:
+        """Every bad file found by any process of the run, this one and earlier: {path: reason}."""
+        if self._file is not None:
+            self._read_named()
+        return self._named
+
+    def _append(self, path: str, reason: str) -> None:
+        with self._file.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
+            self._read_named()
+            if path not in self._named:
+                # A process killed while writing leaves half a line; it then stands alone.
+                gap = "\n" * (file.tell() > self._offset)
+                file.write(f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode())
+
+    def _read_named(self) -> None:
+        """Reads the whole lines appended since the last time."""
+        if not self._file.exists():
+            return
+        with self._file.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                with contextlib.suppress(ValueError):  # half a line, see above
+                    entry = json.loads(line)
+                    self._named.setdefault(entry["path"], entry["reason"])

@@ -1,0 +1,50 @@
+"""A whole run over a folder of which one file in twenty is bad, and one over its budget of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmim.data.demo import write_demo_images
+from tests.data.hostile import write_hostile
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    entries = write_hostile(folder / "hostile")
+    bad = {f"hostile/{entry.name}" for entry in entries.values() if entry.bad and not entry.late}
+    write_demo_images(str(folder), 20 * len(bad) - len(entries), (40, 40))
+    assert len(bad) >= 40
+    return folder, bad
+
+
+def train(run, folder, *options):
+    settings = {
+        "data.root": folder, "run.dir": run, "encoder.depth": 1, "train.epochs": 1, "train.global_batch": 32,
+        "run.log_every": 5, "run.evaluate_every": 0, "optim.warmup_epochs": 0,
+    }  # fmt: skip
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, str(ROOT / "fastmim/train.py"), str(ROOT / "configs/debug/tiny_cpu.py"), *words, *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_run_completes_and_names_each_bad_file_once(folder, tmp_path):
+    images, bad = folder
+    done = train(tmp_path, images)
+    assert done.returncode == 0, done.stderr[-3000:]
+    named = [json.loads(line)["path"] for line in (tmp_path / "bad_files.jsonl").read_text().splitlines()]
+    held_out = set(named) ^ bad
+    assert len(named) == len(set(named)) and set(named) <= bad and len(held_out) <= 2, held_out
+    assert f"{len(named)} bad files replaced" in done.stdout
+
+
+def test_over_the_budget_it_saves_and_stops(folder, tmp_path):
+    done = train(tmp_path, folder[0], "--data.bad_budget", "0.005")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "more than data.bad_budget allows" in done.stdout
+    assert (tmp_path / "checkpoints/latest").exists()
