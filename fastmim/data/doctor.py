@@ -9,7 +9,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -186,7 +185,7 @@ def _examined(manifest: Manifest, threads: int, quick: bool) -> Iterator[tuple[F
             return file, None, " ".join(str(error).split()) or type(error).__name__
 
     pending: deque[Future] = deque()
-    with closing(Reader(threads, checksum=True)) as reader, ThreadPoolExecutor(threads) as pool:
+    with Reader(threads, checksum=True) as reader, ThreadPoolExecutor(threads) as pool:
         for index in range(len(manifest)):
             pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
             if len(pending) > 4 * threads:
