@@ -69,6 +69,7 @@ def test_sizes_are_as_seen(tmp_path, picture):
     found = report(tmp_path)
     assert found.sizes.tolist() == [[31, 50], [90, 40]]
     assert found.unusual["tiny"] == ["tiny.jpg"] and found.unusual["EXIF-rotated"] == ["turned.jpg"]
+    assert report(tmp_path, tiny=40).unusual["tiny"] == ["tiny.jpg"]
     assert report(tmp_path, tiny=41).unusual["tiny"] == ["tiny.jpg", "turned.jpg"]
     rows = {what: (value, details) for what, value, details in found.rows()}
     assert rows["shorter side"] == ("36", "px, median; 31 to 40")
