@@ -88,16 +88,12 @@ def check(round_: list[Part], total: float, out: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
-    parser.add_argument(
-        "--data", help="folder of images; without it, loader and training are left out"
-    )
+    parser.add_argument("--data", help="folder of images; without it, loader and training are left out")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="where logs and the run go")
     parser.add_argument("--commit", help="what this tree is a copy of, where it has no git history")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(
-            2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n"
-        )
+        parser.exit(2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
     if not args.data:

@@ -46,8 +46,8 @@ def visualize(
     import torch
 
     from .analysis.reconstruction import reconstruction_grid, save_png
-    from .data.manifest import Manifest
     from .data.loader import open_loader
+    from .data.manifest import Manifest
     from .data.quarantine import Quarantine
     from .data.sampler import split_held_out
     from .tasks import pretrain

@@ -59,7 +59,7 @@ class Pending(ABC):
 
     @abstractmethod
     def result(self) -> tuple[Tensor, dict[int, str]]:
-        """Waits: (B, H, W, C) uint8, contiguous; and, by position, why a file cannot be decoded: its row is anything."""
+        """(B, H, W, C) uint8, contiguous; and, by position, why a file cannot be decoded: its row is undefined."""
 
     @abstractmethod
     def cancel(self) -> None:

@@ -58,8 +58,8 @@ class Quarantine:
             if substitute not in self._bad:
                 return substitute
         raise BadFilesError(
-            f"{self._manifest.path(index)!r} is bad, and so are its {_ATTEMPTS} substitutes: "
-            f"see what is wrong with `fastmim doctor {self._manifest.root}`"
+            f"{self._manifest.path(index)!r} cannot be used ({self._named[self._manifest.paths[index]]}), nor can any of "
+            f"its {_ATTEMPTS} substitutes; `fastmim doctor {self._manifest.root}` says what is wrong with each file"
         )
 
     def add(self, index: int, reason: str) -> None:

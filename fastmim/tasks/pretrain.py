@@ -18,8 +18,8 @@ import fastmim_kernels
 from .. import bittrace, checkpoint
 from ..config import Config, Data, Optim, Run, Train, to_json
 from ..data.crops import CenterCrop, RandomResizedCrop
-from ..data.manifest import Manifest
 from ..data.loader import open_loader
+from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import Sampler, split_held_out
 from ..decoders import TransformerDecoder

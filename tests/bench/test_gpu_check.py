@@ -21,9 +21,7 @@ def test_verdicts(tmp_path, capsys):
     ]
     assert not gpu_check.check(round_, 100, tmp_path)
     table = capsys.readouterr().out.splitlines()[-3:]
-    for line, words in zip(
-        table, (["fine", "ok", "two"], ["failed (3)"], ["stopped after 2 s"]), strict=True
-    ):
+    for line, words in zip(table, (["fine", "ok", "two"], ["failed (3)"], ["stopped after 2 s"]), strict=True):
         assert all(word in line for word in words), line
     assert (tmp_path / "fine.log").read_text() == "one\ntwo\n"
     assert gpu_check.check(round_[:1], 100, tmp_path)

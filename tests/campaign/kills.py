@@ -42,7 +42,7 @@ POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 600
 COVERED = tuple(
     f"fastmim/{name}.py"
-    for name in ("bittrace", "checkpoint", "data/plain", "data/sampler", "engine", "optim", "stop", "tasks/pretrain")
+    for name in ("bittrace", "checkpoint", "data/loader", "data/sampler", "engine", "optim", "stop", "tasks/pretrain")
 ) + ("fastmim/train.py",)
 """What kills and restarts depend on: a change here makes an earlier result stale."""
 

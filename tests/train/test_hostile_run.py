@@ -29,7 +29,13 @@ def train(run, folder, *options):
         "run.log_every": 5, "run.evaluate_every": 0, "optim.warmup_epochs": 0,
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, str(ROOT / "fastmim/train.py"), str(ROOT / "configs/debug/tiny_cpu.py"), *words, *options]
+    command = [
+        sys.executable,
+        str(ROOT / "fastmim/train.py"),
+        str(ROOT / "configs/debug/tiny_cpu.py"),
+        *words,
+        *options,
+    ]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -26,7 +26,18 @@ _FORMATS = ("", "jpeg", "png", "webp", "bmp", "tiff", "gif")
 class _Header(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in "format width height orientation channels bits palette alpha cmyk progressive".split()
+        for name in [
+            "format",
+            "width",
+            "height",
+            "orientation",
+            "channels",
+            "bits",
+            "palette",
+            "alpha",
+            "cmyk",
+            "progressive",
+        ]
     ]
 
 
