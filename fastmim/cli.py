@@ -108,7 +108,7 @@ def doctor(
     Args:
         images: folder, list file, or a manifest written before: its files are then compared with its checksums, and it
             is left as it is.
-        quick: reads all files but decodes none: no damaged pixels are found, no means.
+        quick: reads all files but decodes none: damage within the pixels is not found, and there are no means.
         tiny: name images with a shorter side below this, pixels.
         manifest: file to write; default manifest.json in the folder, or LIST.json beside a list file. bad_files.jsonl,
             in the same place, lists the broken ones with their reasons.

@@ -31,7 +31,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # What Pillow raises for damaged files, as found by damaging files of every format.
-_ERRORS = (
+ERRORS = (
     ArithmeticError,
     EOFError,
     Image.DecompressionBombError,
@@ -106,7 +106,7 @@ class PillowDecoder(Decoder):
         height, width, channels = self._shape
         try:
             image = decode_window(job.file, job.window, MODES[channels]).resize((width, height), self._filter)
-        except _ERRORS as error:
+        except ERRORS as error:
             return " ".join(str(error).split()) or type(error).__name__
         pixels = np.asarray(image).reshape(out.shape)
         out[:] = pixels[:, ::-1] if job.flip else pixels

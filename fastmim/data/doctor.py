@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 
-from fastmim_kernels.reader import File, Header, Reader
+from fastmim_kernels.reader import Batch, File, Header, Reader
 
 from ..config import Data
 from .decode import ERRORS, decode_window, seen_size
@@ -25,14 +24,21 @@ _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # of the 0..1 scale
 _NAMED = 5
 
-# What a header can tell, and what training does about it.
-_KINDS: dict[str, tuple[Callable[[Header], bool], str]] = {
-    "16-bit": (lambda header: header.bits > 8, "the high byte of each sample is used"),
-    "CMYK": (lambda header: header.cmyk, "converted without a colour profile"),
-    "grayscale": (lambda header: header.channels < 3 and not header.palette, "the same in all channels"),
-    "palette": (lambda header: header.palette, ""),
-    "alpha": (lambda header: header.alpha, "transparency is dropped"),
-    "EXIF-rotated": (lambda header: header.orientation > 1, "turned upright"),
+_KINDS: dict[str, Callable[[Header], bool]] = {
+    "16-bit": lambda header: header.bits > 8,
+    "CMYK": lambda header: header.cmyk,
+    "grayscale": lambda header: header.channels < 3 and not header.palette,
+    "palette": lambda header: header.palette,
+    "alpha": lambda header: header.alpha,
+    "EXIF-rotated": lambda header: header.orientation > 1,
+}
+# What training does about them.
+_EFFECTS = {
+    "broken": "replaced by others",
+    "16-bit": "their high bytes are used",
+    "CMYK": "without colour profile",
+    "alpha": "dropped",
+    "EXIF-rotated": "turned upright",
 }
 
 
@@ -62,41 +68,33 @@ class Report:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The report as a table: what, how much, and details."""
-        speed = f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"
-        rows = [("images", f"{self.images}", speed)]
-        rows.append(
-            ("broken", f"{len(self.broken)}", _first([f"{p!r}: {why}" for p, why in self.broken.items()], "\n"))
-        )
-        for kind, paths in self.unusual.items():
-            rule = _KINDS[kind][1] if kind in _KINDS else ""
-            rows.append(
-                (kind, f"{len(paths)}", "\n".join(filter(None, [rule * bool(paths), _first(map(repr, paths))])))
-            )
         copies = sum(map(len, self.duplicates)) - len(self.duplicates)
-        rows.append(
-            ("duplicates", f"{copies}", _first([_first(map(repr, same), " = ") for same in self.duplicates], "\n"))
-        )
+        rows = [
+            ("images", str(self.images), f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"),
+            ("broken", str(len(self.broken)), _first([f"{path!r}: {why}" for path, why in self.broken.items()])),
+            *((kind, str(len(paths)), _first(map(repr, paths))) for kind, paths in self.unusual.items()),
+            ("duplicates", str(copies), _first([" = ".join(map(repr, paths[:_NAMED])) for paths in self.duplicates])),
+        ]
+        rows = [(f"{name} ({_EFFECTS[name]})" if name in _EFFECTS else name, *rest) for name, *rest in rows]
         if len(self.sizes):
             height, width = self.sizes.T
-            for name, values in (
-                ("shorter side", np.minimum(*self.sizes.T)),
-                ("longer side", np.maximum(height, width)),
-            ):
-                rows.append((name, f"{np.median(values):.0f} px", f"median; {values.min()} to {values.max()}"))
-            aspect = width / height
+            for name, values in (("shorter", np.minimum(height, width)), ("longer", np.maximum(height, width))):
+                rows.append(
+                    (f"{name} side", f"{np.median(values):.0f}", f"px, median; {values.min()} to {values.max()}")
+                )
+            ratio = width / height
             rows.append(
-                ("width / height", f"{np.median(aspect):.2f}", f"median; {aspect.min():.4g} to {aspect.max():.4g}")
+                ("width / height", f"{np.median(ratio):.2f}", f"median; {ratio.min():.4g} to {ratio.max():.4g}")
             )
         if self.mean:
-            rows.append(("mean", "", " ".join(f"{value:.4f}" for value in self.mean)))
-            rows.append(("std", "", " ".join(f"{value:.4f}" for value in self.std)))
+            rows += [(name, "", " ".join(f"{v:.4f}" for v in getattr(self, name))) for name in ("mean", "std")]
         return rows
 
     def advice(self) -> list[str]:
         """What to do about it, a sentence each."""
         found = []
         if self.broken:
-            found.append("training replaces broken files by others, and stops above data.bad_budget of them")
+            found.append("a run stops when more than data.bad_budget of the images turn out to be broken")
         ours, theirs = (self.mean or ()) + (self.std or ()), Data.mean + Data.std
         if any(abs(a - b) > _NOTICEABLE for a, b in zip(ours, theirs, strict=False)):
             options = (f"--data.{name} {' '.join(f'{v:.3f}' for v in getattr(self, name))}" for name in ("mean", "std"))
@@ -133,7 +131,7 @@ def examine(
             continue
         same[file.checksum].append(path)
         sizes.append(seen_size(file))
-        for kind, (test, _) in _KINDS.items():
+        for kind, test in _KINDS.items():
             if test(file.header):
                 unusual[kind].append(path)
         if min(sizes[-1]) < tiny:
@@ -174,9 +172,10 @@ def environment() -> dict[str, str]:
 
 
 def _examined(manifest: Manifest, threads: int, quick: bool) -> Iterator[tuple[File, np.ndarray | None, str | None]]:
-    """(file, its `_moments`, why it is broken) of every image, in order; the next files are read meanwhile."""
+    """(file, its `_moments`, why it is broken) of every image, in order; a few files ahead are in memory."""
 
-    def look(index: int, file: File) -> tuple[File, np.ndarray | None, str | None]:
+    def look(index: int, reading: Batch) -> tuple[File, np.ndarray | None, str | None]:
+        (file,) = reading.result()
         reason = file.error or manifest.difference(index, len(file.data), file.checksum)
         if reason is not None or quick:
             return file, None, reason
@@ -185,19 +184,19 @@ def _examined(manifest: Manifest, threads: int, quick: bool) -> Iterator[tuple[F
         except ERRORS as error:
             return file, None, " ".join(str(error).split()) or type(error).__name__
 
-    step, count, reading = 16 * threads, len(manifest), None
-    with closing(Reader(threads, checksum=True)) as reader, ThreadPoolExecutor(threads) as pool:
-        for start in range(0, count + step, step):
-            following = reader.submit([manifest.path(i) for i in range(start, min(start + step, count))])
-            if reading is not None:
-                yield from pool.map(look, range(start - step, count), reading.result())
-            reading = following
+    pending: deque[Future] = deque()
+    with Reader(threads, checksum=True) as reader, ThreadPoolExecutor(threads) as pool:
+        for index in range(len(manifest)):
+            pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
+            if len(pending) > 4 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
-def _first(items: Iterable[str], separator: str = ", ") -> str:
+def _first(items: Iterable[str]) -> str:
     items = list(items)
-    more = [f"and {len(items) - _NAMED} more"] if len(items) > _NAMED else []
-    return separator.join(items[:_NAMED] + more)
+    return "\n".join(items[:_NAMED] + [f"and {len(items) - _NAMED} more"] * (len(items) > _NAMED))
 
 
 def _moments(file: File) -> np.ndarray:

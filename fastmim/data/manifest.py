@@ -148,7 +148,7 @@ class Manifest:
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise ValueError(
-                f"{path} is out of date: {'; '.join(wrong[:3])}{more}. Write it again with `fastmim doctor {self.root}`"
+                f"{path} is out of date: {'; '.join(wrong[:3])}{more}. Write it again with `fastmim doctor`"
             )
 
 

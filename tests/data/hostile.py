@@ -104,7 +104,8 @@ def _with_exif(orientation: int) -> bytes:
 
 
 def _srgb() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return _put(profile, 24, bytes(12))  # the time of its creation
 
 
 # JPEG, by segment

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from fastmim.data.manifest import Manifest
 from tests.data.hostile import spoil, write_hostile
 
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
@@ -37,7 +38,6 @@ def test_it_is_small_and_always_the_same(tmp_path):
     assert sum(map(len, contents[0].values())) < 1 << 20
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_pillow_refuses_the_bad_and_loads_the_odd(hostile):
     folder, entries = hostile
     wrong = []
