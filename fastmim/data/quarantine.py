@@ -57,9 +57,10 @@ class Quarantine:
         for substitute in pool[draws].tolist():
             if substitute not in self._bad:
                 return substitute
+        reason = self._named[self._manifest.paths[index]]
         raise BadFilesError(
-            f"{self._manifest.path(index)!r} cannot be used ({self._named[self._manifest.paths[index]]}), nor can any of "
-            f"its {_ATTEMPTS} substitutes; `fastmim doctor {self._manifest.root}` says what is wrong with each file"
+            f"{self._manifest.path(index)!r} cannot be used ({reason}), nor can any of its {_ATTEMPTS} substitutes; "
+            f"`fastmim doctor {self._manifest.root}` says what is wrong with each file"
         )
 
     def add(self, index: int, reason: str) -> None:

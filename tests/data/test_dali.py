@@ -87,6 +87,9 @@ class Done(Pending):
     def result(self):
         return self.value
 
+    def cancel(self):
+        pass
+
 
 def encode(image, format, **options):
     buffer = io.BytesIO()

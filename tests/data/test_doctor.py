@@ -12,7 +12,6 @@ from fastmim.data.doctor import environment, examine
 from fastmim.data.manifest import Manifest
 from tests.data.hostile import NOT_UTF8, spoil
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 
 

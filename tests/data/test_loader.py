@@ -240,7 +240,8 @@ def test_nothing_left_is_said(make_folder, data):
     root = make_folder(["a.png", "b.png"])
     for name in ("a.png", "b.png"):
         (root / name).write_bytes(b"")
-    with open_loader(root, data()) as loader, pytest.raises(BadFilesError, match="[ab].png.*no bytes.*substitutes.*fastmim doctor"):
+    words = "[ab].png.*no bytes.*substitutes.*fastmim doctor"
+    with open_loader(root, data()) as loader, pytest.raises(BadFilesError, match=words):
         loader.load(torch.arange(2))
     assert not decode_threads()
 
