@@ -1,11 +1,11 @@
 #include "cpu_body.h"
 
-#include "philox.h"
-
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// Keys are distinct: the draw above the index of the patch.
+// What patches are sorted by: the draw and, among equal draws, the index.
+inline uint64_t key_of(const uint32_t* draws, int64_t l) { return uint64_t{draws[l]} << 32 | static_cast<uint64_t>(l); }
+
 void insertion_sort(uint64_t* keys, int64_t n) {
   for (int64_t i = 1; i < n; ++i) {
     const uint64_t key = keys[i];
@@ -15,15 +15,62 @@ void insertion_sort(uint64_t* keys, int64_t n) {
   }
 }
 
+// Writes all patches in the order of their draws. counts: how many draws fall in each bucket; used up.
+void sort_all(const uint32_t* draws, int64_t patches, uint32_t* counts, int bits, uint64_t* keys, int64_t* out) {
+  uint32_t start = 0;
+  for (int64_t i = 0; i < int64_t{1} << bits; ++i) {
+    const uint32_t count = counts[i];
+    counts[i] = start;
+    start += count;
+  }
+  for (int64_t l = 0; l < patches; ++l) keys[counts[draws[l] >> (32 - bits)]++] = key_of(draws, l);
+  insertion_sort(keys, patches);  // moves a key only within its bucket
+  for (int64_t l = 0; l < patches; ++l) out[l] = static_cast<int64_t>(keys[l] & 0xffffffff);
+}
+
+// Writes the num_keep patches with the smallest keys, then the others, both ascending.
+void select_smallest(const uint32_t* draws, int64_t patches, int64_t num_keep, const uint32_t* counts, int bits,
+                     uint64_t* keys, int64_t* out) {
+  const int shift = 32 - bits;
+  // The bucket in which the visible patches end, and how many of it are visible.
+  uint32_t last = 0, wanted = static_cast<uint32_t>(num_keep);
+  for (; counts[last] < wanted; ++last) wanted -= counts[last];
+  int64_t found = 0;
+  constexpr int64_t group = 4 * philox_lanes;  // vectors find the few groups to search
+  for (int64_t first = 0; first < patches; first += group) {
+    uint32_t any = 0;
+    for (int64_t l = first; l < first + group; ++l) any |= draws[l] >> shift == last;
+    const int64_t stop = !any ? first : first + group < patches ? first + group : patches;
+    for (int64_t l = first; l < stop; ++l) {
+      if (draws[l] >> shift == last) keys[found++] = key_of(draws, l);
+    }
+  }
+  insertion_sort(keys, found);
+  const uint64_t limit = keys[wanted - 1] >> 32;
+  const int64_t middle = static_cast<int64_t>(keys[wanted - 1] & 0xffffffff) + 1;
+
+  // Every patch is written to both lists, and stays in the one that then grows: no branch to mispredict.
+  int64_t visible = 0;
+  int64_t* hidden = reinterpret_cast<int64_t*>(keys);
+  const auto divide = [&](int64_t begin, int64_t end, uint64_t bound) {
+    for (int64_t l = begin; l < end; ++l) {
+      out[visible] = hidden[l - visible] = l;
+      visible += draws[l] < bound;
+    }
+  };
+  divide(0, middle, limit + 1);
+  divide(middle, patches, limit);
+  memcpy(out + num_keep, hidden, (patches - num_keep) * sizeof(int64_t));
+}
+
 }  // namespace
 
 void random_mask_rows(const RandomMask& a, int64_t begin, int64_t end, void* scratch) {
   const int64_t patches = a.num_patches;
   const int bits = random_mask_bits(patches), shift = 32 - bits;
-  const int64_t buckets = int64_t{1} << bits;
   auto* keys = static_cast<uint64_t*>(scratch);
   auto* counts = reinterpret_cast<uint32_t*>(keys + patches);
-  auto* draws = counts + buckets;
+  auto* draws = counts + (int64_t{1} << bits);
   uint64_t counters[4][philox_lanes];
   for (uint64_t& word : counters[3]) word = a.stream;
   for (int64_t n = begin; n < end; ++n) {
@@ -33,39 +80,12 @@ void random_mask_rows(const RandomMask& a, int64_t begin, int64_t end, void* scr
       for (int64_t i = 0; i < philox_lanes; ++i) counters[0][i] = static_cast<uint64_t>(block + i);
       philox_words(a.seed, counters, draws + 4 * block);
     }
-    memset(counts, 0, buckets * sizeof(uint32_t));
+    memset(counts, 0, sizeof(uint32_t) << bits);
     for (int64_t l = 0; l < patches; ++l) ++counts[draws[l] >> shift];
-
-    int64_t* out = a.out + n * patches;
     if (a.raster) {
-      // The bucket in which the visible patches end, and how many of it are visible.
-      uint32_t last = 0, wanted = static_cast<uint32_t>(a.num_keep);
-      for (; counts[last] < wanted; ++last) wanted -= counts[last];
-      int64_t found = 0;
-      for (int64_t l = 0; l < patches; ++l) {
-        keys[found] = uint64_t{draws[l]} << 32 | static_cast<uint64_t>(l);
-        found += draws[l] >> shift == last;
-      }
-      insertion_sort(keys, counts[last]);
-      const uint64_t limit = keys[wanted - 1];
-      int64_t visible = 0;
-      for (int64_t l = 0; l < patches; ++l) {
-        const bool keep = (uint64_t{draws[l]} << 32 | static_cast<uint64_t>(l)) <= limit;
-        out[keep ? visible : a.num_keep + l - visible] = l;
-        visible += keep;
-      }
+      select_smallest(draws, patches, a.num_keep, counts, bits, keys, a.out + n * patches);
     } else {
-      uint32_t start = 0;
-      for (int64_t i = 0; i < buckets; ++i) {
-        const uint32_t count = counts[i];
-        counts[i] = start;
-        start += count;
-      }
-      for (int64_t l = 0; l < patches; ++l) {
-        keys[counts[draws[l] >> shift]++] = uint64_t{draws[l]} << 32 | static_cast<uint64_t>(l);
-      }
-      insertion_sort(keys, patches);
-      for (int64_t l = 0; l < patches; ++l) out[l] = static_cast<int64_t>(keys[l] & 0xffffffff);
+      sort_all(draws, patches, counts, bits, keys, a.out + n * patches);
     }
   }
 }

@@ -1,7 +1,7 @@
 // Random masks of some images, on plain pointers.
 #pragma once
 
-#include "body.h"
+#include "philox.h"
 
 namespace fastmim {
 
@@ -14,7 +14,7 @@ struct RandomMask {
   int64_t* out;  // (B, num_patches)
 };
 
-// Buckets of equal draws' high bits: 2 to 4 for each patch, so that few buckets hold more than one.
+// High bits of a draw that name its bucket: 2 to 4 buckets for each patch, so that few hold more than one.
 inline constexpr int random_mask_bits(int64_t num_patches) {
   int bits = 2;
   while (bits < 32 && int64_t{1} << bits < 2 * num_patches) ++bits;
@@ -23,7 +23,8 @@ inline constexpr int random_mask_bits(int64_t num_patches) {
 
 // Bytes of scratch that random_mask_rows needs, at an address that is a multiple of 8.
 inline constexpr int64_t random_mask_scratch(int64_t num_patches) {
-  const int64_t draws = (num_patches + 63) / 64 * 64, buckets = int64_t{1} << random_mask_bits(num_patches);
+  const int64_t group = 4 * philox_lanes, draws = (num_patches + group - 1) / group * group;
+  const int64_t buckets = int64_t{1} << random_mask_bits(num_patches);
   return 8 * num_patches + 4 * draws + 4 * buckets;
 }
 
