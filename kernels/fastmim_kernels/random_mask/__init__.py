@@ -17,7 +17,7 @@ def random_mask(
 
     Args:
         seed, stream, ids: see `philox`.
-        num_patches: L, 1 <= L < 2**31; on CUDA at most 16,384, which one program sorts at once.
+        num_patches: L, 1 <= L < 2**31; on CUDA at most 4,096, which one program sorts in registers.
         num_keep: visible patches, 1 <= num_keep <= L.
         raster: the visible patches in ascending order, then the hidden ones in ascending order. Otherwise all L in the
             order of their draws, as in models_mae.py `random_masking`. The visible set is the same.

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from ..philox.cuda import words
 
-_LARGEST = 16384
+_LARGEST = 4096  # 8,192 would not fit into the registers
 
 
 @triton.jit
@@ -62,9 +62,8 @@ def warps(block: int) -> int:
 
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for patches in (196, 256, 1024):
+    for patches, raster in ((196, False), (196, True), (1024, True)):
         block = triton.next_power_of_2(patches)
-        for raster in (False, True):
-            constants = {"PATCHES": patches, "RASTER": raster, "BLOCK": block}
-            label = f"{patches} patches, {'raster' if raster else 'noise order'}"
-            yield label, _rows, ["i64", "i32", "*i64", "*i64", "i32"], constants, warps(block)
+        constants = {"PATCHES": patches, "RASTER": raster, "BLOCK": block}
+        label = f"{patches} patches, {'raster' if raster else 'noise order'}"
+        yield label, _rows, ["i64", "i32", "*i64", "*i64", "i32"], constants, warps(block)
