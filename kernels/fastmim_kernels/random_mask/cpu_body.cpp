@@ -36,13 +36,13 @@ void select_smallest(const uint32_t* draws, int64_t patches, int64_t num_keep, c
   uint32_t last = 0, wanted = static_cast<uint32_t>(num_keep);
   for (; counts[last] < wanted; ++last) wanted -= counts[last];
   int64_t found = 0;
-  constexpr int64_t group = 4 * philox_lanes;  // vectors find the few groups to search
-  for (int64_t first = 0; first < patches; first += group) {
-    uint32_t any = 0;
-    for (int64_t l = first; l < first + group; ++l) any |= draws[l] >> shift == last;
-    const int64_t stop = !any ? first : first + group < patches ? first + group : patches;
-    for (int64_t l = first; l < stop; ++l) {
-      if (draws[l] >> shift == last) keys[found++] = key_of(draws, l);
+  for (int64_t first = 0; first < patches; first += 64) {
+    uint64_t in_last = 0;  // one bit a patch
+#pragma omp simd reduction(| : in_last)
+    for (int64_t l = 0; l < 64; ++l) in_last |= uint64_t{draws[first + l] >> shift == last} << l;
+    for (; in_last; in_last &= in_last - 1) {
+      const int64_t l = first + __builtin_ctzll(in_last);
+      if (l < patches) keys[found++] = key_of(draws, l);
     }
   }
   insertion_sort(keys, found);
