@@ -1,6 +1,7 @@
 // Runs the torch-free op bodies on small cases, in one thread and in several, on every instruction set of this machine.
 // Made for the sanitizers (FASTMIM_SANITIZE): every array is allocated at exactly its size. The values are checked here
 // only against a plain double computation; tests/kernels does that thoroughly.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +10,8 @@
 #include <vector>
 
 #include "patch_loss/cpu_body.h"
+#include "philox/cpu_body.h"
+#include "random_mask/cpu_body.h"
 #include "scale_/cpu_body.h"
 
 using namespace fastmim;
@@ -115,6 +118,68 @@ void test_scale(Scale* body, const char* isa, Type type) {
   for (int64_t i = 0; i < n; ++i) check(x.at(i) == 0.5 * before.at(i), "scale", isa);
 }
 
+// The known answers of Random123 (kat_vectors, "philox4x32 10"): the counter is (block, id, stream), the key the seed.
+void test_philox_answers(PhiloxBlocks* body, const char* isa) {
+  const struct {
+    uint64_t seed, block, id;
+    uint32_t stream;
+    std::vector<int64_t> words;
+  } answers[] = {
+      {0, 0, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
+      {~0ull, 0xffffffff, ~0ull, 0xffffffff, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
+      {0x299f31d0a4093822, 0x243f6a88, 0x13198a2e85a308d3, 0x03707344, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+  };
+  for (const auto& answer : answers) {
+    const int64_t id = static_cast<int64_t>(answer.id), block = static_cast<int64_t>(answer.block);
+    std::vector<int64_t> words(4);
+    body({answer.seed, answer.stream, &id, int64_t{1} << 34}, block, block + 1, words.data());
+    check(words == answer.words, "known answer of philox", isa);
+  }
+}
+
+std::vector<int64_t> draw(PhiloxBlocks* body, const std::vector<int64_t>& ids, int64_t n, int parts) {
+  const int64_t blocks = (n + 3) / 4;
+  std::vector<int64_t> words(ids.size() * n);
+  split(ids.size() * blocks, parts, [&](int64_t begin, int64_t end) {
+    body({7, 3, ids.data(), n}, begin, end, words.data() + begin / blocks * n + begin % blocks * 4);
+  });
+  return words;
+}
+
+void test_random_mask(PhiloxBlocks* philox, RandomMaskRows* body, const char* isa, int64_t patches, int64_t keep,
+                      bool raster) {
+  const std::vector<int64_t> ids{0, -1, 5, int64_t{1} << 40, 9};
+  const std::vector<int64_t> draws = draw(philox, ids, patches, 1);
+  check(draws == draw(philox, ids, patches, 3), "same draws from one thread and from three", isa);
+  std::vector<int64_t> expected(draws.size()), masks(draws.size());
+  for (size_t n = 0; n < ids.size(); ++n) {
+    const auto row = expected.begin() + n * patches;
+    for (int64_t l = 0; l < patches; ++l) row[l] = l;
+    std::stable_sort(row, row + patches, [&](int64_t i, int64_t j) {
+      return draws[n * patches + i] < draws[n * patches + j];
+    });
+    if (raster) {
+      std::sort(row, row + keep);
+      std::sort(row + keep, row + patches);
+    }
+  }
+  const RandomMask work{7, 3, ids.data(), patches, keep, raster, masks.data()};
+  split(ids.size(), 3, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> scratch(random_mask_scratch(patches) / sizeof(uint64_t));
+    body(work, begin, end, scratch.data());
+  });
+  check(masks == expected, "random mask", isa);
+}
+
+void test_draws(PhiloxBlocks* philox, RandomMaskRows* random_mask, const char* isa) {
+  test_philox_answers(philox, isa);
+  for (int64_t patches : {1, 2, 3, 4, 63, 64, 65, 196, 1009}) {
+    for (int64_t keep : {int64_t{1}, (patches + 3) / 4, patches}) {
+      for (bool raster : {false, true}) test_random_mask(philox, random_mask, isa, patches, keep, raster);
+    }
+  }
+}
+
 void test(PatchLossRows* patch_loss, Scale* scale, const char* isa) {
   for (Type pred : {Type::f32, Type::bf16, Type::f16}) {
     test_scale(scale, isa, pred);
@@ -133,7 +198,11 @@ void test(PatchLossRows* patch_loss, Scale* scale, const char* isa) {
 
 int main() {
   test(plain::patch_loss_rows, plain::scale, "plain");
+  test_draws(plain::philox_blocks, plain::random_mask_rows, "plain");
   if (FASTMIM_CHOOSE(scale) != plain::scale) test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
+  if (FASTMIM_CHOOSE(philox_blocks) != plain::philox_blocks) {
+    test_draws(FASTMIM_CHOOSE(philox_blocks), FASTMIM_CHOOSE(random_mask_rows), "best");
+  }
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;
 }

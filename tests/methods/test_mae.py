@@ -1,5 +1,7 @@
 """MAE against the outputs of the official code (tests/golden; facebookresearch/mae, float32, CPU)."""
 
+import hashlib
+
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from fastmim.masking import RandomMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
 from fastmim.targets import NormalizedPatches, Pixels
-from fastmim.tokens import Mask, patchify, unpatchify
+from fastmim.tokens import Mask, Stream, patchify, sample_id, unpatchify
+from fastmim_kernels import philox
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -78,6 +81,24 @@ def test_random_masking_law():
     assert (hidden - 0.75).abs().max() < 5 * (0.75 * 0.25 / 4000) ** 0.5
     assert torch.equal(RandomMasking(0.75)(0, ids[17:18], (14, 14)).ids, mask.ids[17:18])
     assert not torch.equal(RandomMasking(0.75)(1, ids, (14, 14)).ids, mask.ids)
+
+
+def test_random_masks_are_pinned():
+    """Published runs depend on these bits: a stable argsort of the draws, whatever draws and sorts them."""
+    ids = sample_id(torch.arange(1000), epoch=3)
+    masks = RandomMasking()(5, ids, (14, 14)).ids
+    assert torch.equal(masks, philox(5, Stream.MASK, ids, 196).argsort(dim=1, stable=True))
+    digest = hashlib.sha256(masks.numpy().astype("<i8").tobytes()).hexdigest()
+    assert digest == "79c6cfc74b30d25fdbf34627b298d4f4e1cbca8acc8239ec9af46a5b04f47c89"
+
+
+def test_orders_hide_the_same_patches():
+    ids = torch.arange(50)
+    noise, raster = (RandomMasking(order=order)(0, ids, (14, 14)) for order in ("noise", "raster"))
+    assert torch.equal(noise.mask, raster.mask) and not torch.equal(noise.ids, raster.ids)
+    assert (raster.ids_keep.diff(dim=1) > 0).all() and (raster.ids_hidden.diff(dim=1) > 0).all()
+    with pytest.raises(ValueError, match="masking.order"):
+        RandomMasking(order="random")
 
 
 def test_ratio_that_leaves_nothing_is_refused():
