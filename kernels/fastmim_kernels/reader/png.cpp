@@ -1,5 +1,6 @@
 // PNG (W3C): walks the chunks. Checksums are verified where Pillow does: before the image data.
 #include <array>
+#include <string_view>
 
 #include "header.h"
 
@@ -54,9 +55,15 @@ void read_ihdr(Bytes data, Header& header) {
   header.progressive = interlace != 0;
 }
 
+bool has_end(Cursor cursor) {
+  const Bytes rest = cursor.take(cursor.left());
+  const std::string_view text(reinterpret_cast<const char*>(rest.data), rest.size);
+  return text.find("IEND") != text.npos;
+}
+
 // After the first image data: looks for EXIF, and for a chunk cut short. The end of the compressed pixels is known
 // only to the decompressor, so a file that ends between chunks may be whole, as may one that lacks a few bytes of
-// its last chunk (the pixels' checksum and empty blocks).
+// its last chunk (the pixels' checksum and empty blocks) or whose last chunk has a wrong length.
 void walk_after_data(Cursor& cursor, bool animated, Header& header) {
   constexpr uint64_t slack = 16;
   while (cursor.left() >= 8) {
@@ -64,6 +71,7 @@ void walk_after_data(Cursor& cursor, bool animated, Header& header) {
     const Bytes kind = cursor.take(4);
     if (!is_word(kind) || named(kind, "IEND") || (animated && named(kind, "fcTL"))) return;
     const bool pixels = named(kind, "IDAT") || named(kind, "DDAT") || named(kind, "fdAT");
+    if (pixels && length > cursor.left() && has_end(cursor)) return;
     if (length > cursor.left() + (pixels ? slack : 0)) {
       throw Hopeless{"truncated: the PNG lacks " + std::to_string(length - cursor.left()) + " bytes of its last chunk"};
     }

@@ -65,7 +65,8 @@ bool skip_blocks(Cursor& cursor, size_t* missing = nullptr) {
   while (cursor.left()) {
     const size_t length = cursor.u8();
     if (length == 0) return true;
-    if (missing && length > cursor.left()) *missing = length - cursor.left();
+    // With at most one byte after it, the length may be a damaged end of the image data: that does no harm.
+    if (missing && length > cursor.left() && cursor.left() > 1) *missing = length - cursor.left();
     cursor.skip(std::min(length, cursor.left()));
   }
   return false;
@@ -122,10 +123,12 @@ void parse_gif(Bytes bytes, Header& header) {
   const uint8_t local = cursor.u8();
   if (local & 0x80) cursor.skip(3u << ((local & 7) + 1));
   cursor.skip(1);  // the size of the first codes
-  // The compressed pixels may be complete without their end code, which takes at most two bytes.
+  // The compressed pixels may be complete without their end code, which takes at most two bytes; and a file that ends
+  // as it should is not truncated but has a wrong length in some block, which may do no harm.
   constexpr size_t end_code = 2;
   size_t missing = 0;
-  if (!skip_blocks(cursor, &missing) && missing > end_code) {
+  const bool ends_as_gif = Bytes{bytes.data + bytes.size - 2, 2}.starts_with("\0;", 2);
+  if (!skip_blocks(cursor, &missing) && missing > end_code && !ends_as_gif) {
     throw Hopeless{"truncated: the GIF lacks " + std::to_string(missing) + " bytes of its image data"};
   }
 }

@@ -9,20 +9,21 @@ namespace {
 enum Tag : uint16_t {
   ImageWidth = 256, ImageLength = 257, BitsPerSample = 258, Compression = 259, Photometric = 262, StripOffsets = 273,
   Orientation = 274, SamplesPerPixel = 277, RowsPerStrip = 278, StripByteCounts = 279, PlanarConfiguration = 284,
-  TileWidth = 322, TileLength = 323, TileOffsets = 324, TileByteCounts = 325, ExtraSamples = 338,
+  ColorMap = 320, TileWidth = 322, TileLength = 323, TileOffsets = 324, TileByteCounts = 325, ExtraSamples = 338,
 };
 
+// Bytes of an integer type, 0 for any other type. A negative number is read as a very large one, just as hopeless.
 int size_of(uint64_t type) {
   switch (type) {
-    case 1: return 1;           // BYTE
-    case 3: return 2;           // SHORT
-    case 4: case 13: return 4;  // LONG, IFD
-    case 16: case 18: return 8;  // LONG8, IFD8
+    case 1: case 6: return 1;             // BYTE, SBYTE
+    case 3: case 8: return 2;             // SHORT, SSHORT
+    case 4: case 9: case 13: return 4;    // LONG, SLONG, IFD
+    case 16: case 17: case 18: return 8;  // LONG8, SLONG8, IFD8
     default: return 0;
   }
 }
 
-// The values of one tag: unsigned integers, or none.
+// The values of one tag: integers, or none.
 class Values {
  public:
   Values() : cursor_({nullptr, 0}) {}
@@ -50,35 +51,40 @@ class Directory {
     if (!big_endian && !order.starts_with("II", 2)) throw Hopeless{"damaged: the TIFF has no byte order"};
     cursor_ = Cursor(bytes, big_endian);
     cursor_.skip(2);
-    // As Pillow does: 43 is looked for in one place, and everything else is 42.
-    wide_ = bytes_.size > 2 && bytes_.data[big_endian ? 3 : 2] == 43;
+    wide_ = cursor_.u16() == 43;  // anything else is taken for 42, as Pillow does
     if (wide_) cursor_.skip(4);
     cursor_.seek(cursor_.number(wide_ ? 8 : 4));
     entries_ = cursor_.number(wide_ ? 8 : 2);
   }
 
-  Values find(Tag tag) const {
+  // Whether it ends inside the file; what is there of it counts in any case.
+  bool whole() const { return cursor_.left() / entry() >= entries_; }
+
+  // No values also where they lie beyond the end: decoders ignore such a tag. Unless it is needed: then OutOfBytes.
+  Values find(Tag tag, bool needed = false) const {
     Cursor cursor = cursor_;
     const uint64_t inside = wide_ ? 8 : 4;
-    for (uint64_t i = 0; i < entries_ && cursor.left() >= (wide_ ? 20 : 12); ++i) {
+    for (uint64_t i = 0; i < entries_ && cursor.left() >= entry(); ++i) {
       const uint16_t found = cursor.u16();
       const int size = size_of(cursor.u16());
       const uint64_t count = cursor.number(wide_ ? 8 : 4);
       Cursor value = cursor;
       cursor.skip(inside);
       if (found != tag || size == 0 || count == 0) continue;
-      if (count > bytes_.size) continue;
-      if (count * static_cast<uint64_t>(size) > inside) {
-        const uint64_t at = value.number(static_cast<int>(inside));
-        if (at > bytes_.size || count * static_cast<uint64_t>(size) > bytes_.size - at) continue;
+      const uint64_t length = std::min<uint64_t>(count, bytes_.size + 1) * static_cast<uint64_t>(size);
+      const uint64_t at = length > inside ? value.number(static_cast<int>(inside)) : value.at();
+      if (at <= bytes_.size && length <= bytes_.size - at) {
         value.seek(at);
+        return Values(value, size, count);
       }
-      return Values(value, size, count);
+      if (needed) throw OutOfBytes{};
     }
     return Values();
   }
 
  private:
+  size_t entry() const { return wide_ ? 20 : 12; }
+
   Bytes bytes_;
   Cursor cursor_;
   bool wide_ = false;
@@ -102,17 +108,19 @@ void check_data(const Directory& directory, uint64_t file, const Header& header,
   const Values strips = directory.find(StripOffsets), tiles = directory.find(TileOffsets);
   const bool tiled = strips.count() == 0;
   const Values& offsets = tiled ? tiles : strips;
-  const Values counts = directory.find(tiled ? TileByteCounts : StripByteCounts);
+  const Values counts = compression == 1 ? Values() : directory.find(tiled ? TileByteCounts : StripByteCounts);
   const uint64_t width = static_cast<uint64_t>(header.width), height = static_cast<uint64_t>(header.height);
   const uint64_t across = tiled ? directory.find(TileWidth).first(0) : width;
   const uint64_t down = std::min(directory.find(tiled ? TileLength : RowsPerStrip).first(height), height);
   const char* what = tiled ? "tile" : "strip";
   constexpr uint64_t old_jpeg = 6;  // has its own tags for where the data lie
-  if (compression == old_jpeg || across == 0 || down == 0) return;
-  if (offsets.count() == 0) throw Hopeless{"damaged: the TIFF does not say where its pixels are"};
+  if (compression == old_jpeg) return;
+  if (offsets.count() == 0) throw Hopeless{"damaged or truncated: the TIFF does not say where its pixels are"};
+  if (compression != 1 && !directory.whole()) throw Hopeless{"truncated: the TIFF ends inside its directory"};
+  if (across == 0 || down == 0) return;
   const bool chunky = directory.find(PlanarConfiguration).first(1) != 2;
   if (!chunky || offsets.count() != ceil_div(width, across) * ceil_div(height, down)) return;
-  const uint64_t line = width * static_cast<uint64_t>(header.bits * header.channels) / 8;
+  const uint64_t line = ceil_div(width * static_cast<uint64_t>(header.bits * header.channels), 8);
   for (uint64_t i = 0; i < offsets.count(); ++i) {
     const uint64_t at = offsets.at(i);
     if (at >= file) beyond(what, i);
@@ -146,13 +154,14 @@ void parse_tiff(Bytes bytes, Header& header) {
   header.orientation = orientation_in(directory);
   const uint64_t photometric = directory.find(Photometric).first(0), compression = directory.find(Compression).first(1);
   const Values extra = directory.find(ExtraSamples);
-  const uint64_t samples = directory.find(SamplesPerPixel).first(1), bits = directory.find(BitsPerSample).first(1);
+  const uint64_t samples = directory.find(SamplesPerPixel).first(1), bits = directory.find(BitsPerSample, samples > 1).first(1);
   if (samples < 1 || samples > 64 || bits < 1 || bits > 64) {
     throw Hopeless{"damaged: a TIFF of " + std::to_string(samples) + " samples of " + std::to_string(bits) + " bits"};
   }
   header.channels = static_cast<int64_t>(samples);
   header.bits = static_cast<int64_t>(bits);
   header.palette = photometric == 3;
+  if (header.palette) directory.find(ColorMap, true);
   header.cmyk = photometric == 5;
   header.alpha = extra.count() ? extra.at(0) != 0 : photometric == 2 && samples == 4;
   check_data(directory, bytes.size, header, compression);
