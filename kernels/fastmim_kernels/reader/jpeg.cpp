@@ -82,6 +82,7 @@ void read_frame(uint8_t marker, Cursor segment, Jpeg& jpeg, Header& header) {
   header.channels = jpeg.components;
   header.cmyk = jpeg.components == 4;
   header.progressive = progressive(jpeg);
+  check_size(header);
 }
 
 void check_huffman(const Huffman* tables, int number, const char* kind, bool dc, bool standard) {

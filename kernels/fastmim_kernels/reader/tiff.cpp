@@ -148,9 +148,10 @@ int64_t exif_orientation(Bytes bytes) {
 void parse_tiff(Bytes bytes, Header& header) {
   const Directory directory(bytes);
   const uint64_t width = directory.find(ImageWidth).first(0), height = directory.find(ImageLength).first(0);
-  const uint64_t most = INT32_MAX;  // so that products stay in range; the caller refuses such sizes
+  constexpr uint64_t most = INT64_MAX;
   header.width = static_cast<int64_t>(std::min(width, most));
   header.height = static_cast<int64_t>(std::min(height, most));
+  check_size(header);
   header.orientation = orientation_in(directory);
   const uint64_t photometric = directory.find(Photometric).first(0), compression = directory.find(Compression).first(1);
   const Values extra = directory.find(ExtraSamples);
