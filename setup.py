@@ -45,7 +45,10 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         missing = missing_tool()
         if missing:
-            print(f"fastmim: {missing}: C++ not built: no file reader, and CPU tensors will use the references", file=sys.stderr)
+            print(
+                f"fastmim: {missing}: C++ not built: no file reader, and CPU tensors will use the references",
+                file=sys.stderr,
+            )
             return
         torch = Path(importlib.util.find_spec("torch").origin).parent
         build = Path(self.build_temp).resolve() / "cmake"

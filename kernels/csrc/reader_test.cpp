@@ -1,6 +1,6 @@
-// Made for the sanitizers (FASTMIM_SANITIZE): runs the header check over damaged copies of the files named on the command
-// line, each in an allocation of exactly its size, and the threads of the reader over the files themselves. What the
-// header check should say is tested from Python, against Pillow.
+// Made for the sanitizers (FASTMIM_SANITIZE): runs the header check over damaged copies of the files named on the
+// command line, each in an allocation of exactly its size, and the threads of the reader over the files themselves.
+// What the header check should say is tested from Python, against Pillow.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -33,7 +33,8 @@ void parse_copy(const std::vector<uint8_t>& bytes, const std::string& path) {
   std::copy(bytes.begin(), bytes.end(), copy.get());
   Header header;
   const std::string why = parse({copy.get(), bytes.size()}, header);
-  check(!why.empty() || (header.width > 0 && header.height > 0 && header.channels > 0), "a header without pixels", path);
+  const bool pixels = header.width > 0 && header.height > 0 && header.channels > 0;
+  check(!why.empty() || pixels, "a header without pixels", path);
   check(header.orientation >= 1 && header.orientation <= 8, "orientation", path);
 }
 

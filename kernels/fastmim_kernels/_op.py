@@ -1,7 +1,8 @@
 """How an op is registered, which implementations of it exist here, and which are used.
 
 An op is one schema with several implementations: the reference in plain torch (the default of every device), C++ for
-CPU tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch and _library.
+CPU tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch and
+_library.
 """
 
 import importlib

@@ -168,7 +168,10 @@ def test_damage():
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"\xff\x0a\x00\x10", "JPEG XL"),
         (b"\xff\xd8\xff\xd9", "ends before its image data"),
-        (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)) + chunk(b"IEND", b""), "no image"),
+        (
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)) + chunk(b"IEND", b""),
+            "no image",
+        ),
         (b"GIF89a" + bytes(7) + b";", "no image"),
         (b"BM" + bytes(60), "BMP: a header of 0 bytes"),
         (b"II*\0\xff\xff\0\0", "truncated"),
@@ -251,7 +254,14 @@ def test_orientation(order):
                 png[:-12] + chunk(b"eXIf", block) + png[-12:],
             ):
                 assert parse_header(data)[0].orientation == (6 if value == 6 else 1)
-    for block in (b"", b"MM", exif(6, order)[:-9], exif(6, order, count=0), exif(6, order, count=2**31), b"XX" + exif(6)):
+    for block in (
+        b"",
+        b"MM",
+        exif(6, order)[:-9],
+        exif(6, order, count=0),
+        exif(6, order, count=2**31),
+        b"XX" + exif(6),
+    ):
         assert parse_header(png[:33] + chunk(b"eXIf", block) + png[33:])[0].orientation == 1
 
 

@@ -41,7 +41,8 @@ constexpr Kind others[] = {
 };
 
 bool is(const Kind& kind, Bytes bytes) {
-  return bytes.size >= kind.at && Bytes{bytes.data + kind.at, bytes.size - kind.at}.starts_with(kind.magic, kind.length);
+  if (bytes.size < kind.at) return false;
+  return Bytes{bytes.data + kind.at, bytes.size - kind.at}.starts_with(kind.magic, kind.length);
 }
 
 Format sniff(Bytes bytes) {

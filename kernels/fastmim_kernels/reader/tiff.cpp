@@ -98,7 +98,7 @@ int64_t orientation_in(const Directory& directory) {
 }
 
 [[noreturn]] void beyond(const char* what, uint64_t i) {
-  throw Hopeless{"truncated: " + std::string(what) + " " + std::to_string(i) + " of the TIFF lies beyond the end of the file"};
+  throw Hopeless{"truncated: " + std::string(what) + " " + std::to_string(i) + " of the TIFF lies beyond the file's end"};
 }
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
