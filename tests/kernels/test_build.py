@@ -25,7 +25,11 @@ def run(*command, **options) -> subprocess.CompletedProcess:
 def test_bodies_under_sanitizers(tmp_path, sanitizer):
     cmake = shutil.which("cmake", path=PATH)
     configure = [cmake, "-S", ROOT, "-B", tmp_path, f"-DFASTMIM_SANITIZE={sanitizer}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
-    for command in (configure, [cmake, "--build", tmp_path, "--parallel", "2"], [tmp_path / "body_test"]):
+    for command in (
+        configure,
+        [cmake, "--build", tmp_path, "--target", "body_test", "--parallel", "2"],
+        [tmp_path / "body_test"],
+    ):
         done = run(*command)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "all passed" in done.stdout

@@ -14,7 +14,7 @@ import functools
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -23,22 +23,46 @@ from .. import _library
 _FORMATS = ("", "jpeg", "png", "webp", "bmp", "tiff", "gif")
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image."""
+
+    format: str
+    """"jpeg", "png", "webp", "bmp", "tiff" or "gif": told by content, not by name."""
+    width: int
+    """Of the stored pixels, before orientation."""
+    height: int
+    orientation: int
+    """EXIF, 1..8; 1 if absent or invalid."""
+    channels: int
+    """As stored: 1 gray or palette, 2 gray + alpha, 3 RGB or YCbCr, 4 RGBA or CMYK."""
+    bits: int
+    """Per sample."""
+    palette: bool
+    alpha: bool
+    cmyk: bool
+    """CMYK or YCCK."""
+    progressive: bool
+    """Also an interlaced PNG."""
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """One file as it was read."""
+
+    path: str
+    data: np.ndarray
+    """(n,) uint8, read-only: the bytes; empty when they could not be read. Views keep the memory alive."""
+    header: Header | None
+    """None when `error` is set."""
+    error: str | None
+    """Why the file is hopeless, in words for a person."""
+    checksum: int | None
+    """XXH64 (seed 0) of the bytes, if the reader was asked for it and they could be read."""
+
+
 class _Header(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in [
-            "format",
-            "width",
-            "height",
-            "orientation",
-            "channels",
-            "bits",
-            "palette",
-            "alpha",
-            "cmyk",
-            "progressive",
-        ]
-    ]
+    _fields_ = [(field.name, ctypes.c_int64) for field in fields(Header)]
 
 
 class _Taken(ctypes.Structure):
@@ -82,44 +106,6 @@ def _load() -> ctypes.CDLL:
         function = getattr(library, f"fastmim_{name}")
         function.restype, function.argtypes = result, arguments
     return library
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its image."""
-
-    format: str
-    """"jpeg", "png", "webp", "bmp", "tiff" or "gif": told by content, not by name."""
-    width: int
-    """Of the stored pixels, before orientation."""
-    height: int
-    orientation: int
-    """EXIF, 1..8; 1 if absent or invalid."""
-    channels: int
-    """As stored: 1 gray or palette, 2 gray + alpha, 3 RGB or YCbCr, 4 RGBA or CMYK."""
-    bits: int
-    """Per sample."""
-    palette: bool
-    alpha: bool
-    cmyk: bool
-    """CMYK or YCCK."""
-    progressive: bool
-    """Also an interlaced PNG."""
-
-
-@dataclass(frozen=True, eq=False)
-class File:
-    """One file as it was read."""
-
-    path: str
-    data: np.ndarray
-    """(n,) uint8, read-only: the bytes; empty when they could not be read. Views keep the memory alive."""
-    header: Header | None
-    """None when `error` is set."""
-    error: str | None
-    """Why the file is hopeless, in words for a person."""
-    checksum: int | None
-    """XXH64 (seed 0) of the bytes, if the reader was asked for it and they could be read."""
 
 
 class _Memory:

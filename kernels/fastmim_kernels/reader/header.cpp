@@ -41,7 +41,8 @@ constexpr Kind others[] = {
 };
 
 bool is(const Kind& kind, Bytes bytes) {
-  return bytes.size >= kind.at && Bytes{bytes.data + kind.at, bytes.size - kind.at}.starts_with(kind.magic, kind.length);
+  if (bytes.size < kind.at) return false;
+  return Bytes{bytes.data + kind.at, bytes.size - kind.at}.starts_with(kind.magic, kind.length);
 }
 
 Format sniff(Bytes bytes) {
@@ -96,6 +97,14 @@ void parse_known(Bytes bytes, Header& header) {
 
 }  // namespace
 
+void check_size(const Header& header) {
+  const std::string size = std::to_string(header.width) + " x " + std::to_string(header.height) + " pixels";
+  if (header.width < 1 || header.height < 1) throw Hopeless{"no pixels: the header says " + size};
+  if (header.width > max_pixels / header.height) {
+    throw Hopeless{"absurd size: the header says " + size + ", more than " + std::to_string(max_pixels) + " in all"};
+  }
+}
+
 std::string parse(Bytes bytes, Header& header) {
   header = Header{};
   if (bytes.size == 0) return "empty: the file has no bytes";
@@ -103,15 +112,11 @@ std::string parse(Bytes bytes, Header& header) {
   if (header.format == unknown) return describe(bytes);
   try {
     parse_known(bytes, header);
+    check_size(header);
   } catch (const Hopeless& hopeless) {
     return hopeless.why;
   } catch (const OutOfBytes&) {
     return std::string("truncated: the ") + name_of(header.format) + " ends inside its header";
-  }
-  const std::string size = std::to_string(header.width) + " x " + std::to_string(header.height) + " pixels";
-  if (header.width < 1 || header.height < 1) return "no pixels: the header says " + size;
-  if (header.width > max_pixels / header.height) {
-    return "absurd size: the header says " + size + ", more than " + std::to_string(max_pixels) + " in all";
   }
   return "";
 }

@@ -28,6 +28,9 @@ struct Hopeless {
 // Fills `header`; returns why the file is hopeless, or nothing.
 std::string parse(Bytes bytes, Header& header);
 
+// Throws Hopeless for no pixels and for absurdly many. Before it, width and height are any numbers from the file.
+void check_size(const Header& header);
+
 // One per format: they throw Hopeless, or OutOfBytes where the file ends inside its header.
 void parse_jpeg(Bytes bytes, Header& header);
 void parse_png(Bytes bytes, Header& header);

@@ -31,9 +31,10 @@ uint8_t next_marker(Cursor& cursor) {
 void read_quantization(Cursor segment, Jpeg& jpeg) {
   while (segment.left()) {
     const uint8_t what = segment.u8();
-    if ((what & 15) > 3) throw Hopeless{"damaged: a JPEG quantization table has the number " + std::to_string(what & 15)};
+    const int number = what & 15;
+    if (number > 3) throw Hopeless{"damaged: a JPEG quantization table has the number " + std::to_string(number)};
     segment.skip(what >> 4 ? 128 : 64);
-    jpeg.quantization[what & 15] = true;
+    jpeg.quantization[number] = true;
   }
 }
 
@@ -82,6 +83,7 @@ void read_frame(uint8_t marker, Cursor segment, Jpeg& jpeg, Header& header) {
   header.channels = jpeg.components;
   header.cmyk = jpeg.components == 4;
   header.progressive = progressive(jpeg);
+  check_size(header);
 }
 
 void check_huffman(const Huffman* tables, int number, const char* kind, bool dc, bool standard) {
@@ -114,7 +116,7 @@ bool read_scan(Cursor segment, Jpeg& jpeg) {
     const uint8_t id = segment.u8(), tables = segment.u8();
     Component* end = jpeg.component + jpeg.components;
     Component* c = std::find_if(jpeg.component, end, [&](const Component& x) { return x.id == id; });
-    if (c == end) throw Hopeless{"damaged: a JPEG scan names the component " + std::to_string(id) + ", not in the frame"};
+    if (c == end) throw Hopeless{"damaged: a JPEG scan names an unknown component, " + std::to_string(id)};
     c->dc = tables >> 4;
     c->ac = tables & 15;
     in_scan[i] = c;

@@ -101,7 +101,8 @@ void parse_png(Bytes bytes, Header& header) {
       return walk_after_data(cursor, animated, header);
     }
     const Bytes data = cursor.take(length);
-    if (cursor.u32() != crc32({kind.data, length + 4ull})) throw Hopeless{"damaged: wrong checksum in PNG chunk " + name};
+    const uint32_t checksum = cursor.u32();
+    if (checksum != crc32({kind.data, length + 4ull})) throw Hopeless{"damaged: wrong checksum in PNG chunk " + name};
     if (named(kind, "IHDR")) read_ihdr(data, header);
     if (named(kind, "acTL")) animated = true;
     if (named(kind, "tRNS")) header.alpha = 1;

@@ -176,8 +176,7 @@ void parse_bmp(Bytes bytes, Header& header) {
   if (compression != plain && compression != bit_fields) return;  // run lengths: only a decoder knows the end
   if (offset == 14 + header_size && bits <= 8) offset += (core ? 3 : 4) * (colors ? colors : 1ull << bits);
   if (offset == 0) offset = cursor.at();
-  constexpr int64_t most = INT32_MAX;  // the caller refuses larger sizes
-  if (header.width < 1 || header.height < 1 || header.width > most || header.height > most) return;
+  check_size(header);
   const uint64_t width = static_cast<uint64_t>(header.width) * static_cast<uint64_t>(bits);
   const uint64_t lines = static_cast<uint64_t>(header.height) - 1;
   const uint64_t line = (width + 31) / 32 * 4, end = (width + 7) / 8;

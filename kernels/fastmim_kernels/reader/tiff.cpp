@@ -98,7 +98,7 @@ int64_t orientation_in(const Directory& directory) {
 }
 
 [[noreturn]] void beyond(const char* what, uint64_t i) {
-  throw Hopeless{"truncated: " + std::string(what) + " " + std::to_string(i) + " of the TIFF lies beyond the end of the file"};
+  throw Hopeless{"truncated: " + std::string(what) + " " + std::to_string(i) + " of the TIFF lies beyond the file's end"};
 }
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
@@ -148,9 +148,10 @@ int64_t exif_orientation(Bytes bytes) {
 void parse_tiff(Bytes bytes, Header& header) {
   const Directory directory(bytes);
   const uint64_t width = directory.find(ImageWidth).first(0), height = directory.find(ImageLength).first(0);
-  const uint64_t most = INT32_MAX;  // so that products stay in range; the caller refuses such sizes
+  constexpr uint64_t most = INT64_MAX;
   header.width = static_cast<int64_t>(std::min(width, most));
   header.height = static_cast<int64_t>(std::min(height, most));
+  check_size(header);
   header.orientation = orientation_in(directory);
   const uint64_t photometric = directory.find(Photometric).first(0), compression = directory.find(Compression).first(1);
   const Values extra = directory.find(ExtraSamples);
