@@ -112,5 +112,26 @@ inline void store(Type type, const float* in, void* target, int64_t offset, int6
   }
 }
 
+// An image batch, (B, H, W, C), of patch_size x patch_size patches.
+struct Images {
+  int64_t height, width, channels, patch_size;
+
+  int64_t line() const { return patch_size * channels; }  // values of a patch that lie next to each other
+  int64_t values() const { return patch_size * line(); }
+  int64_t columns() const { return width / patch_size; }
+  int64_t patches() const { return height / patch_size * columns(); }
+  // The first value of patch `patch` of image `image`; the next line is width * channels values further.
+  int64_t start(int64_t image, int64_t patch) const {
+    return ((image * height + patch / columns() * patch_size) * width + patch % columns() * patch_size) * channels;
+  }
+};
+
+// Puts the lines of a patch together.
+inline void copy_patch(const Images& images, const void* source, int64_t size, int64_t start, void* out) {
+  const int64_t bytes = images.line() * size, stride = images.width * images.channels * size;
+  const char* in = static_cast<const char*>(source) + start * size;
+  for (int64_t r = 0; r < images.patch_size; ++r) memcpy(static_cast<char*>(out) + r * bytes, in + r * stride, bytes);
+}
+
 }  // namespace
 }  // namespace fastmim

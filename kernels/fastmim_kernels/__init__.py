@@ -4,9 +4,10 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 """
 
 from ._op import OPS, backends, load_library, require, use_reference
+from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
 
 load_library()
 
-__all__ = ["OPS", "backends", "patch_loss", "philox", "require", "uniform", "use_reference"]
+__all__ = ["OPS", "backends", "patch_gather", "patch_loss", "philox", "require", "uniform", "use_reference"]
