@@ -31,6 +31,12 @@ enum class Type { f32, bf16, f16, u8 };
 
 inline constexpr int64_t size_of(Type type) { return type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2; }
 
+// An image batch, (B, H, W, C), of patch_size x patch_size patches. (Its functions are below, where they are not shared
+// between instruction sets.)
+struct Images {
+  int64_t height, width, channels, patch_size;
+};
+
 namespace {
 
 inline uint32_t bits_of(float x) {
@@ -112,23 +118,26 @@ inline void store(Type type, const float* in, void* target, int64_t offset, int6
   }
 }
 
-// An image batch, (B, H, W, C), of patch_size x patch_size patches.
-struct Images {
-  int64_t height, width, channels, patch_size;
+// The n values of `type` from element `offset` on as floats: where they are, if they are floats, else in `buffer`.
+inline const float* floats(Type type, const void* source, int64_t offset, float* buffer, int64_t n) {
+  if (type == Type::f32) return static_cast<const float*>(source) + offset;
+  load(type, source, offset, buffer, n);
+  return buffer;
+}
 
-  int64_t line() const { return patch_size * channels; }  // values of a patch that lie next to each other
-  int64_t values() const { return patch_size * line(); }
-  int64_t columns() const { return width / patch_size; }
-  int64_t patches() const { return height / patch_size * columns(); }
-  // The first value of patch `patch` of image `image`; the next line is width * channels values further.
-  int64_t start(int64_t image, int64_t patch) const {
-    return ((image * height + patch / columns() * patch_size) * width + patch % columns() * patch_size) * channels;
-  }
-};
+inline int64_t line_of(const Images& x) { return x.patch_size * x.channels; }  // a patch's values side by side
+inline int64_t values_of(const Images& x) { return x.patch_size * line_of(x); }
+inline int64_t patches_of(const Images& x) { return x.height / x.patch_size * (x.width / x.patch_size); }
+
+// The first value of patch `patch` of image `image`; the patch's next line is width * channels values further.
+inline int64_t start_of(const Images& x, int64_t image, int64_t patch) {
+  const int64_t p = x.patch_size, columns = x.width / p;
+  return ((image * x.height + patch / columns * p) * x.width + patch % columns * p) * x.channels;
+}
 
 // Puts the lines of a patch together.
 inline void copy_patch(const Images& images, const void* source, int64_t size, int64_t start, void* out) {
-  const int64_t bytes = images.line() * size, stride = images.width * images.channels * size;
+  const int64_t bytes = line_of(images) * size, stride = images.width * images.channels * size;
   const char* in = static_cast<const char*>(source) + start * size;
   for (int64_t r = 0; r < images.patch_size; ++r) memcpy(static_cast<char*>(out) + r * bytes, in + r * stride, bytes);
 }

@@ -7,7 +7,18 @@ from ._op import OPS, backends, load_library, require, use_reference
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
+from .unshuffle import unshuffle
 
 load_library()
 
-__all__ = ["OPS", "backends", "patch_gather", "patch_loss", "philox", "require", "uniform", "use_reference"]
+__all__ = [
+    "OPS",
+    "backends",
+    "patch_gather",
+    "patch_loss",
+    "philox",
+    "require",
+    "uniform",
+    "unshuffle",
+    "use_reference",
+]

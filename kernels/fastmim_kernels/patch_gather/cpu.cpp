@@ -15,7 +15,7 @@ Tensor patch_gather(Tensor images, Tensor ids, int64_t patch_size, Tensor mean, 
   mean = torch::stable::contiguous(mean);
   std = torch::stable::contiguous(std);
   const Images shape{images.size(1), images.size(2), images.size(3), patch_size};
-  const int64_t n = ids.numel(), values = shape.values(), available = shape.patches();
+  const int64_t n = ids.numel(), values = values_of(shape), available = patches_of(shape);
   STD_TORCH_CHECK(ids.size(0) == images.size(0), "patch_gather: ids need one row per image");
   STD_TORCH_CHECK(mean.numel() == shape.channels && std.numel() == shape.channels,
                   "patch_gather: mean and std need one value per channel");

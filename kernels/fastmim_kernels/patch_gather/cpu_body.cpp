@@ -3,9 +3,9 @@
 namespace fastmim::FASTMIM_ISA {
 
 void patch_gather_rows(const PatchGather& a, int64_t begin, int64_t end, float* scratch) {
-  const int64_t values = a.shape.values(), size = size_of(a.image_type), out_size = size_of(a.out_type);
+  const int64_t values = values_of(a.shape), size = size_of(a.image_type), out_size = size_of(a.out_type);
   for (int64_t n = begin; n < end; ++n) {
-    const int64_t start = a.shape.start(n / a.num_ids, a.ids[n]);
+    const int64_t start = start_of(a.shape, n / a.num_ids, a.ids[n]);
     char* out = static_cast<char*>(a.out) + n * values * out_size;
     if (a.image_type == a.out_type) {
       copy_patch(a.shape, a.images, size, start, out);

@@ -1,4 +1,4 @@
-"""Patch gather in plain torch: the definition of correct. Differentiable; runs in float64 when the images are float64."""
+"""Patch gather in plain torch: the definition of correct. Differentiable; in float64 when the images are float64."""
 
 import torch
 from torch import Tensor

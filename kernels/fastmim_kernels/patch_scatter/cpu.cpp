@@ -14,10 +14,10 @@ Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int
   ids = torch::stable::contiguous(ids);
   const int64_t batch = ids.size(0), num_ids = ids.size(1);
   const Images shape{height, width, grad.size(2) / (patch_size * patch_size), patch_size};
-  STD_TORCH_CHECK(grad.size(0) == batch && grad.size(1) == num_ids && grad.size(2) == shape.values() &&
+  STD_TORCH_CHECK(grad.size(0) == batch && grad.size(1) == num_ids && grad.size(2) == values_of(shape) &&
                       height % patch_size == 0 && width % patch_size == 0,
                   "patch_scatter: grad does not fit");
-  const int64_t patches = shape.patches();
+  const int64_t patches = patches_of(shape);
   const int64_t* index = ids.const_data_ptr<int64_t>();
   std::vector<int64_t> rows(batch * patches, -1);
   for (int64_t i = 0; i < ids.numel(); ++i) {
@@ -38,7 +38,7 @@ Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int
   STD_TORCH_CHECK(work.grad_type != Type::u8 && work.out_type != Type::u8, "patch_scatter: expected floating tensors");
   static PatchScatterImages* const body = FASTMIM_CHOOSE(patch_scatter_images);
   torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch(shape.line());
+    std::vector<float> scratch(line_of(shape));
     body(work, begin, end, scratch.data());
   });
   return out;

@@ -3,7 +3,7 @@
 namespace fastmim::FASTMIM_ISA {
 
 void patch_scatter_images(const PatchScatter& a, int64_t begin, int64_t end, float* scratch) {
-  const int64_t p = a.shape.patch_size, line = a.shape.line(), columns = a.shape.columns();
+  const int64_t p = a.shape.patch_size, line = line_of(a.shape), columns = a.shape.width / p;
   const int64_t size = size_of(a.out_type), grid_rows = a.shape.height / p;
   char* out = static_cast<char*>(a.out) + begin * a.shape.height * columns * line * size;
   // In the order of the pixels, so that every cache line is written whole and once.
