@@ -61,7 +61,7 @@ def test_raster_is_the_official_unshuffle(case):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "case", ["mae_vit_b", "mae_vit_b_raster", "float_params", "float_params_raster", "strided_raster"]
+    "case", ["mae_decoder", "mae_decoder_raster", "float_params", "float_params_raster", "strided_raster"]
 )
 def test_gradients_against_float64(case, dtype):
     """All three gradients through the public function; sums are rounded once, from float32."""
@@ -86,13 +86,13 @@ def test_gradients_of_the_reference_in_float64(case):
 
 
 def test_frozen_positions_get_no_gradient():
-    latent, token, pos, ids, raster = inputs(CASES["mae_vit_b"], torch.float32)
+    latent, token, pos, ids, raster = inputs(CASES["mae_decoder"], torch.float32)
     unshuffle(latent, token.requires_grad_(), pos, ids, raster=raster).sum().backward()
     assert token.grad is not None and pos.grad is None
 
 
 def test_use_reference():
-    *tensors, raster = inputs(CASES["mae_vit_b"], torch.float32)
+    *tensors, raster = inputs(CASES["mae_decoder"], torch.float32)
     use_reference()
     try:
         result = unshuffle(*tensors, raster=raster)

@@ -26,9 +26,9 @@ Tensor patch_gather(Tensor images, Tensor ids, int64_t patch_size, Tensor mean, 
   }
 
   std::vector<float> means(values), stds(values);
-  for (int64_t i = 0; i < values; ++i) {
-    means[i] = mean.const_data_ptr<float>()[i % shape.channels];
-    stds[i] = std.const_data_ptr<float>()[i % shape.channels];
+  const float *m = mean.const_data_ptr<float>(), *s = std.const_data_ptr<float>();
+  for (int64_t i = 0; i < values; i += shape.channels) {
+    for (int64_t c = 0; c < shape.channels; ++c) means[i + c] = m[c], stds[i + c] = s[c];
   }
   Tensor out = torch::stable::new_empty(images, {ids.size(0), ids.size(1), values}, dtype);
   const PatchGather work{

@@ -54,7 +54,6 @@ def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
     for label, patch, num_ids, grad, value in [
         ("vit_b/16 fp32", 16, 64, "fp32", "fp32"),
-        ("vit_b/16 bf16", 16, 64, "bf16", "bf16"),
         ("vit_b/16 bf16 fp32", 16, 64, "bf16", "fp32"),
         ("vit_h/14 bf16", 14, 64, "bf16", "bf16"),
     ]:

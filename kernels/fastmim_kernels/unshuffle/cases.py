@@ -33,8 +33,8 @@ BENCH = {
 
 _SMALL = Case(batch=2, num_patches=9, num_keep=4, dim=24)
 CASES = {
-    "mae_vit_b": replace(_MAE_B, batch=2),
-    "mae_vit_b_raster": replace(_MAE_B, batch=2, raster=True),
+    "mae_decoder": Case(2, 20, 5, 512),
+    "mae_decoder_raster": Case(2, 20, 5, 512, raster=True),
     "float_params": replace(_SMALL, params=torch.float32),
     "float_params_raster": replace(_SMALL, params=torch.float32, raster=True),
     "no_prefix": replace(_SMALL, num_prefix=0),

@@ -23,6 +23,7 @@ Tensor unshuffle(Tensor latent, Tensor mask_token, Tensor pos_embed, Tensor ids,
 
   std::vector<float> token(dim);
   load(type_of(mask_token), mask_token.const_data_ptr(), 0, token.data(), dim);
+  Tensor hidden = torch::stable::new_empty(pos_embed, {num_patches, dim});
   Tensor out = torch::stable::new_empty(pos_embed, {batch, total, dim});
   const Unshuffle work{
       .latent = latent.const_data_ptr(),
@@ -31,20 +32,26 @@ Tensor unshuffle(Tensor latent, Tensor mask_token, Tensor pos_embed, Tensor ids,
       .pos_embed = pos_embed.const_data_ptr(),
       .pos_type = type_of(pos_embed),
       .ids = ids.const_data_ptr<int64_t>(),
+      .hidden = hidden.mutable_data_ptr(),
       .out = out.mutable_data_ptr(),
-      .out_type = type_of(out),
       .num_prefix = num_prefix,
       .num_keep = latent.size(1) - num_prefix,
       .num_patches = num_patches,
       .dim = dim,
       .raster = raster,
   };
-  STD_TORCH_CHECK(work.out_type != Type::u8, "unshuffle: expected floating tensors");
-  static UnshuffleTokens* const body = FASTMIM_CHOOSE(unshuffle_tokens);
+  STD_TORCH_CHECK(work.pos_type != Type::u8, "unshuffle: expected floating tensors");
+  static UnshuffleHidden* const fill_hidden = FASTMIM_CHOOSE(unshuffle_hidden);
+  static UnshuffleTokens* const fill_tokens = FASTMIM_CHOOSE(unshuffle_tokens);
   // A task below about 16,000 values costs more to hand out than to do.
-  torch::stable::parallel_for(0, batch * total, 1 + 16384 / (dim + 1), [&](int64_t begin, int64_t end) {
+  const int64_t grain = 1 + 16384 / (dim + 1);
+  torch::stable::parallel_for(0, num_patches, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * dim);
-    body(work, begin, end, scratch.data());
+    fill_hidden(work, begin, end, scratch.data());
+  });
+  torch::stable::parallel_for(0, batch * total, grain, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * dim);
+    fill_tokens(work, begin, end, scratch.data());
   });
   return out;
 }

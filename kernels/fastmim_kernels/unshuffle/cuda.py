@@ -55,7 +55,6 @@ def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
     for label, latent, params, out, raster in [
         ("dim 512 fp32", "fp32", "fp32", "fp32", False),
-        ("dim 512 bf16", "bf16", "bf16", "bf16", False),
         ("dim 512 bf16 fp32 (autocast)", "bf16", "fp32", "fp32", False),
         ("dim 512 bf16 raster", "bf16", "bf16", "bf16", True),
     ]:
