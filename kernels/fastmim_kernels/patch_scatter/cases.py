@@ -63,7 +63,7 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The gradient, and the functions of it that the benchmark runs; official is autograd's backward of a gather."""
+    """The gradient, and the functions of it that the benchmark runs."""
     grad, *rest = inputs(case, dtype, device)
     return grad, {
         "ours": lambda grad: patch_scatter(grad, *rest),
