@@ -11,6 +11,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastmim_kernels import unshuffle
+
 from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding
 
 
@@ -59,7 +61,6 @@ class TransformerDecoderModule(nn.Module):
 
     def __init__(self, spec: TransformerDecoder, encoder: nn.Module):
         super().__init__()
-        self.num_prefix_tokens = encoder.num_prefix_tokens
         self.grad_checkpointing = False
         self.embed = nn.Linear(encoder.embed_dim, spec.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, spec.dim))
@@ -74,11 +75,7 @@ class TransformerDecoderModule(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, latent: Tensor, mask: Mask) -> Tensor:
-        prefix = self.num_prefix_tokens
-        pos = self.pos_embed[0, prefix:]
-        x = self.embed(latent)
-        hidden = self.mask_token + pos[mask.ids_hidden]
-        x = torch.cat([x[:, :prefix] + self.pos_embed[:, :prefix], x[:, prefix:] + pos[mask.ids_keep], hidden], dim=1)
+        x = unshuffle(self.embed(latent), self.mask_token, self.pos_embed, mask.ids, raster=False)
         blocks, last_block = self.blocks[:-1], self.blocks[-1]
         x = checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x)
-        return self.pred(self.norm(last_block(x, hidden.shape[1])))
+        return self.pred(self.norm(last_block(x, mask.ids_hidden.shape[1])))

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#ifdef __F16C__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
@@ -31,6 +31,12 @@ enum class Type { f32, bf16, f16, u8 };
 
 inline constexpr int64_t size_of(Type type) { return type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2; }
 
+// An image batch, (B, H, W, C), of patch_size x patch_size patches. (Its functions are below, where they are not shared
+// between instruction sets.)
+struct Images {
+  int64_t height, width, channels, patch_size;
+};
+
 namespace {
 
 inline uint32_t bits_of(float x) {
@@ -50,6 +56,18 @@ inline uint16_t to_bf16(float x) {
   const uint32_t nearest_even = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
   return static_cast<uint16_t>(magnitude > 0x7f800000 ? (u >> 16) | 0x40 : nearest_even);
 }
+
+#ifdef __AVX2__
+// The same, eight at a time, in the low halves.
+inline __m256i to_bf16(__m256 x) {
+  const __m256i u = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i nearest_even = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  const __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+  const __m256 chosen = _mm256_blendv_ps(_mm256_castsi256_ps(nearest_even), _mm256_castsi256_ps(quiet), nan);
+  return _mm256_srli_epi32(_mm256_castps_si256(chosen), 16);
+}
+#endif
 
 inline float from_f16(uint16_t h) {
   const uint32_t magnitude = h & 0x7fffu;
@@ -99,8 +117,13 @@ inline void store(Type type, const float* in, void* target, int64_t offset, int6
     memcpy(static_cast<float*>(target) + offset, in, n * sizeof(float));
   } else if (type == Type::bf16) {
     auto* out = static_cast<uint16_t*>(target) + offset;
-#pragma omp simd
-    for (i = 0; i < n; ++i) out[i] = to_bf16(in[i]);
+#ifdef __AVX2__
+    for (; i + 16 <= n; i += 16) {
+      const __m256i halves = _mm256_packus_epi32(to_bf16(_mm256_loadu_ps(in + i)), to_bf16(_mm256_loadu_ps(in + i + 8)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_permute4x64_epi64(halves, 0xd8));
+    }
+#endif
+    for (; i < n; ++i) out[i] = to_bf16(in[i]);
   } else {
     auto* out = static_cast<uint16_t*>(target) + offset;
 #ifdef __F16C__
@@ -110,6 +133,60 @@ inline void store(Type type, const float* in, void* target, int64_t offset, int6
 #endif
     for (; i < n; ++i) out[i] = to_f16(in[i]);
   }
+}
+
+// memcpy past the cache, for what is written once and is larger than it: what will be read again stays there. Before
+// others read the target, `streamed` must be called.
+inline void stream(void* target, const void* source, int64_t bytes) {
+#ifdef __x86_64__
+  if ((reinterpret_cast<uintptr_t>(target) | bytes) % 16 == 0) {
+    auto* out = static_cast<__m128i*>(target);
+    const auto* in = static_cast<const __m128i*>(source);
+    for (int64_t i = 0; i < bytes / 16; ++i) _mm_stream_si128(out + i, _mm_loadu_si128(in + i));
+    return;
+  }
+#endif
+  memcpy(target, source, bytes);
+}
+
+inline void streamed() {
+#ifdef __x86_64__
+  _mm_sfence();
+#endif
+}
+
+// The n values of `type` from element `offset` on as floats: where they are, if they are floats, else in `buffer`.
+inline const float* floats(Type type, const void* source, int64_t offset, float* buffer, int64_t n) {
+  if (type == Type::f32) return static_cast<const float*>(source) + offset;
+  load(type, source, offset, buffer, n);
+  return buffer;
+}
+
+inline int64_t line_of(const Images& x) { return x.patch_size * x.channels; }  // a patch's values side by side
+inline int64_t values_of(const Images& x) { return x.patch_size * line_of(x); }
+inline int64_t patches_of(const Images& x) { return x.height / x.patch_size * (x.width / x.patch_size); }
+
+// The first value of patch `patch` of image `image`; the patch's next line is width * channels values further.
+inline int64_t start_of(const Images& x, int64_t image, int64_t patch) {
+  const int64_t p = x.patch_size, columns = x.width / p;
+  return ((image * x.height + patch / columns * p) * x.width + patch % columns * p) * x.channels;
+}
+
+// memcpy of some dozen bytes, which are moved in less time than a call takes.
+inline void copy(char* out, const char* in, int64_t bytes) {
+  if (bytes < 16 || bytes > 256) {
+    memcpy(out, in, bytes);
+    return;
+  }
+  for (int64_t i = 0; i + 16 < bytes; i += 16) memcpy(out + i, in + i, 16);
+  memcpy(out + bytes - 16, in + bytes - 16, 16);
+}
+
+// Puts the lines of a patch together.
+inline void copy_patch(const Images& images, const void* source, int64_t size, int64_t start, void* out) {
+  const int64_t bytes = line_of(images) * size, stride = images.width * images.channels * size;
+  const char* in = static_cast<const char*>(source) + start * size;
+  for (int64_t r = 0; r < images.patch_size; ++r) copy(static_cast<char*>(out) + r * bytes, in + r * stride, bytes);
 }
 
 }  // namespace

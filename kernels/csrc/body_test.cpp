@@ -9,10 +9,14 @@
 #include <thread>
 #include <vector>
 
+#include "patch_gather/cpu_body.h"
 #include "patch_loss/cpu_body.h"
+#include "patch_scatter/cpu_body.h"
 #include "philox/cpu_body.h"
 #include "random_mask/cpu_body.h"
 #include "scale_/cpu_body.h"
+#include "unshuffle/cpu_body.h"
+#include "unshuffle_backward/cpu_body.h"
 
 using namespace fastmim;
 
@@ -180,6 +184,123 @@ void test_draws(PhiloxBlocks* philox, RandomMaskRows* random_mask, const char* i
   }
 }
 
+void test_patches(PatchGatherRows* gather, PatchScatterImages* scatter, const char* isa, Type image_type, Type type,
+                  int64_t p, int64_t channels) {
+  const int64_t batch = 2, patches = 6, num_ids = 5;
+  const Images shape{2 * p, 3 * p, channels, p};
+  const int64_t values = p * p * channels, pixels = batch * patches * values;
+  const bool bytes = image_type == Type::u8;
+  Array images(image_type, pixels), out(type, batch * num_ids * values), back(type, pixels);
+  for (int64_t i = 0; i < pixels; ++i) images.set(i, static_cast<float>(bytes ? i % 256 : uniform() * 4 - 2));
+  const std::vector<int64_t> ids{5, 0, 3, 1, 4, 2, 1, 0, 5, 4};
+  std::vector<int64_t> rows(batch * patches, -1);
+  for (int64_t n = 0; n < batch * num_ids; ++n) rows[n / num_ids * patches + ids[n]] = n;
+  const std::vector<float> mean(values, 0.456f), std(values, 0.224f);
+  const PatchGather work{shape, images.bytes.get(), image_type, ids.data(), num_ids, mean.data(), std.data(),
+                         out.bytes.get(), type};
+  split(batch * num_ids, 3, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * values);
+    gather(work, begin, end, scratch.data());
+  });
+  const PatchScatter reverse{shape, out.bytes.get(), type, rows.data(), back.bytes.get(), type};
+  split(batch, 2, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(p * channels);
+    scatter(reverse, begin, end, scratch.data());
+  });
+  for (int64_t image = 0; image < batch; ++image) {
+    for (int64_t y = 0; y < 2 * p; ++y) {
+      for (int64_t x = 0; x < 3 * p; ++x) {
+        const bool named = rows[image * patches + y / p * 3 + x / p] >= 0;
+        for (int64_t c = 0; c < channels; ++c) {
+          const int64_t i = ((image * 2 * p + y) * 3 * p + x) * channels + c;
+          const float value = static_cast<float>(images.at(i));
+          Array expected(type, 1);
+          expected.set(0, bytes ? (value / 255.0f - 0.456f) / 0.224f : value);
+          check(back.at(i) == (named ? expected.at(0) : 0), "patch gathered and scattered back", isa);
+        }
+      }
+    }
+  }
+}
+
+void test_unshuffle(UnshuffleHidden* hidden, UnshuffleTokens* tokens, UnshuffleBackwardImages* backward,
+                    SumRows* sum_rows, const char* isa, Type type, Type pos_type, int64_t dim, bool raster) {
+  const int64_t batch = 3, patches = 13, keep = 3, prefix = 1, total = prefix + patches, given = prefix + keep;
+  Array latent(type, batch * given * dim), pos(pos_type, total * dim), table(pos_type, patches * dim);
+  Array out(pos_type, batch * total * dim), grad(type, batch * given * dim);
+  std::vector<float> token(dim, 0.5f);
+  for (int64_t i = 0; i < batch * given * dim; ++i) latent.set(i, static_cast<float>(uniform() * 4 - 2));
+  for (int64_t i = 0; i < total * dim; ++i) pos.set(i, static_cast<float>(uniform() * 4 - 2));
+  std::vector<int64_t> ids(batch * patches);
+  for (int64_t i = 0; i < batch * patches; ++i) ids[i] = (5 * i + i / patches) % patches;
+  const Unshuffle work{latent.bytes.get(), type, token.data(), pos.bytes.get(), pos_type, ids.data(),
+                       table.bytes.get(), out.bytes.get(), prefix, keep, patches, dim, raster};
+  split(patches, 2, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * dim);
+    hidden(work, begin, end, scratch.data());
+  });
+  split(batch * total, 3, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * dim);
+    tokens(work, begin, end, scratch.data());
+  });
+  const UnshuffleBackward reverse{out.bytes.get(), pos_type, ids.data(), grad.bytes.get(), type,
+                                  prefix, keep, patches, dim, raster};
+  std::vector<float> sums(batch * dim), positions(dim);
+  split(batch, 3, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> rows(patches - keep);
+    std::vector<float> scratch(8 * dim);
+    backward(reverse, begin, end, sums.data(), rows.data(), scratch.data());
+  });
+  std::vector<double> expected(batch * dim), first(dim);
+  const double tolerance = type == Type::f32 && pos_type == Type::f32 ? 1e-6 : 4e-2;
+  for (int64_t image = 0; image < batch; ++image) {
+    for (int64_t j = 0; j < total; ++j) {
+      const int64_t place = j < prefix ? j : prefix + ids[image * patches + j - prefix];
+      const int64_t row = image * total + (raster ? place : j);
+      for (int64_t d = 0; d < dim; ++d) {
+        const double x = out.at(row * dim + d), was = j < given ? latent.at((image * given + j) * dim + d) : 0.5;
+        check(std::fabs(x - was - pos.at(place * dim + d)) < tolerance, "unshuffle", isa);
+        if (j < given) {
+          check(std::fabs(grad.at((image * given + j) * dim + d) - x) < tolerance, "unshuffle: latent", isa);
+        } else {
+          expected[image * dim + d] += x;
+        }
+        if (j == 0) first[d] += x;
+      }
+    }
+  }
+  const std::vector<int64_t> rows{0, total, 2 * total};
+  std::vector<float> scratch(8 * dim);
+  sum_rows(pos_type, out.bytes.get(), dim, rows.data(), batch, positions.data(), scratch.data());
+  for (int64_t d = 0; d < dim; ++d) check(std::fabs(positions[d] - first[d]) < 1e-5, "unshuffle: positions", isa);
+  for (int64_t i = 0; i < batch * dim; ++i) {
+    check(std::fabs(sums[i] - expected[i]) < 1e-4, "unshuffle: mask token", isa);
+  }
+}
+
+struct DataPath {
+  PatchGatherRows* gather;
+  PatchScatterImages* scatter;
+  UnshuffleHidden* hidden;
+  UnshuffleTokens* tokens;
+  UnshuffleBackwardImages* backward;
+  SumRows* sum_rows;
+};
+
+void test_data_path(const DataPath& ops, const char* isa) {
+  for (Type type : {Type::f32, Type::bf16, Type::f16}) {
+    for (int64_t p : {1, 3, 7, 16}) {
+      for (Type image : {Type::u8, type}) test_patches(ops.gather, ops.scatter, isa, image, type, p, p == 1 ? 1 : 3);
+    }
+    for (int64_t dim : {1, 24, 37}) {
+      for (int flags = 0; flags < 4; ++flags) {
+        test_unshuffle(ops.hidden, ops.tokens, ops.backward, ops.sum_rows, isa, type, flags & 1 ? type : Type::f32, dim,
+                       flags & 2);
+      }
+    }
+  }
+}
+
 void test(PatchLossRows* patch_loss, Scale* scale, const char* isa) {
   for (Type pred : {Type::f32, Type::bf16, Type::f16}) {
     test_scale(scale, isa, pred);
@@ -199,9 +320,16 @@ void test(PatchLossRows* patch_loss, Scale* scale, const char* isa) {
 int main() {
   test(plain::patch_loss_rows, plain::scale, "plain");
   test_draws(plain::philox_blocks, plain::random_mask_rows, "plain");
-  if (FASTMIM_CHOOSE(scale) != plain::scale) test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
-  if (FASTMIM_CHOOSE(philox_blocks) != plain::philox_blocks) {
+  test_data_path({plain::patch_gather_rows, plain::patch_scatter_images, plain::unshuffle_hidden,
+                  plain::unshuffle_tokens, plain::unshuffle_backward_images, plain::sum_rows},
+                 "plain");
+  if (FASTMIM_CHOOSE(scale) != plain::scale) {
+    test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
     test_draws(FASTMIM_CHOOSE(philox_blocks), FASTMIM_CHOOSE(random_mask_rows), "best");
+    test_data_path({FASTMIM_CHOOSE(patch_gather_rows), FASTMIM_CHOOSE(patch_scatter_images),
+                    FASTMIM_CHOOSE(unshuffle_hidden), FASTMIM_CHOOSE(unshuffle_tokens),
+                    FASTMIM_CHOOSE(unshuffle_backward_images), FASTMIM_CHOOSE(sum_rows)},
+                   "best");
   }
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

@@ -7,6 +7,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <vector>
+
 #include "body.h"
 
 namespace fastmim {
@@ -26,6 +28,18 @@ inline Type type_of(const Tensor& x) {
     default:
       STD_TORCH_CHECK(false, "expected float32, bfloat16, float16 or uint8, got ",
                       torch::headeronly::toString(x.scalar_type()));
+  }
+}
+
+// Raises unless every row of `ids`, (B, L) and contiguous, is a permutation of 0..L-1.
+inline void check_permutations(const char* op, const Tensor& ids) {
+  const int64_t* index = ids.const_data_ptr<int64_t>();
+  const int64_t length = ids.size(1);
+  std::vector<int64_t> seen(length, -1);
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    STD_TORCH_CHECK(index[i] >= 0 && index[i] < length && seen[index[i]] != i / length, op, ": ids[", i / length, ", ",
+                    i % length, "] is ", index[i], ": that row is no permutation of ", length, " patches");
+    seen[index[i]] = i / length;
   }
 }
 

@@ -4,10 +4,23 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 """
 
 from ._op import OPS, backends, load_library, require, use_reference
+from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
 from .random_mask import random_mask
+from .unshuffle import unshuffle
 
 load_library()
 
-__all__ = ["OPS", "backends", "patch_loss", "philox", "random_mask", "require", "uniform", "use_reference"]
+__all__ = [
+    "OPS",
+    "backends",
+    "patch_gather",
+    "patch_loss",
+    "philox",
+    "random_mask",
+    "require",
+    "uniform",
+    "unshuffle",
+    "use_reference",
+]

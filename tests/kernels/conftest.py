@@ -77,3 +77,35 @@ def check_op():
             assert error <= factor * allowed + 1e-6 * e.abs().max().item(), f"{name} {backend} {case}: error {error}"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def run_triton():
+    """`run_triton(name, args)`: what the op's kernels return, on the CPU whatever they ran on."""
+
+    def run(name: str, args):
+        launch = importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
+        device = "cpu" if INTERPRETED else "cuda"
+        return launch(*(arg.to(device) if isinstance(arg, torch.Tensor) else arg for arg in args)).cpu()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def check_bits(run_triton):
+    """`check_bits(name, backend, case, dtype)`: for ops that copy or round once, the reference's very bits. (A last bit
+    of bfloat16 off in Triton's interpreter, which cuts bits off where a GPU rounds.)"""
+
+    def check(name: str, backend: str, case, dtype: torch.dtype) -> None:
+        fastmim_kernels.require(backend)
+        op = fastmim_kernels.OPS[name]
+        args = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs(case, dtype)
+        expected = op.reference(*args)
+        ours = run_triton(name, args) if backend == "triton" else op.overload(*args)
+        assert (ours.shape, ours.dtype) == (expected.shape, expected.dtype)
+        if backend == "triton" and INTERPRETED and ours.dtype == torch.bfloat16:
+            torch.testing.assert_close(ours, expected, rtol=2**-7, atol=0)
+        else:
+            assert torch.equal(ours, expected), f"{name} {backend} {case}"
+
+    return check

@@ -1,27 +1,18 @@
-"""Patch gather in plain torch: the definition of correct."""
+"""Patch gather in plain torch: the definition of correct. Differentiable; in float64 when the images are float64."""
 
 import torch
 from torch import Tensor
 
 
-def patch_gather(images: Tensor, ids: Tensor, patch_size: int, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gathers patches by index and normalises them: (x / 255 - mean) / std for uint8 images, x itself otherwise.
-
-    Only the patches asked for are read, before any arithmetic, so a mask ratio of 0.75 costs a quarter of the bytes.
-
-    Args:
-        images: (B, H, W, C) uint8, or floating and already normalised.
-        ids: (B, K) int64 patch indices, row-major on the (H/p, W/p) grid.
-        mean, std: (C,) float32, 0..1 scale.
-        dtype: of the result.
-    Returns: (B, K, p*p*C), inside a patch (row, column, channel).
-    """
+def patch_gather(images, ids, patch_size, mean, std, dtype) -> Tensor:
+    """(B, K, p*p*C); only the patches asked for are read."""
     b, h, w, c = images.shape
-    p = patch_size
-    blocks = images.view(b, h // p, p, w // p, p, c).transpose(2, 3)
-    columns = w // p
+    p, columns = patch_size, w // patch_size
+    blocks = images.unflatten(1, (h // p, p)).unflatten(3, (columns, p)).transpose(2, 3)
     batch = torch.arange(b, device=images.device)[:, None]
+    ids = torch.where(ids < 0, h * w, ids)  # indexing would count them from the end
     patches = blocks[batch, ids // columns, ids % columns]
     if images.dtype == torch.uint8:
-        patches = (patches.float() / 255 - mean) / std
+        # Two tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
+        patches = (patches.to(mean.dtype) / mean.new_full((), 255.0) - mean) / std
     return patches.flatten(2).to(dtype)

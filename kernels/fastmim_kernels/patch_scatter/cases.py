@@ -1,0 +1,71 @@
+"""Named inputs of patch_scatter, for its tests and its benchmark."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from . import patch_scatter, reference
+
+
+@dataclass(frozen=True)
+class Case:
+    batch: int
+    grid: tuple[int, int]
+    patch: int
+    num_ids: int
+    channels: int = 3
+    images: torch.dtype | None = None
+    """Type of the result; None = that of the gradient."""
+    strided: bool = False
+    """grad and ids are views with gaps."""
+
+
+_MAE_B = Case(batch=64, grid=(14, 14), patch=16, num_ids=49)
+_MAE_H = Case(batch=64, grid=(16, 16), patch=14, num_ids=64)
+
+BENCH_DTYPES = ("fp32", "bf16")
+BENCH = {
+    "mae_vit_b/16, l/16": _MAE_B,
+    "mae_vit_b/16, l/16 batch 8": replace(_MAE_B, batch=8),
+    "mae_vit_h/14": _MAE_H,
+}
+
+CASES = {
+    "mae_vit_b": replace(_MAE_B, batch=2),
+    "mae_vit_h": replace(_MAE_H, batch=1),
+    "to_float": Case(2, (2, 3), 4, 3, images=torch.float32),
+    "to_bf16": Case(2, (3, 2), 4, 3, images=torch.bfloat16),
+    "to_fp16": Case(1, (3, 2), 4, 3, images=torch.float16),
+    "one_value": Case(1, (1, 1), 1, 1, channels=1),
+    "all": Case(2, (3, 3), 2, 9),
+    "primes": Case(3, (5, 7), 11, 13, channels=1),
+    "five_channels": Case(1, (4, 1), 5, 2, channels=5),
+    "strided": Case(2, (3, 3), 4, 4, strided=True),
+    "no_patches": Case(2, (2, 2), 4, 0),
+    "no_images": Case(0, (2, 2), 4, 3),
+}
+
+
+def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
+    """The arguments of `torch.ops.fastmim.patch_scatter`, with grad of type `dtype`; the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    (rows, columns), p, gap = case.grid, case.patch, 1 + case.strided
+    grad = torch.randn(case.batch, case.num_ids, gap * p * p * case.channels, generator=generator).to(device, dtype)
+    ids = torch.rand(case.batch, rows * columns, generator=generator).argsort(1)[:, : case.num_ids]
+    ids = ids.repeat_interleave(gap, dim=1).to(device)
+    return grad[..., ::gap], ids[:, ::gap], rows * p, columns * p, p, case.images or dtype
+
+
+def bytes_moved(case: Case, dtype: torch.dtype) -> int:
+    """Bytes that cannot be avoided: the gradient read, the whole images written."""
+    patches = case.num_ids * dtype.itemsize + case.grid[0] * case.grid[1] * (case.images or dtype).itemsize
+    return case.batch * patches * case.patch**2 * case.channels
+
+
+def functions(case: Case, dtype: torch.dtype, device: str):
+    """The gradient, and the functions of it that the benchmark runs."""
+    grad, *rest = inputs(case, dtype, device)
+    return grad, {
+        "ours": lambda grad: patch_scatter(grad, *rest),
+        "reference": lambda grad: reference.patch_scatter(grad, *rest),
+    }

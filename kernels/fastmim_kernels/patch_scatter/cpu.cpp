@@ -1,0 +1,50 @@
+// patch_scatter for CPU tensors: checks and threads; the copying is in cpu_body.cpp.
+#include <vector>
+
+#include "cpu_body.h"
+#include "tensors.h"
+
+namespace fastmim {
+namespace {
+
+Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int64_t patch_size,
+                     torch::headeronly::ScalarType dtype) {
+  STD_TORCH_CHECK(grad.dim() == 3 && ids.dim() == 2 && patch_size > 0, "patch_scatter: wrong number of dimensions");
+  grad = torch::stable::contiguous(grad);
+  ids = torch::stable::contiguous(ids);
+  const int64_t batch = ids.size(0), num_ids = ids.size(1);
+  const Images shape{height, width, grad.size(2) / (patch_size * patch_size), patch_size};
+  STD_TORCH_CHECK(grad.size(0) == batch && grad.size(1) == num_ids && grad.size(2) == values_of(shape) &&
+                      height % patch_size == 0 && width % patch_size == 0,
+                  "patch_scatter: grad does not fit");
+  const int64_t patches = patches_of(shape);
+  const int64_t* index = ids.const_data_ptr<int64_t>();
+  std::vector<int64_t> rows(batch * patches, -1);
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    STD_TORCH_CHECK(index[i] >= 0 && index[i] < patches, "patch_scatter: ids[", i / num_ids, ", ", i % num_ids,
+                    "] is ", index[i], ", but an image has ", patches, " patches");
+    rows[i / num_ids * patches + index[i]] = i;
+  }
+
+  Tensor out = torch::stable::new_empty(grad, {batch, height, width, shape.channels}, dtype);
+  const PatchScatter work{
+      .shape = shape,
+      .grad = grad.const_data_ptr(),
+      .grad_type = type_of(grad),
+      .rows = rows.data(),
+      .out = out.mutable_data_ptr(),
+      .out_type = type_of(out),
+  };
+  STD_TORCH_CHECK(work.grad_type != Type::u8 && work.out_type != Type::u8, "patch_scatter: expected floating tensors");
+  static PatchScatterImages* const body = FASTMIM_CHOOSE(patch_scatter_images);
+  torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(line_of(shape));
+    body(work, begin, end, scratch.data());
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace fastmim
+
+STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, library) { library.impl("patch_scatter", TORCH_BOX(&fastmim::patch_scatter)); }

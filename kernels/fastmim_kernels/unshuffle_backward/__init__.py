@@ -1,0 +1,61 @@
+"""The gradients of unshuffle, from one read of the incoming one."""
+
+import torch
+from torch import Tensor
+
+from .. import _op
+from . import reference
+
+
+def unshuffle_backward(
+    grad: Tensor, ids: Tensor, num_keep: int, raster: bool, dtype: torch.dtype, with_pos: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gathers latent's gradient and sums mask_token's and, if asked for, pos_embed's.
+
+    Args:
+        grad: (B, prefix + L, D) float32, bfloat16 or float16, of the result of `unshuffle`.
+        ids: (B, L) int64, a permutation of the patches in every row; the first `num_keep` are visible.
+        raster: the order of grad's rows.
+        dtype: of latent's gradient.
+        with_pos: whether pos_embed's gradient is wanted, for which grad is read a second time.
+    Returns: (B, prefix + num_keep, D) of `dtype`; (1, 1, D) float32; (1, prefix + L, D) float32, (0,) if not wanted.
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together.
+        RuntimeError: a row of ids is no permutation, CPU only.
+    """
+    args = (grad, ids, num_keep, raster, dtype, with_pos)
+    _check(*args)
+    return OP.overload(*args)
+
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _check(grad, ids, num_keep, raster, dtype, with_pos) -> None:
+    if grad.ndim != 3 or ids.ndim != 2 or grad.shape[0] != ids.shape[0] or grad.shape[1] < ids.shape[1]:
+        raise ValueError(f"expected grad (B, prefix + L, D), ids (B, L), got {tuple(grad.shape)}, {tuple(ids.shape)}")
+    if not 0 <= num_keep <= ids.shape[1]:
+        raise ValueError(f"num_keep: expected 0 to {ids.shape[1]} visible patches, got {num_keep}")
+    if grad.dtype not in _FLOATS or dtype not in _FLOATS or ids.dtype != torch.int64:
+        raise ValueError(
+            "expected grad and result float32, bfloat16 or float16, ids int64, "
+            f"got {grad.dtype}, {dtype} and {ids.dtype}"
+        )
+    if grad.device != ids.device:
+        raise ValueError(f"expected all tensors on one device, got {grad.device} and {ids.device}")
+
+
+def _fake(grad, ids, num_keep, raster, dtype, with_pos):
+    _check(grad, ids, num_keep, raster, dtype, with_pos)
+    batch, total, dim = grad.shape
+    latent = grad.new_empty((batch, total - ids.shape[1] + num_keep, dim), dtype=dtype)
+    pos_shape = (1, total, dim) if with_pos else (0,)
+    return latent, grad.new_empty((1, 1, dim), dtype=torch.float32), grad.new_empty(pos_shape, dtype=torch.float32)
+
+
+OP = _op.register(
+    "unshuffle_backward(Tensor grad, Tensor ids, int num_keep, bool raster, ScalarType dtype, bool with_pos) "
+    "-> (Tensor latent, Tensor mask_token, Tensor pos_embed)",
+    reference=reference.unshuffle_backward,
+    fake=_fake,
+)

@@ -1,0 +1,19 @@
+"""The gradients of unshuffle in plain torch: the definition of correct."""
+
+import torch
+from torch import Tensor
+
+
+def unshuffle_backward(grad, ids, num_keep, raster, dtype, with_pos) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, prefix + K, D), (1, 1, D) and (1, prefix + L, D); sums in float32, or float64 when `grad` is."""
+    prefix = grad.shape[1] - ids.shape[1]
+    accumulate = torch.promote_types(grad.dtype, torch.float32)
+    first, patches = grad[:, :prefix], grad[:, prefix:]
+    index = ids if raster else ids.argsort(1)
+    other = patches.gather(1, index[..., None].expand_as(patches))
+    arrived, placed = (other, patches) if raster else (patches, other)
+    latent = torch.cat([first, arrived[:, :num_keep]], dim=1).to(dtype)
+    mask_token = arrived[:, num_keep:].sum((0, 1), dtype=accumulate)[None, None]
+    if not with_pos:
+        return latent, mask_token, grad.new_empty(0, dtype=accumulate)
+    return latent, mask_token, torch.cat([first, placed], dim=1).sum(0, keepdim=True, dtype=accumulate)

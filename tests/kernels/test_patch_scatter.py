@@ -1,0 +1,74 @@
+"""patch_scatter: the same bits from every implementation, the adjoint of patch_gather, errors."""
+
+import pytest
+import torch
+
+from fastmim_kernels import OPS, patch_gather
+from fastmim_kernels.patch_scatter import patch_scatter, reference
+from fastmim_kernels.patch_scatter.cases import CASES, inputs
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_cpp(check_bits, case, dtype):
+    check_bits("patch_scatter", "cpp", CASES[case], dtype)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_triton(check_bits, case, dtype):
+    check_bits("patch_scatter", "triton", CASES[case], dtype)
+
+
+@pytest.mark.parametrize("case", ["mae_vit_h", "primes", "all"])
+def test_gather_gives_back_what_was_scattered(case):
+    grad, ids, height, width, p, dtype = inputs(CASES[case], torch.float32)
+    images = patch_scatter(grad, ids, height, width, p, dtype)
+    channels = torch.zeros(images.shape[3])
+    assert torch.equal(patch_gather(images, ids, p, channels, channels + 1, dtype), grad)
+    assert images.count_nonzero() == grad.count_nonzero()
+
+
+@pytest.mark.parametrize("case", ["mae_vit_b", "to_bf16", "no_patches"])
+def test_opcheck(case):
+    torch.library.opcheck(OPS["patch_scatter"].overload, inputs(CASES[case], torch.float32))
+
+
+WRONG = {
+    "grad of 2 dimensions": {"grad": torch.zeros(2, 48)},
+    "grad of float64": {"grad": torch.zeros(2, 1, 48, dtype=torch.float64)},
+    "rows that are no patches": {"grad": torch.zeros(2, 1, 47)},
+    "ids of int32": {"ids": torch.zeros(2, 1, dtype=torch.int32)},
+    "ids of another number": {"ids": torch.zeros(2, 2, dtype=torch.int64)},
+    "patch that does not divide": {"height": 9},
+    "patch of 0": {"patch_size": 0},
+    "result of uint8": {"dtype": torch.uint8},
+    "another device": {"ids": torch.zeros(2, 1, dtype=torch.int64, device="meta")},
+}
+RIGHT = {
+    "grad": torch.zeros(2, 1, 48),
+    "ids": torch.zeros(2, 1, dtype=torch.int64),
+    "height": 8,
+    "width": 8,
+    "patch_size": 4,
+    "dtype": torch.float32,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_arguments_raise(wrong):
+    patch_scatter(**RIGHT)
+    with pytest.raises(ValueError):
+        patch_scatter(**RIGHT | WRONG[wrong])
+
+
+@pytest.mark.parametrize("index", [-1, 4, 2**62])
+def test_index_out_of_range_raises(index):
+    args = RIGHT | {"ids": torch.tensor([[0], [index]])}
+    with pytest.raises(RuntimeError, match="ids\\[1, 0\\]"):
+        patch_scatter(**args)
+    with pytest.raises(RuntimeError):
+        reference.patch_scatter(**args)
