@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,28 @@ def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=120
     )
+
+
+def test_use_from_many_threads(tmp_path):
+    paths = write(tmp_path, 10)
+
+    def use() -> int:
+        count = 0
+        while True:
+            try:
+                batch = reader.submit(paths)
+                count += len(batch.result())
+            except RuntimeError as error:
+                assert "closed" in str(error)
+                return count
+
+    with Reader(2) as reader, ThreadPoolExecutor(8) as pool:
+        uses = [pool.submit(use) for _ in range(4)]
+        shared = reader.submit(paths)
+        same = [pool.submit(shared.result) for _ in range(4)]
+        assert sum(future.exception() is None for future in same) == 1
+        reader.close()
+    assert all(future.result() > 0 for future in uses)
 
 
 def test_exit_with_work_outstanding(tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -144,6 +145,7 @@ class Reader:
         self._library = _load()
         self._checksum = checksum
         self._process = os.getpid()
+        self._lock = threading.Lock()  # or a thread could submit to what another one closes
         self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum)
         if not self._pool:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
@@ -157,18 +159,21 @@ class Reader:
             RuntimeError: the reader is closed, or belongs to the process from which this one was forked.
         """
         self._check_process()
-        if not self._finalizer.alive:
-            raise RuntimeError("the reader is closed")
         names = [os.fsencode(path) for path in paths]
         for name in names:
             if b"\0" in name:
                 raise ValueError(f"expected file names, which have no zero bytes, got {name!r}")
-        batch = self._library.fastmim_reader_submit(self._pool, b"".join(name + b"\0" for name in names), len(names))
+        joined = b"".join(name + b"\0" for name in names)
+        with self._lock:
+            if not self._finalizer.alive:
+                raise RuntimeError("the reader is closed")
+            batch = self._library.fastmim_reader_submit(self._pool, joined, len(names))
         return Batch(self, batch, list(paths))
 
     def close(self) -> None:
         """Stops the threads; batches not yet read are given up. `File`s received stay valid."""
-        self._finalizer()
+        with self._lock:
+            self._finalizer()
 
     def __enter__(self) -> Reader:
         return self
@@ -193,6 +198,7 @@ class Batch:
         self._reader = reader
         self._batch = batch
         self._paths = paths
+        self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, reader._library.fastmim_batch_release, batch)
 
     def result(self) -> list[File]:
@@ -203,16 +209,17 @@ class Batch:
                 forked process.
         """
         self._reader._check_process()
-        if not self._finalizer.alive:
-            raise RuntimeError("the files of this batch were handed over already")
         library, state = self._reader._library, 0
-        while state == 0:
-            state = library.fastmim_batch_wait(self._batch, 100)  # short, so that Ctrl-C is noticed
-        if state != 1:
-            raise RuntimeError("the reader was closed before it had read this batch")
         taken = (_Taken * len(self._paths))()
-        library.fastmim_batch_take(self._batch, taken)
-        self._finalizer()
+        with self._lock:
+            if not self._finalizer.alive:
+                raise RuntimeError("the files of this batch were handed over already")
+            while state == 0:
+                state = library.fastmim_batch_wait(self._batch, 100)  # short, so that Ctrl-C is noticed
+            if state != 1:
+                raise RuntimeError("the reader was closed before it had read this batch")
+            library.fastmim_batch_take(self._batch, taken)
+            self._finalizer()
         return [self._file(path, one) for path, one in zip(self._paths, taken, strict=True)]
 
     def _file(self, path: str, taken: _Taken) -> File:

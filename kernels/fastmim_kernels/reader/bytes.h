@@ -31,6 +31,13 @@ class Cursor {
   }
   void skip(uint64_t n) { take(n); }
 
+  // Goes behind the next byte of this value.
+  void skip_to(uint8_t value) {
+    const void* found = left() ? std::memchr(bytes_.data + at_, value, left()) : nullptr;
+    if (!found) throw OutOfBytes{};
+    at_ = static_cast<size_t>(static_cast<const uint8_t*>(found) - bytes_.data) + 1;
+  }
+
   // The next n bytes.
   Bytes take(uint64_t n) {
     if (n > left()) throw OutOfBytes{};

@@ -20,8 +20,7 @@ bool arithmetic(const Jpeg& jpeg) { return jpeg.frame == SOF9 || jpeg.frame == S
 // Passes entropy-coded data and garbage, as decoders do.
 uint8_t next_marker(Cursor& cursor) {
   for (;;) {
-    while (cursor.u8() != 0xff) {
-    }
+    cursor.skip_to(0xff);
     uint8_t marker = 0xff;
     while (marker == 0xff) marker = cursor.u8();
     if (marker != 0) return marker;
@@ -143,6 +142,8 @@ bool read_scan(Cursor segment, Jpeg& jpeg) {
 // A sequential scan of all components: decoders need nothing after it, and any marker ends it.
 void check_only_scan(Cursor& cursor, Bytes bytes, const Jpeg& jpeg) {
   const size_t begin = cursor.at();
+  // The usual end, found without a walk: this pair of bytes is a marker wherever it stands in the scan.
+  if (cursor.left() >= 2 && Bytes{bytes.data + bytes.size - 2, 2}.starts_with("\xff\xd9", 2)) return;
   try {
     for (;;) {
       const uint8_t marker = next_marker(cursor);

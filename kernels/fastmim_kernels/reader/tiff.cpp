@@ -98,7 +98,7 @@ int64_t orientation_in(const Directory& directory) {
 }
 
 [[noreturn]] void beyond(const char* what, uint64_t i) {
-  throw Hopeless{"truncated: " + std::string(what) + " " + std::to_string(i) + " of the TIFF lies beyond the file's end"};
+  throw Hopeless{"truncated: the TIFF's " + std::string(what) + " " + std::to_string(i) + " lies beyond the file's end"};
 }
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
@@ -155,7 +155,8 @@ void parse_tiff(Bytes bytes, Header& header) {
   header.orientation = orientation_in(directory);
   const uint64_t photometric = directory.find(Photometric).first(0), compression = directory.find(Compression).first(1);
   const Values extra = directory.find(ExtraSamples);
-  const uint64_t samples = directory.find(SamplesPerPixel).first(1), bits = directory.find(BitsPerSample, samples > 1).first(1);
+  const uint64_t samples = directory.find(SamplesPerPixel).first(1);
+  const uint64_t bits = directory.find(BitsPerSample, samples > 1).first(1);
   if (samples < 1 || samples > 64 || bits < 1 || bits > 64) {
     throw Hopeless{"damaged: a TIFF of " + std::to_string(samples) + " samples of " + std::to_string(bits) + " bits"};
   }
