@@ -1,161 +1,170 @@
-"""`python -m bench.loader --data FOLDER`: images a second of the loaders, ours and other people's, from one run.
+"""`python -m bench.loader --data DIR`: images per second from files to batches, ours against others, from one run.
 
-Ours with DALI and with Pillow; `torch.utils.data.DataLoader` with torchvision's transforms, as uint8 and as normalised
-floats; a DALI pipeline as its documentation builds it. All make 224-px random resized crops, bicubic and antialiased,
-flipped half the time, with as many threads or workers as given. One at a time, in turn, each freshly started, timed
-after a warm-up. May import fastmim, torchvision and DALI.
+Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each. May
+import fastmim and bench.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 from bench.record import record
-from fastmim.config import Data
+from fastmim import config
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.data.sampler import Sampler
 
-SIZE = (224, 224)
-CROP = RandomResizedCrop()
+SIZE = 224
+SCALE = (0.2, 1.0)
 
 
-class Folder(torch.utils.data.Dataset):
-    """The images of a manifest through torchvision's transforms, one at a time."""
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders are given."""
 
-    def __init__(self, manifest: Manifest, normalized: bool):
-        last = [v2.PILToTensor()]
-        if normalized:
-            last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(Data(CROP).mean, Data(CROP).std)]
-        crop = v2.RandomResizedCrop(SIZE, CROP.scale, CROP.ratio, InterpolationMode.BICUBIC)
-        self.manifest, self.transform = manifest, v2.Compose([crop, v2.RandomHorizontalFlip(), *last])
+    manifest: Manifest
+    batch: int
+    batches: int
+    """To be made at least."""
+    threads: int
+    device: torch.device
+
+
+def ours(setting: Setting, decoder: str) -> Iterator[Tensor]:
+    data = config.Data(crop=RandomResizedCrop(scale=SCALE), size=(SIZE, SIZE), loader=decoder, workers=setting.threads)
+    everything = torch.arange(len(setting.manifest))
+    sampler = Sampler(len(setting.manifest), 0)
+    stream = (sampler.ids(i * setting.batch, (i + 1) * setting.batch) for i in range(setting.batches))
+    quarantine = Quarantine(setting.manifest, 0)
+    with open_loader(setting.manifest, data, 0, quarantine, everything, setting.device) as loader:
+        for images, _ in loader.batches(stream):
+            yield images
+
+
+class Files(Dataset):
+    """The images of a manifest, again and again, through torchvision's transforms."""
+
+    def __init__(self, setting: Setting, *last):
+        self.manifest = setting.manifest
+        self.length = setting.batch * setting.batches
+        crop = transforms.RandomResizedCrop(SIZE, SCALE, interpolation=transforms.InterpolationMode.BICUBIC)
+        self.transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *last])
 
     def __len__(self) -> int:
-        return len(self.manifest)
+        return self.length
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        with Image.open(self.manifest.path(index)) as image:
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.manifest.path(index % len(self.manifest))) as image:
             return self.transform(image.convert("RGB"))
 
 
-@contextlib.contextmanager
-def ours(loader: str, manifest: Manifest, batch: int, threads: int, device: torch.device) -> Iterator[Iterator]:
-    """Ours, with the decoder of this name."""
-    data = Data(CROP, size=SIZE, workers=threads, loader=loader)
-    everything, sampler = torch.arange(len(manifest)), Sampler(len(manifest), 0)
-    stream = (sampler.ids(i * batch, (i + 1) * batch) for i in range(1 << 40))
-    with open_loader(manifest, data, 0, Quarantine(manifest, 0), everything, device) as opened:
-        batches = opened.batches(stream)
-        yield batches
-        batches.close()
+def data_loader(setting: Setting, *last) -> Iterator[Tensor]:
+    loader = DataLoader(
+        Files(setting, *last),
+        setting.batch,
+        num_workers=setting.threads,
+        pin_memory=setting.device.type == "cuda",
+        multiprocessing_context="spawn",  # a fork of a process with DALI's threads may crash
+    )
+    for images in loader:
+        yield images.to(setting.device, non_blocking=True)
 
 
-@contextlib.contextmanager
-def data_loader(normalized: bool, manifest: Manifest, batch: int, threads: int, device: torch.device) -> Iterator:
-    """torch's, with torchvision's transforms."""
-    dataset = Folder(manifest, normalized)
-    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=1 << 24)
-    pin = device.type == "cuda"
-    loader = torch.utils.data.DataLoader(dataset, batch, sampler=sampler, num_workers=threads, pin_memory=pin)
-    yield (images.to(device, non_blocking=True) for images in loader)
-
-
-@contextlib.contextmanager
-def stock_dali(manifest: Manifest, batch: int, threads: int, device: torch.device) -> Iterator[Iterator]:
-    """DALI's own reader, random crop, resize and flip in a built pipeline."""
+def stock_dali(setting: Setting) -> Iterator[Tensor]:
+    """A built pipeline as in DALI's documentation."""
     from nvidia.dali import fn, pipeline_def, types
 
-    gpu = device.type == "cuda"
+    on_gpu = setting.device.type == "cuda"
+    files = [setting.manifest.path(i) for i in range(len(setting.manifest))]
 
-    @pipeline_def(batch_size=batch, num_threads=threads, device_id=device.index or 0 if gpu else None)
+    @pipeline_def
     def pipeline():
-        files = [manifest.path(i) for i in range(len(manifest))]
-        encoded, _ = fn.readers.file(files=files, random_shuffle=True, initial_fill=256, name="files")
+        encoded, _ = fn.readers.file(files=files, random_shuffle=True, initial_fill=min(1024, len(files)))
         images = fn.decoders.image_random_crop(
-            encoded,
-            device="mixed" if gpu else "cpu",
-            output_type=types.RGB,
-            random_area=list(CROP.scale),
-            random_aspect_ratio=list(CROP.ratio),
+            encoded, device="mixed" if on_gpu else "cpu", random_area=SCALE, random_aspect_ratio=(3 / 4, 4 / 3)
         )
-        images = fn.resize(images, size=list(SIZE), interp_type=types.INTERP_CUBIC, antialias=True)
+        images = fn.resize(images, size=(SIZE, SIZE), interp_type=types.INTERP_CUBIC, antialias=True)
         return fn.flip(images, horizontal=fn.random.coin_flip())
 
-    built = pipeline()
+    built = pipeline(
+        batch_size=setting.batch, num_threads=setting.threads, device_id=setting.device.index if on_gpu else None
+    )
     built.build()
-    yield (built.run()[0] for _ in range(1 << 40))
+    for _ in range(setting.batches):
+        (images,) = built.run()
+        yield torch.from_dlpack(images.as_tensor())
 
 
-def contenders() -> dict[str, Callable]:
-    """Each opens a context manager of an iterator over batches."""
-    return {
-        "ours, DALI": lambda *args: ours("dali", *args),
-        "ours, Pillow": lambda *args: ours("pillow", *args),
-        "DataLoader, uint8": lambda *args: data_loader(False, *args),
-        "DataLoader, normalised": lambda *args: data_loader(True, *args),
-        "stock DALI pipeline": stock_dali,
-    }
+CONTENDERS = {
+    "ours, DALI": lambda setting: ours(setting, "dali"),
+    "ours, Pillow": lambda setting: ours(setting, "pillow"),
+    "stock DALI": stock_dali,
+    "DataLoader, uint8": lambda setting: data_loader(setting, transforms.PILToTensor()),
+    "DataLoader, normalised": lambda setting: data_loader(
+        setting, transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    ),
+}
 
 
-def rate(opened: Iterator, batch: int, batches: int, device: torch.device) -> float:
-    """Images a second over `batches` batches, after half as many to warm up."""
-    for _ in range(max(2, batches // 2)):
-        next(opened)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(batches):
-        next(opened)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return batches * batch / (time.perf_counter() - start)
+def images_per_second(name: str, setting: Setting) -> float:
+    """From the first batch to the last: starting up does not count."""
+    with closing(CONTENDERS[name](setting)) as batches:
+        next(batches)
+        start = time.perf_counter()
+        for _ in range(setting.batches - 1):
+            next(batches)
+        if setting.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (setting.batches - 1) * setting.batch / (time.perf_counter() - start)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.loader", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.loader", description=__doc__)
     parser.add_argument("--data", required=True, help="folder of images")
-    parser.add_argument("--batch", type=int, default=64, help="images (default 64)")
-    parser.add_argument("--batches", type=int, default=12, help="timed in each round (default 12)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
-    parser.add_argument("--threads", type=int, default=2, help="decoding threads, or worker processes (default 2)")
-    parser.add_argument("--only", help="contenders whose name contains this")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch (default 64)")
+    parser.add_argument("--batches", type=int, default=32, help="of each contender in a round (default 32)")
+    parser.add_argument("--rounds", type=int, default=5, help="medians are over rounds (default 5)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    manifest = Manifest.scan(args.data)
-    opens = {name: open_ for name, open_ in contenders().items() if not args.only or args.only in name}
-    rates: dict[str, list[float]] = {name: [] for name in opens}
-    for _ in range(args.rounds):
-        for name, open_ in opens.items():
-            with open_(manifest, args.batch, args.threads, device) as opened:
-                rates[name].append(rate(opened, args.batch, args.batches, device))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    first = next(iter(medians))
-    print(f"{'images/s':<26}{'p20':>8}{'p50':>8}{'p80':>8}{first + ' is faster by':>28}")
-    for name, values in rates.items():
-        p20, _, _, p80 = statistics.quantiles(values, n=5) if len(values) > 1 else values * 4
-        ratio = medians[first] / medians[name]
-        print(f"{name:<26}{p20:>8.0f}{medians[name]:>8.0f}{p80:>8.0f}{ratio:>28.2f}")
+    if min(args.batch, args.rounds, args.threads) < 1 or args.batches < 2:
+        parser.error("expected --batch, --rounds, --threads of at least 1 and --batches of at least 2")
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    setting = Setting(Manifest.scan(args.data), args.batch, args.batches, args.threads, device)
+
+    speeds = {name: [] for name in CONTENDERS}
+    for number in range(args.rounds):
+        names = list(CONTENDERS)
+        turn = number % len(names)  # nobody always runs behind the same other one
+        for name in names[turn:] + names[:turn]:
+            speeds[name].append(images_per_second(name, setting))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, median in medians.items():
+        row = {
+            "case": f"{len(setting.manifest)} images, batch {args.batch}, {args.threads} threads, {name}",
+            "images/s": median,
+            "slowest": min(speeds[name]),
+            "fastest": max(speeds[name]),
+            "ours is faster": medians["ours, DALI"] / median,
+        }
+        print(
+            ", ".join(f"{key}: {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items())
+        )
         if args.record:
-            row = {
-                "case": f"{len(manifest)} images, batch {args.batch}, {args.threads} threads, {name}",
-                "p20": p20,
-                "images/s": medians[name],
-                "p80": p80,
-                f"{first} is faster by": ratio,
-            }
             record(row | {"device": device.type}, "loader")
 
 

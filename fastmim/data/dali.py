@@ -5,32 +5,32 @@ May import fastmim_kernels and decode.
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastmim_kernels.reader import File, Header
+
 from .decode import Decoder, Job, Pending
 
-if TYPE_CHECKING:
-    from fastmim_kernels.reader import Header
-
-# Formats whose pixels are those of Pillow, bit for bit, and which DALI decodes faster. It has no GIF; it decodes BMP,
-# TIFF, palettes, CMYK and 16-bit samples too, but more slowly than Pillow.
+# Formats that DALI decodes to the pixels of Pillow, bit for bit, and faster. It has no GIF; BMP, TIFF, palettes, CMYK
+# and 16-bit samples it decodes more slowly.
 _FORMATS = ("jpeg", "png", "webp")
-# Jobs per call on the CPU: DALI spends about 0.3 ms per call, and one thread must not hold a large part of a batch.
+# Jobs per call on the CPU: a call costs about 0.3 ms, and no thread should be left with a large part of a batch.
 _CHUNK = 16
 
 
 class DaliDecoder(Decoder):
-    """Decodes with DALI's dynamic mode, whose operators, unlike a built pipeline, work on after a file failed.
+    """Decodes with DALI's dynamic mode, which, unlike a built pipeline, works on after a file failed.
 
     On the CPU DALI decodes the window and torch resizes it: DALI's own resize takes six times as long and is further
-    from Pillow's. On a GPU DALI does both there.
+    from Pillow's. On a GPU DALI does everything.
     """
 
     def __init__(
@@ -44,23 +44,22 @@ class DaliDecoder(Decoder):
     ):
         """
         Args:
-            size: height and width of the images.
+            size: (H, W) of a sample.
             channels: 3 (RGB) or 1 (grayscale).
             interpolation: "bicubic" or "bilinear", antialiased.
-            threads: that decode.
-            device: of the images; a CUDA device also decodes and resizes.
-            pillow: decodes what DALI does not; its images have the same size and channels. Closed with this one.
+            device: of the results; a CUDA device also decodes.
+            pillow: makes what DALI does not, with the same settings; closed with this decoder.
         Raises:
-            ImportError: DALI is not installed or does not work here; the message says what to do.
+            ImportError: DALI cannot be imported; says what to do.
         """
-        # Here, because it takes a second.
+        # Here, as it takes some seconds.
         try:
             import nvidia.dali.experimental.dynamic as ndd
             from nvidia.dali import types
         except ImportError as error:
             raise ImportError(
-                f"the DALI loader needs NVIDIA DALI 2.4 or newer, and importing it failed ({error}); "
-                f"install it with `pip install nvidia-dali-cuda130`"
+                f"NVIDIA DALI 2.4 or newer is needed and cannot be imported ({error}); "
+                f"`pip install nvidia-dali-cuda130` installs it"
             ) from error
         self._ndd = ndd
         self._output_type = types.RGB if channels == 3 else types.GRAY
@@ -71,46 +70,47 @@ class DaliDecoder(Decoder):
         self._device = device
         self._pillow = pillow
         self._local = threading.local()
-        self._on_gpu = device.type == "cuda"
-        # DALI's own threads share one call on the GPU; on the CPU each thread makes calls of its own.
-        self._pool = ThreadPoolExecutor(1 if self._on_gpu else threads, thread_name_prefix="fastmim-dali")
-        self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        # On the CPU each thread makes calls of its own; on a GPU there is one call, shared out to DALI's threads.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._pool = ThreadPoolExecutor(1 if self._stream else threads, thread_name_prefix="fastmim-dali")
 
     def start(self, jobs: list[Job]) -> Pending:
         images = torch.empty((len(jobs), *self._shape), dtype=torch.uint8, device=self._device)
-        if self._on_gpu:  # its memory may still be in use by what the caller's stream was given before
+        if self._stream:
+            # Its memory may still be read by what the caller's stream was given before.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
         ours, others = [], []
         for position, job in enumerate(jobs):
             (ours if self._takes(job.file.header) else others).append(position)
-        chunk = max(1, len(ours)) if self._on_gpu else _CHUNK
+        chunk = max(1, len(ours)) if self._stream else _CHUNK
         chunks = [ours[i : i + chunk] for i in range(0, len(ours), chunk)]
         decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in chunks]
-        return _Pending(images, self._start_pillow(others, jobs), decoding, self._stream)
+        return _Batch(images, self._start_pillow(others, jobs), decoding, self._stream)
 
     def describe(self) -> str:
-        where = f"on {self._device}" if self._on_gpu else "on the CPU"
         formats = ", ".join(name.upper() for name in _FORMATS)
-        return f"DALI {where}, {self._threads} threads ({formats}); for other files, {self._pillow.describe()}"
+        return f"DALI on {self._device}, {self._threads} threads ({formats}); other files: {self._pillow.describe()}"
 
     def close(self) -> None:
+        # First ours: what is being decoded may still need the other.
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pillow.close()
 
-    def _takes(self, header: Header | None) -> bool:
-        """Whether DALI decodes such files, and to the pixels of Pillow."""
-        if header is None or header.format not in _FORMATS:
+    def _takes(self, header: Header) -> bool:
+        """Whether DALI decodes such files, to Pillow's pixels, and faster."""
+        # Turning makes DALI slower than Pillow, and its reading of EXIF need not be the reader's.
+        if header.format not in _FORMATS or header.bits != 8 or header.orientation != 1:
             return False
-        # From colour, DALI takes JPEG's own luma for gray, where Pillow computes it from RGB.
-        gray_only = self._shape[-1] == 1 and header.channels - header.alpha != 1
-        return header.bits == 8 and not (header.palette or header.cmyk or gray_only)
+        # Colour to gray: DALI takes JPEG's luma, Pillow computes it from RGB.
+        fits = self._shape[-1] == 3 or header.channels - header.alpha == 1
+        return fits and not header.palette and not header.cmyk
 
     def _start_pillow(self, positions: list[int], jobs: list[Job]) -> _Elsewhere | None:
-        """Has the jobs at `positions` decoded by Pillow."""
+        """Has the jobs at `positions` done by Pillow."""
         return _Elsewhere(positions, self._pillow.start([jobs[i] for i in positions])) if positions else None
 
     def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Elsewhere | None:
-        """Fills the rows at `positions`; hands those that DALI cannot decode to Pillow."""
+        """Fills the rows at `positions`; leaves those that DALI cannot decode to Pillow."""
         if not hasattr(self._local, "context"):
             self._local.context = self._context()
         with self._local.context, self._ndd.EvalMode.sync_cpu:
@@ -120,54 +120,63 @@ class DaliDecoder(Decoder):
             failed = [position for position in positions if not self._filled([position], jobs, images)]
         return self._start_pillow(failed, jobs)
 
+    def _context(self):
+        """What DALI works with, for the calling thread."""
+        if self._stream is None:
+            return self._ndd.EvalContext(num_threads=1)
+        return self._ndd.EvalContext(
+            num_threads=self._threads, device_id=self._stream.device.index, cuda_stream=self._stream
+        )
+
     def _filled(self, positions: list[int], jobs: list[Job], images: Tensor) -> bool:
+        """Whether DALI filled the rows at `positions`; if not, they are undefined."""
         try:
             self._fill(positions, [jobs[i] for i in positions], images)
-        except RuntimeError:
+        except RuntimeError as error:  # DALI knows no other
+            if len(positions) == 1:
+                _log_failure(jobs[positions[0]].file, error)
             return False
         return True
 
-    def _context(self):
-        if self._on_gpu:
-            return self._ndd.EvalContext(
-                num_threads=self._threads, device_id=self._stream.device_index, cuda_stream=self._stream
-            )
-        return self._ndd.EvalContext(num_threads=1)
-
     def _fill(self, positions: list[int], jobs: list[Job], images: Tensor) -> None:
         windows = np.array([job.window for job in jobs], dtype=np.int32)
-        decoded = self._ndd.decoders.image_slice(
+        windows = self._ndd.decoders.image_slice(
             self._ndd.as_batch([job.file.data for job in jobs]),
             start=self._ndd.as_batch(np.ascontiguousarray(windows[:, :2])),
             shape=self._ndd.as_batch(np.ascontiguousarray(windows[:, 2:])),
             axes=(0, 1),
             output_type=self._output_type,
-            jpeg_fancy_upsampling=True,  # as on the CPU
-            device="gpu" if self._on_gpu else "cpu",
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,  # as the CPU does
+            device="gpu" if self._stream else "cpu",
         )
-        if self._on_gpu:
-            resized = self._ndd.resize(decoded, size=self._shape[:2], interp_type=self._interp_type, antialias=True)
+        if self._stream:
             flips = self._ndd.as_batch(np.array([job.flip for job in jobs], dtype=np.int32))
+            resized = self._ndd.resize(windows, size=self._shape[:2], interp_type=self._interp_type, antialias=True)
             with torch.cuda.stream(self._stream):
                 images[positions] = self._ndd.flip(resized, horizontal=flips).torch()
-            return
-        for position, job, pixels in zip(positions, jobs, decoded.tensors, strict=True):
-            self._resize(torch.from_numpy(np.asarray(pixels)), job.flip, images[position])
+        else:
+            for position, job, window in zip(positions, jobs, windows.tensors, strict=True):
+                self._resize(torch.from_numpy(np.asarray(window)), job.flip, images[position])
 
-    def _resize(self, pixels: Tensor, flip: bool, out: Tensor) -> None:
-        image = F.interpolate(pixels.movedim(-1, 0)[None], out.shape[:2], mode=self._interpolation, antialias=True)
-        image = image[0].movedim(0, -1)
+    def _resize(self, window: Tensor, flip: bool, out: Tensor) -> None:
+        planes = window.movedim(-1, 0)[None]  # a view of the memory format for which torch has the fast resize
+        image = F.interpolate(planes, out.shape[:2], mode=self._interpolation, antialias=True)[0].movedim(0, -1)
         out.copy_(image.flip(1) if flip else image)
 
 
+def _log_failure(file: File, error: RuntimeError) -> None:
+    logging.getLogger("fastmim").info("DALI cannot decode %r, Pillow will try: %s", file.path, error)
+
+
 class _Elsewhere(NamedTuple):
-    """Some rows of a batch, which another decoder makes."""
+    """Rows of a batch that another decoder makes."""
 
     positions: list[int]
     pending: Pending
 
 
-class _Pending(Pending):
+class _Batch(Pending):
     def __init__(
         self,
         images: Tensor,
@@ -182,9 +191,8 @@ class _Pending(Pending):
 
     def result(self) -> tuple[Tensor, dict[int, str]]:
         elsewhere = [self._others, *(future.result() for future in self._decoding)]
-        if self._stream is not None:
-            current = torch.cuda.current_stream(self._images.device)
-            current.wait_stream(self._stream)
+        if self._stream:
+            torch.cuda.current_stream(self._images.device).wait_stream(self._stream)
             self._images.record_stream(self._stream)
         reasons = {}
         for positions, pending in filter(None, elsewhere):
@@ -196,5 +204,5 @@ class _Pending(Pending):
     def cancel(self) -> None:
         for future in self._decoding:
             future.cancel()
-        if self._others is not None:
+        if self._others:
             self._others.pending.cancel()

@@ -1,6 +1,7 @@
 """How far DALI's pixels are from Pillow's, by kind of file: at most what the table in fastmim/data/README.md says."""
 
 import re
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,3 +86,20 @@ def test_difference(tmp_path, data, picture, kind, interpolation, channels):
     assert difference.float().mean() <= mean and difference.max() <= largest
     if decoder == "Pillow":
         assert (mean, largest) == (0, 0)
+
+
+SAMPLE = sorted((Path(__file__).parents[3] / "shared/data").glob("imagenet-sample-*.tar"))
+
+
+@pytest.mark.skipif(not SAMPLE, reason="needs ../shared/data, which is not part of the project")
+@pytest.mark.parametrize(("interpolation", "mean", "largest"), [("bicubic", 0.05, 40), ("bilinear", 0.05, 3)])
+def test_photographs(tmp_path, data, interpolation, mean, largest):
+    with tarfile.open(SAMPLE[0]) as archive:
+        for member in [m for m in archive if m.isfile()][:48]:
+            (tmp_path / Path(member.name).name).write_bytes(archive.extractfile(member).read())
+    settings = data(size=(224, 224))
+    settings = replace(settings, crop=replace(settings.crop, interpolation=interpolation))
+    ours, expected = (samples(tmp_path, settings, loader, torch.arange(48)) for loader in ("dali", "pillow"))
+    difference = (ours - expected).abs()
+    assert difference.float().mean() <= mean and difference.max() <= largest
+    assert (difference > 2).float().mean() < 1e-3

@@ -1,0 +1,44 @@
+"""The loader benchmark runs, and everybody makes the same number of images of the same shape."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from bench import loader
+from fastmim.data.manifest import Manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.jpg")
+    return str(tmp_path)
+
+
+def test_contenders_make_the_same_batches(folder):
+    setting = loader.Setting(Manifest.scan(folder), 4, 3, 1, torch.device("cpu"))
+    for name in ("ours, DALI", "ours, Pillow", "stock DALI"):
+        batches = list(loader.CONTENDERS[name](setting))
+        assert [(batch.shape, batch.dtype) for batch in batches] == [((4, 224, 224, 3), torch.uint8)] * 3, name
+    # Worker processes take seconds to start; what they run does not.
+    files = loader.Files(setting, transforms.PILToTensor())
+    assert len(files) == 12 and files[11].shape == (3, 224, 224) and files[11].dtype == torch.uint8
+
+
+def test_rows(folder, capsys, monkeypatch):
+    monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours, DALI", "stock DALI")})
+    loader.main(["--data", folder, "--batch", "4", "--batches", "2", "--rounds", "1", "--threads", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["ours, DALI" in lines[0], "stock DALI" in lines[1]] == [True, True]
+    assert "ours is faster: 1" in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["--batches", "1"], ["--threads", "0"]])
+def test_bad_arguments_are_one_line(folder, capsys, arguments):
+    with pytest.raises(SystemExit) as refusal:
+        loader.main(["--data", folder, *arguments])
+    assert refusal.value.code == 2
+    assert "expected --batch" in capsys.readouterr().err
