@@ -163,6 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    fastmim_kernels.keep_freed_memory()  # as training does; all arms have it
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device])
     try:
         cfg = config.load(args.config)

@@ -122,6 +122,8 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        fastmim_kernels.keep_freed_memory()  # as training does
     fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
     columns = f"{'p20 ms':>9}{'p50 ms':>9}{'p80 ms':>9}{'GB/s':>7}{'of copy':>8}{'ours x':>7}"
     for name in [args.op] if args.op else fastmim_kernels.OPS:

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastmim_kernels import keep_freed_memory
+
 from . import optim
 from .config import Config
 from .settings import batch_plan, deepspeed_config, resolve_precision
@@ -77,9 +79,11 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     if cuda:
         torch.cuda.set_device(local_rank)
-    elif world > 1 and "OMP_NUM_THREADS" not in os.environ:
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world)
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+    else:
+        keep_freed_memory()
+        if world > 1 and "OMP_NUM_THREADS" not in os.environ:
+            local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world)
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
     if not dist.is_initialized():
         # One process keeps its store in memory: no port that another run could hold.
         store = {} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}

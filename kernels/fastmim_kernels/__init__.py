@@ -3,6 +3,7 @@
 One folder per op. Imports torch (triton only when a CUDA tensor needs it), never fastmim.
 """
 
+from ._memory import keep_freed_memory
 from ._op import OPS, backends, load_library, require, use_reference
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
@@ -15,6 +16,7 @@ load_library()
 __all__ = [
     "OPS",
     "backends",
+    "keep_freed_memory",
     "patch_gather",
     "patch_loss",
     "philox",

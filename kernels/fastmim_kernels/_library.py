@@ -13,7 +13,8 @@ def path(name: str) -> Path:
 def problem(name: str) -> str | None:
     """Why a library must not be loaded: it is missing, or older than the sources beside it (a wheel has none)."""
     library = path(name)
-    sources = [*library.parent.rglob("*.cpp"), *library.parent.rglob("*.h")]
+    shared = library.parent.with_name("csrc")
+    sources = [*library.parent.rglob("*.cpp"), *library.parent.rglob("*.h"), *shared.glob("*.h")]
     if not library.exists():
         return f"the C++ library was not built ({library.name} is missing); to build it, {BUILD}"
     if any(source.stat().st_mtime > library.stat().st_mtime for source in sources):

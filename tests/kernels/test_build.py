@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,23 @@ def test_one_openmp_runtime():
     """The library must bring no OpenMP of its own: torch's pool is the one that torch.set_num_threads governs."""
     needed = run("objdump", "-p", PACKAGE / "_cpu.so", check=True).stdout
     assert "libtorch_cpu.so" in needed and "omp" not in needed and "python" not in needed
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
+def test_large_blocks_keep_their_pages():
+    """Page faults of a 64 MB tensor that is made and dropped, once the heap has grown to hold it."""
+    program = """
+        import resource, sys, torch, fastmim_kernels
+        if sys.argv[1] == "keep":
+            assert fastmim_kernels.keep_freed_memory()
+        for _ in range(10):
+            torch.ones(1 << 24)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(1 << 24)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    kept, given_back = (
+        int(run(sys.executable, "-c", textwrap.dedent(program), how, check=True).stdout) for how in ("keep", "not")
+    )
+    assert kept < given_back / 10
