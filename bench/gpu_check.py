@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -35,16 +37,17 @@ def parts(data: str | None, out: Path) -> list[Part]:
     """The round, what matters most first; `data` = a folder of images for what needs one."""
     found = [
         Part("build", ["setup.py", "build_ext", "--inplace"], 120),
-        Part("kernels are correct", ["-m", "pytest", "tests/kernels", "-q", "-m", "triton"], 120),
-        Part("ops", ["-m", "bench.ops", "--record", "--samples", "20"], 150),
+        Part("kernels are correct", ["-m", "pytest", "tests/kernels", "-q", "-m", "triton"], 150),
+        Part("DALI is correct", ["-m", "pytest", "tests/data/test_dali_gpu.py", "-q"], 60),
+        Part("ops", ["-m", "bench.ops", "--record", "--samples", "20", "--dtype", "bf16", "int64"], 120),
         Part("step", ["-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record"], 120),
     ]
     if data:
         tiny = ["fastmim/train.py", "configs/debug/tiny_cpu.py", "--data.root", data, "--run.dir", str(out / "run")]
         found += [
             Part("loader", ["-m", "bench.loader", "--data", data, "--record"], 90),
-            Part("train", [*tiny, "--train.epochs", "2"], 60),
-            Part("resume", [*tiny, "--train.epochs", "2"], 60),
+            Part("train", [*tiny, "--run.stop_after", "6"], 60),
+            Part("resume", [*tiny, "--run.stop_after", "12"], 60),
         ]
     return found
 
@@ -56,12 +59,16 @@ def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
     with log.open("w") as file:
         try:
-            command = [sys.executable, *part.arguments]
-            code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=limit
-            ).returncode
+            # A session of its own, so that its workers can be ended with it.
+            process = subprocess.Popen(
+                [sys.executable, *part.arguments],
+                cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            code = process.wait(limit)
             verdict = "ok" if code == 0 else f"failed ({code})"
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             verdict = f"stopped after {limit:.0f} s"
     lines = log.read_text(errors="replace").strip().splitlines()
     return verdict, time.perf_counter() - start, lines[-1] if lines else ""
@@ -96,6 +103,7 @@ def main() -> None:
         parser.exit(2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
+    shutil.rmtree(args.out / "run", ignore_errors=True)
     if not args.data:
         print("without --data: loader, train and resume are left out")
     raise SystemExit(0 if check(parts(args.data, args.out), TOTAL, args.out) else 1)

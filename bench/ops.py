@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
-    parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="default: those that the op's cases name")
+    parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--samples", type=int, default=20)
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         for case in cases.BENCH:
             if args.case and args.case not in case:
                 continue
-            for dtype in args.dtype or cases.BENCH_DTYPES:
+            for dtype in [name for name in cases.BENCH_DTYPES if not args.dtype or name in args.dtype]:
                 rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples)
                 title = f"{name}: {case}, {dtype}, {args.device}"
                 print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")

@@ -62,7 +62,11 @@ def visualize(
     mim.load_state_dict(loaded.state["model"])
     quarantine = Quarantine(manifest, seed)
     with torch.no_grad(), open_loader(manifest, config.data, seed, quarantine, index, torch.device("cpu")) as loader:
-        held = pretrain.HeldOut.draw(mim.eval(), loader.held_out(index[:count]), index[:count])
+        held = pretrain.HeldOut.draw(mim.eval(), *loader.held_out(index[:count]))
+        for path, reason in loader.bad_files().items():
+            print(f"left out: {path}: {reason}")
+        if not len(held.images):
+            raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
     out = out or run / "reconstruction.png"
     save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)

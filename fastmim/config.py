@@ -105,7 +105,7 @@ class Data:
     """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
     """Fraction of the images that may turn out to be bad, each replaced by another, before the run saves and stops: 0 =
-    stop at the first, 1 = never stop. bad_files.jsonl names them."""
+    stop at the first, 1 = never stop. bad_files.jsonl names them; processes that share no run.dir count their own."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4

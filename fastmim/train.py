@@ -77,10 +77,9 @@ class Trainer:
                 done = step + 1
                 why = ("finished" if last == task.total else "run.stop_after") if done == last else stop.poll()
                 pause = time.perf_counter()
-                if run.trace:
-                    values = task.fingerprint(step, result)
-                    if trace:
-                        trace.record(step, **values)
+                values = task.fingerprint(step, result) if run.trace else {}
+                if trace:
+                    trace.record(step, **values)
                 if done % run.log_every == 0 or why:
                     why = (failure := self.log(done)) or why
                 if task.held_out and (done % run.evaluate_every == 0 or why == "finished"):
@@ -102,10 +101,12 @@ class Trainer:
         values = {"loss": task.mean(losses, skipped), "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
         self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
         if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
-            failure = (
-                f"{in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped): "
-                "try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
+            self.meter.say(  # not saved: the weights may be bad already
+                f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
+                f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
+                "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
+            raise SystemExit(1)
         return failure
 
     def evaluate(self, done: int) -> None:
@@ -136,12 +137,11 @@ class Trainer:
         """Says how the run ended; a finished one leaves its encoder and its curve."""
         if self.saved != done:
             raise SystemExit(f"train.py: update {done} is not saved; the same command continues from {self.saved}")
-        if done < self.task.total:
-            go_on = "raise it to go on" if why == "run.stop_after" else "the same command continues"
+        if failure or done < self.task.total:
+            go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
             self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
             raise SystemExit(1 if failure else 0)
-        weights = checkpoint.load(self.checkpoints).state["model"]
-        encoder = export_encoder(self.config, weights, self.folder / "encoder")
+        encoder = export_encoder(self.config, checkpoint.load(self.checkpoints).state["model"], self.folder / "encoder")
         self.meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")
         self.meter.say(f"encoder          {encoder}  (checked: timm.create_model loads it with bit-equal features)")
 

@@ -51,7 +51,7 @@ def small(command: str) -> list[str]:
     if words[0] == "python":
         words = [w if w not in ("A", "B") else "runs/mine/trace.jsonl" for w in words]
         if "bench.loader" in words:
-            words += ["--batch", "8", "--batches", "2", "--rounds", "1", "--threads", "1"]
+            words += ["--batch", "8", "--batches", "4", "--rounds", "1", "--threads", "1"]
         return [sys.executable, *words[1:]]
     return [*fastmim(), *words[1:]]
 

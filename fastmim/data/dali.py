@@ -5,8 +5,8 @@ May import fastmim_kernels and decode.
 
 from __future__ import annotations
 
-import logging
 import threading
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastmim_kernels.reader import File, Header
+from fastmim_kernels.reader import Header
 
 from .decode import Decoder, Job, Pending
 
@@ -24,6 +24,8 @@ from .decode import Decoder, Job, Pending
 _FORMATS = ("jpeg", "png", "webp")
 # Jobs per call on the CPU: a call costs about 0.3 ms, and no thread should be left with a large part of a batch.
 _CHUNK = 16
+# On a GPU a call must be large enough to fill it; a bad file has its whole call done again.
+_GPU_CHUNK = 128
 
 
 class DaliDecoder(Decoder):
@@ -77,12 +79,14 @@ class DaliDecoder(Decoder):
     def start(self, jobs: list[Job]) -> Pending:
         images = torch.empty((len(jobs), *self._shape), dtype=torch.uint8, device=self._device)
         if self._stream:
-            # Its memory may still be read by what the caller's stream was given before.
+            # Its memory may still be read by what the caller's stream was given before, and may be given back to that
+            # stream, if the batch is dropped, while ours still writes.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            images.record_stream(self._stream)
         ours, others = [], []
         for position, job in enumerate(jobs):
             (ours if self._takes(job.file.header) else others).append(position)
-        chunk = max(1, len(ours)) if self._stream else _CHUNK
+        chunk = _GPU_CHUNK if self._stream else _CHUNK
         chunks = [ours[i : i + chunk] for i in range(0, len(ours), chunk)]
         decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in chunks]
         return _Batch(images, self._start_pillow(others, jobs), decoding, self._stream)
@@ -114,10 +118,14 @@ class DaliDecoder(Decoder):
         if not hasattr(self._local, "context"):
             self._local.context = self._context()
         with self._local.context, self._ndd.EvalMode.sync_cpu:
-            if self._filled(positions, jobs, images):
+            error = self._fill(positions, jobs, images)
+            if error is None:
                 return None
             # One bad file fails the call for all of them, often without being named.
-            failed = [position for position in positions if not self._filled([position], jobs, images)]
+            errors = {position: self._fill([position], jobs, images) for position in positions}
+        failed = [position for position, error in errors.items() if error is not None]
+        if len(failed) == len(positions) > 1:
+            warnings.warn(f"DALI decodes none of {len(failed)} files, Pillow tries: {error}", stacklevel=2)
         return self._start_pillow(failed, jobs)
 
     def _context(self):
@@ -128,19 +136,26 @@ class DaliDecoder(Decoder):
             num_threads=self._threads, device_id=self._stream.device.index, cuda_stream=self._stream
         )
 
-    def _filled(self, positions: list[int], jobs: list[Job], images: Tensor) -> bool:
-        """Whether DALI filled the rows at `positions`; if not, they are undefined."""
+    def _fill(self, positions: list[int], jobs: list[Job], images: Tensor) -> RuntimeError | None:
+        """Fills the rows at `positions`; or returns why DALI cannot decode one of the files: all rows are undefined."""
+        jobs = [jobs[i] for i in positions]
         try:
-            self._fill(positions, [jobs[i] for i in positions], images)
+            windows = self._windows(jobs)
         except RuntimeError as error:  # DALI knows no other
-            if len(positions) == 1:
-                _log_failure(jobs[positions[0]].file, error)
-            return False
-        return True
+            return error
+        if self._stream:
+            with torch.cuda.stream(self._stream):
+                for position, image in zip(positions, self._resized(windows, jobs), strict=True):
+                    images[position].copy_(image)
+        else:
+            for position, job, window in zip(positions, jobs, windows.tensors, strict=True):
+                self._resize(torch.from_numpy(np.asarray(window)), job.flip, images[position])
+        return None
 
-    def _fill(self, positions: list[int], jobs: list[Job], images: Tensor) -> None:
+    def _windows(self, jobs: list[Job]):
+        """DALI's batch of decoded windows."""
         windows = np.array([job.window for job in jobs], dtype=np.int32)
-        windows = self._ndd.decoders.image_slice(
+        return self._ndd.decoders.image_slice(
             self._ndd.as_batch([job.file.data for job in jobs]),
             start=self._ndd.as_batch(np.ascontiguousarray(windows[:, :2])),
             shape=self._ndd.as_batch(np.ascontiguousarray(windows[:, 2:])),
@@ -150,23 +165,17 @@ class DaliDecoder(Decoder):
             jpeg_fancy_upsampling=True,  # as the CPU does
             device="gpu" if self._stream else "cpu",
         )
-        if self._stream:
-            flips = self._ndd.as_batch(np.array([job.flip for job in jobs], dtype=np.int32))
-            resized = self._ndd.resize(windows, size=self._shape[:2], interp_type=self._interp_type, antialias=True)
-            with torch.cuda.stream(self._stream):
-                images[positions] = self._ndd.flip(resized, horizontal=flips).torch()
-        else:
-            for position, job, window in zip(positions, jobs, windows.tensors, strict=True):
-                self._resize(torch.from_numpy(np.asarray(window)), job.flip, images[position])
+
+    def _resized(self, windows, jobs: list[Job]) -> Tensor:
+        """DALI's windows on the GPU as samples."""
+        flips = self._ndd.as_batch(np.array([job.flip for job in jobs], dtype=np.int32))
+        resized = self._ndd.resize(windows, size=self._shape[:2], interp_type=self._interp_type, antialias=True)
+        return self._ndd.flip(resized, horizontal=flips).torch()
 
     def _resize(self, window: Tensor, flip: bool, out: Tensor) -> None:
         planes = window.movedim(-1, 0)[None]  # a view of the memory format for which torch has the fast resize
         image = F.interpolate(planes, out.shape[:2], mode=self._interpolation, antialias=True)[0].movedim(0, -1)
         out.copy_(image.flip(1) if flip else image)
-
-
-def _log_failure(file: File, error: RuntimeError) -> None:
-    logging.getLogger("fastmim").info("DALI cannot decode %r, Pillow will try: %s", file.path, error)
 
 
 class _Elsewhere(NamedTuple):
@@ -193,11 +202,11 @@ class _Batch(Pending):
         elsewhere = [self._others, *(future.result() for future in self._decoding)]
         if self._stream:
             torch.cuda.current_stream(self._images.device).wait_stream(self._stream)
-            self._images.record_stream(self._stream)
         reasons = {}
         for positions, pending in filter(None, elsewhere):
             images, failures = pending.result()
-            self._images[positions] = images.to(self._images.device)
+            for position, image in zip(positions, images, strict=True):
+                self._images[position].copy_(image, non_blocking=True)
             reasons.update({positions[i]: reason for i, reason in failures.items()})
         return self._images, reasons
 

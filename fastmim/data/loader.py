@@ -5,6 +5,7 @@ May import config, tokens and fastmim_kernels.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from ..tokens import Crop, Stream, sample_index
 from .crops import CenterCrop
 from .decode import Decoder, Job, Pending, PillowDecoder, seen_size
 from .manifest import Manifest
-from .quarantine import Quarantine
+from .quarantine import BadFilesError, Quarantine
 
 _READING_THREADS = 4  # they wait for a disk or a network, seldom for a core
 
@@ -71,38 +72,40 @@ class Loader:
         """
         return self._training(ids).result()
 
-    def held_out(self, indices: Tensor) -> Tensor:
-        """The images at `indices` of the manifest, (B,) int64, centre crop, no flip: (B, H, W, C) uint8, contiguous.
+    def held_out(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `indices` of the manifest, (B,) int64, centre crop, no flip; bad ones are left out.
 
-        A bad one is replaced by another of them.
-
-        Raises:
-            BadFilesError: none of them can be used.
+        Returns: (N, H, W, C) uint8, contiguous, and the N indices that they are of.
         """
         crop = CenterCrop(interpolation=self._data.crop.interpolation)
-        return _Batch(self, [Sample(i, crop, [], False) for i in indices.tolist()], indices).result()
+        images, usable = [], []
+        # One at a time, each its own only substitute.
+        for index in indices:
+            with contextlib.suppress(BadFilesError):
+                images.append(_Batch(self, [Sample(int(index), crop, [], False)], index[None]).result())
+                usable.append(index)
+        if not usable:
+            return torch.empty((0, *self._data.size, len(self._data.mean)), dtype=torch.uint8), indices[:0]
+        return torch.cat(images), torch.stack(usable)
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """`load` for every ids of `stream`, in order: (images, ids) pairs.
 
-        While the caller has one batch, the next `data.prefetch` are being decoded, the last of them being read, or wait
-        in memory, and no more.
+        While the caller has one batch, the next `data.prefetch` are being read or decoded or wait in memory, no more.
 
         Raises:
-            BadFilesError: as `load`; raised in place of its batch.
+            BadFilesError: as `load`; raised in place of its batch or of one of the `data.prefetch` before it.
         """
         waiting: deque[tuple[Tensor, _Batch]] = deque()
         try:
             for ids in stream:
-                for _, batch in waiting:
-                    batch.decode()
                 waiting.append((ids, self._training(ids)))
+                self._decode_what_is_read(waiting)
                 if len(waiting) > self._data.prefetch:
                     yield waiting[0][1].result(), waiting[0][0]
                     waiting.popleft()
             while waiting:
-                for _, batch in waiting:
-                    batch.decode()
+                self._decode_what_is_read(waiting)
                 yield waiting[0][1].result(), waiting[0][0]
                 waiting.popleft()
         finally:
@@ -136,6 +139,12 @@ class Loader:
         rows = zip(sample_index(ids).tolist(), uniforms, flips, strict=True)
         return _Batch(self, [Sample(index, crop, row, flip) for index, row, flip in rows], self._pool)
 
+    def _decode_what_is_read(self, waiting: Iterable[tuple[Tensor, _Batch]]) -> None:
+        """Hands on what needs no waiting: a slow file holds up its own batch only."""
+        for _, batch in waiting:
+            if batch.reading.done():
+                batch.decode()
+
     def _read(self, indices: list[int]) -> Batch:
         return self._reader.submit([self._manifest.path(i) for i in indices])
 
@@ -152,14 +161,14 @@ class _Batch:
     def __init__(self, loader: Loader, samples: list[Sample], pool: Tensor):
         self._loader, self._samples, self._pool = loader, samples, pool
         self._indices = [loader._quarantine.resolve(sample.index, pool) for sample in samples]
-        self._reading = loader._read(self._indices)
+        self.reading = loader._read(self._indices)
         self._decoding: Pending | None = None
 
     def decode(self) -> None:
         """Begins to decode, if that has not happened: waits for the files, and replaces those refused."""
         if self._decoding is not None:
             return
-        loader, files = self._loader, self._reading.result()
+        loader, files = self._loader, self.reading.result()
         while refused := {
             i: reason for i, file in enumerate(files) if (reason := loader._refusal(self._indices[i], file))
         }:

@@ -28,8 +28,9 @@ class BadFilesError(ValueError):
 class Quarantine:
     """Replaces bad files, each by an image that depends on the seed and its own index only, and names each once.
 
-    Which file is bad is a property of its bytes, and the substitute of image i is the first good one in a list drawn
-    for i: so every process, whatever it has found so far, puts the same image in the same place.
+    Which file is bad is a property of its bytes (or of a disk that fails for good: the reader tries again before it
+    gives up), and the substitute of image i is the first good one in a list drawn for i: so every process, whatever it
+    has found so far, puts the same image in the same place.
     """
 
     def __init__(self, manifest: Manifest, seed: int, file: Path | None = None):
@@ -60,7 +61,7 @@ class Quarantine:
         reason = self._named[self._manifest.paths[index]]
         raise BadFilesError(
             f"{self._manifest.path(index)!r} cannot be used ({reason}), nor can any of its {_ATTEMPTS} substitutes; "
-            f"`fastmim doctor {self._manifest.root}` says what is wrong with each file"
+            "`fastmim doctor`, given what data.root is, says what is wrong with each file"
         )
 
     def add(self, index: int, reason: str) -> None:

@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """(B, K, p*p*C) to (B, K, D). The kernel is (D, C, p, p); patches are (row, column, channel)."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(patches.to(weight.dtype), weight, self.proj.bias)
+        return F.linear(patches, weight, self.proj.bias)
 
 
 class ViTEncoder(nn.Module):
@@ -106,7 +106,8 @@ class ViTEncoder(nn.Module):
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
-        dtype = self.cls_token.dtype
+        device = images.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.cls_token.dtype
         patches = patch_gather(images, mask.ids_keep, self.patch_size, self.mean.float(), self.std.float(), dtype)
         x = self.patch_embed(patches) + self.pos_embed[0, 1:][mask.ids_keep]
         return self.transform(x)

@@ -121,8 +121,9 @@ class Pretrain:
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device)
         self.held_out = None
         if len(held_out_index) and config.run.evaluate_every:
-            images = self.loader.held_out(held_out_index).to(process.device)
-            self.held_out = HeldOut.draw(self.mim, images, held_out_index)
+            images, usable = self.loader.held_out(held_out_index)
+            if len(usable):
+                self.held_out = HeldOut.draw(self.mim, images.to(process.device), usable)
 
     def epoch(self, step: int) -> float:
         """Passes over the training images before an update."""
@@ -163,7 +164,8 @@ class Pretrain:
         count = int(self.engine.reduce_sum(torch.tensor(count)))
         if count <= self.config.data.bad_budget * len(self.manifest):
             return count, None
-        return count, f"{count} bad files, named in bad_files.jsonl, are more than data.bad_budget allows"
+        named = f"{count} of {len(self.manifest)} images are bad, named in bad_files.jsonl"
+        return count, f"{named}: more than data.bad_budget={self.config.data.bad_budget}"
 
     def describe(self) -> dict[str, str]:
         """What this run is, in the words a person would want before it starts."""
@@ -171,13 +173,14 @@ class Pretrain:
         train, grid = config.train, mim.encoder.grid
         mask = mim.mask(torch.zeros(1, dtype=torch.int64, device=process.device))
         micro, accumulation = self.engine.micro_batch, self.engine.accumulation
+        held_out = len(self.held_out.images) if self.held_out else 0
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
         threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
         peak = config.optim.blr * train.global_batch / config.optim.lr_batch
         kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
         return {
             "run folder": config.run.dir,
-            "images": f"{len(self.sampler) // config.data.repeats} for training, {config.data.held_out} held out, "
+            "images": f"{len(self.sampler) // config.data.repeats} for training, {held_out} held out, "
             f"in {config.data.root} (manifest {self.manifest.hash[:12]})",
             "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
             f"{self.parameters / 1e6:.2f} M trained parameters",

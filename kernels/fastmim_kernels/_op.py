@@ -10,6 +10,7 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -53,12 +54,25 @@ def register(
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     if importlib.util.find_spec("triton"):
-        _LIBRARY.impl(name, lambda *args: _launcher(name)(*args), "CUDA")
+        _LIBRARY.impl(name, partial(_launch, name), "CUDA")
     torch.library.register_fake(f"fastmim::{name}", fake, lib=_LIBRARY)
-    if backward is not None:
+    if "!" not in schema:  # what changes its arguments has no gradient formula, says torch
+        backward = backward or partial(_no_backward, name)
         torch.library.register_autograd(f"fastmim::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
     OPS[name] = Op(name, getattr(torch.ops.fastmim, name).default, reference)
     return OPS[name]
+
+
+def _no_backward(name: str, *_):
+    raise RuntimeError(
+        f"fastmim::{name} has no gradient; for derivatives of a higher order use fastmim_kernels.use_reference()"
+    )
+
+
+def _launch(name: str, *args):
+    # Triton launches on the current device, which need not be the tensors'.
+    with torch.cuda.device_of(next(arg for arg in args if isinstance(arg, torch.Tensor))):
+        return _launcher(name)(*args)
 
 
 def _launcher(name: str) -> Callable:

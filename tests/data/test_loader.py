@@ -86,7 +86,8 @@ def test_flip_probability(photographs, data):
 
 def test_held_out_is_the_centre(photographs, data):
     with open_loader(photographs, data(size=(30, 30), flip=1.0)) as loader:
-        images = loader.held_out(torch.tensor([5, 2]))
+        images, usable = loader.held_out(torch.tensor([5, 2]))
+    assert usable.tolist() == [5, 2]
     for image, name in zip(images, ("05.jpg", "02.jpg"), strict=True):
         photograph = Image.open(photographs / name)
         side = round(min(photograph.size) * 224 / 256)
@@ -143,7 +144,7 @@ def test_tiny_and_narrow(make_folder, data, shape):
     root = make_folder(["x.png"], *shape)
     with open_loader(root, data()) as loader:
         assert loader.load(numbered(1, 1)[0]).shape == (1, 32, 24, 3)
-        assert loader.held_out(torch.tensor([0])).shape == (1, 32, 24, 3)
+        assert loader.held_out(torch.tensor([0]))[0].shape == (1, 32, 24, 3)
 
 
 # Bad files
@@ -228,12 +229,51 @@ def test_every_process_chooses_the_same_substitutes(make_folder, data):
     assert torch.equal(whole, again) and torch.equal(whole, alone)
 
 
-def test_held_out_images_are_replaced_by_held_out_ones(make_folder, data):
+def test_bad_held_out_images_are_left_out(make_folder, data):
     root = make_folder([f"{i}.png" for i in range(9)])
     (root / "3.png").write_bytes(b"")
     with open_loader(root, data()) as loader:
-        images = loader.held_out(torch.tensor([3, 8]))
-    assert torch.equal(images[0], images[1])
+        images, usable = loader.held_out(torch.tensor([3, 8]))
+        assert usable.tolist() == [8] and images.shape == (1, 32, 24, 3) and list(loader.bad_files()) == ["3.png"]
+        images, usable = loader.held_out(torch.tensor([3]))
+        assert not len(usable) and images.shape == (0, 32, 24, 3)
+
+
+def test_a_slow_file_holds_up_its_own_batch_only(photographs, data, monkeypatch):
+    decoded = []
+    start = decode.PillowDecoder.start
+    monkeypatch.setattr(
+        decode.PillowDecoder, "start", lambda self, jobs: decoded.append(len(jobs)) or start(self, jobs)
+    )
+    with open_loader(photographs, data(), prefetch=3) as loader:
+        batches = loader.batches(numbered(6, 4))
+        next(batches)
+        # The last of those read ahead is not there yet: everything else goes on.
+        read = loader._read
+        monkeypatch.setattr(loader, "_read", lambda indices: Late(read(indices)))
+        next(batches)
+        before = len(decoded)
+        next(batches)
+        assert len(decoded) == before and not any(late.waited for late in Late.made[:1])
+        list(batches)
+    assert len(decoded) == 6
+
+
+class Late:
+    """A batch of files that is never there before somebody waits for it."""
+
+    made = []
+
+    def __init__(self, batch):
+        self.batch, self.waited = batch, False
+        self.made.append(self)
+
+    def done(self):
+        return False
+
+    def result(self):
+        self.waited = True
+        return self.batch.result()
 
 
 def test_nothing_left_is_said(make_folder, data):
@@ -360,7 +400,8 @@ def test_an_abandoned_iterator_drops_its_work(photographs, data, monkeypatch):
     assert len(decoded) < 300
 
 
-def test_the_interpreter_exits_with_an_abandoned_iterator(photographs):
+@pytest.mark.parametrize("name", ["pillow", "dali"])
+def test_the_interpreter_exits_with_an_abandoned_iterator(photographs, name):
     program = f"""
         import torch
         from fastmim.config import Data
@@ -369,7 +410,7 @@ def test_the_interpreter_exits_with_an_abandoned_iterator(photographs):
         from fastmim.data.manifest import Manifest
         from fastmim.data.quarantine import Quarantine
         manifest = Manifest.scan({str(photographs)!r})
-        data = Data(crop=RandomResizedCrop(), loader="pillow")
+        data = Data(crop=RandomResizedCrop(), loader={name!r})
         quarantine = Quarantine(manifest, 0)
         loader = open_loader(manifest, data, 0, quarantine, torch.arange(12), torch.device("cpu"))
         batches = loader.batches(torch.arange(12) for _ in range(10**9))

@@ -16,4 +16,4 @@ def test_triton_kernels_in_the_interpreter():
         text=True,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 70
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 300

@@ -341,5 +341,5 @@ for use in (lambda: Reader(1), lambda: parse_header(b"")):
 
 def test_arguments():
     for arguments in ((0,), (1, 0)):
-        with pytest.raises(ValueError, match="must be positive"):
+        with pytest.raises(ValueError, match="1 to 1024 threads"):
             Reader(*arguments)

@@ -51,6 +51,8 @@ def _check(images, ids, patch_size, mean, std, dtype) -> None:
     for name, value in (("mean", mean), ("std", std)):
         if value.shape != (channels,) or value.dtype != torch.float32:
             raise ValueError(f"{name}: expected ({channels},) float32, got {tuple(value.shape)} {value.dtype}")
+        if value.requires_grad:
+            raise ValueError(f"{name} is a constant and gets no gradient; detach it")
     devices = {x.device for x in (images, ids, mean, std)}
     if len(devices) > 1:
         raise ValueError(f"expected all tensors on one device, got {sorted(map(str, devices))}")

@@ -23,7 +23,10 @@ Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int
   for (int64_t i = 0; i < ids.numel(); ++i) {
     STD_TORCH_CHECK(index[i] >= 0 && index[i] < patches, "patch_scatter: ids[", i / num_ids, ", ", i % num_ids,
                     "] is ", index[i], ", but an image has ", patches, " patches");
-    rows[i / num_ids * patches + index[i]] = i;
+    int64_t& row = rows[i / num_ids * patches + index[i]];
+    STD_TORCH_CHECK(row < 0, "patch_scatter: ids[", i / num_ids, ", ", i % num_ids, "] names patch ", index[i],
+                    " a second time");
+    row = i;
   }
 
   Tensor out = torch::stable::new_empty(grad, {batch, height, width, shape.channels}, dtype);

@@ -20,7 +20,7 @@ def _blocks(seed, stream, ids, out, count, N: tl.constexpr, BLOCKS: tl.constexpr
     value = words(seed, stream, sample_id, (i % BLOCKS).to(tl.int32))
     j = 4 * first + tl.arange(0, 4 * BLOCK)
     word = j % (4 * BLOCKS)
-    tl.store(out + j // (4 * BLOCKS) * N + word, value.to(tl.int64), mask=(j < 4 * count) & (word < N))
+    tl.store(out + j // (4 * BLOCKS) * N + word, value.to(tl.int64), mask=(j // 4 < count) & (word < N))
 
 
 def launch(seed, stream, ids, n):

@@ -24,4 +24,4 @@ def philox(seed: int, stream: int, ids: torch.Tensor, n: int) -> torch.Tensor:
     shape = (len(ids), len(blocks))
     streams = torch.full((), stream, dtype=torch.int64, device=ids.device)
     c = [blocks, (ids & _WORD)[:, None], (ids >> 32 & _WORD)[:, None], streams]
-    return torch.stack(rounds([word.expand(shape) for word in c], seed), dim=-1).flatten(1)[:, :n]
+    return torch.stack(rounds([word.expand(shape) for word in c], seed), dim=-1).flatten(1)[:, :n].contiguous()

@@ -44,26 +44,26 @@ def launch(seed, stream, ids, num_patches, num_keep, raster):
         ValueError: more patches than one program can sort.
     """
     if num_patches > _LARGEST:
-        raise ValueError(f"random_mask on CUDA takes at most {_LARGEST} patches, got {num_patches}; draw on the CPU")
+        raise ValueError(f"random_mask on CUDA takes at most {_LARGEST} patches, got {num_patches}: use larger patches")
     out = ids.new_empty(len(ids), num_patches)
     if len(ids):
         block = max(triton.next_power_of_2(num_patches), 4)
         _rows[(len(ids),)](
             seed, stream, ids.contiguous(), out, num_keep,
-            PATCHES=num_patches, RASTER=raster, BLOCK=block, num_warps=warps(block),
+            PATCHES=num_patches, RASTER=raster, BLOCK=block, num_warps=warps(block, raster),
         )  # fmt: skip
     return out
 
 
-def warps(block: int) -> int:
-    """Warps per program: 2 keys a thread, as long as there are threads."""
-    return min(max(block // 64, 1), 16)
+def warps(block: int, raster: bool) -> int:
+    """Warps per program: 2 keys a thread, as long as there are threads; more than 16 spill in raster order."""
+    return min(max(block // 64, 1), 16 if raster or block < 4096 else 32)
 
 
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for patches, raster in ((196, False), (196, True), (1024, True)):
+    for patches, raster in ((196, False), (196, True), (1024, True), (_LARGEST, False), (_LARGEST, True)):
         block = triton.next_power_of_2(patches)
         constants = {"PATCHES": patches, "RASTER": raster, "BLOCK": block}
         label = f"{patches} patches, {'raster' if raster else 'noise order'}"
-        yield label, _rows, ["i64", "i32", "*i64", "*i64", "i32"], constants, warps(block)
+        yield label, _rows, ["i64", "i32", "*i64", "*i64", "i32"], constants, warps(block, raster)

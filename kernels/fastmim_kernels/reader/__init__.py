@@ -136,12 +136,12 @@ class Reader:
                 for releases; only a batch whose `result` is waited for, and those before it, may exceed it.
             checksum: whether to compute `File.checksum`.
         Raises:
-            ValueError: `threads` or `max_bytes` below 1.
+            ValueError: `threads` not in 1 .. 1024, `max_bytes` below 1.
             RuntimeError: the C++ library is missing or out of date (there is no other implementation), or the system
                 has no more threads.
         """
-        if threads < 1 or max_bytes < 1:
-            raise ValueError(f"threads and max_bytes must be positive, got {threads} and {max_bytes}")
+        if not 1 <= threads <= 1024 or max_bytes < 1:
+            raise ValueError(f"expected 1 to 1024 threads and a positive max_bytes, got {threads} and {max_bytes}")
         self._library = _load()
         self._checksum = checksum
         self._process = os.getpid()
@@ -172,6 +172,8 @@ class Reader:
 
     def close(self) -> None:
         """Stops the threads; batches not yet read are given up. `File`s received stay valid."""
+        if os.getpid() != self._process:
+            return  # a forked child has no threads to stop, and the lock may have been held at the fork
         with self._lock:
             self._finalizer()
 
@@ -200,6 +202,10 @@ class Batch:
         self._paths = paths
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, reader._library.fastmim_batch_release, batch)
+
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        return not self._finalizer.alive or self._reader._library.fastmim_batch_wait(self._batch, 0) != 0
 
     def result(self) -> list[File]:
         """Waits; hands the files over, in the order of the paths, once.

@@ -67,16 +67,16 @@ bool scan_is_whole(Bytes scan, const Jpeg& jpeg) {
   if (single) h = v = 1;
   const int64_t mcus = ceil_div(jpeg.width, 8 * h) * ceil_div(jpeg.height, 8 * v);
 
-  std::vector<size_t> restarts{0};  // where the stretches between restart markers begin
+  const int64_t stretch = jpeg.restart ? jpeg.restart : mcus, expected = ceil_div(mcus, stretch);
+  int64_t found = 1;  // stretches between restart markers
+  size_t begin = 0;   // of the last one
   for (size_t i = 0; i + 1 < scan.size; ++i) {
     if (scan.data[i] != 0xff || scan.data[i + 1] < 0xd0 || scan.data[i + 1] > 0xd7) continue;
-    if (scan.data[i + 1] != 0xd0 + (restarts.size() - 1) % 8) return true;  // damaged: decoders resynchronise
-    restarts.push_back(i + 2);
+    if (scan.data[i + 1] != 0xd0 + (found - 1) % 8) return true;  // damaged: decoders resynchronise
+    begin = i + 2;
+    if (++found > expected) return true;
   }
-  const int64_t stretch = jpeg.restart ? jpeg.restart : mcus;
-  const int64_t expected = ceil_div(mcus, stretch), found = static_cast<int64_t>(restarts.size());
-  if (found != expected) return found > expected;
-  const size_t begin = restarts.back();
+  if (found < expected) return false;
   Bits bits({scan.data + begin, scan.size - begin});
   try {
     for (int64_t mcu = mcus - (expected - 1) * stretch; mcu > 0; --mcu) {

@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <new>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -138,6 +139,8 @@ void work(std::shared_ptr<Shared> shared) {
       read(*batch, batch->paths[i], *file);
     } catch (const Unwanted&) {
       continue;
+    } catch (const std::bad_alloc&) {
+      file->error = "no memory is left to examine it";
     }
     std::lock_guard lock(shared->mutex);
     batch->files[i] = std::move(file);
