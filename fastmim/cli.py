@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,15 +108,17 @@ def doctor(
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
     Names the files that are broken, unusual or double, and gives the sizes and the channel means. Training with
-    --data.root MANIFEST notices every change of a file since. The exit status is 0 if no file is broken, 1 if one is.
+    --data.root MANIFEST notices every change of a file since. The exit status is 0 if no file is broken, 1 if one is, 2
+    if this cannot be done.
 
     Args:
-        images: folder, list file, or a manifest written before: its files are then compared with its checksums, and it
-            is left as it is.
+        images: folder, list file, or a manifest written before: its files are then compared with it, and nothing is
+            written.
         quick: reads all files but decodes none: damage within the pixels is not found, and there are no means.
         tiny: name images with a shorter side below this, pixels.
         manifest: file to write; default manifest.json in the folder, or LIST.json beside a list file. bad_files.jsonl,
-            in the same place, lists the broken ones with their reasons.
+            in the same place, lists the broken ones with their reasons. Files that differ from the manifest that is
+            replaced are named.
         threads: decoding threads; 0 = the CPU cores.
     """
     from .data.doctor import environment, examine, write_bad_files
@@ -127,29 +130,38 @@ def doctor(
     for name, value in environment().items():
         print(f"{name:<20}{value}")
     listed = Manifest.scan(str(images))
-    verifies = images.suffix == ".json"
+    verifies = images.is_file() and images.suffix == ".json"
     if verifies and manifest:
         raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
-    if not verifies and target.exists():
-        Manifest.load(str(target))  # refuses to overwrite what is something else
+    before = None
+    if not verifies:
+        if target.exists():
+            before = Manifest.load(str(target))  # refuses to overwrite what is something else
+        try:
+            tempfile.TemporaryFile(dir=target.parent).close()
+        except OSError as error:
+            raise ValueError(
+                f"{target} cannot be written ({error.strerror}): name another place with --manifest FILE"
+            ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
-    found = examine(listed, threads, tiny, quick, progress)
+    found = examine(listed, threads, tiny, quick, before, progress)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in found.rows():
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
     console.print(table, soft_wrap=False)
     for line in found.advice():
         console.print(f"* {line}", markup=False)
-    try:
-        if not verifies:
+    if not verifies:
+        try:
             replace(listed, checksums=found.checksums).save(str(target))
-        write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
-    except OSError as error:
-        print(f"not written: {error}")
-    else:
+            write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+        except OSError as error:
+            raise RuntimeError(f"{target} and bad_files.jsonl beside it could not be written: {error}") from error
         print(target)
+    elif listed.checksums is None:
+        print(f"{images} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
     if found.broken:
         raise SystemExit(1)
 

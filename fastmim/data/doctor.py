@@ -35,6 +35,7 @@ _KINDS: dict[str, Callable[[Header], bool]] = {
 # What training does about them.
 _EFFECTS = {
     "broken": "replaced by others",
+    "changed": "since the last manifest",
     "16-bit": "their high bytes are used",
     "CMYK": "without colour profile",
     "alpha": "dropped",
@@ -47,6 +48,7 @@ class Report:
     """What `examine` found. Paths are those of the manifest, in its order.
 
     broken: why each file that training would replace is bad.
+    changed: how each file differs from an earlier manifest; None if there is none.
     unusual: the readable files of each kind that deserves a look; the last kind is "tiny".
     duplicates: the files of each content that occurs more than once.
     sizes: (N, 2) height and width of the readable images, as seen.
@@ -59,6 +61,7 @@ class Report:
     bytes: int
     seconds: float
     broken: dict[str, str]
+    changed: dict[str, str] | None
     unusual: dict[str, list[str]]
     duplicates: list[list[str]]
     sizes: np.ndarray
@@ -71,7 +74,11 @@ class Report:
         copies = sum(map(len, self.duplicates)) - len(self.duplicates)
         rows = [
             ("images", str(self.images), f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"),
-            ("broken", str(len(self.broken)), _first([f"{path!r}: {why}" for path, why in self.broken.items()])),
+            *(
+                (name, str(len(files)), _first([f"{path!r}: {why}" for path, why in files.items()]))
+                for name, files in (("broken", self.broken), ("changed", self.changed))
+                if files is not None
+            ),
             *((kind, str(len(paths)), _first(map(repr, paths))) for kind, paths in self.unusual.items()),
             ("duplicates", str(copies), _first([" = ".join(map(repr, paths[:_NAMED])) for paths in self.duplicates])),
         ]
@@ -87,14 +94,21 @@ class Report:
                 ("width / height", f"{np.median(ratio):.2f}", f"median; {ratio.min():.4g} to {ratio.max():.4g}")
             )
         if self.mean:
-            rows += [(name, "", " ".join(f"{v:.4f}" for v in getattr(self, name))) for name in ("mean", "std")]
+            rows += [
+                (f"{name} (of each image, averaged)", "", " ".join(f"{v:.4f}" for v in getattr(self, name)))
+                for name in ("mean", "std")
+            ]
         return rows
 
     def advice(self) -> list[str]:
         """What to do about it, a sentence each."""
         found = []
         if self.broken:
-            found.append("a run stops when more than data.bad_budget of the images turn out to be broken")
+            share, budget = 100 * len(self.broken) / self.images, f"data.bad_budget's default of {Data.bad_budget:.0%}"
+            if len(self.broken) > Data.bad_budget * self.images:
+                found.append(f"{share:.3g}% are broken, above {budget}: a run would stop")
+            else:
+                found.append(f"{share:.3g}% are broken, within {budget}: a run replaces each by another image")
         ours, theirs = (self.mean or ()) + (self.std or ()), Data.mean + Data.std
         if any(abs(a - b) > _NOTICEABLE for a, b in zip(ours, theirs, strict=False)):
             options = (f"--data.{name} {' '.join(f'{v:.3f}' for v in getattr(self, name))}" for name in ("mean", "std"))
@@ -107,6 +121,7 @@ def examine(
     threads: int,
     tiny: int = 32,
     quick: bool = False,
+    before: Manifest | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Report:
     """Reads every image of a manifest, decodes it with Pillow, and sums up.
@@ -115,10 +130,13 @@ def examine(
         threads: for decoding, and as many for reading.
         tiny: images with a shorter side below this, in pixels, are named.
         quick: headers and checksums only: no pixels, so no damage inside of them and no mean.
+        before: an earlier manifest of these files; what differs from it is not broken for that, but named.
         progress: wraps what is iterated over, one item an image.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
+    changed: dict[str, str] | None = None if before is None else {}
+    earlier = {} if before is None else {path: index for index, path in enumerate(before.paths)}
     unusual: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, "tiny")}
     same: dict[int, list[str]] = defaultdict(list)
     sizes, checksums, total, decoded, read = [], [], np.zeros((3, 2)), 0, 0
@@ -126,6 +144,10 @@ def examine(
     for path, (file, moments, reason) in zip(manifest.paths, progress(found), strict=True):
         read += len(file.data)
         checksums.append(file.checksum or 0)
+        if path in earlier and file.checksum is not None:
+            difference = before.difference(earlier[path], len(file.data), file.checksum)
+            if difference is not None:
+                changed[path] = difference
         if reason is not None:
             broken[path] = reason
             continue
@@ -145,6 +167,7 @@ def examine(
         bytes=read,
         seconds=time.perf_counter() - start,
         broken=broken,
+        changed=changed,
         unusual=unusual,
         duplicates=[paths for paths in same.values() if len(paths) > 1],
         sizes=np.array(sizes).reshape(-1, 2),

@@ -1,6 +1,8 @@
 """The doctor: every statistic against numpy, every broken file, duplicates, manifest, exit status."""
 
+import errno
 import json
+import re
 import shutil
 
 import numpy as np
@@ -105,7 +107,7 @@ def test_quick_reads_headers_only(hostile):
     root, _ = hostile
     whole, quick = report(root), report(root, quick=True)
     assert "png-damaged.png" in whole.broken.keys() - quick.broken.keys() and "png-cut.png" in quick.broken
-    assert quick.mean is None and "mean" not in [what for what, _, _ in quick.rows()]
+    assert quick.mean is None and not any(what.startswith("mean") for what, _, _ in quick.rows())
     assert quick.checksums == whole.checksums and ["exif-6.jpg", "link-to-a-picture.jpg"] in quick.duplicates
 
 
@@ -144,6 +146,21 @@ def test_advice(tmp_path):
     assert not report(tmp_path).advice()
 
 
+@pytest.mark.parametrize(
+    ("broken", "advice"),
+    [
+        (1, "5% are broken, within data.bad_budget's default of 10%: a run replaces each by another image"),
+        (2, "10% are broken, within data.bad_budget's default of 10%: a run replaces each by another image"),
+        (3, "15% are broken, above data.bad_budget's default of 10%: a run would stop"),
+    ],
+)
+def test_advice_on_broken_files(make_folder, broken, advice):
+    root = make_folder([f"{i:02}.png" for i in range(20)])
+    for i in range(broken):
+        (root / f"{i:02}.png").write_bytes(b"x")
+    assert report(root, quick=True).advice() == [advice]
+
+
 def test_environment_names_what_a_run_decodes_with():
     assert environment()["a run decodes with"].startswith(("DALI", "Pillow"))
 
@@ -178,9 +195,43 @@ def test_corruption_that_decodes_is_found_by_its_checksum(doctor, folder):
     flip_a_bit(folder / "c.bmp", -1)
     status, printed = doctor(folder / "manifest.json")
     assert status == 1 and "'c.bmp': changed since it was listed: checksum" in " ".join(printed.out.split())
-    assert json.loads((folder / "bad_files.jsonl").read_text())["path"] == "c.bmp"
-    assert (folder / "manifest.json").read_bytes() == before
-    assert doctor(folder)[0] == 0 and (folder / "manifest.json").read_bytes() != before
+    assert (folder / "manifest.json").read_bytes() == before and (folder / "bad_files.jsonl").read_text() == ""
+    status, printed = doctor(folder)
+    assert status == 0 and (folder / "manifest.json").read_bytes() != before
+    assert re.search(r"changed \(since.*?\) 1 'c.bmp': changed since it was listed", " ".join(printed.out.split()))
+    assert re.search(r"changed \(since.*?\) 0", " ".join(doctor(folder)[1].out.split()))
+
+
+def test_a_manifest_is_verified_file_by_file(doctor, folder):
+    assert doctor(folder)[0] == 0
+    (folder / "a.png").unlink()
+    with open(folder / "b.png", "ab") as file:
+        file.write(b"x")
+    status, printed = doctor(folder / "manifest.json")
+    out = " ".join(printed.out.split())
+    assert status == 1 and "'a.png': " in out and "'b.png': changed since it was listed: " in out
+    assert "40% are broken, above data.bad_budget's default of 10%" in out
+
+
+def test_verifying_writes_nothing(doctor, folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    Manifest.scan(str(folder)).save(str(run / "manifest.json"))
+    (run / "bad_files.jsonl").write_text("kept")
+    before = {path: path.read_bytes() for path in [*run.iterdir(), *folder.glob("*.*")]}
+    status, printed = doctor(run / "manifest.json")
+    assert status == 0 and "compared sizes only; `fastmim doctor FOLDER` writes checksums" in printed.out
+    assert {path: path.read_bytes() for path in [*run.iterdir(), *folder.glob("*.*")]} == before
+
+
+def test_a_full_disk_is_an_error(doctor, folder, monkeypatch):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Manifest, "save", full)
+    status, printed = doctor(folder)
+    assert status == 2 and "mean" in printed.out and "manifest.json and" in printed.err
+    assert "No space left" in printed.err and len(printed.err.splitlines()) == 1
 
 
 def test_where_the_manifest_goes(doctor, folder, tmp_path):
@@ -192,7 +243,8 @@ def test_where_the_manifest_goes(doctor, folder, tmp_path):
     assert len(Manifest.scan(str(tmp_path / "m.json"))) == 5 and (tmp_path / "bad_files.jsonl").exists()
     assert not (folder / "manifest.json").exists()
     status, printed = doctor(folder, "--manifest", tmp_path / "nowhere/m.json")
-    assert status == 0 and "not written" in printed.out and "nowhere/m.json" in printed.out
+    assert status == 2 and "nowhere/m.json cannot be written" in printed.err and "--manifest" in printed.err
+    assert len(printed.err.splitlines()) == 1 and "images/s" not in printed.out
 
 
 def test_usage_errors(doctor, folder, tmp_path):
