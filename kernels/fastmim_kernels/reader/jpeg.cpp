@@ -191,7 +191,8 @@ void parse_jpeg(Bytes bytes, Header& header) {
         if (marker == DRI) jpeg.restart = Cursor(segment).u16();
         if (marker == SOS) {
           scanned = true;
-          if (read_scan(Cursor(segment), jpeg) && !progressive(jpeg)) return check_only_scan(cursor, bytes, jpeg, header);
+          const bool all = read_scan(Cursor(segment), jpeg);
+          if (all && !progressive(jpeg)) return check_only_scan(cursor, bytes, jpeg, header);
         }
       } catch (const OutOfBytes&) {
         throw Hopeless{"damaged: a JPEG segment is shorter than its content"};
