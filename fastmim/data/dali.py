@@ -105,6 +105,9 @@ class DaliDecoder(Decoder):
         # Turning makes DALI slower than Pillow, and its reading of EXIF need not be the reader's.
         if header.format not in _FORMATS or header.bits != 8 or header.orientation != 1:
             return False
+        # Behind the window's last row DALI does not look for what makes Pillow refuse a file.
+        if header.irregular:
+            return False
         # Colour to gray: DALI takes JPEG's luma, Pillow computes it from RGB.
         fits = self._shape[-1] == 3 or header.channels - header.alpha == 1
         return fits and not header.palette and not header.cmyk

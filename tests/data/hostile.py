@@ -145,12 +145,21 @@ def _scan(share: float) -> bytes:
     return data[: start + 14 + int(share * (len(data) - start - 14))]
 
 
+def _inside(content: bytes) -> bytes:
+    """A JPEG with `content` in the middle of its scan."""
+    data = _scan(0.5)
+    return data + content + _jpeg()[len(data) :]
+
+
 def _five_components() -> bytes:
     segments = _segments(_jpeg())
     place = next(i for i, s in enumerate(segments) if s[0] == 0xC0)
     head = segments[place][1][3:8] + b"\x05" + b"".join(bytes((i, 0x11, 0)) for i in range(1, 6))
     segments[place] = (0xC0, b"\xc0" + struct.pack(">H", len(head) + 2) + head)
     return _join(segments)
+
+
+_BAD_DHT = b"\xff\xc4\0\x13\0" + b"\xff" * 16
 
 
 # PNG, by chunk
@@ -280,6 +289,13 @@ def _bad() -> list[tuple[str, str, bytes]]:
         ("jpeg-bad-huffman.jpg", "a component with Huffman table 7", _patched(0xDA, 4, b"\x77")),
         ("jpeg-bad-dht.jpg", "more Huffman codes of one bit than there are", _patched(0xC4, 3, b"\xff")),
         ("jpeg-bad-sampling.jpg", "a sampling factor of 0", _patched(0xC0, 9, b"\0")),
+        # JPEG, inside the pixels; the picture before it is whole, and some decoders look no further
+        ("jpeg-scan-soi.jpg", "SOI inside the scan", _inside(b"\xff\xd8")),
+        ("jpeg-scan-sof.jpg", "a second SOF inside the scan", _inside(b"\xff" + dict(_segments(_jpeg()))[0xC0])),
+        ("jpeg-scan-unknown.jpg", "a marker that does not exist inside the scan", _inside(b"\xff\xf2\0\2")),
+        ("jpeg-scan-dht.jpg", "a Huffman table of too many codes inside the scan", _inside(_BAD_DHT)),
+        ("jpeg-scan-dqt.jpg", "quantisation table 9 inside the scan", _inside(b"\xff\xdb\0\x43\x09" + b"\1" * 64)),
+        ("jpeg-scan-dri.jpg", "a DRI of a wrong length inside the scan", _inside(b"\xff\xdd\0\5\0\1\2")),
         # PNG
         ("png-signature.png", "the signature changed by a text-mode transfer", png.replace(b"\r\n", b"\n", 1)),
         ("png-header-only.png", "ends behind the header", png[:33]),

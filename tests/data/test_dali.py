@@ -1,6 +1,7 @@
 """The DALI decoder: pixels against Pillow's per kind of file, routing, failures, threads."""
 
 import io
+import random
 import subprocess
 import sys
 import threading
@@ -211,6 +212,27 @@ def test_pillow_makes_what_dali_cannot(kinds, dali):
     images, failures = decoder.start([job_of(kinds["webp"]), cut, job_of(kinds["jpeg 420"])]).result()
     assert not failures and pillow.jobs == [cut]
     assert torch.equal(images[1:2], reference([whole], (32, 24), 3, "bicubic"))
+
+
+def test_a_file_is_as_bad_to_dali_as_to_pillow(kinds, dali):
+    """With random bytes, markers and segments in the pixel data of small JPEGs."""
+    decoder, pillow = dali()
+    generator = random.Random(0)
+    jpegs = [kinds[name] for name in ("jpeg 420", "jpeg 444", "jpeg 422 progressive", "jpeg restart markers")]
+    jobs = []
+    while len(jobs) < 150:
+        jpeg = generator.choice(jpegs)
+        place = generator.randrange(jpeg.index(b"\xff\xda") + 14, len(jpeg) - 2)
+        marker, length = generator.randrange(256), generator.randrange(30)
+        segment = bytes([0xFF, marker, 0, length + 2]) + generator.randbytes(length)
+        damage = generator.choice([bytes([marker]), segment[:2], segment])
+        data = jpeg[:place] + damage + jpeg[place + generator.choice([0, len(damage)]) :]
+        if parse_header(data)[0]:
+            jobs.append(job_of(data, (0, 0, 91, 133)))
+    failures, expected = decoder.start(jobs).result()[1], pillow.start(jobs).result()[1]
+    assert sorted(failures) == sorted(expected)
+    assert 30 < len(expected) < 120
+    assert 30 < sum(job.file.header.irregular for job in jobs) < 120
 
 
 def test_failures_keep_their_positions(kinds, dali):

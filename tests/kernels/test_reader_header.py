@@ -225,6 +225,52 @@ def test_jpeg_structure():
     assert parse_header(lossless)[1] is None and pillow_loads(lossless)
 
 
+def not_interleaved() -> bytes:
+    """A sequential JPEG of three scans, one per component."""
+    plain = encode("JPEG", "L", {})
+    head, frame, scan = plain.index(b"\xff\xdb"), plain.index(b"\xff\xc0"), plain.index(b"\xff\xda")
+    components = b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3))
+    frame3 = b"\xff\xc0\x00\x11" + plain[frame + 4 : frame + 9] + b"\3" + components
+    scans = [plain[scan : scan + 5] + bytes([i]) + plain[scan + 6 : -2] for i in (1, 2, 3)]
+    return b"\xff\xd8" + plain[head:frame] + frame3 + plain[frame + 13 : scan] + b"".join(scans) + b"\xff\xd9"
+
+
+def test_whole_jpegs_are_regular():
+    jpegs = [encode(*case) for case in CASES if case[0] == "JPEG"] + [not_interleaved()]
+    for jpeg in jpegs:
+        scans = jpeg.index(b"\xff\xda")
+        comment = b"\xff\xfe\x00\x06soi\xff"
+        for data in (
+            jpeg,
+            jpeg + b"garbage \xff\xd8\xff\xc0",
+            jpeg + jpeg,  # as in an MPO
+            jpeg[:-2] + b"\xff\xff\xff\xd9",
+            jpeg[:scans] + comment + jpeg[scans:],
+        ):
+            assert pillow_loads(data)
+            assert parse_header(data)[0].irregular is False
+    for jpeg in (not_interleaved(), encode("JPEG", "RGB", {"progressive": True})):
+        last = jpeg.rindex(b"\xff\xda")
+        for segment in (b"\xff\xe3\x00\x04ab", b"\xff\xdd\x00\x04\x00\x00", b"\xff\xfe\x00\x02"):
+            data = jpeg[:last] + segment + jpeg[last:]
+            assert pillow_loads(data) and not parse_header(data)[0].irregular
+        for segment in (b"\xff\x01", b"\xff\xcc\x00\x04\x00\x10"):
+            assert parse_header(jpeg[:last] + segment + jpeg[last:])[0].irregular
+    assert not parse_header(encode("PNG", "RGB", {}))[0].irregular
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}, {"subsampling": "4:4:4"}])
+def test_markers_in_the_pixels_make_a_jpeg_irregular(options):
+    jpeg = encode("JPEG", "RGB", options)
+    middle = (jpeg.index(b"\xff\xda") + len(jpeg)) // 2
+    for marker in (*range(1, 0xD0), *range(0xD8, 0xFF)):
+        if marker != 0xD9:
+            for place in (middle, len(jpeg) - 2):
+                data = jpeg[:place] + bytes([0xFF, marker, 0, 2]) + jpeg[place:]
+                assert parse_header(data)[0].irregular is True
+    assert parse_header(jpeg[:-2] + bytes(500))[0] is None or parse_header(jpeg[:-2] + bytes(500))[0].irregular
+
+
 def test_png_checksums():
     data = encode("PNG", "RGB", {})
     pixels = data.index(b"IDAT")

@@ -45,6 +45,8 @@ class Header:
     """CMYK or YCCK."""
     progressive: bool
     """Also an interlaced PNG."""
+    irregular: bool
+    """A JPEG with markers in or behind its pixel data that a whole file does not have there: decoders differ on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +124,7 @@ class _Memory:
 
 
 def _header(raw: _Header) -> Header:
-    flags = (bool(getattr(raw, name)) for name in ("palette", "alpha", "cmyk", "progressive"))
+    flags = (bool(getattr(raw, name)) for name in ("palette", "alpha", "cmyk", "progressive", "irregular"))
     return Header(_FORMATS[raw.format], raw.width, raw.height, raw.orientation, raw.channels, raw.bits, *flags)
 
 

@@ -17,7 +17,7 @@ struct Header {
   int64_t width = 0, height = 0;  // of the stored pixels, before orientation
   int64_t orientation = 1;        // EXIF, 1..8
   int64_t channels = 0, bits = 8;
-  int64_t palette = 0, alpha = 0, cmyk = 0, progressive = 0;
+  int64_t palette = 0, alpha = 0, cmyk = 0, progressive = 0, irregular = 0;
 };
 
 // Thrown when a file is hopeless; the text is for a person.

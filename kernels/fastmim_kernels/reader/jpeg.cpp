@@ -14,6 +14,7 @@ enum Marker : uint8_t {
   DRI = 0xdd, APP0 = 0xe0, APP1 = 0xe1, APP15 = 0xef, COM = 0xfe, TEM = 0x01,
 };
 
+bool restarts(uint8_t marker) { return marker >= RST0 && marker <= RST7; }
 bool progressive(const Jpeg& jpeg) { return jpeg.frame == SOF2 || jpeg.frame == SOF10; }
 bool arithmetic(const Jpeg& jpeg) { return jpeg.frame == SOF9 || jpeg.frame == SOF10; }
 
@@ -140,14 +141,16 @@ bool read_scan(Cursor segment, Jpeg& jpeg) {
 }
 
 // A sequential scan of all components: decoders need nothing after it, and any marker ends it.
-void check_only_scan(Cursor& cursor, Bytes bytes, const Jpeg& jpeg) {
+void check_only_scan(Cursor& cursor, Bytes bytes, const Jpeg& jpeg, Header& header) {
   const size_t begin = cursor.at();
-  // The usual end, found without a walk: this pair of bytes is a marker wherever it stands in the scan.
-  if (cursor.left() >= 2 && Bytes{bytes.data + bytes.size - 2, 2}.starts_with("\xff\xd9", 2)) return;
+  // Of what follows its last row one decoder reads all, up to the end marker, and fails where another never looks.
+  header.irregular = true;
   try {
     for (;;) {
       const uint8_t marker = next_marker(cursor);
-      if (marker < RST0 || marker > RST7) return;
+      if (restarts(marker)) continue;
+      header.irregular = marker != EOI;
+      return;
     }
   } catch (const OutOfBytes&) {
     const bool huffman = jpeg.frame == SOF0 || jpeg.frame == SOF1;
@@ -167,7 +170,8 @@ void parse_jpeg(Bytes bytes, Header& header) {
   try {
     for (;;) {
       const uint8_t marker = next_marker(cursor);
-      if ((marker >= RST0 && marker <= RST7) || marker == TEM) continue;
+      header.irregular |= scanned && (marker == TEM || (marker == DAC && !arithmetic(jpeg)));
+      if (restarts(marker) || marker == TEM) continue;
       if (marker == EOI && scanned) return;
       if (marker == EOI) throw Hopeless{"damaged: the JPEG ends before its image data"};
       if (marker == SOI) throw Hopeless{"damaged: the JPEG has two start markers"};
@@ -187,7 +191,8 @@ void parse_jpeg(Bytes bytes, Header& header) {
         if (marker == DRI) jpeg.restart = Cursor(segment).u16();
         if (marker == SOS) {
           scanned = true;
-          if (read_scan(Cursor(segment), jpeg) && !progressive(jpeg)) return check_only_scan(cursor, bytes, jpeg);
+          const bool all = read_scan(Cursor(segment), jpeg);
+          if (all && !progressive(jpeg)) return check_only_scan(cursor, bytes, jpeg, header);
         }
       } catch (const OutOfBytes&) {
         throw Hopeless{"damaged: a JPEG segment is shorter than its content"};
