@@ -30,7 +30,7 @@ def test_contenders_make_the_same_batches(folder):
 
 def test_rows(folder, capsys, monkeypatch):
     monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours, DALI", "stock DALI")})
-    loader.main(["--data", folder, "--batch", "4", "--batches", "2", "--rounds", "1", "--threads", "1"])
+    loader.main(["--data", folder, "--batch", "4", "--batches", "4", "--rounds", "1", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert ["ours, DALI" in lines[0], "stock DALI" in lines[1]] == [True, True]
     assert "ours is faster: 1" in lines[0]

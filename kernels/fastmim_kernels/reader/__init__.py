@@ -46,7 +46,8 @@ class Header:
     progressive: bool
     """Also an interlaced PNG."""
     irregular: bool
-    """A JPEG with markers in or behind its pixel data that a whole file does not have there: decoders differ on it."""
+    """A JPEG with markers in or behind its pixel data that a whole file does not have there, or a PNG with much packed
+    text or profile: decoders differ on whether it is good."""
 
 
 @dataclass(frozen=True, eq=False)

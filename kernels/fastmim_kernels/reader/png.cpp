@@ -55,6 +55,12 @@ void read_ihdr(Bytes data, Header& header) {
   header.progressive = interlace != 0;
 }
 
+// Whether a chunk holds compressed text or a profile that may unpack to more than 1 MiB, zlib's ratio being at most 1032:
+// Pillow then refuses the whole file, others never unpack it.
+bool may_be_bomb(Bytes kind, Bytes data) {
+  return data.size > 1000 && (named(kind, "zTXt") || named(kind, "iTXt") || named(kind, "iCCP"));
+}
+
 bool has_end(Cursor cursor) {
   const Bytes rest = cursor.take(cursor.left());
   const std::string_view text(reinterpret_cast<const char*>(rest.data), rest.size);
@@ -79,6 +85,7 @@ void walk_after_data(Cursor& cursor, bool animated, Header& header) {
     const Bytes data = cursor.take(length);
     cursor.skip(4);
     if (named(kind, "eXIf")) header.orientation = exif_orientation(data);
+    if (may_be_bomb(kind, data)) header.irregular = 1;
   }
 }
 
@@ -106,6 +113,7 @@ void parse_png(Bytes bytes, Header& header) {
     if (named(kind, "IHDR")) read_ihdr(data, header);
     if (named(kind, "acTL")) animated = true;
     if (named(kind, "tRNS")) header.alpha = 1;
+    if (may_be_bomb(kind, data)) header.irregular = 1;
     if (named(kind, "eXIf")) header.orientation = exif_orientation(data);
   }
 }
