@@ -22,6 +22,11 @@ def forward_backward(function, x: torch.Tensor, grad: torch.Tensor | None) -> No
         result.backward(grad)
 
 
+def gradient(result) -> torch.Tensor | None:
+    """What backward is given: ones, or None where nothing wants a gradient."""
+    return torch.ones_like(result) if isinstance(result, torch.Tensor) and result.requires_grad else None
+
+
 def measure(runs: dict, samples: int, device: str) -> dict[str, list[float]]:
     """Milliseconds of each run, interleaved, after a warm-up; on a GPU each starts with a cold L2 cache."""
     times = {name: [] for name in runs}
@@ -70,8 +75,7 @@ def bench(op, case_name: str, dtype_name: str, device: str, samples: int) -> lis
     x, functions = cases.functions(case, dtype, device)
     torch.compiler.reset()
     functions["compiled"] = torch.compile(functions["reference"])
-    result = functions["ours"](x)
-    grad = torch.ones_like(result) if result is not None and result.requires_grad else None
+    grad = gradient(functions["ours"](x))
     moved = cases.bytes_moved(case, dtype)
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
