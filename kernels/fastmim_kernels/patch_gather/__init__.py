@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import _op
 from ..patch_scatter import patch_scatter
 from . import reference
@@ -32,30 +33,18 @@ def patch_gather(images: Tensor, ids: Tensor, patch_size: int, mean: Tensor, std
     return reference.patch_gather(*args) if _op.using_reference() else OP.overload(*args)
 
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
 def _check(images, ids, patch_size, mean, std, dtype) -> None:
     if images.ndim != 4 or ids.ndim != 2 or ids.shape[0] != images.shape[0]:
         raise ValueError(f"expected images (B, H, W, C) and ids (B, K), got {tuple(images.shape)}, {tuple(ids.shape)}")
     _, height, width, channels = images.shape
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(
-            f"images of {height} x {width} cannot be cut into patches of {patch_size}; resize or crop them"
-        )
-    if images.dtype not in (torch.uint8, *_FLOATS) or ids.dtype != torch.int64 or dtype not in _FLOATS:
+    check.patches_fit(height, width, patch_size)
+    if images.dtype not in (torch.uint8, *check.FLOATS) or ids.dtype != torch.int64 or dtype not in check.FLOATS:
         raise ValueError(
             "expected images uint8, float32, bfloat16 or float16, ids int64 and a floating result, "
             f"got {images.dtype}, {ids.dtype} and {dtype}"
         )
-    for name, value in (("mean", mean), ("std", std)):
-        if value.shape != (channels,) or value.dtype != torch.float32:
-            raise ValueError(f"{name}: expected ({channels},) float32, got {tuple(value.shape)} {value.dtype}")
-        if value.requires_grad:
-            raise ValueError(f"{name} is a constant and gets no gradient; detach it")
-    devices = {x.device for x in (images, ids, mean, std)}
-    if len(devices) > 1:
-        raise ValueError(f"expected all tensors on one device, got {sorted(map(str, devices))}")
+    check.channel_constants(mean, std, channels)
+    check.one_device(images, ids, mean, std)
 
 
 def _fake(images, ids, patch_size, mean, std, dtype):

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .._check import warps
+
 
 @triton.jit
 def _gather(
@@ -50,11 +52,6 @@ def launch(images, ids, patch_size, mean, std, dtype):
             CHANNELS=channels, PATCH=patch_size, BLOCK=block, num_warps=warps(block),
         )  # fmt: skip
     return out
-
-
-def warps(block: int) -> int:
-    """Warps per program: about 8 values a thread."""
-    return min(max(block // 256, 1), 16)
 
 
 def compile_only():

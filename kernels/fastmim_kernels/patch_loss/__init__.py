@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import _op
 from ..scale_ import scale_
 from . import reference
@@ -58,10 +59,7 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix) -> None:
             f"got {tuple(pred.shape)}, {tuple(images.shape)} and {tuple(rows.shape)}"
         )
     _, height, width, channels = images.shape
-    if patch_size < 1 or height % patch_size or width % patch_size:
-        raise ValueError(
-            f"images of {height} x {width} cannot be cut into patches of {patch_size}; resize or crop them"
-        )
+    check.patches_fit(height, width, patch_size)
     values = patch_size**2 * channels
     if pred.shape[1] != values or rows.shape[0] != pred.shape[0]:
         raise ValueError(
@@ -70,20 +68,13 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix) -> None:
         )
     if norm_pix and values < 2:
         raise ValueError("norm_pix needs patches of at least 2 values: one value has no variance")
-    if pred.dtype not in _FLOATS or images.dtype not in (torch.uint8, *_FLOATS) or rows.dtype != torch.int64:
+    if pred.dtype not in check.FLOATS or images.dtype not in (torch.uint8, *check.FLOATS) or rows.dtype != torch.int64:
         raise ValueError(
             "expected pred float32, bfloat16 or float16, images the same or uint8, rows int64, "
             f"got {pred.dtype}, {images.dtype} and {rows.dtype}"
         )
-    for name, value in (("mean", mean), ("std", std)):
-        if value.shape != (channels,) or value.dtype != torch.float32:
-            raise ValueError(f"{name}: expected ({channels},) float32, got {tuple(value.shape)} {value.dtype}")
-    devices = {x.device for x in (pred, images, rows, mean, std)}
-    if len(devices) > 1:
-        raise ValueError(f"expected all tensors on one device, got {sorted(map(str, devices))}")
-
-
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+    check.channel_constants(mean, std, channels)
+    check.one_device(pred, images, rows, mean, std)
 
 
 def _grad_scale(pred: Tensor) -> float | None:

@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from .._check import warps
+
 
 @triton.jit
 def _rows(
@@ -91,11 +93,6 @@ def launch(pred, images, rows, patch_size, mean, std, norm_pix, l1, grad_scale):
     )  # fmt: skip
     _mean[(1,)](sums, loss, n, n * values, ROUNDS=triton.next_power_of_2(triton.cdiv(n, 1024)), BLOCK=1024)
     return loss, grad
-
-
-def warps(block: int) -> int:
-    """Warps per program: about 8 values a thread, so that a row stays in registers."""
-    return min(max(block // 256, 1), 16)
 
 
 def compile_only():

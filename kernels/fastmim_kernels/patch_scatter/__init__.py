@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import _op
 from . import reference
 
@@ -25,9 +26,6 @@ def patch_scatter(grad: Tensor, ids: Tensor, height: int, width: int, patch_size
     return OP.overload(*args)
 
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
 def _check(grad, ids, height, width, patch_size, dtype) -> None:
     if grad.ndim != 3 or grad.shape[:2] != ids.shape:
         raise ValueError(f"expected grad (B, K, p*p*C) and ids (B, K), got {tuple(grad.shape)} and {tuple(ids.shape)}")
@@ -35,13 +33,12 @@ def _check(grad, ids, height, width, patch_size, dtype) -> None:
         raise ValueError(
             f"images of {height} x {width} and rows of {grad.shape[2]} values are not made of patches of {patch_size}"
         )
-    if grad.dtype not in _FLOATS or ids.dtype != torch.int64 or dtype not in _FLOATS:
+    if grad.dtype not in check.FLOATS or ids.dtype != torch.int64 or dtype not in check.FLOATS:
         raise ValueError(
             "expected grad and result float32, bfloat16 or float16, ids int64, "
             f"got {grad.dtype}, {dtype} and {ids.dtype}"
         )
-    if grad.device != ids.device:
-        raise ValueError(f"expected all tensors on one device, got {grad.device} and {ids.device}")
+    check.one_device(grad, ids)
 
 
 def _fake(grad, ids, height, width, patch_size, dtype):

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .._check import warps
+
 
 @triton.jit
 def _scatter(
@@ -45,7 +47,7 @@ def launch(grad, ids, height, width, patch_size, dtype):
         _scatter[(batch * (height // patch_size) * (width // patch_size),)](
             grad, ids, out, num_ids, height, width,
             CHANNELS=channels, PATCH=patch_size, IDS=triton.next_power_of_2(max(num_ids, 1)), BLOCK=block,
-            num_warps=min(max(block // 256, 1), 16),
+            num_warps=warps(block),
         )  # fmt: skip
     return out
 
@@ -60,4 +62,4 @@ def compile_only():
         block = triton.next_power_of_2(patch * patch * 3)
         types = [f"*{grad}", "*i64", f"*{value}", "i32", "i32", "i32"]
         constants = {"CHANNELS": 3, "PATCH": patch, "IDS": num_ids, "BLOCK": block}
-        yield label, _scatter, types, constants, block // 256
+        yield label, _scatter, types, constants, warps(block)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import _op
 from ..unshuffle_backward import unshuffle_backward
 from . import reference
@@ -35,9 +36,6 @@ def unshuffle(latent: Tensor, mask_token: Tensor, pos_embed: Tensor, ids: Tensor
     return reference.unshuffle(*args) if _op.using_reference() else OP.overload(*args)
 
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
 def _check(latent, mask_token, pos_embed, ids, raster) -> None:
     if latent.ndim != 3 or ids.ndim != 2 or latent.shape[0] != ids.shape[0]:
         raise ValueError(
@@ -57,16 +55,14 @@ def _check(latent, mask_token, pos_embed, ids, raster) -> None:
         )
     tokens = (latent, mask_token, pos_embed)
     types = [x.dtype for x in tokens]
-    if types[0] not in _FLOATS or types[1] != types[2] or types[1] not in (types[0], torch.float32):
+    if types[0] not in check.FLOATS or types[1] != types[2] or types[1] not in (types[0], torch.float32):
         raise ValueError(
             "expected latent float32, bfloat16 or float16, mask_token and pos_embed both of its type or both float32, "
             f"got {types[0]}, {types[1]} and {types[2]}"
         )
     if ids.dtype != torch.int64:
         raise ValueError(f"expected ids int64, got {ids.dtype}")
-    devices = {x.device for x in (*tokens, ids)}
-    if len(devices) > 1:
-        raise ValueError(f"expected all tensors on one device, got {sorted(map(str, devices))}")
+    check.one_device(*tokens, ids)
 
 
 def _fake(latent, mask_token, pos_embed, ids, raster):

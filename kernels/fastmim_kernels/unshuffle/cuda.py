@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from .._check import warps
+
 
 @triton.jit
 def _unshuffle(
@@ -44,11 +46,6 @@ def launch(latent, mask_token, pos_embed, ids, raster):
             DIM=dim, RASTER=raster, BLOCK=block, num_warps=warps(block),
         )  # fmt: skip
     return out
-
-
-def warps(block: int) -> int:
-    """Warps per program: about 8 values a thread."""
-    return min(max(block // 256, 1), 16)
 
 
 def compile_only():

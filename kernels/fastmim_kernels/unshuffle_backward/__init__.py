@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .. import _check as check
 from .. import _op
 from . import reference
 
@@ -28,21 +29,17 @@ def unshuffle_backward(
     return OP.overload(*args)
 
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
 def _check(grad, ids, num_keep, raster, dtype, with_pos) -> None:
     if grad.ndim != 3 or ids.ndim != 2 or grad.shape[0] != ids.shape[0] or grad.shape[1] < ids.shape[1]:
         raise ValueError(f"expected grad (B, prefix + L, D), ids (B, L), got {tuple(grad.shape)}, {tuple(ids.shape)}")
     if not 0 <= num_keep <= ids.shape[1]:
         raise ValueError(f"num_keep: expected 0 to {ids.shape[1]} visible patches, got {num_keep}")
-    if grad.dtype not in _FLOATS or dtype not in _FLOATS or ids.dtype != torch.int64:
+    if grad.dtype not in check.FLOATS or dtype not in check.FLOATS or ids.dtype != torch.int64:
         raise ValueError(
             "expected grad and result float32, bfloat16 or float16, ids int64, "
             f"got {grad.dtype}, {dtype} and {ids.dtype}"
         )
-    if grad.device != ids.device:
-        raise ValueError(f"expected all tensors on one device, got {grad.device} and {ids.device}")
+    check.one_device(grad, ids)
 
 
 def _fake(grad, ids, num_keep, raster, dtype, with_pos):
