@@ -10,9 +10,9 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -120,9 +120,9 @@ CONTENDERS = {
 }
 
 
-def images_per_second(name: str, setting: Setting) -> float:
+def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting: Setting) -> float:
     """In steady state: not while starting up, nor what was made ahead meanwhile (2 batches a worker)."""
-    with closing(CONTENDERS[name](setting)) as batches:
+    with closing(contender(setting)) as batches:
         for _ in range(2 * setting.threads):
             next(batches)
         start = time.perf_counter()
@@ -141,6 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=32, help="of each in a round, 2 a thread untimed (default 32)")
     parser.add_argument("--rounds", type=int, default=5, help="medians are over rounds (default 5)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--bad", help="a folder with bad files, on which ours with DALI runs too")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
     if min(args.batch, args.rounds, args.threads) < 1 or args.batches <= 2 * args.threads:
@@ -148,12 +149,17 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     setting = Setting(Manifest.scan(args.data), args.batch, args.batches, args.threads, device)
 
-    speeds = {name: [] for name in CONTENDERS}
+    contenders = dict(CONTENDERS)
+    if args.bad:
+        bad = Manifest.scan(args.bad)
+        contenders["ours, DALI, bad files"] = lambda setting: ours(replace(setting, manifest=bad), "dali")
+
+    speeds = {name: [] for name in contenders}
     for number in range(args.rounds):
-        names = list(CONTENDERS)
+        names = list(contenders)
         turn = number % len(names)  # nobody always runs behind the same other one
         for name in names[turn:] + names[:turn]:
-            speeds[name].append(images_per_second(name, setting))
+            speeds[name].append(images_per_second(contenders[name], setting))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, median in medians.items():
         row = {

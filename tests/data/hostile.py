@@ -10,6 +10,7 @@ import gzip
 import io
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -394,3 +395,7 @@ def _odd() -> list[tuple[str, str, bytes]]:
         ("[red]50%.jpg", "a name like markup", jpeg),
         (NOT_UTF8, "a name that is not UTF-8", jpeg),
     ]
+
+
+if __name__ == "__main__":  # python -m tests.data.hostile FOLDER: for `python -m bench.loader --bad`
+    print(f"{len(write_hostile(Path(sys.argv[1])))} files in {sys.argv[1]}")
