@@ -114,10 +114,13 @@ class Pretrain:
         self.mim = build(config)
         self.parameters = sum(p.numel() for p in self.mim.parameters() if p.requires_grad)
         self.engine = Engine(self.mim, config, process)
+        folder = Path(config.run.dir)
+        if process.rank == 0 and not (folder / "checkpoints/latest").exists():
+            (folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which this one does not continue
         number = int(self.manifest.hash[:12], 16)
         if int(self.engine.reduce_sum(torch.tensor(number))) != number * process.world:
             raise ValueError(f"the processes see different images in {data.root}: give all of them the same data")
-        quarantine = Quarantine(self.manifest, seed, Path(config.run.dir) / "bad_files.jsonl")
+        quarantine = Quarantine(self.manifest, seed, folder / "bad_files.jsonl")
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device)
         self.held_out = None
         if len(held_out_index) and config.run.evaluate_every:

@@ -41,6 +41,7 @@ def train(run, folder, *options):
 
 def test_the_run_completes_and_names_each_bad_file_once(folder, tmp_path):
     images, bad = folder
+    (tmp_path / "bad_files.jsonl").write_text('{"path": "of/another/run.jpg", "reason": "old"}\n')
     done = train(tmp_path, images)
     assert done.returncode == 0, done.stderr[-3000:]
     named = [json.loads(line)["path"] for line in (tmp_path / "bad_files.jsonl").read_text().splitlines()]
