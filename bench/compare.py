@@ -154,6 +154,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--arms", default=",".join(ARMS), help=f"which, of {','.join(ARMS)} (default all)")
     parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="all arms with the allocator setting that ours trains with on a CPU"
+    )
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
     names = args.arms.split(",")
@@ -163,7 +166,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    fastmim_kernels.keep_freed_memory()  # as training does; all arms have it
+    if args.keep_memory:
+        fastmim_kernels.keep_freed_memory()
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device])
     try:
         cfg = config.load(args.config)
@@ -183,7 +187,8 @@ def main(argv: list[str] | None = None) -> None:
                 arm.seconds.append(seconds)
 
     medians = {arm.name: statistics.median(arm.seconds) for arm in arms}
-    run = f"{args.config.rsplit('/', 1)[-1].removesuffix('.py')}, {args.precision}, batch {args.batch}"
+    memory = ", memory kept" if args.keep_memory else ""
+    run = f"{args.config.rsplit('/', 1)[-1].removesuffix('.py')}, {args.precision}, batch {args.batch}{memory}"
     for arm in arms:
         p20, _, _, p80 = statistics.quantiles(arm.seconds, n=5) if args.steps > 1 else arm.seconds * 4
         row = {
