@@ -1,4 +1,4 @@
-"""Checks of arguments that several ops share. May import torch only."""
+"""What several ops share: checks of arguments, and how wide their Triton programs are. May import torch only."""
 
 import torch
 from torch import Tensor
@@ -15,6 +15,20 @@ def one_device(*tensors: Tensor) -> None:
     devices = {x.device for x in tensors}
     if len(devices) > 1:
         raise ValueError(f"expected all tensors on one device, got {sorted(map(str, devices))}")
+
+
+def gradient(grad: Tensor, ids: Tensor, dtype: torch.dtype) -> None:
+    """
+    Raises:
+        ValueError: an incoming gradient and the indices that it belongs to have other types than floating and int64, or
+            lie on several devices; `dtype`, of the result, is not floating.
+    """
+    if grad.dtype not in FLOATS or dtype not in FLOATS or ids.dtype != torch.int64:
+        raise ValueError(
+            "expected grad and result float32, bfloat16 or float16, ids int64, "
+            f"got {grad.dtype}, {dtype} and {ids.dtype}"
+        )
+    one_device(grad, ids)
 
 
 def patches_fit(height: int, width: int, patch_size: int) -> None:

@@ -33,12 +33,7 @@ def _check(grad, ids, height, width, patch_size, dtype) -> None:
         raise ValueError(
             f"images of {height} x {width} and rows of {grad.shape[2]} values are not made of patches of {patch_size}"
         )
-    if grad.dtype not in check.FLOATS or ids.dtype != torch.int64 or dtype not in check.FLOATS:
-        raise ValueError(
-            "expected grad and result float32, bfloat16 or float16, ids int64, "
-            f"got {grad.dtype}, {dtype} and {ids.dtype}"
-        )
-    check.one_device(grad, ids)
+    check.gradient(grad, ids, dtype)
 
 
 def _fake(grad, ids, height, width, patch_size, dtype):

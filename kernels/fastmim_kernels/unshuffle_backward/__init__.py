@@ -34,12 +34,7 @@ def _check(grad, ids, num_keep, raster, dtype, with_pos) -> None:
         raise ValueError(f"expected grad (B, prefix + L, D), ids (B, L), got {tuple(grad.shape)}, {tuple(ids.shape)}")
     if not 0 <= num_keep <= ids.shape[1]:
         raise ValueError(f"num_keep: expected 0 to {ids.shape[1]} visible patches, got {num_keep}")
-    if grad.dtype not in check.FLOATS or dtype not in check.FLOATS or ids.dtype != torch.int64:
-        raise ValueError(
-            "expected grad and result float32, bfloat16 or float16, ids int64, "
-            f"got {grad.dtype}, {dtype} and {ids.dtype}"
-        )
-    check.one_device(grad, ids)
+    check.gradient(grad, ids, dtype)
 
 
 def _fake(grad, ids, num_keep, raster, dtype, with_pos):
