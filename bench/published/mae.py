@@ -7,7 +7,7 @@ every patch, and the loss is built from a full target. Parameter names are the o
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -170,3 +170,57 @@ class MaskedAutoencoder(nn.Module):
             target = (target - mean) / (var + 1e-6) ** 0.5
         loss = ((pred - target) ** 2).mean(dim=-1)
         return (loss * mask).sum() / mask.sum()
+
+
+def from_config(cfg: Any, attention: Literal["explicit", "sdpa"]) -> MaskedAutoencoder:
+    """The published model of a fastmim config.
+
+    Raises:
+        ValueError: the config is not MAE's.
+    """
+    kinds = [type(part).__name__ for part in (cfg.masking, cfg.encoder, cfg.decoder, cfg.loss)]
+    if kinds != ["RandomMasking", "ViT", "TransformerDecoder", "MaskedL2"]:
+        raise ValueError(f"MAE is RandomMasking, ViT, TransformerDecoder, MaskedL2; the config has {', '.join(kinds)}")
+    if type(cfg.target).__name__ not in ("NormalizedPatches", "Pixels") or cfg.data.size[0] != cfg.data.size[1]:
+        raise ValueError(f"MAE predicts pixels of square images; got {type(cfg.target).__name__} at {cfg.data.size}")
+    return MaskedAutoencoder(
+        img_size=cfg.data.size[0],
+        **vit_sizes(cfg.encoder),
+        decoder_embed_dim=cfg.decoder.dim,
+        decoder_depth=cfg.decoder.depth,
+        decoder_num_heads=cfg.decoder.num_heads,
+        norm_pix_loss=type(cfg.target).__name__ == "NormalizedPatches",
+        mask_ratio=cfg.masking.ratio,
+        attention=attention,
+    )
+
+
+# Of the timm names that MAE's configs use.
+VIT_SIZES = {
+    "tiny": dict(embed_dim=192, depth=12, num_heads=3),
+    "small": dict(embed_dim=384, depth=12, num_heads=6),
+    "base": dict(embed_dim=768, depth=12, num_heads=12),
+    "large": dict(embed_dim=1024, depth=24, num_heads=16),
+    "huge": dict(embed_dim=1280, depth=32, num_heads=16),
+}
+
+
+def vit_sizes(encoder: Any) -> dict[str, int]:
+    """Patch size, width, depth and heads of a fastmim ViT: those of its timm name, unless it gives its own.
+
+    Raises:
+        ValueError: the name is not vit_SIZE_patchN_...
+    """
+    family, _, rest = encoder.name.partition("_")
+    size, _, rest = rest.partition("_patch")
+    if family != "vit" or size not in VIT_SIZES or not rest:
+        raise ValueError(
+            f"expected an encoder named vit_SIZE_patchN, SIZE one of {', '.join(VIT_SIZES)}; got {encoder.name}"
+        )
+    sizes = VIT_SIZES[size] | {"patch_size": int(rest.partition("_")[0])}
+    return {name: getattr(encoder, name) or value for name, value in sizes.items()}
+
+
+def inputs(mask: Any) -> tuple[Tensor]:
+    """The noise that makes the published way hide the patches of a fastmim mask: each patch's place in its order."""
+    return (mask.ids.argsort(dim=1).float(),)
