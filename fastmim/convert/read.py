@@ -107,7 +107,7 @@ def _load(path: Path) -> Any:
         zipped = zipfile.is_zipfile(path)
     try:
         with torch.serialization.safe_globals(known), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch tells of other pickle protocols; what matters is raised
+            warnings.simplefilter("ignore")  # of other protocols; what matters is raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _MALFORMED as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
