@@ -33,7 +33,7 @@ def build(cfg: Any, attention: str = "explicit") -> tuple[nn.Module, Callable[..
             continue
         try:
             return module.from_config(cfg, attention), module.inputs
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:  # parts of another kind lack fields that a module looks at
             reasons.append(f"{entry.name}: {error}")
     raise ValueError(f"no published form of this config; {'; '.join(reasons)}")
 
