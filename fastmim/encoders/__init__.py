@@ -1,5 +1,7 @@
 """Encoders, one module a backbone family. May import timm, L1 and L0."""
 
+from .um_pvt import UMPVT
+from .um_swin import UMSwin
 from .vit import ViT
 
-__all__ = ["ViT"]
+__all__ = ["UMPVT", "UMSwin", "ViT"]
