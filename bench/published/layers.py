@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Literal
 
@@ -77,3 +78,31 @@ def normalize_patches(target: Tensor) -> Tensor:
     mean = target.mean(dim=-1, keepdim=True)
     var = target.var(dim=-1, keepdim=True)
     return (target - mean) / (var + 1e-6) ** 0.5
+
+
+VIT_SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+"""Width, blocks and heads of the plain ViTs."""
+
+
+def vit_sizes(encoder) -> dict[str, int]:
+    """patch_size, embed_dim, depth and num_heads of a fastmim ViT: its own, where given, or its timm model's.
+
+    Raises:
+        ValueError: the name is not vit_<size>_patch<n>_<image side> with a size of `VIT_SIZES`.
+    """
+    found = re.fullmatch(r"vit_([a-z]+)_patch(\d+)_\d+", encoder.name)
+    if found is None or found[1] not in VIT_SIZES:
+        raise ValueError(
+            f"encoder.name={encoder.name!r}: published ViTs are named vit_<size>_patch<n>_<image side>, "
+            f"the size one of {', '.join(VIT_SIZES)}"
+        )
+    named = (int(found[2]), *VIT_SIZES[found[1]])
+    own = (encoder.patch_size, encoder.embed_dim, encoder.depth, encoder.num_heads)
+    values = (name if value is None else value for name, value in zip(named, own, strict=True))
+    return dict(zip(("patch_size", "embed_dim", "depth", "num_heads"), values, strict=True))
