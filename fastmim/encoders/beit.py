@@ -156,7 +156,7 @@ def init_simmim(beit: Beit, mask_token: Tensor) -> None:
 
 
 def init_a2mim(beit: Beit, mask_token: Tensor) -> None:
-    """A2MIM's (openmixup `vision_transformer.py`): linear weights, tokens and positions normal of deviation 0.02.
+    """A2MIM's (openmixup `mim_vit.py`): linear weights, tokens and positions normal of deviation 0.02.
 
     timm has given everything else the same already, torch's default for the patch embedding.
     """

@@ -10,15 +10,18 @@ import timm
 import torch
 
 from bench.published import a2mim_vit, simmim
+from fastmim.config import Config, Data
 from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
+from fastmim.data.crops import CenterCrop
 from fastmim.decoders import LinearHead
 from fastmim.encoders import BEiT, Swin
-from fastmim.losses import MaskedL1
+from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
 from fastmim.masking import BlockMasking, UniformMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
 from fastmim.targets import Pixels
+from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
 
 SWIN_NAMES, VIT_NAMES = MICROSOFT
@@ -113,74 +116,41 @@ def test_masks_follow_the_official_law(golden):
     assert BlockMasking()(0, ids[:1], (14, 14), 16).ids_hidden.shape[1] == 4 * 30  # 30 of 49 blocks at 224
 
 
-SWIN_PUBLISHED = dict(img_size=96, embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), window=3)
-VIT_PUBLISHED = dict(img_size=(96, 64), embed_dim=24, depth=3, num_heads=4, drop_path=0.0)
-
-
-class FilledA2MIM(simmim.SimMIM):
-    """With the fill of A2MIM, and the official names of its parts."""
-
-    def forward(self, images, mask):
-        weight = simmim.enlarge(mask, images.shape[2:]).unsqueeze(1)
-        filled = images * (1 - weight) + images.mean(dim=(2, 3), keepdim=True) * weight
-        pred = self.decoder(self.encoder(filled, mask))
-        return self.loss(images, pred, mask), pred, mask
-
-
-def openmixup_vit(**args):
-    return a2mim_vit.ViT(**VIT_PUBLISHED | {"hidden": 96} | args)
-
-
-def as_openmixup(state):
-    """Our state dict under the names of `SimMIM(a2mim_vit.ViT())`."""
-    state, unmatched = A2MIM_NAMES.to_official(state)
-    assert not unmatched
-    return {k.replace("backbone.", "encoder.").replace("neck.decoder_pred", "decoder"): v for k, v in state.items()}
-
-
-def as_microsoft(names):
-    return lambda state: names.to_official(state)[0]
+A2MIM_BEIT = replace(TINY_BEIT, **A2MIM)
 
 
 @pytest.mark.parametrize(
-    ("spec", "published", "names"),
+    ("spec", "loss", "published", "names"),
     [
-        (TINY_SWIN, lambda: simmim.SimMIM(simmim.SwinTransformer(**SWIN_PUBLISHED)), as_microsoft(SWIN_NAMES)),
-        (TINY_BEIT, lambda: simmim.SimMIM(simmim.VisionTransformer(**VIT_PUBLISHED)), as_microsoft(VIT_NAMES)),
-        (replace(TINY_BEIT, **A2MIM), lambda: FilledA2MIM(openmixup_vit()), as_openmixup),
-        (
-            replace(TINY_BEIT, **A2MIM, token_layer=2, mlp_ratio=3.0),
-            lambda: FilledA2MIM(openmixup_vit(mask_layer=2, hidden=72)),
-            as_openmixup,
-        ),
-        (
-            replace(TINY_BEIT, **A2MIM | {"fill": "none", "token": "replace"}),
-            lambda: simmim.SimMIM(openmixup_vit(replace=True)),
-            as_openmixup,
-        ),
+        (TINY_SWIN, MaskedL1(), simmim, SWIN_NAMES),
+        (TINY_BEIT, MaskedL1(), simmim, VIT_NAMES),
+        (A2MIM_BEIT, WithFourier(fourier=FocalFrequency(batch=4)), a2mim_vit, A2MIM_NAMES),
+        (replace(A2MIM_BEIT, token_layer=2, mlp_ratio=3.0), MaskedL1(), a2mim_vit, A2MIM_NAMES),
+        (replace(A2MIM_BEIT, fill="none", token="replace"), MaskedL1(), a2mim_vit, A2MIM_NAMES),
     ],
     ids=["swin", "vit", "a2mim", "a2mim-layer2", "openmixup-simmim"],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_ours_equals_the_published_way(spec, published, names, checkpointing):
+def test_ours_equals_the_published_way(spec, loss, published, names, checkpointing):
     torch.manual_seed(0)
     size = (96, 96) if isinstance(spec, Swin) else (96, 64)
-    ours, published = randomized(mim_of(spec, size)), published()
+    data = Data(crop=CenterCrop(), size=size, mean=MEAN, std=STD)
+    config = Config(masking=BlockMasking(), encoder=spec, decoder=LinearHead(), target=Pixels(), loss=loss, data=data)
+    ours, theirs = randomized(build(config)), published.from_config(config)
     ours.encoder.grad_checkpointing = checkpointing
-    missing, unexpected = published.load_state_dict(names(ours.state_dict()), strict=False)
+    missing, unexpected = theirs.load_state_dict(names.to_official(ours.state_dict())[0], strict=False)
     assert not unexpected and all("index" in k or "attn_mask" in k for k in missing)
 
     images = torch.randint(0, 256, (4, *size, 3), dtype=torch.uint8)
     mask = ours.mask(torch.arange(4))
-    loss = ours.objective(ours.predict(images, mask), images, mask)
-    normalized = (images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    hidden = mask.mask.view(4, *mask.grid).long()
-    expected, _, _ = published(normalized.permute(0, 3, 1, 2), hidden)
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-    loss.backward()
+    normalized = ours.objective.normalize(images).permute(0, 3, 1, 2)
+    value = ours.objective(ours.predict(images, mask), images, mask)
+    expected, _, _ = theirs(normalized, *published.inputs(mask))
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    value.backward()
     expected.backward()
-    gradients = names({k: p.grad for k, p in ours.named_parameters()})
-    for name, p in published.named_parameters():
+    gradients, _ = names.to_official({k: p.grad for k, p in ours.named_parameters()})
+    for name, p in theirs.named_parameters():
         scale = p.grad.abs().max().item()
         torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale + 1e-9, msg=name)
 
