@@ -1,7 +1,9 @@
 """Encoders, one module a backbone family. May import timm, L1 and L0."""
 
+from .beit import BEiT
+from .swin import Swin
 from .um_pvt import UMPVT
 from .um_swin import UMSwin
 from .vit import ViT
 
-__all__ = ["UMPVT", "UMSwin", "ViT"]
+__all__ = ["BEiT", "Swin", "UMPVT", "UMSwin", "ViT"]
