@@ -28,13 +28,12 @@ LAYERS = {
     1: ("config", "tokens", "optim"),
     2: ("mim", "masking", "encoders", "decoders", "targets", "losses", "objective"),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
-    4: ("tasks", "analysis"),
+    4: ("tasks", "analysis", "convert"),
     5: ("train", "cli"),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
-    ("objective", "targets"),
     ("objective", "losses"),
     ("config", "tokens"),
     ("optim", "config"),
