@@ -17,7 +17,7 @@ import fastmim_kernels
 
 from .. import bittrace, checkpoint
 from ..config import Config, Data, Optim, Run, Train, to_json
-from ..data.crops import CenterCrop, RandomResizedCrop
+from ..data.crops import CenterCrop, RandomResizedCrop, SimpleResizedCrop
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
@@ -35,8 +35,8 @@ from ..tokens import Mask, sample_id, sample_index
 
 # Every class that a run folder's config.json may name.
 PARTS = (
-    Config, Data, Optim, Run, Train, CenterCrop, RandomResizedCrop, TransformerDecoder, ViT, MaskedL1, MaskedL2,
-    RandomMasking, NormalizedPatches, Pixels,
+    Config, Data, Optim, Run, Train, CenterCrop, RandomResizedCrop, SimpleResizedCrop, TransformerDecoder, ViT,
+    MaskedL1, MaskedL2, RandomMasking, NormalizedPatches, Pixels,
 )  # fmt: skip
 
 
