@@ -28,13 +28,12 @@ LAYERS = {
     1: ("config", "fields", "tokens", "optim"),
     2: ("mim", "masking", "encoders", "decoders", "targets", "losses", "objective"),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
-    4: ("tasks", "analysis"),
+    4: ("tasks", "analysis", "convert"),
     5: ("train", "cli"),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
-    ("objective", "targets"),
     ("objective", "losses"),
     ("config", "fields"),
     ("config", "tokens"),
@@ -141,11 +140,18 @@ def test_every_op_is_whole():
         assert (ROOT / "tests" / "kernels" / f"test_{name}.py").is_file(), f"op {name} lacks a test of its name"
 
 
+# Official checkpoints are pickles: one module opens them, with torch's restricted reader, which runs nothing in them.
+RESTRICTED_READER = ROOT / "fastmim/convert/read.py"
+RESTRICTED = re.compile(r"from pickle import UnpicklingError|torch\.load\(.*, weights_only=True\b.*\)$")
+
+
 def test_no_unsafe_loading():
     """Reliability E1: nothing in the package can execute what a file says, but a config that the user names."""
     banned = re.compile(r"\b(pickle|torch\.load|yaml\.load|shell=True)\b|\b(eval|exec)\(")
     for path in MODULES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
+            if path == RESTRICTED_READER and RESTRICTED.search(line.strip()):
+                continue
             if banned.search(line) and "mim.eval()" not in line and ".eval()" not in line:
                 pytest.fail(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
 

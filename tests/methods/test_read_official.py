@@ -1,0 +1,154 @@
+"""Official checkpoint files are read as plain tensors, and nothing in them is ever run."""
+
+import argparse
+import pickle
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastmim.convert.read import read_official
+
+WEIGHTS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "norm.bias": torch.ones(4)}
+
+
+@pytest.fixture
+def foreign(monkeypatch):
+    """foreign("a.b", "C", *bases): a class that pickles under that name while the file is written."""
+
+    def make(module, name, *bases, **members):
+        parts = module.split(".")
+        for i in range(len(parts)):
+            path = ".".join(parts[: i + 1])
+            if path not in sys.modules:
+                monkeypatch.setitem(sys.modules, path, types.ModuleType(path))
+        cls = type(name, bases, {"__module__": module, **members})
+        monkeypatch.setattr(sys.modules[module], name, cls, raising=False)
+        return cls
+
+    return make
+
+
+def same(state):
+    assert state.keys() == WEIGHTS.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("container", [None, "model", "state_dict"])
+def test_plain_files(tmp_path, container, zipped):
+    content = {container: WEIGHTS, "epoch": 3} if container else WEIGHTS
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    read = read_official(tmp_path / "a.pth")
+    same(read.state)
+    assert read.container == container and read.rest == ({"epoch": 3} if container else {})
+
+
+def test_safetensors(tmp_path):
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    same(read_official(tmp_path / "a.safetensors").state)
+    (tmp_path / "b.safetensors").write_bytes(b"no such file")
+    with pytest.raises(ValueError, match="expected a safetensors file"):
+        read_official(tmp_path / "b.safetensors")
+
+
+def test_what_mae_writes(tmp_path):
+    args = argparse.Namespace(model="mae_vit_base_patch16", blr=1.5e-4)
+    torch.save({"model": OrderedDict(WEIGHTS), "args": args, "scaler": {}, "epoch": 799}, tmp_path / "a.pth")
+    read = read_official(tmp_path / "a.pth")
+    same(read.state)
+    assert read.rest["args"].model == "mae_vit_base_patch16"
+
+
+def test_what_simmim_writes(tmp_path, foreign):
+    node = foreign("yacs.config", "CfgNode", dict)
+    inner = node(TYPE="swin", SWIN=node(NUM_HEADS=[4, 8]))
+    inner.__dict__["__immutable__"] = True
+    torch.save({"model": WEIGHTS, "config": node(MODEL=inner), "max_accuracy": np.float64(0.5)}, tmp_path / "a.pth")
+    read = read_official(tmp_path / "a.pth")
+    same(read.state)
+    assert read.rest["config"] == {"MODEL": {"TYPE": "swin", "SWIN": {"NUM_HEADS": [4, 8]}}}
+
+
+def test_what_mmengine_writes(tmp_path, foreign):
+    buffer = foreign("mmengine.logging.history_buffer", "HistoryBuffer", object)
+
+    def mean(self): ...
+
+    mean.__module__, mean.__qualname__ = buffer.__module__, "HistoryBuffer.mean"
+    buffer.mean = mean
+    history = buffer()
+    history.__dict__ |= {"_log_history": np.arange(3.0), "_statistics_methods": {"mean": buffer.mean}}
+    node = foreign("mmengine.config.config", "ConfigDict", dict, __reduce__=lambda self: (type(self), (dict(self),)))
+    content = {"state_dict": WEIGHTS, "message_hub": {"loss": history}, "meta": {"cfg": node(depth=12)}}
+    torch.save(content, tmp_path / "a.pth")
+    read = read_official(tmp_path / "a.pth")
+    same(read.state)
+    assert read.rest["meta"]["cfg"] == {"depth": 12}
+
+
+class Bomb:
+    """Runs a command when it is unpickled in the usual way."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def touch(path):
+    Path(path).touch()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("function", ["os.system", "builtins.eval", "own function", "getattr"])
+def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path, function, zipped):
+    proof = tmp_path / "executed"
+    statement = f"open({str(proof)!r}, 'w')"
+    bomb, name = {
+        "os.system": (Bomb(__import__("os").system, f"touch {proof}"), "posix.system"),
+        "builtins.eval": (Bomb(eval, statement), "eval"),
+        "own function": (Bomb(touch, str(proof)), f"{touch.__module__}.touch"),
+        # `getattr` is let through, but only its name: what it would find is never looked up or called.
+        "getattr": (Bomb(Bomb(getattr, Path, "touch"), proof), None),
+    }[function]
+    if function == "getattr":
+        bomb = Bomb(getattr, Path(proof), "touch")
+    torch.save({"model": WEIGHTS, "extra": bomb}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    if name is None:
+        same(read_official(tmp_path / "a.pth").state)
+    else:
+        with pytest.raises(ValueError, match=f"holds {name.replace('.', '[.]')}, which is no weight") as error:
+            read_official(tmp_path / "a.pth")
+        assert "\n" not in str(error.value)
+    assert not proof.exists()
+    if function != "getattr":
+        torch.load(tmp_path / "a.pth", weights_only=False)
+        assert proof.exists(), "the file would have done nothing anyway"
+
+
+def test_what_is_no_checkpoint_is_one_line(tmp_path):
+    path = tmp_path / "a.pth"
+    for content, message in [
+        ([1, 2], "expected a dictionary of tensors, found a list"),
+        ({"model": {}}, "found none"),
+        ({"model": {"a": torch.ones(1), "b": 3}}, "found also 'b'"),
+    ]:
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=message):
+            read_official(path)
+    torch.save(WEIGHTS, path)
+    whole = path.read_bytes()
+    for broken in (b"", b"not a checkpoint", whole[: len(whole) // 2], pickle.dumps({"a": object()}), b"\x80\x02R."):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=str(path)) as error:
+            read_official(path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(OSError):
+        read_official(tmp_path / "missing.pth")
