@@ -1,9 +1,10 @@
-"""Decoders: latent tokens to predictions of the hidden patches. May import timm, L1 and L0."""
+"""Decoders: latent tokens to predictions of patches. May import timm, L1 and L0."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from timm.models import checkpoint_seq
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from fastmim_kernels import unshuffle
 
-from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding
+from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding, take
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,16 @@ class TransformerDecoder(Decoder):
     """Transformer blocks."""
     num_heads: int = 16
     """Attention heads."""
+    order: Literal["visible_first", "raster"] = "visible_first"
+    """Order of the tokens. Attention does not see it: "raster", the official one, gives the same and costs more."""
+    official_pos_order: bool = False
+    """UM-MAE's official Swin and PVT (models_mae_swin.py `forward_decoder`) give the visible tokens, which are in the
+    order of their blocks, the positions of the visible patches in raster order: most get another patch's. True does
+    as they do; False gives each token its own position."""
 
     def __post_init__(self):
+        if self.depth < 1:
+            raise ValueError(f"decoder.depth: expected at least 1 block, got {self.depth}")
         if self.dim % self.num_heads:
             raise ValueError(f"decoder.dim={self.dim} must be a multiple of decoder.num_heads={self.num_heads}")
 
@@ -51,19 +60,27 @@ class LastBlock(Block):
 
 
 class TransformerDecoderModule(nn.Module):
-    """Predicts hidden patches: `decoder(latent, mask) -> (B, L - K, P)`.
+    """`decoder(latent, mask, num_pred) -> (B, num_pred, P)`, see `tokens.Decoder`.
 
     Tokens stay in the order (prefix, visible, hidden) in which they arrive. Attention does not see an order, only the
     position embeddings, so MAE's un-shuffle to raster order would move every token and change no result; and the
     predictions of interest are then simply the last rows: norm and head run on the hidden quarters only, and so do the
     queries and the MLP of the last block.
+
+    From an encoder that reads all of the image, every patch has its own token, and there are no mask tokens.
     """
 
     def __init__(self, spec: TransformerDecoder, encoder: nn.Module):
         super().__init__()
         self.grad_checkpointing = False
-        self.embed = nn.Linear(encoder.embed_dim, spec.dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, spec.dim))
+        self.raster, self.official_pos_order = spec.order == "raster", spec.official_pos_order
+        self.prefix, self.merge, self.reads = encoder.num_prefix_tokens, encoder.merge, encoder.reads
+        shrink = encoder.merge * (2 if encoder.reads == "visible" else 1)
+        self.latent_grid = (encoder.grid[0] // shrink, encoder.grid[1] // shrink)
+        self.embed = nn.Linear(encoder.embed_dim, spec.dim * encoder.merge**2)
+        if encoder.reads == "visible":
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, spec.dim))
+            nn.init.normal_(self.mask_token, std=0.02)
         pos_embed = sincos_position_embedding(spec.dim, encoder.grid, num_prefix_tokens=encoder.num_prefix_tokens)
         self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
         norm = partial(nn.LayerNorm, eps=1e-6)
@@ -72,10 +89,90 @@ class TransformerDecoderModule(nn.Module):
         self.norm = norm(spec.dim)
         self.pred = nn.Linear(spec.dim, encoder.patch_values)
         self.apply(init_transformer)
-        nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, latent: Tensor, mask: Mask) -> Tensor:
-        x = unshuffle(self.embed(latent), self.mask_token, self.pos_embed, mask.ids, raster=False)
+    def forward(self, latent: Tensor, mask: Mask, num_pred: int) -> Tensor:
+        x = self.tokens(self.unmerge(self.embed(latent)), mask)
         blocks, last_block = self.blocks[:-1], self.blocks[-1]
         x = checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x)
-        return self.pred(self.norm(last_block(x, mask.ids_hidden.shape[1])))
+        if self.raster:
+            x = take(last_block(x, x.shape[1])[:, self.prefix :], mask.ids[:, -num_pred:])
+        else:
+            x = last_block(x, num_pred)
+        return self.pred(self.norm(x))
+
+    def unmerge(self, x: Tensor) -> Tensor:
+        """(B, N, dim * m * m) latent tokens of m x m patches each to (B, N * m * m, dim), a raster of their patches.
+
+        The channels are (dim, row, column), as `PixelShuffle` has them.
+        """
+        m = self.merge
+        if m == 1:
+            return x
+        x = x.unflatten(2, (-1, m, m)).unflatten(1, self.latent_grid)
+        return x.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)
+
+    def tokens(self, x: Tensor, mask: Mask) -> Tensor:
+        """(B, prefix + L, dim): embedded tokens, mask tokens and positions."""
+        if self.reads == "all":
+            x = x + self.pos_embed
+            patches = x[:, self.prefix :]
+            return x if self.raster else torch.cat([x[:, : self.prefix], take(patches, mask.ids)], dim=1)
+        ids = mask.ids
+        if self.official_pos_order:
+            ids = torch.cat([mask.ids_keep.sort(dim=1).values, mask.ids_hidden], dim=1)
+        return unshuffle(x, self.mask_token, self.pos_embed, ids, raster=self.raster)
+
+
+@dataclass(frozen=True)
+class LinearHead(Decoder):
+    """One linear layer from each latent token to the pixels it stands for (SimMIM, arXiv:2111.09886, section 3.3).
+
+    SimMIM and A2MIM write it as a 1x1 convolution and a pixel shuffle.
+    """
+
+    layout: Literal["channels_first", "channels_last"] = "channels_first"
+    """Order of the weight's rows: (channel, row, column) of the token's whole square, as PixelShuffle(stride) reads
+    them (SimMIM, A2MIM); or (row, column, channel, patch) as UM-MAE's repository does (PixelShuffle of patches)."""
+    init: Literal["torch", "trunc_normal", "xavier"] = "torch"
+    """torch's default for a convolution (SimMIM), normal of deviation 0.02 (A2MIM), Xavier-uniform (UM-MAE)."""
+
+    def build(self, encoder: nn.Module) -> nn.Module:
+        if encoder.reads != "all":
+            raise ValueError(
+                "decoder: LinearHead predicts a patch from the encoder's token at its place, and this encoder has none "
+                "for hidden patches (reads = visible); use TransformerDecoder, or an encoder that reads all"
+            )
+        return LinearHeadModule(self, encoder)
+
+
+class LinearHeadModule(nn.Linear):
+    """`decoder(latent, mask, num_pred) -> (B, num_pred, P)`, see `tokens.Decoder`.
+
+    The weight keeps the official order of its rows. The forward pass reorders them, not the far larger predictions.
+    """
+
+    def __init__(self, spec: LinearHead, encoder: nn.Module):
+        super().__init__(encoder.embed_dim, encoder.patch_values * encoder.merge**2)
+        if spec.init != "torch":
+            init = nn.init.xavier_uniform_ if spec.init == "xavier" else partial(nn.init.trunc_normal_, std=0.02)
+            init(self.weight)
+            nn.init.zeros_(self.bias)
+        self.grad_checkpointing = False
+        self.channels_first = spec.layout == "channels_first"
+        self.prefix, self.merge, self.patch_size = encoder.num_prefix_tokens, encoder.merge, encoder.patch_size
+        self.latent_grid = (encoder.grid[0] // encoder.merge, encoder.grid[1] // encoder.merge)
+
+    def forward(self, latent: Tensor, mask: Mask, num_pred: int) -> Tensor:
+        x, ids = latent[:, self.prefix :], mask.ids[:, -num_pred:]
+        weight, bias = self.by_patch(self.weight), self.by_patch(self.bias)
+        if self.merge == 1:
+            return F.linear(take(x, ids), weight, bias)
+        x = F.linear(x, weight, bias).unflatten(2, (self.merge, self.merge, -1)).unflatten(1, self.latent_grid)
+        return take(x.transpose(2, 3).flatten(1, 4), ids)
+
+    def by_patch(self, rows: Tensor) -> Tensor:
+        """Rows of the weight or bias in the order (patch row, patch column, row, column, channel)."""
+        m, p = self.merge, self.patch_size
+        if self.channels_first:
+            return rows.unflatten(0, (-1, m, p, m, p)).movedim((1, 3, 2, 4, 0), (0, 1, 2, 3, 4)).flatten(0, 4)
+        return rows.unflatten(0, (p * p, -1, m, m)).movedim((2, 3), (0, 1)).flatten(0, 3)

@@ -13,7 +13,7 @@ from .tokens import Loss
 class MaskedL1(Loss):
     """Mean absolute error over hidden patches."""
 
-    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
         return (pred.float() - target).abs().mean()
 
 
@@ -21,5 +21,5 @@ class MaskedL1(Loss):
 class MaskedL2(Loss):
     """Mean squared error over hidden patches (MAE, arXiv:2111.06377, section 3, "Reconstruction target")."""
 
-    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
         return (pred.float() - target).square().mean()

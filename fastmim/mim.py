@@ -26,9 +26,10 @@ class MIM(nn.Module):
 
     def mask(self, ids: Tensor) -> Mask:
         """The mask of each sample."""
-        return self.masking(self.seed, ids, self.encoder.grid)
+        return self.masking(self.seed, ids, self.encoder.grid, self.encoder.patch_size)
 
     def predict(self, images: Tensor, mask: Mask) -> Tensor:
-        """(B, L - K, P) predictions of the hidden patches, in the order of `mask.ids_hidden`."""
+        """(B, M, P) predictions of the patches `mask.ids[:, -M:]`: the hidden ones, or all if the loss wants those."""
         latent = self.encoder(images, mask)
-        return self.decoder(latent, mask)
+        num_pred = mask.ids.shape[1] if self.objective.whole else mask.ids_hidden.shape[1]
+        return self.decoder(latent, mask, num_pred)

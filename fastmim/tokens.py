@@ -8,8 +8,8 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
     MASK = 3
     HELD_OUT = 4
     SUBSTITUTE = 5
+    SECONDARY = 6
 
 
 def sample_id(index: Tensor, epoch: Tensor | int, repeat: Tensor | int = 0) -> Tensor:
@@ -45,11 +46,14 @@ class Mask:
 
     ids: (B, L) int64, a permutation of the patches in every row; the first `num_keep` are visible, the rest hidden.
     grid: (rows, columns) with rows * columns == L; patch l is row l // columns, column l % columns.
+    secondary: (B, K) bool in the order of `ids_keep`, True = visible, but the encoder gets a learned token instead of
+        its content (UM-MAE's secondary masking); None = no such patches.
     """
 
     ids: Tensor
     num_keep: int
     grid: tuple[int, int]
+    secondary: Tensor | None = None
 
     @property
     def ids_keep(self) -> Tensor:
@@ -65,6 +69,32 @@ class Mask:
     def mask(self) -> Tensor:
         """(B, L) bool, True = hidden."""
         return torch.ones_like(self.ids, dtype=torch.bool).scatter_(1, self.ids_keep, False)
+
+    def hidden_map(self, size: tuple[int, int]) -> Tensor:
+        """(B, h, w) bool, `mask` enlarged to a finer grid of `size`: of tokens, or of pixels."""
+        return enlarge(self.mask.view(-1, *self.grid), size)
+
+    def __getitem__(self, images: slice) -> Mask:
+        """The mask of some of the images."""
+        secondary = None if self.secondary is None else self.secondary[images]
+        return replace(self, ids=self.ids[images], secondary=secondary)
+
+
+def enlarge(cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Repeats each cell of (B, rows, columns) so that the result is (B, *size).
+
+    Raises:
+        ValueError: `size` is not a multiple of the cells.
+    """
+    (height, rest_h), (width, rest_w) = (divmod(n, cells) for n, cells in zip(size, cells.shape[1:], strict=True))
+    if rest_h or rest_w:
+        raise ValueError(f"a grid of {size} is not a whole multiple of the mask's {tuple(cells.shape[1:])}")
+    return cells.repeat_interleave(height, 1).repeat_interleave(width, 2)
+
+
+def take(x: Tensor, ids: Tensor) -> Tensor:
+    """Rows of (B, L, D) at (B, M) ids: (B, M, D)."""
+    return x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
@@ -118,49 +148,135 @@ def init_transformer(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Masking(ABC):
-    """Chooses the hidden patches: `masking(seed, ids, grid) -> Mask`."""
+    """Chooses the hidden patches: `masking(seed, ids, grid, patch_size) -> Mask`.
+
+    uniform: exactly one patch of each 2x2 block is visible, and `ids_keep` is in raster order of the blocks, so that
+        the visible patches in that order are an image of half the size. replaces: masks have a `secondary`.
+    """
+
+    uniform: ClassVar[bool] = False
+
+    @property
+    def replaces(self) -> bool:
+        return False
 
     @abstractmethod
-    def __call__(self, seed: int, ids: Tensor, grid: tuple[int, int]) -> Mask: ...
+    def __call__(self, seed: int, ids: Tensor, grid: tuple[int, int], patch_size: int) -> Mask:
+        """
+        Args:
+            ids: (B,) int64 sample ids.
+            grid: (rows, columns) of patches.
+            patch_size: their side in pixels.
+        Raises:
+            ValueError: the grid does not allow such masks.
+        """
 
 
 @dataclass(frozen=True)
 class Encoder(ABC):
-    """Describes an encoder; `build` returns a module `(images, mask) -> latent` with `grid` and `patch_size`.
+    """Describes an encoder; `build` returns a module `(images, mask) -> (B, num_prefix_tokens + N, D)` tokens.
 
-    size: (H, W) of the images in pixels; mean, std: per channel, on the 0..1 scale.
+    Images are (B, H, W, C) uint8 or normalised floats. The N latent tokens are those of the visible patches in the
+    order of `mask.ids_keep`, or a raster of the whole image, or a raster of the image that the visible patches of a
+    uniform mask make. The module has these attributes:
+
+    * grid, patch_size: of the patches that are hidden and predicted; patch_values: numbers in one, p * p * C.
+    * embed_dim: D. num_prefix_tokens: class tokens in front.
+    * reads: "visible" patches only, or "all" of the image, with something in place of the hidden ones.
+    * merge: side of the square of patches that one latent token stands for; visible ones, if only those are read.
+    * grad_checkpointing: may be set.
+    * features(images): the same tokens of whole, normalised (B, C, H, W) images of which nothing is hidden.
     """
 
+    timm_layout: ClassVar[Literal["NLC", "NHWC", "NCHW"]] = "NLC"
+    """Layout of what timm's `forward_features` returns."""
+
     @abstractmethod
-    def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module: ...
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Args:
+            size: (H, W) of the images in pixels.
+            mean, std: per channel, on the 0..1 scale.
+        Raises:
+            ValueError: the sizes, or this masking, do not fit the encoder.
+        """
+
+    def timm(self, size: tuple[int, int]) -> dict[str, Any] | None:
+        """The timm model of the encoder's weights, for (H, W) images; None: timm has none.
+
+        Returns: its name as "architecture", and as "model_args" what `timm.create_model` must be told beside it, the
+            number of channels and of classes excepted.
+        """
+        return None
 
 
 @dataclass(frozen=True)
 class Decoder(ABC):
-    """Describes a decoder; `build(encoder)` returns a module `(latent, mask) -> pred` of the hidden patches."""
+    """Describes a decoder; `build` returns a module `(latent, mask, num_pred) -> (B, num_pred, P)`.
+
+    It predicts the patches `mask.ids[:, -num_pred:]`, each as (row, column, channel) values.
+    """
 
     @abstractmethod
-    def build(self, encoder: nn.Module) -> nn.Module: ...
+    def build(self, encoder: nn.Module) -> nn.Module:
+        """
+        Raises:
+            ValueError: it cannot work on what this encoder gives.
+        """
 
 
 @dataclass(frozen=True)
-class Target(ABC):
-    """What is predicted: `target(images, patch_size) -> (B, L, P)`, from normalised (B, H, W, C) float images."""
+class Target:
+    """What is predicted: patches cut from `source(images)`, standardised one by one if `norm_pix`."""
 
-    @abstractmethod
-    def __call__(self, images: Tensor, patch_size: int) -> Tensor: ...
+    norm_pix: ClassVar[bool] = False
+
+    def source(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Normalised (B, H, W, C) images, with what is not to be predicted taken out of them."""
+        return images
+
+    def __call__(self, images: Tensor, patch_size: int, mean: Tensor, std: Tensor) -> Tensor:
+        """(B, L, P) from normalised (B, H, W, C) float images.
+
+        With norm_pix (MAE, models_mae.py `forward_loss`): t = (x - mean(x)) / sqrt(var(x) + 1e-6) over all values of
+        the patch, with the unbiased variance.
+        """
+        patches = patchify(self.source(images, mean, std), patch_size)
+        if not self.norm_pix:
+            return patches
+        mean, std = patch_statistics(patches)
+        return (patches - mean) / std
 
     def pixels(self, pred: Tensor, patches: Tensor) -> Tensor:
-        """(…, P) predictions as normalised pixels, for pictures; `patches` are the true ones, for lost statistics."""
-        return pred
+        """(..., P) predictions as normalised pixels, for pictures; `patches` are the true ones, for lost statistics."""
+        if not self.norm_pix:
+            return pred
+        mean, std = patch_statistics(patches)
+        return pred * std + mean
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and square root of (unbiased variance + 1e-6) of each patch: (..., 1) each."""
+    return patches.mean(dim=-1, keepdim=True), (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
 
 
 @dataclass(frozen=True)
 class Loss(ABC):
-    """Compares: `loss(pred, target) -> ()` fp32, the mean over the rows it is given (the hidden patches)."""
+    """Compares: `loss(pred, target) -> ()` fp32, the mean over the rows it is given (the hidden patches).
+
+    One that is `whole` sees images instead: `loss(pred, target, hidden)` with (B, H, W, C) fp32 and (B, H, W, 1) bool.
+    """
+
+    whole: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, pred: Tensor, target: Tensor) -> Tensor: ...
+    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor: ...
+
+    def note(self, batch: int) -> str | None:
+        """What a person should know about this loss on micro-batches of `batch` images, or nothing."""
+        return None
 
 
 @dataclass(frozen=True)

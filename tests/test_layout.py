@@ -34,7 +34,6 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
-    ("objective", "targets"),
     ("objective", "losses"),
     ("config", "tokens"),
     ("optim", "config"),

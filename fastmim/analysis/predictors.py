@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..objective import Objective
-from ..tokens import Mask
+from ..tokens import Mask, take
 
 
 def trivial_losses(objective: Objective, images: Tensor, mask: Mask) -> dict[str, float]:
@@ -24,19 +24,14 @@ def trivial_losses(objective: Objective, images: Tensor, mask: Mask) -> dict[str
     target = objective.targets(images)
     hidden = take(target, mask.ids_hidden)
     filled = fill_hidden(objective.normalize(images), mask, objective.patch_size)
-    filled = take(objective.target(filled, objective.patch_size), mask.ids_hidden)
+    filled = take(objective.targets(filled), mask.ids_hidden)
     scale = (filled * hidden).sum() / filled.square().sum().clamp_min(1e-12)
     predictions = {
         "zero": torch.zeros_like(hidden),
         "mean_patch": take(target, mask.ids_keep).mean(dim=1, keepdim=True).expand_as(hidden),
         "interpolation": scale * filled,
     }
-    return {name: objective.loss(pred, hidden).item() for name, pred in predictions.items()}
-
-
-def take(patches: Tensor, ids: Tensor) -> Tensor:
-    """(B, L, P) rows at (B, M) ids: (B, M, P)."""
-    return patches.gather(1, ids[..., None].expand(-1, -1, patches.shape[-1]))
+    return {name: objective.compare(pred, target, mask).item() for name, pred in predictions.items()}
 
 
 def fill_hidden(images: Tensor, mask: Mask, patch_size: int) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..objective import Objective
-from ..tokens import Mask, patchify, unpatchify
+from ..tokens import Mask, patchify, take, unpatchify
 
 COLUMNS = ("original", "masked", "reconstruction", "paste-back")
 GREY = 0.5
@@ -26,12 +26,14 @@ def reconstruction_grid(objective: Objective, images: Tensor, mask: Mask, pred: 
 
     Args:
         images: (B, H, W, C) uint8; C is 1 or 3.
-        pred: (B, L - K, P) predictions of `mask.ids_hidden`.
+        pred: (B, M, P) predictions of `mask.ids[:, -M:]`, of which the hidden ones are shown.
     """
-    size = objective.patch_size
+    size, hidden_ids = objective.patch_size, mask.ids_hidden
     patches = patchify(objective.normalize(images), size)
-    index = mask.ids_hidden[..., None].expand_as(pred)
-    pixels = objective.target.pixels(pred.float(), patches.gather(1, index))
+    pred = pred[:, -hidden_ids.shape[1] :].float()
+    predicted_of = patchify(objective.source(objective.normalize(images)), size)
+    pixels = objective.target.pixels(pred, take(predicted_of, hidden_ids))
+    index = hidden_ids[..., None].expand_as(pixels)
     original, predicted = (
         unpatchify(x, size, mask.grid) * objective.std.float() + objective.mean.float()
         for x in (patches, patches.scatter(1, index, pixels))

@@ -1,1 +1,5 @@
-"""Encoders: images and a mask to latent tokens, one file per backbone family. May import timm, L1 and L0."""
+"""Encoders, one module a backbone family. May import timm, L1 and L0."""
+
+from .vit import ViT
+
+__all__ = ["ViT"]

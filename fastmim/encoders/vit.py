@@ -1,8 +1,9 @@
-"""Plain vision transformers from timm, reading visible patches only. May import timm, L1 and L0."""
+"""Plain vision transformers from timm. May import timm, L1 and L0."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 
 from fastmim_kernels.patch_gather import patch_gather
 
-from ..tokens import Encoder, Mask, init_transformer, sincos_position_embedding
+from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
+from .dense import compute_dtype
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class ViT(Encoder):
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
-    def model_args(self) -> dict:
-        """Arguments of `timm.create_model` that differ from the named model's own."""
+    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("patch_size", "depth", "embed_dim", "num_heads")}
-        return {name: value for name, value in own.items() if value is not None}
+        own = {name: value for name, value in own.items() if value is not None}
+        return {"architecture": self.name, "model_args": {"img_size": size, "global_pool": "token"} | own}
 
-    def build(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such ViT, the image size does not fit its patches, or the model has parts that
@@ -47,10 +51,8 @@ class ViT(Encoder):
         if not timm.is_model(self.name):
             near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
             raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
-        args = dict(
-            img_size=size, in_chans=len(mean), num_classes=0, global_pool="token", drop_path_rate=self.drop_path
-        )
-        vit = timm.create_model(self.name, **args | self.model_args())
+        args = dict(in_chans=len(mean), num_classes=0, drop_path_rate=self.drop_path)
+        vit = timm.create_model(self.name, **args | self.timm(size)["model_args"])
         if not isinstance(vit, VisionTransformer):
             raise ValueError(
                 f"encoder.name: {self.name} is a {type(vit).__name__}; ViT takes timm VisionTransformer models"
@@ -85,6 +87,8 @@ class ViTEncoder(nn.Module):
     """
 
     num_prefix_tokens = 1
+    reads = "visible"
+    merge = 1
 
     def __init__(self, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -106,8 +110,7 @@ class ViTEncoder(nn.Module):
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
-        device = images.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.cls_token.dtype
+        dtype = compute_dtype(self.cls_token)
         patches = patch_gather(images, mask.ids_keep, self.patch_size, self.mean.float(), self.std.float(), dtype)
         x = self.patch_embed(patches) + self.pos_embed[0, 1:][mask.ids_keep]
         return self.transform(x)

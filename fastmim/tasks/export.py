@@ -1,4 +1,7 @@
-"""A trained encoder in timm's hub format, checked before it counts. May import L3 and below."""
+"""A trained encoder as a folder: timm's hub format, or ours where timm has no such model; checked before it counts.
+
+May import L3 and below.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,33 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from ..config import Config
+from ..config import Config, from_json, to_json
 from ..mim import MIM
 from ..tokens import Mask
-from .pretrain import build
+from .pretrain import PARTS, build
 
 FILES = {"model.safetensors", "config.json"}
+PRETRAINING_ONLY = {"mask_token", "vis_mask_token"}
+"""Parameters beside those of timm's model."""
 TOLERANCE = 1e-4
 """Largest difference, in fp32, between training's forward and timm's features of root mean square 1."""
 
 
 def export_encoder(config: Config, mim_state: dict[str, Tensor], folder: Path) -> Path:
-    """Writes the encoder as timm's hub format (model.safetensors, config.json) and checks it by loading it.
+    """Writes the encoder as model.safetensors and config.json, and checks it by loading it.
 
-    It is written and checked beside `folder` and then takes its place, so that a failed export leaves nothing behind
-    and an earlier one alone.
+    For timm.create_model("local-dir:FOLDER", pretrained=True) where timm has the model, else for `load_encoder`. It is
+    written and checked beside `folder` and then takes its place, so that a failed export leaves nothing behind and an
+    earlier one alone.
 
     Args:
         mim_state: fp32 tensors of the whole module by name, as checkpoints hold them.
     Raises:
         ValueError: `folder` holds something that is not an export.
-        RuntimeError: timm's copy does not give bit-equal features, or training's forward gave others.
+        RuntimeError: the copy does not give bit-equal features, or training's forward gave others.
     """
     target = folder.resolve()  # a link stays, and what it leads to is replaced
     if target.exists() and (others := {path.name for path in target.iterdir()} - FILES):
@@ -46,7 +52,7 @@ def export_encoder(config: Config, mim_state: dict[str, Tensor], folder: Path) -
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
         new = Path(beside) / "new"
         _write(config, mim, new)
-        if problem := _problem(mim, new):
+        if problem := _problem(config, mim, new):
             raise RuntimeError(
                 f"{folder} was not written: {problem}. Please report it, with the version of timm, {timm.__version__}"
             )
@@ -56,47 +62,95 @@ def export_encoder(config: Config, mim_state: dict[str, Tensor], folder: Path) -
     return folder
 
 
+def how_to_load(config: Config, folder: Path) -> str:
+    """The Python expression that loads an export."""
+    if config.encoder.timm(config.data.size):
+        return f'timm.create_model("local-dir:{folder}", pretrained=True)'
+    return f'fastmim.tasks.export.load_encoder("{folder}")'
+
+
+def load_encoder(folder: str | Path) -> nn.Module:
+    """The encoder of an export that timm has no model for, in evaluation mode: use its `features(images)`.
+
+    Raises:
+        ValueError: not such a folder.
+    """
+    try:
+        description = json.loads((Path(folder) / "config.json").read_text())["fastmim"]
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder}: expected an encoder exported in fastmim's own format, got {error!r}") from error
+    parts = {name: from_json(value, PARTS) for name, value in description.items()}
+    encoder = parts.pop("encoder").build(**parts)
+    encoder.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    return encoder.eval()
+
+
+def _weights(config: Config, mim: MIM) -> dict[str, Tensor]:
+    if config.encoder.timm(config.data.size) is None:
+        return mim.encoder.state_dict()
+    source = getattr(mim.encoder, "backbone", mim.encoder)
+    return {name: t.contiguous() for name, t in source.state_dict().items() if name not in PRETRAINING_ONLY}
+
+
 def _write(config: Config, mim: MIM, folder: Path) -> None:
     folder.mkdir()
-    weights = {name: tensor.contiguous() for name, tensor in mim.encoder.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    data, (height, width) = config.data, config.data.size
-    description = {
-        "architecture": config.encoder.name,
-        "num_classes": 0,
-        "num_features": mim.encoder.embed_dim,
-        "global_pool": "token",
-        "model_args": config.encoder.model_args() | {"img_size": [height, width], "in_chans": len(data.mean)},
-        "pretrained_cfg": {
+    save_file(_weights(config, mim), folder / "model.safetensors", metadata={"format": "pt"})
+    data, (height, width), channels = config.data, config.data.size, len(config.data.mean)
+    own = config.encoder.timm(config.data.size)
+    if own is None:
+        fields = {"encoder": config.encoder, "masking": config.masking}
+        description = {
+            "fastmim": {name: to_json(part) for name, part in fields.items()}
+            | {"size": [height, width], "mean": list(data.mean), "std": list(data.std)}
+        }
+    else:
+        description = {
+            "architecture": own["architecture"],
             "num_classes": 0,
-            "input_size": [len(data.mean), height, width],
-            "interpolation": "bicubic",
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
+            "num_features": mim.encoder.embed_dim,
+            "model_args": {"in_chans": channels} | own["model_args"],
+            "pretrained_cfg": {
+                "num_classes": 0,
+                "input_size": [channels, height, width],
+                "interpolation": config.data.crop.interpolation,
+                "mean": list(data.mean),
+                "std": list(data.std),
+            },
+        }
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 @torch.no_grad()
-def _problem(mim: MIM, folder: Path) -> str | None:
+def _problem(config: Config, mim: MIM, folder: Path) -> str | None:
     """Why an export is not the encoder that was trained, or None.
 
-    Noise images go through what was trained (uint8, every patch visible), through `features`, and through timm's copy.
+    Noise images go through what was trained (uint8, nothing hidden), through `features`, and through the loaded copy. A
+    compact grid cannot hold a whole image, so there is no such forward for uniform masks.
     """
-    encoder = mim.encoder
-    (rows, columns), size = encoder.grid, encoder.patch_size
-    shape = (2, rows * size, columns * size, len(mim.objective.mean))
+    encoder, data = mim.encoder, config.data
+    shape = (2, *data.size, len(data.mean))
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = mim.objective.normalize(images).permute(0, 3, 1, 2).contiguous()
-    everything = Mask(torch.arange(rows * columns).expand(2, -1), rows * columns, encoder.grid)
-    copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    trained, ours, theirs = encoder(images, everything), encoder.features(pixels), copy.forward_features(pixels)
+    ours = encoder.features(pixels)
+    if config.encoder.timm(config.data.size):
+        copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        theirs = _tokens(copy.forward_features(pixels), config.encoder.timm_layout)
+    else:
+        theirs = load_encoder(folder).features(pixels)
     if not torch.equal(ours, theirs):
-        return f"timm loads it with other features (largest difference {(ours - theirs).abs().max():.3g})"
-    difference = (trained - ours).abs().max() / ours.square().mean().sqrt()
+        return f"a loaded copy gives other features (largest difference {(ours - theirs).abs().max():.3g})"
+    if config.masking.uniform and encoder.reads == "visible" and encoder.merge > 1:
+        return None
+    grid = encoder.grid
+    everything = Mask(torch.arange(grid[0] * grid[1]).expand(2, -1), grid[0] * grid[1], grid)
+    difference = (encoder(images, everything) - ours).abs().max() / ours.square().mean().sqrt()
     if not difference <= TOLERANCE:  # NaN is refused too
         return f"training's forward gives other features (largest difference {difference:.3g} of their scale)"
     return None
+
+
+def _tokens(features: Tensor, layout: str) -> Tensor:
+    """timm's features as (B, N, D)."""
+    if layout == "NCHW":
+        return features.flatten(2).transpose(1, 2)
+    return features.flatten(1, 2) if layout == "NHWC" else features

@@ -15,28 +15,26 @@ from torch import Tensor
 
 import fastmim_kernels
 
-from .. import bittrace, checkpoint
+from .. import bittrace, checkpoint, decoders, encoders, losses, masking, targets
 from ..config import Config, Data, Optim, Run, Train, to_json
-from ..data.crops import CenterCrop, RandomResizedCrop
+from ..data import crops
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import Sampler, split_held_out
-from ..decoders import TransformerDecoder
-from ..encoders.vit import ViT
 from ..engine import Engine, Process, StepResult
-from ..losses import MaskedL1, MaskedL2
-from ..masking import RandomMasking
 from ..mim import MIM
 from ..objective import Objective
 from ..optim import learning_rate
-from ..targets import NormalizedPatches, Pixels
-from ..tokens import Mask, sample_id, sample_index
+from ..tokens import Crop, Decoder, Encoder, Loss, Mask, Masking, Target, sample_id, sample_index
 
 # Every class that a run folder's config.json may name.
+BASES = (Masking, Encoder, Decoder, Target, Loss, Crop)
+MODULES = (masking, encoders, decoders, targets, losses, crops)
 PARTS = (
-    Config, Data, Optim, Run, Train, CenterCrop, RandomResizedCrop, TransformerDecoder, ViT, MaskedL1, MaskedL2,
-    RandomMasking, NormalizedPatches, Pixels,
+    Config, Data, Optim, Run, Train,
+    *(part for module in MODULES for part in vars(module).values()
+      if isinstance(part, type) and issubclass(part, BASES) and part not in BASES),
 )  # fmt: skip
 
 
@@ -48,11 +46,12 @@ def build(config: Config) -> MIM:
     """
     torch.manual_seed(config.train.seed)
     data = config.data
-    encoder = config.encoder.build(data.size, data.mean, data.std)
+    encoder = config.encoder.build(data.size, data.mean, data.std, config.masking)
     decoder = config.decoder.build(encoder)
     objective = Objective(config.target, config.loss, encoder.patch_size, data.mean, data.std)
     mim = MIM(config.masking, encoder, decoder, objective, config.train.seed)
-    config.masking(config.train.seed, torch.zeros(1, dtype=torch.int64), encoder.grid)  # refuses a ratio that cannot be
+    one = torch.zeros(1, dtype=torch.int64, device="cpu")
+    config.masking(config.train.seed, one, encoder.grid, encoder.patch_size)  # refuses a ratio that cannot be
     encoder.grad_checkpointing = decoder.grad_checkpointing = config.train.activation_checkpointing
     return mim
 
@@ -78,13 +77,12 @@ class HeldOut:
 
     def first(self, count: int) -> HeldOut:
         """The first `count` images."""
-        return HeldOut(self.images[:count], Mask(self.mask.ids[:count], self.mask.num_keep, self.mask.grid))
+        return HeldOut(self.images[:count], self.mask[:count])
 
     def predict(self, mim: MIM, batch: int) -> Tensor:
-        """(B, L - K, P) predictions, `batch` images at a time."""
-        ids = self.mask.ids.split(batch)
-        masks = [Mask(i, self.mask.num_keep, self.mask.grid) for i in ids]
-        return torch.cat([mim.predict(x, m) for x, m in zip(self.images.split(batch), masks, strict=True)])
+        """Predictions as `mim.predict` gives them, `batch` images at a time."""
+        parts = [slice(start, start + batch) for start in range(0, len(self.images), batch)]
+        return torch.cat([mim.predict(self.images[part], self.mask[part]) for part in parts])
 
     @torch.no_grad()
     def loss(self, mim: MIM, pred: Tensor) -> float:
@@ -188,7 +186,7 @@ class Pretrain:
             "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
             f"{self.parameters / 1e6:.2f} M trained parameters",
             "mask": f"{mask.ids_hidden.shape[1]} of {grid[0]}x{grid[1]} patches of {mim.encoder.patch_size} px hidden",
-            "loss": mim.objective.describe(process.device.type),
+            "loss": mim.objective.describe(process.device.type, micro),
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
             "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),

@@ -50,7 +50,7 @@ def test_loss_and_gradient(golden, target, suffix, path):
 def test_forward(golden, check_gradients, target, suffix):
     data = golden("forward_mae_tiny")
     spec = ViT("vit_base_patch16_224", embed_dim=64, depth=2, num_heads=4)
-    encoder = spec.build((96, 96), *IDENTITY)
+    encoder = spec.build((96, 96), *IDENTITY, RandomMasking())
     decoder = TransformerDecoder(dim=32, depth=1, num_heads=4).build(encoder)
     mim = MIM(RandomMasking(0.75), encoder, decoder, Objective(target, MaskedL2(), 16, *IDENTITY), seed=0)
     mim.load_state_dict({k: data[f"sd/{official_name(k)}"] for k in mim.state_dict()}, strict=True)
@@ -61,7 +61,7 @@ def test_forward(golden, check_gradients, target, suffix):
     assert torch.equal(mask.mask, data["mask"].bool())
     latent = encoder(images, mask)
     torch.testing.assert_close(latent, data["latent"], rtol=0, atol=1e-4)
-    pred = decoder(latent, mask)
+    pred = decoder(latent, mask, 27)
     expected = data["pred"].gather(1, mask.ids_hidden[..., None].expand_as(pred))
     torch.testing.assert_close(pred, expected, rtol=0, atol=1e-4)
     loss = mim.objective(pred, images, mask)
@@ -74,19 +74,19 @@ def test_forward(golden, check_gradients, target, suffix):
 def test_random_masking_law():
     """Official count, a permutation in every row, and every patch hidden equally often."""
     ids = torch.arange(4000)
-    mask = RandomMasking(0.75)(0, ids, (14, 14))
+    mask = RandomMasking(0.75)(0, ids, (14, 14), 16)
     assert mask.ids_keep.shape == (4000, 49) and mask.ids_hidden.shape == (4000, 147)
     assert torch.equal(mask.ids.sort(dim=1).values, torch.arange(196).expand(4000, -1))
     hidden = mask.mask.double().mean(dim=0)
     assert (hidden - 0.75).abs().max() < 5 * (0.75 * 0.25 / 4000) ** 0.5
-    assert torch.equal(RandomMasking(0.75)(0, ids[17:18], (14, 14)).ids, mask.ids[17:18])
-    assert not torch.equal(RandomMasking(0.75)(1, ids, (14, 14)).ids, mask.ids)
+    assert torch.equal(RandomMasking(0.75)(0, ids[17:18], (14, 14), 16).ids, mask.ids[17:18])
+    assert not torch.equal(RandomMasking(0.75)(1, ids, (14, 14), 16).ids, mask.ids)
 
 
 def test_random_masks_are_pinned():
     """Published runs depend on these bits: a stable argsort of the draws, whatever draws and sorts them."""
     ids = sample_id(torch.arange(1000), epoch=3)
-    masks = RandomMasking()(5, ids, (14, 14)).ids
+    masks = RandomMasking()(5, ids, (14, 14), 16).ids
     assert torch.equal(masks, philox(5, Stream.MASK, ids, 196).argsort(dim=1, stable=True))
     digest = hashlib.sha256(masks.numpy().astype("<i8").tobytes()).hexdigest()
     assert digest == "79c6cfc74b30d25fdbf34627b298d4f4e1cbca8acc8239ec9af46a5b04f47c89"
@@ -94,7 +94,7 @@ def test_random_masks_are_pinned():
 
 def test_orders_hide_the_same_patches():
     ids = torch.arange(50)
-    noise, raster = (RandomMasking(order=order)(0, ids, (14, 14)) for order in ("noise", "raster"))
+    noise, raster = (RandomMasking(order=order)(0, ids, (14, 14), 16) for order in ("noise", "raster"))
     assert torch.equal(noise.mask, raster.mask) and not torch.equal(noise.ids, raster.ids)
     assert (raster.ids_keep.diff(dim=1) > 0).all() and (raster.ids_hidden.diff(dim=1) > 0).all()
     with pytest.raises(ValueError, match="masking.order"):
@@ -103,6 +103,6 @@ def test_orders_hide_the_same_patches():
 
 def test_ratio_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one must be visible"):
-        RandomMasking(0.99)(0, torch.arange(1), (2, 2))
+        RandomMasking(0.99)(0, torch.arange(1), (2, 2), 16)
     with pytest.raises(ValueError, match="hidden fraction"):
         RandomMasking(1.0)

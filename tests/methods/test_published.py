@@ -63,7 +63,9 @@ def test_ours_equals_the_published_way(target, norm_pix):
     """Three decoder blocks, so that our shortened last block and the full ones before it are both in play."""
     torch.manual_seed(0)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    encoder = ViT("vit_base_patch16_224", embed_dim=64, depth=2, num_heads=4).build((96, 96), mean, std)
+    encoder = ViT("vit_base_patch16_224", embed_dim=64, depth=2, num_heads=4).build(
+        (96, 96), mean, std, RandomMasking()
+    )
     decoder = TransformerDecoder(dim=32, depth=3, num_heads=4).build(encoder)
     ours = MIM(RandomMasking(0.75), encoder, decoder, Objective(target, MaskedL2(), 16, mean, std), seed=0)
     for p in ours.parameters():

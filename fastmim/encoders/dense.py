@@ -1,0 +1,76 @@
+"""What encoders that read whole images share: their input, and the tokens that stand for hidden content.
+
+May import L1 and L0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastmim_kernels.patch_gather import patch_gather
+
+from ..tokens import Mask, unpatchify
+
+
+def compute_dtype(parameter: Tensor) -> torch.dtype:
+    """The dtype that a matrix product with this parameter would be done in: autocast's, or its own."""
+    device = parameter.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
+
+
+class DenseInput(nn.Module):
+    """`dense(images, mask, dtype) -> (B, C, H, W)`, normalised; with fill "mean", hidden pixels hold the image's mean.
+
+    The mean is of every channel over all pixels, hidden ones too (A2MIM, arXiv:2205.13943; openmixup
+    `BlockwiseMaskGenerator`), taken in float32.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], fill: Literal["none", "mean"] = "none"):
+        super().__init__()
+        self.fill = fill
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, images: Tensor, mask: Mask, dtype: torch.dtype) -> Tensor:
+        """images: (B, H, W, C) uint8, or normalised floats."""
+        if images.dtype == torch.uint8:
+            images = (images.float() / 255 - self.mean.float()) / self.std.float()
+        if self.fill == "mean":
+            hidden = mask.hidden_map(images.shape[1:3])[..., None]
+            images = torch.where(hidden, images.mean(dim=(1, 2), keepdim=True), images)
+        return images.permute(0, 3, 1, 2).to(dtype)
+
+    def compact(self, images: Tensor, mask: Mask, patch_size: int, dtype: torch.dtype) -> Tensor:
+        """(B, C, H/2, W/2): the visible patches of a uniform mask side by side, each in the place of its 2x2 block.
+
+        UM-MAE compacts the embedded map (models_mae_swin.py `forward_encoder`); as its patch embedding never crosses a
+        patch, gathering pixels first gives the same values from a quarter of the work.
+        """
+        patches = patch_gather(images, mask.ids_keep, patch_size, self.mean.float(), self.std.float(), dtype)
+        return unpatchify(patches, patch_size, (mask.grid[0] // 2, mask.grid[1] // 2)).permute(0, 3, 1, 2)
+
+
+class MaskToken(nn.Module):
+    """A learned token for the hidden part of a feature map: `token(x, hidden)`, x (..., D), hidden (...) bool.
+
+    replace (SimMIM): t. add (A2MIM): x + t. gated (A2MIM's `mask_init` configurations): gamma * x + t, with gamma 1e-6
+    at first, which is all but a replacement.
+    """
+
+    def __init__(self, dim: int, mode: Literal["replace", "add", "gated"]):
+        super().__init__()
+        self.mode = mode
+        self.mask_token = nn.Parameter(torch.empty(1, dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        if mode == "gated":
+            self.mask_gamma = nn.Parameter(torch.full((dim,), 1e-6))
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        hidden, token = hidden[..., None], self.mask_token[0].to(x.dtype)
+        if self.mode == "replace":
+            return torch.where(hidden, token, x)
+        kept = self.mask_gamma * x if self.mode == "gated" else x
+        return torch.where(hidden, (kept + token).to(x.dtype), x)
