@@ -99,14 +99,14 @@ def build_arm(name: str, cfg: config.Config) -> Arm:
     if kinds != ["RandomMasking", "ViT", "TransformerDecoder", "MaskedL2"] or cfg.data.size[0] != cfg.data.size[1]:
         raise ValueError(f"the published way is here for MAE on square images; the config has {', '.join(kinds)}")
     if name == "ours":
-        groups = optim.parameter_groups(mim, cfg.optim.weight_decay)
+        groups = optim.parameter_groups(mim, cfg.optim)
         optimizer = optim.AdamW(groups, cfg.optim.betas, cfg.optim.eps, cfg.optim.clip)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE
         return Arm(name, mim, lambda images, pixels, ids, noise: mim(images, ids), optimizer)
     norm_pix = type(cfg.target).__name__ == "NormalizedPatches"
     model = published(mim, norm_pix, cfg.masking.ratio, "sdpa" if name == "sdpa" else "explicit")
-    groups = optim.parameter_groups(model, cfg.optim.weight_decay)
+    groups = optim.parameter_groups(model, config.Optim(weight_decay=cfg.optim.weight_decay))
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=cfg.optim.betas, eps=cfg.optim.eps)
     run = torch.compile(model) if name == "compile" else model
     return Arm(name, model, lambda images, pixels, ids, noise: run(pixels, noise)[0], optimizer)

@@ -24,11 +24,11 @@ def export(run: tyro.conf.Positional[Path], to: Path | None = None) -> None:
         run: run folder.
         to: folder to write; default RUN/encoder.
     """
-    from .tasks.export import export_encoder
+    from .tasks.export import export_encoder, how_to_load
 
     config, loaded = _open(run)
     folder = export_encoder(config, loaded.state["model"], to or run / "encoder")
-    print(f"{folder}: bit-equal in timm; load it with timm.create_model('local-dir:{folder}', pretrained=True)")
+    print(f"{folder}: a loaded copy is bit-equal; load it with {how_to_load(config, folder)}")
 
 
 def visualize(

@@ -1,6 +1,6 @@
 """Typed configuration: what a run is. Knows the base class of each part, never a concrete part.
 
-May import tokens only.
+May import fields and tokens only.
 """
 
 from __future__ import annotations
@@ -10,74 +10,17 @@ import dataclasses
 import difflib
 import io
 import math
-import operator
 import re
 import runpy
 import sys
 import traceback
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .fields import check_bounds, check_types, choices, expected
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
-
-_BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
-
-
-def _bound(section: Any, *names: str, **bounds: float) -> None:
-    """Refuses a section whose named fields (each number, of a tuple) leave the bounds; None passes where allowed."""
-    for f in dataclasses.fields(section):
-        value = getattr(section, f.name)
-        if f.name not in names or value is None:
-            continue
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not all(_BOUNDS[word](v, limit) for v in numbers for word, limit in bounds.items()):
-            expected = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in bounds.items())
-            expected += " or None" if str(f.type).endswith("| None") else ""
-            raise ValueError(f"{type(section).__name__.lower()}.{f.name}: expected {expected}, got {value}")
-
-
-def _check_types(value: Any, prefix: str = "") -> None:
-    """Compares every field, of the parts inside too, with its annotation.
-
-    Raises:
-        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple.
-    """
-    hints = typing.get_type_hints(type(value))
-    for f in dataclasses.fields(value):
-        inner = getattr(value, f.name)
-        if not _fits(inner, hints[f.name]):
-            raise ValueError(f"{prefix}{f.name}: expected {_expected(str(f.type))}, got {inner!r}")
-        if dataclasses.is_dataclass(inner):
-            _check_types(inner, f"{prefix}{f.name}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    args = typing.get_args(hint)
-    match typing.get_origin(hint):
-        case typing.Literal:
-            return any(value == arg and type(value) is type(arg) for arg in args)
-        case types.UnionType | typing.Union:
-            return any(_fits(value, arg) for arg in args)
-        case builtin if builtin is tuple:
-            kinds = args[:1] * len(value) if isinstance(value, tuple) and args[-1] is ... else args
-            return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _choices(kind: str) -> list[str]:
-    """The values of a Literal type, as written on a command line; none for any other type."""
-    if not kind.startswith("Literal["):
-        return []
-    return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
-
-
-def _expected(kind: str) -> str:
-    return f"one of {', '.join(_choices(kind))}" if _choices(kind) else kind
 
 
 @dataclass(frozen=True)
@@ -112,13 +55,13 @@ class Data:
     """Micro-batches decoded ahead."""
 
     def __post_init__(self):
-        _check_types(self, "data.")
-        _bound(self, "size", at_least=1)
-        _bound(self, "flip", "bad_budget", at_least=0, at_most=1)
-        _bound(self, "mean", above=-math.inf, below=math.inf)
-        _bound(self, "std", above=0, below=math.inf)
-        _bound(self, "repeats", at_least=1, at_most=256)
-        _bound(self, "held_out", "workers", "prefetch", at_least=0)
+        check_types(self, "data.")
+        check_bounds(self, "size", at_least=1)
+        check_bounds(self, "flip", "bad_budget", at_least=0, at_most=1)
+        check_bounds(self, "mean", above=-math.inf, below=math.inf)
+        check_bounds(self, "std", above=0, below=math.inf)
+        check_bounds(self, "repeats", at_least=1, at_most=256)
+        check_bounds(self, "held_out", "workers", "prefetch", at_least=0)
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
 
@@ -131,25 +74,53 @@ class Optim:
     """Base learning rate: lr = blr * global_batch / lr_batch."""
     lr_batch: int = 256
     """Batch size that `blr` refers to."""
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    """After warm-up: half a cosine down to `min_lr`, or a factor of `decay_rate` at each of `decay_epochs`."""
     min_lr: float = 0.0
     """Learning rate at the end of the cosine, absolute."""
+    cosine_from: Literal["warmup", "start"] = "warmup"
+    """Where the cosine begins; start = at epoch 0, unseen below the warm-up, at whose end the rate drops onto it."""
+    decay_epochs: tuple[float, ...] = ()
+    """Epochs at which "multistep" lowers the learning rate."""
+    decay_rate: float = 0.1
+    """Factor of each of `decay_epochs`."""
     warmup_epochs: float = 40
-    """Epochs of linear warm-up from 0."""
+    """Epochs of linear warm-up from `warmup_lr`."""
+    warmup_lr: float = 0.0
+    """Learning rate at the start of warm-up, absolute."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moment decay rates."""
     eps: float = 1e-8
     """AdamW's epsilon."""
     weight_decay: float = 0.05
-    """Decoupled weight decay; 1-D parameters and biases have none."""
+    """Decoupled weight decay; 1-D parameters and names ending in .bias have none."""
+    no_decay: tuple[str, ...] = ()
+    """Regular expressions, searched in parameter names: these have no weight decay either."""
+    decay: tuple[str, ...] = ()
+    """Regular expressions, searched in parameter names: these have weight decay although they are 1-D or biases."""
+    lr_scale: tuple[tuple[str, float], ...] = ()
+    """Pairs of a regular expression, searched in parameter names, and a factor of the learning rate; the last match
+    counts."""
     clip: float | None = None
     """Global gradient norm above which gradients are scaled down; None = no clipping."""
 
     def __post_init__(self):
-        _check_types(self, "optim.")
-        _bound(self, "lr_batch", at_least=1)
-        _bound(self, "blr", "min_lr", "warmup_epochs", "weight_decay", at_least=0, below=math.inf)
-        _bound(self, "betas", at_least=0, below=1)
-        _bound(self, "eps", "clip", above=0, below=math.inf)
+        check_types(self, "optim.")
+        check_bounds(self, "lr_batch", at_least=1)
+        check_bounds(self, "blr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", at_least=0, below=math.inf)
+        check_bounds(self, "decay_epochs", "decay_rate", above=0, below=math.inf)
+        check_bounds(self, "betas", at_least=0, below=1)
+        check_bounds(self, "eps", "clip", above=0, below=math.inf)
+        if self.schedule == "multistep" and not self.decay_epochs:
+            raise ValueError("optim.schedule is multistep: give optim.decay_epochs, when the learning rate is lowered")
+        for pattern in (*self.no_decay, *self.decay, *(pattern for pattern, _ in self.lr_scale)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"optim: expected regular expressions, got {pattern!r}: {error}") from error
+        for pattern, factor in self.lr_scale:
+            if not 0 <= factor < math.inf:
+                raise ValueError(f"optim.lr_scale: expected factors at least 0, got {factor} for {pattern!r}")
 
 
 @dataclass(frozen=True)
@@ -185,10 +156,10 @@ class Train:
     """Updates in a row that may be skipped for a non-finite gradient before the run stops."""
 
     def __post_init__(self):
-        _check_types(self, "train.")
-        _bound(self, "epochs", above=0, below=math.inf)
-        _bound(self, "global_batch", "micro_batch", "max_skipped", at_least=1)
-        _bound(self, "seed", at_least=0, below=2**63)
+        check_types(self, "train.")
+        check_bounds(self, "epochs", above=0, below=math.inf)
+        check_bounds(self, "global_batch", "micro_batch", "max_skipped", at_least=1)
+        check_bounds(self, "seed", at_least=0, below=2**63)
 
 
 @dataclass(frozen=True)
@@ -218,9 +189,9 @@ class Run:
     """Also write TensorBoard events."""
 
     def __post_init__(self):
-        _check_types(self, "run.")
-        _bound(self, "save_every", "keep", "log_every", "stop_after", at_least=1)
-        _bound(self, "evaluate_every", at_least=0)
+        check_types(self, "run.")
+        check_bounds(self, "save_every", "keep", "log_every", "stop_after", at_least=1)
+        check_bounds(self, "evaluate_every", at_least=0)
 
 
 @dataclass(frozen=True)
@@ -259,7 +230,7 @@ def load(path: str | Path) -> Config:
     if not isinstance(config, Config):
         raise ValueError(f"{path}: expected it to end with `config = Config(...)`, got {type(config).__name__}")
     try:
-        _check_types(config)
+        check_types(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return config
@@ -295,7 +266,7 @@ def to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"part": type(value).__name__} | fields
-    return list(value) if isinstance(value, tuple) else value
+    return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
 def from_json(value: Any, parts: tuple[type, ...]) -> Any:
@@ -351,9 +322,9 @@ def override(config: Config, args: list[str], prog: str) -> Config:
         if (refusal := _refusal(error)) is not None:
             raise ValueError(refusal if name in refusal else f"{key}: {refusal}")
         got = " ".join(values) or "nothing"
-        near = difflib.get_close_matches(got, _choices(kind), n=1, cutoff=0.3)
+        near = difflib.get_close_matches(got, choices(kind), n=1, cutoff=0.3)
         hint = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(f"{key}: expected {_expected(kind)} (currently {value}), got {got}{hint}")
+        raise ValueError(f"{key}: expected {expected(kind)} (currently {value}), got {got}{hint}")
     raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {_refusal(_try(config, args, prog))}")
 
 

@@ -123,7 +123,8 @@ class Engine:
         settings: the dict that DeepSpeed was given.
 
     Raises:
-        ValueError: settings that do not fit; see `batch_plan`, `resolve_precision`, `deepspeed_config`.
+        ValueError: settings that do not fit; see `batch_plan`, `resolve_precision`, `deepspeed_config`,
+            `optim.parameter_groups`.
     """
 
     def __init__(self, module: nn.Module, config: Config, process: Process):
@@ -146,7 +147,7 @@ class Engine:
             torch.float16 if self.precision == "autocast-fp16" else torch.bfloat16,
             enabled=self.precision.startswith("autocast"),
         )
-        groups = optim.parameter_groups(self.module, config.optim.weight_decay)
+        groups = optim.parameter_groups(self.module, config.optim)
         betas, eps, clip = config.optim.betas, config.optim.eps, config.optim.clip
         if self.stage == 0:
             optimizer = optim.AdamW(groups, betas, eps, clip, loss_scaling=self.precision == "autocast-fp16")
@@ -161,7 +162,7 @@ class Engine:
             optim.create_state(optimizer, [flat for _, flat in self._partitions()])
 
     def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
-        """One update from `accumulation` micro-batches of (images, ids). Collective.
+        """One update from `accumulation` micro-batches of (images, ids), each group at lr * its "lr_scale". Collective.
 
         torch's generators are reseeded from (train.seed, step, rank, micro-step) before each forward, so drop path and
         its like need no saved state. Gradients are the mean over micro-batches and processes.
@@ -170,7 +171,7 @@ class Engine:
             ValueError: the number of micro-batches is not `accumulation`.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
         total = torch.zeros((), device=self.process.device)
         count = 0
         for images, ids in micro_batches:

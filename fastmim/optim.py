@@ -5,7 +5,10 @@ May import torch and config only.
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,34 +17,67 @@ from . import config
 
 
 def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
-    """Learning rate at a (fractional) epoch: linear warm-up from 0, then half a cosine down to `min_lr`.
+    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine down to `min_lr`, or steps.
 
-    lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E: lr_max * e / W below W, else
-    min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - W) / (E - W))) / 2. From MAE, util/lr_sched.py, per update.
+    lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E. Below W: warmup_lr + (lr_max - warmup_lr) e / W.
+    Then, for "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2 with S = W for `cosine_from`
+    "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without its `warmup_prefix`); for
+    "multistep": lr_max, times decay_rate for each of `decay_epochs` that has come.
     """
     lr_max = optim.blr * train.global_batch / optim.lr_batch
     warmup = optim.warmup_epochs
     if epoch < warmup:
-        return lr_max * epoch / warmup
-    progress = (epoch - warmup) / (train.epochs - warmup) if train.epochs > warmup else 1.0
+        return optim.warmup_lr + (lr_max - optim.warmup_lr) * epoch / warmup
+    if optim.schedule == "multistep":
+        return lr_max * optim.decay_rate ** sum(epoch >= decay for decay in optim.decay_epochs)
+    start = warmup if optim.cosine_from == "warmup" else 0.0
+    progress = (epoch - start) / (train.epochs - start) if train.epochs > start else 1.0
     return optim.min_lr + (lr_max - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     """AdamW groups of the trained parameters: no decay for 1-D parameters and biases, decay for all others.
 
     The rule of timm's `param_groups_weight_decay`, which MAE uses: class and mask tokens, being 3-D, decay.
+    `optim.no_decay`, `optim.decay` and `optim.lr_scale` name what departs from it.
 
-    Returns: groups with "params", "names" (in the same order) and "weight_decay"; empty groups are left out.
+    Returns: groups with "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of their
+        learning rate; empty groups are left out.
+    Raises:
+        ValueError: a pattern that no trained parameter matches; a parameter that shall both decay and not decay.
     """
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    plain = [(name, p) for name, p in named if p.ndim <= 1 or name.endswith(".bias")]
-    decayed = [(name, p) for name, p in named if not (p.ndim <= 1 or name.endswith(".bias"))]
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    spared, decayed = _matches("no_decay", optim.no_decay, named), _matches("decay", optim.decay, named)
+    if both := sorted(spared & decayed):
+        raise ValueError(f"optim.no_decay and optim.decay both match {both[0]}: make one of the patterns narrower")
+    scales = dict.fromkeys(named, 1.0)
+    for pattern, factor in optim.lr_scale:
+        scales |= dict.fromkeys(_matches("lr_scale", (pattern,), named), factor)
+    groups: dict[tuple[float, bool], list[str]] = {}
+    for name, p in named.items():
+        plain = p.ndim <= 1 or name.endswith(".bias")
+        groups.setdefault((scales[name], name in decayed or not (plain or name in spared)), []).append(name)
     return [
-        {"params": [p for _, p in part], "names": [name for name, _ in part], "weight_decay": decay}
-        for part, decay in ((decayed, weight_decay), (plain, 0.0))
-        if part
+        {
+            "params": [named[name] for name in names],
+            "names": names,
+            "weight_decay": optim.weight_decay if decays else 0.0,
+            "lr_scale": scale,
+        }
+        for (scale, decays), names in sorted(groups.items(), reverse=True)
     ]
+
+
+def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set[str]:
+    """The names in which any of the patterns is found."""
+    found = set()
+    for pattern in patterns:
+        matching = {name for name in names if re.search(pattern, name)}
+        if not matching:
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+            raise ValueError(f"optim.{field}: {pattern!r} is in no trained parameter's name; nearest: {near[0]}")
+        found |= matching
+    return found
 
 
 def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:

@@ -21,7 +21,7 @@ from fastmim.data.quarantine import BadFilesError
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
 from fastmim.stop import Stop, launchers
-from fastmim.tasks.export import export_encoder
+from fastmim.tasks.export import export_encoder, how_to_load
 from fastmim.tasks.pretrain import Pretrain
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
@@ -143,7 +143,7 @@ class Trainer:
             raise SystemExit(1 if failure else 0)
         encoder = export_encoder(self.config, checkpoint.load(self.checkpoints).state["model"], self.folder / "encoder")
         self.meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")
-        self.meter.say(f"encoder          {encoder}  (checked: timm.create_model loads it with bit-equal features)")
+        self.meter.say(f"encoder          {how_to_load(self.config, encoder)}  (checked: bit-equal features)")
 
 
 if __name__ == "__main__":

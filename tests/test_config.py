@@ -51,6 +51,19 @@ def test_mae_recipe():
     assert total_steps(config, 1_281_167) == 800 * 1_281_167 // 4096
 
 
+def test_overrides_of_the_optimiser():
+    """Patterns and pairs are taken from the command line, and come back from JSON as they were."""
+    args = "--optim.schedule multistep --optim.decay-epochs 70 90 --optim.no-decay mask_token cls_token"
+    args += r" --optim.decay downsample\.1\.weight --optim.lr-scale mask_token 0.1 mask_gamma 0.5"
+    config = override(load(TINY), args.split(" "), prog="t")
+    optim = config.optim
+    assert (optim.schedule, optim.decay_epochs, optim.no_decay) == ("multistep", (70, 90), ("mask_token", "cls_token"))
+    assert (optim.decay, optim.lr_scale) == ((r"downsample\.1\.weight",), (("mask_token", 0.1), ("mask_gamma", 0.5)))
+    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    with pytest.raises(ValueError, match="expected one of cosine, multistep .*got multi_step; nearest: multistep"):
+        override(load(TINY), ["--optim.schedule", "multi_step"], prog="t")
+
+
 def test_overrides():
     config = override(
         load(TINY),

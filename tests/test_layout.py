@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "tokens", "optim"),
+    1: ("config", "fields", "tokens", "optim"),
     2: ("mim", "masking", "encoders", "decoders", "targets", "losses", "objective"),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
@@ -35,6 +35,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
     ("objective", "losses"),
+    ("config", "fields"),
     ("config", "tokens"),
     ("optim", "config"),
     ("engine", "settings"),

@@ -6,72 +6,18 @@ every patch, and the loss is built from a full target. Parameter names are the o
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify
 
 
 def official_name(ours: str) -> str:
     """The official name of a parameter of fastmim's MAE."""
     part, name = ours.split(".", 1)
     return name if part == "encoder" or name == "mask_token" else f"decoder_{name}"
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention: explicit scores as in timm 0.3.2, or torch's SDPA."""
-
-    def __init__(self, dim: int, num_heads: int, kind: Literal["explicit", "sdpa"]):
-        super().__init__()
-        self.num_heads, self.kind = num_heads, kind
-        self.scale = (dim // num_heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
-        if self.kind == "sdpa":
-            x = F.scaled_dot_product_attention(q, k, v)
-        else:
-            x = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1) @ v
-        return self.proj(x.transpose(1, 2).reshape(b, n, c))
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim: int):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    def __init__(self, dim: int, num_heads: int, attention: Literal["explicit", "sdpa"]):
-        super().__init__()
-        self.norm1 = LayerNorm(dim)
-        self.attn = Attention(dim, num_heads, attention)
-        self.norm2 = LayerNorm(dim)
-        self.mlp = Mlp(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, patch_size: int, dim: int):
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -155,18 +101,9 @@ class MaskedAutoencoder(nn.Module):
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x))[:, 1:]
 
-    def patchify(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, L, p*p*3); inside a patch (row, column, channel)."""
-        b, c, h, w = images.shape
-        p = self.patch_size
-        x = images.reshape(b, c, h // p, p, w // p, p)
-        return torch.einsum("nchpwq->nhwpqc", x).reshape(b, -1, p * p * c)
-
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        target = self.patchify(images)
+        target = patchify(images, self.patch_size)
         if self.norm_pix_loss:
-            mean = target.mean(dim=-1, keepdim=True)
-            var = target.var(dim=-1, keepdim=True)
-            target = (target - mean) / (var + 1e-6) ** 0.5
+            target = normalize_patches(target)
         loss = ((pred - target) ** 2).mean(dim=-1)
         return (loss * mask).sum() / mask.sum()

@@ -22,7 +22,10 @@ def golden():
 
 @pytest.fixture
 def check_gradients():
-    """check_gradients(gradients, data): gradients by official name equal the norms and tensors recorded in `data`."""
+    """check_gradients(gradients, data): gradients by official name equal the norms and tensors recorded in `data`.
+
+    Below 1e-8 everything is rounding: the bias that all scores of a softmax share has a gradient of zero in theory.
+    """
 
     def check(gradients, data):
         for key, norm in zip(data["gradnorm_keys"], data["gradnorm"], strict=True):
@@ -31,6 +34,6 @@ def check_gradients():
         assert recorded
         for key in recorded:
             scale = data[key].abs().max().item()
-            torch.testing.assert_close(gradients[key[5:]], data[key], rtol=0, atol=1e-4 * scale, msg=key)
+            torch.testing.assert_close(gradients[key[5:]], data[key], rtol=0, atol=1e-4 * scale + 1e-8, msg=key)
 
     return check

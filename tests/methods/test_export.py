@@ -64,7 +64,7 @@ def another_timm(monkeypatch):
         return model
 
     monkeypatch.setattr(export.timm, "create_model", create_model)
-    return "timm loads it with other features"
+    return "a loaded copy gives other features"
 
 
 def another_forward(monkeypatch):

@@ -75,7 +75,7 @@ def make_config(world, stage=0, precision="fp32", **train):
     return config.Config(
         *(RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()),
         config.Data(RandomResizedCrop()),
-        config.Optim(weight_decay=0.1, clip=0.5),
+        config.Optim(weight_decay=0.1, clip=0.5, lr_scale=(("token", 0.1), ("blocks.0", 3.0))),
         config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
     )
 
@@ -122,8 +122,10 @@ def check_plain_loop(process):
     """Gradients are divided by accumulation and by ranks exactly once: equal to one process, one batch, plain torch."""
     engine = make_engine(process, dropout=0.0)
     module = Tiny(dropout=0.0)
-    groups = optim.parameter_groups(module, 0.1)
+    groups = optim.parameter_groups(module, engine.config.optim)
     plain = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), foreach=False)
+    for group in plain.param_groups:
+        group["lr"] = LR * (0.1 if "token" in group["names"] else 3.0 if "blocks.0" in group["names"][0] else 1.0)
     for step in range(6):
         result = engine.train_step(step, LR, batches(step, process.world, process.rank))
         images = torch.cat([x for x, _ in batches(step, 1, 0)])

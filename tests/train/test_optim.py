@@ -9,6 +9,8 @@ from torch import nn
 from fastmim import config
 from fastmim.optim import AdamW, learning_rate, parameter_groups
 
+OPTIM = config.Optim(weight_decay=0.05)
+
 
 def test_learning_rate_of_mae():
     optim, train = config.Optim(), config.Train(epochs=800, global_batch=4096)
@@ -34,6 +36,78 @@ def test_learning_rate_when_all_is_warm_up():
     assert learning_rate(optim, train, 5) == 0
 
 
+def cosine(high, low, done):
+    """Half a cosine from high to low, of which the fraction `done` is done."""
+    return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
+
+
+# SimMIM: base rates for a batch of 512, used with 2048; 10 epochs of warm-up.
+SIMMIM = {"lr_batch": 512, "warmup_epochs": 10, "betas": (0.9, 0.999)}
+SIMMIM_100 = config.Optim(blr=2e-4, warmup_lr=4e-6, min_lr=4e-5, cosine_from="start", **SIMMIM)
+SIMMIM_800 = config.Optim(blr=1e-4, warmup_lr=2e-6, schedule="multistep", decay_epochs=(700,), **SIMMIM)
+A2MIM_CNN = config.Optim(blr=3e-4, min_lr=1e-5, **SIMMIM)
+CURVES = {
+    "SimMIM, 100 epochs": (SIMMIM_100, 100, {
+        0: 4e-6,
+        5: (4e-6 + 8e-4) / 2,
+        9.999: 4e-6 + (8e-4 - 4e-6) * 0.9999,
+        10: cosine(8e-4, 4e-5, 0.1),  # it drops, to 0.976 of the way
+        50: cosine(8e-4, 4e-5, 0.5),
+        100: 4e-5,
+    }),
+    "SimMIM, fine-tuning's drop": (
+        config.Optim(blr=1.25e-3, lr_batch=512, warmup_epochs=20, cosine_from="start"), 100,
+        {19.999: 5e-3 * 0.99995, 20: cosine(5e-3, 0, 0.2), 100: 0.0},
+    ),
+    "SimMIM, 800 epochs": (SIMMIM_800, 800, {
+        0: 2e-6, 2.5: 2e-6 + (4e-4 - 2e-6) / 4, 10: 4e-4, 699.99: 4e-4, 700: 4e-5, 800: 4e-5,
+    }),
+    "two steps": (
+        config.Optim(
+            blr=1e-4, lr_batch=2048, warmup_epochs=0, schedule="multistep", decay_epochs=(3, 2), decay_rate=0.5
+        ),
+        4, {0: 1e-4, 1.9: 1e-4, 2: 5e-5, 3: 2.5e-5, 4: 2.5e-5},
+    ),
+    "a step within the warm-up": (
+        config.Optim(blr=1e-4, lr_batch=2048, warmup_epochs=2, schedule="multistep", decay_epochs=(1,)),
+        4, {1: 5e-5, 2: 1e-5, 4: 1e-5},
+    ),
+    "A2MIM, ResNet and ConvNeXt": (A2MIM_CNN, 300, {
+        0: 0.0, 5: 6e-4, 10: 1.2e-3, 155: cosine(1.2e-3, 1e-5, 0.5), 300: 1e-5,
+    }),
+    "cosine from the start, all warm-up": (
+        config.Optim(blr=1e-4, lr_batch=2048, warmup_epochs=5, warmup_lr=1e-6, cosine_from="start"),
+        5, {0: 1e-6, 2.5: (1e-6 + 1e-4) / 2, 5: 0.0},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_learning_rate_curves(name):
+    optim, epochs, points = CURVES[name]
+    train = config.Train(epochs=epochs, global_batch=2048)
+    for epoch, expected in points.items():
+        assert learning_rate(optim, train, epoch) == pytest.approx(expected, rel=1e-9, abs=1e-15), epoch
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"schedule": "multistep"}, "decay_epochs"),
+        ({"schedule": "cosin"}, "one of cosine, multistep"),
+        ({"cosine_from": "zero"}, "one of warmup, start"),
+        ({"decay_epochs": (0,)}, "decay_epochs: expected above 0"),
+        ({"warmup_lr": -1.0}, "warmup_lr: expected at least 0"),
+        ({"no_decay": ("a(",)}, r"regular expressions, got 'a\('"),
+        ({"lr_scale": (("a", -1.0),)}, "factors at least 0, got -1.0 for 'a'"),
+        ({"lr_scale": ("a", 1.0)}, "lr_scale: expected"),
+    ],
+)
+def test_bad_settings_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        config.Optim(**fields)
+
+
 class Parts(nn.Module):
     def __init__(self):
         super().__init__()
@@ -45,21 +119,53 @@ class Parts(nn.Module):
 
 
 def test_parameter_groups():
-    decayed, plain = parameter_groups(Parts(), 0.05)
+    decayed, plain = parameter_groups(Parts(), OPTIM)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
     assert decayed["names"] == ["cls_token", "linear.weight"]
     assert plain["names"] == ["linear.bias", "norm.weight", "norm.bias", "table.bias"]
     assert [p.shape for p in plain["params"]] == [(4,), (4,), (4,), (2, 2)]
 
 
+def test_patterns_move_parameters_between_groups():
+    patterns = {
+        "no_decay": ("cls_token",),
+        "decay": ("norm\\.weight", "table"),
+        "lr_scale": (("linear", 0.1), ("bias", 2)),
+    }
+    groups = parameter_groups(Parts(), config.Optim(weight_decay=0.05, **patterns))
+    assert {(g["lr_scale"], g["weight_decay"]): g["names"] for g in groups} == {
+        (1.0, 0.05): ["norm.weight"],
+        (1.0, 0.0): ["cls_token"],
+        (0.1, 0.05): ["linear.weight"],
+        (2, 0.05): ["table.bias"],
+        (2, 0.0): ["linear.bias", "norm.bias"],  # the later pattern counts
+    }
+
+
+@pytest.mark.parametrize("field", ["no_decay", "decay", "lr_scale"])
+@pytest.mark.parametrize(("pattern", "near"), [("linear_weight", "linear.weight"), ("position", "cls_token")])
+def test_a_pattern_that_matches_nothing_is_refused(field, pattern, near):
+    """A frozen parameter is not trained, so a pattern for it alone does nothing."""
+    optim = config.Optim(**{field: ((pattern, 0.1),) if field == "lr_scale" else (pattern,)})
+    with pytest.raises(
+        ValueError, match=f"optim.{field}: '{pattern}' is in no trained parameter's name; nearest: {near}"
+    ):
+        parameter_groups(Parts(), optim)
+
+
+def test_a_parameter_cannot_be_in_both_lists():
+    with pytest.raises(ValueError, match="both match linear.weight"):
+        parameter_groups(Parts(), config.Optim(no_decay=("weight",), decay=("linear",)))
+
+
 def test_empty_groups_are_left_out():
-    assert [g["names"] for g in parameter_groups(nn.Linear(2, 2, bias=False), 0.1)] == [["weight"]]
+    assert [g["names"] for g in parameter_groups(nn.Linear(2, 2, bias=False), OPTIM)] == [["weight"]]
 
 
 def make(dtype=torch.float32, **kwargs):
     torch.manual_seed(0)
     module = Parts().to(dtype)
-    return module, AdamW(parameter_groups(module, 0.05), (0.9, 0.95), 1e-8, **kwargs)
+    return module, AdamW(parameter_groups(module, OPTIM), (0.9, 0.95), 1e-8, **kwargs)
 
 
 def backward(module, step, scale=1.0):
@@ -83,7 +189,7 @@ def test_equals_plain_adamw(clip):
     module, optimizer = make(clip=clip)
     other = Parts()
     other.load_state_dict(module.state_dict())
-    plain = torch.optim.AdamW(parameter_groups(other, 0.05), lr=0.01, betas=(0.9, 0.95), eps=1e-8, foreach=False)
+    plain = torch.optim.AdamW(parameter_groups(other, OPTIM), lr=0.01, betas=(0.9, 0.95), eps=1e-8, foreach=False)
     for number in range(5):
         step(module, optimizer, number)
         other.zero_grad()

@@ -1,0 +1,110 @@
+"""The ViT of A2MIM and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`). May import torch only.
+
+SimMIM's ViT with learned absolute positions and a table of relative positions in every block; the mask token is added
+to, or put in place of, the masked tokens, before the positions or before a later block. Official parameter names.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .simmim import Attention, DropPath, Kind, LayerNorm, RelativePositionBias, enlarge, put_token
+
+
+class BiasedAttention(Attention):
+    """Attention with a table of its own."""
+
+    def __init__(self, dim: int, num_heads: int, grid: tuple[int, int], kind: Kind):
+        super().__init__(dim, num_heads, kind)
+        own = RelativePositionBias(grid, num_heads)
+        self.relative_position_bias_table = own.relative_position_bias_table
+        self.register_buffer("relative_position_index", own.relative_position_index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x, RelativePositionBias.forward(self))
+
+
+class FFN(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden)), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](F.gelu(self.layers[0](x)))
+
+
+class Layer(nn.Module):
+    def __init__(self, dim: int, num_heads: int, hidden: int, grid: tuple[int, int], drop_path: float, kind: Kind):
+        super().__init__()
+        self.gamma_1 = nn.Parameter(torch.full((dim,), 0.1))
+        self.gamma_2 = nn.Parameter(torch.full((dim,), 0.1))
+        self.ln1 = LayerNorm(dim)
+        self.attn = BiasedAttention(dim, num_heads, grid, kind)
+        self.drop_path = DropPath(drop_path)
+        self.ln2 = LayerNorm(dim)
+        self.ffn = FFN(dim, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.attn(self.ln1(x)))
+        return x + self.drop_path(self.gamma_2 * self.ffn(self.ln2(x)))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch_size: int, dim: int):
+        super().__init__()
+        self.projection = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.projection(images).flatten(2).transpose(1, 2)
+
+
+class ViT(nn.Module):
+    """`vit(images, mask) -> (N, C, H / 16, W / 16)`; defaults are ViT-B. Images are filled by the caller."""
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        hidden: int = 3072,
+        drop_path: float = 0.1,
+        mask_layer: int = 0,
+        replace: bool = False,
+        attention: Kind = "explicit",
+    ):
+        super().__init__()
+        self.mask_layer, self.replace = mask_layer, replace
+        sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid = self.latent_grid = tuple(side // patch_size for side in sides)
+        self.stride, self.num_features = patch_size, embed_dim
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1] + 1, embed_dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        self.layers = nn.ModuleList(Layer(embed_dim, num_heads, hidden, self.grid, rate, attention) for rate in rates)
+        self.ln1 = LayerNorm(embed_dim)
+
+    def mark(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The mask token at masked rows of x (N, L, C)."""
+        if self.replace:
+            return put_token(x, self.mask_token, mask)
+        return x + self.mask_token * mask.flatten(1).unsqueeze(-1).type_as(x)
+
+    def forward_features(self, images: Tensor, mask: Tensor) -> Tensor:
+        mask = enlarge(mask, self.grid)
+        x = self.patch_embed(images)
+        if self.mask_layer == 0:
+            x = self.mark(x, mask)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        for i, layer in enumerate(self.layers, 1):
+            if self.mask_layer == i:
+                x = torch.cat([x[:, :1], self.mark(x[:, 1:], mask)], dim=1)
+            x = layer(x)
+        return self.ln1(x)[:, 1:].transpose(1, 2).reshape(len(x), -1, *self.grid)
+
+    forward = forward_features

@@ -1,0 +1,340 @@
+"""SimMIM the published way (arXiv:2111.09886; microsoft/SimMIM `models/`). May import torch only.
+
+Every token is encoded, masked ones as a learned token; every pixel is predicted by a 1x1 convolution and a pixel
+shuffle; and the L1 loss is weighted by a mask of all pixels. Parameter names are the official ones.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import Mlp
+
+Kind = Literal["explicit", "sdpa"]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a sample's branch is dropped whole, the others are scaled up."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+
+def enlarge(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, h, w) to (N, *size), each entry repeated."""
+    for axis in (1, 2):
+        mask = mask.repeat_interleave(size[axis - 1] // mask.shape[axis], dim=axis)
+    return mask
+
+
+def put_token(x: Tensor, token: Tensor, mask: Tensor) -> Tensor:
+    """`token` at the masked rows of x (N, L, C)."""
+    weight = mask.flatten(1).unsqueeze(-1).type_as(token)
+    return x * (1 - weight) + token.expand(*x.shape[:2], -1) * weight
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kind: Kind) -> Tensor:
+    """Attention with additive `bias`, which broadcasts to the scores. All 4-D, heads second."""
+    if kind == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
+
+
+def offsets(height: int, width: int) -> Tensor:
+    """(h*w, h*w) row of the bias table for a (query, key): (dy + h - 1)(2w - 1) + dx + w - 1, d = query - key."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    dy, dx = (c.flatten()[:, None] - c.flatten()[None] for c in (y, x))
+    return (dy + height - 1) * (2 * width - 1) + dx + width - 1
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows, with a learned bias for each relative position."""
+
+    def __init__(self, dim: int, num_heads: int, window: int, kind: Kind):
+        super().__init__()
+        self.num_heads, self.kind = num_heads, kind
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
+        self.register_buffer("relative_position_index", offsets(window, window))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """x (B * windows, T, C); attn_mask (windows, T, T)."""
+        b, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, t, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = bias.view(t, t, -1).permute(2, 0, 1).unsqueeze(0)
+        if attn_mask is not None:
+            bias = (bias + attn_mask.unsqueeze(1)).repeat(b // len(attn_mask), 1, 1, 1)
+        x = attend(q, k, v, bias.to(q.dtype), self.kind)
+        return self.proj(x.transpose(1, 2).reshape(b, t, c))
+
+
+def to_windows(x: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) to (B * windows, window**2, C)."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // window, window, w // window, window, c).transpose(2, 3)
+    return x.reshape(-1, window * window, c)
+
+
+def from_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
+    """(B * windows, window**2, C) to (B, *size, C)."""
+    h, w = size
+    x = x.view(-1, h // window, w // window, window, window, x.shape[-1]).transpose(2, 3)
+    return x.reshape(-1, h, w, x.shape[-1])
+
+
+def shift_mask(size: tuple[int, int], window: int, shift: int) -> Tensor:
+    """(windows, T, T): -100 between tokens that the cyclic shift brought together from different regions."""
+    region = torch.zeros(1, *size, 1)
+    cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
+    for i, rows in enumerate(cuts):
+        for j, columns in enumerate(cuts):
+            region[:, rows, columns] = 3 * i + j
+    region = to_windows(region, window).squeeze(-1)
+    return (region[:, None] != region[:, :, None]).float() * -100.0
+
+
+class SwinBlock(nn.Module):
+    def __init__(
+        self, dim: int, size: tuple[int, int], num_heads: int, window: int, shift: int, drop_path: float, kind: Kind
+    ):
+        super().__init__()
+        if min(size) <= window:
+            window, shift = min(size), 0
+        self.size, self.window, self.shift = size, window, shift
+        self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window, kind)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, tokens, c = x.shape
+        y = self.norm1(x).view(b, *self.size, c)
+        if self.shift:
+            y = y.roll((-self.shift, -self.shift), dims=(1, 2))
+        y = self.attn(to_windows(y, self.window), self.attn_mask)
+        y = from_windows(y, self.window, self.size)
+        if self.shift:
+            y = y.roll((self.shift, self.shift), dims=(1, 2))
+        x = x + self.drop_path(y.view(b, tokens, c))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbouring tokens become one of twice their width."""
+
+    def __init__(self, dim: int, size: tuple[int, int]):
+        super().__init__()
+        self.size = size
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, c = x.shape
+        x = x.view(b, *self.size, c)
+        x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        return self.reduction(self.norm(x.view(b, -1, 4 * c)))
+
+
+class Stage(nn.Module):
+    def __init__(self, blocks: list[SwinBlock], downsample: PatchMerging | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class PatchEmbed(nn.Module):
+    """Patches as tokens; Swin normalises them (`norm`), ViT does not."""
+
+    def __init__(self, patch_size: int, dim: int, norm: bool):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim) if norm else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.proj(images).flatten(2).transpose(1, 2)
+        return x if self.norm is None else self.norm(x)
+
+
+class SwinTransformer(nn.Module):
+    """`encoder(images, mask) -> (N, C, H / 32, W / 32)`; defaults are Swin-B at 192 with windows of 6."""
+
+    stride = 32
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 192,
+        patch_size: int = 4,
+        embed_dim: int = 128,
+        depths: tuple[int, ...] = (2, 2, 18, 2),
+        num_heads: tuple[int, ...] = (4, 8, 16, 32),
+        window: int = 6,
+        drop_path: float = 0.0,
+        attention: Kind = "explicit",
+    ):
+        super().__init__()
+        sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid = tuple(side // patch_size for side in sides)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, norm=True)
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
+        self.layers = nn.ModuleList()
+        for i, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
+            size, dim = tuple(side >> i for side in self.grid), embed_dim << i
+            blocks = [
+                SwinBlock(dim, size, heads, window, b % 2 * (window // 2), next(rates), attention) for b in range(depth)
+            ]
+            self.layers.append(Stage(blocks, PatchMerging(dim, size) if i + 1 < len(depths) else None))
+        self.latent_grid, self.num_features = size, dim
+        self.norm = nn.LayerNorm(dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        x = put_token(self.patch_embed(images), self.mask_token, enlarge(mask, self.grid))
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x).transpose(1, 2).reshape(len(x), -1, *self.latent_grid)
+
+
+def offsets_with_class_token(height: int, width: int) -> Tensor:
+    """`offsets` with a class token first, whose three relations to others have the last three rows of the table."""
+    first = (2 * height - 1) * (2 * width - 1)
+    index = F.pad(offsets(height, width), (1, 0, 1, 0))
+    index[0], index[:, 0], index[0, 0] = first, first + 1, first + 2
+    return index
+
+
+class RelativePositionBias(nn.Module):
+    """(heads, T, T) learned bias for each relative position of two patches and for the class token."""
+
+    def __init__(self, grid: tuple[int, int], num_heads: int):
+        super().__init__()
+        rows = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
+        self.register_buffer("relative_position_index", offsets_with_class_token(*grid))
+
+    def forward(self) -> Tensor:
+        index = self.relative_position_index
+        return self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).contiguous()
+
+
+class Attention(nn.Module):
+    """Self-attention whose keys have no bias, with an additive bias on its scores."""
+
+    def __init__(self, dim: int, num_heads: int, kind: Kind):
+        super().__init__()
+        self.num_heads, self.kind = num_heads, kind
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        b, t, c = x.shape
+        qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        q, k, v = qkv.reshape(b, t, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        x = attend(q, k, v, bias.to(q.dtype).unsqueeze(0), self.kind)
+        return self.proj(x.transpose(1, 2).reshape(b, t, c))
+
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class Block(nn.Module):
+    """A transformer block with LayerScale."""
+
+    def __init__(self, dim: int, num_heads: int, drop_path: float, kind: Kind):
+        super().__init__()
+        self.norm1 = LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, kind)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim)
+        self.gamma_1 = nn.Parameter(torch.full((dim,), 0.1))
+        self.gamma_2 = nn.Parameter(torch.full((dim,), 0.1))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = x + self.drop_path(self.gamma_1 * self.attn(self.norm1(x), bias))
+        return x + self.drop_path(self.gamma_2 * self.mlp(self.norm2(x)))
+
+
+class VisionTransformer(nn.Module):
+    """`encoder(images, mask) -> (N, C, H / 16, W / 16)`: BEiT's ViT without absolute positions, one shared table."""
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        drop_path: float = 0.1,
+        attention: Kind = "explicit",
+    ):
+        super().__init__()
+        sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid = self.latent_grid = tuple(side // patch_size for side in sides)
+        self.stride, self.num_features = patch_size, embed_dim
+        self.patch_embed = PatchEmbed(patch_size, embed_dim, norm=False)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.rel_pos_bias = RelativePositionBias(self.grid, num_heads)
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, rate, attention) for rate in rates)
+        self.norm = LayerNorm(embed_dim)
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        x = put_token(self.patch_embed(images), self.mask_token, enlarge(mask, self.grid))
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        bias = self.rel_pos_bias()
+        for block in self.blocks:
+            x = block(x, bias)
+        return self.norm(x)[:, 1:].transpose(1, 2).reshape(len(x), -1, *self.grid)
+
+
+class SimMIM(nn.Module):
+    """`model(images, mask) -> (loss, pred, mask)`."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = nn.Sequential(
+            nn.Conv2d(encoder.num_features, encoder.stride**2 * 3, 1), nn.PixelShuffle(encoder.stride)
+        )
+
+    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Args:
+            images: (N, 3, H, W) float, mean/std-normalised.
+            mask: (N, h, w) int64, 1 = hidden; the official loader's h, w are those of the tokens.
+        Returns: loss (), pred (N, 3, H, W), mask.
+        """
+        pred = self.decoder(self.encoder(images, mask))
+        return self.loss(images, pred, mask), pred, mask
+
+    @staticmethod
+    def loss(images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """sum(|d| * M) / (sum(M) + 1e-5) / 3, M once per pixel (`models/simmim.py`)."""
+        weight = enlarge(mask, images.shape[2:]).unsqueeze(1).contiguous()
+        error = F.l1_loss(images, pred, reduction="none")
+        return (error * weight).sum() / (weight.sum() + 1e-5) / images.shape[1]

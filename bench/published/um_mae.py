@@ -1,0 +1,211 @@
+"""UM-MAE the published way (arXiv:2205.10063; implus/UM-MAE), and that repository's SimMIM. May import torch only.
+
+Every token is embedded, hidden ones are zeroed and a convolution with a kernel of ones compacts the map; every patch
+is predicted. Parameter names are the official ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify
+from .um_pyramids import PATCH, PVT, TOKEN, Kind, Pyramid, Swin, compact
+
+
+def draw_secondary(mask: Tensor, ratio: float, noise: Tensor) -> Tensor:
+    """(B, L) bool, the visible patches to replace: all but the int(V * (1 - ratio)) of smallest noise (B, L)."""
+    keep = int((~mask[0]).sum() * (1 - ratio))
+    rank = (mask.float() + noise).argsort(dim=1).argsort(dim=1)
+    return (rank >= keep) & ~mask
+
+
+class PatchDecoder:
+    """The decoder and loss of `UniformMAE` and `UniformViT`, both `nn.Module`s: visible tokens, then hidden ones."""
+
+    def make_decoder(
+        self, latent_dim: int, merge: int, prefix: int, patches: int, dim: int, depth: int, heads: int, kind: Kind
+    ):
+        self.merge, self.prefix = merge, prefix
+        self.decoder_embed = nn.Linear(latent_dim, merge**2 * dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.decoder_pos_embed = nn.Parameter(torch.zeros(1, prefix + patches, dim), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(Block(dim, heads, kind) for _ in range(depth))
+        self.decoder_norm = LayerNorm(dim)
+        self.decoder_pred = nn.Linear(dim, PATCH**2 * 3)
+
+    def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, P): first the visible patches, then the hidden ones in raster order.
+
+        Official behaviour: visible tokens of a pyramid come in the order of their 2x2 blocks, but get the position
+        embeddings of visible patches in raster order, so three quarters get another patch's.
+        """
+        x = self.decoder_embed(latent)
+        if self.merge > 1:
+            side = int(x.shape[1] ** 0.5)
+            x = F.pixel_shuffle(x.transpose(1, 2).reshape(len(x), -1, side, side), self.merge)
+            x = x.flatten(2).transpose(1, 2)
+        b, _, dim = x.shape
+        prefix_pos, pos = self.decoder_pos_embed.expand(b, -1, -1).tensor_split([self.prefix], dim=1)
+        visible, hidden = (pos[rows].reshape(b, -1, dim) for rows in (~mask, mask))
+        x = torch.cat([x + torch.cat([prefix_pos, visible], dim=1), self.mask_token + hidden], dim=1)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))[:, self.prefix :]
+
+    def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """pred: (B, hidden, P)."""
+        target = patchify(images, PATCH)[mask].reshape(pred.shape)
+        if self.norm_pix_loss:
+            target = normalize_patches(target)
+        return ((pred - target) ** 2).mean()
+
+    def forward(
+        self, images: Tensor, mask: Tensor, secondary: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """
+        Args:
+            images: (B, 3, H, W) float, mean/std-normalised.
+            mask: (B, L) bool in raster order, True = hidden.
+            secondary: (B, L) bool, True = visible but replaced by the learned token; None = drawn here, as published.
+        Returns: loss (), pred (B, L, P) of the visible, then of the hidden patches, mask.
+        """
+        if secondary is None:
+            secondary = self.draw_secondary(mask)
+        pred = self.forward_decoder(self.forward_encoder(images, mask, secondary), mask)
+        return self.forward_loss(images, pred[:, -int(mask[0].sum()) :], mask), pred, mask
+
+
+class UniformMAE(PatchDecoder, Pyramid):
+    """UM-MAE of a pyramid: one visible patch in each 2x2 block, compacted to a dense map; defaults are Swin-T's."""
+
+    def __init__(
+        self,
+        backbone: Swin | PVT = Swin(),
+        img_size: int = 256,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 2,
+        decoder_num_heads: int = 16,
+        norm_pix_loss: bool = True,
+        vis_mask_ratio: float = 0.25,
+        attention: Kind = "explicit",
+    ):
+        super().__init__(backbone, img_size, compacted=True, kind=attention)
+        self.norm_pix_loss, self.vis_mask_ratio = norm_pix_loss, vis_mask_ratio
+        if vis_mask_ratio > 0:
+            self.vis_mask_token = nn.Parameter(torch.zeros(1, 1, backbone.dims[0]))
+        sizes = (decoder_embed_dim, decoder_depth, decoder_num_heads)
+        self.make_decoder(backbone.dims[-1], 2, 0, (img_size // PATCH) ** 2, *sizes, attention)
+
+    def draw_secondary(self, mask: Tensor) -> Tensor:
+        return draw_secondary(mask, self.vis_mask_ratio, torch.rand(mask.shape, device=mask.device))
+
+    def compact_tokens(self, images: Tensor, mask: Tensor, secondary: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, H/2, W/2, C) tokens and (B, H/2, W/2, 2) of their rows and columns in the whole grid."""
+        x = self.patch_embed(images)
+        visible, replaced = ~self.enlarge(mask), self.enlarge(secondary)
+        x = x * (visible & ~replaced)
+        if self.vis_mask_ratio > 0:
+            x = x + self.patch_embed.norm(self.vis_mask_token) * replaced
+        maps = [x, self.pos * visible]
+        if hasattr(self, "pos_embed"):
+            maps.append(self.pos_embed.reshape(1, *x.shape[1:]) * visible)
+        x, pos, *embedding = (compact(m.permute(0, 3, 1, 2), PATCH // TOKEN).permute(0, 2, 3, 1) for m in maps)
+        return sum(embedding, x), pos
+
+    def forward_encoder(self, images: Tensor, mask: Tensor, secondary: Tensor) -> Tensor:
+        return self.transform(*self.compact_tokens(images, mask, secondary))
+
+
+class UniformViT(PatchDecoder, nn.Module):
+    """UM-MAE of a plain ViT: MAE on uniform masks, with secondary masking; defaults are ViT-B's."""
+
+    def __init__(
+        self,
+        img_size: int = 224,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 2,
+        decoder_num_heads: int = 16,
+        norm_pix_loss: bool = True,
+        vis_mask_ratio: float = 0.25,
+        attention: Kind = "explicit",
+    ):
+        super().__init__()
+        self.norm_pix_loss, self.vis_mask_ratio = norm_pix_loss, vis_mask_ratio
+        patches = (img_size // PATCH) ** 2
+        if vis_mask_ratio > 0:
+            self.vis_mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.patch_embed = PatchEmbed(PATCH, embed_dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + patches, embed_dim), requires_grad=False)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, attention) for _ in range(depth))
+        self.norm = LayerNorm(embed_dim)
+        sizes = (decoder_embed_dim, decoder_depth, decoder_num_heads)
+        self.make_decoder(embed_dim, 1, 1, patches, *sizes, attention)
+
+    def draw_secondary(self, mask: Tensor) -> Tensor:
+        """The pyramids' law, drawn otherwise: the j-th visible patch is replaced where the argsort itself is large."""
+        visible = len(mask[0]) - int(mask[0].sum())
+        order = torch.rand(len(mask), visible, device=mask.device).argsort(dim=1)
+        replaced = order >= int(visible * (1 - self.vis_mask_ratio))
+        return torch.zeros_like(mask).masked_scatter(~mask, replaced)
+
+    def forward_encoder(self, images: Tensor, mask: Tensor, secondary: Tensor) -> Tensor:
+        pos = self.pos_embed[:, 1:]
+        x = self.patch_embed(images) + pos
+        b, _, dim = x.shape
+        x = x[~mask].reshape(b, -1, dim)
+        if self.vis_mask_ratio > 0:
+            token = (self.vis_mask_token + pos).expand(b, -1, -1)[~mask].reshape(x.shape)
+            replaced = secondary[~mask].reshape(b, -1, 1).to(x.dtype)
+            x = x * (1 - replaced) + token * replaced
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(b, -1, -1)
+        x = torch.cat([cls_token, x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+class SimMIM(Pyramid):
+    """The repository's SimMIM: the whole grid, a mask token after the embedding, a linear head, L1 loss."""
+
+    def __init__(
+        self,
+        backbone: Swin | PVT = Swin(window=16),
+        img_size: int = 256,
+        norm_pix_loss: bool = False,
+        attention: Kind = "explicit",
+    ):
+        super().__init__(backbone, img_size, compacted=False, kind=attention)
+        self.norm_pix_loss = norm_pix_loss
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.dims[0]))
+        self.decoder_pred = nn.Linear(backbone.dims[-1], 4 * PATCH**2 * 3)
+
+    def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `PatchDecoder.forward`, but the predictions (B, L, P) are in raster order."""
+        pred = self.forward_decoder(self.forward_encoder(images, mask))
+        return self.forward_loss(images, pred, mask), pred, mask
+
+    def forward_encoder(self, images: Tensor, mask: Tensor) -> Tensor:
+        x = self.patch_embed(images)
+        hidden = self.enlarge(mask).to(x.dtype)
+        x = x * (1 - hidden) + self.mask_token * hidden
+        if hasattr(self, "pos_embed"):
+            x = x + self.pos_embed.reshape(1, *x.shape[1:])
+        return self.transform(x, self.pos)
+
+    def forward_decoder(self, latent: Tensor) -> Tensor:
+        b, tokens, _ = latent.shape
+        side = int(tokens**0.5)
+        x = self.decoder_pred(latent).transpose(1, 2).reshape(b, -1, side, side)
+        return F.pixel_shuffle(x, 2).flatten(2).transpose(1, 2)
+
+    def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        target = patchify(images, PATCH)[mask]
+        if self.norm_pix_loss:
+            target = normalize_patches(target)
+        return (pred[mask] - target).abs().mean()

@@ -1,0 +1,66 @@
+"""What a field of a config may hold: its type, its bounds, and how both are said in words. Imports nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import types
+import typing
+from typing import Any
+
+_BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+
+
+def check_bounds(section: Any, *names: str, **bounds: float) -> None:
+    """Refuses a section whose named fields (each number, of a tuple) leave the bounds; None passes where allowed."""
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        if f.name not in names or value is None:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(_BOUNDS[word](v, limit) for v in numbers for word, limit in bounds.items()):
+            words = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in bounds.items())
+            words += " or None" if str(f.type).endswith("| None") else ""
+            raise ValueError(f"{type(section).__name__.lower()}.{f.name}: expected {words}, got {value}")
+
+
+def check_types(value: Any, prefix: str = "") -> None:
+    """Compares every field, of the parts inside too, with its annotation.
+
+    Raises:
+        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple.
+    """
+    hints = typing.get_type_hints(type(value))
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        if not _fits(inner, hints[f.name]):
+            raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {inner!r}")
+        if dataclasses.is_dataclass(inner):
+            check_types(inner, f"{prefix}{f.name}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    args = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case typing.Literal:
+            return any(value == arg and type(value) is type(arg) for arg in args)
+        case types.UnionType | typing.Union:
+            return any(_fits(value, arg) for arg in args)
+        case builtin if builtin is tuple:
+            kinds = args[:1] * len(value) if isinstance(value, tuple) and args[-1] is ... else args
+            return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def choices(kind: str) -> list[str]:
+    """The values of a Literal type, as written on a command line; none for any other type."""
+    if not kind.startswith("Literal["):
+        return []
+    return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
+
+
+def expected(kind: str) -> str:
+    """A type, as a person would be told it."""
+    return f"one of {', '.join(choices(kind))}" if choices(kind) else kind

@@ -1,0 +1,127 @@
+"""A2MIM: our losses and networks equal the official code's outputs and the published way."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def settings(name):
+    with np.load(GOLDEN / f"{name}.npz") as data:
+        return json.loads(str(data["settings_json"][0]))
+
+
+HEADS = settings("a2mim_loss")
+# Options of the official head that none of its configs sets and that our losses do not have.
+OTHERS = {"l1_fftl1_reweight", "l1_unmask01_focal"}
+FREQUENCY = settings("ffl")
+FREQUENCY["a2mim"].pop("default_batchmatrix_false")  # the official code raises there
+
+
+def channels_last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def check(loss, pred, data, key):
+    """pred: the (N, C, H, W) leaf."""
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), data[f"loss/{key}"][0], rtol=1e-5, atol=0)
+    expected = data[f"grad/{key}"]
+    torch.testing.assert_close(pred.grad, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def our_loss(name):
+    """Our part for the options of an official head."""
+    given = HEADS[name]
+    kind = given["loss"]["mode"]
+    spatial = {"l1_loss": MaskedL1(), "mse_loss": MaskedL2(), "focal_l1_loss": MaskedFocalL1()}[kind]
+    fourier = FocalFrequency()
+    if not given["fft_focal"]:
+        fourier = ComplexFocalL1(gamma=1.0 if kind == "focal_l1_loss" else 0.0)
+    visible, visible_weight = given["fft_unmask_replace"], given["fft_unmask_weight"]
+    return WithFourier(spatial, fourier, given["fft_weight"], visible, visible_weight)
+
+
+@pytest.mark.parametrize("name", sorted(HEADS.keys() - OTHERS))
+def test_loss_and_its_gradient(golden, name):
+    data = golden("a2mim_loss")
+    pred = data["pred"].clone().requires_grad_()
+    hidden = data["mask"].bool().repeat_interleave(16, 1).repeat_interleave(16, 2)[..., None]
+    loss = our_loss(name)
+    check(loss(channels_last(pred), channels_last(data["target"]), hidden), pred, data, name)
+    if not loss.weight:  # then the spatial part alone, on hidden pixels, is the same loss
+        rows = [channels_last(x)[hidden[..., 0]] for x in (data["pred"], data["target"])]
+        torch.testing.assert_close(loss.spatial(*rows), data[f"loss/{name}"][0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "degenerate"),
+    [(family, name, "") for family in FREQUENCY for name in FREQUENCY[family]]
+    + [("ffl", name, "_degenerate") for name in ("default", "log", "batch")],
+)
+def test_focal_frequency(golden, family, name, degenerate):
+    data, given = golden("ffl"), FREQUENCY[family][name]
+    pred = data[f"pred{degenerate}"].clone().requires_grad_()
+    loss = FocalFrequency(
+        alpha=given.get("alpha", 1.0),
+        reduce="batch_mean" if given.get("ave_spectrum") else "per_sample",
+        log=given.get("log_matrix", False),
+        peak="all" if given.get("batch_matrix") else "each",
+        crops=given.get("patch_factor", 1),
+    )
+    value = given.get("loss_weight", 1.0) * loss(channels_last(pred), channels_last(data["target"]), None)
+    part = {key.removeprefix(f"{family}/"): v for key, v in data.items() if key.startswith(family)}
+    check(value, pred, part, name + degenerate)
+
+
+def test_odd_widths_count_every_column_once():
+    torch.manual_seed(0)
+    d = torch.randn(2, 5, 7, 3)
+    full = torch.fft.fft2(d.double(), dim=(1, 2), norm="ortho").abs()
+    expected = (full * torch.tanh(0.1 * full)).mean()
+    torch.testing.assert_close(ComplexFocalL1().of_residual(d).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_statistics_batch():
+    """A micro-batch of several statistics batches is their mean; another one is a loss of its own, and says so."""
+    torch.manual_seed(0)
+    d = torch.randn(4, 8, 8, 3)
+    loss = FocalFrequency(batch=2)
+    torch.testing.assert_close(loss.of_residual(d), (loss.of_residual(d[:2]) + loss.of_residual(d[2:])) / 2)
+    assert not torch.isclose(FocalFrequency(batch=4).of_residual(d), loss.of_residual(d))
+    assert loss.note(4) is None
+    assert "not of 256 (loss.fourier.batch)" in WithFourier().note(64)
+    assert WithFourier(fourier=FocalFrequency(reduce="per_sample", peak="each")).note(64) is None
+    assert WithFourier(fourier=ComplexFocalL1()).note(64) is None
+
+
+@pytest.mark.parametrize("fourier", [FocalFrequency(), FocalFrequency(log=False), ComplexFocalL1()])
+@pytest.mark.parametrize("visible", ["mixed", "target", "prediction", "mean"])
+def test_finite_where_nothing_differs(fourier, visible):
+    pred = torch.zeros(2, 8, 8, 3, requires_grad=True)
+    hidden = torch.zeros(2, 8, 8, 1, dtype=torch.bool)
+    hidden[:, :4] = True
+    loss = WithFourier(MaskedFocalL1(), fourier, 0.5, visible)(pred, torch.zeros(2, 8, 8, 3), hidden)
+    loss.backward()
+    assert loss == 0 and torch.equal(pred.grad, torch.zeros_like(pred))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MaskedFocalL1(gamma=0.5),
+        lambda: ComplexFocalL1(alpha=0.0),
+        lambda: FocalFrequency(batch=0),
+        lambda: WithFourier(weight=-1.0),
+        lambda: WithFourier(visible_weight=2.0),
+    ],
+)
+def test_values_out_of_range_are_refused(build):
+    with pytest.raises(ValueError, match="expected"):
+        build()
