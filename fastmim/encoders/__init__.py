@@ -1,5 +1,7 @@
 """Encoders, one module a backbone family. May import timm, L1 and L0."""
 
+from .beit import BEiT
+from .swin import Swin
 from .vit import ViT
 
-__all__ = ["ViT"]
+__all__ = ["BEiT", "Swin", "ViT"]
