@@ -10,7 +10,7 @@ import timm
 import torch
 
 from bench.published import a2mim_vit, simmim
-from fastmim.config import Config, Data
+from fastmim.config import Config, Data, load
 from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
@@ -20,6 +20,7 @@ from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
 from fastmim.masking import BlockMasking, UniformMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
+from fastmim.optim import learning_rate, parameter_groups
 from fastmim.targets import Pixels
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
@@ -288,3 +289,44 @@ def test_hidden_pixels_are_not_seen(spec):
 def test_what_cannot_be_is_refused(spec, size, masking, message):
     with pytest.raises(ValueError, match=message):
         spec.build(size, *IMAGENET, masking)
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("file", "rates"),
+    [
+        # learning rates at epochs 0, just before and at the end of warm-up, just before and at 700, and at the end
+        ("simmim/pretrain/swin_base_window6_192_100ep.py", {0: 4e-6, 10 - 1e-9: 8e-4, 10: 0.9768e-3 * 0.8, 100: 4e-5}),
+        ("simmim/pretrain/swin_base_window6_192_800ep.py", {0: 2e-6, 10: 4e-4, 699.9: 4e-4, 700: 4e-5, 800: 4e-5}),
+        ("simmim/pretrain/swin_large_window12_192_800ep.py", {0: 2e-6, 10: 4e-4, 699.9: 4e-4, 700: 4e-5}),
+        ("simmim/pretrain/vit_base_patch16_224_800ep.py", {0: 2e-6, 10: 4e-4, 699.9: 4e-4, 700: 4e-5}),
+        *(
+            (f"a2mim/pretrain/{method}vit_{size}_patch16_224_800ep.py", {0: 8e-10, 10: 4e-4, 699.9: 4e-4, 700: 4e-5})
+            for method in ("", "simmim_")
+            for size in ("small", "base", "large")
+        ),
+    ],
+)
+def test_recipes(file, rates):
+    """The fact sheets' tables, and what decays."""
+    config = load(CONFIGS / file)
+    optim, data = config.optim, config.data
+    assert (optim.betas, optim.eps, optim.weight_decay, optim.clip) == ((0.9, 0.999), 1e-8, 0.05, 5.0)
+    assert (data.crop.scale, data.crop.ratio, data.crop.interpolation) == ((0.67, 1.0), (3 / 4, 4 / 3), "bilinear")
+    assert (config.train.global_batch, config.masking) == (2048, BlockMasking(0.6, 32))
+    for epoch, expected in rates.items():
+        assert learning_rate(optim, config.train, epoch) == pytest.approx(expected, rel=1e-3), epoch
+
+    with torch.device("meta"):
+        mim = build(config)
+    spared = {n for g in parameter_groups(mim, optim) if g["weight_decay"] == 0 for n in g["names"]}
+    matrices = {n for n, p in mim.named_parameters() if p.ndim > 1}
+    tables = {n for n in matrices if "relative_position_bias_table" in n}
+    token, cls_token = {"encoder.token.mask_token"}, {"encoder.backbone.cls_token"}
+    if file.startswith("a2mim"):
+        assert spared & matrices == tables | token | cls_token | {"encoder.backbone.pos_embed"}
+    else:
+        assert tables and spared & matrices == (token if "swin" in file else cls_token)
+    assert all(n in spared for n, p in mim.named_parameters() if p.ndim == 1)
