@@ -15,13 +15,14 @@ from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
 from fastmim.decoders import LinearHead
-from fastmim.encoders import BEiT, Swin
+from fastmim.encoders import BEiT, Swin, ViT
 from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
 from fastmim.masking import BlockMasking, UniformMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
 from fastmim.optim import learning_rate, parameter_groups
 from fastmim.targets import Pixels
+from fastmim.tasks.export import export_encoder
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
 
@@ -43,7 +44,7 @@ def mim_of(spec, size, statistics=IMAGENET):
 
 
 def randomized(module, std=0.1):
-    for p in module.parameters():
+    for p in filter(lambda p: p.requires_grad, module.parameters()):
         torch.nn.init.normal_(p, std=std)
     return module
 
@@ -330,3 +331,50 @@ def test_recipes(file, rates):
     else:
         assert tables and spared & matrices == (token if "swin" in file else cls_token)
     assert all(n in spared for n, p in mim.named_parameters() if p.ndim == 1)
+
+
+TINY_VIT = ViT("vit_base_patch16_224", embed_dim=24, depth=3, num_heads=4, reads="all", pos="learned")
+
+
+@pytest.mark.parametrize("spec", [TINY_VIT, replace(TINY_VIT, pos="sincos", fill="mean", token="add", token_layer=2)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_plain_vit_reads_all(spec, checkpointing):
+    """As timm's model does with the token put in by a hook."""
+    torch.manual_seed(0)
+    mim = randomized(mim_of(spec, (64, 96)))
+    mim.encoder.grad_checkpointing = checkpointing
+    assert mim.encoder.pos_embed.requires_grad == (spec.pos == "learned")
+    images, mask = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8), mim.mask(torch.arange(2))
+    latent = mim.encoder(images, mask)
+
+    export = spec.timm((64, 96))
+    model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"])
+    state = {k: v for k, v in mim.encoder.state_dict().items() if k != "token.mask_token"}
+    model.load_state_dict(state, strict=True)
+    token, hidden = mim.encoder.token.mask_token, mask.mask[..., None]
+    pixels = mim.objective.normalize(images)
+    if spec.token == "replace":
+        model.patch_embed.register_forward_hook(lambda module, args, x: torch.where(hidden, token, x))
+    else:
+        hidden_pixels = mask.hidden_map((64, 96))[..., None]
+        pixels = torch.where(hidden_pixels, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+        added = torch.nn.functional.pad(hidden * token, (0, 0, 1, 0))
+        model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0] + added,))
+    expected = model.forward_features(pixels.permute(0, 3, 1, 2))
+    torch.testing.assert_close(latent, expected, rtol=0, atol=1e-4)
+    loss = mim.objective(mim.decoder(latent, mask, mask.ids_hidden.shape[1]), images, mask)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in mim.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("spec", [TINY_SWIN, A2MIM_BEIT, TINY_VIT])
+def test_export(spec, tmp_path):
+    """timm loads what was trained, without the mask token."""
+    data = Data(crop=CenterCrop(), size=(96, 96))
+    parts = dict(masking=BlockMasking(), decoder=LinearHead(), target=Pixels(), loss=MaskedL1(), data=data)
+    config = Config(encoder=spec, **parts)
+    weights = randomized(build(config)).state_dict()
+    model = timm.create_model(f"local-dir:{export_encoder(config, weights, tmp_path / 'out')}", pretrained=True)
+    prefix = "encoder." if spec is TINY_VIT else "encoder.backbone."
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[prefix + name]), name
