@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..config import Config
 from ..mim import MIM
-from . import mae
+from . import convmae, mae, pixmim
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_position_embedding, resize_relative_bias
 
 # More special ones first: a MAE's names are among those of formats derived from it.
-FORMATS: tuple[Format, ...] = (*mae.FORMATS,)
+FORMATS: tuple[Format, ...] = (*pixmim.FORMATS, *convmae.FORMATS, *mae.FORMATS)
 
 
 @dataclass
