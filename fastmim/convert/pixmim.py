@@ -1,4 +1,4 @@
-"""The checkpoints of open-mmlab/mmselfsup: PixMIM, and MAE under the same names. May import L3 and below."""
+"""The checkpoints of PixMIM in open-mmlab/mmselfsup. May import L3 and below."""
 
 from __future__ import annotations
 
@@ -59,22 +59,14 @@ RULES = (
     Rule("neck.ln1.{p}", "decoder.norm.{p}"),
     Rule("neck.decoder_pred.{p}", "decoder.pred.{p}"),
 )
-MARKS = (r"backbone\.layers\.0\.ffn\.layers\.0\.0\.weight", r"neck\.decoder_embed\.weight")
 FORMATS = (
     Format(
         name="open-mmlab/mmselfsup PixMIM",
         container="state_dict",
-        marks=(*MARKS, r"target_generator\.low_pass_filter"),
+        marks=(r"backbone\.cls_token", r"neck\.decoder_embed\.weight", r"target_generator\.low_pass_filter"),
         rules=RULES,
         ignored=(r"target_generator\.low_pass_filter",),
         config=pixmim_config,
         derived=low_pass_filter,
-    ),
-    Format(
-        name="open-mmlab/mmselfsup MAE",
-        container="state_dict",
-        marks=MARKS,
-        rules=RULES,
-        config=vit_config,
     ),
 )
