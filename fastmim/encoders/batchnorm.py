@@ -29,8 +29,8 @@ class BatchNorm(nn.BatchNorm2d):
         running = (self.running_mean, self.running_var)
         if self.training and self.track_running_stats:
             self.num_batches_tracked += 1
-        elif self.training:
-            running = (None, None)
+        elif self.training:  # a recomputation, which must take the same path
+            running = (self.running_mean.clone(), self.running_var.clone())
         affine = (self.weight.to(self.running_mean.dtype), self.bias.to(self.running_mean.dtype))
         if self.training and dist.is_initialized() and self.shares(len(x), dist.get_world_size(), x.device.type):
             group = dist.group.WORLD
