@@ -1,6 +1,11 @@
 """Encoders, one module a backbone family. May import timm, L1 and L0."""
 
+from .beit import BEiT
+from .convmae import ConvMAE
 from .convnet import ConvNeXt, ResNet
+from .swin import Swin
+from .um_pvt import UMPVT
+from .um_swin import UMSwin
 from .vit import ViT
 
-__all__ = ["ConvNeXt", "ResNet", "ViT"]
+__all__ = ["BEiT", "ConvMAE", "ConvNeXt", "ResNet", "Swin", "UMPVT", "UMSwin", "ViT"]
