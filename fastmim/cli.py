@@ -85,6 +85,86 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     print(plot_curve(run))
 
 
+def convert(
+    source: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    config: Path | None = None,
+    size: tuple[int, int] | None = None,
+    format: str | None = None,
+) -> None:
+    """Turns an official checkpoint into a run folder, or a run folder into an official checkpoint.
+
+    Nothing in the file is run. Every name without a place on the other side is listed. The run folder holds weights:
+    `fastmim export` and `fastmim visualize` work on it, and training with `--run.init OUT` starts from it. What is
+    lost, both ways: optimizer state, schedule, epoch and arguments. What a file lacks (a decoder, say) is initialised.
+
+    Args:
+        source: official checkpoint (.pth of torch.save, or .safetensors), or a run folder for the way back.
+        out: run folder to write, or with a run folder as source the .pth file.
+        config: configuration of the model; default the official one, sizes taken from the file. Heads cannot be seen
+            in a file: models of other widths than the published ones need it.
+        size: height and width, pixels, of the images that the model will see; default the configuration's. Position
+            embeddings and relative-bias tables are resized.
+        format: official format to write; default the only one that fits.
+    """
+    if source.is_dir():
+        if config or size:
+            raise ValueError(
+                f"{source} is a run folder, which has its own configuration: leave --config and --size out"
+            )
+        _to_official(source, out, format)
+    elif format:
+        raise ValueError(
+            "--format is for writing an official file from a run folder; the format of a file is recognised"
+        )
+    else:
+        _from_official(source, out, config, size)
+
+
+def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[int, int] | None) -> None:
+    from . import checkpoint
+    from .config import load, to_json
+    from .convert import official
+    from .convert.read import read_official
+    from .tasks.pretrain import build
+
+    if (run / "checkpoints").exists():
+        raise ValueError(f"{run} holds checkpoints already: choose another folder")
+    read = read_official(file)
+    try:
+        fmt = official.recognise(read)
+        config = load(config_file) if config_file else official.configuration(fmt, read.state)
+        if size:
+            config = replace(config, data=replace(config.data, size=size))
+        mim = build(config)
+        state, account = official.to_ours(fmt, read.state, mim)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    config = replace(config, run=replace(config.run, dir=str(run)))
+    try:
+        checkpoint.save(run / "checkpoints", 0, {"model": state}, {"config": to_json(config)}, keep=1)
+    except checkpoint.CheckpointError as error:
+        raise OSError(error) from error
+    print("\n".join(account.lines("not in the file, so initialised", "in the file, but not in this model")))
+    if read.rest:
+        print(f"not kept: {', '.join(map(str, read.rest))}")
+    print(f"{run}: train from it with --run.init {run} --run.dir OTHER")
+
+
+def _to_official(run: Path, file: Path, name: str | None) -> None:
+    from .convert import official
+    from .tasks.pretrain import build
+
+    config, loaded = _open(run)
+    mim = build(config)
+    mim.load_state_dict(loaded.state["model"])
+    fmt = official.choose(mim, name)
+    state, account = official.to_official(fmt, mim)
+    official.write_official(file, fmt.container, state)
+    print("\n".join(account.lines("", "without a place in the file, so lost")))
+    print(f"{file}: {{{fmt.container!r}: {len(state)} tensors}}; optimizer state, schedule and epoch stay behind")
+
+
 def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int = 600, size: int = 256) -> None:
     """Makes a small folder of photographs, without any download, from those inside installed packages.
 
@@ -188,6 +268,7 @@ def _open(run: Path):
 COMMANDS = {
     "export": export,
     "visualize": visualize,
+    "convert": convert,
     "report": report,
     "doctor": doctor,
     "demo-data": demo_data,

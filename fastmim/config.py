@@ -170,6 +170,9 @@ class Run:
     """Run folder: config, metrics, checkpoints, pictures, exported encoder."""
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
+    init: str | None = None
+    """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; None =
+    initialise from train.seed. Weights only: updates, optimizer state and schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2

@@ -1,16 +1,34 @@
-"""The ViT of A2MIM and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`). May import torch only.
+"""The ViT of A2MIM and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`). May import torch, its siblings.
 
 SimMIM's ViT with learned absolute positions and a table of relative positions in every block; the mask token is added
-to, or put in place of, the masked tokens, before the positions or before a later block. Official parameter names.
+to, or put in place of, the masked tokens, before the positions or before a later block. Official parameter names. The
+baseline, SimMIM in that code base, is the same model with other options.
 """
 
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .simmim import Attention, DropPath, Kind, LayerNorm, RelativePositionBias, enlarge, put_token
+from .a2mim import A2MIM, Neck, head_of
+from .simmim import (
+    VITS,
+    Attention,
+    DropPath,
+    Kind,
+    LayerNorm,
+    RelativePositionBias,
+    enlarge,
+    given,
+    inputs,
+    put_token,
+)  # fmt: skip
+
+__all__ = ["ViT", "from_config", "inputs"]
 
 
 class BiasedAttention(Attention):
@@ -108,3 +126,33 @@ class ViT(nn.Module):
         return self.ln1(x)[:, 1:].transpose(1, 2).reshape(len(x), -1, *self.grid)
 
     forward = forward_features
+
+
+def from_config(cfg: Any, attention: Kind = "explicit") -> A2MIM:
+    """The official model of a fastmim config.
+
+    Raises:
+        ValueError: not a config of A2MIM, or of its SimMIM baseline, on its ViT.
+    """
+    encoder = cfg.encoder
+    parts = [type(part).__name__ for part in (encoder, cfg.decoder, cfg.target)]
+    named = re.fullmatch(r"beit_(base|large)_patch(\d+)_\d+", encoder.name)
+    if not named or parts != ["BEiT", "LinearHead", "Pixels"] or not encoder.absolute_pos or encoder.shared_bias:
+        raise ValueError(
+            "not A2MIM on its ViT: expected BEiT with absolute_pos and without shared_bias, LinearHead, Pixels; got "
+            f"{encoder.name}, {', '.join(parts)}"
+        )
+    if encoder.token == "gated" or encoder.layer_scale != 0.1:
+        raise ValueError(f"encoder.token={encoder.token}, layer_scale={encoder.layer_scale}: no official ViT has these")
+    dim, depth, heads = VITS[named[1]]
+    own = given(encoder, patch_size=int(named[2]), embed_dim=dim, depth=depth, num_heads=heads)
+    vit = ViT(
+        img_size=cfg.data.size,
+        **own,
+        hidden=int(own["embed_dim"] * (encoder.mlp_ratio or 4)),
+        drop_path=encoder.drop_path,
+        mask_layer=encoder.token_layer,
+        replace=encoder.token == "replace",
+        attention=attention,
+    )
+    return A2MIM(vit, Neck(vit.num_features, vit.stride), head_of(cfg.loss), encoder.fill)

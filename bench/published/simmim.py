@@ -6,8 +6,9 @@ shuffle; and the L1 loss is weighted by a mask of all pixels. Parameter names ar
 
 from __future__ import annotations
 
+import re
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -338,3 +339,57 @@ class SimMIM(nn.Module):
         weight = enlarge(mask, images.shape[2:]).unsqueeze(1).contiguous()
         error = F.l1_loss(images, pred, reduction="none")
         return (error * weight).sum() / (weight.sum() + 1e-5) / images.shape[1]
+
+
+# Width, depths and heads of Swin, and width, depth and heads of BEiT's ViT, by the size in timm's name.
+SWINS = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+VITS = {"base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+def given(encoder: Any, **defaults: Any) -> dict[str, Any]:
+    """The fields of a fastmim encoder that `defaults` names; those that are None have the default."""
+    fields = {name: getattr(encoder, name) for name in defaults}
+    return {name: default if fields[name] is None else fields[name] for name, default in defaults.items()}
+
+
+def from_config(cfg: Any, attention: Kind = "explicit") -> SimMIM:
+    """The official model of a fastmim config.
+
+    Raises:
+        ValueError: not a config of SimMIM on Swin or on its own ViT.
+    """
+    encoder, size = cfg.encoder, cfg.data.size
+    parts = [type(part).__name__ for part in (cfg.decoder, cfg.target, cfg.loss)]
+    named = re.fullmatch(r"(swin|beit)_(tiny|small|base|large)_patch(\d+)(?:_window(\d+))?_\d+", encoder.name)
+    token = (getattr(encoder, name, None) for name in ("fill", "token", "token_layer"))
+    if not named or parts != ["LinearHead", "Pixels", "MaskedL1"] or tuple(token) != ("none", "replace", 0):
+        raise ValueError(
+            "not SimMIM: expected Swin or BEiT by timm's name, that replaces tokens at layer 0, with LinearHead, "
+            f"Pixels, MaskedL1; got {encoder.name}, {', '.join(parts)}"
+        )
+    kind, scale, patch, window = named.groups()
+    common = {"img_size": size, "drop_path": encoder.drop_path, "attention": attention}
+    if kind == "swin":
+        dim, depths, heads = SWINS[scale]
+        own = given(encoder, patch_size=int(patch), embed_dim=dim, depths=depths, num_heads=heads, window=int(window))
+        return SimMIM(SwinTransformer(**common, **own))
+    dim, depth, heads = VITS[scale]
+    if (
+        encoder.absolute_pos
+        or not encoder.shared_bias
+        or encoder.mlp_ratio not in (None, 4)
+        or encoder.layer_scale != 0.1
+    ):
+        raise ValueError("not SimMIM's ViT, which has one table of relative positions, no absolute ones, mlp_ratio 4")
+    own = given(encoder, patch_size=int(patch), embed_dim=dim, depth=depth, num_heads=heads)
+    return SimMIM(VisionTransformer(**common, **own))
+
+
+def inputs(mask: Any) -> tuple[Tensor]:
+    """Arguments after `images` that hide the patches of a fastmim Mask."""
+    return (mask.mask.view(-1, *mask.grid).long(),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class Format:
             no file of another format has.
         rules: the first one that matches a name decides.
         ignored: official names (regular expressions) with no counterpart: what we derive from the configuration.
+        config: the official configuration of a model with these weights (by our names), sizes taken from their shapes;
+            raises ValueError where shapes do not tell. None: shapes do not tell.
+        derived: the `ignored` tensors, by official name, of a module of ours (a `MIM`). None: there are none.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Format:
     marks: tuple[str, ...]
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
+    config: Callable[[dict[str, Tensor]], Any] | None = None
+    derived: Callable[[Any], dict[str, Tensor]] | None = None
 
     def recognises(self, names: Iterable[str]) -> bool:
         """Whether a state dict with these names is of this format."""

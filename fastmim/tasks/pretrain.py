@@ -110,9 +110,11 @@ class Pretrain:
         self.sampler = Sampler(train_index, seed, data.repeats)
         self.total = total_steps(config, len(train_index))
         self.mim = build(config)
+        folder = Path(config.run.dir)
+        if config.run.init and not (folder / "checkpoints/latest").exists():
+            initialise(self.mim, Path(config.run.init))
         self.parameters = sum(p.numel() for p in self.mim.parameters() if p.requires_grad)
         self.engine = Engine(self.mim, config, process)
-        folder = Path(config.run.dir)
         if process.rank == 0 and not (folder / "checkpoints/latest").exists():
             (folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which this one does not continue
         number = int(self.manifest.hash[:12], 16)
@@ -185,6 +187,7 @@ class Pretrain:
             f"in {config.data.root} (manifest {self.manifest.hash[:12]})",
             "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
             f"{self.parameters / 1e6:.2f} M trained parameters",
+            "weights": f"at first those of {config.run.init}" if config.run.init else f"initialised from {train.seed}",
             "mask": f"{mask.ids_hidden.shape[1]} of {grid[0]}x{grid[1]} patches of {mim.encoder.patch_size} px hidden",
             "loss": mim.objective.describe(process.device.type, micro),
             "devices": f"{process.world} x {device}{threads}",
@@ -204,7 +207,7 @@ class Pretrain:
 
         Raises:
             ValueError: the data set is not the one that the checkpoint was trained on; or there are checkpoints and
-                `run.resume` is off.
+                `run.resume` is off; or the checkpoint is of converted weights.
         """
         if not self.config.run.resume:
             if (folder / "latest").exists():
@@ -214,6 +217,10 @@ class Pretrain:
             return 0
         # Only rank 0 reads and checks; when it refuses, it ends, and the launcher ends the others.
         loaded = checkpoint.load(folder) if self.process.rank == 0 else None
+        if loaded and loaded.step == 0:
+            raise ValueError(
+                f"{loaded.path} holds weights to start from: give its run folder as run.init, and another as run.dir"
+            )
         step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
         if step == 0:
             return 0
@@ -270,6 +277,26 @@ class Pretrain:
     def close(self) -> None:
         """Ends the loader's threads."""
         self.loader.close()
+
+
+def initialise(mim: MIM, run: Path) -> None:
+    """Gives a module the weights of a run's newest checkpoint.
+
+    Raises:
+        ValueError: there is none, or its names and shapes are not the module's.
+    """
+    loaded = checkpoint.load(run / "checkpoints")
+    if loaded is None:
+        raise ValueError(f"run.init: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
+    then, now = (
+        {name: tuple(t.shape) for name, t in state.items()} for state in (loaded.state["model"], mim.state_dict())
+    )
+    if others := [name for name in now | then if then.get(name) != now.get(name)]:
+        named = "; ".join(
+            f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]
+        )
+        raise ValueError(f"run.init: {run} has other weights ({named}): take its encoder, decoder and data.size")
+    mim.load_state_dict(loaded.state["model"])
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 
+from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.demo import write_demo_images
 
@@ -169,6 +170,27 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
     assert "masking.ratio was 0.75, is now 0.5" in words
     words = refusal(train(run, images, "--run.resume", "False", check=False))
     assert "run.resume is False, but" in words
+
+
+def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
+    """At a learning rate of 0 they stay; and a run that has started is no longer its `run.init`'s."""
+    run, weights = tmp_path / "run", ["--run.init", str(undisturbed)]
+    result = train(run, images, *weights, "--optim.blr", "0", "--run.stop_after", "1")
+    assert f"at first those of {undisturbed}" in result.stdout
+    given, kept = (checkpoint.load(folder / "checkpoints") for folder in (undisturbed, run))
+    assert kept.step == 1 and kept.state["scalars"]["optimizer_step"] == 1
+    assert all(torch.equal(kept.state["model"][name], tensor) for name, tensor in given.state["model"].items())
+    train(run, images, "--run.init", str(tmp_path / "gone"), "--run.stop_after", "2")
+
+    converted = tmp_path / "converted"
+    checkpoint.save(converted / "checkpoints", 0, {"model": given.state["model"]}, given.meta, keep=1)
+    for words, message in [
+        ((tmp_path / "a", "--run.init", tmp_path / "gone"), "run.init: expected a run folder with checkpoints"),
+        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "here missing"),
+        ((converted,), "give its run folder as run.init"),
+    ]:
+        result = train(words[0], images, *map(str, words[1:]), check=False)
+        assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr
 
 
 def test_one_folder_one_run(images, tmp_path):

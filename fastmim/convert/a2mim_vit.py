@@ -1,0 +1,38 @@
+"""Names of Westlake-AI/openmixup's ViT checkpoints, of A2MIM and of its SimMIM baseline. May import L3 and below."""
+
+from __future__ import annotations
+
+from .format import Format, Rule
+from .simmim import add_axis, as_convolution, as_linear, drop_axis
+
+FORMATS = (
+    Format(
+        name="A2MIM ViT, or SimMIM's (Westlake-AI/openmixup)",
+        container="state_dict",
+        marks=(r"backbone\.mask_token", r"backbone\.layers\.0\.attn\.relative_position_bias_table"),
+        rules=(
+            Rule("backbone.mask_token", "encoder.token.mask_token", drop_axis, add_axis),
+            Rule("backbone.cls_token", "encoder.backbone.cls_token"),
+            Rule("backbone.pos_embed", "encoder.backbone.pos_embed"),
+            Rule("backbone.patch_embed.projection.{p}", "encoder.backbone.patch_embed.proj.{p}"),
+            *(
+                Rule(f"backbone.layers.{{i}}.{official}", f"encoder.backbone.blocks.{{i}}.{ours}")
+                for official, ours in (
+                    ("gamma_{n}", "gamma_{n}"),
+                    ("ln{n}.{p}", "norm{n}.{p}"),
+                    ("attn.q_bias", "attn.q_bias"),
+                    ("attn.v_bias", "attn.v_bias"),
+                    ("attn.relative_position_bias_table", "attn.relative_position_bias_table"),
+                    ("attn.qkv.weight", "attn.qkv.weight"),
+                    ("attn.proj.{p}", "attn.proj.{p}"),
+                    ("ffn.layers.0.0.{p}", "mlp.fc1.{p}"),
+                    ("ffn.layers.1.{p}", "mlp.fc2.{p}"),
+                )
+            ),
+            Rule("backbone.ln1.{p}", "encoder.backbone.norm.{p}"),
+            Rule("neck.decoder_pred.0.weight", "decoder.weight", as_linear, as_convolution),
+            Rule("neck.decoder_pred.0.bias", "decoder.bias"),
+        ),
+        ignored=(r".*\.relative_position_index",),
+    ),
+)

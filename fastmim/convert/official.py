@@ -1,0 +1,180 @@
+"""Official weights in and out: from a file's tensors to the state of our module and back, each name accounted for.
+
+May import L3 and below.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..mim import MIM
+from . import mae
+from .format import Format
+from .read import OfficialFile
+from .resize import resize_position_embedding, resize_relative_bias
+
+# More special ones first: a MAE's names are among those of formats derived from it.
+FORMATS: tuple[Format, ...] = (*mae.FORMATS,)
+
+
+@dataclass
+class Account:
+    """What became of every name, for a person to read. Names are official, but for those of ours that have none."""
+
+    format: str
+    matched: int = 0
+    resized: list[str] = field(default_factory=list)
+    derived: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+
+    def lines(self, missing: str, unmatched: str) -> list[str]:
+        """One line a fact, with `missing` and `unmatched` as the words for what those mean here."""
+        listed = [("resized", self.resized), ("derived, not copied", self.derived)]
+        listed += [(missing, self.missing), (unmatched, self.unmatched)]
+        return [f"{self.format}: {self.matched} tensors matched"] + [
+            f"{words}: {len(names)}" + "".join(f"\n    {name}" for name in names) for words, names in listed if names
+        ]
+
+
+def recognise(file: OfficialFile) -> Format:
+    """The format of a file: the first of `FORMATS` with the file's container and all marks among its names.
+
+    Raises:
+        ValueError: none fits.
+    """
+    for fmt in FORMATS:
+        if file.container in (fmt.container, None) and fmt.recognises(file.state):
+            return fmt
+    names = ", ".join(list(file.state)[:3])
+    known = ", ".join(fmt.name for fmt in FORMATS)
+    raise ValueError(f"its names ({names}, ...) are of no format known here: {known}")
+
+
+def configuration(fmt: Format, state: dict[str, Tensor]) -> Config:
+    """The official configuration of a file's model, its sizes taken from the shapes of an official state.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    if fmt.config is None:
+        raise ValueError(f"the sizes of {fmt.name} cannot be told from the file: name a configuration with --config")
+    try:
+        return fmt.config(fmt.to_ours(state)[0])
+    except ValueError as error:
+        raise ValueError(f"{error}: name a configuration with --config") from error
+
+
+def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, Tensor], Account]:
+    """The state of `mim` with every tensor of an official state that has a place in it.
+
+    Tables of another image or window size are resized; what the file lacks stays as `mim` has it.
+
+    Raises:
+        ValueError: nothing matches, or a tensor has another shape than ours and is no such table.
+    """
+    account, result, misfits = Account(fmt.name), mim.state_dict(), []
+    missing = dict.fromkeys(result)
+    for official, tensor in state.items():
+        renamed, unmatched = fmt.to_ours({official: tensor})
+        if not renamed:
+            (account.unmatched if unmatched else account.derived).append(official)
+            continue
+        ((name, tensor),) = renamed.items()
+        if name not in missing:
+            account.unmatched.append(official)
+            continue
+        expected = result[name]
+        if tensor.shape != expected.shape:
+            resized = _resize(name, tensor, expected.shape, mim)
+            if resized is None:
+                misfits.append(f"{official} {tuple(tensor.shape)}, here {tuple(expected.shape)}")
+                continue
+            account.resized.append(f"{official} {tuple(tensor.shape)} to {tuple(resized.shape)}")
+            tensor = resized
+        result[name] = tensor.to(expected.dtype)
+        del missing[name]
+        account.matched += 1
+    if misfits:
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise ValueError(
+            f"these have another shape in the configuration: {'; '.join(misfits[:3])}{more}. Choose the configuration "
+            "of that model; only position embeddings and relative-bias tables can be resized"
+        )
+    if not account.matched:
+        raise ValueError(f"no name of {fmt.name} has a place in this configuration: choose one of the same encoder")
+    for name in missing:
+        official = next(iter(fmt.to_official({name: result[name]})[0]), None)
+        account.missing.append(official or f"(ours) {name}")
+    return result, account
+
+
+def to_official(fmt: Format, mim: MIM) -> tuple[dict[str, Tensor], Account]:
+    """The official state of `mim`, with the tensors that the official code derives and stores."""
+    official, unmatched = fmt.to_official(mim.state_dict())
+    derived = fmt.derived(mim) if fmt.derived else {}
+    account = Account(fmt.name, len(official), derived=list(derived), unmatched=unmatched)
+    return official | derived, account
+
+
+def choose(mim: MIM, name: str | None) -> Format:
+    """The format called `name`, or without one the only format that has a place for all of `mim`.
+
+    Raises:
+        ValueError: no format of this name, or none or several that fit.
+    """
+    if name is not None:
+        named = [fmt for fmt in FORMATS if fmt.name == name]
+        if not named:
+            raise ValueError(f"--format: expected one of {', '.join(fmt.name for fmt in FORMATS)}, got {name}")
+        return named[0]
+    fitting = []
+    for fmt in FORMATS:
+        official, unmatched = fmt.to_official(mim.state_dict())
+        if not unmatched and fmt.recognises(official):
+            fitting.append(fmt)
+    if len(fitting) != 1:
+        known = ", ".join(fmt.name for fmt in fitting or FORMATS)
+        raise ValueError(f"{len(fitting) or 'no'} official formats fit this model: choose with --format one of {known}")
+    return fitting[0]
+
+
+def write_official(path: Path, container: str, state: dict[str, Tensor]) -> None:
+    """Writes {container: tensors} and nothing else with `torch.save`, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        torch.save({container: {name: tensor.contiguous().clone() for name, tensor in state.items()}}, partial)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _resize(name: str, tensor: Tensor, shape: torch.Size, mim: MIM) -> Tensor | None:
+    """A position embedding or relative-bias table in another shape, or None if `tensor` is none or it cannot be."""
+    kind, (rows, columns) = name.rpartition(".")[2], mim.encoder.grid
+    if tensor.ndim != len(shape) or tensor.shape[-1] != shape[-1]:
+        return None
+    try:
+        if kind == "pos_embed" and len(shape) == 3:
+            prefix = mim.encoder.num_prefix_tokens
+            cells = shape[1] - prefix
+            height = math.isqrt(cells * rows // columns)
+            if height and height * (cells // height) == cells:
+                return resize_position_embedding(tensor, (height, cells // height), prefix)
+        if kind == "relative_position_bias_table" and len(shape) == 2:
+            offsets = shape[0] - (0 if shape[0] % 2 else 3)
+            side = math.isqrt(offsets)
+            for size in ((side, side), (2 * rows - 1, 2 * columns - 1)):
+                if size[0] * size[1] == offsets:
+                    return resize_relative_bias(tensor, size)
+    except ValueError:  # the file's table is of no square grid
+        return None
+    return None

@@ -1,0 +1,290 @@
+"""SimMIM and A2MIM's ViT: equal to the official outputs, to the published way, and to timm."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from bench.published import a2mim_vit, simmim
+from fastmim.config import Config, Data
+from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
+from fastmim.convert.simmim import FORMATS as MICROSOFT
+from fastmim.data.crops import CenterCrop
+from fastmim.decoders import LinearHead
+from fastmim.encoders import BEiT, Swin
+from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
+from fastmim.masking import BlockMasking, UniformMasking
+from fastmim.mim import MIM
+from fastmim.objective import Objective
+from fastmim.targets import Pixels
+from fastmim.tasks.pretrain import build
+from fastmim.tokens import Mask, patchify, take
+
+SWIN_NAMES, VIT_NAMES = MICROSOFT
+(A2MIM_NAMES,) = OPENMIXUP
+GOLDEN = Path(__file__).parents[1] / "golden"
+IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+MEAN, STD = IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TINY_SWIN = Swin("swin_tiny_patch4_window7_224", 3, embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8))
+TINY_BEIT = BEiT("beit_base_patch16_224", embed_dim=24, depth=3, num_heads=4, drop_path=0.0)
+A2MIM = dict(absolute_pos=True, shared_bias=False, init="a2mim", fill="mean", token="add")
+VIT_S = dict(depth=8, num_heads=8, mlp_ratio=3.0)
+
+
+def mim_of(spec, size, statistics=IMAGENET):
+    encoder = spec.build(size, *statistics, BlockMasking())
+    objective = Objective(Pixels(), MaskedL1(), encoder.patch_size, *statistics)
+    return MIM(BlockMasking(), encoder, LinearHead().build(encoder), objective, seed=0)
+
+
+def randomized(module, std=0.1):
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=std)
+    return module
+
+
+@pytest.fixture
+def official(golden):
+    """(images (B, H, W, C), mask, our MIM with the official weights, recorded outputs) of microsoft's tiny Swin."""
+    data = golden("forward_simmim_swin_ms_tiny")
+    mim = mim_of(TINY_SWIN, (96, 96), IDENTITY)
+    state, unmatched = SWIN_NAMES.to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
+    assert not unmatched
+    mim.load_state_dict(state, strict=True)
+    hidden = data["mask"][:, ::8, ::8].flatten(1)
+    mask = Mask(hidden.argsort(dim=1, stable=True), 3, (3, 3))
+    assert torch.equal(mask.hidden_map((24, 24)), data["mask"].bool())
+    return data["img"].permute(0, 2, 3, 1).contiguous(), mask, mim, data
+
+
+def test_forward_of_swin(official):
+    """Shifted windows, and windows cut to the grid of the last stage, in float64."""
+    images, mask, mim, data = official
+    mim.double()
+    latent = mim.encoder(images.double(), mask)
+    torch.testing.assert_close(latent.mT.unflatten(2, (3, 3)), data["latent"].double(), rtol=0, atol=5e-6)
+    pred = mim.decoder(latent, mask, 6)
+    expected = take(patchify(data["pred"].permute(0, 2, 3, 1), 32), mask.ids_hidden)
+    torch.testing.assert_close(pred, expected.double(), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_of_swin(official, checkpointing):
+    images, mask, mim, data = official
+    mim.encoder.grad_checkpointing = checkpointing
+    loss = mim.objective(mim.predict(images, mask), images, mask)
+    torch.testing.assert_close(loss, data["loss"][0], rtol=1e-5, atol=0)
+    loss.backward()
+    gradients, unmatched = SWIN_NAMES.to_official({k: p.grad for k, p in mim.named_parameters()})
+    assert not unmatched and set(gradients) == set(map(str, data["gradnorm_keys"]))
+    for key, norm in zip(data["gradnorm_keys"], data["gradnorm"], strict=True):
+        torch.testing.assert_close(gradients[str(key)].norm(), norm, rtol=1e-4, atol=1e-8, msg=str(key))
+
+
+def test_loss_and_its_gradient(golden):
+    """The published loss, at patches of 4 pixels: any set of hidden tokens is a mask of one tall image."""
+    data = golden("simmim_loss")
+    images = data["ms/img"].permute(0, 2, 3, 1).reshape(1, 128, 64, 3).contiguous()
+    pred = data["ms/pred"].requires_grad_()
+    rows = data["ms/mask"].flatten().nonzero()[:, 0]
+    patches = patchify(pred.permute(0, 2, 3, 1), 4).flatten(0, 1)[rows]
+    loss = Objective(Pixels(), MaskedL1(), 4, *IDENTITY)(patches[None], images, Mask(rows[None], 0, (32, 16)))
+    loss.backward()
+    torch.testing.assert_close(loss, data["ms/loss"][0], rtol=1e-5, atol=0)
+    expected = data["ms/grad"]
+    torch.testing.assert_close(pred.grad, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_masks_follow_the_official_law(golden):
+    """Of 36 blocks of 32 pixels 22 are hidden, whole, and every one equally often, as in the official draws."""
+    theirs = golden("simmim_loss")["ms/mask_192_32_4_060"]
+    ids = torch.arange(4000)
+    for patch_size in (32, 16, 4):
+        side = 192 // patch_size
+        mask = BlockMasking()(0, ids, (side, side), patch_size)
+        tokens = mask[:64].hidden_map((48, 48))
+        for drawn in (theirs.bool(), tokens):
+            cells = drawn[:, ::8, ::8]
+            assert torch.equal(cells.repeat_interleave(8, 1).repeat_interleave(8, 2), drawn)
+            assert (cells.sum(dim=(1, 2)) == 22).all()
+    hidden = BlockMasking()(0, ids, (6, 6), 32).mask.double().mean(dim=0)
+    assert (hidden - 22 / 36).abs().max() < 5 * np.sqrt(22 / 36 * 14 / 36 / 4000)
+    assert BlockMasking()(0, ids[:1], (14, 14), 16).ids_hidden.shape[1] == 4 * 30  # 30 of 49 blocks at 224
+
+
+A2MIM_BEIT = replace(TINY_BEIT, **A2MIM)
+
+
+@pytest.mark.parametrize(
+    ("spec", "loss", "published", "names"),
+    [
+        (TINY_SWIN, MaskedL1(), simmim, SWIN_NAMES),
+        (TINY_BEIT, MaskedL1(), simmim, VIT_NAMES),
+        (A2MIM_BEIT, WithFourier(fourier=FocalFrequency(batch=4)), a2mim_vit, A2MIM_NAMES),
+        (replace(A2MIM_BEIT, token_layer=2, mlp_ratio=3.0), MaskedL1(), a2mim_vit, A2MIM_NAMES),
+        (replace(A2MIM_BEIT, fill="none", token="replace"), MaskedL1(), a2mim_vit, A2MIM_NAMES),
+    ],
+    ids=["swin", "vit", "a2mim", "a2mim-layer2", "openmixup-simmim"],
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_ours_equals_the_published_way(spec, loss, published, names, checkpointing):
+    torch.manual_seed(0)
+    size = (96, 96) if isinstance(spec, Swin) else (96, 64)
+    data = Data(crop=CenterCrop(), size=size, mean=MEAN, std=STD)
+    config = Config(masking=BlockMasking(), encoder=spec, decoder=LinearHead(), target=Pixels(), loss=loss, data=data)
+    ours, theirs = randomized(build(config)), published.from_config(config)
+    ours.encoder.grad_checkpointing = checkpointing
+    missing, unexpected = theirs.load_state_dict(names.to_official(ours.state_dict())[0], strict=False)
+    assert not unexpected and all("index" in k or "attn_mask" in k for k in missing)
+
+    images = torch.randint(0, 256, (4, *size, 3), dtype=torch.uint8)
+    mask = ours.mask(torch.arange(4))
+    normalized = ours.objective.normalize(images).permute(0, 3, 1, 2)
+    value = ours.objective(ours.predict(images, mask), images, mask)
+    expected, _, _ = theirs(normalized, *published.inputs(mask))
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    value.backward()
+    expected.backward()
+    gradients, _ = names.to_official({k: p.grad for k, p in ours.named_parameters()})
+    for name, p in theirs.named_parameters():
+        scale = p.grad.abs().max().item()
+        torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale + 1e-9, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        (TINY_SWIN, (96, 160)),
+        (replace(TINY_SWIN, window=7, token_layer=4), (64, 64)),
+        (TINY_BEIT, (64, 96)),
+        (replace(TINY_BEIT, **A2MIM), (64, 96)),
+    ],
+)
+def test_features_are_those_of_timm(spec, size):
+    """Bit for bit, of the exported weights; and training with nothing hidden sees the same."""
+    encoder = randomized(spec.build(size, *IMAGENET, BlockMasking())).eval()
+    export = spec.timm(size)
+    model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"]).eval()
+    model.load_state_dict(encoder.backbone.state_dict(), strict=True)
+    images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
+    pixels = ((images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
+    expected = model.forward_features(pixels)
+    expected = expected.flatten(1, 2) if spec.timm_layout == "NHWC" else expected
+    assert torch.equal(encoder.features(pixels), expected)
+    total = encoder.grid[0] * encoder.grid[1]
+    nothing = Mask(torch.arange(total).expand(2, -1), total, encoder.grid)
+    torch.testing.assert_close(encoder(images, nothing), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "spec", "size"),
+    [
+        ("simmim_swin_base_192_window6", SWIN_NAMES, Swin("swin_base_patch4_window7_224", 6), 192),
+        ("simmim_vit_base_224", VIT_NAMES, BEiT(), 224),
+        ("a2mim_vit_base", A2MIM_NAMES, BEiT(**A2MIM), 224),
+    ],
+)
+def test_official_names_and_shapes(name, names, spec, size):
+    """Both ways; each official file is known as what it is, and as nothing else."""
+    entries = json.loads((GOLDEN / f"state_dict_keys/{name}.json").read_text())["entries"]
+    official = {e["key"]: torch.empty(e["shape"], device="meta") for e in entries}
+    with torch.device("meta"):
+        mim = mim_of(spec, (size, size))
+    ours, unmatched = names.to_ours(official)
+    assert not unmatched
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in mim.state_dict().items()}
+    back, unmatched = names.to_official(mim.state_dict())
+    assert not unmatched
+    parameters = {e["key"]: torch.Size(e["shape"]) for e in entries if e["kind"] == "param"}
+    assert {k: v.shape for k, v in back.items()} == parameters
+    assert [f for f in (*MICROSOFT, *OPENMIXUP) if f.recognises(official)] == [names]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size", "millions"),
+    [
+        (Swin("swin_base_patch4_window7_224", 6), 192, (86.725, 3.149)),
+        (Swin("swin_large_patch4_window7_224", 12), 192, (195.160, 4.722)),
+        (Swin("swin_tiny_patch4_window7_224", 6), 192, (27.513, 2.362)),
+        (Swin("swin_tiny_patch4_window7_224", 7), 224, (27.519, 2.362)),
+        (BEiT(), 224, (85.666, 0.591)),
+        # With a 1000-class head and without the mask token: 48.826, 86.682, 304.632 M.
+        (BEiT(**A2MIM, **VIT_S), 224, (48.826 - 0.769 + 0.001, 0.591)),
+        (BEiT(**A2MIM), 224, (86.682 - 0.769 + 0.001, 0.591)),
+        (BEiT("beit_large_patch16_224", **A2MIM), 224, (304.632 - 1.025 + 0.001, 0.787)),
+    ],
+)
+def test_parameter_counts(encoder, size, millions):
+    with torch.device("meta"):
+        mim = mim_of(encoder, (size, size))
+    counts = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (mim.encoder, mim.decoder)]
+    assert [round(count, 3) for count in counts] == [round(count, 3) for count in millions]
+
+
+def test_initialisation():
+    """SimMIM's ViT: normal weights cut at one deviation, the ends of block i's branches over sqrt(2 i); A2MIM's not."""
+    torch.manual_seed(0)
+    simmims, a2mims = (
+        replace(TINY_BEIT, embed_dim=64, **extra).build((64, 96), *IMAGENET, BlockMasking()) for extra in ({}, A2MIM)
+    )
+    cut = 0.02 * 0.5396  # deviation of a normal one cut at one deviation
+    for i, (block, plain) in enumerate(zip(simmims.backbone.blocks, a2mims.backbone.blocks, strict=True), 1):
+        for weight, deviation in (
+            (block.attn.qkv.weight, cut),
+            (block.mlp.fc1.weight, cut),
+            (block.attn.proj.weight, cut / np.sqrt(2 * i)),
+            (block.mlp.fc2.weight, cut / np.sqrt(2 * i)),
+            (plain.attn.proj.weight, 0.02),
+            (plain.mlp.fc2.weight, 0.02),
+        ):
+            assert abs(weight.std().item() / deviation - 1) < 0.06
+        assert (block.gamma_1 == 0.1).all() and (plain.gamma_2 == 0.1).all()
+        assert (plain.attn.relative_position_bias_table == 0).all()
+    assert (simmims.backbone.rel_pos_bias.relative_position_bias_table == 0).all()
+    embeds = simmims.backbone.patch_embed.proj, a2mims.backbone.patch_embed.proj
+    assert embeds[0].weight.abs().max() <= 0.02 and (embeds[0].bias == 0).all()
+    assert embeds[1].weight.abs().max() <= 768**-0.5 and embeds[1].bias.abs().max() > 0  # torch's default
+    assert simmims.token.mask_token.abs().max() <= 0.02 < a2mims.token.mask_token.abs().max()
+    swin = TINY_SWIN.build((96, 96), *IMAGENET, BlockMasking()).backbone
+    table = swin.layers[2].blocks[0].attn.relative_position_bias_table
+    assert abs(table.std().item() / 0.02 - 1) < 0.2
+    assert abs(swin.layers[3].blocks[0].mlp.fc1.weight.std().item() / 0.02 - 1) < 0.02
+
+
+def test_drop_path_is_on_in_training():
+    torch.manual_seed(0)
+    mim = randomized(mim_of(replace(TINY_BEIT, drop_path=0.5), (64, 96)))
+    images, mask = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8), mim.mask(torch.arange(2))
+    assert not torch.equal(mim.predict(images, mask), mim.predict(images, mask))
+    assert torch.equal(mim.eval().predict(images, mask), mim.predict(images, mask))
+
+
+@pytest.mark.parametrize("spec", [TINY_SWIN, replace(TINY_SWIN, token_layer=3), TINY_BEIT])
+def test_hidden_pixels_are_not_seen(spec):
+    """Except by a token that replaces at a later layer."""
+    mim = randomized(mim_of(spec, (96, 96))).eval()
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    mask = mim.mask(torch.arange(2))
+    other = torch.where(mask.hidden_map((96, 96))[..., None], 255 - images, images)
+    assert torch.equal(mim.predict(images, mask), mim.predict(other, mask)) == (spec.token_layer == 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "masking", "message"),
+    [
+        (replace(TINY_SWIN, name="swin_base"), (96, 96), BlockMasking(), r"near it: .*swin_base_patch4"),
+        (replace(TINY_BEIT, name="vit_base_patch16_224"), (96, 96), BlockMasking(), r"a Beit of timm.*beit_base"),
+        (TINY_SWIN, (96, 100), BlockMasking(), r"multiple of 32 for swin_tiny.*nearest is \(96, 96\)"),
+        (TINY_BEIT, (90, 96), BlockMasking(), r"multiple of 16.*nearest is \(96, 96\)"),
+        (replace(TINY_SWIN, token_layer=5), (96, 96), BlockMasking(), "token_layer: expected at most 4"),
+        (replace(TINY_BEIT, token_layer=4), (96, 96), BlockMasking(), "token_layer: expected at most 3"),
+        (TINY_BEIT, (96, 96), UniformMasking(), "masking.secondary must be 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(spec, size, masking, message):
+    with pytest.raises(ValueError, match=message):
+        spec.build(size, *IMAGENET, masking)
