@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..mim import MIM
-from . import a2mim_vit, convmae, mae, pixmim, simmim, um_mae
+from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_position_embedding, resize_relative_bias
@@ -26,6 +26,7 @@ FORMATS: tuple[Format, ...] = (
     *convmae.FORMATS,
     *um_mae.FORMATS,
     *simmim.FORMATS,
+    *a2mim.FORMATS,
     *a2mim_vit.FORMATS,
     *mae.FORMATS,
 )
