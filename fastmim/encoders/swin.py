@@ -10,7 +10,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from ..tokens import Encoder, Mask, Masking
-from .create import check_size, create
+from .create import check_size, create, integer_buffers
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -86,6 +86,7 @@ class SwinEncoder(nn.Module):
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = swin
+        integer_buffers(swin)
         self.token_stage = max(spec.token_layer, 1) - 1
         self.token = MaskToken(swin.feature_info[self.token_stage]["num_chs"], spec.token)
 

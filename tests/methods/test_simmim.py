@@ -275,6 +275,18 @@ def test_hidden_pixels_are_not_seen(spec):
     assert torch.equal(mim.predict(images, mask), mim.predict(other, mask)) == (spec.token_layer == 0)
 
 
+@pytest.mark.parametrize("spec", [TINY_SWIN, TINY_BEIT, A2MIM_BEIT])
+def test_weights_may_be_bf16(spec):
+    """As they are with train.precision "bf16-master", where buffers stay as they are."""
+    torch.manual_seed(0)
+    mim = randomized(mim_of(spec, (96, 96)))
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    expected = mim(images, torch.arange(2))
+    for p in mim.parameters():
+        p.data = p.data.bfloat16()
+    torch.testing.assert_close(mim(images, torch.arange(2)), expected, rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize(
     ("spec", "size", "masking", "message"),
     [
