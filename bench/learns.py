@@ -1,39 +1,147 @@
-"""Did a run learn more than a blur? Its held-out loss beside what trivial predictors reach on the same images.
+"""Did a run learn more than a blur, and anything that tells classes apart?
 
-    deepspeed fastmim/train.py configs/debug/photographs.py --data.root FOLDER
-    python -m bench.learns runs/photographs --record
+    deepspeed fastmim/train.py configs/debug/photographs_mae.py --data.root PHOTOGRAPHS --run.dir runs/photographs_mae
+    deepspeed fastmim/train.py configs/debug/cifar10_mae.py --data.root CIFAR/train --run.dir runs/cifar10_mae
+    python -m bench.learns runs/photographs_* runs/cifar10_* --labelled CIFAR --plot bench/results/learns.png --record
 
-Reads a run folder's metrics.jsonl. May import bench.record only.
+For every run: its last held-out loss beside what trivial predictors reach on the same images. With --labelled, a folder
+that holds train/CLASS/ and test/CLASS/ images, also the k-NN accuracy of its encoder, and of the same network at
+initialisation. The exit status is 1 if any run did not do better. May import fastmim and bench.record.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastmim import checkpoint
+from fastmim.analysis.knn import knn_accuracy, pooled_features
+from fastmim.config import Config, from_json
+from fastmim.data.crops import CenterCrop
+from fastmim.data.loader import open_loader
+from fastmim.data.manifest import Manifest
+from fastmim.data.quarantine import Quarantine
+from fastmim.mim import MIM
+from fastmim.tasks.pretrain import PARTS, build
 
 from .record import record
 
+BANK, QUERIES = 10_000, 2_000
+BATCH = 100
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run folder, relative to the repository root")
-    parser.add_argument("--record", action="store_true", help="append the row to bench/results/")
-    arguments = parser.parse_args()
-    rows = [json.loads(line) for line in (arguments.run / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in rows if "held_out" in row][-1]
-    facts = json.loads((arguments.run / "facts.json").read_text())
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def labelled(folder: Path, config: Config, count: int) -> tuple[Tensor, Tensor]:
+    """`count` images spread evenly over FOLDER/CLASS/..., centre-cropped, (N, H, W, C) uint8; and their classes."""
+    manifest = Manifest.scan(str(folder))
+    data = replace(config.data, crop=CenterCrop(1.0, interpolation=config.data.crop.interpolation), flip=0.0)
+    ids = torch.arange(len(manifest))[:: max(1, len(manifest) // count)][:count]
+    quarantine = Quarantine(manifest, 0, Path(config.run.dir) / "bad_labelled_files.jsonl")
+    with open_loader(manifest, data, 0, quarantine, ids, torch.device("cpu")) as loader:
+        images = torch.cat([batch for batch, _ in loader.batches(ids.split(BATCH))])
+    names = [Path(manifest.path(i)).relative_to(folder.resolve()).parts[0] for i in ids.tolist()]
+    classes = sorted(set(names))
+    return images, torch.tensor([classes.index(name) for name in names])
+
+
+def accuracies(config: Config, weights: dict[str, Tensor], folder: Path) -> dict[str, float]:
+    """k-NN accuracy of the trained encoder, and of the one it started from."""
+    untrained, trained = build(config), build(config)
+    trained.load_state_dict(weights)
+    parts = [labelled(folder / part, config, count) for part, count in (("train", BANK), ("test", QUERIES))]
+
+    def accuracy(mim: MIM) -> float:
+        mim.eval()
+        features = [
+            torch.cat([pooled_features(mim.encoder, pixels(mim, some), BATCH) for some in images.split(BATCH)])
+            for images, _ in parts
+        ]
+        return knn_accuracy(features[0], parts[0][1], features[1], parts[1][1])
+
+    return {"knn": accuracy(trained), "knn_at_initialisation": accuracy(untrained)}
+
+
+def pixels(mim: MIM, images: Tensor) -> Tensor:
+    return mim.objective.normalize(images).permute(0, 3, 1, 2)
+
+
+def row_of(run: Path, folder: Path | None) -> dict:
+    """What a run reached, as a row for bench.record."""
+    last = [row for row in metrics(run) if "held_out" in row][-1]
+    facts = json.loads((run / "facts.json").read_text())
     row = {
-        "case": f"{arguments.run.name}: {facts['model']}, {facts['images'].split(', in ')[0]}",
+        "case": f"{run.name}: {facts['model']}, {facts['images'].split(', in ')[0]}",
         "device": "cuda" if "CPU" not in facts["devices"] else "cpu",
         "update": last["step"],
         "held_out_loss": last["held_out"],
         **{f"{name}_loss": value for name, value in last["trivial"].items()},
     }
-    print(json.dumps(row, indent=2))
-    if arguments.record:
-        record(row, "learns")
-    raise SystemExit(last["held_out"] >= min(last["trivial"].values()))
+    if folder:
+        loaded = checkpoint.load(run / "checkpoints")
+        row |= accuracies(from_json(loaded.meta["config"], PARTS), loaded.state["model"], folder)
+    return row
+
+
+def learned(row: dict) -> bool:
+    trivial = min(value for name, value in row.items() if name.endswith("_loss") and name != "held_out_loss")
+    return row["held_out_loss"] < trivial and row.get("knn", 1) > row.get("knn_at_initialisation", 0)
+
+
+def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
+    """One column a run: its curve beside the trivial predictors, its last pictures, its accuracies."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(3, len(runs), figsize=(3.2 * len(runs), 9), squeeze=False, layout="constrained")
+    for column, (run, row) in enumerate(zip(runs, rows, strict=True)):
+        curve, picture, bars = axes[:, column]
+        lines = metrics(run)
+        curve.plot(*zip(*((r["step"], r["loss"]) for r in lines if "loss" in r), strict=True), linewidth=0.7)
+        curve.plot(*zip(*((r["step"], r["held_out"]) for r in lines if "held_out" in r), strict=True), marker=".")
+        for name in ("zero", "mean_patch", "interpolation"):
+            curve.axhline(row[f"{name}_loss"], color="0.5", linestyle="--", linewidth=0.7)
+            curve.text(0, row[f"{name}_loss"], name, fontsize=6, va="bottom")
+        curve.set_title(run.name, fontsize=9)
+        grids = sorted((run / "grids").glob("*.png"))
+        picture.imshow(plt.imread(grids[-1]) if grids else [[1.0]])
+        picture.axis("off")
+        shown = {name: row[name] for name in ("knn_at_initialisation", "knn") if name in row}
+        for bar in [bars.bar(["at start", "trained"][: len(shown)], list(shown.values()))] if shown else []:
+            bars.bar_label(bar, fmt="%.3f", fontsize=7)
+            bars.set_title("k-NN accuracy", fontsize=8)
+        bars.set_visible(bool(shown))
+    figure.savefig(file, dpi=80)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.learns", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument("--labelled", type=Path, help="folder with train/CLASS/ and test/CLASS/ images (default: none)")
+    parser.add_argument("--plot", type=Path, help="PNG to draw all runs into (default: none)")
+    parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
+    arguments = parser.parse_args(argv)
+    rows = []
+    for run in arguments.runs:
+        with_labels = arguments.labelled if arguments.labelled and run.name.startswith("cifar10") else None
+        rows.append(row_of(run, with_labels))
+        print(json.dumps(rows[-1], indent=2), flush=True)
+        if arguments.record:
+            record(rows[-1], "learns")
+    if arguments.plot:
+        plot(arguments.runs, rows, arguments.plot)
+    raise SystemExit(not all(map(learned, rows)))
 
 
 if __name__ == "__main__":

@@ -78,11 +78,11 @@ class PatchDecoder:
 
 
 class UniformMAE(PatchDecoder, Pyramid):
-    """UM-MAE of a pyramid: one visible patch in each 2x2 block, compacted to a dense map; defaults are Swin-T's."""
+    """UM-MAE of a pyramid: one visible patch in each 2x2 block, compacted to a dense map."""
 
     def __init__(
         self,
-        backbone: Swin | PVT = Swin(),
+        backbone: Swin | PVT,
         img_size: int = 256,
         decoder_embed_dim: int = 512,
         decoder_depth: int = 2,
@@ -175,7 +175,7 @@ class SimMIM(Pyramid):
 
     def __init__(
         self,
-        backbone: Swin | PVT = Swin(window=16),
+        backbone: Swin | PVT,
         img_size: int = 256,
         norm_pix_loss: bool = False,
         attention: Kind = "explicit",

@@ -2,6 +2,8 @@
 
 from .beit import BEiT
 from .swin import Swin
+from .um_pvt import UMPVT
+from .um_swin import UMSwin
 from .vit import ViT
 
-__all__ = ["BEiT", "Swin", "ViT"]
+__all__ = ["UMPVT", "BEiT", "Swin", "UMSwin", "ViT"]

@@ -64,7 +64,7 @@ class ViT(Encoder):
             raise ValueError(
                 f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding"
             )
-        return ViTEncoder(vit, mean, std)
+        return ViTEncoder(vit, mean, std, masking)
 
 
 class PatchEmbed(nn.Module):
@@ -83,14 +83,15 @@ class PatchEmbed(nn.Module):
 class ViTEncoder(nn.Module):
     """`encoder(images, mask) -> (B, 1 + K, D)`: class token, then visible patches in the order of `mask.ids_keep`.
 
-    Parameter names are timm's, so an export is a copy.
+    Parameter names are timm's, so an export is a copy. `vis_mask_token`, which timm has not, exists for masks with a
+    `secondary` and stands for the patches that they replace (UM-MAE, models_mae.py `forward_encoder`).
     """
 
     num_prefix_tokens = 1
     reads = "visible"
     merge = 1
 
-    def __init__(self, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...], masking: Masking):
         super().__init__()
         self.grid: tuple[int, int] = vit.patch_embed.grid_size
         self.patch_size: int = vit.patch_embed.patch_size[0]
@@ -107,12 +108,17 @@ class ViTEncoder(nn.Module):
         self.apply(init_transformer)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
+        if masking.replaces:
+            self.vis_mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.embed_dim))
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.cls_token)
         patches = patch_gather(images, mask.ids_keep, self.patch_size, self.mean.float(), self.std.float(), dtype)
-        x = self.patch_embed(patches) + self.pos_embed[0, 1:][mask.ids_keep]
+        x = self.patch_embed(patches)
+        if mask.secondary is not None:
+            x = torch.where(mask.secondary[..., None], self.vis_mask_token.to(x.dtype), x)
+        x = x + self.pos_embed[0, 1:][mask.ids_keep]
         return self.transform(x)
 
     def features(self, images: Tensor) -> Tensor:

@@ -1,0 +1,234 @@
+"""What the Swin and the PVT of UM-MAE share: four stages of tokens of 4 pixels, on a whole or on a compacted image.
+
+May import timm, L1 and L0.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..tokens import Encoder, Mask, Masking, enlarge, init_transformer
+from .dense import DenseInput, compute_dtype
+
+TOKEN = 4
+"""Side of a token of the first stage, pixels."""
+PATCH = 16
+"""Side of a patch that is hidden and predicted, pixels."""
+
+
+@dataclass(frozen=True)
+class UMPyramid(Encoder):
+    """A pyramid encoder for uniform masking (UM-MAE, arXiv:2205.10063, section 3), or for SimMIM on the whole image.
+
+    reads = "visible": the visible patches, one of each 2x2 block, are moved together into an image of half the side.
+    reads = "all": the whole image, a learned token in place of hidden content (implus/UM-MAE `models_simmim_*.py`).
+    """
+
+    reads: Literal["visible", "all"] = "visible"
+    """"visible" patches only, moved together, which needs UniformMasking; or "all" of the image."""
+    depths: tuple[int, ...] = ()
+    """Blocks in each stage."""
+    num_heads: tuple[int, ...] = ()
+    """Attention heads in each stage."""
+
+    patch_norm: ClassVar[bool]
+    """Whether a layer norm follows the patch embedding and precedes each downsampling."""
+
+    @property
+    @abstractmethod
+    def widths(self) -> Sequence[int]:
+        """Channels of each stage."""
+
+    @property
+    def unit(self) -> int:
+        """What the sides of an image must be multiples of, pixels."""
+        return (TOKEN << len(self.depths) - 1) * (2 if self.reads == "visible" else 1)
+
+    @abstractmethod
+    def block(self, stage: int, downsample: nn.Module | None) -> nn.Module:
+        """A block `(x, context) -> x` on (B, H, W, C) tokens, which first downsamples them where that is not None."""
+
+    def check(self, size: tuple[int, int], masking: Masking) -> None:
+        """
+        Raises:
+            ValueError: fields, image size or masking do not fit.
+        """
+        stages = len(self.widths)
+        for field in ("depths", "num_heads"):
+            if len(getattr(self, field)) != stages:
+                raise ValueError(f"encoder.{field}: expected one number for each of {stages} stages")
+        for width, heads in zip(self.widths, self.num_heads, strict=True):
+            if width % heads:
+                raise ValueError(f"encoder: a stage {width} wide cannot have {heads} heads; use a divisor")
+        if self.reads == "visible" and not masking.uniform:
+            raise ValueError(
+                "encoder.reads='visible' moves one patch of each 2x2 block together, so it needs a masking that leaves "
+                f"just that, UniformMasking; {type(masking).__name__} goes with encoder.reads='all'"
+            )
+        if self.reads == "all" and masking.replaces:
+            raise ValueError("encoder.reads='all' has one token for all hidden content: set masking.secondary=0")
+        unit = self.unit
+        if size[0] % unit or size[1] % unit:
+            near = " x ".join(str(max(unit, round(n / unit) * unit)) for n in size)
+            raise ValueError(
+                f"data.size={size}: {type(self).__name__} with reads={self.reads!r} needs multiples of {unit} pixels; "
+                f"the nearest size is {near}"
+            )
+
+
+class TokenEmbed(nn.Module):
+    """(B, C, H, W) pixels to (B, H/4, W/4, D)."""
+
+    def __init__(self, channels: int, dim: int, norm: bool):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, TOKEN, stride=TOKEN)
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.norm(self.proj(pixels).permute(0, 2, 3, 1))
+
+
+class Downsample(nn.Module):
+    """2x2 tokens to one: a layer norm of each, if any, then a strided convolution, here one GEMM."""
+
+    def __init__(self, dim: int, out_dim: int, norm: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
+        self.proj = nn.Conv2d(dim, out_dim, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H/2, W/2, C')."""
+        x = self.norm(x).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
+        return F.linear(x, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+
+
+class PyramidBlock(nn.Module):
+    """Pre-norm attention and MLP, after a downsampling in the first block of a stage. The norms' eps is 1e-5."""
+
+    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, downsample: nn.Module | None):
+        super().__init__()
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp_ratio * dim)
+
+    def forward(self, x: Tensor, context: Any) -> Tensor:
+        x = self.downsample(x)
+        x = x + self.attn(self.norm1(x), context)
+        return x + self.mlp(self.norm2(x))
+
+
+class PyramidEncoder(nn.Module):
+    """`encoder(images, mask) -> (B, N, D)`: a raster of the tokens of 32 pixels of the whole or compacted image.
+
+    Parameter names are the official ones (implus/UM-MAE).
+    """
+
+    num_prefix_tokens = 0
+    patch_size = PATCH
+
+    def __init__(
+        self, spec: UMPyramid, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ):
+        super().__init__()
+        self.reads = spec.reads
+        self.grid = (size[0] // PATCH, size[1] // PATCH)
+        self.patch_values = PATCH**2 * len(mean)
+        self.embed_dim = spec.widths[-1]
+        self.merge = (TOKEN << len(spec.depths) - 1) // PATCH
+        self.grad_checkpointing = False
+        self.depths = spec.depths
+        self.pixels = DenseInput(mean, std)
+        self.patch_embed = TokenEmbed(len(mean), spec.widths[0], spec.patch_norm)
+        self.blocks = nn.ModuleList()
+        for stage, depth in enumerate(spec.depths):
+            for i in range(depth):
+                first = stage > 0 and i == 0
+                downsample = Downsample(*spec.widths[stage - 1 : stage + 1], spec.patch_norm) if first else None
+                self.blocks.append(spec.block(stage, downsample))
+        self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
+        self.apply(_init)
+        nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
+        for name, exists in (("mask_token", self.reads == "all"), ("vis_mask_token", masking.replaces)):
+            if exists:
+                self.register_parameter(name, nn.Parameter(0.02 * torch.randn(1, 1, spec.widths[0])))
+
+    def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Any, Any]:
+        """What the even and the odd blocks of a stage are told beside their tokens.
+
+        places: (B or 1, H, W, 2) int64, row and column, in the whole grid of tokens of 4 pixels, of the first such
+            token of each of this stage's. compact: whether it is of a compacted image.
+        """
+        raise NotImplementedError
+
+    def position(self, x: Tensor, places: Tensor) -> Tensor:
+        """Tokens of the first stage with their positions, if the encoder has position embeddings."""
+        return x
+
+    def forward(self, images: Tensor, mask: Mask) -> Tensor:
+        """images: (B, H, W, C) uint8, or normalised floats."""
+        dtype = compute_dtype(self.norm.weight)
+        if self.reads == "all":
+            x = self.patch_embed(self.pixels(images, mask, dtype))
+            return self.transform(replaced(x, mask.hidden_map(x.shape[1:3]), self.mask_token[0, 0]))
+        x = self.patch_embed(self.pixels.compact(images, mask, PATCH, dtype))
+        blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
+        if mask.secondary is not None:
+            where = enlarge(mask.secondary.view(-1, *blocks), x.shape[1:3])
+            x = replaced(x, where, self.patch_embed.norm(self.vis_mask_token)[0, 0])
+        keep = mask.ids_keep.view(-1, *blocks)
+        first = torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1) * (PATCH // TOKEN)
+        inside = raster((PATCH // TOKEN, PATCH // TOKEN), keep.device).repeat(1, *blocks, 1)
+        return self.transform(
+            x, first.repeat_interleave(PATCH // TOKEN, 1).repeat_interleave(PATCH // TOKEN, 2) + inside
+        )
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, N, D) of whole, normalised (B, C, H, W) images."""
+        return self.transform(self.patch_embed(images))
+
+    def transform(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """Runs all stages and the final norm. places: of the tokens of a compacted image."""
+        compact = places is not None
+        if places is None:
+            places = raster(x.shape[1:3], x.device)
+        x = self.position(x, places)
+        blocks = iter(self.blocks)
+        for stage, depth in enumerate(self.depths):
+            contexts = self.contexts(stage, places, compact)
+            places = places[:, ::2, ::2]
+            for i in range(depth):
+                args = next(blocks), x, contexts[i % 2]
+                x = checkpoint(*args, use_reentrant=False) if self.grad_checkpointing else args[0](*args[1:])
+        return self.norm(x.flatten(1, 2))
+
+
+def replaced(x: Tensor, where: Tensor, token: Tensor) -> Tensor:
+    """(B, H, W, C) with `token` (C,) where (B, H, W) is True."""
+    return torch.where(where[..., None], token.to(x.dtype), x)
+
+
+def raster(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """(1, H, W, 2) int64: the row and column of every cell."""
+    rows, columns = (torch.arange(n, device=device) for n in grid)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)[None]
+
+
+def _init(module: nn.Module) -> None:
+    """The official initialisation (models_mae_swin.py `_init_weights`)."""
+    init_transformer(module)
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        nn.init.zeros_(module.bias)
