@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from ..mim import MIM
+from . import sizes
 from .format import Format, Rule
 from .simmim import add_axis, as_convolution, as_linear, drop_axis
+
+
+def derived(mim: MIM) -> dict[str, Tensor]:
+    """The table that every block's official attention saves."""
+    buffers = mim.encoder.backbone.blocks.named_buffers(prefix="backbone.layers")
+    return {name: t for name, t in buffers if name.endswith(".relative_position_index")}
+
 
 FORMATS = (
     Format(
@@ -34,5 +45,7 @@ FORMATS = (
             Rule("neck.decoder_pred.0.bias", "decoder.bias"),
         ),
         ignored=(r".*\.relative_position_index",),
+        config=sizes.a2mim_vit,
+        derived=derived,
     ),
 )

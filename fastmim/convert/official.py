@@ -15,13 +15,13 @@ from torch import Tensor
 
 from ..config import Config
 from ..mim import MIM
-from . import mae
+from . import a2mim_vit, mae, simmim
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_position_embedding, resize_relative_bias
 
 # More special ones first: a MAE's names are among those of formats derived from it.
-FORMATS: tuple[Format, ...] = (*mae.FORMATS,)
+FORMATS: tuple[Format, ...] = (*simmim.FORMATS, *a2mim_vit.FORMATS, *mae.FORMATS)
 
 
 @dataclass
@@ -54,7 +54,7 @@ def recognise(file: OfficialFile) -> Format:
         if file.container in (fmt.container, None) and fmt.recognises(file.state):
             return fmt
     names = ", ".join(list(file.state)[:3])
-    known = ", ".join(fmt.name for fmt in FORMATS)
+    known = "; ".join(fmt.name for fmt in FORMATS)
     raise ValueError(f"its names ({names}, ...) are of no format known here: {known}")
 
 
@@ -125,15 +125,16 @@ def to_official(fmt: Format, mim: MIM) -> tuple[dict[str, Tensor], Account]:
 
 
 def choose(mim: MIM, name: str | None) -> Format:
-    """The format called `name`, or without one the only format that has a place for all of `mim`.
+    """The format whose name has `name` in it, or without one the only format that has a place for all of `mim`.
 
     Raises:
         ValueError: no format of this name, or none or several that fit.
     """
     if name is not None:
-        named = [fmt for fmt in FORMATS if fmt.name == name]
-        if not named:
-            raise ValueError(f"--format: expected one of {', '.join(fmt.name for fmt in FORMATS)}, got {name}")
+        named = [fmt for fmt in FORMATS if name.lower() in fmt.name.lower()]
+        if len(named) != 1:
+            known = "; ".join(fmt.name for fmt in named or FORMATS)
+            raise ValueError(f"--format: expected (a part of) one of: {known}; got {name!r}")
         return named[0]
     fitting = []
     for fmt in FORMATS:
@@ -141,8 +142,10 @@ def choose(mim: MIM, name: str | None) -> Format:
         if not unmatched and fmt.recognises(official):
             fitting.append(fmt)
     if len(fitting) != 1:
-        known = ", ".join(fmt.name for fmt in fitting or FORMATS)
-        raise ValueError(f"{len(fitting) or 'no'} official formats fit this model: choose with --format one of {known}")
+        known = "; ".join(fmt.name for fmt in fitting or FORMATS)
+        raise ValueError(
+            f"{len(fitting) or 'no'} official formats fit this model: choose with --format one of: {known}"
+        )
     return fitting[0]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..mim import MIM
+from . import sizes
 from .format import Format, Rule
 
 
@@ -25,6 +27,12 @@ def as_linear(weight: Tensor) -> Tensor:
 def as_convolution(weight: Tensor) -> Tensor:
     """(P, D) to (P, D, 1, 1)."""
     return weight[..., None, None]
+
+
+def derived(mim: MIM) -> dict[str, Tensor]:
+    """The tables that the official code saves too; timm's are the same, but not saved."""
+    buffers = mim.encoder.backbone.named_buffers(prefix="encoder")
+    return {name: t for name, t in buffers if name.endswith((".relative_position_index", ".attn_mask"))}
 
 
 HEAD = (
@@ -76,6 +84,8 @@ FORMATS = (
         marks=(r"encoder\.mask_token", r"encoder\.layers\.0\.blocks\.0\.attn\.relative_position_bias_table"),
         rules=HEAD + SWIN,
         ignored=(r".*\.relative_position_index", r".*\.attn_mask"),
+        config=sizes.simmim_swin,
+        derived=derived,
     ),
     Format(
         name="SimMIM ViT (microsoft/SimMIM)",
@@ -83,5 +93,7 @@ FORMATS = (
         marks=(r"encoder\.mask_token", r"encoder\.rel_pos_bias\.relative_position_bias_table"),
         rules=HEAD + VIT,
         ignored=(r".*\.relative_position_index",),
+        config=sizes.simmim_vit,
+        derived=derived,
     ),
 )

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.published import simmim as published_simmim
 from fastmim import checkpoint, cli
 from fastmim.config import from_json, load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
 from fastmim.tasks.pretrain import PARTS, build
-from fastmim.tokens import Mask
+from fastmim.tokens import Mask, patchify, take
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEY_LISTS = {path.stem: path for path in sorted((GOLDEN / "state_dict_keys").glob("*.json"))}
@@ -111,7 +112,7 @@ def test_key_lists_there_and_back(name):
 def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
     data, state, file, config_file = tiny_mae
     out = convert(file, tmp_path / "run", "--config", config_file)
-    assert f"facebookresearch/mae: {len(state)} tensors matched" in out and "not kept: epoch, optimizer" in out
+    assert f"MAE (facebookresearch/mae): {len(state)} tensors matched" in out and "not kept: epoch, optimizer" in out
     _, mim = weights(tmp_path / "run")
     mask = Mask(data["noise"].argsort(dim=1), 9, (6, 6))
     with torch.no_grad():
@@ -124,6 +125,29 @@ def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
     assert back.keys() == {"model"} and back["model"].keys() == state.keys()
     assert all(torch.equal(back["model"][name], tensor) for name, tensor in state.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pth", "config.py", "mae.pth", "run"]
+
+
+def test_the_tiny_swin_through_the_command(golden, tmp_path, convert):
+    """Its sizes and heads are read from the tables; the tables that only the official code saves come back too."""
+    data = golden("forward_simmim_swin_ms_tiny")
+    state = {name[3:]: tensor for name, tensor in data.items() if name.startswith("sd/")}
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    out = convert(tmp_path / "swin.pth", tmp_path / "run")
+    assert "not in the file" not in out and "not in this model" not in out
+    config, mim = weights(tmp_path / "run")
+    hidden = data["mask"][:, ::8, ::8].flatten(1)
+    mask = Mask(hidden.argsort(dim=1, stable=True), 3, (3, 3))
+    with torch.no_grad():
+        pred = mim.predict(data["img"].permute(0, 2, 3, 1), mask)
+    expected = take(patchify(data["pred"].permute(0, 2, 3, 1), 32), mask.ids_hidden)
+    torch.testing.assert_close(pred, expected, rtol=0, atol=1e-4)
+
+    convert(tmp_path / "run", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    official_state = published_simmim.from_config(config).state_dict()  # its buffers are computed the official way
+    assert back.keys() == official_state.keys()
+    for name, tensor in back.items():
+        assert torch.equal(tensor, state.get(name, official_state[name])), name
 
 
 def test_every_name_is_accounted_for(tiny_mae, tmp_path, convert):
@@ -172,6 +196,6 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     assert not run.exists()
     convert(file, run, "--config", config_file)
     assert "holds checkpoints already" in refusal(file, run, "--config", config_file)
-    assert "expected one of facebookresearch/mae" in refusal(run, tmp_path / "back.pth", "--format", "mea")
+    assert "SimMIM Swin (microsoft/SimMIM); " in refusal(run, tmp_path / "back.pth", "--format", "mea")
     assert "leave --config and --size out" in refusal(run, tmp_path / "back.pth", "--size", "32", "32")
     assert not (tmp_path / "back.pth").exists()
