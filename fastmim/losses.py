@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class ElementLoss(Loss):
     def each(self, residual: Tensor) -> Tensor:
         """The loss of every entry of prediction - target, in the same shape."""
 
-    def __call__(self, pred: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
         return self.each(pred.float() - target).mean()
 
 
@@ -91,14 +91,14 @@ def half_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
 class FourierLoss(Loss):
     """A mean over the whole spectrum of prediction - target: the DFT is linear, so only the residual is transformed."""
 
-    whole = True
+    whole: ClassVar[bool] = True
 
     @abstractmethod
     def of_residual(self, residual: Tensor) -> Tensor:
         """The loss () of (B, H, W, C) residual images."""
 
-    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
-        """pred, target: (B, H, W, C). hidden: not looked at; see WithFourier."""
+    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """pred, target: (B, H, W, C). Visible pixels count as hidden ones do; WithFourier tells them apart."""
         return self.of_residual(pred.float() - target)
 
 
@@ -147,7 +147,6 @@ class FocalFrequency(FourierLoss):
         return (columns * weight * power).sum() / x.numel()
 
     def note(self, batch: int) -> str | None:
-        """What to know about a run whose micro-batches hold `batch` images."""
         if (self.reduce == "per_sample" and self.peak == "each") or batch % self.batch == 0:
             return None
         return (
@@ -175,9 +174,6 @@ class ComplexFocalL1(FourierLoss):
         spectrum, columns = half_spectrum(residual)
         return (columns * focal_l1(spectrum.abs(), self.alpha, self.gamma)).sum() / residual.numel()
 
-    def note(self, batch: int) -> str | None:
-        return None
-
 
 @dataclass(frozen=True)
 class WithFourier(Loss):
@@ -189,7 +185,7 @@ class WithFourier(Loss):
     mean - target ("mean"), d without gradient.
     """
 
-    whole = True
+    whole: ClassVar[bool] = True
 
     spatial: ElementLoss = MaskedL1()
     """Compares hidden pixels."""
@@ -209,7 +205,7 @@ class WithFourier(Loss):
                 f"weight={self.weight}, visible_weight={self.visible_weight}"
             )
 
-    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
         """
         Args:
             pred, target: (B, H, W, C) fp32 images.

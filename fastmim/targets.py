@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from .tokens import Target
 
@@ -18,3 +21,44 @@ class NormalizedPatches(Target):
     """Pixels standardised within each patch (MAE's `norm_pix_loss`)."""
 
     norm_pix: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class LowPass(Target):
+    """The image without its high frequencies (PixMIM, arXiv:2303.02416; mmselfsup `low_freq_generator.py`).
+
+    With x the pixels of a channel on the 0..1 scale: t = |IDFT2(M . DFT2(x))|, the complex modulus, where M is 1 on a
+    disc of the frequencies and 0 elsewhere. Then mean and std are taken off again, and patches are standardised. The
+    encoder reads the image as it is.
+    """
+
+    radius: float = 40
+    """Radius of the disc, cycles per image, which is not scaled with the image. 40 was published for 224 pixels."""
+    center: Literal["official", "dc"] = "official"
+    """"official": on a side of an even number of pixels n, the centre is at frequency -1/2, as the official code has
+    (n - 1) / 2 in a spectrum whose origin is at n / 2. So frequencies -40 and 39 remain, -41 and 40 do not, and the
+    filtered image is complex. "dc": at frequency 0, which is symmetric."""
+    norm_pix: bool = field(default=True, kw_only=True)
+    """Standardise each patch after the filter, as published."""
+
+    def __post_init__(self):
+        if self.radius < 1:
+            raise ValueError(f"target.radius: expected at least 1 cycle per image, got {self.radius}")
+        if self.center not in ("official", "dc"):
+            raise ValueError(f'target.center is "official" or "dc"; got {self.center!r}')
+
+    def disc(self, size: tuple[int, int], device: torch.device | None = None) -> Tensor:
+        """(H, W) bool: the frequencies that remain, in the order of torch.fft."""
+        rows, columns = (
+            (torch.arange(n, device=device) + n // 2) % n
+            - n // 2  # 0, 1, ..., -2, -1
+            + (n // 2 - (n - 1) / 2 if self.center == "official" else 0.0)
+            for n in size
+        )
+        return rows.square()[:, None] + columns.square() <= self.radius**2
+
+    def source(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        # The mean passes the filter, so the affine map may follow it; the modulus is of pixels on the 0..1 scale.
+        images = images.to(torch.promote_types(images.dtype, torch.float32))  # there is no half-precision FFT of 224
+        spectrum = torch.fft.fft2(images, dim=(1, 2)) * self.disc(images.shape[1:3], images.device)[..., None]
+        return ((torch.fft.ifft2(spectrum, dim=(1, 2)) * std + mean).abs() - mean) / std

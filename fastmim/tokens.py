@@ -9,7 +9,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -279,22 +279,29 @@ class Loss(ABC):
         return None
 
 
+class Cut(NamedTuple):
+    """How a sample is made from an image: a window of it is resized, and the sample cut from that."""
+
+    window: tuple[int, int, int, int]
+    """Top, left, height and width in whole pixels of the image as seen, so after its EXIF orientation."""
+    resized: tuple[int, int]
+    """Height and width to which the window is resized."""
+    offset: tuple[int, int] = (0, 0)
+    """Top and left of the sample in the resized window; beyond its borders the sample shows its reflection, in which
+    the pixels of the border are not repeated."""
+
+
 @dataclass(frozen=True)
 class Crop(ABC):
-    """Chooses the window of an image that becomes a training sample.
-
-    `draws` uniform numbers in [0, 1) are turned into a window of whole pixels, which is resized to the sample's size.
-    """
+    """Chooses the part of an image that becomes a training sample, from `draws` uniform numbers in [0, 1)."""
 
     interpolation: Literal["bicubic", "bilinear"] = field(default="bicubic", kw_only=True)
-    """Filter of the resize from the window to the sample, antialiased."""
+    """Filter of the resize, antialiased."""
 
     @property
     @abstractmethod
     def draws(self) -> int: ...
 
     @abstractmethod
-    def window(
-        self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
-    ) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the crop of an image of (height, width) for a sample of `size`."""
+    def cut(self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]) -> Cut:
+        """The cut of an image of (height, width) that makes a sample of `size`."""

@@ -6,12 +6,12 @@ every patch, and the loss is built from a full target. Parameter names are the o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify
+from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify, vit_sizes
 
 
 def official_name(ours: str) -> str:
@@ -107,3 +107,31 @@ class MaskedAutoencoder(nn.Module):
             target = normalize_patches(target)
         loss = ((pred - target) ** 2).mean(dim=-1)
         return (loss * mask).sum() / mask.sum()
+
+
+def from_config(cfg: Any, attention: Literal["explicit", "sdpa"]) -> MaskedAutoencoder:
+    """The published model of a fastmim config.
+
+    Raises:
+        ValueError: the config is not MAE's.
+    """
+    kinds = [type(part).__name__ for part in (cfg.masking, cfg.encoder, cfg.decoder, cfg.loss)]
+    if kinds != ["RandomMasking", "ViT", "TransformerDecoder", "MaskedL2"]:
+        raise ValueError(f"MAE is RandomMasking, ViT, TransformerDecoder, MaskedL2; the config has {', '.join(kinds)}")
+    if type(cfg.target).__name__ not in ("NormalizedPatches", "Pixels") or cfg.data.size[0] != cfg.data.size[1]:
+        raise ValueError(f"MAE predicts pixels of square images; got {type(cfg.target).__name__} at {cfg.data.size}")
+    return MaskedAutoencoder(
+        img_size=cfg.data.size[0],
+        **vit_sizes(cfg.encoder),
+        decoder_embed_dim=cfg.decoder.dim,
+        decoder_depth=cfg.decoder.depth,
+        decoder_num_heads=cfg.decoder.num_heads,
+        norm_pix_loss=type(cfg.target).__name__ == "NormalizedPatches",
+        mask_ratio=cfg.masking.ratio,
+        attention=attention,
+    )
+
+
+def inputs(mask: Any) -> tuple[Tensor]:
+    """The noise that makes the published way hide the patches of a fastmim mask: each patch's place in its order."""
+    return (mask.ids.argsort(dim=1).float(),)

@@ -1,4 +1,4 @@
-"""Crops: which window of an image becomes a sample, as a pure function of uniform numbers.
+"""Crops: which part of an image becomes a sample, as a pure function of uniform numbers.
 
 May import tokens.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from ..tokens import Crop
+from ..tokens import Crop, Cut
 
 _ATTEMPTS = 10
 _DRAWS_PER_ATTEMPT = 4
+_LONGEST = 16
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,7 @@ class RandomResizedCrop(Crop):
     def draws(self) -> int:
         return _ATTEMPTS * _DRAWS_PER_ATTEMPT
 
-    def window(
-        self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
-    ) -> tuple[int, int, int, int]:
+    def cut(self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]) -> Cut:
         height, width = image
         log_low, log_high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for attempt in range(0, self.draws, _DRAWS_PER_ATTEMPT):
@@ -49,10 +49,48 @@ class RandomResizedCrop(Crop):
             ratio = math.exp(log_low + (log_high - log_low) * u_ratio)
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                return int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w
+                return Cut((int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w), size)
         w = min(width, max(1, round(height * self.ratio[1])))
         h = min(height, max(1, round(width / self.ratio[0])))
-        return (height - h) // 2, (width - w) // 2, h, w
+        return Cut(((height - h) // 2, (width - w) // 2, h, w), size)
+
+
+@dataclass(frozen=True)
+class SimpleResizedCrop(Crop):
+    """The whole image, made just large enough, bordered by its reflection, and cut at a random place (PixMIM's SRC).
+
+    The shorter edge is resized to the sample's, the other in proportion, rounded down (torchvision's `Resize`), and the
+    place is uniform over all whole offsets that stay in the border. For a sample that is not square, the edge that
+    needs the larger factor takes the part of the shorter. Of an image longer than 16 times its width, the middle is
+    taken, as the whole would need any amount of memory. From mmselfsup's PixMIM config; DeiT III, which it follows,
+    has interpolation="bicubic".
+    """
+
+    pad: int = 4
+    """Width of the reflected border, pixels of the sample."""
+    interpolation: Literal["bicubic", "bilinear"] = field(default="bilinear", kw_only=True)
+    """Filter of the resize, antialiased."""
+
+    def __post_init__(self):
+        if self.pad < 0:
+            raise ValueError(f"pad must be at least 0, got {self.pad}")
+
+    @property
+    def draws(self) -> int:
+        return 2
+
+    def cut(self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]) -> Cut:
+        height, width = min(image[0], _LONGEST * image[1]), min(image[1], _LONGEST * image[0])
+        if size[0] * width >= size[1] * height:
+            resized = size[0], int(size[0] * width / height)
+        else:
+            resized = int(size[1] * height / width), size[1]
+        top, left = (
+            int(u * (full - part + 2 * self.pad + 1)) - self.pad
+            for u, full, part in zip(uniforms, resized, size, strict=True)
+        )
+        window = (image[0] - height) // 2, (image[1] - width) // 2, height, width
+        return Cut(window, resized, (top, left))
 
 
 @dataclass(frozen=True)
@@ -74,10 +112,8 @@ class CenterCrop(Crop):
     def draws(self) -> int:
         return 0
 
-    def window(
-        self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]
-    ) -> tuple[int, int, int, int]:
+    def cut(self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]) -> Cut:
         height, width = image
         unit = self.crop_pct * min(height / size[0], width / size[1])
         h, w = max(1, round(unit * size[0])), max(1, round(unit * size[1]))
-        return (height - h) // 2, (width - w) // 2, h, w
+        return Cut(((height - h) // 2, (width - w) // 2, h, w), size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ _FORMATS = ("jpeg", "png", "webp")
 _CHUNK = 16
 # On a GPU a call must be large enough to fill it; a bad file has its whole call done again.
 _GPU_CHUNK = 128
+
+_Places = tuple[np.ndarray, np.ndarray]  # of `Job.places`
 
 
 class DaliDecoder(Decoder):
@@ -146,18 +149,21 @@ class DaliDecoder(Decoder):
             windows = self._windows(jobs)
         except RuntimeError as error:  # DALI knows no other
             return error
+        places = [job.places(self._shape[:2]) for job in jobs]
         if self._stream:
             with torch.cuda.stream(self._stream):
-                for position, image in zip(positions, self._resized(windows, jobs), strict=True):
-                    images[position].copy_(image)
+                for position, place, image in zip(positions, places, self._resized(windows, jobs, places), strict=True):
+                    images[position].copy_(image if place is None else _placed(image, place))
         else:
-            for position, job, window in zip(positions, jobs, windows.tensors, strict=True):
-                self._resize(torch.from_numpy(np.asarray(window)), job.flip, images[position])
+            for position, job, place, window in zip(positions, jobs, places, windows.tensors, strict=True):
+                image = self._resize(torch.from_numpy(np.asarray(window)), job)
+                flipped = image.flip(1) if job.flip else image
+                images[position].copy_(flipped if place is None else _placed(image, place))
         return None
 
     def _windows(self, jobs: list[Job]):
         """DALI's batch of decoded windows."""
-        windows = np.array([job.window for job in jobs], dtype=np.int32)
+        windows = np.array([job.cut.window for job in jobs], dtype=np.int32)
         return self._ndd.decoders.image_slice(
             self._ndd.as_batch([job.file.data for job in jobs]),
             start=self._ndd.as_batch(np.ascontiguousarray(windows[:, :2])),
@@ -169,16 +175,29 @@ class DaliDecoder(Decoder):
             device="gpu" if self._stream else "cpu",
         )
 
-    def _resized(self, windows, jobs: list[Job]) -> Tensor:
-        """DALI's windows on the GPU as samples."""
-        flips = self._ndd.as_batch(np.array([job.flip for job in jobs], dtype=np.int32))
-        resized = self._ndd.resize(windows, size=self._shape[:2], interp_type=self._interp_type, antialias=True)
-        return self._ndd.flip(resized, horizontal=flips).torch()
+    def _resized(self, windows, jobs: list[Job], places: list[_Places | None]) -> Iterable[Tensor]:
+        """DALI's windows on the GPU, resized, and flipped where nothing is left to be cut."""
+        even = all(place is None for place in places)
+        sizes = np.array([job.cut.resized for job in jobs], dtype=np.float32)
+        flips = np.array([job.flip and place is None for job, place in zip(jobs, places, strict=True)], dtype=np.int32)
+        resized = self._ndd.resize(
+            windows,
+            size=self._shape[:2] if even else self._ndd.as_batch(sizes),
+            interp_type=self._interp_type,
+            antialias=True,
+        )
+        flipped = self._ndd.flip(resized, horizontal=self._ndd.as_batch(flips))
+        return flipped.torch() if even else [image.torch() for image in flipped.tensors]
 
-    def _resize(self, window: Tensor, flip: bool, out: Tensor) -> None:
+    def _resize(self, window: Tensor, job: Job) -> Tensor:
         planes = window.movedim(-1, 0)[None]  # a view of the memory format for which torch has the fast resize
-        image = F.interpolate(planes, out.shape[:2], mode=self._interpolation, antialias=True)[0].movedim(0, -1)
-        out.copy_(image.flip(1) if flip else image)
+        return F.interpolate(planes, job.cut.resized, mode=self._interpolation, antialias=True)[0].movedim(0, -1)
+
+
+def _placed(image: Tensor, places: _Places) -> Tensor:
+    """The rows and columns of an image that a sample shows."""
+    rows, columns = (torch.from_numpy(np.ascontiguousarray(place)).to(image.device) for place in places)
+    return image[rows[:, None], columns]
 
 
 class _Elsewhere(NamedTuple):

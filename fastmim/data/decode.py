@@ -18,6 +18,8 @@ from torch import Tensor
 
 from fastmim_kernels.reader import File
 
+from ..tokens import Cut
+
 MODES = {1: "L", 3: "RGB"}
 # The reader told the format by content, whatever the name; Pillow is told, so that it hands nothing to an interpreter.
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -45,13 +47,29 @@ ERRORS = (
 
 
 class Job(NamedTuple):
-    """One sample to make: the window of an image, resized, maybe flipped."""
+    """One sample to make: a cut of an image, maybe flipped."""
 
     file: File
     """Its header is set."""
-    window: tuple[int, int, int, int]
-    """Top, left, height, width in whole pixels of the image as seen, so after its EXIF orientation."""
+    cut: Cut
     flip: bool
+
+    def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Row and column of the resized window that each row and column of the sample shows.
+
+        Returns: (H,) and (W,) int64; None if the sample is the resized window, maybe flipped.
+        """
+        if self.cut.resized == size and self.cut.offset == (0, 0):
+            return None
+        rows, columns = map(_reflected, self.cut.offset, size, self.cut.resized)
+        return rows, columns[::-1] if self.flip else columns
+
+
+def _reflected(start: int, count: int, length: int) -> np.ndarray:
+    """Numbers start, start + 1, ... (`count` of them), as places on a line of `length` pixels between two mirrors."""
+    period = max(1, 2 * (length - 1))
+    places = np.arange(start, start + count) % period
+    return np.minimum(places, period - places)
 
 
 class Pending(ABC):
@@ -83,7 +101,8 @@ class Decoder(ABC):
 
 
 class PillowDecoder(Decoder):
-    """Decodes with Pillow, one image a thread: turn by the EXIF orientation, crop, convert, resize, flip."""
+    """Decodes with Pillow, one image a thread: turn by the EXIF orientation, cut the window out, convert, resize,
+    cut the sample out, flip."""
 
     def __init__(self, size: tuple[int, int], channels: int, interpolation: str, threads: int, pin: bool = False):
         """
@@ -103,13 +122,17 @@ class PillowDecoder(Decoder):
 
     def _fill(self, job: Job, out: np.ndarray) -> str | None:
         """Writes one sample; returns why it cannot."""
-        height, width, channels = self._shape
+        *size, channels = self._shape
         try:
-            image = decode_window(job.file, job.window, MODES[channels]).resize((width, height), self._filter)
+            window = decode_window(job.file, job.cut.window, MODES[channels])
+            image = window.resize(job.cut.resized[::-1], self._filter)
         except ERRORS as error:
             return " ".join(str(error).split()) or type(error).__name__
-        pixels = np.asarray(image).reshape(out.shape)
-        out[:] = pixels[:, ::-1] if job.flip else pixels
+        pixels = np.asarray(image).reshape(*job.cut.resized, channels)
+        if (places := job.places(tuple(size))) is not None:
+            out[:] = pixels[np.ix_(*places)]
+        else:
+            out[:] = pixels[:, ::-1] if job.flip else pixels
         return None
 
     def describe(self) -> str:

@@ -76,7 +76,7 @@ def _vary(
     photograph: Image.Image, size: tuple[int, int], uniforms: list[float], flip: bool, strengths: list[float]
 ) -> Image.Image:
     """One window of the photograph; brightness, contrast and colour change by at most a fifth."""
-    top, left, height, width = _CROP.window((photograph.height, photograph.width), size, uniforms)
+    top, left, height, width = _CROP.cut((photograph.height, photograph.width), size, uniforms).window
     image = photograph.crop((left, top, left + width, top + height))
     image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     if flip:

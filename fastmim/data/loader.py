@@ -178,8 +178,8 @@ class _Batch:
                 files[i] = file
         size, jobs = loader._data.size, []
         for sample, file in zip(self._samples, files, strict=True):
-            window = sample.crop.window(seen_size(file), size, sample.uniforms)
-            jobs.append(Job(file, window, sample.flip))
+            cut = sample.crop.cut(seen_size(file), size, sample.uniforms)
+            jobs.append(Job(file, cut, sample.flip))
         self._decoding = loader._decoder.start(jobs)
 
     def result(self) -> Tensor:

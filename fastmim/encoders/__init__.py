@@ -1,9 +1,10 @@
 """Encoders, one module a backbone family. May import timm, L1 and L0."""
 
 from .beit import BEiT
+from .convmae import ConvMAE
 from .swin import Swin
 from .um_pvt import UMPVT
 from .um_swin import UMSwin
 from .vit import ViT
 
-__all__ = ["UMPVT", "BEiT", "Swin", "UMSwin", "ViT"]
+__all__ = ["BEiT", "ConvMAE", "Swin", "UMPVT", "UMSwin", "ViT"]

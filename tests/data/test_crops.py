@@ -5,14 +5,15 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
-from fastmim.data.crops import CenterCrop, RandomResizedCrop
-from fastmim.tokens import Stream
+from fastmim.data.crops import CenterCrop, RandomResizedCrop, SimpleResizedCrop
+from fastmim.data.decode import Job
+from fastmim.tokens import Cut, Stream
 from fastmim_kernels.philox import uniform
 
 
 def windows(crop, image, count, size=(224, 224)):
     rows = uniform(0, Stream.CROP, torch.arange(count), crop.draws).tolist()
-    return np.array([crop.window(image, size, row) for row in rows])
+    return np.array([crop.cut(image, size, row).window for row in rows])
 
 
 def features(windows, image):
@@ -56,16 +57,16 @@ def test_fallback_is_torchvisions():
     """No attempt fits an image this long: the largest central window of an allowed ratio."""
     for image in [(10, 400), (400, 10), (1, 7)]:
         theirs = TorchvisionCrop.get_params(torch.empty(3, *image), [0.9, 1.0], [3 / 4, 4 / 3])
-        assert RandomResizedCrop(scale=(0.9, 1.0)).window(image, (224, 224), [0.5] * 40) == theirs
+        assert RandomResizedCrop(scale=(0.9, 1.0)).cut(image, (224, 224), [0.5] * 40).window == theirs
 
 
 def test_each_attempt_has_its_own_numbers():
     crop = RandomResizedCrop(scale=(0.2, 1.0))
     image = (100, 400)
     good, bad = [0.1, 0.5, 0.3, 0.7], [0.99, 0.5, 0.3, 0.7]
-    expected = crop.window(image, (224, 224), good * 10)
-    assert crop.window(image, (224, 224), bad * 3 + good + bad * 6) == expected
-    assert crop.window(image, (224, 224), bad * 3 + good + [0.0] * 24) == expected
+    expected = crop.cut(image, (224, 224), good * 10)
+    assert crop.cut(image, (224, 224), bad * 3 + good + bad * 6) == expected
+    assert crop.cut(image, (224, 224), bad * 3 + good + [0.0] * 24) == expected
 
 
 @pytest.mark.parametrize(
@@ -79,14 +80,75 @@ def test_each_attempt_has_its_own_numbers():
     ],
 )
 def test_center_crop(image, size, expected):
-    assert CenterCrop().window(image, size, []) == expected
+    assert CenterCrop().cut(image, size, []) == (expected, size, (0, 0))
 
 
 def test_whole_image():
-    assert CenterCrop(crop_pct=1.0).window((50, 100), (32, 64), []) == (0, 0, 50, 100)
+    assert CenterCrop(crop_pct=1.0).cut((50, 100), (32, 64), []).window == (0, 0, 50, 100)
+
+
+# Image, sample, what the image is resized to: the sheet's table for 224, and samples that are not square.
+RESIZED = [
+    ((375, 500), (224, 224), (224, 298)),
+    ((500, 375), (224, 224), (298, 224)),
+    ((224, 224), (224, 224), (224, 224)),
+    ((300, 1000), (224, 224), (224, 746)),
+    ((1, 1), (224, 224), (224, 224)),
+    ((375, 500), (112, 224), (168, 224)),
+    ((375, 500), (224, 112), (224, 298)),
+    ((300, 1000), (100, 400), (120, 400)),
+    ((300, 1000), (100, 300), (100, 333)),
+]
+
+
+@pytest.mark.parametrize(("image", "size", "resized"), RESIZED)
+def test_simple_resized_crop(image, size, resized):
+    crop = SimpleResizedCrop()
+    assert crop.cut(image, size, (0.0, 0.0)) == Cut((0, 0, *image), resized, (-4, -4))
+    last = tuple(full + 4 - part for full, part in zip(resized, size, strict=True))
+    assert crop.cut(image, size, (1 - 2**-53,) * 2) == Cut((0, 0, *image), resized, last)
+
+
+def test_simple_resized_crop_takes_every_offset_equally_often():
+    crop, count = SimpleResizedCrop(), 9000
+    rows = uniform(0, Stream.CROP, torch.arange(count), crop.draws).tolist()
+    top, left = np.array([crop.cut((375, 500), (224, 224), row).offset for row in rows]).T
+    for offsets, expected in ((top, range(-4, 5)), (left, range(-4, 79))):
+        values, found = np.unique(offsets, return_counts=True)
+        assert values.tolist() == list(expected)
+        # Chi-squared: its mean is the degrees of freedom, its variance twice that.
+        free = len(expected) - 1
+        assert ((found - count / len(expected)) ** 2).sum() / (count / len(expected)) < free + 5 * np.sqrt(2 * free)
+    assert abs(np.corrcoef(top, left)[0, 1]) < 0.05
+
+
+def test_simple_resized_crop_of_a_long_image_takes_the_middle():
+    assert SimpleResizedCrop().cut((2, 100), (8, 8), (0.0, 0.0)) == Cut((0, 34, 2, 32), (8, 128), (-4, -4))
+    assert SimpleResizedCrop().cut((100, 2), (8, 8), (0.0, 0.0)) == Cut((34, 0, 32, 2), (128, 8), (-4, -4))
+    assert SimpleResizedCrop().cut((2, 32), (8, 8), (0.0, 0.0)).window == (0, 0, 2, 32)
+
+
+@pytest.mark.parametrize("offset", [(-4, -4), (4, 78), (0, 3), (-1, 75)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_places_are_those_of_a_reflected_border(offset, flip):
+    """The sheet's map: R(a, n) = |a| below n, else 2 (n - 1) - a; edge pixels are not repeated; the flip comes last."""
+    size, resized = (224, 224), (224, 298)
+    rows, columns = Job(None, Cut((0, 0, 375, 500), resized, offset), flip).places(size)
+    r, c = (np.arange(start, start + 224) for start in offset)
+    assert np.array_equal(rows, np.where(r < 224, abs(r), 2 * 223 - r))
+    c = np.where(c < 298, abs(c), 2 * 297 - c)
+    assert np.array_equal(columns, c[::-1] if flip else c)
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, [0] * 7), (2, [1, 0, 1, 0, 1, 0, 1]), (3, [1, 2, 1, 0, 1, 2, 1])])
+def test_a_border_wider_than_the_image_is_reflected_again(length, expected):
+    rows, _ = Job(None, Cut((0, 0, 1, 1), (length, 7), (-3, 0)), False).places((7, 7))
+    assert rows.tolist() == expected
 
 
 def test_bad_ranges_are_refused():
+    with pytest.raises(ValueError, match="pad"):
+        SimpleResizedCrop(pad=-1)
     for scale in [(0.0, 1.0), (0.5, 0.2), (0.2, 1.5)]:
         with pytest.raises(ValueError, match="scale"):
             RandomResizedCrop(scale=scale)

@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fastmim.data.crops import SimpleResizedCrop
 from fastmim.data.dali import DaliDecoder
-from fastmim.data.decode import Job, PillowDecoder
+from fastmim.data.decode import Job, PillowDecoder, seen_size
+from fastmim.tokens import Cut
 from fastmim_kernels.reader import File, parse_header
 
 CPU = torch.device("cpu")
@@ -44,14 +46,15 @@ def oriented(value):
     return {"exif": exif, "quality": 90}
 
 
-def job_of(data, window=None, flip=False):
-    """A job; its window defaults to an off-centre part of the image."""
+def job_of(data, window=None, flip=False, size=(32, 24), crop=None, place=(0.5, 0.5)):
+    """A job for a sample of `size`: of a window, of an off-centre part of the image, or of what `crop` cuts."""
     header, error = parse_header(data)
     assert error is None
-    height, width = (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
+    file = File("x", np.frombuffer(data, dtype=np.uint8), header, None, None)
+    height, width = seen_size(file)
     if window is None:
         window = (height // 5, width // 7, max(1, height * 2 // 3), max(1, width * 3 // 4))
-    return Job(File("x", np.frombuffer(data, dtype=np.uint8), header, None, None), window, flip)
+    return Job(file, crop.cut((height, width), size, place) if crop else Cut(window, size), flip)
 
 
 def reference(jobs, *settings):
@@ -146,11 +149,25 @@ def test_decoding_equals_pillow_bit_for_bit(kinds, dali, channels):
 @pytest.mark.parametrize("channels", [3, 1])
 def test_resizing_is_close_to_pillow(kinds, dali, interpolation, size, channels):
     decoder, _ = dali(size, channels, interpolation)
-    jobs = [job_of(data, flip=flip) for data in kinds.values() for flip in (False, True)]
+    jobs = [job_of(data, flip=flip, size=size) for data in kinds.values() for flip in (False, True)]
     images, failures = decoder.start(jobs).result()
     assert images.shape == (len(jobs), *size, channels) and images.dtype == torch.uint8 and images.is_contiguous()
     assert not failures
     difference = (images.int() - reference(jobs, size, channels, interpolation).int()).abs()
+    assert difference.float().mean() < 0.02 and difference.max() <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_cut_with_a_border_is_close_to_pillow(kinds, dali, interpolation, channels):
+    """The reflections above and left, and below and right, beside samples that are whole windows."""
+    decoder, _ = dali((32, 24), channels, interpolation)
+    crop, places = SimpleResizedCrop(), [(0.0, 0.0), (0.999, 0.999), (0.4, 0.6)]
+    jobs = [job_of(data, flip=i % 2 == 0, crop=crop, place=places[i % 3]) for i, data in enumerate(kinds.values())]
+    jobs += [job_of(kinds["png"], flip=True)]
+    images, failures = decoder.start(jobs).result()
+    assert not failures
+    difference = (images.int() - reference(jobs, (32, 24), channels, interpolation).int()).abs()
     assert difference.float().mean() < 0.02 and difference.max() <= 2
 
 
@@ -194,7 +211,7 @@ def test_a_bad_file_changes_no_other_pixel(picture, dali):
     for position in (3, 7, 39):
         file = replace(jobs[position].file, data=jobs[position].file.data[:-300])
         # The whole image: DALI decodes no further than the window's last row.
-        bad[position] = jobs[position]._replace(file=file, window=(0, 0, 50 + position, 70))
+        bad[position] = jobs[position]._replace(file=file, cut=Cut((0, 0, 50 + position, 70), (32, 24)))
     for _ in range(2):
         images, failures = decoder.start(bad).result()
         assert sorted(failures) == [3, 7, 39] and all("truncated" in reason for reason in failures.values())

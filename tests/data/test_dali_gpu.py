@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from fastmim.data.crops import SimpleResizedCrop
 from fastmim.data.dali import DaliDecoder
 from fastmim.data.decode import Job, PillowDecoder, seen_size
+from fastmim.tokens import Cut
 from fastmim_kernels.reader import Reader
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -26,7 +28,9 @@ def jobs(tmp_path, picture):
         files = reader.submit([str(path) for path in paths]).result()
     windows = [(h // 8, w // 9, h // 2 + i, w // 2) for i, (h, w) in enumerate(map(seen_size, files))]
     windows[-1] = (0, 0, 64, 64)
-    return [Job(file, window, i % 2 == 0) for i, (file, window) in enumerate(zip(files, windows, strict=True))]
+    return [
+        Job(file, Cut(window, SIZE), i % 2 == 0) for i, (file, window) in enumerate(zip(files, windows, strict=True))
+    ]
 
 
 @pytest.fixture
@@ -46,6 +50,18 @@ def test_pixels_are_close_to_pillow(jobs, decoder):
         assert images.is_cuda and images.shape == expected.shape and not failures
         difference = (images.cpu().int() - expected.int()).abs().float()
         assert difference[:-1].mean() < 1.5 and difference[-1].max() == 0
+
+
+def test_a_cut_with_a_border_is_close_to_pillow(jobs, decoder):
+    places = [(0.0, 0.0), (0.999, 0.999), (0.4, 0.6)]
+    cuts = [SimpleResizedCrop().cut(seen_size(job.file), SIZE, places[i % 3]) for i, job in enumerate(jobs)]
+    bordered = [job._replace(cut=cut) for job, cut in zip(jobs, cuts, strict=True)]
+    pillow = PillowDecoder(SIZE, 3, "bicubic", 2)
+    for some in (bordered, bordered[:20] + jobs[20:]):
+        expected, _ = pillow.start(some).result()
+        images, failures = decoder.start(some).result()
+        assert not failures and (images.cpu().int() - expected.int()).abs().float().mean() < 1.5
+    pillow.close()
 
 
 def test_a_bad_file_changes_no_other_pixel(jobs, decoder):

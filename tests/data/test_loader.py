@@ -20,7 +20,7 @@ from torchvision.transforms import functional as F
 
 from fastmim.data import decode
 from fastmim.data import loader as loading
-from fastmim.data.crops import CenterCrop, RandomResizedCrop
+from fastmim.data.crops import CenterCrop, RandomResizedCrop, SimpleResizedCrop
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.data.sampler import Sampler
@@ -69,8 +69,30 @@ def test_pixels_equal_torchvision(photographs, data, interpolation, size):
     manifest = Manifest.scan(str(photographs))
     for i, key in enumerate(ids.tolist()):
         photograph = Image.open(manifest.path(key & 0xFFFFFFFF)).convert("RGB")
-        window = crop.window((photograph.height, photograph.width), size, draws[i])
+        window = crop.cut((photograph.height, photograph.width), size, draws[i]).window
         expected = F.resized_crop(photograph, *window, list(size), InterpolationMode(interpolation))
+        expected = F.hflip(expected) if flips[i] else expected
+        assert np.array_equal(images[i].numpy(), np.asarray(expected))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(40, 40), (32, 24), (90, 150)])
+def test_simple_resized_crop_equals_torchvision(photographs, data, interpolation, size):
+    """Resize, reflected border, crop, flip: PixMIM's transforms, on square samples by their own rule of sizes."""
+    crop = SimpleResizedCrop(interpolation=interpolation)
+    ids = Sampler(12, SEED).ids(0, 24)
+    with open_loader(photographs, data(crop, size=size)) as loader:
+        images = loader.load(ids)
+    draws = uniform(SEED, Stream.CROP, ids, crop.draws).tolist()
+    flips = (uniform(SEED, Stream.FLIP, ids, 1)[:, 0] < 0.5).tolist()
+    manifest = Manifest.scan(str(photographs))
+    for i, key in enumerate(ids.tolist()):
+        photograph = Image.open(manifest.path(key & 0xFFFFFFFF)).convert("RGB")
+        square = size[0] == size[1]
+        resized = size[0] if square else list(crop.cut((photograph.height, photograph.width), size, draws[i]).resized)
+        image = F.pad(F.resize(photograph, resized, InterpolationMode(interpolation)), 4, padding_mode="reflect")
+        top, left = (int(u * (f - part + 1)) for u, f, part in zip(draws[i], image.size[::-1], size, strict=True))
+        expected = F.crop(image, top, left, *size)
         expected = F.hflip(expected) if flips[i] else expected
         assert np.array_equal(images[i].numpy(), np.asarray(expected))
 
@@ -209,7 +231,7 @@ def test_a_substitute_has_the_window_and_flip_of_the_sample_it_replaces(make_fol
         substitute = loader._quarantine.resolve(2, torch.arange(5))
     assert substitute != 2
     crop, ids = RandomResizedCrop(), ids[2:3]
-    window = crop.window((12, 16), (32, 24), uniform(SEED, Stream.CROP, ids, crop.draws)[0].tolist())
+    window = crop.cut((12, 16), (32, 24), uniform(SEED, Stream.CROP, ids, crop.draws)[0].tolist()).window
     image = F.resized_crop(Image.open(root / f"{substitute}.png"), *window, [32, 24], InterpolationMode.BICUBIC)
     image = F.hflip(image) if uniform(SEED, Stream.FLIP, ids, 1) < 0.5 else image
     assert np.array_equal(images[2], np.asarray(image))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastmim.data.crops import RandomResizedCrop, SimpleResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
@@ -73,12 +74,13 @@ def test_the_table_is_of_these_kinds():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("channels", [3, 1])
-def test_difference(tmp_path, data, picture, kind, interpolation, channels):
-    """Random windows, enlarged and reduced, flipped and not, and the centre."""
+@pytest.mark.parametrize("crop", [RandomResizedCrop, SimpleResizedCrop])
+def test_difference(tmp_path, data, picture, kind, interpolation, channels, crop):
+    """Random windows or borders, enlarged and reduced, flipped and not, and the centre."""
     name, write = KINDS[kind]
     write(Image.fromarray(picture(190, 250)), tmp_path / name)
     settings = data(size=(96, 80), mean=(0.5,) * channels, std=(0.5,) * channels)
-    settings = replace(settings, crop=replace(settings.crop, interpolation=interpolation))
+    settings = replace(settings, crop=crop(interpolation=interpolation))
     ids = sample_id(torch.zeros(12, dtype=torch.int64), torch.arange(12))
     ours, expected = (samples(tmp_path, settings, loader, ids) for loader in ("dali", "pillow"))
     difference = (ours - expected).abs()

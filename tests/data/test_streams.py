@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fastmim.data.crops import RandomResizedCrop, SimpleResizedCrop
 from fastmim.data.decode import Decoder
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
@@ -22,7 +23,7 @@ class Recorder(Decoder):
         self.decoder, self.jobs = decoder, []
 
     def start(self, jobs):
-        self.jobs.append([(job.file.path, job.window, job.flip) for job in jobs])
+        self.jobs.append([(job.file.path, job.cut, job.flip) for job in jobs])
         return self.decoder.start(jobs)
 
     def describe(self):
@@ -34,7 +35,7 @@ class Recorder(Decoder):
 
 @pytest.fixture(scope="module")
 def stream(photographs):
-    """stream(name, world, first): {position: (file, window, flip, mask)} and {position: pixels}."""
+    """stream(name, world, first): {position: (file, cut, flip, mask)} and {position: pixels}."""
     manifest = Manifest.scan(str(photographs))
 
     def run(data, name, world, first=0):
@@ -62,13 +63,14 @@ def stream(photographs):
 
 @pytest.mark.parametrize("name", ["pillow", "dali"])
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_the_same_on_every_layout_loader_and_after_a_resume(stream, data, name, world):
-    expected, pixels = stream(data(), "pillow", 1)
+@pytest.mark.parametrize("crop", [RandomResizedCrop(), SimpleResizedCrop()])
+def test_the_same_on_every_layout_loader_and_after_a_resume(stream, data, name, world, crop):
+    expected, pixels = stream(data(crop), "pillow", 1)
     assert sorted(expected) == list(range(BATCH * UPDATES))
-    assert len({(window, flip) for _, window, flip, _ in expected.values()}) > BATCH * UPDATES / 2
-    asked, seen = stream(data(), name, world)
+    assert len({(cut, flip) for _, cut, flip, _ in expected.values()}) > BATCH * UPDATES / 2
+    asked, seen = stream(data(crop), name, world)
     assert asked == expected
-    resumed, _ = stream(data(), name, world, first=3)
+    resumed, _ = stream(data(crop), name, world, first=3)
     assert resumed == {position: job for position, job in expected.items() if position >= 3 * BATCH}
     for position, image in seen.items():
         difference = (image.int() - pixels[position].int()).abs()

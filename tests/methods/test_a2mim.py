@@ -75,7 +75,7 @@ def test_focal_frequency(golden, family, name, degenerate):
         peak="all" if given.get("batch_matrix") else "each",
         crops=given.get("patch_factor", 1),
     )
-    value = given.get("loss_weight", 1.0) * loss(channels_last(pred), channels_last(data["target"]), None)
+    value = given.get("loss_weight", 1.0) * loss(channels_last(pred), channels_last(data["target"]))
     part = {key.removeprefix(f"{family}/"): v for key, v in data.items() if key.startswith(family)}
     check(value, pred, part, name + degenerate)
 

@@ -1,0 +1,88 @@
+"""`python -m bench.flops CONFIG...`: FLOPs of one image's forward pass, of the published model and of ours.
+
+Counted by torch from the operators that run (convolutions, matrix products, attention; a multiply-add is two), without
+computing anything. "Model FLOPs" are the published model's: what an implementation skips still counts as done, so that
+utilisation compares times. May import fastmim and bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import published
+from fastmim import config
+from fastmim.tasks import pretrain
+
+TRAINING = 3
+"""Forward and backward together, in forwards: each matrix product has two in its gradient."""
+
+
+def per_image(model: nn.Module, call: Callable[[nn.Module, int], object]) -> int:
+    """FLOPs that one more image adds to a forward pass: what is done once a batch is not counted.
+
+    Args:
+        model: on the meta device.
+        call: runs `model` on a batch of the given size.
+    """
+    totals = []
+    # Tensors without contents that say they are on a CPU: autocast and the kernels' dispatch know no meta device.
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model.to_empty(device="cpu")
+        for batch in (1, 2):
+            with FlopCounterMode(display=False) as counter:
+                call(model, batch)
+            totals.append(counter.get_total_flops())
+    return totals[1] - totals[0]
+
+
+def _images(cfg: config.Config, batch: int) -> tuple[Tensor, Tensor]:
+    """uint8 images and their sample ids."""
+    images = torch.empty(batch, *cfg.data.size, len(cfg.data.mean), dtype=torch.uint8)
+    return images, torch.empty(batch, dtype=torch.int64)
+
+
+def ours(cfg: config.Config) -> int:
+    """Forward FLOPs of our model, per image."""
+    with torch.device("meta"):
+        mim = pretrain.build(cfg)
+    return per_image(mim, lambda model, batch: model(*_images(cfg, batch)))
+
+
+def model_flops(cfg: config.Config) -> int:
+    """Forward FLOPs of the published model, per image.
+
+    Raises:
+        ValueError: the config has no published form.
+    """
+    with torch.device("meta"):
+        mim = pretrain.build(cfg)
+        model, inputs = published.build(cfg)
+
+    def call(model: nn.Module, batch: int) -> None:
+        images, ids = _images(cfg, batch)
+        model(images.permute(0, 3, 1, 2).float(), *inputs(mim.mask(ids)))
+
+    return per_image(model, call)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.flops", description=__doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    args = parser.parse_args(argv)
+    try:
+        for path in args.configs:
+            cfg = config.load(path)
+            whole, done = model_flops(cfg) / 1e9, ours(cfg) / 1e9
+            print(f"{path}: {whole:.3f} GFLOP an image forward as published, {done:.3f} ours ({done / whole:.0%})")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

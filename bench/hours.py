@@ -1,0 +1,132 @@
+"""`python -m bench.hours CONFIG... --data FOLDER`: how long a config's own schedule would take on this machine.
+
+Times real training steps (bench.trial), medians after warm-up: images/s; from these projected hours; share of the time
+spent waiting for images; model FLOPs (bench.flops, three forwards) against a matrix product timed beside them (HMU) and
+against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`. May import fastmim, bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import fastmim_kernels
+from bench import flops, record, trial
+from fastmim import config
+from fastmim.engine import init_distributed
+
+IMAGENET = 1_281_167
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product, the median of some."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        trial.synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        trial.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds[1:])
+
+
+def model_flops(cfg: config.Config) -> tuple[float, str]:
+    """Forward FLOPs of an image, and whose: the published model's where there is one."""
+    try:
+        return flops.model_flops(cfg), "published"
+    except ValueError:
+        return flops.ours(cfg), "ours"
+
+
+def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images: int, peak: float | None) -> dict:
+    """The figures of one config.
+
+    Args:
+        rate: FLOP/s of a matrix product on this device.
+        images: in the data set whose epochs the schedule counts.
+        peak: FLOP/s that the device's maker states, for the MFU.
+    """
+    speed = result.images_per_second
+    forward, whose = model_flops(cfg)
+    done = speed / result.world * flops.TRAINING * forward
+    p20, _, _, p80 = statistics.quantiles(result.seconds, n=5) if len(result.seconds) > 1 else result.seconds * 4
+    hours = cfg.train.epochs * images * cfg.data.repeats / speed / 3600
+    processes = f", {result.world} processes" if result.world > 1 else ""
+    return {
+        "case": f"{record.relative(Path(path).resolve())}, {result.precision}, batch {result.batch}{processes}",
+        "config": record.relative(Path(path).resolve()),
+        "epochs": cfg.train.epochs,
+        "images": images,
+        "batch": result.batch,
+        "images/s": speed,
+        "s/step": statistics.median(result.seconds),
+        "p20": p20,
+        "p80": p80,
+        "projected hours": hours,
+        "data stall": result.stall,
+        "GFLOP/image": flops.TRAINING * forward / 1e9,
+        "FLOPs of": f"{whose} model, three forwards",
+        "matmul TFLOP/s": rate / 1e12,
+        "HMU": done / rate,
+        "device": result.device,
+    } | ({} if peak is None else {"peak TFLOP/s": peak / 1e12, "MFU": done / peak})
+
+
+def text(row: dict) -> str:
+    """A row as a line for people."""
+    device = "CPU" if row["device"] == "cpu" else torch.cuda.get_device_name()
+    mfu = f", MFU {row['MFU']:.1%} of {row['peak TFLOP/s']:.4g} TFLOP/s" if "MFU" in row else ""
+    return (
+        f"{row['case']}, {device}: {row['images/s']:.4g} images/s ({row['s/step']:.4g} s/step, p20 {row['p20']:.4g}, "
+        f"p80 {row['p80']:.4g}), {row['projected hours']:.4g} hours projected for {row['epochs']:g} epochs of "
+        f"{row['images']} images, data stall {row['data stall']:.1%}, {row['GFLOP/image']:.4g} GFLOP/image "
+        f"({row['FLOPs of']}), HMU {row['HMU']:.1%} of {row['matmul TFLOP/s']:.4g} TFLOP/s measured{mfu}"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.hours", description=__doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.add_argument("--data", help="folder of images (default: the config's)")
+    parser.add_argument("--batch", type=int, default=8, help="images per process per step (default 8)")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
+    parser.add_argument("--warmup", type=int, help="steps before them (default: until what was read ahead is used up)")
+    parser.add_argument("--images", type=int, default=IMAGENET, help=f"of an epoch (default ImageNet-1k's {IMAGENET})")
+    parser.add_argument("--peak", type=float, help="TFLOP/s that the device's maker states, for the MFU")
+    parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
+    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    args = parser.parse_args(argv)
+    if min(args.batch, args.steps, args.images) < 1:
+        parser.error(f"--batch, --steps, --images: expected at least 1, got {args.batch}, {args.steps}, {args.images}")
+    settings = [*args.set, *([f"data.root={args.data}"] if args.data else []), f"train.micro_batch={args.batch}"]
+    try:
+        configs = {path: trial.load(path, settings) for path in args.configs}
+    except ValueError as error:
+        parser.error(str(error))
+    process = init_distributed(next(iter(configs.values())).train.device)
+    fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[process.device.type])
+    for path, given in configs.items():
+        cfg = trial.with_batch(given, args.batch * process.world)
+        warmup = cfg.data.prefetch + 2 if args.warmup is None else args.warmup
+        try:
+            result = trial.run(cfg, process, args.steps, warmup)
+        except ValueError as error:
+            parser.error(f"{path}: {error}")
+        rate = matmul_rate(process.device, torch.float32 if result.precision == "fp32" else torch.bfloat16)
+        if process.rank == 0:
+            figures = row(path, cfg, result, rate, args.images, args.peak and args.peak * 1e12)
+            print(text(figures), flush=True)
+            if args.record:
+                record.record(figures, "hours")
+        gc.collect()  # the engine's parts refer to each other
+
+
+if __name__ == "__main__":
+    main()

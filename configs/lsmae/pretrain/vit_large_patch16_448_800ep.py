@@ -1,0 +1,19 @@
+"""Long-sequence MAE, ViT-L/16, 448 px, 800 epochs.   arXiv:2210.07224; PRETRAIN_LONG_SEQ_GPU.md, on ImageNet-1k.
+
+Published: unknown (the repository has no table of accuracies).
+Measured here: not yet.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+from fastmim.decoders import TransformerDecoder
+from fastmim.encoders import ViT
+
+base = load("vit_base_patch16_448_800ep.py")
+config = replace(
+    base,
+    encoder=ViT("vit_large_patch16_224"),
+    decoder=TransformerDecoder(dim=512, depth=8, num_heads=16),
+    run=replace(base.run, dir="runs/lsmae_vit_large_800ep"),
+)

@@ -1,0 +1,186 @@
+"""ConvMAE's hybrid of convolutional stages and a transformer. May import timm, L1 and L0."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastmim_kernels.patch_gather import patch_gather
+
+from ..tokens import Encoder, Mask, Masking, init_transformer, patchify, sincos_position_embedding, take, unpatchify
+from .dense import compute_dtype
+
+
+@dataclass(frozen=True)
+class ConvMAE(Encoder):
+    """Two stages of masked convolutions, then a ViT without class token (arXiv:2205.03892; models_convmae.py).
+
+    Patches of the product of `patch_sizes` are hidden, in every stage at once. What the stages give for a visible
+    patch is added up before the last norm.
+    """
+
+    patch_sizes: tuple[int, int, int] = (4, 2, 2)
+    """Downsampling in front of each stage; their product is the patch side in pixels."""
+    embed_dims: tuple[int, int, int] = (256, 384, 768)
+    """Width of each stage."""
+    depths: tuple[int, int, int] = (2, 2, 11)
+    """Blocks of each stage: convolutional, convolutional, transformer."""
+    num_heads: int = 12
+    """Attention heads of the transformer."""
+
+    def __post_init__(self):
+        if self.embed_dims[2] % self.num_heads or self.embed_dims[2] % 4:
+            raise ValueError(
+                f"encoder.embed_dims: the last, {self.embed_dims[2]}, must be a multiple of 4 and of "
+                f"encoder.num_heads={self.num_heads}"
+            )
+
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Raises:
+            ValueError: the image is not made of whole patches, or masks replace visible patches, for which ConvMAE has
+                no token.
+        """
+        p = math.prod(self.patch_sizes)
+        if size[0] % p or size[1] % p:
+            near = tuple(max(1, round(n / p)) * p for n in size)
+            raise ValueError(f"data.size={size} must be a multiple of ConvMAE's patch of {p} pixels: try {near}")
+        if masking.replaces:
+            raise ValueError(
+                "encoder: ConvMAE has no token for visible patches that are replaced; use UniformMasking(secondary=0)"
+            )
+        return ConvMAEEncoder(self, (size[0] // p, size[1] // p), mean, std)
+
+
+def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution whose stride is its kernel p, in each of (B, K, h, w, C) blocks: (B, K, h/p, w/p, D), one GEMM."""
+    p = conv.kernel_size[0]
+    b, k, h, w, c = x.shape
+    x = x.reshape(b, k, h // p, p, w // p, p, c).transpose(3, 4).flatten(4)
+    return F.linear(x, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Convolution, norm, GELU."""
+
+    def __init__(self, channels: int, dim: int, patch_size: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.norm(convolve(self.proj, x)))
+
+
+class ConvMlp(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.fc1 = nn.Conv2d(dim, 4 * dim, 1)
+        self.fc2 = nn.Conv2d(4 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(self.fc2, F.gelu(convolve(self.fc1, x)))
+
+
+class ConvBlock(nn.Module):
+    """A transformer block with a 5x5 depthwise convolution over visible positions as its attention."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-5)
+        self.conv1 = nn.Conv2d(dim, dim, 1)
+        self.attn = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.conv2 = nn.Conv2d(dim, dim, 1)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5)
+        self.mlp = ConvMlp(dim)
+
+    def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
+        """x: (B, K, h, w, C), the visible patches; or, without a mask, the whole image as one (K = 1)."""
+        x = x + convolve(self.conv2, self.depthwise(convolve(self.conv1, self.norm1(x)), mask))
+        return x + self.mlp(self.norm2(x))
+
+    def depthwise(self, x: Tensor, mask: Mask | None) -> Tensor:
+        """The convolution needs neighbours, so it alone sees the whole map, with zeros where patches are hidden.
+
+        It costs 25 operations a position and channel, the layers that see visible positions only several thousand.
+        """
+        if mask is None:
+            return self.attn(x[:, 0].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, None]
+        side, rows = x.shape[2], x.flatten(2)
+        index = mask.ids_keep[..., None].expand_as(rows)
+        rows = rows.new_zeros(len(rows), mask.ids.shape[1], rows.shape[2]).scatter(1, index, rows)
+        image = self.attn(unpatchify(rows, side, mask.grid).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return take(patchify(image, side), mask.ids_keep).view(x.shape)
+
+
+class ConvMAEEncoder(nn.Module):
+    """`encoder(images, mask) -> (B, K, D)`: visible patches in the order of `mask.ids_keep`.
+
+    Hidden patches reach visible ones nowhere: kernels are as large as their strides, or read zeros there. So hidden
+    ones are not computed, and the result is the official one. Parameter names are the official ones.
+    """
+
+    num_prefix_tokens = 0
+    reads = "visible"
+    merge = 1
+
+    def __init__(self, spec: ConvMAE, grid: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        (p1, p2, p3), (c1, c2, c3) = spec.patch_sizes, spec.embed_dims
+        self.grid, self.patch_size, self.embed_dim = grid, p1 * p2 * p3, c3
+        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.grad_checkpointing = False
+        self.patch_embed1 = PatchEmbed(len(mean), c1, p1)
+        self.patch_embed2 = PatchEmbed(c1, c2, p2)
+        self.patch_embed3 = PatchEmbed(c2, c3, p3)
+        self.patch_embed4 = nn.Linear(c3, c3)
+        self.stage1_output_decode = nn.Conv2d(c1, c3, p2 * p3, stride=p2 * p3)
+        self.stage2_output_decode = nn.Conv2d(c2, c3, p3, stride=p3)
+        self.pos_embed = nn.Parameter(sincos_position_embedding(c3, grid, num_prefix_tokens=0), requires_grad=False)
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.blocks1 = nn.ModuleList(ConvBlock(c1) for _ in range(spec.depths[0]))
+        self.blocks2 = nn.ModuleList(ConvBlock(c2) for _ in range(spec.depths[1]))
+        self.blocks3 = nn.ModuleList(
+            Block(c3, spec.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(spec.depths[2])
+        )
+        self.norm = norm(c3)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.apply(init_transformer)
+        nn.init.xavier_uniform_(self.patch_embed3.proj.weight.flatten(1))
+
+    def forward(self, images: Tensor, mask: Mask) -> Tensor:
+        """images: (B, H, W, C) uint8, or normalised floats."""
+        p, dtype = self.patch_size, compute_dtype(self.patch_embed4.weight)
+        patches = patch_gather(images, mask.ids_keep, p, self.mean.float(), self.std.float(), dtype)
+        return self.transform(patches.unflatten(2, (p, p, -1)), self.pos_embed[0][mask.ids_keep], mask)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, L, D) of whole, normalised (B, C, H, W) images."""
+        return self.transform(images.permute(0, 2, 3, 1)[:, None], self.pos_embed, None)
+
+    def transform(self, x: Tensor, positions: Tensor, mask: Mask | None) -> Tensor:
+        """Tokens of (B, K, h, w, C) pixels: of visible patches, or of the whole image as one (see `ConvBlock`)."""
+        x = self.run([partial(block, mask=mask) for block in self.blocks1], self.patch_embed1(x))
+        stage1 = convolve(self.stage1_output_decode, x).flatten(1, 3)
+        x = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(x))
+        stage2 = convolve(self.stage2_output_decode, x).flatten(1, 3)
+        x = self.patch_embed4(self.patch_embed3(x).flatten(1, 3)) + positions
+        return self.norm(self.run(list(self.blocks3), x) + stage1 + stage2)
+
+    def run(self, blocks: list, x: Tensor) -> Tensor:
+        """The blocks one after the other."""
+        if self.grad_checkpointing:
+            return checkpoint_seq(blocks, x)
+        for block in blocks:
+            x = block(x)
+        return x

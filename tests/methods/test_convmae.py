@@ -1,0 +1,164 @@
+"""ConvMAE against the published way, which computes hidden positions too; sizes; and what hidden pixels can reach."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench.published.convmae import ConvMaskedAutoencoder
+from fastmim.decoders import TransformerDecoder
+from fastmim.encoders import ConvMAE
+from fastmim.losses import MaskedL2
+from fastmim.masking import RandomMasking, UniformMasking
+from fastmim.mim import MIM
+from fastmim.objective import Objective
+from fastmim.targets import LowPass, NormalizedPatches
+from fastmim.tokens import Mask
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SPEC = ConvMAE(embed_dims=(8, 12, 16), depths=(2, 1, 2), num_heads=2)
+PUBLISHED = dict(
+    img_size=96,
+    embed_dims=(8, 12, 16),
+    depths=(2, 1, 2),
+    num_heads=2,
+    decoder_embed_dim=8,
+    decoder_depth=2,
+    decoder_num_heads=2,
+)
+
+
+def official_name(ours):
+    part, name = ours.split(".", 1)
+    return name if part == "encoder" or name == "mask_token" else f"decoder_{name}"
+
+
+def build(target=None, size=(96, 96)):
+    torch.manual_seed(0)
+    encoder = SPEC.build(size, MEAN, STD, RandomMasking())
+    decoder = TransformerDecoder(dim=8, depth=2, num_heads=2).build(encoder)
+    objective = Objective(target or NormalizedPatches(), MaskedL2(), 16, MEAN, STD)
+    mim = MIM(RandomMasking(), encoder, decoder, objective, seed=0)
+    for p in mim.parameters():
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.2)
+    return mim
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(1)
+    return torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+
+
+@pytest.fixture
+def mask():
+    return RandomMasking()(0, torch.arange(3), (6, 6), 16)
+
+
+@pytest.mark.parametrize(("target", "radius"), [(NormalizedPatches(), None), (LowPass(10), 10)])
+def test_ours_equals_the_published_way(images, mask, target, radius):
+    ours = build(target)
+    published = ConvMaskedAutoencoder(**PUBLISHED, radius=radius)
+    missing, unexpected = published.load_state_dict(
+        {official_name(k): v for k, v in ours.state_dict().items()}, strict=False
+    )
+    assert missing == (["filter.low_pass_filter"] if radius else []) and not unexpected
+    pixels = ours.objective.normalize(images).permute(0, 3, 1, 2)
+    noise = mask.ids.argsort(dim=1).float()
+    latent = ours.encoder(images, mask)
+    torch.testing.assert_close(latent, published.forward_encoder(pixels, noise)[0], rtol=0, atol=1e-4)
+    loss = ours.objective(ours.predict(images, mask), images, mask)
+    expected, _, _ = published(pixels, noise)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    loss.backward()
+    expected.backward()
+    gradients = {official_name(k): p.grad for k, p in ours.named_parameters()}
+    for name, p in published.named_parameters():
+        if p.requires_grad:
+            scale = p.grad.abs().max().item()
+            torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale, msg=name)
+
+
+def test_hidden_pixels_reach_nothing_visible(images, mask):
+    encoder = build().encoder
+    latent = encoder(images, mask)
+    other = torch.where(mask.hidden_map((96, 96))[..., None], torch.randint_like(images, 256), images)
+    assert not torch.equal(other, images) and torch.equal(encoder(other, mask), latent)
+
+
+def test_features_are_those_of_nothing_hidden(images):
+    """Of a rectangle, in any order of its patches."""
+    mim = build(size=(64, 96))
+    images = images[:, :64]
+    mask = Mask(torch.rand(3, 24).argsort(dim=1), 24, (4, 6))
+    features = mim.encoder.features(mim.objective.normalize(images).permute(0, 3, 1, 2))
+    assert features.shape == (3, 24, 16)
+    expected = features.gather(1, mask.ids[..., None].expand_as(features))
+    torch.testing.assert_close(mim.encoder(images, mask), expected, rtol=0, atol=1e-4)
+
+
+def test_activation_checkpointing_changes_nothing(images, mask):
+    mim = build()
+    losses = []
+    for on in (False, True):
+        mim.encoder.grad_checkpointing = on
+        loss = mim.objective(mim.predict(images, mask), images, mask)
+        losses.append((loss, torch.autograd.grad(loss, mim.encoder.patch_embed1.proj.weight, allow_unused=False)[0]))
+    assert torch.equal(losses[0][0], losses[1][0]) and torch.equal(losses[0][1], losses[1][1])
+
+
+def test_uniform_masks_work_and_secondary_ones_are_refused(images):
+    masking = UniformMasking(secondary=0)
+    encoder = SPEC.build((96, 96), MEAN, STD, masking)
+    assert encoder(images, masking(0, torch.arange(3), (6, 6), 16)).shape == (3, 9, 16)
+    with pytest.raises(ValueError, match=r"UniformMasking\(secondary=0\)"):
+        SPEC.build((96, 96), MEAN, STD, UniformMasking())
+
+
+def test_refused_sizes():
+    with pytest.raises(ValueError, match=r"patch of 16 pixels: try \(96, 96\)"):
+        SPEC.build((96, 100), MEAN, STD, RandomMasking())
+    with pytest.raises(ValueError, match="encoder.num_heads=5"):
+        replace(SPEC, num_heads=5)
+
+
+def test_published_sizes():
+    """The sheet's parameter counts, in millions, with the fixed position tables: 84.6 + 4.33 + 26.1 = 115.0."""
+    with torch.device("meta"):
+        encoder = ConvMAE().build((224, 224), MEAN, STD, RandomMasking())
+        decoder = TransformerDecoder().build(encoder)
+    counts = {}
+    for name, p in [*encoder.named_parameters(), *(("decoder", p) for p in decoder.parameters())]:
+        part = "fusion" if "output_decode" in name else "decoder" if name == "decoder" else "encoder"
+        counts[part] = counts.get(part, 0) + p.numel() / 1e6
+    assert {part: round(count, 2) for part, count in counts.items()} == {
+        "encoder": 84.61,
+        "fusion": 4.33,
+        "decoder": 26.11,
+    }
+
+
+def test_initialisation():
+    """Xavier on the flattened third patch embedding and on linear layers; torch's own on the other convolutions."""
+    torch.manual_seed(0)
+    encoder = ConvMAE(embed_dims=(64, 96, 128), depths=(1, 1, 1), num_heads=2).build(
+        (32, 32), MEAN, STD, RandomMasking()
+    )
+
+    def bound(out_features, in_features):
+        return (6 / (out_features + in_features)) ** 0.5
+
+    state = encoder.state_dict()
+    expected = {
+        "patch_embed3.proj": bound(128, 96 * 4),
+        "patch_embed4": bound(128, 128),
+        "blocks3.0.mlp.fc1": bound(512, 128),
+        "patch_embed2.proj": (64 * 4) ** -0.5,
+        "blocks1.0.conv1": 64**-0.5,
+        "blocks2.0.attn": 25**-0.5,
+        "stage1_output_decode": (64 * 16) ** -0.5,
+    }
+    for name, limit in expected.items():
+        assert state[f"{name}.weight"].abs().max().item() == pytest.approx(limit, rel=0.02), name
+    assert not state["patch_embed4.bias"].any() and state["blocks1.0.conv1.bias"].any()
