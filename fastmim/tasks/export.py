@@ -134,7 +134,7 @@ def _problem(config: Config, mim: MIM, folder: Path) -> str | None:
     ours = encoder.features(pixels)
     if config.encoder.timm(config.data.size):
         copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        theirs = _tokens(copy.forward_features(pixels), config.encoder.timm_layout)
+        theirs = config.encoder.timm_tokens(copy, pixels)
     else:
         theirs = load_encoder(folder).features(pixels)
     if not torch.equal(ours, theirs):
@@ -147,10 +147,3 @@ def _problem(config: Config, mim: MIM, folder: Path) -> str | None:
     if not difference <= TOLERANCE:  # NaN is refused too
         return f"training's forward gives other features (largest difference {difference:.3g} of their scale)"
     return None
-
-
-def _tokens(features: Tensor, layout: str) -> Tensor:
-    """timm's features as (B, N, D)."""
-    if layout == "NCHW":
-        return features.flatten(2).transpose(1, 2)
-    return features.flatten(1, 2) if layout == "NHWC" else features
