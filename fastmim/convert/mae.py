@@ -1,9 +1,66 @@
-"""Names of facebookresearch/mae's checkpoints, whole or of an encoder alone. May import L3 and below."""
+"""The checkpoints of facebookresearch/mae and long_seq_mae, whole or encoder only. May import L3 and below."""
 
 from __future__ import annotations
 
-from . import sizes
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ..config import Config, Data
+from ..data.crops import RandomResizedCrop
+from ..decoders import TransformerDecoder
+from ..encoders import ViT
+from ..losses import MaskedL2
+from ..masking import JointMasking, RandomMasking
+from ..targets import NormalizedPatches
 from .format import Format, Rule
+
+# Heads cannot be seen in shapes. timm's names stand for the published ones, by width.
+MODELS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+DECODER_HEADS = {384: 12, 512: 16}
+LONG_GRID = 28  # of all of long_seq_mae, which hides blocks of 2x2 patches; of no published MAE
+
+
+def vit_config(state: dict[str, Tensor], **parts: Any) -> Config:
+    """The configuration of MAE, or long-sequence MAE, for a ViT of these weights; `parts` replace those.
+
+    Raises:
+        ValueError: a width that none of the papers has, a grid that is no square, or channels other than 3.
+    """
+    weight, positions = state.get("encoder.patch_embed.proj.weight"), state.get("encoder.pos_embed")
+    if weight is None or positions is None:
+        raise ValueError("the file lacks the patch embedding or the position embedding, which tell the sizes")
+    (dim, channels, patch_size, _), side = weight.shape, math.isqrt(positions.shape[1] - 1)
+    if dim not in MODELS or channels != 3 or side**2 + 1 != positions.shape[1]:
+        raise ValueError(
+            f"the file's shapes (width {dim}, {channels} channels, {positions.shape[1]} positions) are of none of the "
+            f"published models (widths {', '.join(map(str, MODELS))}; 3 channels; a square image and a class token)"
+        )
+    published = 14 if dim == 1280 else 16
+    name = f"vit_{MODELS[dim]}_patch{published}_224"
+    depth = _depth(state, "encoder.blocks.")
+    encoder = ViT(name, patch_size=None if patch_size == published else patch_size, depth=depth)
+    decoder = TransformerDecoder()
+    if depth := _depth(state, "decoder.blocks."):
+        dim = state["decoder.embed.weight"].shape[0] if "decoder.embed.weight" in state else decoder.dim
+        if dim not in DECODER_HEADS:
+            raise ValueError(f"the heads of a decoder of width {dim} cannot be told from the file's shapes")
+        decoder = TransformerDecoder(dim=dim, depth=depth, num_heads=DECODER_HEADS[dim])
+    mae = {
+        "masking": JointMasking() if side == LONG_GRID else RandomMasking(),
+        "encoder": encoder,
+        "decoder": decoder,
+        "target": NormalizedPatches(),
+        "loss": MaskedL2(),
+        "data": Data(crop=RandomResizedCrop(scale=(0.2, 1.0)), size=(side * patch_size, side * patch_size)),
+    }
+    return Config(**mae | parts)
+
+
+def _depth(state: dict[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+
 
 ENCODER = (
     Rule("cls_token", "encoder.cls_token"),
@@ -19,10 +76,10 @@ DECODER = (
 )
 FORMATS = (
     Format(
-        name="MAE (facebookresearch/mae)",
+        name="MAE (facebookresearch/mae, long_seq_mae)",
         container="model",
         marks=(r"cls_token", r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight"),
         rules=ENCODER + DECODER,
-        config=sizes.mae,
+        config=vit_config,
     ),
 )

@@ -15,13 +15,16 @@ from torch import Tensor
 
 from ..config import Config
 from ..mim import MIM
-from . import a2mim_vit, mae, simmim
+from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_position_embedding, resize_relative_bias
 
 # More special ones first: a MAE's names are among those of formats derived from it.
-FORMATS: tuple[Format, ...] = (*simmim.FORMATS, *a2mim_vit.FORMATS, *mae.FORMATS)
+FORMATS: tuple[Format, ...] = (
+    *simmim.FORMATS, *a2mim_vit.FORMATS, *a2mim.FORMATS, *pixmim.FORMATS, *convmae.FORMATS, *um_mae.FORMATS,
+    *mae.FORMATS,
+)  # fmt: skip
 
 
 @dataclass
