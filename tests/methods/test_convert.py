@@ -12,6 +12,7 @@ from fastmim import checkpoint, cli
 from fastmim.config import from_json, load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
+from fastmim.targets import LowPass
 from fastmim.tasks.pretrain import PARTS, build
 from fastmim.tokens import Mask, patchify, take
 
@@ -40,11 +41,7 @@ def official_file(name: str) -> OfficialFile:
         e["key"]: torch.tensor(1.0 + i, dtype=getattr(torch, e["dtype"])).expand(e["shape"])
         for i, e in enumerate(entries)
     }
-    return OfficialFile("model" if "model" in official_container(entries) else "state_dict", state, {})
-
-
-def official_container(entries) -> str:
-    return "state_dict" if any(e["key"].startswith("backbone.") for e in entries) else "model"
+    return OfficialFile("state_dict" if any(e["key"].startswith("backbone.") for e in entries) else "model", state, {})
 
 
 @pytest.fixture
@@ -112,7 +109,10 @@ def test_key_lists_there_and_back(name):
 def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
     data, state, file, config_file = tiny_mae
     out = convert(file, tmp_path / "run", "--config", config_file)
-    assert f"MAE (facebookresearch/mae): {len(state)} tensors matched" in out and "not kept: epoch, optimizer" in out
+    assert (
+        f"MAE (facebookresearch/mae, long_seq_mae): {len(state)} tensors matched" in out
+        and "not kept: epoch, optimizer" in out
+    )
     _, mim = weights(tmp_path / "run")
     mask = Mask(data["noise"].argsort(dim=1), 9, (6, 6))
     with torch.no_grad():
@@ -182,6 +182,20 @@ def test_another_image_size(tiny_mae, tmp_path, convert):
     assert torch.equal(mim.encoder.pos_embed[:, :1], state["pos_embed"][:, :1])
 
 
+def test_the_format_to_write(tiny_mae):
+    """PixMIM's model is MAE's, with a filter in the file."""
+    config = load(tiny_mae[3])
+    assert official.choose(build(config), None).name.startswith("MAE (")
+    assert official.choose(build(config), "mae").name.startswith("MAE (")
+    pixmim = build(replace(config, target=LowPass()))
+    with pytest.raises(ValueError, match="2 official formats fit; .* PixMIM .*; MAE"):
+        official.choose(pixmim, None)
+    state, _ = official.to_official(official.choose(pixmim, "mmselfsup"), pixmim)
+    with pytest.raises(ValueError, match="no place for any tensor"):
+        official.to_official(official.choose(pixmim, "SimMIM Swin (micro"), pixmim)
+    assert state["target_generator.low_pass_filter"].shape == (3, 96, 96)
+
+
 def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, convert):
     _, state, file, config_file = tiny_mae
     run = tmp_path / "run"
@@ -196,6 +210,7 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     assert not run.exists()
     convert(file, run, "--config", config_file)
     assert "holds checkpoints already" in refusal(file, run, "--config", config_file)
-    assert "SimMIM Swin (microsoft/SimMIM); " in refusal(run, tmp_path / "back.pth", "--format", "mea")
+    assert "no official formats fit" in refusal(run, tmp_path / "back.pth", "--format", "mea")
+    assert "of: UM-MAE ViT (implus/UM-MAE); UM-MAE Swin" in refusal(run, tmp_path / "back.pth", "--format", "um-mae")
     assert "leave --config and --size out" in refusal(run, tmp_path / "back.pth", "--size", "32", "32")
     assert not (tmp_path / "back.pth").exists()
