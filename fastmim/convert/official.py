@@ -22,9 +22,14 @@ from .resize import resize_position_embedding, resize_relative_bias
 
 # More special ones first: a MAE's names are among those of formats derived from it.
 FORMATS: tuple[Format, ...] = (
-    *simmim.FORMATS, *a2mim_vit.FORMATS, *a2mim.FORMATS, *pixmim.FORMATS, *convmae.FORMATS, *um_mae.FORMATS,
+    *pixmim.FORMATS,
+    *convmae.FORMATS,
+    *um_mae.FORMATS,
+    *simmim.FORMATS,
+    *a2mim.FORMATS,
+    *a2mim_vit.FORMATS,
     *mae.FORMATS,
-)  # fmt: skip
+)
 
 
 @dataclass
