@@ -105,7 +105,8 @@ def convert(
             in a file: models of other widths than the published ones need it.
         size: height and width, pixels, of the images that the model will see; default the configuration's. Position
             embeddings and relative-bias tables are resized.
-        format: official format to write; default the only one that fits.
+        format: official format to write, by a part of its name; default the one the weights came from, or the only one
+            that fits.
     """
     if source.is_dir():
         if config or size:
@@ -142,7 +143,9 @@ def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[
         raise ValueError(f"{file}: {error}") from error
     config = replace(config, run=replace(config.run, dir=str(run)))
     try:
-        checkpoint.save(run / "checkpoints", 0, {"model": state}, {"config": to_json(config)}, keep=1)
+        checkpoint.save(
+            run / "checkpoints", 0, {"model": state}, {"config": to_json(config), "official": fmt.name}, keep=1
+        )
     except checkpoint.CheckpointError as error:
         raise OSError(error) from error
     print("\n".join(account.lines("not in the file, so initialised", "in the file, but not in this model")))
@@ -158,7 +161,7 @@ def _to_official(run: Path, file: Path, name: str | None) -> None:
     config, loaded = _open(run)
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
-    fmt = official.choose(mim, name)
+    fmt = official.choose(mim, name or loaded.meta.get("official"))
     state, account = official.to_official(fmt, mim)
     official.write_official(file, fmt.container, state)
     print("\n".join(account.lines("", "without a place in the file, so lost")))

@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from ..config import Config
+from ..decoders import LinearHead
+from ..encoders import ConvNeXt, ResNet
+from ..losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, WithFourier
 from .format import Format, Rule
+from .shapes import State, count, shape
+from .simmim import config
+
+# Depths by timm's name; the narrow ones have blocks of two convolutions.
+RESNETS = {
+    (2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152",
+    (3, 24, 36, 3): "resnet200",
+}  # fmt: skip
+SIZE = 224  # of the published models; convolutions do not tell
+
+
+def conv_config(state: State) -> Config:
+    """A2MIM, or SimMIM, on a ResNet or ConvNeXt of these weights.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    prefix = "encoder.backbone."
+    own: dict[str, Any] = {"token": "gated" if "encoder.token.mask_gamma" in state else "add", "fill": "mean"}
+    width = shape(state, "encoder.token.mask_token")[-1]
+    if f"{prefix}conv1.weight" in state:
+        depths = tuple(count(state, f"{prefix}layer{i}.") for i in range(1, 5))
+        name = RESNETS.get(depths)
+        if name is None or (f"{prefix}layer1.0.conv3.weight" in state) != (name != "resnet18"):
+            raise ValueError(f"a ResNet of {depths} blocks is none of {', '.join(RESNETS.values())}")
+        dims = [shape(state, f"{prefix}layer{i}.0.conv1.weight")[1] for i in range(1, 5)]
+        encoder = ResNet(name, token_layer=dims.index(width), **own)
+        channels = shape(state, f"{prefix}conv1.weight")[1]
+        fourier = FocalFrequency() if name == "resnet50" else ComplexFocalL1()
+        loss = WithFourier(MaskedFocalL1(), fourier, weight=0.5 if name == "resnet50" else 0.1, visible_weight=0.001)
+    else:
+        depths = tuple(count(state, f"{prefix}stages.{i}.blocks.") for i in range(4))
+        dims = [shape(state, f"{prefix}stages.{i}.blocks.0.norm.weight")[0] for i in range(4)]
+        encoder = ConvNeXt(depths=depths, dims=tuple(dims), token_layer=dims.index(width), **own)
+        channels, loss = shape(state, f"{prefix}stem.0.weight")[1], MaskedFocalL1()
+    return config(encoder, SIZE, channels, 0.8, decoder=LinearHead(init="trunc_normal"), loss=loss)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -39,10 +81,11 @@ def _format(method: str, network: str) -> Format:
     neck = {"A2MIM": "neck.decoder_pred.0", "SimMIM": "neck.decoder.0"}[method]
     head = (Rule(f"{neck}.weight", "decoder.weight", _flat, _square), Rule(f"{neck}.bias", "decoder.bias"))
     return Format(
-        name=f"{method}, {network} (Westlake-AI/openmixup)",
+        name=f"{method} {network} (Westlake-AI/openmixup)",
         container="state_dict",
         marks=(MARKS[network], neck.replace(".", r"\.") + r"\.weight"),
         rules=TOKEN + head + {"ResNet": RESNET, "ConvNeXt": CONVNEXT}[network],
+        config=conv_config,
     )
 
 

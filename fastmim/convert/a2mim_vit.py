@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from ..config import Config
+from ..decoders import LinearHead
+from ..losses import FocalFrequency, MaskedL1, WithFourier
+from ..mim import MIM
 from .format import Format, Rule
-from .simmim import add_axis, as_convolution, as_linear, drop_axis
+from .shapes import State, shape
+from .simmim import add_axis, as_convolution, as_linear, beit, config, drop_axis
+
+
+def vit_config(state: State) -> Config:
+    """A2MIM on a ViT of these weights. The SimMIM baseline's are the same: only its configuration tells them apart.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    table = shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table")
+    own = {"absolute_pos": True, "shared_bias": False, "init": "a2mim", "fill": "mean", "token": "add"}
+    loss = WithFourier(spatial=MaskedL1(), fourier=FocalFrequency(batch=128), weight=0.1)
+    return config(*beit(state, table, **own), decoder=LinearHead(init="trunc_normal"), loss=loss)
+
+
+def derived(mim: MIM) -> dict[str, Tensor]:
+    """The table that every block's official attention saves."""
+    buffers = mim.encoder.backbone.blocks.named_buffers(prefix="backbone.layers")
+    return {name: t for name, t in buffers if name.endswith(".relative_position_index")}
+
 
 FORMATS = (
     Format(
@@ -34,5 +60,7 @@ FORMATS = (
             Rule("neck.decoder_pred.0.bias", "decoder.bias"),
         ),
         ignored=(r".*\.relative_position_index",),
+        config=vit_config,
+        derived=derived,
     ),
 )

@@ -42,7 +42,7 @@ def convmae_config(state: dict[str, Tensor]) -> Config:
 
 FORMATS = (
     Format(
-        name="Alpha-VL/ConvMAE",
+        name="ConvMAE (Alpha-VL/ConvMAE)",
         container="model",
         marks=(r"patch_embed4\.weight", r"blocks1\.0\.attn\.weight", r"blocks3\.0\.attn\.qkv\.weight"),
         rules=(

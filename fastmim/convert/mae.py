@@ -76,7 +76,7 @@ DECODER = (
 )
 FORMATS = (
     Format(
-        name="facebookresearch/mae",
+        name="MAE (facebookresearch/mae, long_seq_mae)",
         container="model",
         marks=(r"cls_token", r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight"),
         rules=ENCODER + DECODER,

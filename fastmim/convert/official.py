@@ -62,7 +62,7 @@ def recognise(file: OfficialFile) -> Format:
         if file.container in (fmt.container, None) and fmt.recognises(file.state):
             return fmt
     names = ", ".join(list(file.state)[:3])
-    known = ", ".join(fmt.name for fmt in FORMATS)
+    known = "; ".join(fmt.name for fmt in FORMATS)
     raise ValueError(f"its names ({names}, ...) are of no format known here: {known}")
 
 
@@ -125,33 +125,43 @@ def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, 
 
 
 def to_official(fmt: Format, mim: MIM) -> tuple[dict[str, Tensor], Account]:
-    """The official state of `mim`, with the tensors that the official code derives and stores."""
+    """The official state of `mim`, with the tensors that the official code derives and stores.
+
+    Raises:
+        ValueError: the parts of `mim` do not allow those.
+    """
     official, unmatched = fmt.to_official(mim.state_dict())
+    if not official:
+        raise ValueError(f"{fmt.name} has no place for any tensor of this model")
     derived = fmt.derived(mim) if fmt.derived else {}
     account = Account(fmt.name, len(official), derived=list(derived), unmatched=unmatched)
     return official | derived, account
 
 
 def choose(mim: MIM, name: str | None) -> Format:
-    """The format called `name`, or without one the only format that has a place for all of `mim`.
+    """The format whose name has `name` in it, or without one the only format that has a place for all of `mim`.
 
     Raises:
-        ValueError: no format of this name, or none or several that fit.
+        ValueError: no format, or several, of this name, or that fit.
     """
     if name is not None:
-        named = [fmt for fmt in FORMATS if fmt.name == name]
-        if not named:
-            raise ValueError(f"--format: expected one of {', '.join(fmt.name for fmt in FORMATS)}, got {name}")
-        return named[0]
-    fitting = []
-    for fmt in FORMATS:
-        official, unmatched = fmt.to_official(mim.state_dict())
-        if not unmatched and fmt.recognises(official):
-            fitting.append(fmt)
-    if len(fitting) != 1:
-        known = ", ".join(fmt.name for fmt in fitting or FORMATS)
-        raise ValueError(f"{len(fitting) or 'no'} official formats fit this model: choose with --format one of {known}")
-    return fitting[0]
+        found = [fmt for fmt in FORMATS if name.lower() in (fmt.name.lower(), fmt.name.lower().partition(" (")[0])]
+        found = found or [fmt for fmt in FORMATS if name.lower() in fmt.name.lower()]
+    else:
+        found = [fmt for fmt in FORMATS if _fits(fmt, mim)]
+    if len(found) != 1:
+        known = "; ".join(fmt.name for fmt in found or FORMATS)
+        raise ValueError(f"{len(found) or 'no'} official formats fit; name one with --format, of: {known}")
+    return found[0]
+
+
+def _fits(fmt: Format, mim: MIM) -> bool:
+    if fmt.to_official(mim.state_dict())[1]:
+        return False
+    try:
+        return fmt.recognises(to_official(fmt, mim)[0])
+    except ValueError:  # what it derives is not of this model
+        return False
 
 
 def write_official(path: Path, container: str, state: dict[str, Tensor]) -> None:

@@ -61,7 +61,7 @@ RULES = (
 )
 FORMATS = (
     Format(
-        name="open-mmlab/mmselfsup PixMIM",
+        name="PixMIM (open-mmlab/mmselfsup)",
         container="state_dict",
         marks=(r"backbone\.cls_token", r"neck\.decoder_embed\.weight", r"target_generator\.low_pass_filter"),
         rules=RULES,

@@ -2,9 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from ..config import Config
+from ..data.crops import RandomResizedCrop
+from ..decoders import LinearHead
+from ..encoders import BEiT, Swin
+from ..losses import MaskedL1
+from ..masking import BlockMasking
+from ..mim import MIM
+from ..targets import Pixels
+from ..tokens import Encoder
 from .format import Format, Rule
+from .shapes import State, count, root, shape, square
+
+
+def swin_config(state: State) -> Config:
+    """SimMIM on a Swin of these weights, for images that are one window in the last stage, as all published ones are.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    prefix, tables = "encoder.backbone.", []
+    dim, channels, patch_size, _ = shape(state, f"{prefix}patch_embed.proj.weight")
+    depths = tuple(count(state, f"{prefix}layers.{i}.blocks.") for i in range(count(state, f"{prefix}layers.")))
+    for i in range(len(depths)):
+        tables.append(shape(state, f"{prefix}layers.{i}.blocks.0.attn.relative_position_bias_table"))
+    window, last = ((root(tables[i][0]) + 1) // 2 for i in (0, -1))
+    heads = tuple(heads for _, heads in tables)
+    sizes = {"window": window, "patch_size": patch_size, "embed_dim": dim, "depths": depths, "num_heads": heads}
+    encoder = Swin("swin_base_patch4_window7_224", **sizes)
+    return config(encoder, (last * patch_size) << (len(depths) - 1), channels)
+
+
+def vit_config(state: State) -> Config:
+    """SimMIM on a ViT of these weights.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    table = shape(state, "encoder.backbone.rel_pos_bias.relative_position_bias_table")
+    return config(*beit(state, table, shared_bias=True))
+
+
+def beit(state: State, table: list[int], **own: Any) -> tuple[BEiT, int, int]:
+    """(encoder, image side, channels) of a ViT of these weights with a relative-bias table of this shape.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    prefix = "encoder.backbone."
+    dim, channels, patch_size, _ = shape(state, f"{prefix}patch_embed.proj.weight")
+    encoder = BEiT(
+        "beit_base_patch16_224",
+        patch_size=patch_size,
+        depth=count(state, f"{prefix}blocks."),
+        embed_dim=dim,
+        num_heads=table[1],
+        mlp_ratio=shape(state, f"{prefix}blocks.0.mlp.fc1.weight")[0] / dim,
+        **own,
+    )
+    return encoder, (root(table[0] - 3) + 1) // 2 * patch_size, channels
+
+
+def config(encoder: Encoder, side: int, channels: int, crop_scale: float = 0.67, **parts: Any) -> Config:
+    """SimMIM's configuration; `parts` take the place of its own.
+
+    Raises:
+        ValueError: channels other than 3.
+    """
+    crop = RandomResizedCrop(scale=(crop_scale, 1.0), interpolation="bilinear")
+    method = {"masking": BlockMasking(), "decoder": LinearHead(), "target": Pixels(), "loss": MaskedL1()}
+    return Config(encoder=encoder, data=square(side, channels, crop), **method | parts)
 
 
 def drop_axis(token: Tensor) -> Tensor:
@@ -25,6 +96,12 @@ def as_linear(weight: Tensor) -> Tensor:
 def as_convolution(weight: Tensor) -> Tensor:
     """(P, D) to (P, D, 1, 1)."""
     return weight[..., None, None]
+
+
+def derived(mim: MIM) -> dict[str, Tensor]:
+    """The tables that the official code saves too; timm's are the same, but not saved."""
+    buffers = mim.encoder.backbone.named_buffers(prefix="encoder")
+    return {name: t for name, t in buffers if name.endswith((".relative_position_index", ".attn_mask"))}
 
 
 HEAD = (
@@ -76,6 +153,8 @@ FORMATS = (
         marks=(r"encoder\.mask_token", r"encoder\.layers\.0\.blocks\.0\.attn\.relative_position_bias_table"),
         rules=HEAD + SWIN,
         ignored=(r".*\.relative_position_index", r".*\.attn_mask"),
+        config=swin_config,
+        derived=derived,
     ),
     Format(
         name="SimMIM ViT (microsoft/SimMIM)",
@@ -83,5 +162,7 @@ FORMATS = (
         marks=(r"encoder\.mask_token", r"encoder\.rel_pos_bias\.relative_position_bias_table"),
         rules=HEAD + VIT,
         ignored=(r".*\.relative_position_index",),
+        config=vit_config,
+        derived=derived,
     ),
 )

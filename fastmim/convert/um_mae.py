@@ -93,7 +93,7 @@ SWIN_MARK, PVT_MARK = r"blocks\.0\.attn\.posmlp\.0\.weight", r"blocks\.0\.attn\.
 # Those of UM-MAE come first: their names hold all marks of the SimMIM forms.
 FORMATS = (
     Format(
-        name="implus/UM-MAE/vit",
+        name="UM-MAE ViT (implus/UM-MAE)",
         container="model",
         marks=(r"cls_token", r"vis_mask_token"),
         rules=SECONDARY + ENCODER + DECODER,
@@ -101,22 +101,22 @@ FORMATS = (
     ),
     *(
         Format(
-            name=f"implus/UM-MAE/{name}",
+            name=f"UM-MAE {name} (implus/UM-MAE)",
             container="model",
             marks=(mark, r"decoder_embed\.weight"),
             rules=SECONDARY + PYRAMID + DECODER,
             config=um_config,
         )
-        for name, mark in (("swin", SWIN_MARK), ("pvt", PVT_MARK))
+        for name, mark in (("Swin", SWIN_MARK), ("PVT", PVT_MARK))
     ),
     *(
         Format(
-            name=f"implus/UM-MAE/simmim_{name}",
+            name=f"SimMIM {name} (implus/UM-MAE)",
             container="model",
             marks=(mark, r"mask_token", r"decoder_pred\.weight"),
             rules=SIMMIM + PYRAMID,
             config=um_config,
         )
-        for name, mark in (("swin", SWIN_MARK), ("pvt", PVT_MARK))
+        for name, mark in (("Swin", SWIN_MARK), ("PVT", PVT_MARK))
     ),
 )

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.published import simmim as published_simmim
 from fastmim import checkpoint, cli
 from fastmim.config import from_json, load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
+from fastmim.targets import LowPass
 from fastmim.tasks.pretrain import PARTS, build
-from fastmim.tokens import Mask
+from fastmim.tokens import Mask, patchify, take
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEY_LISTS = {path.stem: path for path in sorted((GOLDEN / "state_dict_keys").glob("*.json"))}
@@ -39,11 +41,7 @@ def official_file(name: str) -> OfficialFile:
         e["key"]: torch.tensor(1.0 + i, dtype=getattr(torch, e["dtype"])).expand(e["shape"])
         for i, e in enumerate(entries)
     }
-    return OfficialFile("model" if "model" in official_container(entries) else "state_dict", state, {})
-
-
-def official_container(entries) -> str:
-    return "state_dict" if any(e["key"].startswith("backbone.") for e in entries) else "model"
+    return OfficialFile("state_dict" if any(e["key"].startswith("backbone.") for e in entries) else "model", state, {})
 
 
 @pytest.fixture
@@ -111,7 +109,10 @@ def test_key_lists_there_and_back(name):
 def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
     data, state, file, config_file = tiny_mae
     out = convert(file, tmp_path / "run", "--config", config_file)
-    assert f"facebookresearch/mae: {len(state)} tensors matched" in out and "not kept: epoch, optimizer" in out
+    assert (
+        f"MAE (facebookresearch/mae, long_seq_mae): {len(state)} tensors matched" in out
+        and "not kept: epoch, optimizer" in out
+    )
     _, mim = weights(tmp_path / "run")
     mask = Mask(data["noise"].argsort(dim=1), 9, (6, 6))
     with torch.no_grad():
@@ -124,6 +125,29 @@ def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
     assert back.keys() == {"model"} and back["model"].keys() == state.keys()
     assert all(torch.equal(back["model"][name], tensor) for name, tensor in state.items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pth", "config.py", "mae.pth", "run"]
+
+
+def test_the_tiny_swin_through_the_command(golden, tmp_path, convert):
+    """Its sizes and heads are read from the tables; the tables that only the official code saves come back too."""
+    data = golden("forward_simmim_swin_ms_tiny")
+    state = {name[3:]: tensor for name, tensor in data.items() if name.startswith("sd/")}
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    out = convert(tmp_path / "swin.pth", tmp_path / "run")
+    assert "not in the file" not in out and "not in this model" not in out
+    config, mim = weights(tmp_path / "run")
+    hidden = data["mask"][:, ::8, ::8].flatten(1)
+    mask = Mask(hidden.argsort(dim=1, stable=True), 3, (3, 3))
+    with torch.no_grad():
+        pred = mim.predict(data["img"].permute(0, 2, 3, 1), mask)
+    expected = take(patchify(data["pred"].permute(0, 2, 3, 1), 32), mask.ids_hidden)
+    torch.testing.assert_close(pred, expected, rtol=0, atol=1e-4)
+
+    convert(tmp_path / "run", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    official_state = published_simmim.from_config(config).state_dict()  # its buffers are computed the official way
+    assert back.keys() == official_state.keys()
+    for name, tensor in back.items():
+        assert torch.equal(tensor, state.get(name, official_state[name])), name
 
 
 def test_every_name_is_accounted_for(tiny_mae, tmp_path, convert):
@@ -158,6 +182,20 @@ def test_another_image_size(tiny_mae, tmp_path, convert):
     assert torch.equal(mim.encoder.pos_embed[:, :1], state["pos_embed"][:, :1])
 
 
+def test_the_format_to_write(tiny_mae):
+    """PixMIM's model is MAE's, with a filter in the file."""
+    config = load(tiny_mae[3])
+    assert official.choose(build(config), None).name.startswith("MAE (")
+    assert official.choose(build(config), "mae").name.startswith("MAE (")
+    pixmim = build(replace(config, target=LowPass()))
+    with pytest.raises(ValueError, match="2 official formats fit; .* PixMIM .*; MAE"):
+        official.choose(pixmim, None)
+    state, _ = official.to_official(official.choose(pixmim, "mmselfsup"), pixmim)
+    with pytest.raises(ValueError, match="no place for any tensor"):
+        official.to_official(official.choose(pixmim, "SimMIM Swin (micro"), pixmim)
+    assert state["target_generator.low_pass_filter"].shape == (3, 96, 96)
+
+
 def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, convert):
     _, state, file, config_file = tiny_mae
     run = tmp_path / "run"
@@ -172,6 +210,7 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     assert not run.exists()
     convert(file, run, "--config", config_file)
     assert "holds checkpoints already" in refusal(file, run, "--config", config_file)
-    assert "facebookresearch/mae, got mea" in refusal(run, tmp_path / "back.pth", "--format", "mea")
+    assert "no official formats fit" in refusal(run, tmp_path / "back.pth", "--format", "mea")
+    assert "of: UM-MAE ViT (implus/UM-MAE); UM-MAE Swin" in refusal(run, tmp_path / "back.pth", "--format", "um-mae")
     assert "leave --config and --size out" in refusal(run, tmp_path / "back.pth", "--size", "32", "32")
     assert not (tmp_path / "back.pth").exists()

@@ -148,7 +148,7 @@ def test_ours_equals_the_published_way():
     ours, published = build(config), pixmim.from_config(config, "explicit")
     for p in published.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "open-mmlab/mmselfsup PixMIM"]
+    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "PixMIM (open-mmlab/mmselfsup)"]
     state, account = official.to_ours(fmt, published.state_dict(), ours)
     assert not account.missing and not account.unmatched and account.derived == ["target_generator.low_pass_filter"]
     ours.load_state_dict(state)
@@ -175,7 +175,7 @@ def test_position_tables_are_loaded_not_regenerated():
     table = sincos_position_embedding(16, (3, 3), num_prefix_tokens=1)
     rows_first = torch.cat([table[:, :1], table[:, 1:].unflatten(1, (3, 3)).transpose(1, 2).flatten(1, 2)], dim=1)
     assert torch.equal(rows_first[..., :8], table[..., 8:]) and not torch.equal(rows_first, table)
-    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "open-mmlab/mmselfsup PixMIM"]
+    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "PixMIM (open-mmlab/mmselfsup)"]
     state, _ = fmt.to_ours({"backbone.pos_embed": rows_first, "neck.decoder_pos_embed": 2 * rows_first})
     assert torch.equal(state["encoder.pos_embed"], rows_first)
     assert torch.equal(state["decoder.pos_embed"], 2 * rows_first)
