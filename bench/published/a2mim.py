@@ -180,14 +180,21 @@ class Bottleneck(nn.Module):
 class ResNet(MaskToken):
     """ResNet v1b (the stride in the 3x3 convolution); the token joins before `layer{mask_layer + 1}`."""
 
-    def __init__(self, depths: tuple[int, ...] = (3, 4, 6, 3), mask_layer: int = 3, token: Token = "gated"):
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (3, 4, 6, 3),
+        mask_layer: int = 3,
+        token: Token = "gated",
+        base_channels: int = 64,
+    ):
         super().__init__()
         self.mask_layer = mask_layer
-        self.add_token((64, 256, 512, 1024)[mask_layer], token)
+        self.add_token(base_channels * 2 ** (mask_layer + 1) if mask_layer else 64, token)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         for i, depth in enumerate(depths):
-            inputs, width = 64 if i == 0 else 128 * 2**i, 64 * 2**i
+            width = base_channels * 2**i
+            inputs = 2 * width if i else 64
             first = Bottleneck(inputs, width, stride=1 if i == 0 else 2)
             blocks = [first, *(Bottleneck(4 * width, width, stride=1) for _ in range(depth - 1))]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
