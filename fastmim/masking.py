@@ -165,6 +165,11 @@ class UniformMasking(Masking):
         secondary = None
         if self.replaces:
             kept = int(num_keep * (1 - self.secondary))
+            if kept == 0:
+                raise ValueError(
+                    f"masking.secondary={self.secondary} replaces all of the {num_keep} visible patches; at least one "
+                    "must reach the encoder: lower it, or enlarge the image"
+                )
             order = random_mask(seed, Stream.SECONDARY, ids, num_keep, kept, raster=False)
             secondary = torch.ones_like(keep, dtype=torch.bool).scatter_(1, order[:, :kept], False)
         return Mask(torch.cat([keep, hidden], dim=1), num_keep, grid, secondary)

@@ -20,8 +20,8 @@ from ..tokens import Mask
 from .pretrain import PARTS, build
 
 FILES = {"model.safetensors", "config.json"}
-PRETRAINING_ONLY = {"mask_token", "vis_mask_token"}
-"""Parameters beside those of timm's model."""
+PRETRAINING_ONLY = {"mask_token", "mask_gamma", "vis_mask_token"}
+"""Parameters beside those of timm's model, by the last part of their names."""
 TOLERANCE = 1e-4
 """Largest difference, in fp32, between training's forward and timm's features of root mean square 1."""
 
@@ -89,7 +89,8 @@ def _weights(config: Config, mim: MIM) -> dict[str, Tensor]:
     if config.encoder.timm(config.data.size) is None:
         return mim.encoder.state_dict()
     source = getattr(mim.encoder, "backbone", mim.encoder)
-    return {name: t.contiguous() for name, t in source.state_dict().items() if name not in PRETRAINING_ONLY}
+    state = source.state_dict().items()
+    return {name: t.contiguous() for name, t in state if name.rpartition(".")[2] not in PRETRAINING_ONLY}
 
 
 def _write(config: Config, mim: MIM, folder: Path) -> None:
