@@ -360,11 +360,17 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -
         )
     if encoder.drop_path:
         raise ValueError(f"encoder.drop_path={encoder.drop_path}: officially there is none here")
+    place = {"mask_layer": encoder.token_layer, "token": encoder.token}
     if name in RESNETS:
-        backbone, dim = ResNet(RESNETS[name], encoder.token_layer, encoder.token), 2048
+        dims = encoder.dims or (64, 128, 256, 512)
+        if tuple(dims) != tuple(dims[0] * 2**i for i in range(4)):
+            raise ValueError(f"encoder.dims={dims}: officially each stage is twice as wide as the one before")
+        backbone, dim = ResNet(encoder.depths or RESNETS[name], base_channels=dims[0], **place), 4 * dims[-1]
     else:
-        depths, dims = CONVNEXTS[name]
-        backbone, dim = ConvNeXt(depths, dims, encoder.token_layer, encoder.token), dims[-1]
+        depths, dims = (
+            own or named for own, named in zip((encoder.depths, encoder.dims), CONVNEXTS[name], strict=True)
+        )
+        backbone, dim = ConvNeXt(depths, dims, **place), dims[-1]
     return A2MIM(backbone, Neck(dim, 32), head_of(cfg.loss), encoder.fill)
 
 
