@@ -2,6 +2,7 @@
 # make test     everything a CPU can prove, in well under 40 minutes
 # make lint     ruff, as the tests run it
 # make bench    the op microbenchmarks and the whole-step comparison, on this machine
+# make readme   README.md's table of results, from bench/results
 # make campaign the long proofs: kills, slow tests
 #
 # VENV=path shares a virtual environment between work trees.
@@ -16,7 +17,7 @@ NATIVE := CMakeLists.txt $(shell find kernels -name '*.cpp' -o -name '*.h')
 LIBRARY := build/.built
 RUN := runs/demo
 
-.PHONY: demo test lint bench campaign clean
+.PHONY: demo test lint bench readme campaign clean
 
 demo: $(LIBRARY) data/demo/.complete
 	deepspeed fastmim/train.py configs/debug/demo.py
@@ -31,6 +32,9 @@ lint: $(LIBRARY)
 bench: $(LIBRARY)
 	python -m bench.ops
 	python -m bench.compare
+
+readme: $(LIBRARY)
+	python -m bench.readme
 
 campaign: $(LIBRARY) data/demo/.complete
 	python -m pytest -m slow

@@ -1,7 +1,10 @@
-"""`python -m bench.compare [CONFIG]`: a whole MAE training step, ours against the published way, from one run.
+"""`python -m bench.compare [CONFIG]`: a whole training step, ours against the published way, from one run.
 
-Ours, the published way as it is (explicit attention), with SDPA, and under torch.compile: same weights, images and
-masks, one precision, forward, backward and AdamW, one step of each in turn. May import fastmim and bench.
+Ours, the published way as it is (explicit attention), with SDPA where it has attention, and under torch.compile: same
+weights, images and masks, one precision, forward, backward and AdamW, one step of each in turn. With `--pair CONFIG`
+the arms of a second config take their turns too, and its time and memory are also given over the first one's. Memory
+is the peak above weights, gradients and optimizer state on a GPU, and what the forward pass saves on a CPU. May import
+fastmim and bench.
 """
 
 from __future__ import annotations
@@ -11,18 +14,16 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
-from bench.published.mae import MaskedAutoencoder, official_name
-from bench.record import record
+from bench import published, trial
+from bench.record import record, relative
 from fastmim import config, optim
-from fastmim.mim import MIM
 from fastmim.tasks import pretrain
-from fastmim.tokens import Stream
-from fastmim_kernels import philox
 
 ARMS = ("ours", "eager", "sdpa", "compile")
 WARMUP = 2
@@ -31,37 +32,58 @@ LEARNING_RATE = 1e-4
 
 @dataclass
 class Arm:
-    """One way to train: `loss(images, pixels, ids, noise)`, its parameters and its optimizer."""
+    """One way to train: `loss(batch)`, its parameters and its optimizer."""
 
+    config: str
     name: str
     model: nn.Module
-    loss: Callable[..., Tensor]
+    loss: Callable[[Batch], Tensor]
     optimizer: torch.optim.Optimizer
+    clip: float | None = None
+    """Gradient norm that a step of its own clips to; ours clips within the optimizer."""
     autocast: bool = False
     """bf16 compute, fp32 weights."""
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peak: int = 0
-    """CUDA only: bytes of the peak above weights and optimizer state."""
+    """CUDA only: bytes of the peak above weights, gradients and optimizer state."""
 
-    def step(self, batch: tuple[Tensor, ...]) -> float:
+    def step(self, batch: Batch) -> float:
         """Runs one update, keeps its loss, and returns its time in seconds."""
+        torch.manual_seed(len(self.losses))  # what drop path draws is the same in arms that draw alike
         synchronize()
         before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
         if before:
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         with torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16, enabled=self.autocast):
-            loss = self.loss(*batch)
+            loss = self.loss(batch)
         loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         synchronize()
         seconds = time.perf_counter() - start
-        if before:
-            self.peak = max(self.peak, torch.cuda.max_memory_allocated() - before)
+        if before and self.losses:  # the first step makes the optimizer's state
+            gradients = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated() - before - gradients)
         self.losses.append(loss.item())
         return seconds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """images: (B, H, W, C) uint8 and ids: for ours; pixels: the same, normalised, (B, C, H, W) and inputs: for the
+    published way, whose loader would have made them."""
+
+    images: Tensor
+    ids: Tensor
+    pixels: Tensor | None = None
+    inputs: tuple[Tensor, ...] = ()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.images, self.ids, *((self.pixels, *self.inputs) if self.pixels is not None else ())
 
 
 def synchronize() -> None:
@@ -69,69 +91,50 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def published(mim: MIM, norm_pix: bool, mask_ratio: float, attention: str) -> MaskedAutoencoder:
-    """The published model of the sizes, and with a copy of the weights, of ours."""
-    encoder, decoder = mim.encoder, mim.decoder
-    model = MaskedAutoencoder(
-        img_size=encoder.grid[0] * encoder.patch_size,
-        patch_size=encoder.patch_size,
-        embed_dim=encoder.embed_dim,
-        depth=len(encoder.blocks),
-        num_heads=encoder.blocks[0].attn.num_heads,
-        decoder_embed_dim=decoder.embed.out_features,
-        decoder_depth=len(decoder.blocks),
-        decoder_num_heads=decoder.blocks[0].attn.num_heads,
-        norm_pix_loss=norm_pix,
-        mask_ratio=mask_ratio,
-        attention=attention,
-    )
-    model.load_state_dict({official_name(k): v for k, v in mim.state_dict().items()}, strict=True)
-    return model
+def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
+    """The arm of a config; None for SDPA where the published way has no attention.
 
-
-def build_arm(name: str, cfg: config.Config) -> Arm:
-    """
     Raises:
-        ValueError: the config is not MAE's: random masking, a ViT with class token, a transformer decoder, L2.
+        ValueError: the config has no published form.
     """
     mim = pretrain.build(cfg)
-    kinds = [type(part).__name__ for part in (cfg.masking, cfg.encoder, cfg.decoder, cfg.loss)]
-    if kinds != ["RandomMasking", "ViT", "TransformerDecoder", "MaskedL2"] or cfg.data.size[0] != cfg.data.size[1]:
-        raise ValueError(f"the published way is here for MAE on square images; the config has {', '.join(kinds)}")
     if name == "ours":
-        groups = optim.parameter_groups(mim, cfg.optim)
-        optimizer = optim.AdamW(groups, cfg.optim.betas, cfg.optim.eps, cfg.optim.clip)
+        optimizer = optim.AdamW(optim.parameter_groups(mim, cfg.optim), cfg.optim.betas, cfg.optim.eps, cfg.optim.clip)
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE
-        return Arm(name, mim, lambda images, pixels, ids, noise: mim(images, ids), optimizer)
-    norm_pix = type(cfg.target).__name__ == "NormalizedPatches"
-    model = published(mim, norm_pix, cfg.masking.ratio, "sdpa" if name == "sdpa" else "explicit")
+        return Arm(path, name, mim, lambda batch: mim(batch.images, batch.ids), optimizer)
+    model, _ = published.build(cfg, "sdpa" if name == "sdpa" else "explicit")
+    if name == "sdpa" and not any("Attention" in type(module).__name__ for module in model.modules()):
+        return None
+    published.copy_weights(model, mim)
     groups = optim.parameter_groups(model, config.Optim(weight_decay=cfg.optim.weight_decay))
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=cfg.optim.betas, eps=cfg.optim.eps)
     run = torch.compile(model) if name == "compile" else model
-    return Arm(name, model, lambda images, pixels, ids, noise: run(pixels, noise)[0], optimizer)
+    return Arm(path, name, model, lambda batch: run(batch.pixels, *batch.inputs)[0], optimizer, cfg.optim.clip)
 
 
-def make_batches(mim: MIM, cfg: config.Config, size: int, count: int) -> list[tuple[Tensor, ...]]:
-    """(uint8 images, the same as normalised NCHW floats, ids, the noise that gives the published way our masks).
-
-    What the published way's loader would have done, normalising and turning to NCHW, is not timed.
-    """
-    grid = mim.encoder.grid
+def make_batches(cfg: config.Config, size: int, count: int, with_published: bool) -> list[Batch]:
+    """Images and masks for all arms of a config. What the published way's loader would have done is not timed."""
+    mim = pretrain.build(cfg)
+    inputs = published.build(cfg)[1] if with_published else None
     generator = torch.Generator(device="cpu").manual_seed(cfg.train.seed)
-    device = mim.encoder.cls_token.device
+    device = mim.objective.mean.device
     batches = []
     for step in range(count):
-        images = torch.randint(0, 256, (size, *cfg.data.size, 3), dtype=torch.uint8, generator=generator).to(device)
-        pixels = mim.objective.normalize(images).permute(0, 3, 1, 2).contiguous()
+        shape = (size, *cfg.data.size, len(cfg.data.mean))
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu").to(device)
         ids = torch.arange(step * size, (step + 1) * size, device=device)
-        batches.append((images, pixels, ids, philox(cfg.train.seed, Stream.MASK, ids, grid[0] * grid[1])))
+        if inputs is None:
+            batches.append(Batch(images, ids))
+            continue
+        pixels = mim.objective.normalize(images).permute(0, 3, 1, 2).contiguous()
+        batches.append(Batch(images, ids, pixels, inputs(mim.mask(ids))))
     return batches
 
 
-def saved_bytes(arm: Arm, batch: tuple[Tensor, ...]) -> int:
+def saved_bytes(arm: Arm, batch: Batch) -> int:
     """Bytes that the forward pass keeps for the backward pass: distinct storages, parameters and batch apart."""
-    known = {t.untyped_storage().data_ptr() for t in (*arm.model.parameters(), *arm.model.buffers(), *batch)}
+    known = {t.untyped_storage().data_ptr() for t in (*arm.model.parameters(), *arm.model.buffers(), *batch.tensors())}
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -139,15 +142,67 @@ def saved_bytes(arm: Arm, batch: tuple[Tensor, ...]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = arm.loss(*batch)
+        loss = arm.loss(batch)
     total = sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in known)
     del loss
     return total
 
 
+def take_turns(arms: list[Arm], batches: dict[str, list[Batch]]) -> None:
+    """One step of each arm, again and again; those after the warm-up are timed."""
+    for number in range(len(batches[arms[0].config])):
+        turn = number % len(arms)  # no arm always runs behind the same other one
+        for arm in arms[turn:] + arms[:turn]:
+            seconds = arm.step(batches[arm.config][number])
+            if number >= WARMUP:
+                arm.seconds.append(seconds)
+
+
+def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list[dict]:
+    """The figures of every arm; those of a second config also over the same arm of the first."""
+    first = arms[0].config
+    memory = {}
+    for arm in arms:
+        images = len(batches[arm.config][0].ids)
+        if arm.peak:
+            memory[arm.config, arm.name] = {"peak MiB above weights, gradients, optimizer": arm.peak / 2**20}
+        elif arm.name != "compile":  # compiled code keeps what it likes
+            saved = saved_bytes(arm, batches[arm.config][0])
+            memory[arm.config, arm.name] = {"saved for backward MiB/image": saved / images / 2**20}
+    medians = {(arm.config, arm.name): statistics.median(arm.seconds) for arm in arms}
+    result = []
+    for arm in arms:
+        key, base = (arm.config, arm.name), (first, arm.name)
+        of_config = [other for other in arms if other.config == arm.config]
+        p20, _, _, p80 = statistics.quantiles(arm.seconds, n=5) if len(arm.seconds) > 1 else arm.seconds * 4
+        row = {
+            "case": f"{name(arm.config)}, {setting}, {arm.name}",
+            "config": arm.config,
+            "s/step": medians[key],
+            "p20": p20,
+            "p80": p80,
+            "images/s": len(batches[arm.config][0].ids) / medians[key],
+            "loss differs": max(abs(a / b - 1) for a, b in zip(arm.losses, of_config[0].losses, strict=True)),
+        } | memory.get(key, {})
+        if (arm.config, "ours") in medians:
+            row["ours is faster"] = medians[key] / medians[arm.config, "ours"]
+        if arm.config != first and base in medians:
+            row["base"] = name(first)
+            row["time over base"] = medians[key] / medians[base]
+            for figure, value in memory.get(key, {}).items():
+                row["memory over base"] = value / memory[base][figure]
+        result.append(row)
+    return result
+
+
+def name(path: str) -> str:
+    return path.removeprefix("configs/").removesuffix(".py")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("config", nargs="?", default="configs/mae/pretrain/vit_base_patch16_224_800ep.py")
+    parser.add_argument("--pair", metavar="CONFIG", help="a second config, compared with the first arm by arm")
     parser.add_argument("--batch", type=int, default=8, help="images per step (default 8)")
     parser.add_argument(
         "--steps", type=int, default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
@@ -156,6 +211,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
     parser.add_argument(
         "--keep-memory", action="store_true", help="all arms with the allocator setting that ours trains with on a CPU"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="section.field=value", help="overrides of the config, or of both"
     )
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
@@ -169,43 +227,22 @@ def main(argv: list[str] | None = None) -> None:
     if args.keep_memory:
         fastmim_kernels.keep_freed_memory()
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device])
+    arms, batches = [], {}
     try:
-        cfg = config.load(args.config)
-        with torch.device(device):
-            arms = [build_arm(name, cfg) for name in names]
-            mim = pretrain.build(cfg)
-        for arm in arms:
-            arm.autocast = args.precision == "autocast"
+        for given in filter(None, (args.config, args.pair)):
+            cfg, path = trial.load(given, args.set), relative(Path(given).resolve())
+            with torch.device(device):
+                arms += filter(None, (build_arm(name, path, cfg) for name in names))
+                batches[path] = make_batches(cfg, args.batch, args.steps + WARMUP, names != ["ours"])
     except ValueError as error:
         parser.error(str(error))
-    batches = make_batches(mim, cfg, args.batch, args.steps + WARMUP)
-    for number, batch in enumerate(batches):
-        turn = number % len(arms)  # no arm always runs behind the same other one
-        for arm in arms[turn:] + arms[:turn]:
-            seconds = arm.step(batch)
-            if number >= WARMUP:
-                arm.seconds.append(seconds)
-
-    medians = {arm.name: statistics.median(arm.seconds) for arm in arms}
-    memory = ", memory kept" if args.keep_memory else ""
-    run = f"{args.config.rsplit('/', 1)[-1].removesuffix('.py')}, {args.precision}, batch {args.batch}{memory}"
     for arm in arms:
-        p20, _, _, p80 = statistics.quantiles(arm.seconds, n=5) if args.steps > 1 else arm.seconds * 4
-        row = {
-            "case": f"{run}, {arm.name}",
-            "s/step": medians[arm.name],
-            "p20": p20,
-            "p80": p80,
-            "images/s": args.batch / medians[arm.name],
-            "ours is faster": medians[arm.name] / medians["ours"] if "ours" in medians else None,
-            "saved MiB/image": saved_bytes(arm, batches[0]) / args.batch / 2**20 if arm.name != "compile" else None,
-            "peak MiB": arm.peak / 2**20 if device == "cuda" else None,
-            "loss differs": max(abs(a / b - 1) for a, b in zip(arm.losses, arms[0].losses, strict=True)),
-        }
-        row = {key: value for key, value in row.items() if value is not None}
-        print(
-            ", ".join(f"{key}: {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items())
-        )
+        arm.autocast = args.precision == "autocast"
+    take_turns(arms, batches)
+    setting = f"{args.precision}, batch {args.batch}" + (", memory kept" if args.keep_memory else "")
+    for row in rows(arms, batches, setting):
+        figures = (f"{key}: {value:.4g}" for key, value in row.items() if isinstance(value, float))
+        print(", ".join([row["case"], device.upper(), *figures]), flush=True)
         if args.record:
             record(row | {"device": device}, "step")
 

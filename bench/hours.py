@@ -62,9 +62,13 @@ def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images:
     return {
         "case": f"{record.relative(Path(path).resolve())}, {result.precision}, batch {result.batch}{processes}",
         "config": record.relative(Path(path).resolve()),
+        "precision": result.precision,
+        "stage": cfg.train.zero_stage,
+        "checkpointing": cfg.train.activation_checkpointing,
+        "ranks": result.world,
+        "batch": result.batch,
         "epochs": cfg.train.epochs,
         "images": images,
-        "batch": result.batch,
         "images/s": speed,
         "s/step": statistics.median(result.seconds),
         "p20": p20,
@@ -107,12 +111,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--batch, --steps, --images: expected at least 1, got {args.batch}, {args.steps}, {args.images}")
     settings = [*args.set, *([f"data.root={args.data}"] if args.data else []), f"train.micro_batch={args.batch}"]
     try:
-        configs = {path: trial.load(path, settings) for path in args.configs}
+        configs = [(path, trial.load(path, settings)) for path in args.configs]
     except ValueError as error:
         parser.error(str(error))
-    process = init_distributed(next(iter(configs.values())).train.device)
+    process = init_distributed(configs[0][1].train.device)
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[process.device.type])
-    for path, given in configs.items():
+    for path, given in configs:
         cfg = trial.with_batch(given, args.batch * process.world)
         warmup = cfg.data.prefetch + 2 if args.warmup is None else args.warmup
         try:

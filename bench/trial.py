@@ -173,7 +173,9 @@ def launch(
         launcher = ["deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", port]
         words = [*launcher, "--no_local_rank", "--module"] if ranks > 1 else []
         command = [sys.executable, "-m", *words, "bench.trial", json.dumps(task)]
-        child = subprocess.run(command, capture_output=True, text=True, check=False)
+        # A run of one process in this one has left its place there.
+        environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+        child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         said = child.stdout + child.stderr
         if child.returncode == 0:
             results = sorted(Path(folder).glob("rank*.json"), key=lambda p: int(p.stem.removeprefix("rank")))

@@ -211,6 +211,13 @@ class Encoder(ABC):
         """
         return None
 
+    def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
+        """What the module's `features` gives for (B, C, H, W) images, from that timm model."""
+        x = model.forward_features(images)
+        if self.timm_layout == "NCHW":
+            return x.flatten(2).transpose(1, 2)
+        return x.flatten(1, 2) if self.timm_layout == "NHWC" else x
+
 
 @dataclass(frozen=True)
 class Decoder(ABC):

@@ -12,7 +12,6 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -33,33 +32,30 @@ def build(cfg: Any, attention: str = "explicit") -> tuple[nn.Module, Callable[..
             continue
         try:
             return module.from_config(cfg, attention), module.inputs
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:  # parts of another kind lack fields that a module looks at
             reasons.append(f"{entry.name}: {error}")
     raise ValueError(f"no published form of this config; {'; '.join(reasons)}")
 
 
 def copy_weights(model: nn.Module, mim: nn.Module) -> None:
-    """Gives a published model the weights of ours, through the official names.
+    """Gives a published model the weights of ours, through the official names. Its own buffers may stay as they are.
 
     Raises:
-        ValueError: no format of fastmim.convert gives exactly this model's keys and shapes; names the nearest one's
-            differences.
+        ValueError: no format of fastmim.convert has the names and shapes of both; says how the nearest one differs.
     """
-    from fastmim.convert import FORMATS
+    from fastmim.convert.official import FORMATS
 
-    wanted = {key: value.shape for key, value in model.state_dict().items()}
-    nearest: tuple[int, str] | None = None
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    needed = wanted.keys() - dict(model.named_buffers()).keys()
+    nearest: list[tuple[int, str]] = []
     for fmt in FORMATS:
-        state = fmt.to_official(mim.state_dict())
-        differences = [
-            key
-            for key in wanted.keys() | state.keys()
-            if key not in state or key not in wanted or state[key].shape != wanted[key]
-        ]
-        if not differences:
-            with torch.no_grad():
-                model.load_state_dict(state, strict=True)
+        state, differing = fmt.to_official(mim.state_dict())
+        if not differing and fmt.derived:
+            state |= fmt.derived(mim)
+        differing += [name for name, value in state.items() if wanted.get(name) != value.shape]
+        differing += sorted(needed - state.keys())
+        if not differing:
+            model.load_state_dict(state, strict=False)
             return
-        found = len(differences), f"{fmt.name} differs in {', '.join(sorted(differences)[:6])}"
-        nearest = min(nearest or found, found)
-    raise ValueError(f"no official format has the keys of {type(model).__name__}; nearest: {nearest and nearest[1]}")
+        nearest.append((len(differing), f"{fmt.name}, but for {', '.join(differing[:4])}"))
+    raise ValueError(f"no official format has the names of {type(model).__name__} and ours; nearest: {min(nearest)[1]}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify
+from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify, vit_sizes
 from .um_pyramids import PATCH, PVT, TOKEN, Kind, Pyramid, Swin, compact
 
 
@@ -209,3 +209,56 @@ class SimMIM(Pyramid):
         if self.norm_pix_loss:
             target = normalize_patches(target)
         return (pred[mask] - target).abs().mean()
+
+
+def from_config(cfg, attention: Kind = "explicit") -> UniformMAE | UniformViT | SimMIM:
+    """The published model of a fastmim config that trains UM-MAE, or the repository's SimMIM.
+
+    Raises:
+        ValueError: it trains something else, or on images that are not square.
+    """
+    encoder, decoder, masking = cfg.encoder, cfg.decoder, cfg.masking
+    parts = [type(part).__name__ for part in (encoder, masking, decoder, cfg.target, cfg.loss)]
+    known = parts[3] in ("NormalizedPatches", "Pixels") and cfg.data.size[0] == cfg.data.size[1]
+    common = {
+        "img_size": cfg.data.size[0],
+        "norm_pix_loss": parts[3] == "NormalizedPatches",
+        "attention": attention,
+    }
+    if known and parts[1:3] == ["UniformMasking", "TransformerDecoder"] and parts[4] == "MaskedL2":
+        common |= {
+            "decoder_embed_dim": decoder.dim,
+            "decoder_depth": decoder.depth,
+            "decoder_num_heads": decoder.num_heads,
+            "vis_mask_ratio": masking.secondary,
+        }
+        if parts[0] == "ViT":
+            sizes = vit_sizes(encoder)
+            if sizes.pop("patch_size") == PATCH:
+                return UniformViT(**common | sizes)
+        elif parts[0] in ("UMSwin", "UMPVT") and decoder.official_pos_order:
+            return UniformMAE(_backbone(encoder, 2), **common)
+    simmim = ["RandomMasking", "LinearHead", parts[3], "MaskedL1"]
+    if known and parts[0] in ("UMSwin", "UMPVT") and encoder.reads == "all" and parts[1:] == simmim:
+        return SimMIM(_backbone(encoder, 1), **common)
+    raise ValueError(
+        "expected a config of UM-MAE (UniformMasking, UMSwin, UMPVT or ViT, TransformerDecoder, for a pyramid with "
+        "official_pos_order, MaskedL2) or of its repository's SimMIM (RandomMasking, UMSwin or UMPVT with "
+        f"reads='all', LinearHead, MaskedL1) on square images, got {', '.join(parts)} on {cfg.data.size}"
+    )
+
+
+def _backbone(encoder, scale: int) -> Swin | PVT:
+    """Of a fastmim UMSwin or UMPVT, whose windows and reductions are `scale` times as wide on the whole image."""
+    if type(encoder).__name__ == "UMSwin":
+        sizes = (encoder.embed_dim, encoder.depths, encoder.num_heads, encoder.window // scale, encoder.posmlp_dim)
+        return Swin(*sizes)
+    reductions = tuple(max(1, n // scale) for n in encoder.reductions)
+    return PVT(encoder.dims, encoder.depths, encoder.num_heads, encoder.mlp_ratios, reductions)
+
+
+def inputs(mask) -> tuple[Tensor, ...]:
+    """The arguments after `images` that make a published model hide and replace what a fastmim Mask does."""
+    if mask.secondary is None:
+        return (mask.mask,)
+    return mask.mask, torch.zeros_like(mask.mask).scatter(1, mask.ids_keep, mask.secondary)

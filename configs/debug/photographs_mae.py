@@ -1,6 +1,6 @@
 """A small MAE on a few hundred ImageNet photographs, 64-px crops: does it learn more than a blur?
 
-    deepspeed fastmim/train.py configs/debug/photographs.py --data.root FOLDER
+    deepspeed fastmim/train.py configs/debug/photographs_mae.py --data.root FOLDER
 
 Measured on the CPU, 900 of 1,000 photographs for training: after 3,515 updates the loss on the other 100 is 0.678;
 interpolation reaches 0.724, the mean visible patch 0.865, zero 0.995.
@@ -18,5 +18,5 @@ config = replace(
     data=replace(demo.data, held_out=100),
     optim=replace(demo.optim, warmup_epochs=10),
     train=replace(demo.train, epochs=250),
-    run=replace(demo.run, dir="runs/photographs", save_every=500, log_every=50, evaluate_every=250),
+    run=replace(demo.run, dir="runs/photographs_mae", save_every=500, log_every=50, evaluate_every=250),
 )

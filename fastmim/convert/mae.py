@@ -1,4 +1,4 @@
-"""The checkpoints of facebookresearch/mae, whole or encoder only. May import L3 and below."""
+"""The checkpoints of facebookresearch/mae and long_seq_mae, whole or encoder only. May import L3 and below."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ..data.crops import RandomResizedCrop
 from ..decoders import TransformerDecoder
 from ..encoders import ViT
 from ..losses import MaskedL2
-from ..masking import RandomMasking
+from ..masking import JointMasking, RandomMasking
 from ..targets import NormalizedPatches
 from .format import Format, Rule
 
 # Heads cannot be seen in shapes. timm's names stand for the published ones, by width.
 MODELS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
-DECODER_HEADS = {512: 16}
+DECODER_HEADS = {384: 12, 512: 16}
+LONG_GRID = 28  # of all of long_seq_mae, which hides blocks of 2x2 patches; of no published MAE
 
 
 def vit_config(state: dict[str, Tensor], **parts: Any) -> Config:
-    """MAE's configuration for a ViT of these weights; `parts` replace those of MAE.
+    """The configuration of MAE, or long-sequence MAE, for a ViT of these weights; `parts` replace those.
 
     Raises:
         ValueError: a width that none of the papers has, a grid that is no square, or channels other than 3.
@@ -47,7 +48,7 @@ def vit_config(state: dict[str, Tensor], **parts: Any) -> Config:
             raise ValueError(f"the heads of a decoder of width {dim} cannot be told from the file's shapes")
         decoder = TransformerDecoder(dim=dim, depth=depth, num_heads=DECODER_HEADS[dim])
     mae = {
-        "masking": RandomMasking(),
+        "masking": JointMasking() if side == LONG_GRID else RandomMasking(),
         "encoder": encoder,
         "decoder": decoder,
         "target": NormalizedPatches(),

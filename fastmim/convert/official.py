@@ -15,13 +15,21 @@ from torch import Tensor
 
 from ..config import Config
 from ..mim import MIM
-from . import mae
+from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_position_embedding, resize_relative_bias
 
 # More special ones first: a MAE's names are among those of formats derived from it.
-FORMATS: tuple[Format, ...] = (*mae.FORMATS,)
+FORMATS: tuple[Format, ...] = (
+    *pixmim.FORMATS,
+    *convmae.FORMATS,
+    *um_mae.FORMATS,
+    *simmim.FORMATS,
+    *a2mim.FORMATS,
+    *a2mim_vit.FORMATS,
+    *mae.FORMATS,
+)
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from .beit import BEiT
 from .convmae import ConvMAE
+from .convnet import ConvNeXt, ResNet
 from .swin import Swin
 from .um_pvt import UMPVT
 from .um_swin import UMSwin
 from .vit import ViT
 
-__all__ = ["BEiT", "ConvMAE", "Swin", "UMPVT", "UMSwin", "ViT"]
+__all__ = ["BEiT", "ConvMAE", "ConvNeXt", "ResNet", "Swin", "UMPVT", "UMSwin", "ViT"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from fastmim_kernels.patch_gather import patch_gather
 
 from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
-from .dense import compute_dtype
+from .dense import DenseInput, MaskToken, compute_dtype
 
 
 @dataclass(frozen=True)
 class ViT(Encoder):
-    """A timm ViT that sees visible patches only, with MAE's fixed sine-cosine positions and initialisation."""
+    """A timm ViT with MAE's initialisation that sees visible patches only (MAE), or all, some as a learned token."""
 
     name: str = "vit_base_patch16_224"
     """timm model name."""
@@ -34,6 +34,17 @@ class ViT(Encoder):
     """Attention heads; None = the model's own."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
+    pos: Literal["sincos", "learned"] = "sincos"
+    """Positions: MAE's fixed sines and cosines, or learned."""
+    reads: Literal["visible", "all"] = "visible"
+    """Patches that are encoded. The fields below are for "all"."""
+    fill: Literal["none", "mean"] = "none"
+    """What hidden pixels hold: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
+    mean colour."""
+    token: Literal["replace", "add", "gated"] = "replace"
+    """How the learned token stands for hidden tokens, see `MaskToken`."""
+    token_layer: int = 0
+    """Where it does: 0 = before class token and positions, k = before block k (the first is 1)."""
 
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("patch_size", "depth", "embed_dim", "num_heads")}
@@ -64,7 +75,13 @@ class ViT(Encoder):
             raise ValueError(
                 f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding"
             )
-        return ViTEncoder(vit, mean, std, masking)
+        if not 0 <= self.token_layer <= len(vit.blocks):
+            raise ValueError(
+                f"encoder.token_layer: expected at most {len(vit.blocks)} for {self.name}, got {self.token_layer}"
+            )
+        if self.reads == "all" and masking.replaces:
+            raise ValueError("masking.secondary must be 0 for an encoder that reads hidden patches too (reads = all)")
+        return ViTEncoder(self, vit, mean, std, masking)
 
 
 class PatchEmbed(nn.Module):
@@ -83,15 +100,17 @@ class PatchEmbed(nn.Module):
 class ViTEncoder(nn.Module):
     """`encoder(images, mask) -> (B, 1 + K, D)`: class token, then visible patches in the order of `mask.ids_keep`.
 
-    Parameter names are timm's, so an export is a copy. `vis_mask_token`, which timm has not, exists for masks with a
-    `secondary` and stands for the patches that they replace (UM-MAE, models_mae.py `forward_encoder`).
+    Reading all, it is (B, 1 + L, D), with the patches in raster order. Parameter names are timm's, so an export is a
+    copy. `vis_mask_token`, which timm has not, exists for masks with a `secondary` and stands for the patches that they
+    replace (UM-MAE, models_mae.py `forward_encoder`).
     """
 
     num_prefix_tokens = 1
-    reads = "visible"
     merge = 1
 
-    def __init__(self, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...], masking: Masking):
+    def __init__(
+        self, spec: ViT, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ):
         super().__init__()
         self.grid: tuple[int, int] = vit.patch_embed.grid_size
         self.patch_size: int = vit.patch_embed.patch_size[0]
@@ -101,7 +120,7 @@ class ViTEncoder(nn.Module):
         self.patch_embed = PatchEmbed(vit.patch_embed.proj)
         self.cls_token = vit.cls_token
         pos_embed = sincos_position_embedding(self.embed_dim, self.grid, num_prefix_tokens=1)
-        self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
+        self.pos_embed = vit.pos_embed if spec.pos == "learned" else nn.Parameter(pos_embed, requires_grad=False)
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
@@ -110,10 +129,16 @@ class ViTEncoder(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
         if masking.replaces:
             self.vis_mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.embed_dim))
+        self.reads = spec.reads
+        if spec.reads == "all":
+            self.input = DenseInput(mean, std, spec.fill)
+            self.token, self.token_layer = MaskToken(self.embed_dim, spec.token), spec.token_layer
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.cls_token)
+        if self.reads == "all":
+            return self.read_all(self.input(images, mask, dtype), mask.mask)
         patches = patch_gather(images, mask.ids_keep, self.patch_size, self.mean.float(), self.std.float(), dtype)
         x = self.patch_embed(patches)
         if mask.secondary is not None:
@@ -123,13 +148,26 @@ class ViTEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
+        return self.read_all(images, None)
+
+    def read_all(self, images: Tensor, hidden: Tensor | None) -> Tensor:
+        """Runs timm's model on (B, C, H, W) images, with the mask token at the patches (B, L) that are `hidden`."""
         proj = self.patch_embed.proj
         x = F.conv2d(images, proj.weight, proj.bias, stride=self.patch_size).flatten(2).transpose(1, 2)
-        return self.transform(x + self.pos_embed[:, 1:])
+        if hidden is not None and self.token_layer == 0:
+            x, hidden = self.token(x, hidden), None
+        return self.transform(x + self.pos_embed[:, 1:], hidden)
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Prepends the class token and runs the blocks and the final norm."""
+    def transform(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Prepends the class token and runs blocks and final norm, on the way with the token at `hidden` patches."""
         cls_token = self.cls_token + self.pos_embed[:, :1]
         x = self.norm_pre(torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1))
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        return self.norm(x)
+        first = 0 if hidden is None else self.token_layer - 1
+        x = self.run(self.blocks[:first], x)
+        if hidden is not None:
+            x = torch.cat([x[:, :1], self.token(x[:, 1:], hidden)], dim=1)
+        return self.norm(self.run(self.blocks[first:], x))
+
+    def run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        """Some of the blocks, whose activations are kept or not."""
+        return checkpoint_seq(blocks, x) if self.grad_checkpointing and len(blocks) else blocks(x)

@@ -20,8 +20,8 @@ from ..tokens import Mask
 from .pretrain import PARTS, build
 
 FILES = {"model.safetensors", "config.json"}
-PRETRAINING_ONLY = {"mask_token", "vis_mask_token"}
-"""Parameters beside those of timm's model."""
+PRETRAINING_ONLY = {"mask_token", "mask_gamma", "vis_mask_token"}
+"""Parameters beside those of timm's model, by the last part of their names."""
 TOLERANCE = 1e-4
 """Largest difference, in fp32, between training's forward and timm's features of root mean square 1."""
 
@@ -89,7 +89,8 @@ def _weights(config: Config, mim: MIM) -> dict[str, Tensor]:
     if config.encoder.timm(config.data.size) is None:
         return mim.encoder.state_dict()
     source = getattr(mim.encoder, "backbone", mim.encoder)
-    return {name: t.contiguous() for name, t in source.state_dict().items() if name not in PRETRAINING_ONLY}
+    state = source.state_dict().items()
+    return {name: t.contiguous() for name, t in state if name.rpartition(".")[2] not in PRETRAINING_ONLY}
 
 
 def _write(config: Config, mim: MIM, folder: Path) -> None:
@@ -134,7 +135,7 @@ def _problem(config: Config, mim: MIM, folder: Path) -> str | None:
     ours = encoder.features(pixels)
     if config.encoder.timm(config.data.size):
         copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        theirs = _tokens(copy.forward_features(pixels), config.encoder.timm_layout)
+        theirs = config.encoder.timm_tokens(copy, pixels)
     else:
         theirs = load_encoder(folder).features(pixels)
     if not torch.equal(ours, theirs):
@@ -147,10 +148,3 @@ def _problem(config: Config, mim: MIM, folder: Path) -> str | None:
     if not difference <= TOLERANCE:  # NaN is refused too
         return f"training's forward gives other features (largest difference {difference:.3g} of their scale)"
     return None
-
-
-def _tokens(features: Tensor, layout: str) -> Tensor:
-    """timm's features as (B, N, D)."""
-    if layout == "NCHW":
-        return features.flatten(2).transpose(1, 2)
-    return features.flatten(1, 2) if layout == "NHWC" else features

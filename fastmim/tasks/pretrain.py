@@ -180,6 +180,11 @@ class Pretrain:
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
         threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
         peak = config.optim.blr * train.global_batch / config.optim.lr_batch
+        norms = {
+            m.describe(micro, process.world, process.device.type)
+            for m in mim.modules()
+            if isinstance(m, encoders.batchnorm.BatchNorm)
+        }
         kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
         return {
             "run folder": config.run.dir,
@@ -190,6 +195,7 @@ class Pretrain:
             "weights": f"at first those of {config.run.init}" if config.run.init else f"initialised from {train.seed}",
             "mask": f"{mask.ids_hidden.shape[1]} of {grid[0]}x{grid[1]} patches of {mim.encoder.patch_size} px hidden",
             "loss": mim.objective.describe(process.device.type, micro),
+            **({"batch norm": "; ".join(norms)} if norms else {}),
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
             "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),

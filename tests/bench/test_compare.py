@@ -3,8 +3,11 @@
 import re
 
 import pytest
+import torch
+from torch import nn
 
 from bench import compare
+from fastmim.config import load
 
 
 def test_arms_lose_alike(capsys):
@@ -12,8 +15,47 @@ def test_arms_lose_alike(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[3] for line in lines] == [" ours", " eager", " sdpa"]
     for line in lines:
-        assert float(re.search(r"loss differs: (\S+)", line)[1]) < 1e-5
-        assert float(re.search(r"saved MiB/image: ([\d.]+)", line)[1]) > 0
+        assert float(re.search(r"loss differs: ([^,]+)", line)[1]) < 1e-5
+        assert float(re.search(r"saved for backward MiB/image: ([\d.]+)", line)[1]) > 0
+
+
+def test_a_pair_takes_turns(capsys):
+    words = ["configs/debug/tiny_cpu.py", "--pair", "configs/debug/demo.py", "--batch", "2", "--steps", "1"]
+    small = ["--set", "data.size=32,32", "encoder.patch_size=16", "encoder.depth=1", "decoder.depth=1"]
+    compare.main([*words, "--arms", "ours,eager", *small])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["debug/tiny_cpu"] * 2 + ["debug/demo"] * 2
+    assert ["over base" in line for line in lines] == [False, False, True, True]
+
+
+def test_rows_of_a_pair():
+    """Each arm is compared with ours of its own config, and with its like of the first one."""
+    torch.manual_seed(0)
+    layers = {"a": nn.Linear(4, 8), "b": nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 16))}
+    arms = [
+        compare.Arm(
+            path, name, layers[path], lambda batch, model=layers[path]: model(batch.pixels).square().sum(), None,
+            seconds=[seconds], losses=[loss],
+        )
+        for path, name, seconds, loss in (
+            ("a", "ours", 1.0, 2.0), ("a", "eager", 3.0, 2.2), ("b", "ours", 4.0, 5.0), ("b", "eager", 6.0, 5.0)
+        )
+    ]  # fmt: skip
+    batch = compare.Batch(torch.zeros(2, 1), torch.arange(2), torch.rand(2, 4))
+    rows = compare.rows(arms, {"a": [batch], "b": [batch]}, "fp32, batch 2")
+    assert [row["ours is faster"] for row in rows] == [1.0, 3.0, 1.0, 1.5]
+    assert [row.get("time over base") for row in rows] == [None, None, 4.0, 2.0]
+    assert rows[1]["loss differs"] == pytest.approx(0.1) and rows[3]["loss differs"] == 0
+    assert rows[2]["memory over base"] > 1
+
+
+def test_no_sdpa_without_attention(monkeypatch):
+    class Convolution(nn.Module):
+        pass
+
+    monkeypatch.setattr(compare.published, "build", lambda cfg, attention: (Convolution(), None))
+    path = "configs/debug/tiny_cpu.py"
+    assert compare.build_arm("sdpa", path, load(path)) is None
 
 
 @pytest.mark.parametrize(

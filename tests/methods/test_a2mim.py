@@ -1,4 +1,4 @@
-"""A2MIM: our losses and networks equal the official code's outputs and the published way."""
+"""A2MIM: our losses equal the official code's, our convolutional networks the published way."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from bench.published import a2mim as published
+from fastmim.convert.a2mim import FORMATS
+from fastmim.decoders import LinearHead
+from fastmim.encoders.convnet import ConvNeXt, ResNet
 from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
+from fastmim.masking import BlockMasking
+from fastmim.mim import MIM
+from fastmim.objective import Objective
+from fastmim.targets import Pixels
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -125,3 +133,68 @@ def test_finite_where_nothing_differs(fourier, visible):
 def test_values_out_of_range_are_refused(build):
     with pytest.raises(ValueError, match="expected"):
         build()
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DEPTHS, DIMS = (1, 1, 1, 1), (8, 16, 24, 32)
+FOURIER = WithFourier(MaskedFocalL1(), FocalFrequency(), 0.5, visible_weight=1e-3)
+
+
+def networks(loss, **fields):
+    """(our module, the published model) of a small ResNet and a small ConvNeXt."""
+    kinds = {
+        ResNet("resnet50", depths=DEPTHS, **fields): (published.ResNet(DEPTHS), 2048),
+        ConvNeXt(depths=DEPTHS, dims=DIMS, **fields): (published.ConvNeXt(DEPTHS, DIMS), 32),
+    }
+    for spec, (backbone, dim) in kinds.items():
+        layer, masking = spec.token_layer, BlockMasking()
+        backbone = type(backbone)(DEPTHS, *([DIMS] if dim == 32 else []), layer, spec.token)
+        theirs = published.A2MIM(backbone, published.Neck(dim, 32), published.head_of(loss), spec.fill)
+        encoder = spec.build((96, 128), MEAN, STD, masking)
+        decoder = LinearHead(init="trunc_normal").build(encoder)
+        yield MIM(masking, encoder, decoder, Objective(Pixels(), loss, 32, MEAN, STD), seed=0), theirs
+
+
+def official(ours, state):
+    """Our tensors under their official names."""
+    names = FORMATS[0 if "encoder.backbone.conv1.weight" in ours.state_dict() else 1]
+    state, unmatched = names.to_official(state)
+    assert not unmatched
+    return state
+
+
+@pytest.mark.parametrize(
+    ("loss", "fields"),
+    [
+        (FOURIER, {}),
+        (WithFourier(MaskedFocalL1(), ComplexFocalL1(), 0.1, visible_weight=1e-3), {}),
+        (MaskedFocalL1(), {}),
+        (MaskedL1(), {"token": "replace", "token_layer": 0, "fill": "none"}),
+        (MaskedL1(), {"token": "add", "token_layer": 0, "fill": "none"}),
+        (WithFourier(), {"token": "add", "token_layer": 2}),
+    ],
+)
+def test_ours_equals_the_published_way(loss, fields):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 96, 128, 3), dtype=torch.uint8)
+    for ours, theirs in networks(loss, **fields):
+        for p in ours.parameters():
+            torch.nn.init.normal_(p, std=0.1 if p.ndim < 2 else 0.05)
+        theirs.load_state_dict(official(ours, ours.state_dict()), strict=True)
+        ours.double(), theirs.double()
+        pixels = (images.double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+        mask = ours.mask(torch.arange(3))
+        assert mask.ids_hidden.shape[1] == 8
+        pred = ours.predict(pixels, mask)
+        value = ours.objective(pred.float(), pixels.float(), mask)
+        expected, _, _ = theirs(pixels.permute(0, 3, 1, 2), *published.inputs(mask))
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
+        value.backward()
+        expected.backward()
+        gradients = official(ours, {name: p.grad for name, p in ours.named_parameters()})
+        largest = max(p.grad.abs().max().item() for p in theirs.parameters())
+        for name, p in theirs.named_parameters():
+            scale = max(p.grad.abs().max().item(), 1e-3 * largest)
+            torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale, msg=name)
+        statistics = official(ours, {k: b for k, b in ours.encoder.backbone.named_buffers(prefix="encoder.backbone")})
+        assert all(torch.allclose(b, statistics[name]) for name, b in theirs.named_buffers())

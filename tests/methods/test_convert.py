@@ -172,6 +172,6 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     assert not run.exists()
     convert(file, run, "--config", config_file)
     assert "holds checkpoints already" in refusal(file, run, "--config", config_file)
-    assert "expected one of facebookresearch/mae" in refusal(run, tmp_path / "back.pth", "--format", "mea")
+    assert "facebookresearch/mae, got mea" in refusal(run, tmp_path / "back.pth", "--format", "mea")
     assert "leave --config and --size out" in refusal(run, tmp_path / "back.pth", "--size", "32", "32")
     assert not (tmp_path / "back.pth").exists()

@@ -1,11 +1,16 @@
 """ConvMAE against the published way, which computes hidden positions too; sizes; and what hidden pixels can reach."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from bench.published import convmae
 from bench.published.convmae import ConvMaskedAutoencoder
+from fastmim.config import load
+from fastmim.convert import official
+from fastmim.convert.read import OfficialFile
 from fastmim.decoders import TransformerDecoder
 from fastmim.encoders import ConvMAE
 from fastmim.losses import MaskedL2
@@ -13,8 +18,10 @@ from fastmim.masking import RandomMasking, UniformMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
 from fastmim.targets import LowPass, NormalizedPatches
+from fastmim.tasks import pretrain
 from fastmim.tokens import Mask
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPEC = ConvMAE(embed_dims=(8, 12, 16), depths=(2, 1, 2), num_heads=2)
 PUBLISHED = dict(
@@ -162,3 +169,26 @@ def test_initialisation():
     for name, limit in expected.items():
         assert state[f"{name}.weight"].abs().max().item() == pytest.approx(limit, rel=0.02), name
     assert not state["patch_embed4.bias"].any() and state["blocks1.0.conv1.bias"].any()
+
+
+def test_row_and_its_checkpoints():
+    """The whole file there and back; and the released one, which lacks what pre-training alone needs."""
+    config = load(CONFIGS / "convmae/pretrain/convmae_base_224_1600ep.py")
+    with torch.device("meta"):
+        mim, published = pretrain.build(config), convmae.from_config(config, "sdpa")
+    file = OfficialFile("model", published.state_dict(), {})
+    fmt = official.recognise(file)
+    inferred = official.configuration(fmt, file.state)
+    parts = ("masking", "encoder", "decoder", "target", "loss")
+    assert [getattr(inferred, part) for part in parts] == [getattr(config, part) for part in parts]
+    state, account = official.to_ours(fmt, file.state, mim)
+    assert not account.missing and not account.unmatched and not account.resized
+    mim.load_state_dict(state, assign=True)
+    back, _ = official.to_official(fmt, mim)
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in file.state.items()}
+
+    lacking = [k for k in file.state if k.startswith(("decoder", "mask_token")) or "output_decode" in k]
+    released = {k: v for k, v in file.state.items() if k not in lacking} | {"cls_token": torch.zeros(1, 1, 768)}
+    assert official.recognise(OfficialFile("model", released, {})) is fmt
+    _, account = official.to_ours(fmt, released, mim)
+    assert sorted(account.missing) == sorted(lacking) and account.unmatched == ["cls_token"]

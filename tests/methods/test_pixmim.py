@@ -1,15 +1,21 @@
 """PixMIM: the low-pass target against the official outputs (tests/golden), what it must do, and the published model."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.published import convmae, lsmae, pixmim
+from fastmim.config import load
+from fastmim.convert import official
+from fastmim.data.crops import SimpleResizedCrop
 from fastmim.losses import MaskedL2
 from fastmim.objective import Objective
 from fastmim.targets import LowPass
-from fastmim.tokens import patchify
+from fastmim.tasks.pretrain import build
+from fastmim.tokens import patchify, sincos_position_embedding
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -126,3 +132,64 @@ def test_float32_is_close_to_float64_on_photographic_values():
 def test_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         LowPass(**fields)
+
+
+def test_ours_equals_the_published_way():
+    """Loss and every gradient, with the published model's weights converted and its masks given to ours."""
+    torch.manual_seed(0)
+    config = load(CONFIGS / "pixmim/pretrain/vit_base_patch16_224_300ep.py")
+    config = replace(
+        config,
+        encoder=replace(config.encoder, embed_dim=64, depth=2, num_heads=4),
+        decoder=replace(config.decoder, dim=32, depth=2, num_heads=4),
+        target=LowPass(12),
+        data=replace(config.data, size=(96, 96)),
+    )
+    ours, published = build(config), pixmim.from_config(config, "explicit")
+    for p in published.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "open-mmlab/mmselfsup PixMIM"]
+    state, account = official.to_ours(fmt, published.state_dict(), ours)
+    assert not account.missing and not account.unmatched and account.derived == ["target_generator.low_pass_filter"]
+    ours.load_state_dict(state)
+    back, _ = official.to_official(fmt, ours)
+    assert all(torch.equal(back[k], v) for k, v in published.state_dict().items())
+
+    images = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+    mask = ours.mask(torch.arange(3))
+    loss = ours.objective(ours.predict(images, mask), images, mask)
+    expected, _, hidden = published(ours.objective.normalize(images).permute(0, 3, 1, 2), *pixmim.inputs(mask))
+    assert torch.equal(hidden.bool(), mask.mask)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    loss.backward()
+    expected.backward()
+    gradients, _ = fmt.to_official({k: p.grad for k, p in ours.named_parameters() if p.requires_grad})
+    for name, p in published.named_parameters():
+        if p.requires_grad:
+            scale = p.grad.abs().max().item()
+            torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale, msg=name)
+
+
+def test_position_tables_are_loaded_not_regenerated():
+    """mmselfsup's tables put the row first, ours the column: a square grid's are each other's transpose."""
+    table = sincos_position_embedding(16, (3, 3), num_prefix_tokens=1)
+    rows_first = torch.cat([table[:, :1], table[:, 1:].unflatten(1, (3, 3)).transpose(1, 2).flatten(1, 2)], dim=1)
+    assert torch.equal(rows_first[..., :8], table[..., 8:]) and not torch.equal(rows_first, table)
+    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "open-mmlab/mmselfsup PixMIM"]
+    state, _ = fmt.to_ours({"backbone.pos_embed": rows_first, "neck.decoder_pos_embed": 2 * rows_first})
+    assert torch.equal(state["encoder.pos_embed"], rows_first)
+    assert torch.equal(state["decoder.pos_embed"], 2 * rows_first)
+
+
+@pytest.mark.parametrize(
+    "row", ["vit_base_patch16_224_800ep", "convmae_base_224_1600ep", "lsmae_vit_base_patch16_448_800ep"]
+)
+def test_rows(row):
+    """Each names a published model, and PixMIM's two changes are all that sets it apart from its base."""
+    config = load(CONFIGS / f"pixmim/pretrain/{row}.py")
+    module = {"vit": pixmim, "convmae": convmae, "lsmae": lsmae}[row.split("_")[0]]
+    with torch.device("meta"):
+        ours, published = build(config), module.from_config(config, "sdpa")
+    trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (ours, published)]
+    assert trained[0] == trained[1]
+    assert config.target == LowPass(40) and config.data.crop == SimpleResizedCrop(4, interpolation="bilinear")

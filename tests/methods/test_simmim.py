@@ -10,17 +10,19 @@ import timm
 import torch
 
 from bench.published import a2mim_vit, simmim
-from fastmim.config import Config, Data
+from fastmim.config import Config, Data, load
 from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
 from fastmim.decoders import LinearHead
-from fastmim.encoders import BEiT, Swin
+from fastmim.encoders import BEiT, Swin, ViT
 from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
 from fastmim.masking import BlockMasking, UniformMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
+from fastmim.optim import learning_rate, parameter_groups
 from fastmim.targets import Pixels
+from fastmim.tasks.export import export_encoder
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
 
@@ -42,7 +44,7 @@ def mim_of(spec, size, statistics=IMAGENET):
 
 
 def randomized(module, std=0.1):
-    for p in module.parameters():
+    for p in filter(lambda p: p.requires_grad, module.parameters()):
         torch.nn.init.normal_(p, std=std)
     return module
 
@@ -288,3 +290,91 @@ def test_hidden_pixels_are_not_seen(spec):
 def test_what_cannot_be_is_refused(spec, size, masking, message):
     with pytest.raises(ValueError, match=message):
         spec.build(size, *IMAGENET, masking)
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("file", "rates"),
+    [
+        # learning rates at epochs 0, just before and at the end of warm-up, just before and at 700, and at the end
+        ("simmim/pretrain/swin_base_window6_192_100ep.py", {0: 4e-6, 10 - 1e-9: 8e-4, 10: 0.9768e-3 * 0.8, 100: 4e-5}),
+        ("simmim/pretrain/swin_base_window6_192_800ep.py", {0: 2e-6, 10: 4e-4, 699.9: 4e-4, 700: 4e-5, 800: 4e-5}),
+        ("simmim/pretrain/swin_large_window12_192_800ep.py", {0: 2e-6, 10: 4e-4, 699.9: 4e-4, 700: 4e-5}),
+        ("simmim/pretrain/vit_base_patch16_224_800ep.py", {0: 2e-6, 10: 4e-4, 699.9: 4e-4, 700: 4e-5}),
+        *(
+            (f"a2mim/pretrain/{method}vit_{size}_patch16_224_800ep.py", {0: 8e-10, 10: 4e-4, 699.9: 4e-4, 700: 4e-5})
+            for method in ("", "simmim_")
+            for size in ("small", "base", "large")
+        ),
+    ],
+)
+def test_recipes(file, rates):
+    """The fact sheets' tables, and what decays."""
+    config = load(CONFIGS / file)
+    optim, data = config.optim, config.data
+    assert (optim.betas, optim.eps, optim.weight_decay, optim.clip) == ((0.9, 0.999), 1e-8, 0.05, 5.0)
+    assert (data.crop.scale, data.crop.ratio, data.crop.interpolation) == ((0.67, 1.0), (3 / 4, 4 / 3), "bilinear")
+    assert (config.train.global_batch, config.masking) == (2048, BlockMasking(0.6, 32))
+    for epoch, expected in rates.items():
+        assert learning_rate(optim, config.train, epoch) == pytest.approx(expected, rel=1e-3), epoch
+
+    with torch.device("meta"):
+        mim = build(config)
+    spared = {n for g in parameter_groups(mim, optim) if g["weight_decay"] == 0 for n in g["names"]}
+    matrices = {n for n, p in mim.named_parameters() if p.ndim > 1}
+    tables = {n for n in matrices if "relative_position_bias_table" in n}
+    token, cls_token = {"encoder.token.mask_token"}, {"encoder.backbone.cls_token"}
+    if file.startswith("a2mim"):
+        assert spared & matrices == tables | token | cls_token | {"encoder.backbone.pos_embed"}
+    else:
+        assert tables and spared & matrices == (token if "swin" in file else cls_token)
+    assert all(n in spared for n, p in mim.named_parameters() if p.ndim == 1)
+
+
+TINY_VIT = ViT("vit_base_patch16_224", embed_dim=24, depth=3, num_heads=4, reads="all", pos="learned")
+
+
+@pytest.mark.parametrize("spec", [TINY_VIT, replace(TINY_VIT, pos="sincos", fill="mean", token="add", token_layer=2)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_plain_vit_reads_all(spec, checkpointing):
+    """As timm's model does with the token put in by a hook."""
+    torch.manual_seed(0)
+    mim = randomized(mim_of(spec, (64, 96)))
+    mim.encoder.grad_checkpointing = checkpointing
+    assert mim.encoder.pos_embed.requires_grad == (spec.pos == "learned")
+    images, mask = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8), mim.mask(torch.arange(2))
+    latent = mim.encoder(images, mask)
+
+    export = spec.timm((64, 96))
+    model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"])
+    state = {k: v for k, v in mim.encoder.state_dict().items() if k != "token.mask_token"}
+    model.load_state_dict(state, strict=True)
+    token, hidden = mim.encoder.token.mask_token, mask.mask[..., None]
+    pixels = mim.objective.normalize(images)
+    if spec.token == "replace":
+        model.patch_embed.register_forward_hook(lambda module, args, x: torch.where(hidden, token, x))
+    else:
+        hidden_pixels = mask.hidden_map((64, 96))[..., None]
+        pixels = torch.where(hidden_pixels, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+        added = torch.nn.functional.pad(hidden * token, (0, 0, 1, 0))
+        model.blocks[1].register_forward_pre_hook(lambda module, args: (args[0] + added,))
+    expected = model.forward_features(pixels.permute(0, 3, 1, 2))
+    torch.testing.assert_close(latent, expected, rtol=0, atol=1e-4)
+    loss = mim.objective(mim.decoder(latent, mask, mask.ids_hidden.shape[1]), images, mask)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in mim.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("spec", [TINY_SWIN, A2MIM_BEIT, TINY_VIT])
+def test_export(spec, tmp_path):
+    """timm loads what was trained, without the mask token."""
+    data = Data(crop=CenterCrop(), size=(96, 96))
+    parts = dict(masking=BlockMasking(), decoder=LinearHead(), target=Pixels(), loss=MaskedL1(), data=data)
+    config = Config(encoder=spec, **parts)
+    weights = randomized(build(config)).state_dict()
+    model = timm.create_model(f"local-dir:{export_encoder(config, weights, tmp_path / 'out')}", pretrained=True)
+    prefix = "encoder." if spec is TINY_VIT else "encoder.backbone."
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[prefix + name]), name

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmim import config, optim, tokens
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.decoders import TransformerDecoder
+from fastmim.encoders.batchnorm import BatchNorm
 from fastmim.encoders.vit import ViT
 from fastmim.engine import Engine, init_distributed
 from fastmim.losses import MaskedL2
@@ -69,6 +70,22 @@ class Tiny(nn.Module):
         return loss * (1 + ids[0]) + ids[1]
 
 
+class TinyConv(nn.Module):
+    """A convolution and a batch norm that predict the mean of their input; names as `make_config` expects them."""
+
+    def __init__(self, dropout=0.1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Conv2d(3, 6, 3), BatchNorm(nn.BatchNorm2d(6), 64)])
+        self.dropout, self.head, self.token = nn.Dropout(dropout), nn.Linear(6, 1), nn.Parameter(torch.zeros(1))
+
+    def forward(self, images, ids):
+        pixels = images.permute(0, 3, 1, 2).to(self.token.dtype) / 255
+        x = self.blocks[1](self.blocks[0](pixels))
+        x = self.head(self.dropout(x).relu().mean(dim=(2, 3))) + self.token
+        return (x.float() - 4 * pixels.float().mean(dim=(1, 2, 3))[:, None]).pow(2).mean() / 64
+
+
 def make_config(world, stage=0, precision="fp32", **train):
     """Global batch 8 in 2 micro-batches. ZeRO-3 keeps only the smallest parameters whole, and has several groups."""
     train = {"micro_batch": 4 // world, "deepspeed": str(FRAGMENT), **train}
@@ -80,9 +97,9 @@ def make_config(world, stage=0, precision="fp32", **train):
     )
 
 
-def make_engine(process, stage=0, precision="fp32", dropout=0.1, other=False, **train):
+def make_engine(process, stage=0, precision="fp32", dropout=0.1, other=False, kind=Tiny, **train):
     """An engine; `other` starts from other values, to see that loading replaces every one of them."""
-    module = Tiny(dropout)
+    module = kind(dropout)
     for tensor in module.state_dict().values() if other else ():
         tensor.add_(1)
     return Engine(module, make_config(process.world, stage, precision, **train), process)
@@ -173,6 +190,19 @@ def check_resume(process, stage, precision, **train_fields):
     local, local_again = dict(engine.local_weights()), dict(again.local_weights())
     assert local.keys() == local_again.keys()
     assert all(torch.equal(t, local_again[name]) for name, t in local.items())
+
+
+def check_batch_norm(process, stage, precision):
+    """Its statistics are kept in fp32, saved, and loaded whatever the precision and the stage."""
+    check_resume(process, stage, precision, kind=TinyConv)
+    engine = make_engine(process, int(stage), precision, kind=TinyConv)
+    train(engine, range(3))
+    if state := engine.state_dict():
+        assert state["model"]["blocks.1.num_batches_tracked"] == 6
+        for name, start in (("running_mean", 0.0), ("running_var", 1.0)):
+            statistic = state["model"][f"blocks.1.{name}"]
+            assert statistic.dtype == torch.float32 and (statistic != start).all()
+            assert not torch.equal(statistic, statistic.bfloat16().float())
 
 
 def check_offload(process, stage, precision):

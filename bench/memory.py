@@ -1,0 +1,160 @@
+"""`python -m bench.memory CONFIG... --data FOLDER`: peak memory per device of training, and what fits.
+
+Trains a few real steps (bench.trial) in child processes for every combination of ZeRO stage, precision, batch and
+activation checkpointing asked for. With `--limit GiB` it looks for the largest batch instead, where running out of
+memory is a result. Beside each peak stands what is above weights, gradients and optimizer state. May import fastmim and
+bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+from bench import record, trial
+
+GIB = 2**30
+
+
+def state_bytes(trained: int, frozen: int, precision: str, stage: int, ranks: int) -> dict[str, float]:
+    """Bytes of weights, gradients and optimizer state on each device, from the numbers of parameters.
+
+    Weights are fp32, or bf16 for "bf16-master"; gradients and both moments fp32. Stages >= 1 and bf16 weights have fp32
+    masters. Stage 1 divides the optimizer's part among `ranks`, 2 gradients too, 3 weights too.
+    """
+    low = precision == "bf16-master"
+    master = 4 if low or stage else 0
+    return {
+        "weights": (2 if low else 4) * (trained + frozen) / (ranks if stage == 3 else 1),
+        "gradients": 4 * trained / (ranks if stage >= 2 else 1),
+        "optimizer": (8 + master) * trained / (ranks if stage >= 1 else 1),
+    }
+
+
+def largest(fits: Callable[[int], bool], at_most: int) -> int:
+    """The largest batch, up to `at_most`, for which `fits`: doubling, then bisection to 1/16; 0 if none."""
+    low, high = 0, 1
+    while high <= at_most and fits(high):
+        low, high = high, 2 * high
+    high = min(high, at_most + 1)
+    while high - low > 1 + low // 16:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+class Case:
+    """One combination: what its children are told, what its rows say."""
+
+    def __init__(self, path: str, stage: int, precision: str, checkpointing: bool, args: argparse.Namespace):
+        self.path, self.stage, self.precision, self.checkpointing, self.args = (
+            path,
+            stage,
+            precision,
+            checkpointing,
+            args,
+        )
+        self.found: dict[int, list[trial.Trial] | None] = {}
+
+    def run(self, batch: int) -> list[trial.Trial] | None:
+        """Trains with `batch` images per process; None if memory ran out."""
+        if batch not in self.found:
+            settings = [
+                *self.args.set, *([f"data.root={self.args.data}"] if self.args.data else []),
+                f"train.zero_stage={self.stage}", f"train.precision={self.precision}",
+                f"train.activation_checkpointing={self.checkpointing}",
+                f"train.global_batch={batch * self.args.ranks}", f"train.micro_batch={batch}",
+            ]  # fmt: skip
+            limit = int(self.args.limit * GIB) if self.args.limit else None
+            self.found[batch] = trial.launch(self.path, settings, self.args.ranks, self.args.steps, 1, limit)
+        return self.found[batch]
+
+    def row(self, batch: int) -> dict:
+        """The figures at one batch."""
+        trials = self.run(batch)
+        config = record.relative(Path(self.path).resolve())
+        checkpointing = ", activation checkpointing" if self.checkpointing else ""
+        precision = trials[0].precision if trials else self.precision
+        row = {
+            "case": f"{config}, ZeRO {self.stage}, {precision}{checkpointing}, {self.args.ranks} x batch {batch}",
+            "config": config, "stage": self.stage, "precision": precision, "checkpointing": self.checkpointing,
+            "ranks": self.args.ranks, "batch": batch, "out of memory": trials is None,
+        }  # fmt: skip
+        if self.args.limit:
+            row["limit GiB"] = self.args.limit
+        if trials is None:
+            return row | {"device": next((t[0].device for t in self.found.values() if t), "cpu")}
+        peak = max(trial.peak for trial in trials) / GIB
+        states = state_bytes(trials[0].trained, trials[0].frozen, precision, self.stage, self.args.ranks)
+        states = {f"{name} GiB": size / GIB for name, size in states.items()}
+        return (
+            row
+            | {"peak GiB": peak, **states, "above them GiB": peak - sum(states.values())}
+            | {"device": trials[0].device}
+        )
+
+
+def text(row: dict) -> str:
+    """A row as a line for people."""
+    if row["out of memory"]:
+        return f"{row['case']}: out of memory" + (f" of {row['limit GiB']:g} GiB" if "limit GiB" in row else "")
+    where = "CPU, resident beyond start-up" if row["device"] == "cpu" else "GPU, allocated"
+    states = ", ".join(f"{name} {row[f'{name} GiB']:.3f}" for name in ("weights", "gradients", "optimizer"))
+    found = f"; largest batch that fits in {row['limit GiB']:g} GiB" if "largest batch" in row else ""
+    return (
+        f"{row['case']}: peak {row['peak GiB']:.3f} GiB per process ({where}), {row['above them GiB']:.3f} above "
+        f"{states}{found}"
+    )
+
+
+def rows(case: Case) -> Iterator[dict]:
+    """A row a batch, or with a limit one for the largest batch that fits."""
+    if not case.args.limit:
+        yield from map(case.row, case.args.batches)
+        return
+    batch = largest(lambda batch: case.run(batch) is not None, case.args.max_batch)
+    yield case.row(batch) | {"largest batch": batch} if batch else case.row(1)
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser.add_argument("--data", help="folder of images (default: the config's)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--stages", type=numbers, default=[0], metavar="0,1,2,3", help="ZeRO stages (default 0)")
+    parser.add_argument("--precisions", default="auto", metavar="fp32,autocast,...", help="default auto")
+    parser.add_argument("--batches", type=numbers, default=[8], metavar="8,16,...", help="per process (default 8)")
+    parser.add_argument("--checkpointing", choices=("off", "on", "both"), default="off", help="default off")
+    parser.add_argument("--limit", type=float, help="GiB per process: look for the largest batch that fits in it")
+    parser.add_argument("--max-batch", type=int, default=4096, help="of that search (default 4096)")
+    parser.add_argument("--steps", type=int, default=2, help="after 1 of warm-up (default 2)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
+    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    args = parser.parse_args(argv)
+    checkpointing = {"off": (False,), "on": (True,), "both": (False, True)}[args.checkpointing]
+    try:
+        for path in args.configs:
+            trial.load(path, args.set)
+    except ValueError as error:
+        parser.error(str(error))
+    failed = False
+    for combination in product(args.configs, args.stages, args.precisions.split(","), checkpointing):
+        try:
+            for row in rows(Case(*combination, args)):
+                print(text(row), flush=True)
+                if args.record:
+                    record.record(row, "memory")
+        except ValueError as error:  # the other combinations may still be possible
+            print(error, flush=True)
+            failed = True
+    raise SystemExit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""`python -m bench.readme`: writes README.md's table from the rows in bench/results; `--check` only compares.
+
+May import bench.record.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bench import record
+
+README = record.ROOT / "README.md"
+START, END = "<!-- results: make readme -->\n", "<!-- end of results -->\n"
+HEADER = "| method | model | epochs | hours | peak GB | accuracy | hardware | commit |\n" + "|---" * 8 + "|\n"
+
+
+SETTING = ("config", "precision", "stage", "checkpointing", "ranks", "batch")
+"""What an hours row and the memory row beside it have in common."""
+
+
+def newest(theme: str, *keys: str) -> dict[tuple, dict]:
+    """The newest row of a theme for each value of `keys` and each hardware; without what did not fit in memory."""
+    rows = [row for row in record.read(theme) if "config" in row and not row.get("out of memory")]
+    return {(*(row[key] for key in keys), row["provenance"]["hardware"]): row for row in rows}
+
+
+def table() -> str:
+    """A line for each config and machine whose hours were measured."""
+    memory, accuracy = newest("memory", *SETTING), newest("accuracy", "config")
+    lines = []
+    for (path, hardware), row in sorted(newest("hours", "config").items()):
+        peak, reached = memory.get((*(row[key] for key in SETTING), hardware)), accuracy.get((path, hardware))
+        origin = row["provenance"]
+        _, method, *_, name = path.split("/")
+        cells = [
+            method,
+            f"[{name.removesuffix('.py')}]({path})",
+            f"{row['epochs']:g}",
+            f"{row['projected hours']:.4g} (projected)",
+            f"{peak['peak GiB'] * 2**30 / 1e9:.3g} (batch {peak['batch']})" if peak else "not yet",
+            f"{reached['top-1 %']:.1f} %" if reached else "not yet",
+            (f"{row['ranks']} x " if row["ranks"] > 1 else "")
+            + ("CPU: " if origin["device"] == "cpu" else "")
+            + hardware,
+            origin["commit"][:7] + ("+" if origin["dirty"] else ""),
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return HEADER + "".join(lines)
+
+
+def rendered(readme: str) -> str:
+    """The page with its table made anew.
+
+    Raises:
+        ValueError: the page has not both markers, each once.
+    """
+    if readme.count(START) != 1 or readme.count(END) != 1:
+        raise ValueError(f"README.md: expected the lines {START.strip()} and {END.strip()} once each")
+    before, rest = readme.split(START)
+    return before + START + table() + END + rest.split(END)[1]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the table is stale")
+    args = parser.parse_args(argv)
+    now = README.read_text()
+    fresh = rendered(now)
+    if args.check:
+        raise SystemExit(now != fresh and "README.md's table is stale: run make readme")
+    README.write_text(fresh)
+
+
+if __name__ == "__main__":
+    main()

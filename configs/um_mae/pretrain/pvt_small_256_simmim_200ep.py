@@ -1,0 +1,17 @@
+"""SimMIM as in UM-MAE's repository, PVT-S, 256 px, 200 epochs.   arXiv:2205.10063, main table, row PVT-S SimMIM;
+recipe of implus/UM-MAE's Makefile, `pretrain_simmim_pvt_small_256_200e`.
+
+Published (the repository's README): 79.28 % fine-tune, 38.0 hours of pre-training on hardware not stated.
+Measured here: not yet.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+
+swin, um_mae = load("swin_tiny_256_simmim_200ep.py"), load("pvt_small_256_200ep.py")
+config = replace(
+    swin,
+    encoder=replace(um_mae.encoder, reads="all"),
+    run=replace(swin.run, dir="runs/um_mae_pvt_small_simmim_200ep"),
+)

@@ -1,0 +1,22 @@
+"""UM-MAE, Swin-L, 256 px, 800 epochs.   arXiv:2205.10063, main table, row Swin-L UM-MAE; recipe of implus/UM-MAE's
+Makefile, `pretrain_mae_swin_large_256_mask_vmr025_800e`.
+
+Published (the repository's README): 85.2 % fine-tune.
+Measured here: not yet.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+from fastmim.decoders import TransformerDecoder
+from fastmim.encoders import UMSwin
+
+tiny = load("swin_tiny_256_200ep.py")
+config = replace(
+    tiny,
+    encoder=UMSwin(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), window=16, posmlp_dim=64),
+    decoder=TransformerDecoder(dim=512, depth=8, num_heads=16, official_pos_order=True),
+    optim=replace(tiny.optim, warmup_epochs=40),
+    train=replace(tiny.train, epochs=800),
+    run=replace(tiny.run, dir="runs/um_mae_swin_large_800ep"),
+)

@@ -1,0 +1,58 @@
+"""The checkpoints of Alpha-VL/ConvMAE; the released ones lack decoder and fusion. May import L3 and below."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..config import Config, Data
+from ..data.crops import RandomResizedCrop
+from ..decoders import TransformerDecoder
+from ..encoders import ConvMAE
+from ..losses import MaskedL2
+from ..masking import RandomMasking
+from ..targets import NormalizedPatches
+from .format import Format, Rule
+from .mae import DECODER
+
+
+def convmae_config(state: dict[str, Tensor]) -> Config:
+    """ConvMAE's configuration for these weights.
+
+    Raises:
+        ValueError: sizes other than those of ConvMAE-B, the only published ones: heads cannot be seen in shapes.
+    """
+    published = ConvMAE()
+    weights = [state.get(f"encoder.patch_embed{n}.proj.weight") for n in (1, 2, 3)]
+    found = [tuple(w.shape) for w in weights if w is not None]
+    sizes = zip(published.embed_dims, (3, *published.embed_dims), published.patch_sizes, strict=False)
+    side = math.isqrt(state["encoder.pos_embed"].shape[1]) if "encoder.pos_embed" in state else 14
+    if found != [(dim, channels, p, p) for dim, channels, p in sizes]:
+        raise ValueError(f"the file's patch embeddings have shapes {found}, which are not those of ConvMAE-B")
+    return Config(
+        masking=RandomMasking(),
+        encoder=published,
+        decoder=TransformerDecoder(),
+        target=NormalizedPatches(),
+        loss=MaskedL2(),
+        data=Data(crop=RandomResizedCrop(scale=(0.2, 1.0)), size=(16 * side, 16 * side)),
+    )
+
+
+FORMATS = (
+    Format(
+        name="Alpha-VL/ConvMAE",
+        container="model",
+        marks=(r"patch_embed4\.weight", r"blocks1\.0\.attn\.weight", r"blocks3\.0\.attn\.qkv\.weight"),
+        rules=(
+            Rule("pos_embed", "encoder.pos_embed"),
+            Rule("patch_embed{n}.{rest}", "encoder.patch_embed{n}.{rest}"),
+            Rule("blocks{n}.{rest}", "encoder.blocks{n}.{rest}"),
+            Rule("stage{n}_output_decode.{p}", "encoder.stage{n}_output_decode.{p}"),
+            Rule("norm.{p}", "encoder.norm.{p}"),
+            *DECODER,
+        ),
+        config=convmae_config,
+    ),
+)

@@ -1,0 +1,215 @@
+"""Convolutional networks from timm, with a mask token at one of their stages. May import timm, torch, L1 and L0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from timm.models import convnext, resnet
+from torch import Tensor, nn
+
+from ..tokens import Encoder, Mask, Masking, enlarge
+from .batchnorm import checkpoint, replace_batch_norms
+from .create import check_size, create
+from .dense import DenseInput, MaskToken, compute_dtype
+
+
+@dataclass(frozen=True)
+class ConvNet(Encoder):
+    """What the two families share; not a part of its own."""
+
+    name: str = "resnet50"
+    """timm model name."""
+    token_layer: int = 3
+    """Stage, 0 to 3, before whose blocks the token joins; see the class."""
+    token: Literal["replace", "add", "gated"] = "gated"
+    """How the learned token joins hidden positions, see `dense.MaskToken`. "add" leaves their content in."""
+    fill: Literal["none", "mean"] = "mean"
+    """What hidden pixels hold: the image's own mean colour, or their content, for the token to hide what it can."""
+    reads: Literal["all", "visible"] = "all"
+    """Whole images; or visible patches of 16 pixels only, side by side on a grid of half the size, which needs uniform
+    masking. Then the token stands for secondarily masked patches, after the stem; the fields above have no effect."""
+    depths: tuple[int, ...] | None = None
+    """Blocks of each stage; None = the model's own."""
+    dims: tuple[int, ...] | None = None
+    """Width of each stage (of a ResNet's 3x3 convolutions); None = the model's own."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block, growing linearly from 0."""
+
+    timm_layout = "NCHW"
+
+    def __post_init__(self):
+        if not 0 <= self.token_layer <= 3:
+            raise ValueError(f"encoder.token_layer: expected a stage, 0 to 3, got {self.token_layer}")
+
+    def create(self, kind: type[nn.Module], channels: int, size: tuple[int, int], masking: Masking) -> nn.Module:
+        """timm's model, if masking and image size fit it."""
+        if self.reads == "visible" and not masking.uniform:
+            raise ValueError(
+                "encoder.reads=visible needs masks that leave a grid to convolve on: use UniformMasking, or reads=all "
+                f"with {type(masking).__name__}"
+            )
+        if self.reads == "all" and masking.replaces:
+            raise ValueError("masking.secondary must be 0 with encoder.reads=all, which sees hidden patches too")
+        backbone = create(self.name, kind, in_chans=channels, drop_path_rate=self.drop_path, **self.model_args())
+        stride = backbone.feature_info[-1]["reduction"]
+        check_size(size, stride if self.reads == "all" else 2 * stride, self.name)
+        return backbone
+
+    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
+        return {"architecture": self.name, "model_args": self.model_args()}
+
+
+@dataclass(frozen=True)
+class ResNet(ConvNet):
+    """A timm ResNet; the token joins the input of `layer{token_layer + 1}`, as in A2MIM (openmixup `mim_resnet.py`)."""
+
+    bn_batch: int = 2048
+    """Images that batch norm takes its statistics of: all processes' if one's micro-batch is smaller (on GPUs)."""
+
+    def model_args(self) -> dict[str, Any]:
+        own = {"layers": self.depths, "channels": self.dims}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Raises:
+            ValueError: timm has no such ResNet, or the image size or the masking does not fit.
+        """
+        backbone = self.create(resnet.ResNet, len(mean), size, masking)
+        replace_batch_norms(backbone, self.bn_batch)
+        return ResNetEncoder(self, backbone, size, mean, std, masking)
+
+
+@dataclass(frozen=True)
+class ConvNeXt(ConvNet):
+    """A timm ConvNeXt; the token joins after the downsampling into stage `token_layer` (openmixup `convnext.py`)."""
+
+    name: str = "convnext_small"
+    """timm model name."""
+
+    def model_args(self) -> dict[str, Any]:
+        own = {"depths": self.depths, "dims": self.dims}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Raises:
+            ValueError: timm has no such ConvNeXt, or the image size or the masking does not fit.
+        """
+        backbone = self.create(convnext.ConvNeXt, len(mean), size, masking)
+        return ConvNeXtEncoder(self, backbone, size, mean, std, masking)
+
+    def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
+        return tokens(final_norm(model)(model.forward_features(images)))
+
+
+class ConvEncoder(nn.Module):
+    """`encoder(images, mask) -> (B, N, D)`: a raster of the last stage's positions, of 32 x 32 pixels each.
+
+    `backbone` is timm's model, so an export is a copy. Reading all, a position is a patch; reading visible patches of
+    16 pixels, it stands for 2 x 2 of those that a uniform mask leaves, in a raster of a quarter as many positions.
+    """
+
+    num_prefix_tokens = 0
+
+    def __init__(
+        self,
+        spec: ConvNet,
+        backbone: nn.Module,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        masking: Masking,
+    ):
+        super().__init__()
+        stride = backbone.feature_info[-1]["reduction"]
+        self.reads = spec.reads
+        self.merge = 1 if spec.reads == "all" else 2
+        self.patch_size: int = stride // self.merge
+        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        self.embed_dim: int = backbone.num_features
+        self.grad_checkpointing = False
+        self.input = DenseInput(mean, std, spec.fill if spec.reads == "all" else "none")
+        self.backbone = backbone
+        self.token_stage, token = (spec.token_layer, spec.token) if spec.reads == "all" else (0, "replace")
+        if spec.reads == "all" or masking.replaces:
+            self.token = MaskToken(backbone.feature_info[self.token_stage]["num_chs"], token)
+
+    def forward(self, images: Tensor, mask: Mask) -> Tensor:
+        """images: (B, H, W, C) uint8, or normalised floats."""
+        dtype = compute_dtype(next(self.backbone.parameters()))
+        if self.reads == "all":
+            return self.transform(self.input(images, mask, dtype), mask.mask.view(-1, *self.grid))
+        hidden = None
+        if mask.secondary is not None:
+            hidden = mask.secondary.view(-1, self.grid[0] // 2, self.grid[1] // 2)
+        return self.transform(self.input.compact(images, mask, self.patch_size, dtype), hidden)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, N, D) of whole, normalised (B, C, H, W) images, N = H/32 * W/32: timm's features, bit for bit."""
+        return self.transform(images, None)
+
+    def transform(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """Runs timm's model on (B, C, H, W) images, with the token at the cells (B, rows, columns) that are hidden."""
+        x = self.stem(x)
+        for i in range(4):
+            x, blocks = self.stage(x, i)
+            if hidden is not None and i == self.token_stage:
+                x = self.token(x.permute(0, 2, 3, 1), enlarge(hidden, x.shape[2:])).permute(0, 3, 1, 2)
+            for block in blocks:
+                x = checkpoint(block, x) if self.grad_checkpointing and self.training else block(x)
+        return tokens(self.norm(x))
+
+
+class ResNetEncoder(ConvEncoder):
+    """Official initialisation is timm's: Kaiming-normal over fan-out, last norm of a block zero; normal 0.02 tokens."""
+
+    def stem(self, images: Tensor) -> Tensor:
+        net = self.backbone
+        return net.maxpool(net.act1(net.bn1(net.conv1(images))))
+
+    def stage(self, x: Tensor, index: int) -> tuple[Tensor, nn.Module]:
+        """The input of a stage's blocks, and these."""
+        return x, self.backbone.get_submodule(f"layer{index + 1}")
+
+    def norm(self, x: Tensor) -> Tensor:
+        return x
+
+
+class ConvNeXtEncoder(ConvEncoder):
+    """Official initialisation is timm's, normal of deviation 0.02 in all weights, and a mask token of zeros.
+
+    (openmixup hands the token to a function that initialises modules, which leaves a parameter as it is.)
+    """
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        if hasattr(self, "token"):
+            nn.init.zeros_(self.token.mask_token)
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.backbone.stem(images)
+
+    def stage(self, x: Tensor, index: int) -> tuple[Tensor, nn.Module]:
+        """The input of a stage's blocks, and these."""
+        stage = self.backbone.stages[index]
+        return stage.downsample(x), stage.blocks
+
+    def norm(self, x: Tensor) -> Tensor:
+        return final_norm(self.backbone)(x)
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """A ConvNeXt's last norm, which timm applies after pooling in most models and before it in some."""
+    return model.head.norm if hasattr(model.head, "norm") else model.norm_pre
+
+
+def tokens(x: Tensor) -> Tensor:
+    """(B, D, h, w) to (B, h * w, D)."""
+    return x.flatten(2).transpose(1, 2)

@@ -1,0 +1,39 @@
+"""Every config that has a published form gets it, with our weights, and it loses what ours loses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bench import published
+from fastmim.config import load
+from fastmim.losses import MaskedL1
+from fastmim.tasks import pretrain
+
+TINY = "configs/debug/tiny_cpu.py"
+
+
+def test_same_weights_same_loss():
+    cfg = load(TINY)
+    mim = pretrain.build(cfg)
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    ids = torch.tensor([5, 1 << 40])
+    pixels = mim.objective.normalize(images).permute(0, 3, 1, 2)
+    for attention in ("explicit", "sdpa"):
+        model, inputs = published.build(cfg, attention)
+        published.copy_weights(model, mim)
+        loss, pred, mask = model(pixels, *inputs(mim.mask(ids)))
+        assert torch.equal(mask.bool(), mim.mask(ids).mask)
+        torch.testing.assert_close(loss, mim(images, ids), rtol=1e-5, atol=0)
+
+
+def test_no_published_form_is_said_with_every_reason():
+    with pytest.raises(ValueError, match="no published form of this config; .*mae: .*MaskedL1"):
+        published.build(replace(load(TINY), loss=MaskedL1()))
+
+
+def test_weights_that_do_not_fit_are_named():
+    mim = pretrain.build(load(TINY))
+    model, _ = published.build(replace(load(TINY), encoder=replace(load(TINY).encoder, embed_dim=32)))
+    with pytest.raises(ValueError, match="nearest: facebookresearch/mae, but for"):
+        published.copy_weights(model, mim)

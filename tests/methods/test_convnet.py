@@ -1,0 +1,273 @@
+"""ResNet and ConvNeXt encoders: what they read, what they export, and their batch norm in every precision."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from bench.published import a2mim as published
+from fastmim.convert.a2mim import FORMATS
+from fastmim.decoders import LinearHead, TransformerDecoder
+from fastmim.encoders.batchnorm import BatchNorm
+from fastmim.encoders.convnet import ConvNeXt, ResNet
+from fastmim.encoders.dense import DenseInput
+from fastmim.masking import BlockMasking, RandomMasking, UniformMasking
+from fastmim.tokens import Mask
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+KINDS = [ResNet, ConvNeXt]
+
+
+def build(spec, masking=None, size=(64, 128)):
+    torch.manual_seed(0)
+    masking = masking or (BlockMasking() if spec.reads == "all" else UniformMasking())
+    return spec.build(size, MEAN, STD, masking), masking
+
+
+def draw(encoder, masking, count=2):
+    return masking(0, torch.arange(count), encoder.grid, encoder.patch_size)
+
+
+def test_mean_fill(golden):
+    data = golden("a2mim_loss")
+    hidden = data["mask"].bool()
+    ids = hidden.flatten(1).byte().argsort(dim=1, stable=True)
+    mask = Mask(ids, int((~hidden[0]).sum()), (4, 4))
+    assert torch.equal(mask.mask.view(2, 4, 4), hidden)
+    filled = DenseInput((0.0,) * 3, (1.0,) * 3, "mean")(data["target"].permute(0, 2, 3, 1), mask, torch.float32)
+    torch.testing.assert_close(filled, data["masked_input_mean"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spec", "millions"),
+    [
+        (ResNet("resnet50"), 23.508),
+        (ResNet("resnet101"), 42.500),
+        (ResNet("resnet152"), 58.144),
+        (ResNet("resnet200"), 62.625),
+        (ConvNeXt("convnext_small"), 49.455),
+        (ConvNeXt("convnext_base"), 87.566),
+    ],
+)
+def test_parameters(spec, millions):
+    heads = {"resnet": 6.295, "convnext_small": 2.362, "convnext_base": 3.149}
+    with torch.device("meta"):
+        encoder = spec.build((224, 224), MEAN, STD, BlockMasking())
+        head = LinearHead().build(encoder)
+    assert round(sum(p.numel() for p in encoder.backbone.parameters()) / 1e6, 3) == millions
+    assert next(v for k, v in heads.items() if spec.name.startswith(k)) == round(
+        sum(p.numel() for p in head.parameters()) / 1e6, 3
+    )
+    assert encoder.grid == (7, 7) and encoder.patch_size == 32
+
+
+def test_every_official_name_is_converted_both_ways():
+    entries = json.loads((GOLDEN / "state_dict_keys/a2mim_r50.json").read_text())["entries"]
+    shapes = {e["key"]: tuple(e["shape"]) for e in entries}
+    with torch.device("meta"):
+        encoder = ResNet().build((224, 224), MEAN, STD, BlockMasking())
+        ours = nn.ModuleDict({"encoder": encoder, "decoder": LinearHead().build(encoder)}).state_dict()
+        theirs = {name: torch.empty(shape) for name, shape in shapes.items()}
+        assert [f.recognises(theirs) for f in FORMATS] == [True, False, False, False]
+        converted, unmatched = FORMATS[0].to_ours(theirs)
+        assert not unmatched and {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in ours.items()}
+        back, unmatched = FORMATS[0].to_official(converted)
+        assert not unmatched and {k: tuple(v.shape) for k, v in back.items()} == shapes
+
+
+def test_convnext_names_are_converted_both_ways():
+    with torch.device("meta"):
+        backbone = published.ConvNeXt(*published.CONVNEXTS["convnext_small"])
+        theirs = published.A2MIM(backbone, published.Neck(768, 32), published.A2MIMHead()).state_dict()
+        encoder = ConvNeXt().build((224, 224), MEAN, STD, BlockMasking())
+        ours = nn.ModuleDict({"encoder": encoder, "decoder": LinearHead().build(encoder)}).state_dict()
+        assert [f.recognises(theirs) for f in FORMATS] == [False, True, False, False]
+        converted, unmatched = FORMATS[1].to_ours(theirs)
+        assert not unmatched and {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in ours.items()}
+        back, unmatched = FORMATS[1].to_official(converted)
+        assert not unmatched and {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in theirs.items()}
+        baseline = {name.replace("decoder_pred", "decoder"): t for name, t in theirs.items()}
+        assert [f.recognises(baseline) for f in FORMATS] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("reads", ["all", "visible"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_timms(kind, reads):
+    spec = kind(**SMALL, reads=reads)
+    encoder, _ = build(spec)
+    encoder.eval()
+    description = spec.timm((64, 128))
+    model = timm.create_model(description["architecture"], num_classes=0, **description["model_args"]).eval()
+    model.load_state_dict(encoder.backbone.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 128)
+    features = encoder.features(images)
+    assert features.shape == (2, 8, encoder.embed_dim)
+    assert torch.equal(features, spec.timm_tokens(model, images))
+
+
+def changed(encoder, masking, where):
+    """(B, N) bool: latent tokens that change when the pixels (B, H, W) `where` do."""
+    encoder.eval()
+    mask = draw(encoder, masking)
+    images = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8)
+    other = torch.where(where(mask)[..., None], 255 - images, images)
+    before, after = encoder(images, mask), encoder(other, mask)
+    return (before != after).any(dim=-1), mask
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_pixels_leave_no_trace_but_their_mean(kind):
+    """Swapping hidden pixels of one image keeps its mean, and so its latent tokens."""
+    encoder, masking = build(kind(**SMALL))
+    encoder.eval()
+    mask = draw(encoder, masking)
+    hidden = mask.hidden_map((64, 128))[0]
+    images = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8)
+    other = images.clone()
+    other[0, hidden] = images[0, hidden].flip(0)
+    torch.testing.assert_close(encoder(images, mask), encoder(other, mask), rtol=1e-4, atol=1e-5)
+    other[0, ~hidden] = images[0, ~hidden].flip(0)
+    assert not torch.allclose(encoder(images, mask), encoder(other, mask), rtol=1e-2, atol=1e-2)
+
+
+def test_which_baselines_leak():
+    """ConvNeXt's stem never crosses a mask's border: a replacing token hides all. The official baseline adds it."""
+
+    def hidden(mask):
+        return mask.hidden_map((64, 128))
+
+    replaced, added = (ConvNeXt(**SMALL, fill="none", token=token, token_layer=0) for token in ("replace", "add"))
+    assert not changed(*build(replaced), hidden)[0].any()
+    assert changed(*build(added), hidden)[0].any()
+
+
+@pytest.mark.parametrize("secondary", [0.0, 0.5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_compact_grid_holds_visible_patches_only(kind, secondary):
+    encoder, masking = build(kind(**SMALL, reads="visible"), UniformMasking(secondary))
+    assert hasattr(encoder, "token") == (secondary > 0)
+    unseen, mask = changed(encoder, masking, lambda mask: mask.hidden_map((64, 128)))
+    assert unseen.shape == (2, 2) and not unseen.any()
+    assert changed(encoder, masking, lambda mask: ~mask.hidden_map((64, 128)))[0].any()
+    decoder = TransformerDecoder(dim=32, depth=1, num_heads=4).build(encoder)
+    images = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8)
+    assert decoder(encoder(images, mask), mask, 24).shape == (2, 24, 768)
+
+
+def test_compact_image_is_a_patchwork_of_the_visible_patches():
+    """A network on the compact grid is the network on the image of half the size that the patches make."""
+    encoder, masking = build(ResNet(**SMALL, reads="visible"), UniformMasking(0.0))
+    encoder.eval()
+    mask = draw(encoder, masking)
+    images = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8)
+    half = torch.zeros(2, 32, 64, 3)
+    for b in range(2):
+        for k, patch in enumerate(mask.ids_keep[b].tolist()):
+            (r, c), (i, j) = divmod(k, 4), divmod(patch, 8)
+            half[b, 16 * r :, 16 * c :][:16, :16] = images[b, 16 * i :, 16 * j :][:16, :16].float()
+    half = (half / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    expected = encoder.features(half.permute(0, 3, 1, 2))
+    torch.testing.assert_close(encoder(images, mask), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_initialisation():
+    encoder, _ = build(ResNet(**SMALL))
+    conv = encoder.backbone.layer4[0].conv2.weight
+    assert conv.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.1)
+    assert not encoder.backbone.layer4[0].bn3.weight.any() and encoder.backbone.layer4[0].bn1.weight.all()
+    assert encoder.token.mask_token.std().item() == pytest.approx(0.02, rel=0.5)
+    assert torch.all(encoder.token.mask_gamma == 1e-6)
+    encoder, _ = build(ConvNeXt(**SMALL))
+    assert encoder.backbone.stages[3].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not encoder.token.mask_token.any() and torch.all(encoder.token.mask_gamma == 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpointing_changes_nothing(kind):
+    """Not even running statistics, which a recomputed forward would count twice; nor drop path's draws."""
+    spec = kind(**SMALL, drop_path=0.5)
+    results = []
+    for checkpointing in (False, True):
+        encoder, masking = build(spec)
+        encoder.grad_checkpointing = checkpointing
+        images = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(2)
+        encoder(images, draw(encoder, masking)).square().mean().backward()
+        results.append({n: p.grad for n, p in encoder.named_parameters()} | dict(encoder.named_buffers()))
+    assert all(torch.equal(a, results[1][name]) for name, a in results[0].items())
+
+
+def test_batch_norm_is_torchs():
+    torch.manual_seed(0)
+    plain = nn.BatchNorm2d(4)
+    nn.init.normal_(plain.weight)
+    ours = BatchNorm(plain, 8)
+    for _ in range(3):
+        x = torch.randn(2, 4, 3, 3)
+        assert torch.equal(plain(x), ours(x))
+    plain.eval(), ours.eval()
+    assert torch.equal(plain(x), ours(x))
+    assert all(torch.equal(a, ours.state_dict()[name]) for name, a in plain.state_dict().items())
+
+
+def test_batch_norm_statistics_stay_float32():
+    norm = BatchNorm(nn.BatchNorm2d(4), 8)
+    norm.running_mean += 1 / 3
+    exact = norm.running_mean.clone()
+    norm.bfloat16()
+    assert norm.weight.dtype == torch.bfloat16
+    assert norm.running_mean.dtype == torch.float32 and torch.equal(norm.running_mean, exact)
+    y = norm(torch.randn(2, 4, 3, 3).bfloat16())
+    assert y.dtype == torch.bfloat16
+    y.float().square().mean().backward()
+    assert norm.weight.grad.dtype == torch.bfloat16
+    norm.double()
+    assert norm.running_mean.dtype == torch.float64
+
+
+def test_batch_norm_says_what_its_statistics_are_of():
+    norm = BatchNorm(nn.BatchNorm2d(4), 2048)
+    assert norm.describe(256, 8, "cuda") == "statistics of 2048 images"
+    assert norm.describe(2048, 8, "cuda") == "statistics of 2048 images"
+    assert "of 256 images, not of 2048 (encoder.bn_batch)" in norm.describe(256, 8, "cpu")
+    assert "of 512 images, not of 2048" in norm.describe(256, 2, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("spec", "masking", "size", "said"),
+    [
+        (ResNet("resnet51"), BlockMasking(), (64, 64), "near it: resnet"),
+        (ConvNeXt("resnet50"), BlockMasking(), (64, 64), "near it: .*convnext"),
+        (ResNet(**SMALL), BlockMasking(), (64, 80), "multiple of 32"),
+        (ResNet(**SMALL, reads="visible"), RandomMasking(), (64, 64), "reads=all"),
+        (ResNet(**SMALL, reads="visible"), UniformMasking(), (96, 64), "multiple of 64"),
+        (ResNet(**SMALL), UniformMasking(0.25), (64, 64), "masking.secondary must be 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(spec, masking, size, said):
+    with pytest.raises(ValueError, match=said):
+        spec.build(size, MEAN, STD, masking)
+
+
+def test_a_stage_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="0 to 3, got 4"):
+        ResNet(token_layer=4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "resnet50d", "seresnet50"])
+def test_other_timm_names_work(name):
+    encoder, masking = build(ResNet(name), size=(64, 64))
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    assert encoder(images, draw(encoder, masking)).shape == (2, 4, encoder.embed_dim)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto_ols", "convnextv2_atto"])
+def test_other_convnexts_work(name):
+    encoder, masking = build(ConvNeXt(name), size=(64, 64))
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    assert encoder(images, draw(encoder, masking)).shape == (2, 4, encoder.embed_dim)
