@@ -31,7 +31,7 @@ from fastmim import checkpoint
 from fastmim.config import Config, load, to_json
 from fastmim.data.demo import write_demo_images
 from fastmim.engine import Process, init_distributed
-from fastmim.tasks.export import _tokens, export_encoder, load_encoder
+from fastmim.tasks.export import export_encoder, load_encoder
 from fastmim.tasks.pretrain import Pretrain, build
 from tests.campaign.kills import digest
 from tests.methods.tiny import ROOT, ROWS, tiny
@@ -72,12 +72,9 @@ def shallower(config: Config) -> tuple[Config, str]:
         mim = build(config)
     if sum(p.numel() for p in mim.parameters()) <= LARGE:
         return config, ""
-    stages = [len(part) for part in getattr(getattr(mim.encoder, "backbone", mim.encoder), "layers", [])]
-    if hasattr(config.encoder, "depth"):
-        depth, was = 4, len(getattr(mim.encoder, "backbone", mim.encoder).blocks)
-        return replace(config, encoder=replace(config.encoder, depth=depth)), f"{depth} blocks of {was}"
-    depths = (2, 2, 2, 2)
-    return replace(config, encoder=replace(config.encoder, depths=depths)), f"blocks {depths} {stages}"
+    fields = {"depth": 4} if hasattr(config.encoder, "depth") else {"depths": (2, 2, 2, 2)}
+    words = " ".join(f"{name} {value}" for name, value in fields.items())
+    return replace(config, encoder=replace(config.encoder, **fields)), words
 
 
 def prepared(config: Config, images: Path, folder: Path) -> Config:
@@ -171,7 +168,7 @@ def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     if config.encoder.timm(config.data.size):
         copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        features = _tokens(copy.forward_features(images), config.encoder.timm_layout)
+        features = config.encoder.timm_tokens(copy, images)
     else:
         features = load_encoder(folder).features(images)
     assert torch.equal(features, mim.eval().encoder.features(images)), "the exported encoder is another"

@@ -51,6 +51,6 @@ def test_a_change_of_what_a_row_depends_on_is_named():
 def test_a_large_model_is_made_shallower():
     large = next(path for path in ROWS if "vit_huge" in path.name)
     config, changed = rows.shallower(load(large))
-    assert config.encoder.depth == 4 and changed == "4 blocks of 32"
+    assert config.encoder.depth == 4 and changed == "depth 4"
     small = next(path for path in ROWS if "vit_base" in path.name)
     assert rows.shallower(load(small)) == (load(small), "")
