@@ -18,7 +18,7 @@ ENCODERS = {
     "ConvMAE": {"embed_dims": (16, 16, 32), "depths": (1, 1, 2), "num_heads": 2},
     "UMSwin": {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)},
     "UMPVT": {"dims": (16, 16, 32, 32), "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)},
-    "ResNet": {"depths": (1, 1, 2, 1), "dims": (8, 16, 32, 64)},
+    "ResNet": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
     "ConvNeXt": {"depths": (1, 1, 2, 1), "dims": (8, 8, 16, 16)},
 }
 """Fields of the small form of each kind of encoder."""
