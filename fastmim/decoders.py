@@ -41,6 +41,11 @@ class TransformerDecoder(Decoder):
             raise ValueError(f"decoder.dim={self.dim} must be a multiple of decoder.num_heads={self.num_heads}")
 
     def build(self, encoder: nn.Module) -> nn.Module:
+        if self.official_pos_order and (encoder.reads == "all" or encoder.merge == 1):
+            raise ValueError(
+                "decoder.official_pos_order is for an encoder that reads a compacted image, whose tokens are in the "
+                "order of their blocks (UMSwin, UMPVT); set it to False here"
+            )
         return TransformerDecoderModule(self, encoder)
 
 

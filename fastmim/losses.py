@@ -131,6 +131,13 @@ class FocalFrequency(FourierLoss):
                 f"alpha={self.alpha}, batch={self.batch}, crops={self.crops}"
             )
 
+    def misfit(self, size: tuple[int, int]) -> str | None:
+        if size[0] % self.crops == 0 == size[1] % self.crops:
+            return None
+        fitting = [n for n in range(1, min(size) + 1) if size[0] % n == 0 == size[1] % n]
+        near = min(fitting, key=lambda n: abs(n - self.crops))
+        return f"FocalFrequency: crops={self.crops} do not divide images of {size}; the nearest is crops={near}"
+
     def of_residual(self, residual: Tensor) -> Tensor:
         size, height, width, channels = residual.shape
         n, p = self.batch if size % self.batch == 0 else size, self.crops
@@ -224,6 +231,9 @@ class WithFourier(Loss):
             case "mean":
                 rest = target.mean(dim=(1, 2), keepdim=True) - target
         return spatial + self.weight * self.fourier.of_residual(live * d + (1 - live) * rest)
+
+    def misfit(self, size: tuple[int, int]) -> str | None:
+        return self.fourier.misfit(size)
 
     def note(self, batch: int) -> str | None:
         return self.fourier.note(batch)

@@ -281,6 +281,10 @@ class Loss(ABC):
     @abstractmethod
     def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor: ...
 
+    def misfit(self, size: tuple[int, int]) -> str | None:
+        """Why images of (H, W) pixels cannot be compared, or None."""
+        return None
+
     def note(self, batch: int) -> str | None:
         """What a person should know about this loss on micro-batches of `batch` images, or nothing."""
         return None

@@ -180,14 +180,21 @@ class Bottleneck(nn.Module):
 class ResNet(MaskToken):
     """ResNet v1b (the stride in the 3x3 convolution); the token joins before `layer{mask_layer + 1}`."""
 
-    def __init__(self, depths: tuple[int, ...] = (3, 4, 6, 3), mask_layer: int = 3, token: Token = "gated"):
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (3, 4, 6, 3),
+        mask_layer: int = 3,
+        token: Token = "gated",
+        base_channels: int = 64,
+    ):
         super().__init__()
         self.mask_layer = mask_layer
-        self.add_token((64, 256, 512, 1024)[mask_layer], token)
+        self.add_token(base_channels * 2 ** (mask_layer + 1) if mask_layer else 64, token)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         for i, depth in enumerate(depths):
-            inputs, width = 64 if i == 0 else 128 * 2**i, 64 * 2**i
+            width = base_channels * 2**i
+            inputs = 2 * width if i else 64
             first = Bottleneck(inputs, width, stride=1 if i == 0 else 2)
             blocks = [first, *(Bottleneck(4 * width, width, stride=1) for _ in range(depth - 1))]
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
@@ -353,11 +360,17 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -
         )
     if encoder.drop_path:
         raise ValueError(f"encoder.drop_path={encoder.drop_path}: officially there is none here")
+    place = {"mask_layer": encoder.token_layer, "token": encoder.token}
     if name in RESNETS:
-        backbone, dim = ResNet(RESNETS[name], encoder.token_layer, encoder.token), 2048
+        dims = encoder.dims or (64, 128, 256, 512)
+        if tuple(dims) != tuple(dims[0] * 2**i for i in range(4)):
+            raise ValueError(f"encoder.dims={dims}: officially each stage is twice as wide as the one before")
+        backbone, dim = ResNet(encoder.depths or RESNETS[name], base_channels=dims[0], **place), 4 * dims[-1]
     else:
-        depths, dims = CONVNEXTS[name]
-        backbone, dim = ConvNeXt(depths, dims, encoder.token_layer, encoder.token), dims[-1]
+        depths, dims = (
+            own or named for own, named in zip((encoder.depths, encoder.dims), CONVNEXTS[name], strict=True)
+        )
+        backbone, dim = ConvNeXt(depths, dims, **place), dims[-1]
     return A2MIM(backbone, Neck(dim, 32), head_of(cfg.loss), encoder.fill)
 
 

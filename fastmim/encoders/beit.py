@@ -13,7 +13,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from ..tokens import Encoder, Mask, Masking
-from .create import check_size, create
+from .create import check_size, create, integer_buffers
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -103,6 +103,7 @@ class BEiTEncoder(nn.Module):
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = beit
+        integer_buffers(beit)
         self.token_layer = spec.token_layer
         self.token = MaskToken(self.embed_dim, spec.token)
         {"simmim": init_simmim, "a2mim": init_a2mim}[spec.init](beit, self.token.mask_token)

@@ -102,6 +102,8 @@ class ConvNeXt(ConvNet):
             ValueError: timm has no such ConvNeXt, or the image size or the masking does not fit.
         """
         backbone = self.create(convnext.ConvNeXt, len(mean), size, masking)
+        for name, part in backbone.head.named_children():
+            part.requires_grad_(name == "norm")  # some models have a layer behind the pooling, which no loss reaches
         return ConvNeXtEncoder(self, backbone, size, mean, std, masking)
 
     def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 
@@ -30,3 +31,14 @@ def check_size(size: tuple[int, int], unit: int, name: str) -> None:
     if size[0] % unit or size[1] % unit:
         near = tuple(max(unit, round(side / unit) * unit) for side in size)
         raise ValueError(f"data.size={size} must be a multiple of {unit} for {name}; the nearest is {near}")
+
+
+def integer_buffers(model: nn.Module) -> None:
+    """Makes int8 of a model's buffers, which hold whole numbers only: zero biases, shift masks of 0 and -100.
+
+    In a sum an integer takes the other's type, whatever that is: weights may be cast to bf16, buffers are not.
+    """
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(module, name, buffer.to(torch.int8))

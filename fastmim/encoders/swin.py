@@ -1,4 +1,4 @@
-"""Swin transformers from timm that read whole images. May import timm, L1 and L0."""
+"""Swin transformers from timm. May import timm, L1 and L0."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from timm.models import checkpoint_seq
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
-from ..tokens import Encoder, Mask, Masking
-from .create import check_size, create
+from ..tokens import Encoder, Mask, Masking, enlarge
+from .create import check_size, create, integer_buffers
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
 @dataclass(frozen=True)
 class Swin(Encoder):
-    """A timm Swin with a learned token for what is hidden (SimMIM, arXiv:2111.09886, section 3)."""
+    """A timm Swin with a learned token for what is hidden (SimMIM, arXiv:2111.09886, section 3).
+
+    With a uniform masking it can read visible patches only, as UM-MAE's does, but is timm's in everything else.
+    """
 
     name: str = "swin_base_patch4_window7_224"
     """timm model name."""
@@ -32,6 +35,8 @@ class Swin(Encoder):
     """Attention heads of each stage; None = the model's own."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
+    reads: Literal["visible", "all"] = "all"
+    """What is encoded: the whole image, or the half as large one that the visible patches of a uniform mask make."""
     fill: Literal["none", "mean"] = "none"
     """What hidden pixels hold: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
     mean colour."""
@@ -45,7 +50,11 @@ class Swin(Encoder):
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("patch_size", "embed_dim", "depths", "num_heads")}
         own = {name: value for name, value in (own | {"window_size": self.window}).items() if value is not None}
-        return {"architecture": self.name, "model_args": {"img_size": size} | own}
+        if self.reads == "visible":  # of the size that was trained on, which fixes the windows, but taking any
+            fixed = {"img_size": (size[0] // 2, size[1] // 2), "dynamic_img_size": True}
+        else:
+            fixed = {"img_size": size}
+        return {"architecture": self.name, "model_args": fixed | own}
 
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
@@ -54,55 +63,76 @@ class Swin(Encoder):
         Raises:
             ValueError: timm has no such Swin, or the image size, the masking or `token_layer` does not fit it.
         """
-        if masking.replaces:
-            raise ValueError("masking.secondary must be 0 for Swin, which reads hidden patches too; or use UMSwin")
+        if self.reads == "visible" and not masking.uniform:
+            raise ValueError(
+                "encoder.reads=visible: Swin reads a dense image, which only visible patches of a uniform mask make: "
+                "use UniformMasking, or reads=all"
+            )
+        if self.reads == "all" and masking.replaces:
+            raise ValueError("masking.secondary must be 0 for an encoder that reads hidden patches too (reads = all)")
         args = self.timm(size)["model_args"]
         swin = create(self.name, SwinTransformer, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
-        check_size(size, swin.feature_info[-1]["reduction"], self.name)
-        if not 0 <= self.token_layer <= len(swin.layers):
-            raise ValueError(
-                f"encoder.token_layer: expected at most {len(swin.layers)} for {self.name}, got {self.token_layer}"
-            )
-        return SwinEncoder(self, swin, mean, std)
+        check_size(size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
+        last = len(swin.layers) - (self.reads == "visible")  # whose tokens are not larger than a patch
+        if not 0 <= self.token_layer <= last:
+            raise ValueError(f"encoder.token_layer: expected at most {last} for {self.name}, got {self.token_layer}")
+        return SwinEncoder(self, swin, size, mean, std, masking)
 
 
 class SwinEncoder(nn.Module):
     """`encoder(images, mask) -> (B, L, D)`: one token for each patch, which is the square of a token of the last stage.
+
+    Reading visible patches, it is (B, K / 4, D): a patch is half as wide, and a token stands for four visible ones,
+    side by side as their blocks are. Masks with a `secondary` have the token replace those patches.
 
     `backbone` is timm's model, so an export is a copy. Its initialisation is the official one: normal of deviation
     0.02 in linear layers and tables, torch's default in the patch embedding.
     """
 
     num_prefix_tokens = 0
-    reads = "all"
-    merge = 1
 
-    def __init__(self, spec: Swin, swin: SwinTransformer, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self,
+        spec: Swin,
+        swin: SwinTransformer,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        masking: Masking,
+    ):
         super().__init__()
-        self.patch_size: int = swin.feature_info[-1]["reduction"]
+        self.reads, self.merge = spec.reads, 2 if spec.reads == "visible" else 1
+        self.patch_size: int = swin.feature_info[-1]["reduction"] // self.merge
         self.patch_values: int = self.patch_size**2 * len(mean)
-        self.grid = tuple(side // self.patch_size for side in swin.patch_embed.img_size)
+        self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         self.embed_dim: int = swin.num_features
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = swin
-        self.token_stage = max(spec.token_layer, 1) - 1
-        self.token = MaskToken(swin.feature_info[self.token_stage]["num_chs"], spec.token)
+        integer_buffers(swin)
+        if spec.reads == "all" or masking.replaces:
+            self.token_stage = max(spec.token_layer, 1) - 1
+            self.token = MaskToken(swin.feature_info[self.token_stage]["num_chs"], spec.token)
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
-        return self.transform(self.input(images, mask, compute_dtype(self.token.mask_token)), mask)
+        dtype = compute_dtype(self.backbone.patch_embed.proj.weight)
+        rows, columns = self.grid
+        if self.reads == "all":
+            return self.transform(self.input(images, mask, dtype), mask.mask.view(-1, rows, columns))
+        replaced = None if mask.secondary is None else mask.secondary.view(-1, rows // 2, columns // 2)
+        return self.transform(self.input.compact(images, mask, self.patch_size, dtype), replaced)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.transform(images, None)
 
-    def transform(self, images: Tensor, mask: Mask | None) -> Tensor:
-        """Runs timm's model, with the mask token in place of what `mask` hides."""
+    def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
+        """Runs timm's model on (B, C, H, W) images, with the token for the patches (B, rows, columns) `hidden`."""
         x = self.backbone.patch_embed(images)
         for i, stage in enumerate(self.backbone.layers):
             x = stage.downsample(x)
-            if mask is not None and i == self.token_stage:
-                x = self.token(x, mask.hidden_map(x.shape[1:3]))
+            if hidden is not None and i == self.token_stage:
+                x = self.token(x, enlarge(hidden, x.shape[1:3]))
             x = checkpoint_seq(stage.blocks, x) if self.grad_checkpointing else stage.blocks(x)
         return self.backbone.norm(x).flatten(1, 2)

@@ -62,19 +62,21 @@ class ViT(Encoder):
         if not timm.is_model(self.name):
             near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
             raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
-        args = dict(in_chans=len(mean), num_classes=0, drop_path_rate=self.drop_path)
-        vit = timm.create_model(self.name, **args | self.timm(size)["model_args"])
-        if not isinstance(vit, VisionTransformer):
+        with torch.device("meta"):
+            own = timm.create_model(self.name, num_classes=0)  # another kind of model would not take the arguments
+        if not isinstance(own, VisionTransformer):
             raise ValueError(
-                f"encoder.name: {self.name} is a {type(vit).__name__}; ViT takes timm VisionTransformer models"
+                f"encoder.name: {self.name} is a {type(own).__name__}; ViT takes timm VisionTransformer models"
             )
-        p = vit.patch_embed.patch_size[0]
-        if size[0] % p or size[1] % p:
-            raise ValueError(f"data.size={size} must be a multiple of the patch size {p} of {self.name}")
-        if vit.cls_token is None or vit.reg_token is not None or vit.no_embed_class:
+        if own.cls_token is None or own.reg_token is not None or own.no_embed_class:
             raise ValueError(
                 f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding"
             )
+        args = dict(in_chans=len(mean), num_classes=0, drop_path_rate=self.drop_path)
+        vit = timm.create_model(self.name, **args | self.timm(size)["model_args"])
+        p = vit.patch_embed.patch_size[0]
+        if size[0] % p or size[1] % p:
+            raise ValueError(f"data.size={size} must be a multiple of the patch size {p} of {self.name}")
         if not 0 <= self.token_layer <= len(vit.blocks):
             raise ValueError(
                 f"encoder.token_layer: expected at most {len(vit.blocks)} for {self.name}, got {self.token_layer}"

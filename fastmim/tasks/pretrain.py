@@ -48,6 +48,8 @@ def build(config: Config) -> MIM:
     data = config.data
     encoder = config.encoder.build(data.size, data.mean, data.std, config.masking)
     decoder = config.decoder.build(encoder)
+    if problem := config.loss.misfit(data.size):
+        raise ValueError(problem)
     objective = Objective(config.target, config.loss, encoder.patch_size, data.mean, data.std)
     mim = MIM(config.masking, encoder, decoder, objective, config.train.seed)
     one = torch.zeros(1, dtype=torch.int64, device="cpu")

@@ -1,10 +1,11 @@
-"""What the kill campaign draws and counts, and whether its committed result is still about this code."""
+"""What the kill campaign draws and counts, and whether the committed campaigns are still about this code."""
 
 import statistics
 import warnings
 
 from bench import record
-from tests.campaign import kills
+from tests.campaign import kills, rows
+from tests.methods.tiny import ROOT, ROWS
 
 COMMAND = "python -m tests.campaign.kills --kills 50"
 
@@ -22,6 +23,20 @@ def test_the_committed_campaign_holds_and_says_when_it_is_stale():
         warnings.warn(f"no kill campaign is recorded: run {COMMAND}", stacklevel=1)
     if rows and (changed := kills.stale(rows[-1])):
         warnings.warn(f"the kill campaign is stale, {', '.join(changed)} changed: run {COMMAND}", stacklevel=1)
+
+
+def test_every_row_was_tried_and_says_when_it_is_stale():
+    """As above: what is missing or stale is a warning."""
+    known = rows.newest()
+    assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
+    missing, changed = [], set()
+    for path in ROWS:
+        row = known.get(path.relative_to(ROOT).as_posix())
+        missing += [path.name] if row is None else []
+        changed |= set() if row is None else set(rows.stale(row, path))
+    if missing or changed:
+        words = f"{len(missing)} of {len(ROWS)} rows were never tried, others before a change of {sorted(changed)}"
+        warnings.warn(f"{words}: run python -m tests.campaign.rows", stacklevel=1)
 
 
 def test_a_change_of_a_covered_file_is_named():

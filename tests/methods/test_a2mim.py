@@ -1,6 +1,7 @@
 """A2MIM: our losses equal the official code's, our convolutional networks the published way."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from bench.published import a2mim as published
+from fastmim.config import load
 from fastmim.convert.a2mim import FORMATS
 from fastmim.decoders import LinearHead
 from fastmim.encoders.convnet import ConvNeXt, ResNet
@@ -15,7 +17,9 @@ from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, Masked
 from fastmim.masking import BlockMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
+from fastmim.optim import parameter_groups
 from fastmim.targets import Pixels
+from fastmim.tasks.pretrain import build
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -136,19 +140,19 @@ def test_values_out_of_range_are_refused(build):
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DEPTHS, DIMS = (1, 1, 1, 1), (8, 16, 24, 32)
 FOURIER = WithFourier(MaskedFocalL1(), FocalFrequency(), 0.5, visible_weight=1e-3)
 
 
 def networks(loss, **fields):
     """(our module, the published model) of a small ResNet and a small ConvNeXt."""
-    kinds = {
-        ResNet("resnet50", depths=DEPTHS, **fields): (published.ResNet(DEPTHS), 2048),
-        ConvNeXt(depths=DEPTHS, dims=DIMS, **fields): (published.ConvNeXt(DEPTHS, DIMS), 32),
-    }
-    for spec, (backbone, dim) in kinds.items():
-        layer, masking = spec.token_layer, BlockMasking()
-        backbone = type(backbone)(DEPTHS, *([DIMS] if dim == 32 else []), layer, spec.token)
+    masking, depths = BlockMasking(), (1, 1, 1, 1)
+    for kind, dims in ((ResNet, (8, 16, 32, 64)), (ConvNeXt, (8, 16, 24, 32))):
+        spec = kind(depths=depths, dims=dims, **fields)
+        place = {"mask_layer": spec.token_layer, "token": spec.token}
+        if kind is ResNet:
+            backbone, dim = published.ResNet(depths, base_channels=8, **place), 4 * dims[-1]
+        else:
+            backbone, dim = published.ConvNeXt(depths, dims, **place), dims[-1]
         theirs = published.A2MIM(backbone, published.Neck(dim, 32), published.head_of(loss), spec.fill)
         encoder = spec.build((96, 128), MEAN, STD, masking)
         decoder = LinearHead(init="trunc_normal").build(encoder)
@@ -198,3 +202,58 @@ def test_ours_equals_the_published_way(loss, fields):
             torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale, msg=name)
         statistics = official(ours, {k: b for k, b in ours.encoder.backbone.named_buffers(prefix="encoder.backbone")})
         assert all(torch.allclose(b, statistics[name]) for name, b in theirs.named_buffers())
+
+
+CONFIGS = Path(__file__).parents[2] / "configs/a2mim/pretrain"
+NORM, NONE, SLOW = r"(bn|ln|gn)(\d+)?.(weight|bias)", {"weight_decay": 0.0}, {"weight_decay": 0.0, "lr_scale": 0.1}
+BASIC = {NORM: NONE, "bias": NONE}
+# Regular expressions of the official configs: a later match overrides an earlier one.
+OFFICIAL_OPTIONS = {
+    "resnet50_100ep": BASIC | {"mask_token": SLOW, "mask_gamma": SLOW},
+    "resnet50_300ep": BASIC | {"mask_token": SLOW},
+    "convnext_small_300ep": BASIC | {"gamma": NONE, "mask_token": SLOW, "mask_gamma": SLOW},
+    "simmim_resnet50_300ep": BASIC | {"mask_token": NONE},
+    "simmim_convnext_small_300ep": BASIC | {"gamma": NONE, "mask_token": NONE},
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL_OPTIONS)
+def test_every_parameter_decays_and_learns_as_officially(name):
+    config = load(CONFIGS / f"{name}.py")
+    with torch.device("meta"):
+        ours, theirs = build(config), published.from_config(config)
+        groups = parameter_groups(ours, config.optim)
+        given = {
+            official_name: {"weight_decay": group["weight_decay"], "lr_scale": group["lr_scale"]}
+            for group in groups
+            for official_name in official(ours, dict(zip(group["names"], group["params"], strict=True)))
+        }
+    expected = {}
+    for parameter, _ in theirs.named_parameters():
+        expected[parameter] = {"weight_decay": 0.05, "lr_scale": 1.0}
+        for pattern, options in OFFICIAL_OPTIONS[name].items():
+            if re.search(pattern, parameter):
+                expected[parameter] |= options
+    assert given == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet101_300ep",
+        "resnet200_300ep",
+        "convnext_base_300ep",
+        "simmim_resnet50_300ep",
+        "simmim_convnext_small_300ep",
+    ],
+)
+def test_configs_are_official_models(name):
+    """Built the published way, each takes the weights of ours."""
+    config = load(CONFIGS / f"{name}.py")
+    with torch.device("meta"):
+        ours, theirs = build(config), published.from_config(config)
+    names = {k: v.shape for k, v in official(ours, ours.state_dict()).items()}
+    assert names == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert config.optim.blr * config.train.global_batch / config.optim.lr_batch == pytest.approx(
+        8e-4 if name.startswith("simmim") else 1.2e-3
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.published.mae import MaskedAutoencoder
 from bench.published.pixmim import LowFrequencyTarget, PixMIM
@@ -80,3 +81,10 @@ def test_the_encoder_reads_the_unfiltered_image():
     _, filtered_pred, _ = model(model.target_generator(images), noise)
     assert (pred - filtered_pred).abs().max() > 1e-2
     torch.testing.assert_close(loss, model.forward_loss(model.target_generator(images), pred, mask))
+
+
+def test_multiplications_are_those_of_the_sheet():
+    """Forward, per image, in 10^9 multiply-adds."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        PixMIM()(torch.rand(1, 3, 224, 224), torch.rand(1, 196))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(9.78, rel=0.01)

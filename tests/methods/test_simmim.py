@@ -14,7 +14,7 @@ from fastmim.config import Config, Data, load
 from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
-from fastmim.decoders import LinearHead
+from fastmim.decoders import LinearHead, TransformerDecoder
 from fastmim.encoders import BEiT, Swin, ViT
 from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
 from fastmim.masking import BlockMasking, UniformMasking
@@ -24,7 +24,7 @@ from fastmim.optim import learning_rate, parameter_groups
 from fastmim.targets import Pixels
 from fastmim.tasks.export import export_encoder
 from fastmim.tasks.pretrain import build
-from fastmim.tokens import Mask, patchify, take
+from fastmim.tokens import Mask, patchify, take, unpatchify
 
 SWIN_NAMES, VIT_NAMES = MICROSOFT
 (A2MIM_NAMES,) = OPENMIXUP
@@ -275,6 +275,18 @@ def test_hidden_pixels_are_not_seen(spec):
     assert torch.equal(mim.predict(images, mask), mim.predict(other, mask)) == (spec.token_layer == 0)
 
 
+@pytest.mark.parametrize("spec", [TINY_SWIN, TINY_BEIT, A2MIM_BEIT])
+def test_weights_may_be_bf16(spec):
+    """As they are with train.precision "bf16-master", where buffers stay as they are."""
+    torch.manual_seed(0)
+    mim = randomized(mim_of(spec, (96, 96)))
+    images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    expected = mim(images, torch.arange(2))
+    for p in mim.parameters():
+        p.data = p.data.bfloat16()
+    torch.testing.assert_close(mim(images, torch.arange(2)), expected, rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize(
     ("spec", "size", "masking", "message"),
     [
@@ -285,6 +297,9 @@ def test_hidden_pixels_are_not_seen(spec):
         (replace(TINY_SWIN, token_layer=5), (96, 96), BlockMasking(), "token_layer: expected at most 4"),
         (replace(TINY_BEIT, token_layer=4), (96, 96), BlockMasking(), "token_layer: expected at most 3"),
         (TINY_BEIT, (96, 96), UniformMasking(), "masking.secondary must be 0"),
+        (TINY_SWIN, (96, 96), UniformMasking(), "masking.secondary must be 0"),
+        (replace(TINY_SWIN, reads="visible"), (128, 128), BlockMasking(), "use UniformMasking, or reads=all"),
+        (replace(TINY_SWIN, reads="visible"), (96, 128), UniformMasking(), r"multiple of 64.*nearest is \(128, 128\)"),
     ],
 )
 def test_what_cannot_be_is_refused(spec, size, masking, message):
@@ -378,3 +393,39 @@ def test_export(spec, tmp_path):
     prefix = "encoder." if spec is TINY_VIT else "encoder.backbone."
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, weights[prefix + name]), name
+
+
+COMPACT_SWIN = replace(TINY_SWIN, window=4, reads="visible")
+
+
+@pytest.mark.parametrize("secondary", [0.0, 0.25])
+def test_swin_on_the_compact_grid(secondary, tmp_path):
+    """What timm makes of the visible patches side by side; and it trains, and its export takes whole images."""
+    torch.manual_seed(0)
+    masking, loss = UniformMasking(secondary), MaskedL1()
+    parts = dict(masking=masking, decoder=TransformerDecoder(32, 2, 4), target=Pixels(), loss=loss)
+    config = Config(encoder=COMPACT_SWIN, data=Data(crop=CenterCrop(), size=(128, 192)), **parts)
+    mim = randomized(build(config))
+    assert (mim.encoder.grid, mim.encoder.patch_size, mim.encoder.merge) == ((8, 12), 16, 2)
+    images, mask = torch.randint(0, 256, (2, 128, 192, 3), dtype=torch.uint8), mim.mask(torch.arange(2))
+    latent = mim.encoder(images, mask)
+
+    compact = take(patchify(mim.objective.normalize(images), 16), mask.ids_keep)
+    compact = unpatchify(compact, 16, (4, 6)).permute(0, 3, 1, 2)
+    export = COMPACT_SWIN.timm((128, 192))
+    args = export["model_args"] | {"dynamic_img_size": False}
+    model = timm.create_model(export["architecture"], num_classes=0, **args).eval()
+    model.load_state_dict(mim.encoder.backbone.state_dict(), strict=True)
+    if secondary:
+        replaced = mask.secondary.view(2, 4, 6).repeat_interleave(4, 1).repeat_interleave(4, 2)[..., None]
+        token = mim.encoder.token.mask_token[0]
+        model.patch_embed.register_forward_hook(lambda module, args, x: torch.where(replaced, token, x))
+    expected = model.forward_features(compact).flatten(1, 2)
+    torch.testing.assert_close(latent, expected, rtol=0, atol=1e-4)
+
+    mim(images, torch.arange(2)).backward()
+    assert all(p.grad.abs().max() > 0 for p in mim.parameters() if p.requires_grad)
+    assert sum("mask_token" in n for n, _ in mim.encoder.named_parameters()) == (secondary > 0)
+    folder = export_encoder(config, mim.state_dict(), tmp_path / "out")
+    exported = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert exported.forward_features(torch.randn(1, 3, 256, 128)).shape == (1, 8, 4, 128)

@@ -1,0 +1,38 @@
+"""SimMIM baseline of A2MIM, ConvNeXt-S, 224 px, 300 epochs.   arXiv:2205.13943; row SimMIM, ConvNeXt-S of its readme.
+
+Recipe of openmixup `simmim/imagenet/convnext_small_sz224_8xb256_fp16_ep300.py`. AS PUBLISHED IT HIDES NOTHING: the
+image is left as it is and the token is only added to the embeddings of hidden positions, so the network reads what it
+is to predict. encoder.token=replace makes it a masked baseline: the stem does not cross the masks' borders.
+
+Published: 83.2 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2).
+Measured here: not yet.
+"""
+
+from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.data.crops import RandomResizedCrop
+from fastmim.decoders import LinearHead
+from fastmim.encoders.convnet import ConvNeXt
+from fastmim.losses import MaskedL1
+from fastmim.masking import BlockMasking
+from fastmim.targets import Pixels
+
+config = Config(
+    masking=BlockMasking(ratio=0.6, block=32),
+    encoder=ConvNeXt("convnext_small", token_layer=0, token="add", fill="none"),
+    decoder=LinearHead(init="trunc_normal"),
+    target=Pixels(),
+    loss=MaskedL1(),
+    data=Data(crop=RandomResizedCrop(scale=(0.67, 1.0), interpolation="bilinear"), size=(224, 224)),
+    optim=Optim(
+        blr=2e-4,
+        lr_batch=512,
+        min_lr=1e-5,
+        warmup_epochs=10,
+        betas=(0.9, 0.999),
+        weight_decay=0.05,
+        no_decay=("mask_token",),
+        decay=(r"norm\.weight", r"stem\.1\.weight", r"downsample\.0\.weight"),
+    ),
+    train=Train(epochs=300, global_batch=2048),
+    run=Run(dir="runs/a2mim_simmim_convnext_small_300ep"),
+)

@@ -1,0 +1,18 @@
+"""SimMIM baseline of A2MIM, ResNet-152, 224 px, 800 epochs.   arXiv:2205.13943.
+
+The recipe of 300 epochs, for the comparison with resnet152_800ep.py; the official code has no file for it.
+
+Published: none for 800 epochs.
+Measured here: not yet.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+
+base = load("simmim_resnet152_300ep.py")
+config = replace(
+    base,
+    train=replace(base.train, epochs=800),
+    run=replace(base.run, dir="runs/a2mim_simmim_resnet152_800ep"),
+)

@@ -1,0 +1,219 @@
+"""The row campaign: every config of the tables trains three updates on a CPU, resumes bit for bit, and is exported.
+
+`python -m tests.campaign.rows` from the repository root; `--only PATTERN` takes the configs whose path contains it. A
+row that is recorded and not stale is left out, so the same command continues. Each runs the way a run does, with two
+demo images an update, in fp32 and without warm-up; models above LARGE parameters are made shallower, and the record
+says how.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import inspect
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from bench import record
+from fastmim import checkpoint
+from fastmim.config import Config, load, to_json
+from fastmim.data.demo import write_demo_images
+from fastmim.engine import Process, init_distributed
+from fastmim.tasks.export import export_encoder, load_encoder
+from fastmim.tasks.pretrain import Pretrain, build
+from tests.campaign.kills import digest
+from tests.methods.tiny import ROOT, ROWS, tiny
+
+UPDATES, SAVED, BATCH = 3, 2, 2
+LARGE = 150e6
+ROWS_PER_PROCESS = 4  # what a process keeps of its rows is given back with it
+COVERED = tuple(
+    f"fastmim/{name}.py"
+    for name in (
+        "checkpoint", "data/crops", "data/decode", "data/loader", "decoders", "engine", "losses", "masking", "mim",
+        "objective", "optim", "targets", "tasks/export", "tasks/pretrain", "tokens",
+    )
+)  # fmt: skip
+"""What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""
+
+
+def covered(path: Path) -> list[str]:
+    """The files, by their names in the repository, that a row depends on."""
+    config = load(path)
+    encoder = Path(inspect.getfile(type(config.encoder))).relative_to(ROOT)
+    return [*COVERED, encoder.as_posix(), path.relative_to(ROOT).as_posix()]
+
+
+def stale(row: dict, path: Path) -> list[str]:
+    """Files that a recorded row depends on and that have changed since."""
+    return [name for name in covered(path) if row["covered"].get(name) != digest([name])]
+
+
+def newest() -> dict[str, dict]:
+    """The last recorded row of each config."""
+    return {row["case"]: row for row in record.read("rows")}
+
+
+def shallower(config: Config) -> tuple[Config, str]:
+    """The config, with fewer blocks if its model is too large for this, and what was changed, in words."""
+    with torch.device("meta"):
+        mim = build(config)
+    if sum(p.numel() for p in mim.parameters()) <= LARGE:
+        return config, ""
+    fields = {"depth": 4} if hasattr(config.encoder, "depth") else {"depths": (2, 2, 2, 2)}
+    words = " ".join(f"{name} {value}" for name, value in fields.items())
+    return replace(config, encoder=replace(config.encoder, **fields)), words
+
+
+def prepared(config: Config, images: Path, folder: Path) -> Config:
+    """The config as it is tried: three updates over six images, of which every one changes the weights."""
+    return replace(
+        config,
+        data=replace(config.data, root=str(images), held_out=0, repeats=1, loader="pillow", workers=1, prefetch=1),
+        optim=replace(config.optim, warmup_epochs=0),
+        train=replace(
+            config.train, epochs=1, global_batch=BATCH, micro_batch=None, precision="fp32", zero_stage=0, device="cpu"
+        ),
+        run=replace(config.run, dir=str(folder), evaluate_every=0),
+    )
+
+
+def digests(state: dict[str, dict[str, Tensor]]) -> dict[str, str]:
+    """SHA-256 of every tensor of a training state."""
+    return {
+        f"{kind}/{name}": hashlib.sha256(t.contiguous().view(-1).numpy()).hexdigest()
+        for kind, part in state.items()
+        for name, t in part.items()
+    }
+
+
+def train(config: Config, process: Process, first: int) -> tuple[list[float], dict[str, dict[str, Tensor]]]:
+    """Updates `first` to the last, from a checkpoint if `first` is not 0; one is saved before the last update.
+
+    Returns: the losses, and the state at the end.
+    """
+    task, folder = Pretrain(config, process), Path(config.run.dir) / "checkpoints"
+    assert task.total == UPDATES and task.resume(folder) == first
+    losses = []
+    for step in range(first, UPDATES):
+        if step == SAVED > first:
+            meta = {"config": to_json(config), "manifest": task.manifest.hash}
+            checkpoint.save(folder, step, task.engine.state_dict(), meta, keep=1)
+        result = task.train_step(step, task.batches(step, step + 1))
+        assert not result.skipped and result.grad_norm > 0, (step, result)
+        losses.append(result.loss.item())
+    state = task.engine.state_dict()
+    task.close()
+    return losses, state
+
+
+def attempt(path: Path, images: Path, small: bool) -> dict:
+    """Trains, resumes and exports one row; `small` makes its model tiny.
+
+    Raises:
+        AssertionError: the resumed run or the exported encoder is another; or a parameter has no gradient.
+        ValueError, RuntimeError: it cannot be built, trained or exported.
+    """
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    config = tiny(load(path)) if small else load(path)
+    config, changed = (config, "") if small else shallower(config)
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=images.parent) as folder:
+        config = prepared(config, images, Path(folder))
+        process = init_distributed("cpu")
+        losses, state = train(config, process, 0)
+        expected, model = digests(state), state["model"]
+        still = [name for name, moment in state["exp_avg_sq"].items() if not moment.any()]
+        trained = sum(moment.numel() for moment in state["exp_avg_sq"].values())
+        del state
+        gc.collect()
+        again, state = train(config, process, SAVED)
+        found = digests(state)
+        del state
+        gc.collect()
+        different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        assert not different and again == losses[SAVED:], f"the resumed run differs: {different[:3]} {again} {losses}"
+        assert not still, f"no gradient has reached {still}"
+        export(config, model, Path(folder) / "encoder")
+    return {
+        "case": path.relative_to(ROOT).as_posix(),
+        "parameters_millions": round(trained / 1e6, 2),
+        "reduced": changed,
+        "losses": [round(loss, 6) for loss in losses],
+        "resumed": "bit for bit",
+        "export": "timm, bit-equal" if config.encoder.timm(config.data.size) else "own format, bit-equal",
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+@torch.no_grad()
+def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
+    """Exports an encoder, loads it the way a user does, and compares its features with the trained one's."""
+    export_encoder(config, model, folder)
+    mim = build(config)
+    mim.load_state_dict(model)
+    shape = (1, len(config.data.mean), *config.data.size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    if config.encoder.timm(config.data.size):
+        copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        features = config.encoder.timm_tokens(copy, images)
+    else:
+        features = load_encoder(folder).features(images)
+    assert torch.equal(features, mim.eval().encoder.features(images)), "the exported encoder is another"
+
+
+def main() -> int:
+    """Tries the rows, prints them and records those that hold in bench/results; 0 if all did."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="part of the config's path")
+    parser.add_argument("--dir", type=Path, default=Path("runs/rows"), help="where the runs go; removed as they end")
+    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)  # what the provenance is to say of the training processes
+    origin = record.provenance("cpu")
+    if origin["dirty"] and not arguments.allow_dirty:
+        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+    known = newest()
+    paths = [path for path in ROWS if arguments.only in path.relative_to(ROOT).as_posix()]
+    if not paths:
+        parser.error(f"no row of configs/*/pretrain contains {arguments.only!r}")
+    todo = [p for p in paths if (row := known.get(p.relative_to(ROOT).as_posix())) is None or stale(row, p)]
+    print(f"{len(paths)} rows, {len(paths) - len(todo)} of them recorded and not stale", flush=True)
+    shutil.rmtree(arguments.dir, ignore_errors=True)
+    images = arguments.dir.resolve() / "images"
+    write_demo_images(str(images), UPDATES * BATCH)
+    failed, spawn = [], multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=ROWS_PER_PROCESS) as pool:
+        for path in todo:
+            future = pool.submit(attempt, path, images, False)
+            if (error := future.exception()) is not None:
+                failed.append(path)
+                print(f"{path.relative_to(ROOT)}: {type(error).__name__}: {error}", flush=True)
+                continue
+            row = future.result()
+            print(*row.values(), sep="  ", flush=True)
+            if not arguments.allow_dirty:
+                if record.provenance("cpu") != origin:
+                    raise RuntimeError("the tree changed during the campaign: this row is not recorded")
+                row["covered"] = {name: digest([name]) for name in covered(path)}
+                record.record(row | {"device": "cpu"}, "rows")
+    shutil.rmtree(arguments.dir)
+    print(f"{len(todo) - len(failed)} of {len(todo)} hold")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

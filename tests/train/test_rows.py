@@ -1,0 +1,56 @@
+"""A covering sample of the row campaign: each kind of encoder, made tiny, trains, resumes bit for bit, is exported."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from fastmim.config import load
+from fastmim.data.demo import write_demo_images
+from fastmim.tasks import pretrain
+from fastmim.tokens import Encoder
+from tests.campaign import rows
+from tests.methods.tiny import ENCODERS, ROWS
+
+SAMPLE = {}
+for path in ROWS:
+    parts = load(path)
+    kinds = [type(part).__name__ for part in (parts.encoder, parts.masking, parts.decoder)]
+    SAMPLE.setdefault("-".join(kinds), path)
+
+
+@pytest.fixture(scope="module")
+def attempt(tmp_path_factory):
+    """attempt(path): in a process of its own, as a run changes the environment of its process."""
+    images = tmp_path_factory.mktemp("rows") / "images"
+    write_demo_images(str(images), rows.UPDATES * rows.BATCH, (64, 64))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda path: pool.submit(rows.attempt, path, images, True).result()
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_row_trains_resumes_and_is_exported(attempt, name):
+    row = attempt(SAMPLE[name])
+    assert len(row["losses"]) == rows.UPDATES and row["parameters_millions"] > 0
+
+
+def test_every_encoder_has_a_small_form():
+    assert {part.__name__ for part in pretrain.PARTS if issubclass(part, Encoder)} <= ENCODERS.keys()
+
+
+def test_a_change_of_what_a_row_depends_on_is_named():
+    path = ROWS[0]
+    names = rows.covered(path)
+    assert any(name.startswith("fastmim/encoders/") for name in names) and names[-1].startswith("configs/")
+    row = {"covered": {name: rows.digest([name]) for name in names}}
+    assert rows.stale(row, path) == []
+    row["covered"]["fastmim/optim.py"] = "other"
+    assert rows.stale(row, path) == ["fastmim/optim.py"]
+
+
+def test_a_large_model_is_made_shallower():
+    large = next(path for path in ROWS if "vit_huge" in path.name)
+    config, changed = rows.shallower(load(large))
+    assert config.encoder.depth == 4 and changed == "depth 4"
+    small = next(path for path in ROWS if "vit_base" in path.name)
+    assert rows.shallower(load(small)) == (load(small), "")
