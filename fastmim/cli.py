@@ -149,6 +149,8 @@ def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[
     except checkpoint.CheckpointError as error:
         raise OSError(error) from error
     print("\n".join(account.lines("not in the file, so initialised", "in the file, but not in this model")))
+    if not config_file:
+        print(f"sizes, read from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
     if read.rest:
         print(f"not kept: {', '.join(map(str, read.rest))}")
     print(f"{run}: train from it with --run.init {run} --run.dir OTHER")

@@ -1,6 +1,7 @@
 """Configs: every file loads, builds and is listed; overrides say what is wrong in one line; JSON round-trips."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from fastmim.config import from_json, load, override, to_json
+from fastmim.optim import parameter_groups
 from fastmim.tasks.pretrain import PARTS, build, total_steps
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +36,13 @@ def test_every_config_builds_and_is_listed(path):
             assert (round(trained, 3), round(frozen, 3)) == pytest.approx(expected, abs=1.5e-3)
     assert str(path.relative_to(ROOT / "configs")) in (ROOT / "configs/README.md").read_text()
     assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    parameter_groups(mim, config.optim)  # refuses a pattern that is in no parameter's name
+
+
+def test_every_listed_config_is_there():
+    listed = re.findall(r"`([\w/]+\.py)`", (ROOT / "configs/README.md").read_text())
+    rows = [name for name in listed if "/pretrain/" in name]
+    assert rows and not [name for name in rows if not (ROOT / "configs" / name).is_file()]
 
 
 def test_mae_recipe():

@@ -37,6 +37,7 @@ class Format:
         ignored: official names (regular expressions) with no counterpart: what we derive from the configuration.
         config: the official configuration of a model with these weights (by our names), sizes taken from their shapes;
             raises ValueError where shapes do not tell. None: shapes do not tell.
+        prepare: rewrites an official state in another form of this format into the one that the rules are for.
         derived: the `ignored` tensors, by official name, of a module of ours (a `MIM`). None: there are none.
     """
 
@@ -46,6 +47,7 @@ class Format:
     rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     config: Callable[[dict[str, Tensor]], Any] | None = None
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
     derived: Callable[[Any], dict[str, Tensor]] | None = None
 
     def recognises(self, names: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import Config, Data
@@ -62,6 +63,17 @@ def _depth(state: dict[str, Tensor], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
+def join_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """long_seq_mae's `--no_k_bias_in_vit` has no bias of the key, which changes nothing, and two tensors."""
+    joined = dict(state)
+    for name in [name for name in state if name.endswith(".attn.q_bias")]:
+        attn = name.removesuffix("q_bias")
+        if f"{attn}v_bias" in state:
+            q, v = joined.pop(name), joined.pop(f"{attn}v_bias")
+            joined[f"{attn}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    return joined
+
+
 ENCODER = (
     Rule("cls_token", "encoder.cls_token"),
     Rule("pos_embed", "encoder.pos_embed"),
@@ -81,5 +93,6 @@ FORMATS = (
         marks=(r"cls_token", r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight"),
         rules=ENCODER + DECODER,
         config=vit_config,
+        prepare=join_biases,
     ),
 )

@@ -45,7 +45,7 @@ class Account:
 
     def lines(self, missing: str, unmatched: str) -> list[str]:
         """One line a fact, with `missing` and `unmatched` as the words for what those mean here."""
-        listed = [("resized", self.resized), ("derived, not copied", self.derived)]
+        listed = [("resized", self.resized), ("derived from the configuration", self.derived)]
         listed += [(missing, self.missing), (unmatched, self.unmatched)]
         return [f"{self.format}: {self.matched} tensors matched"] + [
             f"{words}: {len(names)}" + "".join(f"\n    {name}" for name in names) for words, names in listed if names
@@ -75,7 +75,7 @@ def configuration(fmt: Format, state: dict[str, Tensor]) -> Config:
     if fmt.config is None:
         raise ValueError(f"the sizes of {fmt.name} cannot be told from the file: name a configuration with --config")
     try:
-        return fmt.config(fmt.to_ours(state)[0])
+        return fmt.config(fmt.to_ours(fmt.prepare(state))[0])
     except ValueError as error:
         raise ValueError(f"{error}: name a configuration with --config") from error
 
@@ -90,7 +90,7 @@ def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, 
     """
     account, result, misfits = Account(fmt.name), mim.state_dict(), []
     missing = dict.fromkeys(result)
-    for official, tensor in state.items():
+    for official, tensor in fmt.prepare(state).items():
         renamed, unmatched = fmt.to_ours({official: tensor})
         if not renamed:
             (account.unmatched if unmatched else account.derived).append(official)

@@ -65,8 +65,11 @@ class UMPyramid(Encoder):
         """
         stages = len(self.widths)
         for field in ("depths", "num_heads"):
-            if len(getattr(self, field)) != stages:
-                raise ValueError(f"encoder.{field}: expected one number for each of {stages} stages")
+            if len(getattr(self, field)) != stages or min(getattr(self, field), default=0) < 1:
+                raise ValueError(
+                    f"encoder.{field}: expected one number, at least 1, for each of {stages} stages, "
+                    f"got {getattr(self, field)}"
+                )
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
                 raise ValueError(f"encoder: a stage {width} wide cannot have {heads} heads; use a divisor")
@@ -149,7 +152,7 @@ class PyramidEncoder(nn.Module):
         self.merge = (TOKEN << len(spec.depths) - 1) // PATCH
         self.grad_checkpointing = False
         self.depths = spec.depths
-        self.pixels = DenseInput(mean, std)
+        self.input = DenseInput(mean, std)
         self.patch_embed = TokenEmbed(len(mean), spec.widths[0], spec.patch_norm)
         self.blocks = nn.ModuleList()
         for stage, depth in enumerate(spec.depths):
@@ -180,9 +183,9 @@ class PyramidEncoder(nn.Module):
         """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.norm.weight)
         if self.reads == "all":
-            x = self.patch_embed(self.pixels(images, mask, dtype))
+            x = self.patch_embed(self.input(images, mask, dtype))
             return self.transform(replaced(x, mask.hidden_map(x.shape[1:3]), self.mask_token[0, 0]))
-        x = self.patch_embed(self.pixels.compact(images, mask, PATCH, dtype))
+        x = self.patch_embed(self.input.compact(images, mask, PATCH, dtype))
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
             where = enlarge(mask.secondary.view(-1, *blocks), x.shape[1:3])

@@ -1,6 +1,7 @@
 """`fastmim convert`: official files in and out; every name accounted for, and what the official code computes."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from fastmim.tokens import Mask, patchify, take
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEY_LISTS = {path.stem: path for path in sorted((GOLDEN / "state_dict_keys").glob("*.json"))}
+ROWS = sorted((GOLDEN.parents[1] / "configs").glob("*/pretrain/*.py"))
+# One of those that differ in their epochs only.
+CONFIGS = {(path.parts[-3], path.stem.rpartition("_")[0]): path for path in ROWS}
 TINY_MAE = """
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +35,16 @@ config = replace(
     decoder=TransformerDecoder(dim=32, depth=1, num_heads=4),
     data=replace(base.data, size=(96, 96)),
 )
+"""
+
+TINY_UM_MAE = """
+from dataclasses import replace
+from pathlib import Path
+from fastmim.config import load
+base = load(Path({configs!r}) / "um_mae/pretrain/swin_tiny_256_200ep.py")
+encoder = replace(base.encoder, embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), window=8, posmlp_dim=8)
+decoder = replace(base.decoder, dim=32, depth=1, num_heads=4)
+config = replace(base, encoder=encoder, decoder=decoder, data=replace(base.data, size=(128, 128)))
 """
 
 
@@ -91,19 +105,40 @@ def weights(run: Path):
 def test_key_lists_there_and_back(name):
     """Recognised, sizes inferred, every name and shape at home, and the same tensors come back."""
     file = official_file(name)
-    fmt = official.recognise(file)
+    fmt, state = official.recognise(file), file.state
     assert official.recognise(replace(file, container=None)) is fmt
     with torch.device("meta"):
-        mim = build(official.configuration(fmt, file.state))
-    state, account = official.to_ours(fmt, file.state, mim)
+        mim = build(official.configuration(fmt, state))
+    ours, account = official.to_ours(fmt, state, mim)
     assert not account.missing and not account.unmatched and not account.resized
     assert account.matched + len(account.derived) == len(file.state)
-    mim.load_state_dict(state, assign=True)
+    mim.load_state_dict(ours, assign=True)
     back, returned = official.to_official(fmt, mim)
     assert not returned.unmatched and back.keys() == file.state.keys()
     for key, tensor in file.state.items():
         assert back[key].shape == tensor.shape and back[key].dtype == tensor.dtype, key
         assert key in returned.derived or torch.equal(back[key].reshape(-1)[:1], tensor.reshape(-1)[:1]), key
+
+    lost = next(key for key in reversed(state) if key not in account.derived)
+    others = {key: tensor for key, tensor in state.items() if key != lost} | {"head.weight": torch.zeros(3)}
+    _, account = official.to_ours(fmt, others, mim)
+    assert account.missing == [lost] and account.unmatched == ["head.weight"]
+
+
+@pytest.mark.parametrize("path", CONFIGS.values(), ids=map("-".join, CONFIGS))
+def test_models_of_all_configs_go_out_and_come_back(path):
+    """To every official format that has a place for all their weights, of which there is one at least."""
+    with torch.device("meta"):
+        mim = build(load(path))
+        fitting = [fmt for fmt in official.FORMATS if official._fits(fmt, mim)]
+        assert fitting
+        for fmt in fitting:
+            state, account = official.to_official(fmt, mim)
+            assert not account.unmatched
+            assert official.recognise(OfficialFile(fmt.container, state, {})) is fmt
+            same = build(official.configuration(fmt, state))
+            shapes = [{name: t.shape for name, t in module.state_dict().items()} for module in (mim, same)]
+            assert shapes[0] == shapes[1]
 
 
 def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
@@ -150,6 +185,31 @@ def test_the_tiny_swin_through_the_command(golden, tmp_path, convert):
         assert torch.equal(tensor, state.get(name, official_state[name])), name
 
 
+def test_the_tiny_um_mae_through_the_command(golden, tmp_path, convert):
+    """A decoder of an unpublished width: its heads come from a configuration."""
+    data = golden("forward_ummae_swin_tiny")
+    state = {name[3:]: tensor for name, tensor in data.items() if name.startswith("sd/")}
+    torch.save({"model": state, "args": Namespace(model="tiny")}, tmp_path / "um.pth")
+    (tmp_path / "config.py").write_text(TINY_UM_MAE.format(configs=str(GOLDEN.parents[1] / "configs")))
+    out = convert(tmp_path / "um.pth", tmp_path / "run", "--config", tmp_path / "config.py")
+    assert "not in the file" not in out and "not in this model" not in out and "not kept: args" in out
+    _, mim = weights(tmp_path / "run")
+    hidden, vertical = data["mask"].bool(), torch.arange(64) // 8
+    block = vertical // 2 * 4 + torch.arange(64) % 8 // 2
+    ids = (hidden * 64 + torch.where(hidden, torch.arange(64), block)).argsort(dim=1)
+    visible = ids[:, :16]
+    order = (data["noise"] + data["mask"]).argsort(dim=1)[:, 12:16]
+    secondary = (visible[:, :, None] == order[:, None]).any(dim=2)
+    mask = Mask(ids, 16, (8, 8), secondary)
+    with torch.no_grad():
+        pred = mim.predict(data["img"].permute(0, 2, 3, 1), mask)
+    torch.testing.assert_close(pred, data["pred"][:, 16:], rtol=0, atol=1e-4)
+
+    convert(tmp_path / "run", tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert back.keys() == state.keys() and all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
 def test_every_name_is_accounted_for(tiny_mae, tmp_path, convert):
     _, state, file, config_file = tiny_mae
     del state["norm.bias"]
@@ -158,6 +218,35 @@ def test_every_name_is_accounted_for(tiny_mae, tmp_path, convert):
     out = convert(file, tmp_path / "run", "--config", config_file)
     assert "not in the file, so initialised: 1\n    norm.bias\n" in out
     assert "in the file, but not in this model: 1\n    head.weight\n" in out
+
+
+def test_a_file_without_key_biases(tiny_mae, tmp_path, convert):
+    """long_seq_mae's option."""
+    _, state, file, config_file = tiny_mae
+    for name in [name for name in state if name.endswith(".attn.qkv.bias")]:
+        q, k, v = state.pop(name).chunk(3)
+        state |= {name.replace("qkv.bias", "q_bias"): q, name.replace("qkv.bias", "v_bias"): v}
+    torch.save({"model": state}, file)
+    out = convert(file, tmp_path / "run", "--config", config_file)
+    assert "not in the file" not in out and "not in this model" not in out
+    _, mim = weights(tmp_path / "run")
+    q, k, v = mim.encoder.blocks[1].attn.qkv.bias.chunk(3)
+    assert torch.equal(q, state["blocks.1.attn.q_bias"]) and torch.equal(v, state["blocks.1.attn.v_bias"])
+    assert not k.any()
+
+
+def test_tables_of_another_window():
+    """SimMIM's Swin-B from window 6 to window 7, as its fine-tuning does."""
+    file = official_file("simmim_swin_base_192_window6")
+    fmt, state = official.recognise(file), file.state
+    config = official.configuration(fmt, state)
+    config = replace(config, encoder=replace(config.encoder, window=7), data=replace(config.data, size=(224, 224)))
+    with torch.device("meta"):
+        mim = build(config)
+    ours, account = official.to_ours(fmt, state, mim)
+    assert len(account.resized) == 24 and not account.missing
+    assert "attn.relative_position_bias_table (121, 4) to (169, 4)" in account.resized[0]
+    mim.load_state_dict(ours, assign=True)
 
 
 def test_an_encoder_alone_gets_a_new_decoder(tiny_mae, tmp_path, convert):
