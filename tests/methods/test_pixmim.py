@@ -198,12 +198,12 @@ def test_rows(row):
 @pytest.mark.parametrize(
     ("module", "row", "change", "message"),
     [
-        (pixmim, "mae/pretrain/vit_base_patch16_224_300ep", {}, "has a LowPass target"),
-        (pixmim, "pixmim/pretrain/lsmae_vit_base_patch16_448_800ep", {}, "RandomMasking"),
-        (pixmim, "pixmim/pretrain/convmae_base_224_1600ep", {}, "takes a ViT of timm"),
+        (pixmim, "mae/pretrain/vit_base_patch16_224_300ep", {}, "ViT, NormalizedPatches"),
+        (pixmim, "pixmim/pretrain/lsmae_vit_base_patch16_448_800ep", {}, "has JointMasking"),
+        (pixmim, "pixmim/pretrain/convmae_base_224_1600ep", {}, "RandomMasking, ConvMAE, LowPass"),
         (pixmim, "pixmim/pretrain/vit_base_patch16_224_300ep", {"target": LowPass(center="dc")}, 'center "official"'),
-        (convmae, "pixmim/pretrain/vit_base_patch16_224_300ep", {}, "takes a ConvMAE encoder"),
-        (lsmae, "mae/pretrain/vit_base_patch16_224_300ep", {}, "has JointMasking"),
+        (convmae, "pixmim/pretrain/vit_base_patch16_224_300ep", {}, "has RandomMasking, ViT"),
+        (lsmae, "mae/pretrain/vit_base_patch16_224_300ep", {}, "has RandomMasking, ViT"),
         (lsmae, "lsmae/pretrain/vit_base_patch16_448_800ep", {"loss": MaskedL1()}, "MaskedL2"),
     ],
 )
