@@ -323,7 +323,9 @@ class TestBuilds:
         posmlp = encoder.blocks[9].attn.posmlp
         assert posmlp[2].weight.std().item() == pytest.approx((2 / 12) ** 0.5, rel=0.2) and not posmlp[2].bias.any()
         assert encoder.vis_mask_token.std().item() == pytest.approx(0.02, rel=0.3)
-        assert encoder.blocks[0].norm1.eps == 1e-5 and encoder.norm.eps == encoder.patch_embed.norm.eps == 1e-6
+        assert encoder.norm.eps == encoder.patch_embed.norm.eps == encoder.blocks[4].downsample.norm.eps == 1e-6
+        for block in (encoder.blocks[0], PVT.build((128, 128), *IDENTITY, UniformMasking()).blocks[0]):
+            assert block.norm1.eps == block.norm2.eps == getattr(block.attn, "norm", block.norm1).eps == 1e-5
 
     @pytest.mark.parametrize("name", ["swin_tiny_256_200ep", "pvt_small_256_simmim_200ep"])
     def test_weight_decay(self, name):
