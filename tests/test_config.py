@@ -181,7 +181,7 @@ def test_config_files_that_are_not(tmp_path):
 
 HEAD = f"""from dataclasses import replace
 from fastmim.config import Train, load
-from fastmim.encoders.vit import ViT
+from fastmim.encoders import ResNet, ViT
 tiny = load({str(TINY)!r})
 """
 
@@ -193,6 +193,7 @@ tiny = load({str(TINY)!r})
         ("config = replace(tiny, run=replace(tiny.run, kep=4))", "5: Run has no field kep; nearest: keep"),
         ("config = replace(tiny, trian=Train())", "5: Config has no field trian; nearest: train"),
         ("config = replace(tiny, encoder=ViT(deptj=4))", "5: ViT has no field deptj; nearest: depth"),
+        ("config = replace(tiny, encoder=ResNet(deptj=4))", "5: ResNet has no field deptj; nearest: depths"),
         ("config = dict(", "5: SyntaxError: "),
         ("import nothing_of_this_name", "5: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("config = tiny\n\nraise OSError('two\\nlines')", "7: OSError: two lines"),

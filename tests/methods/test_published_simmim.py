@@ -113,3 +113,9 @@ def test_where_the_token_goes(token, layer):
     same = torch.allclose(vit(images, mask), vit(changed, mask), rtol=0, atol=1e-4)
     assert same == (layer == 0 and token != "add")
     assert not torch.allclose(vit(images, mask), vit(images, torch.zeros_like(mask)), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "window"), [((96, 160), 3), (224, 6)])
+def test_maps_that_the_official_windows_do_not_cover(size, window):
+    with pytest.raises(ValueError, match="officially a square number of whole windows"):
+        simmim.SwinTransformer(size, window=window)
