@@ -1,7 +1,7 @@
 """`python -m bench.flops CONFIG...`: FLOPs of one image's forward pass, of the published model and of ours.
 
 Counted by torch from the operators that run (convolutions, matrix products, attention; a multiply-add is two), without
-computing anything. "Model FLOPs" are the published model's: what an implementation skips still counts as done, so that
+their weights. "Model FLOPs" are the published model's: what an implementation skips still counts as done, so that
 utilisation compares times. May import fastmim and bench.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import published
@@ -23,35 +23,43 @@ TRAINING = 3
 """Forward and backward together, in forwards: each matrix product has two in its gradient."""
 
 
-def per_image(model: nn.Module, call: Callable[[nn.Module, int], object]) -> int:
+def per_image(build: Callable[[], nn.Module], call: Callable[[nn.Module, int], object]) -> int:
     """FLOPs that one more image adds to a forward pass: what is done once a batch is not counted.
 
     Args:
-        model: on the meta device.
-        call: runs `model` on a batch of the given size.
+        build: makes the model on the default device.
+        call: runs it on a batch of the given size.
     """
+    with torch.device("meta"):
+        model = build()
+    try:
+        # Tensors without contents that say they are on a CPU: autocast and the kernels' dispatch know no meta device.
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return _per_image(model.to_empty(device="cpu"), call)
+    except DynamicOutputShapeException:  # it picks by a mask, so the mask's values decide on shapes
+        with torch.device("meta"):
+            model = build()
+        return _per_image(model.to_empty(device="cpu"), call)
+
+
+def _per_image(model: nn.Module, call: Callable[[nn.Module, int], object]) -> int:
     totals = []
-    # Tensors without contents that say they are on a CPU: autocast and the kernels' dispatch know no meta device.
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model.to_empty(device="cpu")
-        for batch in (1, 2):
-            with FlopCounterMode(display=False) as counter:
-                call(model, batch)
-            totals.append(counter.get_total_flops())
+    for batch in (1, 2):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call(model, batch)
+        totals.append(counter.get_total_flops())
     return totals[1] - totals[0]
 
 
 def _images(cfg: config.Config, batch: int) -> tuple[Tensor, Tensor]:
     """uint8 images and their sample ids."""
-    images = torch.empty(batch, *cfg.data.size, len(cfg.data.mean), dtype=torch.uint8)
-    return images, torch.empty(batch, dtype=torch.int64)
+    images = torch.zeros(batch, *cfg.data.size, len(cfg.data.mean), dtype=torch.uint8)
+    return images, torch.arange(batch)
 
 
 def ours(cfg: config.Config) -> int:
     """Forward FLOPs of our model, per image."""
-    with torch.device("meta"):
-        mim = pretrain.build(cfg)
-    return per_image(mim, lambda model, batch: model(*_images(cfg, batch)))
+    return per_image(lambda: pretrain.build(cfg), lambda model, batch: model(*_images(cfg, batch)))
 
 
 def model_flops(cfg: config.Config) -> int:
@@ -62,13 +70,13 @@ def model_flops(cfg: config.Config) -> int:
     """
     with torch.device("meta"):
         mim = pretrain.build(cfg)
-        model, inputs = published.build(cfg)
+        _, inputs = published.build(cfg)
 
     def call(model: nn.Module, batch: int) -> None:
         images, ids = _images(cfg, batch)
         model(images.permute(0, 3, 1, 2).float(), *inputs(mim.mask(ids)))
 
-    return per_image(model, call)
+    return per_image(lambda: published.build(cfg)[0], call)
 
 
 def main(argv: list[str] | None = None) -> None:
