@@ -14,6 +14,6 @@ config = replace(
     photographs,
     data=replace(photographs.data, held_out=200),
     optim=replace(photographs.optim, warmup_epochs=0.5),
-    train=replace(photographs.train, epochs=6, global_batch=128),
+    train=replace(photographs.train, epochs=3, global_batch=128),
     run=replace(photographs.run, dir="runs/cifar10_mae"),
 )

@@ -2,8 +2,7 @@
 
     deepspeed fastmim/train.py configs/debug/photographs_mae.py --data.root FOLDER
 
-Measured on the CPU, 900 of 1,000 photographs for training: after 3,515 updates the loss on the other 100 is 0.678;
-interpolation reaches 0.724, the mean visible patch 0.865, zero 0.995.
+Measured here: bench/results/learns_*.jsonl.
 """
 
 from dataclasses import replace
@@ -17,6 +16,6 @@ config = replace(
     decoder=replace(demo.decoder, dim=64, num_heads=2),
     data=replace(demo.data, held_out=100),
     optim=replace(demo.optim, warmup_epochs=10),
-    train=replace(demo.train, epochs=250),
+    train=replace(demo.train, epochs=120),
     run=replace(demo.run, dir="runs/photographs_mae", save_every=500, log_every=50, evaluate_every=250),
 )

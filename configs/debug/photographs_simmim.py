@@ -25,6 +25,6 @@ config = replace(
     loss=MaskedL1(),
     data=replace(mae.data, crop=RandomResizedCrop(scale=(0.67, 1.0), interpolation="bilinear")),
     optim=replace(mae.optim, betas=(0.9, 0.999), clip=5.0),
-    train=replace(mae.train, epochs=120),
+    train=replace(mae.train, epochs=60),
     run=replace(mae.run, dir="runs/photographs_simmim"),
 )
