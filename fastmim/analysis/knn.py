@@ -31,6 +31,6 @@ def knn_accuracy(
         raise ValueError(f"expected at least k={k} features to search in, got {len(bank)}")
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
     nearest, index = similarity.topk(k, dim=1)
-    votes = torch.zeros(len(queries), int(bank_labels.max()) + 1)
+    votes = similarity.new_zeros(len(queries), int(bank_labels.max()) + 1)
     votes.scatter_add_(1, bank_labels[index], (nearest / temperature).exp())
     return (votes.argmax(dim=1) == labels).double().mean().item()

@@ -12,7 +12,9 @@ def test_separable_and_random_features():
     noise = torch.randn(400, 16, generator=generator)
     centres = 5 * torch.randn(4, 16, generator=generator)
     apart = centres[labels] + noise
-    assert knn_accuracy(apart[:300], labels[:300], apart[300:], labels[300:]) > 0.99
+    for dtype in (torch.float32, torch.float64):
+        features = apart.to(dtype)
+        assert knn_accuracy(features[:300], labels[:300], features[300:], labels[300:]) > 0.99
     assert knn_accuracy(noise[:300], labels[:300], noise[300:], labels[300:]) < 0.45
 
 
