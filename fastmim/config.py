@@ -245,13 +245,18 @@ def _locate(path: Path, error: Exception) -> str:
         line, text = error.lineno, error.msg
     if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         bases = (Config, Data, Optim, Train, Run, Masking, Encoder, Decoder, Target, Loss, Crop)
-        parts = {part.__name__: part for base in bases for part in (base, *base.__subclasses__())}
+        parts = {part.__name__: part for base in bases for part in _family(base)}
         if found[1] in parts:
             fields = [f.name for f in dataclasses.fields(parts[found[1]])]
             near = difflib.get_close_matches(found[2], fields, n=1, cutoff=0.0)
             return f"{path}:{line}: {found[1]} has no field {found[2]}" + (f"; nearest: {near[0]}" if near else "")
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return f"{path}:{line}: {kind}{' '.join(text.split())}"
+
+
+def _family(part: type) -> list[type]:
+    """A class and all that are derived from it."""
+    return [part, *(derived for child in part.__subclasses__() for derived in _family(child))]
 
 
 def _calling_config() -> Path | None:

@@ -157,7 +157,7 @@ class FocalFrequency(FourierLoss):
         if (self.reduce == "per_sample" and self.peak == "each") or batch % self.batch == 0:
             return None
         return (
-            f"its statistics are of {batch} images, the micro-batch, not of {self.batch} (loss.fourier.batch): the "
+            f"its statistics are of {batch} images, the micro-batch, not of {self.batch} (FocalFrequency.batch): the "
             f"loss is another one; a micro-batch that is a multiple of {self.batch} gives it"
         )
 

@@ -1,6 +1,7 @@
 """Configs: every file loads, builds and is listed; overrides say what is wrong in one line; JSON round-trips."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from fastmim.config import from_json, load, override, to_json
+from fastmim.optim import parameter_groups
 from fastmim.tasks.pretrain import PARTS, build, total_steps
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +36,13 @@ def test_every_config_builds_and_is_listed(path):
             assert (round(trained, 3), round(frozen, 3)) == pytest.approx(expected, abs=1.5e-3)
     assert str(path.relative_to(ROOT / "configs")) in (ROOT / "configs/README.md").read_text()
     assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    parameter_groups(mim, config.optim)  # refuses a pattern that is in no parameter's name
+
+
+def test_every_listed_config_is_there():
+    listed = re.findall(r"`([\w/]+\.py)`", (ROOT / "configs/README.md").read_text())
+    rows = [name for name in listed if "/pretrain/" in name]
+    assert rows and not [name for name in rows if not (ROOT / "configs" / name).is_file()]
 
 
 def test_mae_recipe():
@@ -172,7 +181,7 @@ def test_config_files_that_are_not(tmp_path):
 
 HEAD = f"""from dataclasses import replace
 from fastmim.config import Train, load
-from fastmim.encoders.vit import ViT
+from fastmim.encoders import ResNet, ViT
 tiny = load({str(TINY)!r})
 """
 
@@ -184,6 +193,7 @@ tiny = load({str(TINY)!r})
         ("config = replace(tiny, run=replace(tiny.run, kep=4))", "5: Run has no field kep; nearest: keep"),
         ("config = replace(tiny, trian=Train())", "5: Config has no field trian; nearest: train"),
         ("config = replace(tiny, encoder=ViT(deptj=4))", "5: ViT has no field deptj; nearest: depth"),
+        ("config = replace(tiny, encoder=ResNet(deptj=4))", "5: ResNet has no field deptj; nearest: depths"),
         ("config = dict(", "5: SyntaxError: "),
         ("import nothing_of_this_name", "5: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("config = tiny\n\nraise OSError('two\\nlines')", "7: OSError: two lines"),

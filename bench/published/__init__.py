@@ -50,8 +50,10 @@ def copy_weights(model: nn.Module, mim: nn.Module) -> None:
     nearest: list[tuple[int, str]] = []
     for fmt in FORMATS:
         state, differing = fmt.to_official(mim.state_dict())
-        if not differing and fmt.derived:
-            state |= fmt.derived(mim)
+        try:
+            state |= fmt.derived(mim) if fmt.derived and not differing else {}
+        except ValueError as error:
+            differing.append(str(error))
         differing += [name for name, value in state.items() if wanted.get(name) != value.shape]
         differing += sorted(needed - state.keys())
         if not differing:

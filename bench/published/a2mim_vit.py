@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .a2mim import A2MIM, Neck, head_of
+from .a2mim import A2MIM, Neck, Token, head_of
 from .simmim import (
     VITS,
     Attention,
@@ -91,17 +91,18 @@ class ViT(nn.Module):
         hidden: int = 3072,
         drop_path: float = 0.1,
         mask_layer: int = 0,
-        replace: bool = False,
+        token: Token = "add",
         attention: Kind = "explicit",
     ):
         super().__init__()
-        self.mask_layer, self.replace = mask_layer, replace
+        self.mask_layer, self.token = mask_layer, token
         sides = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid = self.latent_grid = tuple(side // patch_size for side in sides)
         self.stride, self.num_features = patch_size, embed_dim
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1] + 1, embed_dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.mask_gamma = nn.Parameter(torch.full((embed_dim,), 1e-6)) if token == "gated" else None
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.layers = nn.ModuleList(Layer(embed_dim, num_heads, hidden, self.grid, rate, attention) for rate in rates)
@@ -109,9 +110,12 @@ class ViT(nn.Module):
 
     def mark(self, x: Tensor, mask: Tensor) -> Tensor:
         """The mask token at masked rows of x (N, L, C)."""
-        if self.replace:
+        if self.token == "replace":
             return put_token(x, self.mask_token, mask)
-        return x + self.mask_token * mask.flatten(1).unsqueeze(-1).type_as(x)
+        weight = mask.flatten(1).unsqueeze(-1).type_as(x)
+        if self.mask_gamma is not None:
+            x = x * (1 - weight) + x * weight * self.mask_gamma
+        return x + self.mask_token * weight
 
     def forward_features(self, images: Tensor, mask: Tensor) -> Tensor:
         mask = enlarge(mask, self.grid)
@@ -142,8 +146,8 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> A2MIM:
             "not A2MIM on its ViT: expected BEiT with absolute_pos and without shared_bias, LinearHead, Pixels; got "
             f"{encoder.name}, {', '.join(parts)}"
         )
-    if encoder.token == "gated" or encoder.layer_scale != 0.1:
-        raise ValueError(f"encoder.token={encoder.token}, layer_scale={encoder.layer_scale}: no official ViT has these")
+    if encoder.layer_scale != 0.1:
+        raise ValueError(f"encoder.layer_scale={encoder.layer_scale}: the official ViTs have 0.1")
     dim, depth, heads = VITS[named[1]]
     own = given(encoder, patch_size=int(named[2]), embed_dim=dim, depth=depth, num_heads=heads)
     vit = ViT(
@@ -152,7 +156,7 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> A2MIM:
         hidden=int(own["embed_dim"] * (encoder.mlp_ratio or 4)),
         drop_path=encoder.drop_path,
         mask_layer=encoder.token_layer,
-        replace=encoder.token == "replace",
+        token=encoder.token,
         attention=attention,
     )
     return A2MIM(vit, Neck(vit.num_features, vit.stride), head_of(cfg.loss), encoder.fill)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import Block, LayerNorm
-from .mae import MaskedAutoencoder
-from .pixmim import LowFrequencyTarget, inputs, low_pass_radius, sizes
+from .mae import MaskedAutoencoder, inputs
+from .pixmim import LowFrequencyTarget, low_pass_radius, sizes
 
 __all__ = ["ConvMaskedAutoencoder", "from_config", "inputs"]
 
@@ -178,9 +178,9 @@ def from_config(config, attention: Literal["explicit", "sdpa"]) -> ConvMaskedAut
     Raises:
         ValueError: the config is not of ConvMAE.
     """
-    encoder = config.encoder
-    if type(encoder).__name__ != "ConvMAE":
-        raise ValueError(f"published ConvMAE takes a ConvMAE encoder; got {encoder}")
+    encoder, kinds = config.encoder, [type(part).__name__ for part in (config.masking, config.encoder)]
+    if kinds != ["RandomMasking", "ConvMAE"]:
+        raise ValueError(f"ConvMAE is RandomMasking, ConvMAE; the config has {', '.join(kinds)}")
     return ConvMaskedAutoencoder(
         **sizes(config),
         patch_sizes=encoder.patch_sizes,

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .layers import vit_sizes
 from .mae import MaskedAutoencoder
-from .pixmim import LowFrequencyTarget, low_pass_radius, sizes, vit_sizes
+from .pixmim import LowFrequencyTarget, low_pass_radius, sizes
 
 
 def joint_mask(grid: int, side: int, mask_ratio: float) -> tuple[Tensor, Tensor]:
@@ -80,8 +81,9 @@ def from_config(config, attention: Literal["explicit", "sdpa"]) -> LongSequenceM
     Raises:
         ValueError: the config is not of long-sequence MAE.
     """
-    if type(config.masking).__name__ != "JointMasking":
-        raise ValueError(f"long-sequence MAE has JointMasking; got {config.masking}")
+    kinds = [type(part).__name__ for part in (config.masking, config.encoder)]
+    if kinds != ["JointMasking", "ViT"]:
+        raise ValueError(f"long-sequence MAE is JointMasking, ViT; the config has {', '.join(kinds)}")
     radius = low_pass_radius(config.target)
     return LongSequenceMaskedAutoencoder(
         **sizes(config), **vit_sizes(config.encoder), radius=radius, attention=attention

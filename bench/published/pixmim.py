@@ -11,8 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .layers import Attention, LayerNorm
-from .mae import MaskedAutoencoder
+from .layers import Attention, LayerNorm, vit_sizes
+from .mae import MaskedAutoencoder, inputs
+
+__all__ = ["LowFrequencyTarget", "PixMIM", "from_config", "inputs", "low_pass_radius", "sizes"]
 
 
 class LowFrequencyTarget(nn.Module):
@@ -167,15 +169,6 @@ class PixMIM(nn.Module):
         return self.forward_loss(target, pred, mask), pred, mask
 
 
-VIT = {
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-    "large": (1024, 24, 16),
-    "huge": (1280, 32, 16),
-}
-
-
 def sizes(config) -> dict:
     """Arguments that MAE's relatives share, from a fastmim Config of a transformer decoder.
 
@@ -199,25 +192,6 @@ def sizes(config) -> dict:
     )
 
 
-def vit_sizes(encoder) -> dict:
-    """Arguments of a plain ViT, from a fastmim ViT encoder.
-
-    Raises:
-        ValueError: another encoder.
-    """
-    kind, name = type(encoder).__name__, getattr(encoder, "name", "")
-    size = name.removeprefix("vit_").split("_")[0]
-    if kind != "ViT" or size not in VIT:
-        raise ValueError(f"the published way takes a ViT of timm, {', '.join(VIT)}; got {kind} {name!r}")
-    dim, depth, num_heads = VIT[size]
-    return dict(
-        patch_size=encoder.patch_size or int(name.split("_patch")[1].split("_")[0]),
-        embed_dim=encoder.embed_dim or dim,
-        depth=encoder.depth or depth,
-        num_heads=encoder.num_heads or num_heads,
-    )
-
-
 def low_pass_radius(target) -> float | None:
     """The radius of a LowPass target; None for the image itself.
 
@@ -238,12 +212,8 @@ def from_config(config, attention: Literal["explicit", "sdpa"]) -> PixMIM:
     Raises:
         ValueError: the config is not of PixMIM on MAE.
     """
+    kinds = [type(part).__name__ for part in (config.masking, config.encoder, config.target)]
+    if kinds != ["RandomMasking", "ViT", "LowPass"]:
+        raise ValueError(f"PixMIM on MAE is RandomMasking, ViT, LowPass; the config has {', '.join(kinds)}")
     radius = low_pass_radius(config.target)
-    if radius is None or type(config.masking).__name__ != "RandomMasking":
-        raise ValueError(f"PixMIM on MAE has a LowPass target and RandomMasking; got {config.target}, {config.masking}")
     return PixMIM(**sizes(config), **vit_sizes(config.encoder), radius=radius, attention=attention)
-
-
-def inputs(mask) -> tuple[Tensor]:
-    """The noise that makes the published model hide what a fastmim Mask hides, in its order."""
-    return (mask.ids.argsort(dim=1).float(),)

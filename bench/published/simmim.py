@@ -115,6 +115,8 @@ class SwinBlock(nn.Module):
         super().__init__()
         if min(size) <= window:
             window, shift = min(size), 0
+        if size[0] != size[1] or size[0] % window:
+            raise ValueError(f"officially a square number of whole windows makes a map, not {size} and {window}")
         self.size, self.window, self.shift = size, window, shift
         self.register_buffer("attn_mask", shift_mask(size, window, shift) if shift else None)
         self.norm1 = nn.LayerNorm(dim)

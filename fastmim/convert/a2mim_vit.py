@@ -38,6 +38,7 @@ FORMATS = (
         marks=(r"backbone\.mask_token", r"backbone\.layers\.0\.attn\.relative_position_bias_table"),
         rules=(
             Rule("backbone.mask_token", "encoder.token.mask_token", drop_axis, add_axis),
+            Rule("backbone.mask_gamma", "encoder.token.mask_gamma"),
             Rule("backbone.cls_token", "encoder.backbone.cls_token"),
             Rule("backbone.pos_embed", "encoder.backbone.pos_embed"),
             Rule("backbone.patch_embed.projection.{p}", "encoder.backbone.patch_embed.proj.{p}"),

@@ -100,8 +100,9 @@ def as_convolution(weight: Tensor) -> Tensor:
 
 def derived(mim: MIM) -> dict[str, Tensor]:
     """The tables that the official code saves too; timm's are the same, but not saved."""
-    buffers = mim.encoder.backbone.named_buffers(prefix="encoder")
-    return {name: t for name, t in buffers if name.endswith((".relative_position_index", ".attn_mask"))}
+    buffers = dict(mim.encoder.backbone.named_buffers(prefix="encoder"))
+    tables = {name: t for name, t in buffers.items() if name.endswith(".relative_position_index")}
+    return tables | {name: t.float() for name, t in buffers.items() if name.endswith(".attn_mask")}
 
 
 HEAD = (

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import re
-
-from torch import Tensor
-
-from ..config import Config, Data
+from ..config import Config
 from ..data.crops import RandomResizedCrop
 from ..decoders import LinearHead, TransformerDecoder
 from ..encoders import UMPVT, UMSwin
@@ -16,6 +11,7 @@ from ..masking import RandomMasking, UniformMasking
 from ..targets import NormalizedPatches, Pixels
 from .format import Format, Rule
 from .mae import DECODER, DECODER_HEADS, ENCODER, vit_config
+from .shapes import State, count, root, shape, square
 
 PATCH = 16
 PVT_HEAD = 64
@@ -24,60 +20,58 @@ DEFAULT_SIZE = 256
 """Side of the images of every published pyramid, where no position embedding tells it."""
 
 
-def um_vit_config(state: dict[str, Tensor]) -> Config:
+def um_vit_config(state: State) -> Config:
     """The configuration of a ViT of these weights (by our names); see `vit_config`."""
     return vit_config(state, masking=UniformMasking())
 
 
-def um_config(state: dict[str, Tensor]) -> Config:
+def um_config(state: State) -> Config:
     """The configuration of a Swin or PVT of these weights, trained by UM-MAE or by the repository's SimMIM.
 
     Raises:
-        ValueError: a position embedding of an image that is no square, or a decoder whose heads cannot be told.
+        ValueError: shapes of none of the published models.
     """
     simmim = "encoder.mask_token" in state
     encoder = (_swin if "encoder.patch_embed.norm.weight" in state else _pvt)(state, "all" if simmim else "visible")
     side = DEFAULT_SIZE
     for name, cell in (("encoder.pos_embed", 4), ("decoder.pos_embed", PATCH)):
         if name in state:
-            side = math.isqrt(state[name].shape[1]) * cell
-            if side**2 != state[name].shape[1] * cell**2:
-                raise ValueError(f"{name}: expected the positions of a square image, got {state[name].shape[1]}")
-    data = Data(crop=RandomResizedCrop(scale=(0.2, 1.0)), size=(side, side))
+            side = root(state[name].shape[1]) * cell
+    data = square(side, shape(state, "encoder.patch_embed.proj.weight")[1], RandomResizedCrop(scale=(0.2, 1.0)))
     if simmim:
         head = LinearHead(layout="channels_last", init="xavier")
         return Config(RandomMasking(), encoder, head, Pixels(), MaskedL1(), data)
-    dim = state["decoder.mask_token"].shape[-1] if "decoder.mask_token" in state else TransformerDecoder.dim
+    dim = shape(state, "decoder.mask_token")[-1]
     if dim not in DECODER_HEADS:
         raise ValueError(f"the heads of a decoder of width {dim} cannot be told from the file's shapes")
-    depth = len({match[1] for name in state if (match := re.match(r"decoder\.blocks\.(\d+)\.", name))})
-    decoder = TransformerDecoder(dim, depth or 2, DECODER_HEADS[dim], official_pos_order=True)
+    decoder = TransformerDecoder(dim, count(state, "decoder.blocks."), DECODER_HEADS[dim], official_pos_order=True)
     masking = UniformMasking(secondary=0.25 if "encoder.vis_mask_token" in state else 0.0)
     return Config(masking, encoder, decoder, NormalizedPatches(), MaskedL2(), data)
 
 
-def _swin(state: dict[str, Tensor], reads: str) -> UMSwin:
+def _swin(state: State, reads: str) -> UMSwin:
     first, depths = _stages(state)
-    heads = tuple(state[f"encoder.blocks.{i}.attn.posmlp.2.bias"].shape[0] for i in first)
-    embed_dim, posmlp_dim = (
-        state[f"encoder.{name}"].shape[0] for name in ("patch_embed.proj.weight", "blocks.0.attn.posmlp.0.weight")
-    )
+    heads = tuple(shape(state, f"encoder.blocks.{i}.attn.posmlp.2.bias")[0] for i in first)
+    embed_dim = shape(state, "encoder.patch_embed.proj.weight")[0]
+    posmlp_dim = shape(state, "encoder.blocks.0.attn.posmlp.0.weight")[0]
     return UMSwin(reads, depths, heads, embed_dim=embed_dim, posmlp_dim=posmlp_dim)
 
 
-def _pvt(state: dict[str, Tensor], reads: str) -> UMPVT:
+def _pvt(state: State, reads: str) -> UMPVT:
     first, depths = _stages(state)
-    shapes = [state[f"encoder.blocks.{i}.mlp.fc1.weight"].shape for i in first]
+    shapes = [shape(state, f"encoder.blocks.{i}.mlp.fc1.weight") for i in first]
     dims = tuple(dim for _, dim in shapes)
+    if any(dim % PVT_HEAD for dim in dims):
+        raise ValueError(f"heads of a PVT {dims} wide cannot be told: in the published ones each is {PVT_HEAD} wide")
     ratios = tuple(hidden // dim for hidden, dim in shapes)
     return UMPVT(reads, depths, tuple(dim // PVT_HEAD for dim in dims), dims=dims, mlp_ratios=ratios)
 
 
-def _stages(state: dict[str, Tensor]) -> tuple[list[int], tuple[int, ...]]:
+def _stages(state: State) -> tuple[list[int], tuple[int, ...]]:
     """The first block of each stage, and the blocks in each."""
-    count = len({match[1] for name in state if (match := re.match(r"encoder\.blocks\.(\d+)\.", name))})
-    first = [i for i in range(count) if i == 0 or f"encoder.blocks.{i}.downsample.proj.weight" in state]
-    return first, tuple(end - start for start, end in zip(first, [*first[1:], count], strict=True))
+    blocks = count(state, "encoder.blocks.")
+    first = [i for i in range(blocks) if i == 0 or f"encoder.blocks.{i}.downsample.proj.weight" in state]
+    return first, tuple(end - start for start, end in zip(first, [*first[1:], blocks], strict=True))
 
 
 PYRAMID = (

@@ -65,8 +65,11 @@ class UMPyramid(Encoder):
         """
         stages = len(self.widths)
         for field in ("depths", "num_heads"):
-            if len(getattr(self, field)) != stages:
-                raise ValueError(f"encoder.{field}: expected one number for each of {stages} stages")
+            if len(getattr(self, field)) != stages or min(getattr(self, field), default=0) < 1:
+                raise ValueError(
+                    f"encoder.{field}: expected one number, at least 1, for each of {stages} stages, "
+                    f"got {getattr(self, field)}"
+                )
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
                 raise ValueError(f"encoder: a stage {width} wide cannot have {heads} heads; use a divisor")
@@ -87,7 +90,7 @@ class UMPyramid(Encoder):
 
 
 class TokenEmbed(nn.Module):
-    """(B, C, H, W) pixels to (B, H/4, W/4, D)."""
+    """(B, C, H, W) pixels to (B, H/4, W/4, D): a strided convolution, here one GEMM, and a layer norm, if any."""
 
     def __init__(self, channels: int, dim: int, norm: bool):
         super().__init__()
@@ -95,7 +98,8 @@ class TokenEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.norm(self.proj(pixels).permute(0, 2, 3, 1))
+        x = pixels.unflatten(3, (-1, TOKEN)).unflatten(2, (-1, TOKEN)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
 
 
 class Downsample(nn.Module):
@@ -149,7 +153,7 @@ class PyramidEncoder(nn.Module):
         self.merge = (TOKEN << len(spec.depths) - 1) // PATCH
         self.grad_checkpointing = False
         self.depths = spec.depths
-        self.pixels = DenseInput(mean, std)
+        self.input = DenseInput(mean, std)
         self.patch_embed = TokenEmbed(len(mean), spec.widths[0], spec.patch_norm)
         self.blocks = nn.ModuleList()
         for stage, depth in enumerate(spec.depths):
@@ -180,19 +184,17 @@ class PyramidEncoder(nn.Module):
         """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.norm.weight)
         if self.reads == "all":
-            x = self.patch_embed(self.pixels(images, mask, dtype))
+            x = self.patch_embed(self.input(images, mask, dtype))
             return self.transform(replaced(x, mask.hidden_map(x.shape[1:3]), self.mask_token[0, 0]))
-        x = self.patch_embed(self.pixels.compact(images, mask, PATCH, dtype))
+        x = self.patch_embed(self.input.compact(images, mask, PATCH, dtype))
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
             where = enlarge(mask.secondary.view(-1, *blocks), x.shape[1:3])
             x = replaced(x, where, self.patch_embed.norm(self.vis_mask_token)[0, 0])
-        keep = mask.ids_keep.view(-1, *blocks)
-        first = torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1) * (PATCH // TOKEN)
-        inside = raster((PATCH // TOKEN, PATCH // TOKEN), keep.device).repeat(1, *blocks, 1)
-        return self.transform(
-            x, first.repeat_interleave(PATCH // TOKEN, 1).repeat_interleave(PATCH // TOKEN, 2) + inside
-        )
+        keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
+        first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)
+        first = first.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        return self.transform(x, first + raster((side, side), keep.device).repeat(1, *blocks, 1))
 
     def features(self, images: Tensor) -> Tensor:
         """(B, N, D) of whole, normalised (B, C, H, W) images."""
@@ -209,8 +211,8 @@ class PyramidEncoder(nn.Module):
             contexts = self.contexts(stage, places, compact)
             places = places[:, ::2, ::2]
             for i in range(depth):
-                args = next(blocks), x, contexts[i % 2]
-                x = checkpoint(*args, use_reentrant=False) if self.grad_checkpointing else args[0](*args[1:])
+                block, context = next(blocks), contexts[i % 2]
+                x = checkpoint(block, x, context, use_reentrant=False) if self.grad_checkpointing else block(x, context)
         return self.norm(x.flatten(1, 2))
 
 

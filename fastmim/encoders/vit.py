@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,16 +63,8 @@ class ViT(Encoder):
         if not timm.is_model(self.name):
             near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
             raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
-        with torch.device("meta"):
-            own = timm.create_model(self.name, num_classes=0)  # another kind of model would not take the arguments
-        if not isinstance(own, VisionTransformer):
-            raise ValueError(
-                f"encoder.name: {self.name} is a {type(own).__name__}; ViT takes timm VisionTransformer models"
-            )
-        if own.cls_token is None or own.reg_token is not None or own.no_embed_class:
-            raise ValueError(
-                f"encoder.name: {self.name} is not a plain ViT with one class token in its position embedding"
-            )
+        if problem := misfit(self.name):
+            raise ValueError(f"encoder.name: {self.name} is {problem}")
         args = dict(in_chans=len(mean), num_classes=0, drop_path_rate=self.drop_path)
         vit = timm.create_model(self.name, **args | self.timm(size)["model_args"])
         p = vit.patch_embed.patch_size[0]
@@ -84,6 +77,18 @@ class ViT(Encoder):
         if self.reads == "all" and masking.replaces:
             raise ValueError("masking.secondary must be 0 for an encoder that reads hidden patches too (reads = all)")
         return ViTEncoder(self, vit, mean, std, masking)
+
+
+@functools.cache
+def misfit(name: str) -> str | None:
+    """What a timm model is that ViT does not cover, or None; told by itself, as others would not take ViT's fields."""
+    with torch.device("meta"):
+        vit = timm.create_model(name, num_classes=0)
+    if not isinstance(vit, VisionTransformer):
+        return f"a {type(vit).__name__}; ViT takes timm VisionTransformer models"
+    if vit.cls_token is None or vit.reg_token is not None or vit.no_embed_class:
+        return "not a plain ViT with one class token in its position embedding"
+    return None
 
 
 class PatchEmbed(nn.Module):

@@ -108,7 +108,7 @@ def test_statistics_batch():
     torch.testing.assert_close(loss.of_residual(d), (loss.of_residual(d[:2]) + loss.of_residual(d[2:])) / 2)
     assert not torch.isclose(FocalFrequency(batch=4).of_residual(d), loss.of_residual(d))
     assert loss.note(4) is None
-    assert "not of 256 (loss.fourier.batch)" in WithFourier().note(64)
+    assert "not of 256 (FocalFrequency.batch)" in WithFourier().note(64)
     assert WithFourier(fourier=FocalFrequency(reduce="per_sample", peak="each")).note(64) is None
     assert WithFourier(fourier=ComplexFocalL1()).note(64) is None
 

@@ -63,6 +63,15 @@ def mask():
     return RandomMasking()(0, torch.arange(3), (6, 6), 16)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_stays_close(images, mask, dtype):
+    encoder = build().encoder
+    expected = encoder(images, mask)
+    with torch.autocast("cpu", dtype):
+        got = encoder(images, mask)
+    assert (got - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
 @pytest.mark.parametrize(("target", "radius"), [(NormalizedPatches(), None), (LowPass(10), 10)])
 def test_ours_equals_the_published_way(images, mask, target, radius):
     ours = build(target)
@@ -85,6 +94,21 @@ def test_ours_equals_the_published_way(images, mask, target, radius):
         if p.requires_grad:
             scale = p.grad.abs().max().item()
             torch.testing.assert_close(gradients[name], p.grad, rtol=0, atol=1e-4 * scale, msg=name)
+
+
+def test_official_forward(golden, check_gradients):
+    data = golden("forward_convmae_tiny")
+    encoder = SPEC.build((224, 224), MEAN, STD, RandomMasking())
+    decoder = TransformerDecoder(dim=16, depth=1, num_heads=2).build(encoder)
+    mim = MIM(RandomMasking(), encoder, decoder, Objective(NormalizedPatches(), MaskedL2(), 16, MEAN, STD), seed=0)
+    mim.load_state_dict({k: data[f"sd/{official_name(k)}"] for k in mim.state_dict()}, strict=True)
+    images = data["img"].float().permute(0, 2, 3, 1).contiguous()
+    mask = Mask(data["noise"].argsort(dim=1), 49, (14, 14))
+    torch.testing.assert_close(encoder(images, mask), data["latent"], rtol=0, atol=1e-4)
+    loss = mim.objective(mim.predict(images, mask), images, mask)
+    torch.testing.assert_close(loss, data["loss_normpix"][0], rtol=1e-5, atol=0)
+    loss.backward()
+    check_gradients({official_name(k): p.grad for k, p in mim.named_parameters()}, data)
 
 
 def test_hidden_pixels_reach_nothing_visible(images, mask):

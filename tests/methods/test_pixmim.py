@@ -11,7 +11,7 @@ from bench.published import convmae, lsmae, pixmim
 from fastmim.config import load
 from fastmim.convert import official
 from fastmim.data.crops import SimpleResizedCrop
-from fastmim.losses import MaskedL2
+from fastmim.losses import MaskedL1, MaskedL2
 from fastmim.objective import Objective
 from fastmim.targets import LowPass
 from fastmim.tasks.pretrain import build
@@ -193,3 +193,20 @@ def test_rows(row):
     trained = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in (ours, published)]
     assert trained[0] == trained[1]
     assert config.target == LowPass(40) and config.data.crop == SimpleResizedCrop(4, interpolation="bilinear")
+
+
+@pytest.mark.parametrize(
+    ("module", "row", "change", "message"),
+    [
+        (pixmim, "mae/pretrain/vit_base_patch16_224_300ep", {}, "ViT, NormalizedPatches"),
+        (pixmim, "pixmim/pretrain/lsmae_vit_base_patch16_448_800ep", {}, "has JointMasking"),
+        (pixmim, "pixmim/pretrain/convmae_base_224_1600ep", {}, "RandomMasking, ConvMAE, LowPass"),
+        (pixmim, "pixmim/pretrain/vit_base_patch16_224_300ep", {"target": LowPass(center="dc")}, 'center "official"'),
+        (convmae, "pixmim/pretrain/vit_base_patch16_224_300ep", {}, "has RandomMasking, ViT"),
+        (lsmae, "mae/pretrain/vit_base_patch16_224_300ep", {}, "has RandomMasking, ViT"),
+        (lsmae, "lsmae/pretrain/vit_base_patch16_448_800ep", {"loss": MaskedL1()}, "MaskedL2"),
+    ],
+)
+def test_what_was_not_published_is_said(module, row, change, message):
+    with pytest.raises(ValueError, match=message):
+        module.from_config(replace(load(CONFIGS / f"{row}.py"), **change), "sdpa")

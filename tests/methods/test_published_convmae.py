@@ -17,6 +17,8 @@ TINY = dict(
     decoder_num_heads=2,
 )
 
+OFFICIAL = TINY | dict(img_size=224, depths=(2, 1, 2))
+
 
 def conv_block(d):
     norms = {"norm1": (d,), "norm2": (d,), "attn": (d, 1, 5, 5)}
@@ -62,6 +64,23 @@ def test_epsilons_are_the_official_ones():
         name for name in norms if name.startswith(("patch_embed", "blocks1", "blocks2"))
     }
     assert set(norms.values()) == {1e-5, 1e-6}
+
+
+@pytest.mark.parametrize("attention", ["explicit", "sdpa"])
+def test_forward_and_gradients(golden, check_gradients, attention):
+    """As the official class (4c97b4c, float32, CPU) with these weights; of its predictions every 14th row is kept."""
+    data = golden("forward_convmae_tiny")
+    model = ConvMaskedAutoencoder(**OFFICIAL, attention=attention)
+    model.load_state_dict({k[3:]: v for k, v in data.items() if k.startswith("sd/")}, strict=True)
+    images = data["img"].float()
+    latent, _, _ = model.forward_encoder(images, data["noise"])
+    torch.testing.assert_close(latent, data["latent"], rtol=0, atol=1e-4)
+    loss, pred, mask = model(images, data["noise"])
+    assert torch.equal(mask.bool(), data["mask"].bool())
+    torch.testing.assert_close(pred[:, ::14], data["pred_rows"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(loss, data["loss_normpix"][0], rtol=1e-5, atol=0)
+    loss.backward()
+    check_gradients({k: p.grad for k, p in model.named_parameters()}, data)
 
 
 @pytest.fixture

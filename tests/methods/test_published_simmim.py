@@ -98,17 +98,24 @@ def test_sdpa_equals_explicit_attention(build):
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-def test_where_the_token_goes(layer):
-    """Replaced at layer 0, masked pixels change nothing; added, or put in later, they still do."""
+@pytest.mark.parametrize("token", ["replace", "add", "gated"])
+def test_where_the_token_goes(token, layer):
+    """Replaced at layer 0, masked pixels change nothing (gated, at first next to nothing); later or added, they do."""
     torch.manual_seed(0)
     images, mask = torch.randn(2, 3, 96, 64), torch.zeros(2, 3, 2, dtype=torch.int64)
     mask[:, 1:] = 1
     changed = images.clone()
     changed[:, :, 32:] += 1
-    for replace in (True, False):
-        vit = a2mim_vit.ViT(**TINY_VIT, mask_layer=layer, replace=replace).eval()
-        for p in vit.parameters():
+    vit = a2mim_vit.ViT(**TINY_VIT, mask_layer=layer, token=token).eval()
+    for name, p in vit.named_parameters():
+        if name != "mask_gamma":
             torch.nn.init.normal_(p, std=0.3)
-        same = torch.allclose(vit(images, mask), vit(changed, mask), rtol=0, atol=1e-5)
-        assert same == (layer == 0 and replace)
-        assert not torch.allclose(vit(images, mask), vit(images, torch.zeros_like(mask)), rtol=0, atol=1e-3)
+    same = torch.allclose(vit(images, mask), vit(changed, mask), rtol=0, atol=1e-4)
+    assert same == (layer == 0 and token != "add")
+    assert not torch.allclose(vit(images, mask), vit(images, torch.zeros_like(mask)), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "window"), [((96, 160), 3), (224, 6)])
+def test_maps_that_the_official_windows_do_not_cover(size, window):
+    with pytest.raises(ValueError, match="officially a square number of whole windows"):
+        simmim.SwinTransformer(size, window=window)

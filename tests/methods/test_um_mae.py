@@ -25,6 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs/um_mae/pretrain"
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SWIN = UMSwin(embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), window=8, posmlp_dim=8)
 PVT = UMPVT(dims=(16, 32, 32, 64), depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4))
+(FORMAT,) = (fmt for fmt in um_mae.FORMATS if fmt.name.startswith("UM-MAE Swin"))
 DECODER = TransformerDecoder(dim=32, depth=1, num_heads=4, official_pos_order=True)
 
 
@@ -146,7 +147,7 @@ class TestCompaction:
         monkeypatch.setattr(encoder.patch_embed, "norm", torch.nn.Identity())  # the recorded token has been through it
         monkeypatch.setattr(encoder.patch_embed, "forward", lambda pixels: pixels.permute(0, 2, 3, 1))
         pixels = DenseInput((0.0,) * 8, (1.0,) * 8)
-        monkeypatch.setattr(encoder.pixels, "compact", lambda i, m, p, d: pixels.compact(tokens, m, 4, torch.float32))
+        monkeypatch.setattr(encoder.input, "compact", lambda i, m, p, d: pixels.compact(tokens, m, 4, torch.float32))
         monkeypatch.setattr(encoder, "transform", lambda x, places: (encoder.position(x, places), places))
         x, places = encoder(data["comp_img"].permute(0, 2, 3, 1), mask)
         torch.testing.assert_close(x.flatten(1, 2), data[f"{name}_compacted"], rtol=0, atol=1e-6)
@@ -159,7 +160,7 @@ class TestCompaction:
         encoder = SWIN.build((128, 128), *IDENTITY, UniformMasking(0.0))
         images = golden("um_mask")["comp_img"].permute(0, 2, 3, 1).contiguous()
         mask = uniform_mask(golden("um_mask")["comp_mask"])
-        pixels = encoder.pixels.compact(images, mask, 16, torch.float32)
+        pixels = encoder.input.compact(images, mask, 16, torch.float32)
         whole = encoder.patch_embed(images.permute(0, 3, 1, 2))
         first = DenseInput((0.0,) * 16, (1.0,) * 16).compact(whole.detach(), mask, 4, torch.float32)
         torch.testing.assert_close(encoder.patch_embed(pixels).permute(0, 3, 1, 2), first, rtol=0, atol=1e-6)
@@ -174,14 +175,13 @@ class TestGoldenForward:
         def load_into(official_pos_order):
             encoder = SWIN.build((128, 128), *IDENTITY, UniformMasking())
             decoder = replace(DECODER, official_pos_order=official_pos_order).build(encoder)
-            (fmt,) = (f for f in um_mae.FORMATS if f.name == "implus/UM-MAE/swin")
-            state, unmatched = fmt.to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
+            state, unmatched = FORMAT.to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
             assert not unmatched
             for part, module in (("encoder.", encoder), ("decoder.", decoder)):
                 module.load_state_dict({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
             encoder.double()
-            compact = encoder.pixels.compact  # the kernel has no float64, and need not: these pixels are exact
-            encoder.pixels.compact = lambda i, m, p, d: compact(i, m, p, torch.float32).double()
+            compact = encoder.input.compact  # the kernel has no float64, and need not: these pixels are exact
+            encoder.input.compact = lambda i, m, p, d: compact(i, m, p, torch.float32).double()
             hidden = data["mask"].bool()
             mask = uniform_mask(hidden, published.draw_secondary(hidden, 0.25, data["noise"]))
             return data, encoder, decoder, mask, data["img"].permute(0, 2, 3, 1).contiguous()
@@ -200,10 +200,9 @@ class TestGoldenForward:
         torch.testing.assert_close(loss, data[f"loss_{suffix}"][0], rtol=1e-5, atol=0)
         if suffix == "normpix":
             loss.backward()
-            (fmt,) = (f for f in um_mae.FORMATS if f.name == "implus/UM-MAE/swin")
             parts = (("encoder", encoder), ("decoder", decoder))
             grads = {f"{part}.{k}": p.grad for part, m in parts for k, p in m.named_parameters() if p.requires_grad}
-            check_gradients({k: g.float() for k, g in fmt.to_official(grads)[0].items()}, data)
+            check_gradients({k: g.float() for k, g in FORMAT.to_official(grads)[0].items()}, data)
 
     def test_the_loss_does_not_tell_the_orders_apart(self, official_weights):
         """With its own position for each token the same weights predict otherwise, and the loss barely moves."""
@@ -359,7 +358,8 @@ class TestBuilds:
             ),
             (UMSwin(), (256, 704), UniformMasking(), "the nearest side that they do is 640"),
             (replace(SWIN, window=7), (128, 128), UniformMasking(), "expected an even number of tokens"),
-            (replace(SWIN, depths=(2, 2, 2)), (128, 128), UniformMasking(), "one number for each of 3 stages"),
+            (replace(SWIN, depths=(2, 2, 2)), (128, 128), UniformMasking(), "at least 1, for each of 3 stages"),
+            (replace(SWIN, depths=(2, 0, 2, 2)), (128, 128), UniformMasking(), r"got \(2, 0, 2, 2\)"),
             (replace(SWIN, num_heads=(3, 3, 3, 3)), (128, 128), UniformMasking(), "16 wide cannot have 3 heads"),
             (replace(PVT, mlp_ratios=(4,)), (128, 128), UniformMasking(), "one number for each of 4 stages"),
             (replace(PVT, reductions=(8, 4, 2, 3)), (128, 128), UniformMasking(), "cannot average squares of 3"),

@@ -16,11 +16,9 @@ ENCODERS = {
     "BEiT": {"depth": 2, "embed_dim": 32, "num_heads": 2},
     "Swin": {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)},
     "ConvMAE": {"embed_dims": (16, 16, 32), "depths": (1, 1, 2), "num_heads": 2},
-    "ResNet": {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64)},
-    "ConvNeXt": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
     "UMSwin": {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)},
     "UMPVT": {"dims": (16, 16, 32, 32), "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2)},
-    "ResNet": {"depths": (1, 1, 2, 1), "dims": (16, 16, 32, 32)},
+    "ResNet": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
     "ConvNeXt": {"depths": (1, 1, 2, 1), "dims": (8, 8, 16, 16)},
 }
 """Fields of the small form of each kind of encoder."""
