@@ -12,6 +12,7 @@ import argparse
 import gc
 import hashlib
 import inspect
+import json
 import multiprocessing
 import os
 import shutil
@@ -50,16 +51,17 @@ COVERED = tuple(
 """What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""
 
 
-def covered(path: Path) -> list[str]:
-    """The files, by their names in the repository, that a row depends on."""
+def covered(path: Path) -> dict[str, str]:
+    """Digests of what a row depends on: files, by their names in the repository, and the config, whatever wrote it."""
     config = load(path)
-    encoder = Path(inspect.getfile(type(config.encoder))).relative_to(ROOT)
-    return [*COVERED, encoder.as_posix(), path.relative_to(ROOT).as_posix()]
+    encoder = Path(inspect.getfile(type(config.encoder))).relative_to(ROOT).as_posix()
+    files = {name: digest([name]) for name in (*COVERED, encoder)}
+    return files | {"the config": hashlib.sha256(json.dumps(to_json(config)).encode()).hexdigest()}
 
 
 def stale(row: dict, path: Path) -> list[str]:
-    """Files that a recorded row depends on and that have changed since."""
-    return [name for name in covered(path) if row["covered"].get(name) != digest([name])]
+    """What a recorded row depends on and has changed since."""
+    return [name for name, value in covered(path).items() if row["covered"].get(name) != value]
 
 
 def newest() -> dict[str, dict]:
@@ -208,7 +210,7 @@ def main() -> int:
             if not arguments.allow_dirty:
                 if record.provenance("cpu") != origin:
                     raise RuntimeError("the tree changed during the campaign: this row is not recorded")
-                row["covered"] = {name: digest([name]) for name in covered(path)}
+                row["covered"] = covered(path)
                 record.record(row | {"device": "cpu"}, "rows")
     shutil.rmtree(arguments.dir)
     print(f"{len(todo) - len(failed)} of {len(todo)} hold")
