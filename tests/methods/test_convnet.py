@@ -185,6 +185,8 @@ def test_initialisation():
     encoder, _ = build(ConvNeXt(**SMALL))
     assert encoder.backbone.stages[3].blocks[0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not encoder.token.mask_token.any() and torch.all(encoder.token.mask_gamma == 1e-6)
+    encoder, _ = build(ConvNeXt(reads="visible", **SMALL))
+    assert encoder.token.mask_token.std().item() == pytest.approx(0.02, rel=0.7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
