@@ -56,12 +56,12 @@ class Data:
 
     def __post_init__(self):
         check_types(self, "data.")
-        check_bounds(self, "size", at_least=1)
-        check_bounds(self, "flip", "bad_budget", at_least=0, at_most=1)
-        check_bounds(self, "mean", above=-math.inf, below=math.inf)
-        check_bounds(self, "std", above=0, below=math.inf)
-        check_bounds(self, "repeats", at_least=1, at_most=256)
-        check_bounds(self, "held_out", "workers", "prefetch", at_least=0)
+        check_bounds(self, "data.", "size", at_least=1)
+        check_bounds(self, "data.", "flip", "bad_budget", at_least=0, at_most=1)
+        check_bounds(self, "data.", "mean", above=-math.inf, below=math.inf)
+        check_bounds(self, "data.", "std", above=0, below=math.inf)
+        check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
+        check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
 
@@ -106,11 +106,12 @@ class Optim:
 
     def __post_init__(self):
         check_types(self, "optim.")
-        check_bounds(self, "lr_batch", at_least=1)
-        check_bounds(self, "blr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay", at_least=0, below=math.inf)
-        check_bounds(self, "decay_epochs", "decay_rate", above=0, below=math.inf)
-        check_bounds(self, "betas", at_least=0, below=1)
-        check_bounds(self, "eps", "clip", above=0, below=math.inf)
+        check_bounds(self, "optim.", "lr_batch", at_least=1)
+        rates = ("blr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay")
+        check_bounds(self, "optim.", *rates, at_least=0, below=math.inf)
+        check_bounds(self, "optim.", "decay_epochs", "decay_rate", above=0, below=math.inf)
+        check_bounds(self, "optim.", "betas", at_least=0, below=1)
+        check_bounds(self, "optim.", "eps", "clip", above=0, below=math.inf)
         if self.schedule == "multistep" and not self.decay_epochs:
             raise ValueError("optim.schedule is multistep: give optim.decay_epochs, when the learning rate is lowered")
         for pattern in (*self.no_decay, *self.decay, *(pattern for pattern, _ in self.lr_scale)):
@@ -157,9 +158,9 @@ class Train:
 
     def __post_init__(self):
         check_types(self, "train.")
-        check_bounds(self, "epochs", above=0, below=math.inf)
-        check_bounds(self, "global_batch", "micro_batch", "max_skipped", at_least=1)
-        check_bounds(self, "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "epochs", above=0, below=math.inf)
+        check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
+        check_bounds(self, "train.", "seed", at_least=0, below=2**63)
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,8 @@ class Run:
 
     def __post_init__(self):
         check_types(self, "run.")
-        check_bounds(self, "save_every", "keep", "log_every", "stop_after", at_least=1)
-        check_bounds(self, "evaluate_every", at_least=0)
+        check_bounds(self, "run.", "save_every", "keep", "log_every", "stop_after", at_least=1)
+        check_bounds(self, "run.", "evaluate_every", at_least=0)
 
 
 @dataclass(frozen=True)

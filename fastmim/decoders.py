@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fastmim_kernels import unshuffle
 
+from .fields import check_bounds, check_types
 from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding, take
 
 
@@ -35,8 +36,8 @@ class TransformerDecoder(Decoder):
     as they do; False gives each token its own position."""
 
     def __post_init__(self):
-        if self.depth < 1:
-            raise ValueError(f"decoder.depth: expected at least 1 block, got {self.depth}")
+        check_types(self, "decoder.")
+        check_bounds(self, "decoder.", "dim", "depth", "num_heads", at_least=1)
         if self.dim % self.num_heads:
             raise ValueError(f"decoder.dim={self.dim} must be a multiple of decoder.num_heads={self.num_heads}")
 

@@ -11,17 +11,21 @@ from typing import Any
 _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
-def check_bounds(section: Any, *names: str, **bounds: float) -> None:
-    """Refuses a section whose named fields (each number, of a tuple) leave the bounds; None passes where allowed."""
-    for f in dataclasses.fields(section):
-        value = getattr(section, f.name)
-        if f.name not in names or value is None:
+def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
+    """Compares the named fields, each number of a tuple, with `at_least`, `above`, `at_most`, `below`; None passes.
+
+    Raises:
+        ValueError: a number out of bounds.
+    """
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        if f.name not in names or inner is None:
             continue
-        numbers = value if isinstance(value, tuple) else (value,)
+        numbers = inner if isinstance(inner, tuple) else (inner,)
         if not all(_BOUNDS[word](v, limit) for v in numbers for word, limit in bounds.items()):
             words = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in bounds.items())
             words += " or None" if str(f.type).endswith("| None") else ""
-            raise ValueError(f"{type(section).__name__.lower()}.{f.name}: expected {words}, got {value}")
+            raise ValueError(f"{prefix}{f.name}: expected {words}, got {inner}")
 
 
 def check_types(value: Any, prefix: str = "") -> None:

@@ -111,6 +111,11 @@ class JointMasking(Masking):
         num_patches, total = grid[0] * grid[1], cells[0] * cells[1]
         num_keep = int(num_patches * (1 - self.ratio))
         _check_counts(self.ratio, num_keep, num_patches, "patches")
+        if total == 1:
+            raise ValueError(
+                f"masking.side={self.side}: a grid of {grid[0]} x {grid[1]} patches is one block, so nothing is drawn; "
+                f"expected at most {max(grid) - 1}"
+            )
         order = random_mask(seed, Stream.MASK, ids, total, total, raster=False)
         patches = _patches_of(order, cells, self.side, grid).flatten(1)
         inside = (patches < 0).byte().argsort(dim=1, stable=True)[:, :num_patches]

@@ -12,8 +12,10 @@ from timm.models import checkpoint
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
-from .create import check_size, create, integer_buffers
+from .checks import check_masking, check_size, check_token_layer
+from .create import create, given, integer_buffers
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -54,15 +56,27 @@ class BEiT(Encoder):
     token_layer: int = 0
     """Where it does: 0 = before class token and positions, k = before block k (the first is 1)."""
 
+    def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
+        check_bounds(self, "encoder.", "token_layer", at_least=0)
+        check_bounds(self, "encoder.", "mlp_ratio", above=0)
+
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("patch_size", "depth", "embed_dim", "num_heads", "mlp_ratio")}
+        own = given(
+            patch_size=self.patch_size,
+            depth=self.depth,
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+        )
         position = {
             "use_abs_pos_emb": self.absolute_pos,
             "use_rel_pos_bias": not self.shared_bias,
             "use_shared_rel_pos_bias": self.shared_bias,
         }
         fixed = {"img_size": size, "global_pool": "token", "init_values": self.layer_scale}
-        own = {name: value for name, value in own.items() if value is not None}
         return {"architecture": self.name, "model_args": fixed | position | own}
 
     def build(
@@ -72,15 +86,11 @@ class BEiT(Encoder):
         Raises:
             ValueError: timm has no such model, or the image size, the masking or `token_layer` does not fit it.
         """
-        if masking.replaces:
-            raise ValueError("masking.secondary must be 0 for BEiT, which reads hidden patches too; or use ViT")
+        check_masking(masking, "all")
         args = self.timm(size)["model_args"]
         beit = create(self.name, Beit, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
         check_size(size, beit.patch_embed.patch_size[0], self.name)
-        if not 0 <= self.token_layer <= len(beit.blocks):
-            raise ValueError(
-                f"encoder.token_layer: expected at most {len(beit.blocks)} for {self.name}, got {self.token_layer}"
-            )
+        check_token_layer(self.token_layer, len(beit.blocks), self.name)
         return BEiTEncoder(self, beit, mean, std)
 
 

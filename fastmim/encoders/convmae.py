@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from fastmim_kernels.patch_gather import patch_gather
 
+from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, patchify, sincos_position_embedding, take, unpatchify
+from .checks import check_size
 from .dense import compute_dtype
 
 
@@ -36,6 +38,8 @@ class ConvMAE(Encoder):
     """Attention heads of the transformer."""
 
     def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "patch_sizes", "embed_dims", "depths", "num_heads", at_least=1)
         if self.embed_dims[2] % self.num_heads or self.embed_dims[2] % 4:
             raise ValueError(
                 f"encoder.embed_dims: the last, {self.embed_dims[2]}, must be a multiple of 4 and of "
@@ -51,9 +55,7 @@ class ConvMAE(Encoder):
                 no token.
         """
         p = math.prod(self.patch_sizes)
-        if size[0] % p or size[1] % p:
-            near = tuple(max(1, round(n / p)) * p for n in size)
-            raise ValueError(f"data.size={size} must be a multiple of ConvMAE's patch of {p} pixels: try {near}")
+        check_size(size, p, "ConvMAE")
         if masking.replaces:
             raise ValueError(
                 "encoder: ConvMAE has no token for visible patches that are replaced; use UniformMasking(secondary=0)"

@@ -8,10 +8,14 @@ from typing import Any, Literal
 from timm.models import convnext, resnet
 from torch import Tensor, nn
 
+from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, enlarge
 from .batchnorm import checkpoint, replace_batch_norms
-from .create import check_size, create
+from .checks import check_masking, check_size, check_token_layer
+from .create import create, given
 from .dense import DenseInput, MaskToken, compute_dtype
+
+STAGES = 4
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,19 @@ class ConvNet(Encoder):
     timm_layout = "NCHW"
 
     def __post_init__(self):
-        if not 0 <= self.token_layer <= 3:
-            raise ValueError(f"encoder.token_layer: expected a stage, 0 to 3, got {self.token_layer}")
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "depths", "dims", "bn_batch", at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
+        check_token_layer(self.token_layer, STAGES - 1, self.name)
+        for field in ("depths", "dims"):
+            if len(getattr(self, field) or range(STAGES)) != STAGES:
+                raise ValueError(
+                    f"encoder.{field}: expected a number for each of {STAGES} stages, got {getattr(self, field)}"
+                )
 
     def create(self, kind: type[nn.Module], channels: int, size: tuple[int, int], masking: Masking) -> nn.Module:
         """timm's model, if masking and image size fit it."""
-        if self.reads == "visible" and not masking.uniform:
-            raise ValueError(
-                "encoder.reads=visible needs masks that leave a grid to convolve on: use UniformMasking, or reads=all "
-                f"with {type(masking).__name__}"
-            )
-        if self.reads == "all" and masking.replaces:
-            raise ValueError("masking.secondary must be 0 with encoder.reads=all, which sees hidden patches too")
+        check_masking(masking, self.reads)
         backbone = create(self.name, kind, in_chans=channels, drop_path_rate=self.drop_path, **self.model_args())
         stride = backbone.feature_info[-1]["reduction"]
         check_size(size, stride if self.reads == "all" else 2 * stride, self.name)
@@ -68,8 +73,7 @@ class ResNet(ConvNet):
     """Images that batch norm takes its statistics of: all processes' if one's micro-batch is smaller (on GPUs)."""
 
     def model_args(self) -> dict[str, Any]:
-        own = {"layers": self.depths, "channels": self.dims}
-        return {name: value for name, value in own.items() if value is not None}
+        return given(layers=self.depths, channels=self.dims)
 
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
@@ -91,8 +95,7 @@ class ConvNeXt(ConvNet):
     """timm model name."""
 
     def model_args(self) -> dict[str, Any]:
-        own = {"depths": self.depths, "dims": self.dims}
-        return {name: value for name, value in own.items() if value is not None}
+        return given(depths=self.depths, dims=self.dims)
 
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
@@ -160,7 +163,7 @@ class ConvEncoder(nn.Module):
     def transform(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model on (B, C, H, W) images, with the token at the cells (B, rows, columns) that are hidden."""
         x = self.stem(x)
-        for i in range(4):
+        for i in range(STAGES):
             x, blocks = self.stage(x, i)
             if hidden is not None and i == self.token_stage:
                 x = self.token(x.permute(0, 2, 3, 1), enlarge(hidden, x.shape[2:])).permute(0, 3, 1, 2)

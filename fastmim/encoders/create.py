@@ -10,27 +10,35 @@ import torch
 from torch import nn
 
 
+def given(**fields: Any) -> dict[str, Any]:
+    """Those that are not None: what a model is told to have other than its own."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def create(name: str, kind: type[nn.Module], **args: Any) -> nn.Module:
     """The named timm model without a classifier.
 
     Raises:
-        ValueError: timm has no model of this name in the family of `kind`.
+        ValueError: timm has no model of this name in the family of `kind`, or none of these sizes.
     """
     known = timm.list_models(module=kind.__module__.rpartition(".")[2])
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0))
         raise ValueError(f"encoder.name: expected a {kind.__name__} of timm, got {name!r}; near it: {near}")
-    return timm.create_model(name, num_classes=0, **args)
+    return with_sizes(name, **args)
 
 
-def check_size(size: tuple[int, int], unit: int, name: str) -> None:
-    """
+def with_sizes(name: str, **args: Any) -> nn.Module:
+    """A timm model that exists, without a classifier.
+
     Raises:
-        ValueError: `size` is not a multiple of `unit` pixels.
+        ValueError: its sizes do not fit each other.
     """
-    if size[0] % unit or size[1] % unit:
-        near = tuple(max(unit, round(side / unit) * unit) for side in size)
-        raise ValueError(f"data.size={size} must be a multiple of {unit} for {name}; the nearest is {near}")
+    try:
+        return timm.create_model(name, num_classes=0, **args)
+    except (AssertionError, IndexError) as error:  # so timm says that heads do not divide a width, or a stage has none
+        sizes = ", ".join(f"{field}={value}" for field, value in args.items())
+        raise ValueError(f"encoder: timm cannot make {name} with {sizes}: {error}") from error
 
 
 def integer_buffers(model: nn.Module) -> None:

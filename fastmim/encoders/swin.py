@@ -9,8 +9,10 @@ from timm.models import checkpoint_seq
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
+from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, enlarge
-from .create import check_size, create, integer_buffers
+from .checks import check_masking, check_size, check_token_layer
+from .create import create, given, integer_buffers
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -47,9 +49,20 @@ class Swin(Encoder):
 
     timm_layout = "NHWC"
 
+    def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "window", "patch_size", "embed_dim", "depths", "num_heads", at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
+        check_bounds(self, "encoder.", "token_layer", at_least=0)
+
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("patch_size", "embed_dim", "depths", "num_heads")}
-        own = {name: value for name, value in (own | {"window_size": self.window}).items() if value is not None}
+        own = given(
+            window_size=self.window,
+            patch_size=self.patch_size,
+            embed_dim=self.embed_dim,
+            depths=self.depths,
+            num_heads=self.num_heads,
+        )
         if self.reads == "visible":  # of the size that was trained on, which fixes the windows, but taking any
             fixed = {"img_size": (size[0] // 2, size[1] // 2), "dynamic_img_size": True}
         else:
@@ -63,19 +76,12 @@ class Swin(Encoder):
         Raises:
             ValueError: timm has no such Swin, or the image size, the masking or `token_layer` does not fit it.
         """
-        if self.reads == "visible" and not masking.uniform:
-            raise ValueError(
-                "encoder.reads=visible: Swin reads a dense image, which only visible patches of a uniform mask make: "
-                "use UniformMasking, or reads=all"
-            )
-        if self.reads == "all" and masking.replaces:
-            raise ValueError("masking.secondary must be 0 for an encoder that reads hidden patches too (reads = all)")
+        check_masking(masking, self.reads)
         args = self.timm(size)["model_args"]
         swin = create(self.name, SwinTransformer, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
         check_size(size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
         last = len(swin.layers) - (self.reads == "visible")  # whose tokens are not larger than a patch
-        if not 0 <= self.token_layer <= last:
-            raise ValueError(f"encoder.token_layer: expected at most {last} for {self.name}, got {self.token_layer}")
+        check_token_layer(self.token_layer, last, self.name)
         return SwinEncoder(self, swin, size, mean, std, masking)
 
 

@@ -45,9 +45,6 @@ class UMPVT(UMPyramid):
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
-        for field in ("mlp_ratios", "reductions"):
-            if len(getattr(self, field)) != len(self.dims):
-                raise ValueError(f"encoder.{field}: expected one number for each of {len(self.dims)} stages")
         self.check(size, masking)
         for stage, reduction in enumerate(self.reductions):
             for compact in (False, True)[: 1 + (self.reads == "visible")]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, enlarge, init_transformer
+from .checks import check_masking, check_size
 from .dense import DenseInput, compute_dtype
 
 TOKEN = 4
@@ -44,6 +46,10 @@ class UMPyramid(Encoder):
     patch_norm: ClassVar[bool]
     """Whether a layer norm follows the patch embedding and precedes each downsampling."""
 
+    def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", *(f.name for f in fields(self) if f.name != "reads"), at_least=1)
+
     @property
     @abstractmethod
     def widths(self) -> Sequence[int]:
@@ -63,30 +69,16 @@ class UMPyramid(Encoder):
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
-        stages = len(self.widths)
-        for field in ("depths", "num_heads"):
-            if len(getattr(self, field)) != stages or min(getattr(self, field), default=0) < 1:
-                raise ValueError(
-                    f"encoder.{field}: expected one number, at least 1, for each of {stages} stages, "
-                    f"got {getattr(self, field)}"
-                )
+        stages = max(len(self.widths), 3)  # so that a token of the last is as large as a patch
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, tuple) and len(value) != stages:
+                raise ValueError(f"encoder.{f.name}: expected a number for each of {stages} stages, got {value}")
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
                 raise ValueError(f"encoder: a stage {width} wide cannot have {heads} heads; use a divisor")
-        if self.reads == "visible" and not masking.uniform:
-            raise ValueError(
-                "encoder.reads='visible' moves one patch of each 2x2 block together, so it needs a masking that leaves "
-                f"just that, UniformMasking; {type(masking).__name__} goes with encoder.reads='all'"
-            )
-        if self.reads == "all" and masking.replaces:
-            raise ValueError("encoder.reads='all' has one token for all hidden content: set masking.secondary=0")
-        unit = self.unit
-        if size[0] % unit or size[1] % unit:
-            near = " x ".join(str(max(unit, round(n / unit) * unit)) for n in size)
-            raise ValueError(
-                f"data.size={size}: {type(self).__name__} with reads={self.reads!r} needs multiples of {unit} pixels; "
-                f"the nearest size is {near}"
-            )
+        check_masking(masking, self.reads)
+        check_size(size, self.unit, f"{type(self).__name__} with reads={self.reads}")
 
 
 class TokenEmbed(nn.Module):

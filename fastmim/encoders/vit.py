@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from fastmim_kernels.patch_gather import patch_gather
 
+from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
+from .checks import check_masking, check_size, check_token_layer
+from .create import given, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -48,9 +51,14 @@ class ViT(Encoder):
     token_layer: int = 0
     """Where it does: 0 = before class token and positions, k = before block k (the first is 1)."""
 
+    def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
+        check_bounds(self, "encoder.", "token_layer", at_least=0)
+
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("patch_size", "depth", "embed_dim", "num_heads")}
-        own = {name: value for name, value in own.items() if value is not None}
+        own = given(patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads)
         return {"architecture": self.name, "model_args": {"img_size": size, "global_pool": "token"} | own}
 
     def build(
@@ -66,17 +74,12 @@ class ViT(Encoder):
             raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
         if problem := misfit(self.name):
             raise ValueError(f"encoder.name: {self.name} is {problem}")
-        args = dict(in_chans=len(mean), num_classes=0, drop_path_rate=self.drop_path)
-        vit = timm.create_model(self.name, **args | self.timm(size)["model_args"])
-        p = vit.patch_embed.patch_size[0]
-        if size[0] % p or size[1] % p:
-            raise ValueError(f"data.size={size} must be a multiple of the patch size {p} of {self.name}")
-        if not 0 <= self.token_layer <= len(vit.blocks):
-            raise ValueError(
-                f"encoder.token_layer: expected at most {len(vit.blocks)} for {self.name}, got {self.token_layer}"
-            )
-        if self.reads == "all" and masking.replaces:
-            raise ValueError("masking.secondary must be 0 for an encoder that reads hidden patches too (reads = all)")
+        if self.reads == "all":
+            check_masking(masking, self.reads)
+        args = self.timm(size)["model_args"]
+        vit = with_sizes(self.name, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
+        check_size(size, vit.patch_embed.patch_size[0], self.name)
+        check_token_layer(self.token_layer, len(vit.blocks), self.name)
         return ViTEncoder(self, vit, mean, std, masking)
 
 

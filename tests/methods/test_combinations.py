@@ -172,15 +172,16 @@ def test_other_patch_sizes(encoder):
 
 IMPOSSIBLE = {
     "an odd grid for uniform masks": (compose(UniformMasking(), ViT(), size=(48, 64)), "even number .* 32 x 64"),
-    "ViT's patches": (compose(RandomMasking(), ViT(), size=(60, 64)), "multiple of the patch size 16"),
+    "ViT's patches": (compose(RandomMasking(), ViT(), size=(60, 64)), "multiple of 16 .*nearest is"),
     "Swin's last stage": (compose(BlockMasking(), Swin(), size=(80, 64)), "multiple of 32 .*nearest is"),
     "ResNet's stride": (compose(BlockMasking(), ResNet(), size=(80, 64)), "multiple of 32 .*nearest is"),
     "a compact ResNet": (compose(UniformMasking(), ResNet(reads="visible"), size=(96, 64)), "multiple of 64 .*nearest"),
     "ConvMAE's patches": (compose(RandomMasking(), ConvMAE(), TransformerDecoder(), size=(60, 64)), "multiple .* 16 "),
-    "UM-MAE's Swin": (compose(UniformMasking(), UMSwin(), size=(96, 64)), "multiples of 64 .*nearest size is"),
-    "UM-MAE's PVT": (compose(UniformMasking(), UMPVT(), size=(96, 64)), "multiples of 64 .*nearest size is"),
+    "UM-MAE's Swin": (compose(UniformMasking(), UMSwin(), size=(96, 64)), "multiple of 64 .*nearest is"),
+    "UM-MAE's PVT": (compose(UniformMasking(), UMPVT(), size=(96, 64)), "multiple of 64 .*nearest is"),
     "blocks smaller than patches": (compose(BlockMasking(block=16), Swin()), "block=16 .* nearest that does is 32"),
     "blocks that leave a rest": (compose(BlockMasking(block=48), ViT()), "block=48 .* nearest that does is 32"),
+    "one block for all patches": (compose(JointMasking(side=4), ViT()), "side=4: .*at most 3"),
     "all patches hidden": (compose(RandomMasking(0.99), ViT()), "ratio=0.99 leaves 0 of 16"),
     "no such stage": (compose(BlockMasking(), Swin(token_layer=7)), "token_layer: expected at most 4 .*got 7"),
     "no such block": (compose(BlockMasking(), BEiT(token_layer=3)), "token_layer: expected at most 2 .*got 3"),
@@ -213,3 +214,37 @@ def test_a_decoder_whose_width_has_no_positions():
     config = compose(RandomMasking(), ViT())
     with pytest.raises(ValueError, match="divisible by 4, got 30"):
         build(replace(config, decoder=TransformerDecoder(dim=30, depth=1, num_heads=2)))
+
+
+# compose() makes models small by fields of its own; these are as they are written.
+SIZES = {
+    "heads that do not divide a ViT": (ViT(depth=1, num_heads=5), "num_heads=5.*divisible by num_heads"),
+    "heads for too few stages of a Swin": (Swin(depths=(1, 1, 1, 1), num_heads=(2, 2)), r"num_heads=\(2, 2\)"),
+}
+FIELDS = {
+    "no block": lambda: ViT(depth=0),
+    "no heads": lambda: BEiT(num_heads=0),
+    "a stage without a block": lambda: Swin(depths=(1, 0)),
+    "every block dropped": lambda: Swin(drop_path=1.0),
+    "a layer before the first": lambda: ViT(token_layer=-1),
+    "no images for batch norm": lambda: ResNet(bn_batch=0),
+    "stages that a ResNet has not": lambda: ResNet(depths=(1, 1, 1)),
+    "patches of nothing": lambda: ConvMAE(patch_sizes=(0, 2, 2)),
+    "averages of nothing": lambda: UMPVT(reductions=(0, 0, 0, 0)),
+    "no hidden units": lambda: UMSwin(posmlp_dim=0),
+    "a decoder of nothing": lambda: TransformerDecoder(dim=0),
+    "text for a number": lambda: ViT(depth="2"),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_that_do_not_fit_each_other_are_refused_at_build(name):
+    encoder, words = SIZES[name]
+    with pytest.raises(ValueError, match=words), torch.device("meta"):
+        encoder.build((64, 64), (0.5,) * 3, (0.25,) * 3, RandomMasking())
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_values_out_of_bounds_are_refused_where_they_are_written(name):
+    with pytest.raises(ValueError, match=r"coder\.\w+: expected .*, got "):
+        FIELDS[name]()

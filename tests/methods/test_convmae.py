@@ -148,7 +148,7 @@ def test_uniform_masks_work_and_secondary_ones_are_refused(images):
 
 
 def test_refused_sizes():
-    with pytest.raises(ValueError, match=r"patch of 16 pixels: try \(96, 96\)"):
+    with pytest.raises(ValueError, match=r"multiple of 16 for ConvMAE; the nearest is \(96, 96\)"):
         SPEC.build((96, 100), MEAN, STD, RandomMasking())
     with pytest.raises(ValueError, match="encoder.num_heads=5"):
         replace(SPEC, num_heads=5)

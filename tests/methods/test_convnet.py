@@ -217,6 +217,19 @@ def test_batch_norm_is_torchs():
     assert all(torch.equal(a, ours.state_dict()[name]) for name, a in plain.state_dict().items())
 
 
+def test_batch_norm_is_exact_in_every_memory_format():
+    """Images whose hidden patches hold one colour, which torch's channels-last sums get wrong by 1e-4."""
+    torch.manual_seed(0)
+    hidden = torch.rand(2, 1, 112, 112) < 0.6
+    x = torch.where(hidden, torch.tensor([0.3, 1.7])[:, None, None], torch.randn(2, 2, 112, 112))
+    norm = BatchNorm(nn.BatchNorm2d(2), 8)
+    exact = x.double()
+    variance, mean = torch.var_mean(exact, dim=(0, 2, 3), correction=0, keepdim=True)
+    exact = (exact - mean) / (variance + norm.eps).sqrt()
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.testing.assert_close(norm(x.contiguous(memory_format=memory_format)).double(), exact, rtol=0, atol=5e-6)
+
+
 def test_batch_norm_statistics_stay_float32():
     norm = BatchNorm(nn.BatchNorm2d(4), 8)
     norm.running_mean += 1 / 3
@@ -257,7 +270,7 @@ def test_what_cannot_work_is_refused(spec, masking, size, said):
 
 
 def test_a_stage_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="0 to 3, got 4"):
+    with pytest.raises(ValueError, match="token_layer: expected at most 3 .*got 4"):
         ResNet(token_layer=4)
 
 

@@ -349,21 +349,16 @@ class TestBuilds:
     @pytest.mark.parametrize(
         ("spec", "size", "masking", "message"),
         [
-            (SWIN, (128, 128), RandomMasking(), "UniformMasking; RandomMasking goes with encoder.reads='all'"),
-            (replace(SWIN, reads="all"), (128, 128), UniformMasking(), "set masking.secondary=0"),
-            (SWIN, (128, 100), UniformMasking(), "multiples of 64 pixels; the nearest size is 128 x 128"),
-            (
-                replace(PVT, reads="all"),
-                (100, 64),
-                RandomMasking(),
-                "multiples of 32 pixels; the nearest size is 96 x 64",
-            ),
+            (SWIN, (128, 128), RandomMasking(), "use UniformMasking, or reads=all with RandomMasking"),
+            (replace(SWIN, reads="all"), (128, 128), UniformMasking(), "masking.secondary must be 0"),
+            (SWIN, (128, 100), UniformMasking(), r"multiple of 64 for UMSwin.*nearest is \(128, 128\)"),
+            (replace(PVT, reads="all"), (100, 64), RandomMasking(), r"multiple of 32 .*nearest is \(96, 64\)"),
             (UMSwin(), (256, 704), UniformMasking(), "the nearest side that they do is 640"),
             (replace(SWIN, window=7), (128, 128), UniformMasking(), "expected an even number of tokens"),
-            (replace(SWIN, depths=(2, 2, 2)), (128, 128), UniformMasking(), "at least 1, for each of 3 stages"),
-            (replace(SWIN, depths=(2, 0, 2, 2)), (128, 128), UniformMasking(), r"got \(2, 0, 2, 2\)"),
+            (replace(SWIN, depths=(2, 2, 2)), (128, 128), UniformMasking(), "a number for each of 3 stages"),
+            (replace(SWIN, depths=(2, 2), num_heads=(2, 4)), (128, 128), UniformMasking(), "each of 3 stages"),
             (replace(SWIN, num_heads=(3, 3, 3, 3)), (128, 128), UniformMasking(), "16 wide cannot have 3 heads"),
-            (replace(PVT, mlp_ratios=(4,)), (128, 128), UniformMasking(), "one number for each of 4 stages"),
+            (replace(PVT, mlp_ratios=(4,)), (128, 128), UniformMasking(), "a number for each of 4 stages"),
             (replace(PVT, reductions=(8, 4, 2, 3)), (128, 128), UniformMasking(), "cannot average squares of 3"),
         ],
     )
