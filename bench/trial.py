@@ -163,7 +163,7 @@ def launch(
         limit: bytes that each may use: on a GPU altogether, on a CPU beyond what it has before it builds the model.
     Returns: one Trial a rank; None if memory ran out.
     Raises:
-        ValueError: a child failed otherwise; has the end of what it said.
+        ValueError: a child refused the config, and why; or failed otherwise, with the end of what it said.
     """
     with tempfile.TemporaryDirectory() as folder:
         task = {"path": path, "settings": settings, "steps": steps, "warmup": warmup, "limit": limit, "folder": folder}
@@ -185,6 +185,8 @@ def launch(
         killed = child.returncode in (-9, -6) or re.search(r"return code = -[96]\b", said)
         if (Path(folder) / "out_of_memory").exists() or (killed and limit):
             return None
+        if (refused := Path(folder) / "refused").exists():
+            raise ValueError(f"{path}: {refused.read_text()}")
         raise ValueError("\n".join([f"{path} {' '.join(settings)} failed:", *said.strip().splitlines()[-15:]]))
 
 
@@ -208,6 +210,9 @@ def main(task: dict) -> None:
         set_limit(task["limit"], process.device)
     try:
         trial = run(cfg, process, task["steps"], task["warmup"])
+    except ValueError as error:
+        (folder / "refused").write_text(str(error))
+        raise
     except (RuntimeError, MemoryError) as error:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         if not known:

@@ -160,12 +160,14 @@ class Engine:
             )
         if self.stage:
             optim.create_state(optimizer, [flat for _, flat in self._partitions()])
+        self._statistics = [tensor for name, tensor in self._untrained().items() if name not in self._frozen]
 
     def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
         """One update from `accumulation` micro-batches of (images, ids), each group at lr * its "lr_scale". Collective.
 
         torch's generators are reseeded from (train.seed, step, rank, micro-step) before each forward, so drop path and
-        its like need no saved state. Gradients are the mean over micro-batches and processes.
+        its like need no saved state. Gradients are the mean over micro-batches and processes. An update that is
+        skipped leaves buffers (batch norm's statistics) alone too.
 
         Raises:
             ValueError: the number of micro-batches is not `accumulation`.
@@ -173,6 +175,7 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         total = torch.zeros((), device=self.process.device)
+        before = [statistic.clone() for statistic in self._statistics]
         count = 0
         for images, ids in micro_batches:
             if count == self.accumulation:
@@ -195,6 +198,8 @@ class Engine:
         else:
             grad_norm = torch.as_tensor(self._deepspeed.get_global_grad_norm(), dtype=torch.float32)
             skipped = torch.as_tensor(self._deepspeed.optimizer.overflow)
+        for statistic, old in zip(self._statistics, before, strict=True):
+            statistic.copy_(torch.where(skipped, old, statistic))
         return StepResult(total / self.accumulation, grad_norm, skipped)
 
     def reduce_sum(self, value: Tensor) -> Tensor:

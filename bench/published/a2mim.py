@@ -267,14 +267,18 @@ class ConvNeXt(MaskToken):
 
 
 class Neck(nn.Module):
-    """1x1 convolution and pixel shuffle: (N, D, h, w) to (N, 3, h * stride, w * stride)."""
+    """1x1 convolution and pixel shuffle: (N, D, h, w) to (N, 3, h * stride, w * stride).
 
-    def __init__(self, dim: int, stride: int):
+    fill: "none" for the SimMIM baselines, which leave their images alone and have another name here.
+    """
+
+    def __init__(self, dim: int, stride: int, fill: str = "mean"):
         super().__init__()
-        self.decoder_pred = nn.Sequential(nn.Conv2d(dim, 3 * stride**2, 1), nn.PixelShuffle(stride))
+        self.name = "decoder_pred" if fill == "mean" else "decoder"
+        self.add_module(self.name, nn.Sequential(nn.Conv2d(dim, 3 * stride**2, 1), nn.PixelShuffle(stride)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder_pred(x)
+        return self.get_submodule(self.name)(x)
 
 
 class A2MIM(nn.Module):
@@ -371,7 +375,7 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -
             own or named for own, named in zip((encoder.depths, encoder.dims), CONVNEXTS[name], strict=True)
         )
         backbone, dim = ConvNeXt(depths, dims, **place), dims[-1]
-    return A2MIM(backbone, Neck(dim, 32), head_of(cfg.loss), encoder.fill)
+    return A2MIM(backbone, Neck(dim, 32, encoder.fill), head_of(cfg.loss), encoder.fill)
 
 
 def inputs(mask: Any) -> tuple[Tensor]:

@@ -159,4 +159,4 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> A2MIM:
         token=encoder.token,
         attention=attention,
     )
-    return A2MIM(vit, Neck(vit.num_features, vit.stride), head_of(cfg.loss), encoder.fill)
+    return A2MIM(vit, Neck(vit.num_features, vit.stride, encoder.fill), head_of(cfg.loss), encoder.fill)

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from ..config import Config
 from ..decoders import LinearHead
 from ..losses import FocalFrequency, MaskedL1, WithFourier
 from ..mim import MIM
+from ..tokens import Loss
 from .format import Format, Rule
 from .shapes import State, shape
 from .simmim import add_axis, as_convolution, as_linear, beit, config, drop_axis
 
 
-def vit_config(state: State) -> Config:
-    """A2MIM on a ViT of these weights. The SimMIM baseline's are the same: only its configuration tells them apart.
+def a2mim_config(state: State) -> Config:
+    """A2MIM on a ViT of these weights.
 
     Raises:
         ValueError: shapes do not tell.
     """
-    table = shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table")
-    own = {"absolute_pos": True, "shared_bias": False, "init": "a2mim", "fill": "mean", "token": "add"}
     loss = WithFourier(spatial=MaskedL1(), fourier=FocalFrequency(batch=128), weight=0.1)
-    return config(*beit(state, table, **own), decoder=LinearHead(init="trunc_normal"), loss=loss)
+    return _config(state, {"fill": "mean", "token": "add"}, loss)
+
+
+def simmim_config(state: State) -> Config:
+    """The SimMIM baseline on a ViT of these weights.
+
+    Raises:
+        ValueError: shapes do not tell.
+    """
+    return _config(state, {}, MaskedL1())
+
+
+def _config(state: State, own: dict[str, Any], loss: Loss) -> Config:
+    table = shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table")
+    encoder = beit(state, table, absolute_pos=True, shared_bias=False, init="a2mim", **own)
+    return config(*encoder, decoder=LinearHead(init="trunc_normal"), loss=loss)
 
 
 def derived(mim: MIM) -> dict[str, Tensor]:
@@ -31,37 +49,46 @@ def derived(mim: MIM) -> dict[str, Tensor]:
     return {name: t for name, t in buffers if name.endswith(".relative_position_index")}
 
 
-FORMATS = (
-    Format(
-        name="A2MIM ViT, or SimMIM's (Westlake-AI/openmixup)",
+BLOCK = (
+    ("gamma_{n}", "gamma_{n}"),
+    ("ln{n}.{p}", "norm{n}.{p}"),
+    ("attn.q_bias", "attn.q_bias"),
+    ("attn.v_bias", "attn.v_bias"),
+    ("attn.relative_position_bias_table", "attn.relative_position_bias_table"),
+    ("attn.qkv.weight", "attn.qkv.weight"),
+    ("attn.proj.{p}", "attn.proj.{p}"),
+    ("ffn.layers.0.0.{p}", "mlp.fc1.{p}"),
+    ("ffn.layers.1.{p}", "mlp.fc2.{p}"),
+)
+VIT = (
+    Rule("backbone.mask_token", "encoder.token.mask_token", drop_axis, add_axis),
+    Rule("backbone.mask_gamma", "encoder.token.mask_gamma"),
+    Rule("backbone.cls_token", "encoder.backbone.cls_token"),
+    Rule("backbone.pos_embed", "encoder.backbone.pos_embed"),
+    Rule("backbone.patch_embed.projection.{p}", "encoder.backbone.patch_embed.proj.{p}"),
+    *(Rule(f"backbone.layers.{{i}}.{official}", f"encoder.backbone.blocks.{{i}}.{ours}") for official, ours in BLOCK),
+    Rule("backbone.ln1.{p}", "encoder.backbone.norm.{p}"),
+)
+
+
+def _format(method: str, neck: str, config: Callable[[State], Config]) -> Format:
+    return Format(
+        name=f"{method} ViT (Westlake-AI/openmixup)",
         container="state_dict",
-        marks=(r"backbone\.mask_token", r"backbone\.layers\.0\.attn\.relative_position_bias_table"),
+        marks=(
+            r"backbone\.mask_token",
+            r"backbone\.layers\.0\.attn\.relative_position_bias_table",
+            re.escape(neck) + r"\.weight",
+        ),
         rules=(
-            Rule("backbone.mask_token", "encoder.token.mask_token", drop_axis, add_axis),
-            Rule("backbone.mask_gamma", "encoder.token.mask_gamma"),
-            Rule("backbone.cls_token", "encoder.backbone.cls_token"),
-            Rule("backbone.pos_embed", "encoder.backbone.pos_embed"),
-            Rule("backbone.patch_embed.projection.{p}", "encoder.backbone.patch_embed.proj.{p}"),
-            *(
-                Rule(f"backbone.layers.{{i}}.{official}", f"encoder.backbone.blocks.{{i}}.{ours}")
-                for official, ours in (
-                    ("gamma_{n}", "gamma_{n}"),
-                    ("ln{n}.{p}", "norm{n}.{p}"),
-                    ("attn.q_bias", "attn.q_bias"),
-                    ("attn.v_bias", "attn.v_bias"),
-                    ("attn.relative_position_bias_table", "attn.relative_position_bias_table"),
-                    ("attn.qkv.weight", "attn.qkv.weight"),
-                    ("attn.proj.{p}", "attn.proj.{p}"),
-                    ("ffn.layers.0.0.{p}", "mlp.fc1.{p}"),
-                    ("ffn.layers.1.{p}", "mlp.fc2.{p}"),
-                )
-            ),
-            Rule("backbone.ln1.{p}", "encoder.backbone.norm.{p}"),
-            Rule("neck.decoder_pred.0.weight", "decoder.weight", as_linear, as_convolution),
-            Rule("neck.decoder_pred.0.bias", "decoder.bias"),
+            *VIT,
+            Rule(f"{neck}.weight", "decoder.weight", as_linear, as_convolution),
+            Rule(f"{neck}.bias", "decoder.bias"),
         ),
         ignored=(r".*\.relative_position_index",),
-        config=vit_config,
+        config=config,
         derived=derived,
-    ),
-)
+    )
+
+
+FORMATS = (_format("A2MIM", "neck.decoder_pred.0", a2mim_config), _format("SimMIM", "neck.decoder.0", simmim_config))

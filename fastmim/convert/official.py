@@ -76,6 +76,8 @@ def configuration(fmt: Format, state: dict[str, Tensor]) -> Config:
         raise ValueError(f"the sizes of {fmt.name} cannot be told from the file: name a configuration with --config")
     try:
         return fmt.config(fmt.to_ours(fmt.prepare(state))[0])
+    except KeyError as error:
+        raise ValueError(f"the file lacks {error.args[0]} (by our name): name a configuration with --config") from error
     except ValueError as error:
         raise ValueError(f"{error}: name a configuration with --config") from error
 

@@ -91,7 +91,7 @@ def read_official(path: Path) -> OfficialFile:
         raise ValueError(f"{path}: expected a dictionary of tensors, found a {type(content).__name__}")
     container = next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)
     state = content if container is None else content[container]
-    others = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    others = [str(key) for key, value in state.items() if not (isinstance(key, str) and _is_plain(value))]
     if others or not state:
         within = f"under {container!r}" if container else f"(or one of the keys {', '.join(CONTAINERS)})"
         raise ValueError(
@@ -99,6 +99,10 @@ def read_official(path: Path) -> OfficialFile:
         )
     rest = {} if container is None else {key: value for key, value in content.items() if key != container}
     return OfficialFile(container, dict(state), rest)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
 def _load(path: Path) -> Any:

@@ -35,6 +35,8 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training and dist.is_initialized() and self.shares(len(x), dist.get_world_size(), x.device.type):
             group = dist.group.WORLD
             return sync_batch_norm.apply(x, *affine, *running, self.eps, self.momentum, group, dist.get_world_size())
+        if x.device.type == "cpu":
+            x = x.contiguous()  # channels-last, torch adds up tens of thousands of values one by one: an error of 1e-3
         return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
 
     def shares(self, batch: int, processes: int, device: str) -> bool:

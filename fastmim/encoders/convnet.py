@@ -190,12 +190,13 @@ class ResNetEncoder(ConvEncoder):
 class ConvNeXtEncoder(ConvEncoder):
     """Official initialisation is timm's, normal of deviation 0.02 in all weights, and a mask token of zeros.
 
-    (openmixup hands the token to a function that initialises modules, which leaves a parameter as it is.)
+    (openmixup hands the token to a function that initialises modules, which leaves a parameter as it is. One for
+    secondarily masked patches is UM-MAE's, normal 0.02.)
     """
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        if hasattr(self, "token"):
+        if self.reads == "all":  # a patch of zeros meets norm after norm, each of which enlarges its gradient 1000-fold
             nn.init.zeros_(self.token.mask_token)
 
     def stem(self, images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm import layers
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -89,6 +90,8 @@ def misfit(name: str) -> str | None:
         vit = timm.create_model(name, num_classes=0)
     if not isinstance(vit, VisionTransformer):
         return f"a {type(vit).__name__}; ViT takes timm VisionTransformer models"
+    if type(vit.patch_embed) is not layers.PatchEmbed:
+        return "a hybrid, whose patches are cut from feature maps; ViT takes models that cut them from the image"
     if vit.cls_token is None or vit.reg_token is not None or vit.no_embed_class:
         return "not a plain ViT with one class token in its position embedding"
     return None

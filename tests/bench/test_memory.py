@@ -90,5 +90,5 @@ def test_running_out_of_memory_is_a_result(tmp_path):
     write_demo_images(str(tmp_path), 24, (48, 48))
     settings = [f"data.root={tmp_path}", "data.size=32,32", "train.global_batch=4"]
     assert trial.launch(CONFIG, settings, 1, 1, 0, limit=2**20) is None
-    with pytest.raises(ValueError, match="train.epochs=1e-05"):
+    with pytest.raises(ValueError, match=f"^{CONFIG}: train.epochs=1e-05"):
         trial.launch(CONFIG, [*settings, "train.epochs=1e-5"], 1, 1, 0)

@@ -12,6 +12,7 @@ import argparse
 import gc
 import hashlib
 import inspect
+import json
 import multiprocessing
 import os
 import shutil
@@ -21,6 +22,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -49,16 +51,17 @@ COVERED = tuple(
 """What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""
 
 
-def covered(path: Path) -> list[str]:
-    """The files, by their names in the repository, that a row depends on."""
+def covered(path: Path) -> dict[str, str]:
+    """Digests of what a row depends on: files, by their names in the repository, and the config, whatever wrote it."""
     config = load(path)
-    encoder = Path(inspect.getfile(type(config.encoder))).relative_to(ROOT)
-    return [*COVERED, encoder.as_posix(), path.relative_to(ROOT).as_posix()]
+    encoder = Path(inspect.getfile(type(config.encoder))).relative_to(ROOT).as_posix()
+    files = {name: digest([name]) for name in (*COVERED, encoder)}
+    return files | {"the config": hashlib.sha256(json.dumps(to_json(config)).encode()).hexdigest()}
 
 
 def stale(row: dict, path: Path) -> list[str]:
-    """Files that a recorded row depends on and that have changed since."""
-    return [name for name in covered(path) if row["covered"].get(name) != digest([name])]
+    """What a recorded row depends on and has changed since."""
+    return [name for name, value in covered(path).items() if row["covered"].get(name) != value]
 
 
 def newest() -> dict[str, dict]:
@@ -77,15 +80,14 @@ def shallower(config: Config) -> tuple[Config, str]:
     return replace(config, encoder=replace(config.encoder, **fields)), words
 
 
-def prepared(config: Config, images: Path, folder: Path) -> Config:
+def prepared(config: Config, images: Path, folder: Path, how: dict[str, Any]) -> Config:
     """The config as it is tried: three updates over six images, of which every one changes the weights."""
+    fixed = {"epochs": 1, "global_batch": BATCH, "micro_batch": None, "precision": "fp32", "device": "cpu"}
     return replace(
         config,
         data=replace(config.data, root=str(images), held_out=0, repeats=1, loader="pillow", workers=1, prefetch=1),
         optim=replace(config.optim, warmup_epochs=0),
-        train=replace(
-            config.train, epochs=1, global_batch=BATCH, micro_batch=None, precision="fp32", zero_stage=0, device="cpu"
-        ),
+        train=replace(config.train, **fixed | how),
         run=replace(config.run, dir=str(folder), evaluate_every=0),
     )
 
@@ -119,8 +121,8 @@ def train(config: Config, process: Process, first: int) -> tuple[list[float], di
     return losses, state
 
 
-def attempt(path: Path, images: Path, small: bool) -> dict:
-    """Trains, resumes and exports one row; `small` makes its model tiny.
+def attempt(path: Path, images: Path, small: bool = False, **how: Any) -> dict:
+    """Trains, resumes and exports one row; `small` makes its model tiny, `how` are fields of `train`.
 
     Raises:
         AssertionError: the resumed run or the exported encoder is another; or a parameter has no gradient.
@@ -131,7 +133,7 @@ def attempt(path: Path, images: Path, small: bool) -> dict:
     config = tiny(load(path)) if small else load(path)
     config, changed = (config, "") if small else shallower(config)
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=images.parent) as folder:
-        config = prepared(config, images, Path(folder))
+        config = prepared(config, images, Path(folder), how)
         process = init_distributed("cpu")
         losses, state = train(config, process, 0)
         expected, model = digests(state), state["model"]
@@ -198,7 +200,7 @@ def main() -> int:
     failed, spawn = [], multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=ROWS_PER_PROCESS) as pool:
         for path in todo:
-            future = pool.submit(attempt, path, images, False)
+            future = pool.submit(attempt, path, images)
             if (error := future.exception()) is not None:
                 failed.append(path)
                 print(f"{path.relative_to(ROOT)}: {type(error).__name__}: {error}", flush=True)
@@ -208,7 +210,7 @@ def main() -> int:
             if not arguments.allow_dirty:
                 if record.provenance("cpu") != origin:
                     raise RuntimeError("the tree changed during the campaign: this row is not recorded")
-                row["covered"] = {name: digest([name]) for name in covered(path)}
+                row["covered"] = covered(path)
                 record.record(row | {"device": "cpu"}, "rows")
     shutil.rmtree(arguments.dir)
     print(f"{len(todo) - len(failed)} of {len(todo)} hold")

@@ -189,6 +189,7 @@ IMPOSSIBLE = {
     "a ViT as a ResNet": (compose(BlockMasking(), ResNet("vit_base_patch16_224")), "ResNet of timm.*near it: "),
     "a misspelt name": (compose(BlockMasking(), ConvNeXt("convnext_smal")), "near it: convnext_small"),
     "a ViT without a class token": (compose(RandomMasking(), ViT("vit_base_patch16_siglip_224")), "class token"),
+    "a hybrid as a ViT": (compose(RandomMasking(), ViT("vit_small_r26_s32_224")), "hybrid"),
     "crops that leave a rest": (
         compose(BlockMasking(), ResNet(), target=Pixels(), loss=FocalFrequency(crops=5)), "nearest is crops=4",
     ),

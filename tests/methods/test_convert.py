@@ -125,6 +125,20 @@ def test_key_lists_there_and_back(name):
     assert account.missing == [lost] and account.unmatched == ["head.weight"]
 
 
+@pytest.mark.parametrize("name", KEY_LISTS)
+def test_a_file_that_lacks_what_tells_its_size_is_refused_in_words(name):
+    file = official_file(name)
+    fmt, keys = official.recognise(file), list(file.state)
+    for lost in keys[:20] + keys[20::29]:
+        state = {key: tensor for key, tensor in file.state.items() if key != lost}
+        try:
+            official.configuration(fmt, state)
+        except ValueError as error:
+            assert "--config" in str(error)
+    with pytest.raises(ValueError, match="--config"):
+        official.configuration(fmt, {})
+
+
 @pytest.mark.parametrize("path", CONFIGS.values(), ids=map("-".join, CONFIGS))
 def test_models_of_all_configs_go_out_and_come_back(path):
     """To every official format that has a place for all their weights, of which there is one at least."""

@@ -139,6 +139,9 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
         ([1, 2], "expected a dictionary of tensors, found a list"),
         ({"model": {}}, "found none"),
         ({"model": {"a": torch.ones(1), "b": 3}}, "found also 'b'"),
+        ({"model": {"a": torch.ones(1), 7: torch.ones(1)}}, "found also '7'"),
+        ({"model": {"a": torch.eye(2).to_sparse()}}, "found also 'a'"),
+        ({"model": {"a": torch.ones(1, device="meta")}}, "found also 'a'"),
     ]:
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):

@@ -27,7 +27,7 @@ from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take, unpatchify
 
 SWIN_NAMES, VIT_NAMES = MICROSOFT
-(A2MIM_NAMES,) = OPENMIXUP
+A2MIM_NAMES, BASELINE_NAMES = OPENMIXUP
 GOLDEN = Path(__file__).parents[1] / "golden"
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 MEAN, STD = IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -128,7 +128,7 @@ A2MIM_BEIT = replace(TINY_BEIT, **A2MIM)
         (A2MIM_BEIT, WithFourier(fourier=FocalFrequency(batch=4)), a2mim_vit, A2MIM_NAMES),
         (replace(A2MIM_BEIT, token_layer=2, mlp_ratio=3.0), MaskedL1(), a2mim_vit, A2MIM_NAMES),
         (replace(A2MIM_BEIT, token="gated", token_layer=1), MaskedL1(), a2mim_vit, A2MIM_NAMES),
-        (replace(A2MIM_BEIT, fill="none", token="replace"), MaskedL1(), a2mim_vit, A2MIM_NAMES),
+        (replace(A2MIM_BEIT, fill="none", token="replace"), MaskedL1(), a2mim_vit, BASELINE_NAMES),
     ],
     ids=["swin", "vit", "a2mim", "a2mim-layer2", "a2mim-gated", "openmixup-simmim"],
 )
@@ -204,6 +204,17 @@ def test_official_names_and_shapes(name, names, spec, size):
     parameters = {e["key"]: torch.Size(e["shape"]) for e in entries if e["kind"] == "param"}
     assert {k: v.shape for k, v in back.items()} == parameters
     assert [f for f in (*MICROSOFT, *OPENMIXUP) if f.recognises(official)] == [names]
+
+
+def test_the_baseline_is_told_from_a2mim():
+    """openmixup's SimMIM has A2MIM's names but for its head, `neck.decoder` (`mim_neck.py` `SimMIMNeck`)."""
+    with torch.device("meta"):
+        mim = mim_of(replace(TINY_BEIT, **A2MIM | {"fill": "none", "token": "replace"}), (64, 64))
+    official, unmatched = BASELINE_NAMES.to_official(mim.state_dict())
+    assert not unmatched and official["neck.decoder.0.weight"].shape == (768, 24, 1, 1)
+    assert [f for f in (*MICROSOFT, *OPENMIXUP) if f.recognises(official)] == [BASELINE_NAMES]
+    config = BASELINE_NAMES.config(BASELINE_NAMES.to_ours(official)[0])
+    assert (config.encoder.fill, config.encoder.token, config.loss) == ("none", "replace", MaskedL1())
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,10 @@ class Tiny(nn.Module):
 
 
 class TinyConv(nn.Module):
-    """A convolution and a batch norm that predict the mean of their input; names as `make_config` expects them."""
+    """A convolution and a batch norm that predict the mean of their input; names as `make_config` expects them.
+
+    The first two ids break it as they do `Tiny`, but before the batch norm.
+    """
 
     def __init__(self, dropout=0.1):
         super().__init__()
@@ -80,7 +83,7 @@ class TinyConv(nn.Module):
         self.dropout, self.head, self.token = nn.Dropout(dropout), nn.Linear(6, 1), nn.Parameter(torch.zeros(1))
 
     def forward(self, images, ids):
-        pixels = images.permute(0, 3, 1, 2).to(self.token.dtype) / 255
+        pixels = images.permute(0, 3, 1, 2).to(self.token.dtype) / 255 * (1 + ids[0]) + ids[1]
         x = self.blocks[1](self.blocks[0](pixels))
         x = self.head(self.dropout(x).relu().mean(dim=(2, 3))) + self.token
         return (x.float() - 4 * pixels.float().mean(dim=(1, 2, 3))[:, None]).pow(2).mean() / 64
@@ -205,6 +208,11 @@ def check_batch_norm(process, stage, precision):
             assert not torch.equal(statistic, statistic.bfloat16().float())
 
 
+def check_batch_norm_not_finite(process, stage, precision):
+    """Its statistics forget a bad micro-batch too."""
+    check_not_finite(process, stage, precision, kind=TinyConv)
+
+
 def check_offload(process, stage, precision):
     check_resume(process, stage, precision, offload=True)
 
@@ -251,9 +259,9 @@ def check_read_state(process, stage):
     torch.testing.assert_close(torch.tensor(train(engine, range(2, 5))), losses, rtol=1e-5, atol=0)
 
 
-def check_not_finite(process, stage, precision):
+def check_not_finite(process, stage, precision, kind=Tiny):
     """A bad micro-batch on the last rank: every rank skips, nothing changes, and the run is as if it had not been."""
-    engine, clean = (make_engine(process, int(stage), precision) for _ in range(2))
+    engine, clean = (make_engine(process, int(stage), precision, kind=kind) for _ in range(2))
     train(engine, range(2))
     train(clean, range(2))
     before = copy(engine.state_dict())

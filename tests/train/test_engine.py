@@ -46,6 +46,8 @@ CORE = [
     "batch_norm:0:fp32",
     "batch_norm:0:bf16-master",
     "batch_norm:2:bf16-master",
+    "batch_norm_not_finite:0:fp32",
+    "batch_norm_not_finite:1:fp32",
     "not_finite:0:fp32",
     "not_finite:1:fp32",
     "not_finite:2:fp32",
