@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
-
 from ..config import Config, Data
 from ..data.crops import RandomResizedCrop
 from ..decoders import TransformerDecoder
@@ -15,9 +13,10 @@ from ..masking import RandomMasking
 from ..targets import NormalizedPatches
 from .format import Format, Rule
 from .mae import DECODER
+from .shapes import State
 
 
-def convmae_config(state: dict[str, Tensor]) -> Config:
+def convmae_config(state: State) -> Config:
     """ConvMAE's configuration for these weights.
 
     Raises:

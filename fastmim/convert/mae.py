@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..config import Config, Data
 from ..data.crops import RandomResizedCrop
@@ -16,6 +15,7 @@ from ..losses import MaskedL2
 from ..masking import JointMasking, RandomMasking
 from ..targets import NormalizedPatches
 from .format import Format, Rule
+from .shapes import State, count
 
 # Heads cannot be seen in shapes. timm's names stand for the published ones, by width.
 MODELS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
@@ -23,7 +23,7 @@ DECODER_HEADS = {384: 12, 512: 16}
 LONG_GRID = 28  # of all of long_seq_mae, which hides blocks of 2x2 patches; of no published MAE
 
 
-def vit_config(state: dict[str, Tensor], **parts: Any) -> Config:
+def vit_config(state: State, **parts: Any) -> Config:
     """The configuration of MAE, or long-sequence MAE, for a ViT of these weights; `parts` replace those.
 
     Raises:
@@ -40,10 +40,10 @@ def vit_config(state: dict[str, Tensor], **parts: Any) -> Config:
         )
     published = 14 if dim == 1280 else 16
     name = f"vit_{MODELS[dim]}_patch{published}_224"
-    depth = _depth(state, "encoder.blocks.")
+    depth = count(state, "encoder.blocks.")
     encoder = ViT(name, patch_size=None if patch_size == published else patch_size, depth=depth)
     decoder = TransformerDecoder()
-    if depth := _depth(state, "decoder.blocks."):
+    if depth := count(state, "decoder.blocks."):
         dim = state["decoder.embed.weight"].shape[0] if "decoder.embed.weight" in state else decoder.dim
         if dim not in DECODER_HEADS:
             raise ValueError(f"the heads of a decoder of width {dim} cannot be told from the file's shapes")
@@ -59,11 +59,7 @@ def vit_config(state: dict[str, Tensor], **parts: Any) -> Config:
     return Config(**mae | parts)
 
 
-def _depth(state: dict[str, Tensor], prefix: str) -> int:
-    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
-
-
-def join_biases(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def join_biases(state: State) -> State:
     """long_seq_mae's `--no_k_bias_in_vit` has no bias of the key, which changes nothing, and two tensors."""
     joined = dict(state)
     for name in [name for name in state if name.endswith(".attn.q_bias")]:
