@@ -39,7 +39,7 @@ def stream(photographs):
     manifest = Manifest.scan(str(photographs))
 
     def run(data, name, world, first=0):
-        settings = replace(data, loader=name)
+        settings = replace(data, loader=name, prefetch=0)  # ahead, batches begin in any order: whose files come first
         sampler = Sampler(len(manifest), SEED)
         asked, pixels = {}, {}
         for rank in range(world):
