@@ -39,7 +39,7 @@ def stream(photographs):
     manifest = Manifest.scan(str(photographs))
 
     def run(data, name, world, first=0):
-        settings = replace(data, loader=name)
+        settings = replace(data, loader=name, prefetch=0)  # ahead, batches begin in any order: whose files come first
         sampler = Sampler(len(manifest), SEED)
         asked, pixels = {}, {}
         for rank in range(world):
@@ -52,7 +52,7 @@ def stream(photographs):
             with loader:
                 batches = list(loader.batches(sampler.micro_batch(step, 0, **layout) for step in steps))
             for step, jobs, (images, ids) in zip(steps, recorder.jobs, batches, strict=True):
-                masks = RandomMasking()(SEED, ids, (4, 4)).ids.tolist()
+                masks = RandomMasking()(SEED, ids, (4, 4), 16).ids.tolist()
                 for i, (job, mask, image) in enumerate(zip(jobs, masks, images, strict=True)):
                     position = step * BATCH + rank * (BATCH // world) + i
                     asked[position], pixels[position] = (*job, mask), image
