@@ -15,7 +15,9 @@ mae = load("photographs_mae.py")
 config = replace(
     mae,
     masking=UniformMasking(secondary=0.25),
-    encoder=UMSwin(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window=8, posmlp_dim=8),
-    data=replace(mae.data, size=(64, 64)),
+    encoder=UMSwin(embed_dim=48, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window=16, posmlp_dim=16),
+    decoder=replace(mae.decoder, dim=128, num_heads=4),
+    data=replace(mae.data, size=(128, 128)),  # patches are of 16 pixels
+    train=replace(mae.train, epochs=70),
     run=replace(mae.run, dir="runs/photographs_um_mae"),
 )
