@@ -33,6 +33,11 @@ class Part(NamedTuple):
     """At most."""
 
 
+UM_MAE = (
+    "configs/um_mae/pretrain/swin_tiny_256_200ep.py", "--pair", "configs/um_mae/pretrain/swin_tiny_256_simmim_200ep.py"
+)  # fmt: skip
+
+
 def parts(data: str | None, out: Path) -> list[Part]:
     """The round, what matters most first; `data` = a folder of images for what needs one."""
     found = [
@@ -41,7 +46,11 @@ def parts(data: str | None, out: Path) -> list[Part]:
         Part("DALI is correct", ["-m", "pytest", "tests/data/test_dali_gpu.py", "-q"], 60),
         Part("ops", ["-m", "bench.ops", "--record", "--samples", "20", "--dtype", "bf16", "int64"], 120),
         Part("step", ["-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record"], 120),
-    ]
+        Part("pyramid step", [
+            "-m", "bench.compare", *UM_MAE, "--batch", "64", "--steps", "5", "--arms", "ours,eager",
+            "--precision", "autocast", "--record",
+        ], 90),
+    ]  # fmt: skip
     if data:
         tiny = ["fastmim/train.py", "configs/debug/tiny_cpu.py", "--data.root", data, "--run.dir", str(out / "run")]
         found += [
