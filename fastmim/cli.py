@@ -118,6 +118,8 @@ def convert(
         raise ValueError(
             "--format is for writing an official file from a run folder; the format of a file is recognised"
         )
+    elif not source.is_file():
+        raise ValueError(f"{source}: expected an official checkpoint (.pth, .safetensors) or a run folder, found nothing")
     else:
         _from_official(source, out, config, size)
 
