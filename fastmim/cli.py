@@ -119,7 +119,7 @@ def convert(
             "--format is for writing an official file from a run folder; the format of a file is recognised"
         )
     elif not source.is_file():
-        raise ValueError(f"{source}: expected an official checkpoint (.pth, .safetensors) or a run folder, found nothing")
+        raise ValueError(f"{source}: expected an official checkpoint (.pth, .safetensors) or a run folder")
     else:
         _from_official(source, out, config, size)
 
