@@ -15,6 +15,6 @@ config = replace(
     photographs,
     data=replace(photographs.data, held_out=cifar10.data.held_out),
     optim=replace(photographs.optim, warmup_epochs=cifar10.optim.warmup_epochs),
-    train=replace(cifar10.train, epochs=1.5),
+    train=cifar10.train,
     run=replace(cifar10.run, dir="runs/cifar10_simmim"),
 )

@@ -13,7 +13,7 @@ photographs = load("photographs_um_mae.py")
 cifar10 = load("cifar10_mae.py")
 config = replace(
     photographs,
-    data=replace(photographs.data, size=(64, 64), held_out=cifar10.data.held_out),
+    data=replace(photographs.data, held_out=cifar10.data.held_out),
     optim=replace(photographs.optim, warmup_epochs=cifar10.optim.warmup_epochs),
     train=cifar10.train,
     run=replace(cifar10.run, dir="runs/cifar10_um_mae"),

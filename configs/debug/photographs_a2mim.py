@@ -13,7 +13,7 @@ from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
 simmim = load("photographs_simmim.py")
 config = replace(
     simmim,
-    encoder=replace(simmim.encoder, absolute_pos=True, shared_bias=False, init="a2mim", fill="mean", token="add"),
+    encoder=replace(simmim.encoder, fill="mean", token="add"),
     decoder=replace(simmim.decoder, init="trunc_normal"),
     loss=WithFourier(spatial=MaskedL1(), fourier=FocalFrequency(batch=64), weight=0.1),
     run=replace(simmim.run, dir="runs/photographs_a2mim"),
