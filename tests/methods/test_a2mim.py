@@ -160,9 +160,9 @@ def networks(loss, **fields):
 
 
 def official(ours, state):
-    """Our tensors under their official names."""
-    names = FORMATS[0 if "encoder.backbone.conv1.weight" in ours.state_dict() else 1]
-    state, unmatched = names.to_official(state)
+    """Our tensors under their official names: A2MIM's formats come first, then those of its SimMIM baselines."""
+    network = 0 if "encoder.backbone.conv1.weight" in ours.state_dict() else 1
+    state, unmatched = FORMATS[network + (0 if ours.encoder.input.fill == "mean" else 2)].to_official(state)
     assert not unmatched
     return state
 
