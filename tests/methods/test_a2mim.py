@@ -153,7 +153,7 @@ def networks(loss, **fields):
             backbone, dim = published.ResNet(depths, base_channels=8, **place), 4 * dims[-1]
         else:
             backbone, dim = published.ConvNeXt(depths, dims, **place), dims[-1]
-        theirs = published.A2MIM(backbone, published.Neck(dim, 32), published.head_of(loss), spec.fill)
+        theirs = published.A2MIM(backbone, published.Neck(dim, 32, spec.fill), published.head_of(loss), spec.fill)
         encoder = spec.build((96, 128), MEAN, STD, masking)
         decoder = LinearHead(init="trunc_normal").build(encoder)
         yield MIM(masking, encoder, decoder, Objective(Pixels(), loss, 32, MEAN, STD), seed=0), theirs
