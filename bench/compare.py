@@ -174,7 +174,9 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
     for arm in arms:
         key, base = (arm.config, arm.name), (first, arm.name)
         of_config = [other for other in arms if other.config == arm.config]
-        p20, _, _, p80 = statistics.quantiles(arm.seconds, n=5) if len(arm.seconds) > 1 else arm.seconds * 4
+        p20, _, _, p80 = (
+            statistics.quantiles(arm.seconds, n=5, method="inclusive") if len(arm.seconds) > 1 else arm.seconds * 4
+        )
         row = {
             "case": f"{name(arm.config)}, {setting}, {arm.name}",
             "config": arm.config,

@@ -56,7 +56,9 @@ def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images:
     speed = result.images_per_second
     forward, whose = model_flops(cfg)
     done = speed / result.world * flops.TRAINING * forward
-    p20, _, _, p80 = statistics.quantiles(result.seconds, n=5) if len(result.seconds) > 1 else result.seconds * 4
+    p20, _, _, p80 = (
+        statistics.quantiles(result.seconds, n=5, method="inclusive") if len(result.seconds) > 1 else result.seconds * 4
+    )
     hours = cfg.train.epochs * images * cfg.data.repeats / speed / 3600
     processes = f", {result.world} processes" if result.world > 1 else ""
     return {
