@@ -14,12 +14,6 @@ from torch import Tensor, nn
 from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify, vit_sizes
 
 
-def official_name(ours: str) -> str:
-    """The official name of a parameter of fastmim's MAE."""
-    part, name = ours.split(".", 1)
-    return name if part == "encoder" or name == "mask_token" else f"decoder_{name}"
-
-
 class MaskedAutoencoder(nn.Module):
     """`model(images, noise) -> (loss, pred, mask)`; defaults are ViT-B/16 at 224.
 

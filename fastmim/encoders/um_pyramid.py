@@ -6,7 +6,7 @@ May import timm, L1 and L0.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -125,7 +125,7 @@ class PyramidBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class PyramidEncoder(nn.Module):
+class PyramidEncoder(nn.Module, ABC):
     """`encoder(images, mask) -> (B, N, D)`: a raster of the tokens of 32 pixels of the whole or compacted image.
 
     Parameter names are the official ones (implus/UM-MAE).
@@ -160,13 +160,13 @@ class PyramidEncoder(nn.Module):
             if exists:
                 self.register_parameter(name, nn.Parameter(0.02 * torch.randn(1, 1, spec.widths[0])))
 
+    @abstractmethod
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Any, Any]:
         """What the even and the odd blocks of a stage are told beside their tokens.
 
         places: (B or 1, H, W, 2) int64, row and column, in the whole grid of tokens of 4 pixels, of the first such
             token of each of this stage's. compact: whether it is of a compacted image.
         """
-        raise NotImplementedError
 
     def position(self, x: Tensor, places: Tensor) -> Tensor:
         """Tokens of the first stage with their positions, if the encoder has position embeddings."""

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from bench.published.mae import official_name
+from fastmim.convert.mae import FORMATS
 from fastmim.decoders import TransformerDecoder
 from fastmim.encoders.vit import ViT
 from fastmim.losses import MaskedL2
@@ -53,7 +53,9 @@ def test_forward(golden, check_gradients, target, suffix):
     encoder = spec.build((96, 96), *IDENTITY, RandomMasking())
     decoder = TransformerDecoder(dim=32, depth=1, num_heads=4).build(encoder)
     mim = MIM(RandomMasking(0.75), encoder, decoder, Objective(target, MaskedL2(), 16, *IDENTITY), seed=0)
-    mim.load_state_dict({k: data[f"sd/{official_name(k)}"] for k in mim.state_dict()}, strict=True)
+    weights, unmatched = FORMATS[0].to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
+    assert not unmatched
+    mim.load_state_dict(weights, strict=True)
     assert len(mim.state_dict()) == sum(k.startswith("sd/") for k in data)
 
     images = data["img"].permute(0, 2, 3, 1).contiguous()
@@ -68,7 +70,7 @@ def test_forward(golden, check_gradients, target, suffix):
     torch.testing.assert_close(loss, data[f"loss_{suffix}"][0], rtol=1e-5, atol=0)
     if suffix == "normpix":
         loss.backward()
-        check_gradients({official_name(k): p.grad for k, p in mim.named_parameters()}, data)
+        check_gradients(FORMATS[0].to_official({k: p.grad for k, p in mim.named_parameters()})[0], data)
 
 
 def test_random_masking_law():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bench.published.layers import patchify
-from bench.published.mae import MaskedAutoencoder, official_name
+from bench.published.mae import MaskedAutoencoder
+from fastmim.convert.mae import FORMATS
 from fastmim.decoders import TransformerDecoder
 from fastmim.encoders.vit import ViT
 from fastmim.losses import MaskedL2
@@ -73,7 +74,7 @@ def test_ours_equals_the_published_way(target, norm_pix):
         if p.requires_grad:
             torch.nn.init.normal_(p, std=0.1)
     published = MaskedAutoencoder(**TINY | {"decoder_depth": 3}, norm_pix_loss=norm_pix)
-    published.load_state_dict({official_name(k): v for k, v in ours.state_dict().items()}, strict=True)
+    published.load_state_dict(FORMATS[0].to_official(ours.state_dict())[0], strict=True)
 
     images = torch.randint(0, 256, (4, 96, 96, 3), dtype=torch.uint8)
     noise = torch.rand(4, 36)
@@ -84,7 +85,7 @@ def test_ours_equals_the_published_way(target, norm_pix):
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     loss.backward()
     expected.backward()
-    gradients = {official_name(k): p.grad for k, p in ours.named_parameters()}
+    gradients, _ = FORMATS[0].to_official({k: p.grad for k, p in ours.named_parameters()})
     for name, p in published.named_parameters():
         if p.requires_grad:
             scale = p.grad.abs().max().item()
