@@ -308,7 +308,7 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     assert "cls_token (1, 1, 64), here (1, 1, 768)" in line and "more" in line
     torch.save({"model": {"a.b": torch.ones(1)}}, tmp_path / "other.pth")
     assert "names (a.b, ...) are of no format" in refusal(tmp_path / "other.pth", run)
-    assert "No such file" in refusal(tmp_path / "nowhere.pth", run)
+    assert "expected an official checkpoint" in refusal(tmp_path / "nowhere.pth", run)
     assert "--format is for writing" in refusal(file, run, "--format", "x")
     assert not run.exists()
     convert(file, run, "--config", config_file)
