@@ -16,6 +16,6 @@ config = replace(
     decoder=replace(demo.decoder, dim=64, num_heads=2),
     data=replace(demo.data, held_out=100),
     optim=replace(demo.optim, warmup_epochs=10),
-    train=replace(demo.train, epochs=120),
+    train=replace(demo.train, epochs=240),
     run=replace(demo.run, dir="runs/photographs_mae", save_every=500, log_every=50, evaluate_every=250),
 )

@@ -24,5 +24,6 @@ config = replace(
     loss=MaskedL1(),
     data=replace(mae.data, crop=RandomResizedCrop(scale=(0.67, 1.0), interpolation="bilinear")),
     optim=replace(mae.optim, betas=(0.9, 0.999), clip=5.0),
+    train=replace(mae.train, epochs=120),
     run=replace(mae.run, dir="runs/photographs_simmim"),
 )
