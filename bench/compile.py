@@ -1,6 +1,8 @@
-"""Compiles every Triton kernel for GPUs that need not be here, and reads registers, spills and load widths of the code.
+"""Compiles every Triton kernel for GPUs that need not be here, and reads what the code does.
 
-`python -m bench.compile` prints the table; exit status 1 when a kernel spills. May import fastmim_kernels.
+`python -m bench.compile` prints registers, spills, shared memory, matrix instructions, and how wide loads and stores
+are; a kernel whose widest load or store is below 64 bits is called narrow. Exit status 1 when a kernel spills. May
+import fastmim_kernels.
 """
 
 import argparse
@@ -31,7 +33,7 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
 
 
 def read_code(cubin: bytes) -> dict:
-    """Registers, bytes of stack and local memory, and how many loads and stores of each width in bits."""
+    """Registers, bytes of stack and shared memory, matrix instructions, loads and stores of each width in bits."""
     tool = Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -42,7 +44,7 @@ def read_code(cubin: bytes) -> dict:
         )
     counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
     widths: dict[str, collections.Counter] = {"LDG": collections.Counter(), "STG": collections.Counter()}
-    for instruction, modifiers in re.findall(r"\b(LDG|STG)\.([\w.]+)", sass):
+    for instruction, modifiers in re.findall(r"\b(LDG|STG)(?:STS)?\.([\w.]+)", sass):
         size = next(
             (int(m.strip("US")) for m in modifiers.split(".") if m in ("U8", "S8", "U16", "S16", "64", "128")), 32
         )
@@ -53,6 +55,7 @@ def read_code(cubin: bytes) -> dict:
         "stack": counts["STACK"] + counts["LOCAL"],
         "shared": counts["SHARED"],
         "spills": spills,
+        "mma": len(re.findall(r"\b(?:UTC)?[HQ]G?MMA\b", sass)),
         "loads": dict(sorted(widths["LDG"].items())),
         "stores": dict(sorted(widths["STG"].items())),
     }
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     import fastmim_kernels
 
     print(
-        f"{'op':<20}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}"
+        f"{'op':<20}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}{'mma':>5}"
         "  loads / stores {bits: count}"
     )
     spilled = 0
@@ -77,8 +80,13 @@ def main(argv: list[str] | None = None) -> int:
             for arch in args.arch:
                 code = read_code(compile_kernel(kernel, types, constants, warps, arch))
                 spilled += bool(code["spills"] or code["stack"])
-                numbers = f"{code['registers']:>6}{code['stack']:>6}{code['spills']:>7}{code['shared']:>7}"
-                print(f"{name:<20}{label:<36}{arch:>4}{numbers}  {code['loads']} / {code['stores']}", flush=True)
+                numbers = (
+                    f"{code['registers']:>6}{code['stack']:>6}{code['spills']:>7}{code['shared']:>7}{code['mma']:>5}"
+                )
+                narrow = "  narrow" if min(max(code["loads"]), max(code["stores"])) < 64 else ""
+                print(
+                    f"{name:<20}{label:<36}{arch:>4}{numbers}  {code['loads']} / {code['stores']}{narrow}", flush=True
+                )
     print(f"{spilled} kernels spill")
     return 1 if spilled else 0
 

@@ -10,31 +10,17 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
-import time
 from pathlib import Path
 
 import torch
 
 import fastmim_kernels
 from bench import flops, record, trial
+from bench.ops import matmul_rate
 from fastmim import config
 from fastmim.engine import init_distributed
 
 IMAGENET = 1_281_167
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product, the median of some."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(6):
-        trial.synchronize(device)
-        start = time.perf_counter()
-        a @ b
-        trial.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(seconds[1:])
 
 
 def model_flops(cfg: config.Config) -> tuple[float, str]:

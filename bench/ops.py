@@ -1,25 +1,56 @@
 """Times every op on real shapes: ours, the reference eager and under torch.compile, the official way, and a plain copy.
 
-`python -m bench.ops` runs all of them forward and backward, interleaved so that a busy machine slows all alike. The
-copy moves as many bytes as the op cannot do without: its time is the machine's limit. May import fastmim_kernels.
+    python -m bench.ops --op patch_loss --plot roofline.png
+
+Forward, backward and both at once, interleaved so that a busy machine slows all alike. The copy moves as many bytes as
+the op cannot do without; with the rate of a matrix product timed in the same run it is the machine's limit. May import
+fastmim_kernels, and bench.record for --record.
 """
 
+from __future__ import annotations
+
 import argparse
+import functools
 import importlib
+import itertools
 import statistics
 import time
-from functools import partial
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
+PHASES = ("forward", "backward", "both")
 
 
-def forward_backward(function, x: torch.Tensor, grad: torch.Tensor | None) -> None:
-    x.grad = None
-    result = function(x)
-    if grad is not None:
-        result.backward(grad)
+def nothing() -> None:
+    """What comes before a run that needs no preparation."""
+
+
+def prepared(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, phase: str) -> tuple[Callable, Callable]:
+    """What is done before the clock starts, which returns the argument of what is timed; and that.
+
+    The forward pass keeps what backward needs, as in training. "both" is not the sum of the two where the gradient is
+    formed together with the loss.
+    """
+
+    def forward(_=None):
+        x.grad = None
+        return function(x)
+
+    def both(_):
+        result = forward()
+        if grad is not None:
+            result.backward(grad)
+
+    match phase:
+        case "forward":
+            return nothing, forward
+        case "backward":
+            return forward, lambda result: result.backward(grad)
+        case "both":
+            return nothing, both
 
 
 def gradient(result) -> torch.Tensor | None:
@@ -27,27 +58,53 @@ def gradient(result) -> torch.Tensor | None:
     return torch.ones_like(result) if isinstance(result, torch.Tensor) and result.requires_grad else None
 
 
-def measure(runs: dict, samples: int, device: str) -> dict[str, list[float]]:
+def measure(runs: dict[object, tuple[Callable, Callable]], samples: int, device: str) -> dict[object, list[float]]:
     """Milliseconds of each run, interleaved, after a warm-up; on a GPU each starts with a cold L2 cache."""
     times = {name: [] for name in runs}
     flush = torch.empty(64 << 20, device=device) if device == "cuda" else None
     for sample in range(-3, samples):
-        for name, run in runs.items():
+        for name, (prepare, run) in runs.items():
+            argument = prepare()
             if flush is None:
                 start = time.perf_counter()
-                run()
+                run(argument)
                 elapsed = (time.perf_counter() - start) * 1e3
             else:
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 flush.zero_()
                 begin.record()
-                run()
+                run(argument)
                 end.record()
                 end.synchronize()
                 elapsed = begin.elapsed_time(end)
             if sample >= 0:
                 times[name].append(elapsed)
     return times
+
+
+def peak_memory(run: Callable[[None], object], device: str) -> int:
+    """Bytes of tensors that a run holds at its peak, above what there was before: results and temporaries."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(None)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run(None)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(itertools.accumulate(changes, initial=0))
+
+
+@functools.cache
+def matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product, the median of some."""
+    size = 8192 if torch.device(device).type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = measure({"matmul": (nothing, lambda _: a @ b)}, 5, torch.device(device).type)
+    return 2 * size**3 / statistics.median(times["matmul"]) * 1e3
 
 
 def error(op, args) -> float:
@@ -68,27 +125,29 @@ def error(op, args) -> float:
     return max(((o - e).norm() / e.norm()).item() for o, e in pairs if e.numel())
 
 
-def bench(op, case_name: str, dtype_name: str, device: str, samples: int) -> list[dict]:
-    """One row per implementation."""
+def bench(op, case_name: str, dtype_name: str, device: str, samples: int, phases: list[str]) -> list[dict]:
+    """One row per implementation and phase."""
     cases = importlib.import_module(f"fastmim_kernels.{op.name}.cases")
     case, dtype = cases.BENCH[case_name], DTYPES[dtype_name]
     x, functions = cases.functions(case, dtype, device)
     torch.compiler.reset()
     functions["compiled"] = torch.compile(functions["reference"])
     grad = gradient(functions["ours"](x))
-    moved = cases.bytes_moved(case, dtype)
+    if grad is None:
+        phases = ["forward"]
+    rate = matmul_rate(device, dtype if dtype.is_floating_point else torch.float32)
+    moved, flops = cases.bytes_moved(case, dtype), cases.flops(case) if hasattr(cases, "flops") else 0
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    times = measure(
-        {name: partial(forward_backward, function, x, grad) for name, function in functions.items()}
-        | {"copy": lambda: target.copy_(source)},
-        samples,
-        device,
-    )
-    median = {name: statistics.median(values) for name, values in times.items()}
+    runs = {(name, phase): prepared(f, x, grad, phase) for name, f in functions.items() for phase in phases}
+    times = measure(runs | {("copy", "forward"): (nothing, lambda _: target.copy_(source))}, samples, device)
+    median = {key: statistics.median(values) for key, values in times.items()}
+    copy = median["copy", "forward"]
     rows = []
-    for name, values in times.items():
+    for (name, phase), values in times.items():
         p20, _, _, p80 = statistics.quantiles(values, n=5)
+        mine = median[name, phase]
+        whole = name != "copy" and (grad is None or phase == "both")  # what bytes and FLOPs are counted for
         rows.append(
             {
                 "op": op.name,
@@ -98,27 +157,61 @@ def bench(op, case_name: str, dtype_name: str, device: str, samples: int) -> lis
                 "threads": torch.get_num_threads(),
                 "samples": samples,
                 "implementation": name,
+                "phase": phase,
                 "p20_ms": p20,
-                "p50_ms": median[name],
+                "p50_ms": mine,
                 "p80_ms": p80,
                 "bytes": moved,
-                "gb_per_s": moved / median[name] / 1e6,
-                "of_copy_bandwidth": median["copy"] / median[name],
-                "ours_is_faster": median[name] / median["ours"],
+                "flops": flops,
+                "gb_per_s": moved / mine / 1e6 if whole or name == "copy" else None,
+                "of_copy_bandwidth": copy / mine if whole or name == "copy" else None,
+                "of_limit": max(copy, flops / rate * 1e3) / mine if whole else None,
+                "matmul_tflop_per_s": rate / 1e12,
+                "ours_is_faster": mine / median["ours", phase] if name != "copy" else None,
+                "peak_mib": peak_memory(runs[name, phase][1], device) / 2**20 if whole else None,
                 "error": error(op, cases.inputs(case, dtype, device)) if name == "ours" else None,
             }
         )
     return rows
 
 
+def plot(rows: list[dict], file: Path) -> None:
+    """Roofline: what each run attained, above its FLOPs per byte; ops that only move are drawn at 1/16.
+
+    The roof is the copy of the same bytes, which differs a little between ops, and the matrix product.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    rows = [row for row in rows if row["bytes"]]
+    copies = {(r["op"], r["case"], r["dtype"]): r["gb_per_s"] for r in rows if r["implementation"] == "copy"}
+    bandwidth, rate = statistics.median(copies.values()), max(row["matmul_tflop_per_s"] for row in rows) * 1e3
+    intensities = [2.0**n for n in range(-5, 12)]
+    axes.plot(intensities, [min(n * bandwidth, rate) for n in intensities], color="black", label="copy, matrix product")
+    for name in ("compiled", "official", "reference", "ours"):
+        found = [r for r in rows if r["implementation"] == name and r["of_limit"]]
+        x = [max(r["flops"] / r["bytes"], 1 / 16) for r in found]
+        roof = [min(n * copies[r["op"], r["case"], r["dtype"]], rate) for n, r in zip(x, found, strict=True)]
+        y = [top * r["of_limit"] for top, r in zip(roof, found, strict=True)]
+        axes.scatter(x, y, s=14, alpha=0.7, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="FLOP / byte", ylabel="GFLOP/s", title=rows[0]["device"])
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
+    parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--plot", type=Path, help="PNG to draw a roofline into")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
 
@@ -129,27 +222,33 @@ def main(argv: list[str] | None = None) -> None:
     if args.device == "cpu":
         fastmim_kernels.keep_freed_memory()  # as training does
     fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
-    columns = f"{'p20 ms':>9}{'p50 ms':>9}{'p80 ms':>9}{'GB/s':>7}{'of copy':>8}{'ours x':>7}"
+    done = []
     for name in [args.op] if args.op else fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
         for case in cases.BENCH:
             if args.case and args.case not in case:
                 continue
             for dtype in [name for name in cases.BENCH_DTYPES if not args.dtype or name in args.dtype]:
-                rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples)
+                op = fastmim_kernels.OPS[name]
+                rows = bench(op, case, dtype, args.device, args.samples, args.phases)
                 title = f"{name}: {case}, {dtype}, {args.device}"
                 print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")
-                print(f"  {'':<12}{columns}")
+                columns = ("p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "ours x", "MiB")
+                print(f"  {'':<12}{'':<9}" + "".join(f"{column:>9}" for column in columns))
                 for row in rows:
+                    keys = ("p20_ms", "p50_ms", "p80_ms", "gb_per_s", "of_copy_bandwidth", "ours_is_faster", "peak_mib")
+                    cells = ("" if row[key] is None else f"{row[key]:.3f}" for key in keys)
                     print(
-                        f"  {row['implementation']:<12}{row['p20_ms']:>9.3f}{row['p50_ms']:>9.3f}{row['p80_ms']:>9.3f}"
-                        f"{row['gb_per_s']:>7.1f}{row['of_copy_bandwidth']:>8.2f}{row['ours_is_faster']:>7.2f}",
+                        f"  {row['implementation']:<12}{row['phase']:<9}" + "".join(f"{c:>9}" for c in cells),
                         flush=True,
                     )
                     if args.record:
                         from .record import record
 
                         record(row, "ops")
+                done += rows
+    if args.plot:
+        plot(done, args.plot)
 
 
 if __name__ == "__main__":

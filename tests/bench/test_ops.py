@@ -18,7 +18,38 @@ def test_functions_run(name):
     assert {"ours", "reference"} <= set(functions)
     grad = ops.gradient(functions["ours"](x))
     for function in functions.values():
-        ops.forward_backward(function, x, grad)
+        for phase in ops.PHASES if grad is not None else ["forward"]:
+            prepare, run = ops.prepared(function, x, grad, phase)
+            run(prepare())
         assert grad is None or torch.isfinite(x.grad).all()
     assert cases.bytes_moved(cases.BENCH[case], dtype) >= 0
     assert ops.error(OPS[name], cases.inputs(cases.BENCH[case], dtype)) < 1e-4
+
+
+def test_rows_and_roofline(tmp_path, capsys):
+    ops.main(
+        [
+            "--op",
+            "unshuffle",
+            "--case",
+            "batch 8",
+            "--dtype",
+            "fp32",
+            "--samples",
+            "2",
+            "--plot",
+            str(tmp_path / "a.png"),
+        ]
+    )
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("official", "compiled", "copy", "forward", "backward", "both"))
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_peak_memory_counts_what_is_alive_at_once():
+    def run(_):
+        x = torch.empty(1 << 20)
+        x = torch.empty(1 << 19)  # while the first is still held
+        return x
+
+    assert ops.peak_memory(run, "cpu") == 6 << 20
