@@ -60,9 +60,9 @@ def _patches(
         image = group * average + tl.minimum(member, average - 1)
         row = tl.load(inverse + image * patches + patch)
         hidden = (member < average) & (row >= num_keep)
-        read = inside & hidden
+        read = i < tl.where(hidden, VALUES, 0)
         if READ_VISIBLE:
-            read = inside & (member < average)
+            read = i < tl.where(member < average, VALUES, 0)
         # Said because the compiler cannot see it, and only aligned addresses are read as vectors.
         start = tl.multiple_of(image * size + corner, LINE)
         x = pixels(images, start, width, mean, std, i, read, CHANNELS, PATCH)

@@ -60,9 +60,9 @@ def _rows(
     # Said because the compiler cannot see it through `patch`, and only aligned addresses are read as vectors.
     start = tl.multiple_of(image // average * size + corner, LINE)
     factor = tl.where(hidden, share, visible_share)
-    wanted = inside & (factor != 0)
+    wanted = i < tl.where(factor != 0, VALUES, 0)
     g = tl.load(grad_residual + start + (i // LINE) * (width * CHANNELS) + i % LINE, mask=wanted, other=0.0) * factor
-    read = inside & hidden
+    read = i < tl.where(hidden, VALUES, 0)
     start = tl.multiple_of(image * size + corner, LINE)
     x = pixels(images, start, width, mean, std, i, read, CHANNELS, PATCH)
     d = tl.where(read, tl.load(pred + n * VALUES + i, mask=read, other=0).to(tl.float32) - x, 0.0)
