@@ -62,6 +62,7 @@ class Objective(nn.Module):
         return self.compare(pred, self.targets(images), mask)
 
     def of_hidden(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
+        """`forward` by `patch_loss`, which reads the pixels that are predicted and no others."""
         num_patches = mask.grid[0] * mask.grid[1]
         rows = mask.ids_hidden + torch.arange(len(images), device=images.device)[:, None] * num_patches
         return patch_loss(
@@ -76,6 +77,7 @@ class Objective(nn.Module):
         )
 
     def with_fourier(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
+        """`forward` by `composite_residual`: WithFourier without images of prediction or target."""
         loss = self.loss
         average, spectral = spectral_options(loss.fourier, len(images))
         spatial, residual = composite_residual(

@@ -78,7 +78,6 @@ def _patches(
             each = d * d
         else:
             each, _ = focal_l1(tl.abs(d), alpha, gamma, GAMMA_IS_1)
-            each = tl.where(d == 0, 0.0, each)
         losses += tl.where(hidden, each, 0.0)
     tl.store(sums + n, tl.sum(losses))
     start = tl.multiple_of(n // patches * size + corner, LINE)

@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import _op
 from . import reference
 
-_IMAGES = 16
-"""Transformed at a time: their spectra stay in the cache of a GPU, and are all that is ever complex."""
+_IMAGES = {"cpu": 2, "cuda": 16}
+"""Images transformed at a time: their spectra stay in the cache, and are all that is ever complex."""
 
 
 def focal_spectrum_(
@@ -100,11 +100,14 @@ class _SpectralLoss(torch.autograd.Function):
         shape = (crops, crops, channels, *tiles[1:4:2])
         grad = torch.empty_like(residual, memory_format=torch.contiguous_format)
         sums, peaks = [], []
-        for images, out in zip(residual.split(_IMAGES), grad.split(_IMAGES), strict=True):
+        count = _IMAGES[residual.device.type]
+        for images, out in zip(residual.split(count), grad.split(count), strict=True):
             planes = images.reshape(-1, *tiles).permute(0, 1, 3, 5, 2, 4).reshape(-1, *shape[3:])
             spectrum = torch.view_as_real(torch.fft.rfft2(planes, norm="ortho")).contiguous()
-            for total, part in zip((sums, peaks), focal_spectrum_(spectrum, shape[4], alpha, gamma, log), strict=True):
-                total.append(part)
+            del planes
+            total, peak_of = focal_spectrum_(spectrum, shape[4], alpha, gamma, log)
+            sums.append(total)
+            peaks.append(peak_of)
             planes = torch.fft.irfft2(torch.view_as_complex(spectrum), s=shape[3:], norm="ortho")
             out.view(-1, *tiles).copy_(planes.view(-1, *shape).permute(0, 1, 4, 2, 5, 3))
         # Sums and scale: (images, crops, crops, channels).

@@ -17,7 +17,7 @@ def focal_l1(m, alpha, gamma, GAMMA_IS_1: tl.constexpr):
     t = tl.where(h < 0.25, near, (1 - e) / (1 + e))
     w = 1.0
     if not GAMMA_IS_1:
-        w = tl.exp((gamma - 1) * tl.log(t))
+        w = tl.exp((gamma - 1) * tl.log(tl.maximum(t, 1e-30)))
     return m * (t * w), w * (t + m * (gamma * 0.5 * alpha) * (1 - t * t))
 
 
@@ -44,22 +44,22 @@ def _entries(
     real, imaginary = tl.split(tl.reshape(values, (BLOCK, 2)))
     power = real * real + imaginary * imaginary
     m = tl.sqrt(power)
+    divisor = tl.where(m > 0, m, 1.0)
     peak = 1.0
     if KIND < 2:
         s = m
         if not ALPHA_IS_1:
-            s = tl.where(m > 0, tl.exp(alpha * tl.log(m)), 0.0)
+            s = tl.where(m > 0, tl.exp(alpha * tl.log(divisor)), 0.0)
         if KIND == 1:
             y = 1 + s
             s = tl.where(y < float("inf"), tl.log(y) + (s - (y - 1)) / y, y)  # log(y), and what rounding took from y
         value, factor = s * power, 2 * s
         peak = tl.max(s)
     elif KIND == 2:
-        value, factor = m, tl.where(m > 0, 1 / m, 0.0)
+        value, factor = m, tl.where(m > 0, 1 / divisor, 0.0)
     else:
         value, slope = focal_l1(m, alpha, gamma, KIND == 3)
-        value = tl.where(m > 0, value, 0.0)
-        factor = tl.where(m > 0, slope / m, 0.0)
+        factor = tl.where(m > 0, slope / divisor, 0.0)
     column = i % half
     once = column == 0
     if EVEN:
