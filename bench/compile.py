@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     import fastmim_kernels
 
     print(
-        f"{'op':<20}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}"
+        f"{'op':<28}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}"
         "  loads / stores {bits: count}"
     )
     spilled = 0
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
                 code = read_code(compile_kernel(kernel, types, constants, warps, arch))
                 spilled += bool(code["spills"] or code["stack"])
                 numbers = f"{code['registers']:>6}{code['stack']:>6}{code['spills']:>7}{code['shared']:>7}"
-                print(f"{name:<20}{label:<36}{arch:>4}{numbers}  {code['loads']} / {code['stores']}", flush=True)
+                print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {code['loads']} / {code['stores']}", flush=True)
     print(f"{spilled} kernels spill")
     return 1 if spilled else 0
 
