@@ -8,9 +8,6 @@ from torch import Tensor
 from .. import _op
 from . import reference
 
-_IMAGES = {"cpu": 2, "cuda": 16}
-"""Images transformed at a time: their spectra stay in the cache, and are all that is ever complex."""
-
 
 def focal_spectrum_(
     spectrum: Tensor, width: int, alpha: float, gamma: float | None, log: bool
@@ -100,7 +97,7 @@ class _SpectralLoss(torch.autograd.Function):
         shape = (crops, crops, channels, *tiles[1:4:2])
         grad = torch.empty_like(residual, memory_format=torch.contiguous_format)
         sums, peaks = [], []
-        count = _IMAGES[residual.device.type]
+        count = 2 if residual.is_cpu else 16  # whose spectra, all that is ever complex, stay in the cache
         for images, out in zip(residual.split(count), grad.split(count), strict=True):
             planes = images.reshape(-1, *tiles).permute(0, 1, 3, 5, 2, 4).reshape(-1, *shape[3:])
             spectrum = torch.view_as_real(torch.fft.rfft2(planes, norm="ortho")).contiguous()
