@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     import fastmim_kernels
 
     print(
-        f"{'op':<20}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}{'mma':>5}"
+        f"{'op':<28}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}{'mma':>5}"
         "  loads / stores {bits: count}"
     )
     spilled = 0
@@ -80,13 +80,11 @@ def main(argv: list[str] | None = None) -> int:
             for arch in args.arch:
                 code = read_code(compile_kernel(kernel, types, constants, warps, arch))
                 spilled += bool(code["spills"] or code["stack"])
-                numbers = (
-                    f"{code['registers']:>6}{code['stack']:>6}{code['spills']:>7}{code['shared']:>7}{code['mma']:>5}"
-                )
-                narrow = "  narrow" if min(max(code["loads"]), max(code["stores"])) < 64 else ""
-                print(
-                    f"{name:<20}{label:<36}{arch:>4}{numbers}  {code['loads']} / {code['stores']}{narrow}", flush=True
-                )
+                widths = (("registers", 6), ("stack", 6), ("spills", 7), ("shared", 7), ("mma", 5))
+                numbers = "".join(f"{code[key]:>{width}}" for key, width in widths)
+                access = f"{code['loads']} / {code['stores']}"
+                narrow = "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
+                print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{narrow}", flush=True)
     print(f"{spilled} kernels spill")
     return 1 if spilled else 0
 

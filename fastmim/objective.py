@@ -5,17 +5,34 @@ Imports losses only; may import L1 and L0.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
-from fastmim_kernels import patch_loss
+from fastmim_kernels import composite_residual, patch_loss, spectral_loss
 
-from .losses import MaskedL1, MaskedL2
+from .losses import ComplexFocalL1, FocalFrequency, FourierLoss, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 from .tokens import Loss, Mask, Target, take, unpatchify
 
 # Losses that `patch_loss` computes from the image itself, for any target made of patches: its `loss` argument.
 FUSED = {MaskedL1: "l1", MaskedL2: "l2"}
+# The same of `composite_residual`, which computes the spatial part of WithFourier.
+SPATIAL = FUSED | {MaskedFocalL1: "focal_l1"}
+# What `spectral_loss` computes of its residual images.
+SPECTRAL = (FocalFrequency, ComplexFocalL1)
+
+
+def fused_op(target: Target, loss: Loss) -> str | None:
+    """The op that compares with this target without building it, or None."""
+    if type(target).__call__ is not Target.__call__:
+        return None
+    if type(loss) in FUSED:
+        return "patch_loss"
+    parts = type(loss) is WithFourier and type(loss.spatial) in SPATIAL
+    return "composite_residual" if parts and type(loss.fourier) in SPECTRAL and not target.norm_pix else None
 
 
 class Objective(nn.Module):
@@ -28,7 +45,7 @@ class Objective(nn.Module):
     def __init__(self, target: Target, loss: Loss, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.target, self.loss, self.patch_size = target, loss, patch_size
-        self.fused = FUSED.get(type(loss)) if type(target).__call__ is Target.__call__ else None
+        self.op = fused_op(target, loss)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -38,8 +55,14 @@ class Objective(nn.Module):
         return self.loss.whole
 
     def forward(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
-        if self.fused is None:
-            return self.compare(pred, self.targets(images), mask)
+        if self.op == "patch_loss":
+            return self.of_hidden(pred, images, mask)
+        if self.op == "composite_residual" and not fastmim_kernels.using_reference():
+            return self.with_fourier(pred, images, mask)
+        return self.compare(pred, self.targets(images), mask)
+
+    def of_hidden(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
+        """`forward` by `patch_loss`, which reads the pixels that are predicted and no others."""
         num_patches = mask.grid[0] * mask.grid[1]
         rows = mask.ids_hidden + torch.arange(len(images), device=images.device)[:, None] * num_patches
         return patch_loss(
@@ -50,8 +73,28 @@ class Objective(nn.Module):
             self.mean.float(),
             self.std.float(),
             norm_pix=self.target.norm_pix,
-            loss=self.fused,
+            loss=FUSED[type(self.loss)],
         )
+
+    def with_fourier(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
+        """`forward` by `composite_residual`: WithFourier without images of prediction or target."""
+        loss = self.loss
+        average, spectral = spectral_options(loss.fourier, len(images))
+        spatial, residual = composite_residual(
+            pred,
+            self.source(images),
+            mask.ids,
+            mask.num_keep,
+            self.patch_size,
+            self.mean.float(),
+            self.std.float(),
+            loss=SPATIAL[type(loss.spatial)],
+            **asdict(loss.spatial),
+            visible=loss.visible,
+            visible_weight=loss.visible_weight,
+            average=average,
+        )
+        return spatial + loss.weight * spectral_loss(residual, **spectral)
 
     def compare(self, pred: Tensor, target: Tensor, mask: Mask) -> Tensor:
         """The loss of (B, M, P) predictions of `mask.ids[:, -M:]` against the (B, L, P) targets of every patch.
@@ -83,8 +126,19 @@ class Objective(nn.Module):
     def describe(self, device: str, batch: int) -> str:
         """One line that says which path the loss of a micro-batch takes."""
         pair = f"{type(self.target).__name__} + {type(self.loss).__name__}"
-        if self.fused is None:
+        if self.op is None:
             path = "target built in full, then compared (no fused kernel for this pair)"
         else:
-            path = f"fused patch_loss ({fastmim_kernels.backends()['patch_loss'][device]})"
+            path = f"fused {self.op} ({fastmim_kernels.backends()[self.op][device]})"
         return "; ".join(filter(None, [f"{pair}: {path}", self.loss.note(batch)]))
+
+
+def spectral_options(fourier: FourierLoss, batch: int) -> tuple[int, dict[str, Any]]:
+    """How many residual images of a batch are averaged, and what `spectral_loss` is told of the result."""
+    if isinstance(fourier, ComplexFocalL1):
+        return 1, {"alpha": fourier.alpha, "gamma": fourier.gamma}
+    group = fourier.batch if batch % fourier.batch == 0 else batch
+    options = {"alpha": fourier.alpha, "log": fourier.log, "peak": fourier.peak, "crops": fourier.crops}
+    if fourier.reduce == "batch_mean":
+        return group, options
+    return 1, options | {"batch": group}

@@ -9,6 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "composite_residual/cpu_body.h"
+#include "composite_residual_backward/cpu_body.h"
+#include "focal_spectrum_/cpu_body.h"
 #include "patch_gather/cpu_body.h"
 #include "patch_loss/cpu_body.h"
 #include "patch_scatter/cpu_body.h"
@@ -108,6 +111,143 @@ void test_patch_loss(PatchLossRows* body, const char* isa, Type pred_type, Type 
       }
     }
     check(std::fabs(sums[k] - sum) < 1e-4 * (1 + sum), "loss", isa);
+  }
+}
+
+double focal(double m, double alpha, double gamma) { return m * std::pow(std::tanh(alpha * m / 2), gamma); }
+
+double element_loss(ElementLoss loss, FocalL1 a, double d) {
+  const double m = std::fabs(d);
+  return loss == ElementLoss::l1 ? m : loss == ElementLoss::l2 ? m * m : focal(m, a.alpha, a.gamma);
+}
+
+void test_composite_residual(CompositeResidualPatches* body, CompositeResidualBackwardRows* backward, const char* isa,
+                             Type pred_type, Type image_type, int64_t p, ElementLoss loss, float gamma,
+                             bool with_fill) {
+  const int64_t batch = 4, average = 2, patches = 6, keep = 2, channels = p == 1 ? 1 : 3, values = p * p * channels;
+  const Images shape{2 * p, 3 * p, channels, p};
+  const int64_t size = patches * values;
+  const FocalL1 numbers{0.5f, gamma};
+  Array pred(pred_type, batch * size), grad(pred_type, batch * size), images(image_type, batch * size);
+  for (int64_t i = 0; i < batch * size; ++i) {
+    pred.set(i, static_cast<float>(uniform() * 4 - 2));
+    images.set(i, static_cast<float>(image_type == Type::u8 ? uniform() * 256 : uniform() * 4 - 2));
+  }
+  std::vector<int64_t> ids(batch * patches), inverse(batch * patches);
+  for (int64_t i = 0; i < batch * patches; ++i) {
+    ids[i] = (5 * i + i / patches) % patches;
+    inverse[i / patches * patches + ids[i]] = i % patches;
+  }
+  const std::vector<float> scale(values, 1 / 64.0f), shift(values, -2.0f), fill(batch * channels, 0.25f);
+  const Residuals in{pred.bytes.get(), pred_type, images.bytes.get(), image_type, shape, scale.data(), shift.data()};
+  std::vector<float> residual(batch / average * size), expected(batch / average * size);
+  std::vector<double> sums(batch / average * patches);
+  const CompositeResidual work{in, inverse.data(), with_fill ? fill.data() : nullptr, residual.data(), keep, patches,
+                               average, loss, numbers, 0.5f, 0.75f};
+  split(batch / average * patches, 3, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(3 * values);
+    body(work, begin, end, scratch.data(), sums.data());
+  });
+  const CompositeResidualBackward reverse{in, ids.data(), residual.data(), grad.bytes.get(), keep, patches, average,
+                                          loss, numbers, 0.25f, 0.5f};
+  split(batch * patches, 3, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(3 * values);
+    backward(reverse, begin, end, scratch.data());
+  });
+  double sum = 0, expected_sum = 0;
+  for (double part : sums) sum += part;
+  for (int64_t n = 0; n < batch * patches; ++n) {
+    const int64_t image = n / patches, start = start_of(shape, image, ids[n]);
+    const bool hidden = n % patches >= keep;
+    for (int64_t i = 0; i < values; ++i) {
+      const int64_t at = start + i / (p * channels) * 3 * p * channels + i % (p * channels);
+      const int64_t to = at - (image - image / average) * size;
+      double t = images.at(at);
+      if (image_type == Type::u8) t = t / 64 - 2;
+      const double d = pred.at(n * values + i) - t;
+      const double composed = hidden ? d : 0.5 * d + (with_fill ? 0.75 * (0.25 - t) : 0);
+      expected[to] += static_cast<float>(composed / average);
+      double slope = 0;
+      if (hidden) {
+        expected_sum += element_loss(loss, numbers, d);
+        slope = (element_loss(loss, numbers, d + 1e-4) - element_loss(loss, numbers, d - 1e-4)) / 2e-4;
+      }
+      const double gradient = 0.5 * slope + residual[to] * (hidden ? 1.0 : 0.25) / average;
+      const double tolerance = pred_type == Type::f32 ? 1e-4 : 4e-2;
+      if (std::fabs(d) > 1e-3) {
+        check(std::fabs(grad.at(n * values + i) - gradient) < tolerance, "composite residual: gradient", isa);
+      }
+    }
+  }
+  check(std::fabs(sum - expected_sum) < 1e-4 * (1 + expected_sum), "composite residual: loss", isa);
+  for (int64_t i = 0; i < batch / average * size; ++i) {
+    check(std::fabs(residual[i] - expected[i]) < 1e-5, "composite residual", isa);
+  }
+}
+
+void test_focal_spectrum(FocalSpectrumRows* body, const char* isa, int64_t width, bool frequency, bool log, float alpha,
+                         float gamma) {
+  const int64_t rows = 5, half = width / 2 + 1;
+  std::vector<float> spectrum(rows * half * 2), peaks(rows);
+  for (float& x : spectrum) x = static_cast<float>(uniform() * 8 - 4);
+  spectrum[0] = spectrum[1] = 0;
+  const std::vector<float> before = spectrum;
+  std::vector<double> sums(rows);
+  const FocalSpectrum work{spectrum.data(), half, width % 2 == 0, frequency, log, alpha, gamma};
+  split(rows, 2, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * half);
+    body(work, begin, end, scratch.data(), sums.data(), peaks.data());
+  });
+  for (int64_t n = 0; n < rows; ++n) {
+    double sum = 0, peak = frequency ? 0 : 1;
+    for (int64_t x = 0; x < half; ++x) {
+      const int64_t i = 2 * (n * half + x);
+      const double m = std::hypot(before[i], before[i + 1]), raised = std::pow(m, alpha);
+      const double s = log ? std::log1p(raised) : raised;
+      double value = s * m * m, factor = 2 * s;
+      if (frequency) {
+        peak = std::max(peak, s);
+      } else {
+        value = focal(m, alpha, gamma);
+        factor = m > 0 ? (focal(m + 1e-5, alpha, gamma) - focal(m - 1e-5, alpha, gamma)) / (2e-5 * m) : 0;
+      }
+      sum += x == 0 || (width % 2 == 0 && x == half - 1) ? value : 2 * value;
+      for (int64_t k = i; k < i + 2; ++k) {
+        check(std::fabs(spectrum[k] - factor * before[k]) < 1e-4 * (1 + factor), "spectrum", isa);
+      }
+    }
+    check(std::fabs(sums[n] - sum) < 1e-5 * (1 + sum), "spectrum: loss", isa);
+    check(std::fabs(peaks[n] - peak) < 1e-5 * (1 + peak), "spectrum: peak", isa);
+  }
+}
+
+struct Fourier {
+  CompositeResidualPatches* patches;
+  CompositeResidualBackwardRows* backward;
+  FocalSpectrumRows* spectrum;
+};
+
+void test_fourier(const Fourier& ops, const char* isa) {
+  for (Type type : {Type::f32, Type::bf16, Type::f16}) {
+    for (Type image : {Type::u8, Type::f32, Type::f16}) {
+      for (int64_t p : {1, 3, 16}) {
+        for (bool fill : {false, true}) {
+          const auto test = [&](ElementLoss loss, float gamma) {
+            test_composite_residual(ops.patches, ops.backward, isa, type, image, p, loss, gamma, fill);
+          };
+          test(ElementLoss::l1, 1);
+          test(ElementLoss::l2, 1);
+          test(ElementLoss::focal_l1, 1);
+          test(ElementLoss::focal_l1, 2.5f);
+        }
+      }
+    }
+  }
+  for (int64_t width : {1, 2, 7, 32}) {
+    for (float power : {1.0f, 0.5f}) {
+      for (bool log : {false, true}) test_focal_spectrum(ops.spectrum, isa, width, true, log, power, 0);
+    }
+    for (float gamma : {0.0f, 1.0f, 2.5f}) test_focal_spectrum(ops.spectrum, isa, width, false, false, 0.2f, gamma);
   }
 }
 
@@ -323,6 +463,8 @@ int main() {
   test_data_path({plain::patch_gather_rows, plain::patch_scatter_images, plain::unshuffle_hidden,
                   plain::unshuffle_tokens, plain::unshuffle_backward_images, plain::sum_rows},
                  "plain");
+  test_fourier({plain::composite_residual_patches, plain::composite_residual_backward_rows, plain::focal_spectrum_rows},
+               "plain");
   if (FASTMIM_CHOOSE(scale) != plain::scale) {
     test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
     test_draws(FASTMIM_CHOOSE(philox_blocks), FASTMIM_CHOOSE(random_mask_rows), "best");
@@ -330,6 +472,9 @@ int main() {
                     FASTMIM_CHOOSE(unshuffle_hidden), FASTMIM_CHOOSE(unshuffle_tokens),
                     FASTMIM_CHOOSE(unshuffle_backward_images), FASTMIM_CHOOSE(sum_rows)},
                    "best");
+    test_fourier({FASTMIM_CHOOSE(composite_residual_patches), FASTMIM_CHOOSE(composite_residual_backward_rows),
+                  FASTMIM_CHOOSE(focal_spectrum_rows)},
+                 "best");
   }
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

@@ -4,7 +4,9 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 """
 
 from ._memory import keep_freed_memory
-from ._op import OPS, backends, load_library, require, use_reference
+from ._op import OPS, backends, load_library, require, use_reference, using_reference
+from .composite_residual import composite_residual
+from .focal_spectrum_ import spectral_loss
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
@@ -16,13 +18,16 @@ load_library()
 __all__ = [
     "OPS",
     "backends",
+    "composite_residual",
     "keep_freed_memory",
     "patch_gather",
     "patch_loss",
     "philox",
     "random_mask",
     "require",
+    "spectral_loss",
     "uniform",
     "unshuffle",
     "use_reference",
+    "using_reference",
 ]

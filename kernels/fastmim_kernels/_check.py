@@ -54,6 +54,35 @@ def channel_constants(mean: Tensor, std: Tensor, channels: int) -> None:
             raise ValueError(f"{name} is a constant and gets no gradient; detach it")
 
 
+def predicted_images(
+    pred: Tensor, images: Tensor, ids: Tensor, num_keep: int, patch_size: int, mean: Tensor, std: Tensor
+) -> None:
+    """
+    Raises:
+        ValueError: these are not predictions (B, L, P) of every patch of images (B, H, W, C) in the order of ids
+            (B, L), of which the first `num_keep` are visible; or their types or devices do not fit.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"expected images (B, H, W, C), got {tuple(images.shape)}")
+    batch, height, width, channels = images.shape
+    patches_fit(height, width, patch_size)
+    num_patches, values = height // patch_size * (width // patch_size), patch_size**2 * channels
+    if pred.shape != (batch, num_patches, values) or ids.shape != (batch, num_patches):
+        raise ValueError(
+            f"expected pred {(batch, num_patches, values)} and ids {(batch, num_patches)} for images "
+            f"{tuple(images.shape)} in patches of {patch_size}, got {tuple(pred.shape)} and {tuple(ids.shape)}"
+        )
+    if not 0 <= num_keep <= num_patches:
+        raise ValueError(f"num_keep: expected 0 to {num_patches} visible patches, got {num_keep}")
+    if pred.dtype not in FLOATS or images.dtype not in (torch.uint8, *FLOATS) or ids.dtype != torch.int64:
+        raise ValueError(
+            "expected pred float32, bfloat16 or float16, images the same or uint8, ids int64, "
+            f"got {pred.dtype}, {images.dtype} and {ids.dtype}"
+        )
+    channel_constants(mean, std, channels)
+    one_device(pred, images, ids, mean, std)
+
+
 def warps(block: int) -> int:
     """Warps of a Triton program on `block` values: about 8 values a thread, so that they stay in registers."""
     return min(max(block // 256, 1), 16)

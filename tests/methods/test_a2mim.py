@@ -16,12 +16,15 @@ from fastmim.encoders.convnet import ConvNeXt, ResNet
 from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 from fastmim.masking import BlockMasking
 from fastmim.mim import MIM
-from fastmim.objective import Objective
+from fastmim.objective import Objective, spectral_options
 from fastmim.optim import parameter_groups
-from fastmim.targets import Pixels
+from fastmim.targets import LowPass, Pixels
 from fastmim.tasks.pretrain import build
+from fastmim.tokens import Mask, patchify, take
+from fastmim_kernels import spectral_loss, use_reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def settings(name):
@@ -72,12 +75,26 @@ def test_loss_and_its_gradient(golden, name):
         torch.testing.assert_close(loss.spatial(*rows), data[f"loss/{name}"][0], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("family", "name", "degenerate"),
-    [(family, name, "") for family in FREQUENCY for name in FREQUENCY[family]]
-    + [("ffl", name, "_degenerate") for name in ("default", "log", "batch")],
-)
-def test_focal_frequency(golden, family, name, degenerate):
+@pytest.mark.parametrize("name", sorted(HEADS.keys() - OTHERS))
+def test_fused_loss_and_its_gradient(golden, name):
+    """The same, from patches in the order of a mask."""
+    data = golden("a2mim_loss")
+    pred = data["pred"].clone().requires_grad_()
+    hidden = data["mask"].flatten(1)
+    mask = Mask(hidden.argsort(stable=True, dim=1), int((hidden == 0)[0].sum()), (4, 4))
+    objective = Objective(Pixels(), our_loss(name), 16, MEAN, STD)
+    assert objective.op == "composite_residual"
+    rows = take(patchify(channels_last(pred), 16), mask.ids)
+    check(objective(rows, channels_last(data["target"]).contiguous(), mask), pred, data, name)
+
+
+FORMS = [(family, name, "") for family in FREQUENCY for name in FREQUENCY[family]]
+FORMS += [("ffl", name, "_degenerate") for name in ("default", "log", "batch")]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("family", "name", "degenerate"), FORMS)
+def test_focal_frequency(golden, family, name, degenerate, fused):
     data, given = golden("ffl"), FREQUENCY[family][name]
     pred = data[f"pred{degenerate}"].clone().requires_grad_()
     loss = FocalFrequency(
@@ -87,7 +104,13 @@ def test_focal_frequency(golden, family, name, degenerate):
         peak="all" if given.get("batch_matrix") else "each",
         crops=given.get("patch_factor", 1),
     )
-    value = given.get("loss_weight", 1.0) * loss(channels_last(pred), channels_last(data["target"]))
+    residual = channels_last(pred - data["target"])
+    if fused:
+        average, options = spectral_options(loss, len(pred))
+        value = spectral_loss(residual.unflatten(0, (-1, average)).mean(1), **options)
+    else:
+        value = loss.of_residual(residual)
+    value = given.get("loss_weight", 1.0) * value
     part = {key.removeprefix(f"{family}/"): v for key, v in data.items() if key.startswith(family)}
     check(value, pred, part, name + degenerate)
 
@@ -111,6 +134,48 @@ def test_statistics_batch():
     assert "not of 256 (FocalFrequency.batch)" in WithFourier().note(64)
     assert WithFourier(fourier=FocalFrequency(reduce="per_sample", peak="each")).note(64) is None
     assert WithFourier(fourier=ComplexFocalL1()).note(64) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target", [Pixels(), LowPass(radius=10, norm_pix=False)], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        WithFourier(fourier=FocalFrequency(batch=3)),
+        WithFourier(MaskedFocalL1(), FocalFrequency(batch=6, crops=2), 0.5, visible_weight=1e-3),
+        WithFourier(MaskedFocalL1(alpha=2.0, gamma=2.0), FocalFrequency(batch=5, log=False, alpha=2.0), 0.5, "mean"),
+        WithFourier(MaskedL2(), FocalFrequency(batch=2, reduce="per_sample"), 0.5, "prediction"),
+        WithFourier(MaskedL2(), FocalFrequency(reduce="per_sample", log=False, peak="each"), 0.5, "target", 0.1),
+        WithFourier(MaskedFocalL1(gamma=0.0), ComplexFocalL1(alpha=1.0), 0.1, visible_weight=1e-3),
+        WithFourier(weight=0.0),
+    ],
+)
+def test_kernels_change_nothing(loss, target, dtype):
+    """`train.kernels`: the fused path and the reference give the same loss and gradient."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 32, 48, 3), dtype=torch.uint8, generator=generator)
+    mask = Mask(torch.rand(6, 6, generator=generator).argsort(1), 2, (2, 3))
+    objective = Objective(target, loss, 16, MEAN, STD)
+    results = []
+    for reference in (False, True):
+        use_reference(reference)
+        try:
+            pred = torch.randn(6, 6, 768, generator=generator.manual_seed(1)).to(dtype).requires_grad_()
+            value = objective(pred, images, mask)
+            value.backward()
+        finally:
+            use_reference(False)
+        results.append((value.detach(), pred.grad))
+    (value, grad), (expected, expected_grad) = results
+    assert grad.dtype == dtype
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    atol = (1e-5 if dtype == torch.float32 else 1e-2) * expected_grad.abs().max().item()
+    torch.testing.assert_close(grad, expected_grad, rtol=0, atol=atol)
+
+
+def test_the_path_is_told():
+    said = Objective(Pixels(), WithFourier(), 16, MEAN, STD).describe("cpu", 256)
+    assert said == "Pixels + WithFourier: fused composite_residual (cpp)"
 
 
 @pytest.mark.parametrize("fourier", [FocalFrequency(), FocalFrequency(log=False), ComplexFocalL1()])
@@ -139,7 +204,6 @@ def test_values_out_of_range_are_refused(build):
         build()
 
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FOURIER = WithFourier(MaskedFocalL1(), FocalFrequency(), 0.5, visible_weight=1e-3)
 
 

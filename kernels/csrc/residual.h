@@ -1,0 +1,47 @@
+// Prediction minus target, patch by patch, and element losses of it. For op bodies: see body.h.
+#pragma once
+
+#include "focal.h"
+
+namespace fastmim {
+
+struct Residuals {
+  const void* pred;  // (B L, P)
+  Type pred_type;
+  const void* images;  // (B, H, W, C)
+  Type image_type;
+  Images shape;
+  const float* scale;  // (P,): the uint8 value x at position i of a patch stands for x * scale[i] + shift[i]
+  const float* shift;
+};
+
+enum class ElementLoss { l1, l2, focal_l1 };
+
+namespace {
+
+// The target of a patch, and prediction minus target: P floats each.
+inline void residual(const Residuals& a, int64_t row, int64_t image, int64_t patch, float* target, float* d) {
+  const int64_t values = values_of(a.shape);
+  const int64_t start = start_of(a.shape, image, patch);
+  if (a.image_type == Type::f32) {
+    copy_patch(a.shape, a.images, sizeof(float), start, target);
+  } else {
+    copy_patch(a.shape, a.images, size_of(a.image_type), start, d);
+    load(a.image_type, d, 0, target, values);
+  }
+  const float *scale = a.scale, *shift = a.shift;
+  const float* pred = floats(a.pred_type, a.pred, row * values, d, values);
+  if (a.image_type == Type::u8) {
+#pragma omp simd
+    for (int64_t i = 0; i < values; ++i) {
+      target[i] = target[i] * scale[i] + shift[i];
+      d[i] = pred[i] - target[i];
+    }
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < values; ++i) d[i] = pred[i] - target[i];
+  }
+}
+
+}  // namespace
+}  // namespace fastmim

@@ -1,0 +1,112 @@
+"""A2MIM's residual images and spatial loss from predicted patches, with the target formed inside, in one pass."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .. import _check as check
+from .. import _op
+from ..composite_residual_backward import composite_residual_backward
+from . import reference
+
+LOSSES = ("l1", "l2", "focal_l1")
+_SHARES = {"mixed": 0.5, "target": 0.0, "prediction": 1.0, "mean": 0.0}
+
+
+def composite_residual(
+    pred: Tensor,
+    images: Tensor,
+    ids: Tensor,
+    num_keep: int,
+    patch_size: int,
+    mean: Tensor,
+    std: Tensor,
+    *,
+    loss: Literal["l1", "l2", "focal_l1"],
+    alpha: float = 0.2,
+    gamma: float = 1.0,
+    visible: Literal["mixed", "target", "prediction", "mean"] = "mixed",
+    visible_weight: float = 0.0,
+    average: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """The spatial loss of hidden pixels, and what a Fourier loss compares with zero, averaged over groups of images.
+
+    A2MIM (arXiv:2205.13943), openmixup `mim_head.py`. With d = prediction - target,
+        loss = mean over hidden values of  |d|,  d^2  or  |d| tanh(alpha |d| / 2)^gamma
+        residual = d where hidden,  u d + (1 - u) v where visible,  u = visible_weight
+    and v, which carries no gradient, is d / 2 ("mixed"), 0 ("target"), d ("prediction") or the image's mean - target
+    ("mean"). The DFT is linear: a loss of the mean spectrum of n images is one of their mean residual, and then nothing
+    of the size of the batch is written. Sums in float32, always in the same order. The gradient is that of `pred`,
+    formed from a second read of it; L1's is 0 where prediction equals target.
+
+    Args:
+        pred: (B, L, P) float32, bfloat16 or float16, P = patch_size**2 * C in order (row, column, channel).
+        images: (B, H, W, C), uint8, which stands for (x / 255 - mean) / std, or floating and already normalised.
+        ids: (B, L) int64, a permutation of the patches in every row: the patch of each row of `pred`.
+        num_keep: the first so many of `ids` are visible.
+        mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
+        gamma: 0 or at least 1.
+        average: images per group, of consecutive ones; divides B.
+    Returns: () float32; (B / average, H, W, C) float32.
+    Raises:
+        ValueError: shapes, dtypes, devices or numbers do not fit together.
+        RuntimeError: a row of ids is no permutation, CPU only. On a GPU that check would make the host wait on every
+            step: there it is the caller's duty.
+    """
+    if loss not in LOSSES or visible not in _SHARES:
+        raise ValueError(f"expected loss of {LOSSES} and visible of {tuple(_SHARES)}, got {loss!r} and {visible!r}")
+    if not (alpha > 0 and (gamma == 0 or gamma >= 1) and 0 <= visible_weight <= 1):
+        raise ValueError(
+            "expected alpha above 0, gamma 0 or at least 1, visible_weight from 0 to 1, "
+            f"got {alpha}, {gamma} and {visible_weight}"
+        )
+    if gamma == 0 and loss == "focal_l1":
+        loss = "l1"
+    fill = None
+    if visible == "mean":
+        fill = images.mean(dim=(1, 2), dtype=torch.float32)
+        fill = (fill / 255 - mean) / std if images.dtype == torch.uint8 else fill
+    value = visible_weight + (1 - visible_weight) * _SHARES[visible]
+    args = (pred, images, ids, num_keep, patch_size, mean, std, fill, LOSSES.index(loss), alpha, gamma, value)
+    args = (*args, visible_weight, average)
+    _check(*args)
+    return reference.composite_residual(*args) if _op.using_reference() else OP.overload(*args)
+
+
+def _check(
+    pred, images, ids, num_keep, patch_size, mean, std, fill, loss, alpha, gamma, visible_value, visible_weight, average
+) -> None:
+    check.predicted_images(pred, images, ids, num_keep, patch_size, mean, std)
+    if average < 1 or images.shape[0] % average:
+        raise ValueError(f"average: expected a divisor of the batch of {images.shape[0]}, got {average}")
+    if fill is not None:
+        check.one_device(images, fill)
+
+
+def _fake(pred, images, *rest):
+    _check(pred, images, *rest)
+    shape = (images.shape[0] // rest[-1], *images.shape[1:])
+    return pred.new_empty((), dtype=torch.float32), pred.new_empty(shape, dtype=torch.float32)
+
+
+def _setup_context(ctx, inputs, output):
+    pred, images, ids, num_keep, patch_size, mean, std, _, loss, alpha, gamma, _, visible_weight, average = inputs
+    ctx.save_for_backward(pred, images, ids, mean, std)
+    ctx.numbers = (num_keep, patch_size, loss, alpha, gamma, visible_weight, average)
+
+
+def _backward(ctx, grad_loss, grad_residual):
+    grad = composite_residual_backward(grad_loss, grad_residual, *ctx.saved_tensors, *ctx.numbers)
+    return grad, *[None] * 13
+
+
+OP = _op.register(
+    "composite_residual(Tensor pred, Tensor images, Tensor ids, int num_keep, int patch_size, Tensor mean, Tensor std, "
+    "Tensor? fill, int loss, float alpha, float gamma, float visible_value, float visible_weight, int average) "
+    "-> (Tensor loss, Tensor residual)",
+    reference=reference.composite_residual,
+    fake=_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)

@@ -1,0 +1,36 @@
+"""Named inputs of composite_residual_backward, for its tests and its benchmark: those of composite_residual."""
+
+import torch
+
+from ..composite_residual import cases as forward
+from . import composite_residual_backward, reference
+
+Case, CASES = forward.Case, forward.CASES
+BENCH, BENCH_DTYPES = forward.BENCH, forward.BENCH_DTYPES
+
+
+def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
+    """The arguments of `torch.ops.fastmim.composite_residual_backward`; the same on every device."""
+    args = forward.inputs(case, dtype, device, seed)
+    pred, images, ids, num_keep, p, mean, std, _, loss, alpha, gamma, _, visible_weight, average = args
+    _, h, w, c = images.shape
+    grad = torch.randn(case.batch // average, h, w, c, generator=torch.Generator().manual_seed(seed + 1))
+    grad_loss = torch.tensor(float(max(pred.numel(), 1)), device=device)
+    tensors = (grad_loss, grad.to(device), pred, images, ids, mean, std)
+    return *tensors, num_keep, p, loss, alpha, gamma, visible_weight, average
+
+
+def bytes_moved(case: Case, dtype: torch.dtype) -> int:
+    """Bytes that cannot be avoided: hidden pixels and predictions and the residuals' gradient read, pred's written."""
+    patches, values = case.grid[0] * case.grid[1], case.patch**2 * case.channels
+    read = (patches - case.num_keep) * (case.images.itemsize + dtype.itemsize) + 4 * patches // case.average
+    return case.batch * values * (read + patches * dtype.itemsize)
+
+
+def functions(case: Case, dtype: torch.dtype, device: str):
+    """The residuals' gradient, and the functions of it that the benchmark runs."""
+    grad_loss, grad_residual, *rest = inputs(case, dtype, device)
+    return grad_residual, {
+        "ours": lambda grad: composite_residual_backward(grad_loss, grad, *rest),
+        "reference": lambda grad: reference.composite_residual_backward(grad_loss, grad, *rest),
+    }
