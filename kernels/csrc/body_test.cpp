@@ -169,7 +169,7 @@ void test_random_mask(PhiloxBlocks* philox, RandomMaskRows* body, const char* is
   }
   const RandomMask work{7, 3, ids.data(), patches, keep, raster, masks.data()};
   split(ids.size(), 3, [&](int64_t begin, int64_t end) {
-    std::vector<uint64_t> scratch(random_mask_scratch(patches) / sizeof(uint64_t));
+    std::vector<uint64_t> scratch(draws_scratch(patches) / sizeof(uint64_t));
     body(work, begin, end, scratch.data());
   });
   check(masks == expected, "random mask", isa);

@@ -5,10 +5,12 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 
 from ._memory import keep_freed_memory
 from ._op import OPS, backends, load_library, require, use_reference
+from .block_mask import block_mask
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
 from .random_mask import random_mask
+from .uniform_mask import uniform_mask
 from .unshuffle import unshuffle
 
 load_library()
@@ -16,6 +18,7 @@ load_library()
 __all__ = [
     "OPS",
     "backends",
+    "block_mask",
     "keep_freed_memory",
     "patch_gather",
     "patch_loss",
@@ -23,6 +26,7 @@ __all__ = [
     "random_mask",
     "require",
     "uniform",
+    "uniform_mask",
     "unshuffle",
     "use_reference",
 ]
