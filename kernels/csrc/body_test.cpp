@@ -9,12 +9,14 @@
 #include <thread>
 #include <vector>
 
+#include "block_mask/cpu_body.h"
 #include "patch_gather/cpu_body.h"
 #include "patch_loss/cpu_body.h"
 #include "patch_scatter/cpu_body.h"
 #include "philox/cpu_body.h"
 #include "random_mask/cpu_body.h"
 #include "scale_/cpu_body.h"
+#include "uniform_mask/cpu_body.h"
 #include "unshuffle/cpu_body.h"
 #include "unshuffle_backward/cpu_body.h"
 
@@ -175,11 +177,73 @@ void test_random_mask(PhiloxBlocks* philox, RandomMaskRows* body, const char* is
   check(masks == expected, "random mask", isa);
 }
 
-void test_draws(PhiloxBlocks* philox, RandomMaskRows* random_mask, const char* isa) {
+void test_uniform_mask(UniformMaskRows* body, const char* isa, int64_t rows, int64_t columns, int64_t kept,
+                       bool stratified) {
+  const std::vector<int64_t> ids{0, -1, 5};
+  const int64_t blocks = rows * columns / 4, across = columns / 2;
+  std::vector<int64_t> order(ids.size() * 4 * blocks);
+  const std::unique_ptr<bool[]> secondary(new bool[ids.size() * blocks]);
+  const UniformMask work{7, 3, 6, ids.data(), rows, columns, kept, stratified, order.data(), secondary.get()};
+  split(ids.size(), 3, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> scratch(draws_scratch(uniform_mask_pool(rows, columns)) / sizeof(uint64_t));
+    body(work, begin, end, scratch.data());
+  });
+  for (size_t n = 0; n < ids.size(); ++n) {
+    const int64_t* patches = order.data() + n * 4 * blocks;
+    int64_t replaced = 0;
+    for (int64_t k = 0; k < blocks; ++k) {
+      const int64_t block = patches[k] / columns / 2 * across + patches[k] % columns / 2;
+      check(block == k, "uniform mask: one visible patch in each block", isa);
+      replaced += secondary[n * blocks + k];
+    }
+    check(replaced == blocks - kept, "uniform mask: replaced patches", isa);
+    check(std::is_sorted(patches + blocks, patches + 4 * blocks), "uniform mask: hidden patches", isa);
+    std::vector<int64_t> all(patches, patches + 4 * blocks);
+    std::sort(all.begin(), all.end());
+    for (int64_t l = 0; l < 4 * blocks; ++l) check(all[l] == l, "uniform mask: a permutation", isa);
+  }
+}
+
+void test_block_mask(RandomMaskRows* random_mask, BlockMaskRows* body, const char* isa, int64_t rows, int64_t columns,
+                     int64_t side) {
+  const std::vector<int64_t> ids{0, -1, 5};
+  const int64_t blocks = block_mask_blocks(rows, columns, side), across = (columns + side - 1) / side;
+  std::vector<int64_t> order(ids.size() * rows * columns), drawn(ids.size() * blocks), expected;
+  split(ids.size(), 3, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> scratch(draws_scratch(blocks) / sizeof(uint64_t));
+    body({7, 3, ids.data(), rows, columns, side, order.data()}, begin, end, scratch.data());
+    random_mask({7, 3, ids.data(), blocks, 1, false, drawn.data()}, begin, end, scratch.data());
+  });
+  for (int64_t block : drawn) {
+    for (int64_t i = 0; i < side * side; ++i) {
+      const int64_t r = block / across * side + i % side, c = block % across * side + i / side;
+      if (r < rows && c < columns) expected.push_back(r * columns + c);
+    }
+  }
+  check(order == expected, "block mask", isa);
+}
+
+struct Masks {
+  RandomMaskRows* random;
+  UniformMaskRows* uniform;
+  BlockMaskRows* block;
+};
+
+void test_draws(PhiloxBlocks* philox, const Masks& masks, const char* isa) {
   test_philox_answers(philox, isa);
   for (int64_t patches : {1, 2, 3, 4, 63, 64, 65, 196, 1009}) {
     for (int64_t keep : {int64_t{1}, (patches + 3) / 4, patches}) {
-      for (bool raster : {false, true}) test_random_mask(philox, random_mask, isa, patches, keep, raster);
+      for (bool raster : {false, true}) test_random_mask(philox, masks.random, isa, patches, keep, raster);
+    }
+  }
+  for (int64_t rows : {2, 6, 16}) {
+    for (int64_t columns : {2, 14, 16}) {
+      const int64_t blocks = rows * columns / 4;
+      for (bool stratified : {false, true}) {
+        test_uniform_mask(masks.uniform, isa, rows, columns, blocks, stratified);
+        test_uniform_mask(masks.uniform, isa, rows, columns, (blocks + 1) / 2, stratified);
+      }
+      for (int64_t side : {1, 2, 5}) test_block_mask(masks.random, masks.block, isa, rows, columns, side);
     }
   }
 }
@@ -319,13 +383,15 @@ void test(PatchLossRows* patch_loss, Scale* scale, const char* isa) {
 
 int main() {
   test(plain::patch_loss_rows, plain::scale, "plain");
-  test_draws(plain::philox_blocks, plain::random_mask_rows, "plain");
+  test_draws(plain::philox_blocks, {plain::random_mask_rows, plain::uniform_mask_rows, plain::block_mask_rows}, "plain");
   test_data_path({plain::patch_gather_rows, plain::patch_scatter_images, plain::unshuffle_hidden,
                   plain::unshuffle_tokens, plain::unshuffle_backward_images, plain::sum_rows},
                  "plain");
   if (FASTMIM_CHOOSE(scale) != plain::scale) {
     test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
-    test_draws(FASTMIM_CHOOSE(philox_blocks), FASTMIM_CHOOSE(random_mask_rows), "best");
+    test_draws(FASTMIM_CHOOSE(philox_blocks),
+               {FASTMIM_CHOOSE(random_mask_rows), FASTMIM_CHOOSE(uniform_mask_rows), FASTMIM_CHOOSE(block_mask_rows)},
+               "best");
     test_data_path({FASTMIM_CHOOSE(patch_gather_rows), FASTMIM_CHOOSE(patch_scatter_images),
                     FASTMIM_CHOOSE(unshuffle_hidden), FASTMIM_CHOOSE(unshuffle_tokens),
                     FASTMIM_CHOOSE(unshuffle_backward_images), FASTMIM_CHOOSE(sum_rows)},

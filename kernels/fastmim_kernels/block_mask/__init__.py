@@ -19,7 +19,7 @@ def block_mask(seed: int, stream: int, ids: Tensor, rows: int, columns: int, sid
     Args:
         seed, stream, ids: see `philox`.
         rows, columns: patches, rows * columns < 2**31.
-        side: of a block, patches, 1 <= side < 2**31; on CUDA there are at most 4,096 blocks, which one program sorts in
+        side: of a block, patches, 1 <= side < 2**31; on CUDA there are at most 2,048 blocks, which one program sorts in
             registers.
     Returns: (B, rows * columns) int64.
     Raises:

@@ -6,7 +6,7 @@ import triton.language as tl
 from ..philox.cuda import words
 from ..random_mask.cuda import warps
 
-_LARGEST = 4096  # as random_mask: more blocks would not fit into the registers
+_LARGEST = 2048  # more blocks would not fit into the registers
 
 
 @triton.jit
