@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastmim_kernels.patch_gather import patch_gather
+from fastmim_kernels import mean_fill, patch_gather
 
 from ..tokens import Mask, unpatchify
 
@@ -36,12 +36,8 @@ class DenseInput(nn.Module):
 
     def forward(self, images: Tensor, mask: Mask, dtype: torch.dtype) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
-        if images.dtype == torch.uint8:
-            images = (images.float() / 255 - self.mean.float()) / self.std.float()
-        if self.fill == "mean":
-            hidden = mask.hidden_map(images.shape[1:3])[..., None]
-            images = torch.where(hidden, images.mean(dim=(1, 2), keepdim=True), images)
-        return images.permute(0, 3, 1, 2).to(dtype)
+        hidden = mask.mask.view(-1, *mask.grid) if self.fill == "mean" else None
+        return mean_fill(images, hidden, self.mean.float(), self.std.float(), dtype).permute(0, 3, 1, 2)
 
     def compact(self, images: Tensor, mask: Mask, patch_size: int, dtype: torch.dtype) -> Tensor:
         """(B, C, H/2, W/2): the visible patches of a uniform mask side by side, each in the place of its 2x2 block.
