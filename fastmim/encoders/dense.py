@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastmim_kernels import mean_fill, patch_gather
+from fastmim_kernels import mask_token, mean_fill, patch_gather
 
 from ..tokens import Mask, unpatchify
 
@@ -50,7 +50,7 @@ class DenseInput(nn.Module):
 
 
 class MaskToken(nn.Module):
-    """A learned token for the hidden part of a feature map: `token(x, hidden)`, x (..., D), hidden (...) bool.
+    """A learned token for the hidden part of a feature map: `token(x, hidden)`, both maps or both sequences.
 
     replace (SimMIM): t. add (A2MIM): x + t. gated (A2MIM's `mask_init` configurations): gamma * x + t, with gamma 1e-6
     at first, which is all but a replacement.
@@ -65,8 +65,8 @@ class MaskToken(nn.Module):
             self.mask_gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
-        hidden, token = hidden[..., None], self.mask_token[0].to(x.dtype)
-        if self.mode == "replace":
-            return torch.where(hidden, token, x)
-        kept = self.mask_gamma * x if self.mode == "gated" else x
-        return torch.where(hidden, (kept + token).to(x.dtype), x)
+        """x: (B, H, W, D) with the cells (B, rows, columns) of a mask, or (B, L, D) with (B, L)."""
+        if x.ndim == 3:
+            return self(x[:, None], hidden[:, None])[:, 0]
+        gamma = self.mask_gamma if self.mode == "gated" else None
+        return mask_token(x, hidden, self.mask_token[0], gamma, add=self.mode != "replace")

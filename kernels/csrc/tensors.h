@@ -31,6 +31,14 @@ inline Type type_of(const Tensor& x) {
   }
 }
 
+// The values of a floating tensor.
+inline std::vector<float> floats_of(const Tensor& x) {
+  const Tensor values = torch::stable::contiguous(x);
+  std::vector<float> out(values.numel());
+  load(type_of(values), values.const_data_ptr(), 0, out.data(), values.numel());
+  return out;
+}
+
 // Raises unless `hidden`, (B, rows, columns), has cells that divide the map `x`, (B, H, W, C).
 inline void check_cells(const char* op, const Tensor& hidden, const Tensor& x) {
   STD_TORCH_CHECK(hidden.scalar_type() == torch::headeronly::ScalarType::Bool && hidden.dim() == 3 &&

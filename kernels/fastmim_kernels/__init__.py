@@ -6,6 +6,7 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 from ._memory import keep_freed_memory
 from ._op import OPS, backends, load_library, require, use_reference
 from .block_mask import block_mask
+from .mask_token import mask_token
 from .mean_fill import mean_fill
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
@@ -21,6 +22,7 @@ __all__ = [
     "backends",
     "block_mask",
     "keep_freed_memory",
+    "mask_token",
     "mean_fill",
     "patch_gather",
     "patch_loss",

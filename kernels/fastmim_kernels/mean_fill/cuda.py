@@ -48,8 +48,13 @@ def _write(
     channel = i % CHANNELS
     x = tl.load(images + image * values + i, mask=inside, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
+        # Chosen, not loaded, for each value: loads would be as many as for the pixels and the result together.
+        center, scale = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+        for c in tl.static_range(CHANNELS):
+            center = tl.where(channel == c, tl.load(mean + c), center)
+            scale = tl.where(channel == c, tl.load(std + c), scale)
         # div_rn: `/` is rounded otherwise than the C++ division.
-        x = tl.div_rn(tl.div_rn(x, 255.0) - tl.load(mean + channel), tl.load(std + channel))
+        x = tl.div_rn(tl.div_rn(x, 255.0) - center, scale)
     if FILL:
         part = tl.arange(0, PARTS)
         fill = tl.zeros((BLOCK,), tl.float32)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def mean_fill(images, hidden, mean, std, dtype) -> Tensor:
-    """(B, H, W, C); computed in float32, or in float64 when mean and std are."""
-    pixels = images.to(mean.dtype)
+    """(B, H, W, C); computed in float32, or in float64 when images or mean and std are."""
+    pixels = images.to(torch.promote_types(images.dtype, mean.dtype))
     if images.dtype == torch.uint8:
         # Two tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
         pixels = (pixels / mean.new_full((), 255.0) - mean) / std
