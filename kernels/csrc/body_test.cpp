@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "block_mask/cpu_body.h"
+#include "mask_token/cpu_body.h"
+#include "mask_token_backward/cpu_body.h"
+#include "mean_fill/cpu_body.h"
 #include "patch_gather/cpu_body.h"
 #include "patch_loss/cpu_body.h"
 #include "patch_scatter/cpu_body.h"
@@ -342,6 +345,90 @@ void test_unshuffle(UnshuffleHidden* hidden, UnshuffleTokens* tokens, UnshuffleB
   }
 }
 
+void test_mean_fill(MeanFillImages* body, const char* isa, Type image_type, Type type, bool fill) {
+  const int64_t batch = 3, height = 6, width = 10, channels = 3, line = width * channels, pixels = height * width;
+  const std::unique_ptr<bool[]> hidden(new bool[batch * 4]);
+  for (int64_t i = 0; i < batch * 4; ++i) hidden[i] = i % 3 == 0;
+  Array images(image_type, batch * pixels * channels), out(type, batch * pixels * channels);
+  for (int64_t i = 0; i < batch * pixels * channels; ++i) images.set(i, static_cast<float>(i * 7 % 200));
+  const std::vector<float> mean(line, 0.456f), std(line, 0.224f);
+  const MeanFill work{images.bytes.get(), image_type, fill ? hidden.get() : nullptr, mean.data(), std.data(),
+                      out.bytes.get(), type, height, width, channels, fill ? 2 : 1, fill ? 2 : 1};
+  split(batch, 2, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> lines(height);
+    std::vector<float> scratch(11 * line);
+    body(work, begin, end, lines.data(), scratch.data());
+  });
+  const auto value = [&](double x) { return image_type == Type::u8 ? (x / 255 - 0.456) / 0.224 : x; };
+  for (int64_t i = 0; i < batch * pixels * channels; ++i) {
+    const int64_t image = i / (pixels * channels), y = i / line % height, x = i % line / channels;
+    double expected = images.at(i), total = 0;
+    for (int64_t j = 0; j < pixels; ++j) total += images.at((image * pixels + j) * channels + i % channels);
+    if (fill && hidden[image * 4 + y / 3 * 2 + x / 5]) expected = total / pixels;
+    const double tolerance = (type == Type::f32 ? 1e-5 : 1e-2) * (1 + std::fabs(value(expected)));
+    check(std::fabs(out.at(i) - value(expected)) < tolerance, "mean fill", isa);
+  }
+}
+
+void test_mask_token(MaskTokenLines* body, MaskTokenBackwardImages* backward, const char* isa, Type type, int64_t dim,
+                     bool add, bool gated) {
+  const int64_t batch = 3, height = 4, width = 6, n = batch * height * width;
+  const std::unique_ptr<bool[]> hidden(new bool[batch * 6]);
+  for (int64_t i = 0; i < batch * 6; ++i) hidden[i] = i % 3 != 1;
+  const Map map{hidden.get(), height, width, dim, 2, 3};
+  Array x(type, n * dim), out(type, n * dim), grad(type, n * dim), replacement(type, dim);
+  for (int64_t i = 0; i < n * dim; ++i) x.set(i, static_cast<float>(uniform() * 4 - 2));
+  for (int64_t d = 0; d < dim; ++d) replacement.set(d, 0.5f);
+  const std::vector<float> token(dim, 0.5f), gamma(dim, 0.25f);
+  const float* scale = gated ? gamma.data() : nullptr;
+  split(batch * height, 3, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * dim);
+    body({map, x.bytes.get(), type, replacement.bytes.get(), token.data(), scale, add, out.bytes.get()}, begin, end,
+         scratch.data());
+  });
+  std::vector<float> sums(2 * batch * dim);
+  void* to = gated || !add ? grad.bytes.get() : nullptr;
+  split(batch, 3, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> rows(width);
+    std::vector<float> scratch(10 * dim);
+    backward({map, out.bytes.get(), type, x.bytes.get(), type, scale, to}, begin, end, sums.data(), rows.data(),
+             scratch.data());
+  });
+  const double tolerance = type == Type::f32 ? 1e-5 : 4e-2;
+  std::vector<double> expected(2 * batch * dim);
+  for (int64_t i = 0; i < n * dim; ++i) {
+    const int64_t position = i / dim, image = position / (height * width), y = position / width % height;
+    const bool where = hidden[image * 6 + y / 2 * 3 + position % width / 2];
+    const double mixed = add ? (gated ? 0.25 : 1) * x.at(i) + 0.5 : 0.5, g = out.at(i);
+    check(std::fabs(g - (where ? mixed : x.at(i))) < tolerance, "mask token", isa);
+    if (to) check(std::fabs(grad.at(i) - (where ? (gated ? 0.25 * g : 0) : g)) < tolerance, "mask token: x", isa);
+    if (where) {
+      expected[2 * image * dim + i % dim] += g;
+      expected[(2 * image + 1) * dim + i % dim] += gated ? g * x.at(i) : 0;
+    }
+  }
+  for (size_t i = 0; i < sums.size(); ++i) check(std::fabs(sums[i] - expected[i]) < 1e-4, "mask token: sums", isa);
+}
+
+struct Dense {
+  MeanFillImages* mean_fill;
+  MaskTokenLines* mask_token;
+  MaskTokenBackwardImages* backward;
+};
+
+void test_dense(const Dense& ops, const char* isa) {
+  for (Type type : {Type::f32, Type::bf16, Type::f16}) {
+    for (Type image : {Type::u8, type}) {
+      for (bool fill : {false, true}) test_mean_fill(ops.mean_fill, isa, image, type, fill);
+    }
+    for (int64_t dim : {1, 24, 37}) {
+      for (int mode = 0; mode < 3; ++mode) {
+        test_mask_token(ops.mask_token, ops.backward, isa, type, dim, mode > 0, mode > 1);
+      }
+    }
+  }
+}
+
 struct DataPath {
   PatchGatherRows* gather;
   PatchScatterImages* scatter;
@@ -387,6 +474,7 @@ int main() {
   test_data_path({plain::patch_gather_rows, plain::patch_scatter_images, plain::unshuffle_hidden,
                   plain::unshuffle_tokens, plain::unshuffle_backward_images, plain::sum_rows},
                  "plain");
+  test_dense({plain::mean_fill_images, plain::mask_token_lines, plain::mask_token_backward_images}, "plain");
   if (FASTMIM_CHOOSE(scale) != plain::scale) {
     test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
     test_draws(FASTMIM_CHOOSE(philox_blocks),
@@ -396,6 +484,9 @@ int main() {
                     FASTMIM_CHOOSE(unshuffle_hidden), FASTMIM_CHOOSE(unshuffle_tokens),
                     FASTMIM_CHOOSE(unshuffle_backward_images), FASTMIM_CHOOSE(sum_rows)},
                    "best");
+    test_dense({FASTMIM_CHOOSE(mean_fill_images), FASTMIM_CHOOSE(mask_token_lines),
+                FASTMIM_CHOOSE(mask_token_backward_images)},
+               "best");
   }
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

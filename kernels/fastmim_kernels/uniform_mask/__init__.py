@@ -23,7 +23,7 @@ def uniform_mask(
 
     Args:
         seed, stream, ids: see `philox`; secondary_stream: as stream.
-        rows, columns: patches, both even, rows * columns < 2**31; on CUDA at most 8,192 patches, which one program
+        rows, columns: patches, both even, rows * columns < 2**31; on CUDA at most 4,096 patches, which one program
             sorts in registers.
         kept: visible patches that are not replaced, 1 <= kept <= K.
         stratified: how the corners are drawn.
