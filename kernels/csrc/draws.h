@@ -18,6 +18,9 @@ inline constexpr int64_t draws_scratch(int64_t n) {
   return 8 * n + 4 * words + (int64_t{4} << draw_bits(n));
 }
 
+#ifdef FASTMIM_ISA
+// Named, unlike the rest, after their instruction set: they are large and remain functions of their own.
+namespace FASTMIM_ISA {
 namespace {
 
 struct Draws {
@@ -93,4 +96,7 @@ inline uint64_t last_key(const Draws& a, int64_t wanted) {
 }
 
 }  // namespace
+}  // namespace FASTMIM_ISA
+#endif
+
 }  // namespace fastmim
