@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from fastmim_kernels import random_mask, uniform
+from fastmim_kernels import block_mask, random_mask, uniform_mask
 
 from .tokens import Mask, Masking, Stream
 
@@ -80,12 +79,10 @@ class BlockMasking(Masking):
                 f"masking.block={self.block} must be a multiple of the patch size {patch_size} and divide the image of "
                 f"{grid[0] * patch_size}x{grid[1] * patch_size} pixels; the nearest that does is {near}"
             )
-        cells = (grid[0] // side, grid[1] // side)
-        total = cells[0] * cells[1]
+        total = (grid[0] // side) * (grid[1] // side)
         visible = total - math.ceil(total * self.ratio)
         _check_counts(self.ratio, visible, total, "blocks")
-        order = random_mask(seed, Stream.MASK, ids, total, visible, raster=False)
-        return Mask(_patches_of(order, cells, side, grid).flatten(1), visible * side * side, grid)
+        return Mask(block_mask(seed, Stream.MASK, ids, *grid, side), visible * side * side, grid)
 
 
 @dataclass(frozen=True)
@@ -107,19 +104,15 @@ class JointMasking(Masking):
             raise ValueError(f"masking.side: expected at least 1 patch, got {self.side}")
 
     def __call__(self, seed: int, ids: Tensor, grid: tuple[int, int], patch_size: int) -> Mask:
-        cells = (-(-grid[0] // self.side), -(-grid[1] // self.side))
-        num_patches, total = grid[0] * grid[1], cells[0] * cells[1]
+        num_patches = grid[0] * grid[1]
         num_keep = int(num_patches * (1 - self.ratio))
         _check_counts(self.ratio, num_keep, num_patches, "patches")
-        if total == 1:
+        if self.side >= max(grid):
             raise ValueError(
                 f"masking.side={self.side}: a grid of {grid[0]} x {grid[1]} patches is one block, so nothing is drawn; "
                 f"expected at most {max(grid) - 1}"
             )
-        order = random_mask(seed, Stream.MASK, ids, total, total, raster=False)
-        patches = _patches_of(order, cells, self.side, grid).flatten(1)
-        inside = (patches < 0).byte().argsort(dim=1, stable=True)[:, :num_patches]
-        return Mask(patches.gather(1, inside), num_keep, grid)
+        return Mask(block_mask(seed, Stream.MASK, ids, *grid, self.side), num_keep, grid)
 
 
 @dataclass(frozen=True)
@@ -155,34 +148,13 @@ class UniformMasking(Masking):
                 f"uniform masking needs an even number of patches on each side, got {grid[0]} x {grid[1]} of "
                 f"{patch_size} pixels; the nearest image size is {near}"
             )
-        rows, columns = grid[0] // 2, grid[1] // 2
-        num_keep = rows * columns
-        if self.draw == "stratified":
-            each = -(-num_keep // 2)
-            pool = random_mask(seed, Stream.MASK, ids, 4 * each, num_keep, raster=False)
-            corner = pool[:, :num_keep] // each
-        else:
-            corner = (uniform(seed, Stream.MASK, ids, num_keep) * 4).long()
-        block = torch.arange(num_keep, device=ids.device)
-        keep = (2 * (block // columns) + corner // 2) * grid[1] + 2 * (block % columns) + corner % 2
-        hidden = torch.ones(len(ids), 4 * num_keep, dtype=torch.uint8, device=ids.device).scatter_(1, keep, 0)
-        hidden = hidden.argsort(dim=1, stable=True)[:, num_keep:]
-        secondary = None
-        if self.replaces:
-            kept = int(num_keep * (1 - self.secondary))
-            if kept == 0:
-                raise ValueError(
-                    f"masking.secondary={self.secondary} replaces all of the {num_keep} visible patches; at least one "
-                    "must reach the encoder: lower it, or enlarge the image"
-                )
-            order = random_mask(seed, Stream.SECONDARY, ids, num_keep, kept, raster=False)
-            secondary = torch.ones_like(keep, dtype=torch.bool).scatter_(1, order[:, :kept], False)
-        return Mask(torch.cat([keep, hidden], dim=1), num_keep, grid, secondary)
-
-
-def _patches_of(blocks: Tensor, cells: tuple[int, int], side: int, grid: tuple[int, int]) -> Tensor:
-    """(B, n) blocks of `side` x `side` patches to (B, n, side**2) patches, column by column; -1 outside the grid."""
-    offset = torch.arange(side * side, device=blocks.device)
-    row = blocks[..., None] // cells[1] * side + offset % side
-    column = blocks[..., None] % cells[1] * side + offset // side
-    return torch.where((row < grid[0]) & (column < grid[1]), row * grid[1] + column, -1)
+        num_keep = grid[0] * grid[1] // 4
+        kept = int(num_keep * (1 - self.secondary))
+        if kept == 0:
+            raise ValueError(
+                f"masking.secondary={self.secondary} replaces all of the {num_keep} visible patches; at least one "
+                "must reach the encoder: lower it, or enlarge the image"
+            )
+        streams, stratified = (Stream.MASK, Stream.SECONDARY), self.draw == "stratified"
+        order, secondary = uniform_mask(seed, *streams, ids, *grid, kept, stratified=stratified)
+        return Mask(order, num_keep, grid, secondary if self.replaces else None)

@@ -129,20 +129,18 @@ class BEiTEncoder(nn.Module):
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model, with the mask token at the patches (B, L) that are `hidden`."""
         beit = self.backbone
-        x = self.mark(beit.patch_embed(images), hidden, 0)
+        x = beit.patch_embed(images)
+        if hidden is not None and self.token_layer == 0:
+            x = self.token(x, hidden)
         x = torch.cat([beit.cls_token.expand(len(x), -1, -1), x], dim=1)
         if beit.pos_embed is not None:
             x = x + beit.pos_embed
         bias = beit.rel_pos_bias() if beit.rel_pos_bias is not None else None
         for i, block in enumerate(beit.blocks, 1):
-            if i == self.token_layer:
-                x = torch.cat([x[:, :1], self.mark(x[:, 1:], hidden, i)], dim=1)
+            if hidden is not None and i == self.token_layer:
+                x = self.token(x, nn.functional.pad(hidden, (1, 0)))
             x = checkpoint(block, x, bias) if self.grad_checkpointing else block(x, bias)
         return beit.norm(x)
-
-    def mark(self, patches: Tensor, hidden: Tensor | None, layer: int) -> Tensor:
-        """Puts the token into (B, L, D) patches if this is its layer."""
-        return patches if hidden is None or layer != self.token_layer else self.token(patches, hidden)
 
 
 def init_simmim(beit: Beit, mask_token: Tensor) -> None:

@@ -9,7 +9,7 @@ from timm.models import convnext, resnet
 from torch import Tensor, nn
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, enlarge
+from ..tokens import Encoder, Mask, Masking
 from .batchnorm import checkpoint, replace_batch_norms
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given
@@ -166,7 +166,7 @@ class ConvEncoder(nn.Module):
         for i in range(STAGES):
             x, blocks = self.stage(x, i)
             if hidden is not None and i == self.token_stage:
-                x = self.token(x.permute(0, 2, 3, 1), enlarge(hidden, x.shape[2:])).permute(0, 3, 1, 2)
+                x = self.token(x.permute(0, 2, 3, 1), hidden).permute(0, 3, 1, 2)
             for block in blocks:
                 x = checkpoint(block, x) if self.grad_checkpointing and self.training else block(x)
         return tokens(self.norm(x))

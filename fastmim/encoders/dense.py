@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastmim_kernels.patch_gather import patch_gather
+from fastmim_kernels import mask_token, mean_fill, patch_gather
 
 from ..tokens import Mask, unpatchify
 
@@ -36,12 +36,8 @@ class DenseInput(nn.Module):
 
     def forward(self, images: Tensor, mask: Mask, dtype: torch.dtype) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
-        if images.dtype == torch.uint8:
-            images = (images.float() / 255 - self.mean.float()) / self.std.float()
-        if self.fill == "mean":
-            hidden = mask.hidden_map(images.shape[1:3])[..., None]
-            images = torch.where(hidden, images.mean(dim=(1, 2), keepdim=True), images)
-        return images.permute(0, 3, 1, 2).to(dtype)
+        hidden = mask.mask.view(-1, *mask.grid) if self.fill == "mean" else None
+        return mean_fill(images, hidden, self.mean.float(), self.std.float(), dtype).permute(0, 3, 1, 2)
 
     def compact(self, images: Tensor, mask: Mask, patch_size: int, dtype: torch.dtype) -> Tensor:
         """(B, C, H/2, W/2): the visible patches of a uniform mask side by side, each in the place of its 2x2 block.
@@ -54,7 +50,7 @@ class DenseInput(nn.Module):
 
 
 class MaskToken(nn.Module):
-    """A learned token for the hidden part of a feature map: `token(x, hidden)`, x (..., D), hidden (...) bool.
+    """A learned token for the hidden part of a feature map: `token(x, hidden)`, both maps or both sequences.
 
     replace (SimMIM): t. add (A2MIM): x + t. gated (A2MIM's `mask_init` configurations): gamma * x + t, with gamma 1e-6
     at first, which is all but a replacement.
@@ -69,8 +65,8 @@ class MaskToken(nn.Module):
             self.mask_gamma = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
-        hidden, token = hidden[..., None], self.mask_token[0].to(x.dtype)
-        if self.mode == "replace":
-            return torch.where(hidden, token, x)
-        kept = self.mask_gamma * x if self.mode == "gated" else x
-        return torch.where(hidden, (kept + token).to(x.dtype), x)
+        """x: (B, H, W, D) with the cells (B, rows, columns) of a mask, or (B, L, D) with (B, L)."""
+        if x.ndim == 3:
+            return self(x[:, None], hidden[:, None])[:, 0]
+        gamma = self.mask_gamma if self.mode == "gated" else None
+        return mask_token(x, hidden, self.mask_token[0], gamma, add=self.mode != "replace")

@@ -10,7 +10,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, enlarge
+from ..tokens import Encoder, Mask, Masking
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers
 from .dense import DenseInput, MaskToken, compute_dtype
@@ -139,6 +139,6 @@ class SwinEncoder(nn.Module):
         for i, stage in enumerate(self.backbone.layers):
             x = stage.downsample(x)
             if hidden is not None and i == self.token_stage:
-                x = self.token(x, enlarge(hidden, x.shape[1:3]))
+                x = self.token(x, hidden)
             x = checkpoint_seq(stage.blocks, x) if self.grad_checkpointing else stage.blocks(x)
         return self.backbone.norm(x).flatten(1, 2)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from fastmim_kernels import mask_token
+
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, enlarge, init_transformer
+from ..tokens import Encoder, Mask, Masking, init_transformer
 from .checks import check_masking, check_size
 from .dense import DenseInput, compute_dtype
 
@@ -177,12 +179,11 @@ class PyramidEncoder(nn.Module, ABC):
         dtype = compute_dtype(self.norm.weight)
         if self.reads == "all":
             x = self.patch_embed(self.input(images, mask, dtype))
-            return self.transform(replaced(x, mask.hidden_map(x.shape[1:3]), self.mask_token[0, 0]))
+            return self.transform(mask_token(x, mask.mask.view(-1, *self.grid), self.mask_token[0, 0]))
         x = self.patch_embed(self.input.compact(images, mask, PATCH, dtype))
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
-            where = enlarge(mask.secondary.view(-1, *blocks), x.shape[1:3])
-            x = replaced(x, where, self.patch_embed.norm(self.vis_mask_token)[0, 0])
+            x = mask_token(x, mask.secondary.view(-1, *blocks), self.patch_embed.norm(self.vis_mask_token)[0, 0])
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)
         first = first.repeat_interleave(side, 1).repeat_interleave(side, 2)
@@ -206,11 +207,6 @@ class PyramidEncoder(nn.Module, ABC):
                 block, context = next(blocks), contexts[i % 2]
                 x = checkpoint(block, x, context, use_reentrant=False) if self.grad_checkpointing else block(x, context)
         return self.norm(x.flatten(1, 2))
-
-
-def replaced(x: Tensor, where: Tensor, token: Tensor) -> Tensor:
-    """(B, H, W, C) with `token` (C,) where (B, H, W) is True."""
-    return torch.where(where[..., None], token.to(x.dtype), x)
 
 
 def raster(grid: tuple[int, int], device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastmim_kernels.patch_gather import patch_gather
+from fastmim_kernels import mask_token, patch_gather
 
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
@@ -155,7 +155,7 @@ class ViTEncoder(nn.Module):
         patches = patch_gather(images, mask.ids_keep, self.patch_size, self.mean.float(), self.std.float(), dtype)
         x = self.patch_embed(patches)
         if mask.secondary is not None:
-            x = torch.where(mask.secondary[..., None], self.vis_mask_token.to(x.dtype), x)
+            x = mask_token(x[:, None], mask.secondary[:, None], self.vis_mask_token[0, 0])[:, 0]
         x = x + self.pos_embed[0, 1:][mask.ids_keep]
         return self.transform(x)
 
@@ -178,7 +178,7 @@ class ViTEncoder(nn.Module):
         first = 0 if hidden is None else self.token_layer - 1
         x = self.run(self.blocks[:first], x)
         if hidden is not None:
-            x = torch.cat([x[:, :1], self.token(x[:, 1:], hidden)], dim=1)
+            x = self.token(x, F.pad(hidden, (1, 0)))
         return self.norm(self.run(self.blocks[first:], x))
 
     def run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:

@@ -12,12 +12,17 @@
 #include "composite_residual/cpu_body.h"
 #include "composite_residual_backward/cpu_body.h"
 #include "focal_spectrum_/cpu_body.h"
+#include "block_mask/cpu_body.h"
+#include "mask_token/cpu_body.h"
+#include "mask_token_backward/cpu_body.h"
+#include "mean_fill/cpu_body.h"
 #include "patch_gather/cpu_body.h"
 #include "patch_loss/cpu_body.h"
 #include "patch_scatter/cpu_body.h"
 #include "philox/cpu_body.h"
 #include "random_mask/cpu_body.h"
 #include "scale_/cpu_body.h"
+#include "uniform_mask/cpu_body.h"
 #include "unshuffle/cpu_body.h"
 #include "unshuffle_backward/cpu_body.h"
 
@@ -309,17 +314,79 @@ void test_random_mask(PhiloxBlocks* philox, RandomMaskRows* body, const char* is
   }
   const RandomMask work{7, 3, ids.data(), patches, keep, raster, masks.data()};
   split(ids.size(), 3, [&](int64_t begin, int64_t end) {
-    std::vector<uint64_t> scratch(random_mask_scratch(patches) / sizeof(uint64_t));
+    std::vector<uint64_t> scratch(draws_scratch(patches) / sizeof(uint64_t));
     body(work, begin, end, scratch.data());
   });
   check(masks == expected, "random mask", isa);
 }
 
-void test_draws(PhiloxBlocks* philox, RandomMaskRows* random_mask, const char* isa) {
+void test_uniform_mask(UniformMaskRows* body, const char* isa, int64_t rows, int64_t columns, int64_t kept,
+                       bool stratified) {
+  const std::vector<int64_t> ids{0, -1, 5};
+  const int64_t blocks = rows * columns / 4, across = columns / 2;
+  std::vector<int64_t> order(ids.size() * 4 * blocks);
+  const std::unique_ptr<bool[]> secondary(new bool[ids.size() * blocks]);
+  const UniformMask work{7, 3, 6, ids.data(), rows, columns, kept, stratified, order.data(), secondary.get()};
+  split(ids.size(), 3, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> scratch(draws_scratch(uniform_mask_pool(rows, columns)) / sizeof(uint64_t));
+    body(work, begin, end, scratch.data());
+  });
+  for (size_t n = 0; n < ids.size(); ++n) {
+    const int64_t* patches = order.data() + n * 4 * blocks;
+    int64_t replaced = 0;
+    for (int64_t k = 0; k < blocks; ++k) {
+      const int64_t block = patches[k] / columns / 2 * across + patches[k] % columns / 2;
+      check(block == k, "uniform mask: one visible patch in each block", isa);
+      replaced += secondary[n * blocks + k];
+    }
+    check(replaced == blocks - kept, "uniform mask: replaced patches", isa);
+    check(std::is_sorted(patches + blocks, patches + 4 * blocks), "uniform mask: hidden patches", isa);
+    std::vector<int64_t> all(patches, patches + 4 * blocks);
+    std::sort(all.begin(), all.end());
+    for (int64_t l = 0; l < 4 * blocks; ++l) check(all[l] == l, "uniform mask: a permutation", isa);
+  }
+}
+
+void test_block_mask(RandomMaskRows* random_mask, BlockMaskRows* body, const char* isa, int64_t rows, int64_t columns,
+                     int64_t side) {
+  const std::vector<int64_t> ids{0, -1, 5};
+  const int64_t blocks = block_mask_blocks(rows, columns, side), across = (columns + side - 1) / side;
+  std::vector<int64_t> order(ids.size() * rows * columns), drawn(ids.size() * blocks), expected;
+  split(ids.size(), 3, [&](int64_t begin, int64_t end) {
+    std::vector<uint64_t> scratch(draws_scratch(blocks) / sizeof(uint64_t));
+    body({7, 3, ids.data(), rows, columns, side, order.data()}, begin, end, scratch.data());
+    random_mask({7, 3, ids.data(), blocks, 1, false, drawn.data()}, begin, end, scratch.data());
+  });
+  for (int64_t block : drawn) {
+    for (int64_t i = 0; i < side * side; ++i) {
+      const int64_t r = block / across * side + i % side, c = block % across * side + i / side;
+      if (r < rows && c < columns) expected.push_back(r * columns + c);
+    }
+  }
+  check(order == expected, "block mask", isa);
+}
+
+struct Masks {
+  RandomMaskRows* random;
+  UniformMaskRows* uniform;
+  BlockMaskRows* block;
+};
+
+void test_draws(PhiloxBlocks* philox, const Masks& masks, const char* isa) {
   test_philox_answers(philox, isa);
   for (int64_t patches : {1, 2, 3, 4, 63, 64, 65, 196, 1009}) {
     for (int64_t keep : {int64_t{1}, (patches + 3) / 4, patches}) {
-      for (bool raster : {false, true}) test_random_mask(philox, random_mask, isa, patches, keep, raster);
+      for (bool raster : {false, true}) test_random_mask(philox, masks.random, isa, patches, keep, raster);
+    }
+  }
+  for (int64_t rows : {2, 6, 16}) {
+    for (int64_t columns : {2, 14, 16}) {
+      const int64_t blocks = rows * columns / 4;
+      for (bool stratified : {false, true}) {
+        test_uniform_mask(masks.uniform, isa, rows, columns, blocks, stratified);
+        test_uniform_mask(masks.uniform, isa, rows, columns, (blocks + 1) / 2, stratified);
+      }
+      for (int64_t side : {1, 2, 5}) test_block_mask(masks.random, masks.block, isa, rows, columns, side);
     }
   }
 }
@@ -418,6 +485,90 @@ void test_unshuffle(UnshuffleHidden* hidden, UnshuffleTokens* tokens, UnshuffleB
   }
 }
 
+void test_mean_fill(MeanFillImages* body, const char* isa, Type image_type, Type type, bool fill) {
+  const int64_t batch = 3, height = 6, width = 10, channels = 3, line = width * channels, pixels = height * width;
+  const std::unique_ptr<bool[]> hidden(new bool[batch * 4]);
+  for (int64_t i = 0; i < batch * 4; ++i) hidden[i] = i % 3 == 0;
+  Array images(image_type, batch * pixels * channels), out(type, batch * pixels * channels);
+  for (int64_t i = 0; i < batch * pixels * channels; ++i) images.set(i, static_cast<float>(i * 7 % 200));
+  const std::vector<float> mean(line, 0.456f), std(line, 0.224f);
+  const MeanFill work{images.bytes.get(), image_type, fill ? hidden.get() : nullptr, mean.data(), std.data(),
+                      out.bytes.get(), type, height, width, channels, fill ? 2 : 1, fill ? 2 : 1};
+  split(batch, 2, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> lines(height);
+    std::vector<float> scratch(11 * line);
+    body(work, begin, end, lines.data(), scratch.data());
+  });
+  const auto value = [&](double x) { return image_type == Type::u8 ? (x / 255 - 0.456) / 0.224 : x; };
+  for (int64_t i = 0; i < batch * pixels * channels; ++i) {
+    const int64_t image = i / (pixels * channels), y = i / line % height, x = i % line / channels;
+    double expected = images.at(i), total = 0;
+    for (int64_t j = 0; j < pixels; ++j) total += images.at((image * pixels + j) * channels + i % channels);
+    if (fill && hidden[image * 4 + y / 3 * 2 + x / 5]) expected = total / pixels;
+    const double tolerance = (type == Type::f32 ? 1e-5 : 1e-2) * (1 + std::fabs(value(expected)));
+    check(std::fabs(out.at(i) - value(expected)) < tolerance, "mean fill", isa);
+  }
+}
+
+void test_mask_token(MaskTokenLines* body, MaskTokenBackwardImages* backward, const char* isa, Type type, int64_t dim,
+                     bool add, bool gated) {
+  const int64_t batch = 3, height = 4, width = 6, n = batch * height * width;
+  const std::unique_ptr<bool[]> hidden(new bool[batch * 6]);
+  for (int64_t i = 0; i < batch * 6; ++i) hidden[i] = i % 3 != 1;
+  const Map map{hidden.get(), height, width, dim, 2, 3};
+  Array x(type, n * dim), out(type, n * dim), grad(type, n * dim), replacement(type, dim);
+  for (int64_t i = 0; i < n * dim; ++i) x.set(i, static_cast<float>(uniform() * 4 - 2));
+  for (int64_t d = 0; d < dim; ++d) replacement.set(d, 0.5f);
+  const std::vector<float> token(dim, 0.5f), gamma(dim, 0.25f);
+  const float* scale = gated ? gamma.data() : nullptr;
+  split(batch * height, 3, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * dim);
+    body({map, x.bytes.get(), type, replacement.bytes.get(), token.data(), scale, add, out.bytes.get()}, begin, end,
+         scratch.data());
+  });
+  std::vector<float> sums(2 * batch * dim);
+  void* to = gated || !add ? grad.bytes.get() : nullptr;
+  split(batch, 3, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> rows(width);
+    std::vector<float> scratch(10 * dim);
+    backward({map, out.bytes.get(), type, x.bytes.get(), type, scale, to}, begin, end, sums.data(), rows.data(),
+             scratch.data());
+  });
+  const double tolerance = type == Type::f32 ? 1e-5 : 4e-2;
+  std::vector<double> expected(2 * batch * dim);
+  for (int64_t i = 0; i < n * dim; ++i) {
+    const int64_t position = i / dim, image = position / (height * width), y = position / width % height;
+    const bool where = hidden[image * 6 + y / 2 * 3 + position % width / 2];
+    const double mixed = add ? (gated ? 0.25 : 1) * x.at(i) + 0.5 : 0.5, g = out.at(i);
+    check(std::fabs(g - (where ? mixed : x.at(i))) < tolerance, "mask token", isa);
+    if (to) check(std::fabs(grad.at(i) - (where ? (gated ? 0.25 * g : 0) : g)) < tolerance, "mask token: x", isa);
+    if (where) {
+      expected[2 * image * dim + i % dim] += g;
+      expected[(2 * image + 1) * dim + i % dim] += gated ? g * x.at(i) : 0;
+    }
+  }
+  for (size_t i = 0; i < sums.size(); ++i) check(std::fabs(sums[i] - expected[i]) < 1e-4, "mask token: sums", isa);
+}
+
+struct Dense {
+  MeanFillImages* mean_fill;
+  MaskTokenLines* mask_token;
+  MaskTokenBackwardImages* backward;
+};
+
+void test_dense(const Dense& ops, const char* isa) {
+  for (Type type : {Type::f32, Type::bf16, Type::f16}) {
+    for (Type image : {Type::u8, type}) {
+      for (bool fill : {false, true}) test_mean_fill(ops.mean_fill, isa, image, type, fill);
+    }
+    for (int64_t dim : {1, 24, 37}) {
+      for (int mode = 0; mode < 3; ++mode) {
+        test_mask_token(ops.mask_token, ops.backward, isa, type, dim, mode > 0, mode > 1);
+      }
+    }
+  }
+}
+
 struct DataPath {
   PatchGatherRows* gather;
   PatchScatterImages* scatter;
@@ -459,15 +610,18 @@ void test(PatchLossRows* patch_loss, Scale* scale, const char* isa) {
 
 int main() {
   test(plain::patch_loss_rows, plain::scale, "plain");
-  test_draws(plain::philox_blocks, plain::random_mask_rows, "plain");
+  test_draws(plain::philox_blocks, {plain::random_mask_rows, plain::uniform_mask_rows, plain::block_mask_rows}, "plain");
   test_data_path({plain::patch_gather_rows, plain::patch_scatter_images, plain::unshuffle_hidden,
                   plain::unshuffle_tokens, plain::unshuffle_backward_images, plain::sum_rows},
                  "plain");
   test_fourier({plain::composite_residual_patches, plain::composite_residual_backward_rows, plain::focal_spectrum_rows},
                "plain");
+  test_dense({plain::mean_fill_images, plain::mask_token_lines, plain::mask_token_backward_images}, "plain");
   if (FASTMIM_CHOOSE(scale) != plain::scale) {
     test(FASTMIM_CHOOSE(patch_loss_rows), FASTMIM_CHOOSE(scale), "best");
-    test_draws(FASTMIM_CHOOSE(philox_blocks), FASTMIM_CHOOSE(random_mask_rows), "best");
+    test_draws(FASTMIM_CHOOSE(philox_blocks),
+               {FASTMIM_CHOOSE(random_mask_rows), FASTMIM_CHOOSE(uniform_mask_rows), FASTMIM_CHOOSE(block_mask_rows)},
+               "best");
     test_data_path({FASTMIM_CHOOSE(patch_gather_rows), FASTMIM_CHOOSE(patch_scatter_images),
                     FASTMIM_CHOOSE(unshuffle_hidden), FASTMIM_CHOOSE(unshuffle_tokens),
                     FASTMIM_CHOOSE(unshuffle_backward_images), FASTMIM_CHOOSE(sum_rows)},
@@ -475,6 +629,9 @@ int main() {
     test_fourier({FASTMIM_CHOOSE(composite_residual_patches), FASTMIM_CHOOSE(composite_residual_backward_rows),
                   FASTMIM_CHOOSE(focal_spectrum_rows)},
                  "best");
+    test_dense({FASTMIM_CHOOSE(mean_fill_images), FASTMIM_CHOOSE(mask_token_lines),
+                FASTMIM_CHOOSE(mask_token_backward_images)},
+               "best");
   }
   std::printf(failures ? "%d failures\n" : "all passed\n", failures);
   return failures != 0;

@@ -31,6 +31,22 @@ inline Type type_of(const Tensor& x) {
   }
 }
 
+// The values of a floating tensor.
+inline std::vector<float> floats_of(const Tensor& x) {
+  const Tensor values = torch::stable::contiguous(x);
+  std::vector<float> out(values.numel());
+  load(type_of(values), values.const_data_ptr(), 0, out.data(), values.numel());
+  return out;
+}
+
+// Raises unless `hidden`, (B, rows, columns), has cells that divide the map `x`, (B, H, W, C).
+inline void check_cells(const char* op, const Tensor& hidden, const Tensor& x) {
+  STD_TORCH_CHECK(hidden.scalar_type() == torch::headeronly::ScalarType::Bool && hidden.dim() == 3 &&
+                      hidden.size(0) == x.size(0) && hidden.size(1) > 0 && x.size(1) % hidden.size(1) == 0 &&
+                      hidden.size(2) > 0 && x.size(2) % hidden.size(2) == 0,
+                  op, ": the cells of `hidden` do not divide the map");
+}
+
 // Raises unless every row of `ids`, (B, L) and contiguous, is a permutation of 0..L-1.
 inline void check_permutations(const char* op, const Tensor& ids) {
   const int64_t* index = ids.const_data_ptr<int64_t>();

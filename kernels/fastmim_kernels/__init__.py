@@ -5,12 +5,16 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 
 from ._memory import keep_freed_memory
 from ._op import OPS, backends, load_library, require, use_reference, using_reference
+from .block_mask import block_mask
 from .composite_residual import composite_residual
 from .focal_spectrum_ import spectral_loss
+from .mask_token import mask_token
+from .mean_fill import mean_fill
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
 from .random_mask import random_mask
+from .uniform_mask import uniform_mask
 from .unshuffle import unshuffle
 
 load_library()
@@ -19,7 +23,10 @@ __all__ = [
     "OPS",
     "backends",
     "composite_residual",
+    "block_mask",
     "keep_freed_memory",
+    "mask_token",
+    "mean_fill",
     "patch_gather",
     "patch_loss",
     "philox",
@@ -27,6 +34,7 @@ __all__ = [
     "require",
     "spectral_loss",
     "uniform",
+    "uniform_mask",
     "unshuffle",
     "use_reference",
     "using_reference",

@@ -42,6 +42,21 @@ def patches_fit(height: int, width: int, patch_size: int) -> None:
         )
 
 
+def cells_fit(hidden: Tensor, x: Tensor) -> None:
+    """
+    Raises:
+        ValueError: `hidden` is not (B, rows, columns) bool, its cells do not divide the (B, H, W, C) map, or the two
+            lie on several devices.
+    """
+    if hidden.ndim != 3 or hidden.dtype != torch.bool or hidden.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"hidden: expected ({x.shape[0]}, rows, columns) bool, got {tuple(hidden.shape)} {hidden.dtype}"
+        )
+    if any(cells < 1 or n % cells for n, cells in zip(x.shape[1:3], hidden.shape[1:], strict=True)):
+        raise ValueError(f"{tuple(x.shape[1:3])} is no whole multiple of the mask's {tuple(hidden.shape[1:])} cells")
+    one_device(hidden, x)
+
+
 def channel_constants(mean: Tensor, std: Tensor, channels: int) -> None:
     """
     Raises:

@@ -25,7 +25,7 @@ Tensor random_mask(int64_t seed, int64_t stream, Tensor ids, int64_t num_patches
   static RandomMaskRows* const body = FASTMIM_CHOOSE(random_mask_rows);
   // A task below about 8,192 patches costs more to hand out than to do.
   torch::stable::parallel_for(0, ids.numel(), 1 + 8192 / num_patches, [&](int64_t begin, int64_t end) {
-    std::vector<uint64_t> scratch(random_mask_scratch(num_patches) / sizeof(uint64_t));
+    std::vector<uint64_t> scratch(draws_scratch(num_patches) / sizeof(uint64_t));
     body(work, begin, end, scratch.data());
   });
   return order;

@@ -1,0 +1,102 @@
+// Random draws of one image and their order, which masks are made of. For op bodies: see body.h.
+#pragma once
+
+#include "philox.h"
+
+namespace fastmim {
+
+// High bits of a draw that name its bucket: 2 to 4 buckets for each draw, so that few hold more than one.
+inline constexpr int draw_bits(int64_t n) {
+  int bits = 2;
+  while (bits < 32 && int64_t{1} << bits < 2 * n) ++bits;
+  return bits;
+}
+
+// Bytes of scratch that n draws need, at an address that is a multiple of 8.
+inline constexpr int64_t draws_scratch(int64_t n) {
+  const int64_t group = 4 * philox_lanes, words = (n + group - 1) / group * group;
+  return 8 * n + 4 * words + (int64_t{4} << draw_bits(n));
+}
+
+#ifdef FASTMIM_ISA
+// Named, unlike the rest, after their instruction set: they are large and remain functions of their own.
+namespace FASTMIM_ISA {
+namespace {
+
+struct Draws {
+  int64_t n;
+  int shift;              // a draw's bucket is what is left of it after this shift to the right
+  uint64_t* keys;         // room for n
+  uint32_t* counts;       // how many draws fall in each bucket
+  const uint32_t* words;  // the draws
+};
+
+// What draws are sorted by: the draw and, among equal ones, the index.
+inline uint64_t key_of(const uint32_t* words, int64_t i) { return uint64_t{words[i]} << 32 | static_cast<uint64_t>(i); }
+
+inline int64_t index_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffff); }
+
+// The first n words of an id.
+inline Draws draw(uint64_t seed, uint32_t stream, int64_t id, int64_t n, void* scratch) {
+  const int bits = draw_bits(n);
+  auto* keys = static_cast<uint64_t*>(scratch);
+  auto* counts = reinterpret_cast<uint32_t*>(keys + n);
+  auto* words = counts + (int64_t{1} << bits);
+  uint64_t counters[4][philox_lanes];
+  for (uint64_t& word : counters[1]) word = static_cast<uint64_t>(id);
+  for (uint64_t& word : counters[2]) word = static_cast<uint64_t>(id) >> 32;
+  for (uint64_t& word : counters[3]) word = stream;
+  for (int64_t block = 0; 4 * block < n; block += philox_lanes) {
+    for (int64_t i = 0; i < philox_lanes; ++i) counters[0][i] = static_cast<uint64_t>(block + i);
+    philox_words(seed, counters, words + 4 * block);
+  }
+  memset(counts, 0, sizeof(uint32_t) << bits);
+  for (int64_t i = 0; i < n; ++i) ++counts[words[i] >> (32 - bits)];
+  return {n, 32 - bits, keys, counts, words};
+}
+
+inline void insertion_sort(uint64_t* keys, int64_t n) {
+  for (int64_t i = 1; i < n; ++i) {
+    const uint64_t key = keys[i];
+    int64_t at = i;
+    for (; at > 0 && keys[at - 1] > key; --at) keys[at] = keys[at - 1];
+    keys[at] = key;
+  }
+}
+
+// Puts the keys into `keys`, the first `wanted` of them sorted. Uses the counts up.
+inline void sort_first(const Draws& a, int64_t wanted) {
+  uint32_t start = 0;
+  for (int64_t i = 0; i < int64_t{1} << (32 - a.shift); ++i) {
+    const uint32_t count = a.counts[i];
+    a.counts[i] = start;
+    start += count;
+  }
+  for (int64_t i = 0; i < a.n; ++i) a.keys[a.counts[a.words[i] >> a.shift]++] = key_of(a.words, i);
+  // A key moves only within its bucket, and counts now says where each ends.
+  insertion_sort(a.keys, a.counts[a.keys[wanted - 1] >> 32 >> a.shift]);
+}
+
+// The largest of the `wanted` smallest keys. Sorts no more than the bucket in which they end.
+inline uint64_t last_key(const Draws& a, int64_t wanted) {
+  uint32_t last = 0, left = static_cast<uint32_t>(wanted);
+  for (; a.counts[last] < left; ++last) left -= a.counts[last];
+  int64_t found = 0;
+  for (int64_t first = 0; first < a.n; first += 64) {
+    uint64_t in_last = 0;  // one bit a draw
+#pragma omp simd reduction(| : in_last)
+    for (int64_t i = 0; i < 64; ++i) in_last |= uint64_t{a.words[first + i] >> a.shift == last} << i;
+    for (; in_last; in_last &= in_last - 1) {
+      const int64_t i = first + __builtin_ctzll(in_last);
+      if (i < a.n) a.keys[found++] = key_of(a.words, i);
+    }
+  }
+  insertion_sort(a.keys, found);
+  return a.keys[left - 1];
+}
+
+}  // namespace
+}  // namespace FASTMIM_ISA
+#endif
+
+}  // namespace fastmim

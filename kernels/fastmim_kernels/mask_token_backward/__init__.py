@@ -1,0 +1,54 @@
+"""The gradients of mask_token, from one read of the incoming one."""
+
+import torch
+from torch import Tensor
+
+from .. import _check as check
+from .. import _op
+from . import reference
+
+
+def mask_token_backward(
+    grad: Tensor, x: Tensor | None, hidden: Tensor, gamma: Tensor | None, add: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes x's gradient and sums token's and gamma's.
+
+    Args:
+        grad: (B, H, W, D) float32, bfloat16 or float16, of the result of `mask_token`; hidden, gamma, add: as there.
+        x: as there if there is a gamma, else None.
+    Returns: (B, H, W, D) of grad's type, (0,) where it is grad itself, that is for `add` without gamma; (D,) float32;
+        (D,) float32, (0,) without gamma.
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit together.
+    """
+    args = (grad, x, hidden, gamma, add)
+    _check(*args)
+    return OP.overload(*args)
+
+
+def _check(grad, x, hidden, gamma, add) -> None:
+    if grad.ndim != 4 or grad.dtype not in check.FLOATS:
+        raise ValueError(f"expected grad (B, H, W, D) floating, got {tuple(grad.shape)} {grad.dtype}")
+    if (x is None) != (gamma is None) or (gamma is not None and not add):
+        raise ValueError("x and gamma go together, and with add=True")
+    if gamma is not None:
+        if x.shape != grad.shape or x.dtype not in check.FLOATS:
+            raise ValueError(f"x: expected {tuple(grad.shape)} floating, got {tuple(x.shape)} {x.dtype}")
+        if gamma.shape != grad.shape[3:] or gamma.dtype not in check.FLOATS:
+            raise ValueError(f"gamma: expected ({grad.shape[3]},) floating, got {tuple(gamma.shape)} {gamma.dtype}")
+        check.one_device(grad, x, gamma)
+    check.cells_fit(hidden, grad)
+
+
+def _fake(grad, x, hidden, gamma, add):
+    _check(grad, x, hidden, gamma, add)
+    sums = [grad.new_empty(n, dtype=torch.float32) for n in (grad.shape[3], 0 if gamma is None else grad.shape[3])]
+    return grad.new_empty(0 if add and gamma is None else grad.shape), *sums
+
+
+OP = _op.register(
+    "mask_token_backward(Tensor grad, Tensor? x, Tensor hidden, Tensor? gamma, bool add) "
+    "-> (Tensor x, Tensor token, Tensor gamma)",
+    reference=reference.mask_token_backward,
+    fake=_fake,
+)

@@ -1,0 +1,24 @@
+// The gradients of mask_token, on plain pointers.
+#pragma once
+
+#include "../mask_token/cpu_body.h"
+
+namespace fastmim {
+
+struct MaskTokenBackward {
+  Map map;
+  const void* grad;  // (B, H, W, D)
+  Type type;
+  const void* x;  // (B, H, W, D), if there is a gamma
+  Type x_type;
+  const float* gamma;  // (D,), or null
+  void* out;           // (B, H, W, D): x's gradient, or null: it is grad
+};
+
+// For images begin..end: writes their part of x's gradient, the sum of token's over image b to sums[2 b D .. + D], and
+// that of gamma's behind it. rows: W indices; scratch: 10 D floats.
+using MaskTokenBackwardImages = void(const MaskTokenBackward&, int64_t begin, int64_t end, float* sums, int64_t* rows,
+                                     float* scratch);
+FASTMIM_DECLARE(MaskTokenBackwardImages, mask_token_backward_images)
+
+}  // namespace fastmim

@@ -1,0 +1,17 @@
+"""Normalised images with hidden pixels filled, in plain torch: the definition of correct."""
+
+import torch
+from torch import Tensor
+
+
+def mean_fill(images, hidden, mean, std, dtype) -> Tensor:
+    """(B, H, W, C); computed in float32, or in float64 when images or mean and std are."""
+    pixels = images.to(torch.promote_types(images.dtype, mean.dtype))
+    if images.dtype == torch.uint8:
+        # Two tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
+        pixels = (pixels / mean.new_full((), 255.0) - mean) / std
+    if hidden is not None:
+        height, width = images.shape[1] // hidden.shape[1], images.shape[2] // hidden.shape[2]
+        where = hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)[..., None]
+        pixels = torch.where(where, pixels.mean(dim=(1, 2), keepdim=True), pixels)
+    return pixels.to(dtype)
