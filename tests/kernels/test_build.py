@@ -38,6 +38,7 @@ def test_bodies_under_sanitizers(tmp_path, sanitizer):
 
 def test_every_op_has_its_sources_in_cmake():
     listed = re.search(r"set\(OPS (.+?)\)", (ROOT / "CMakeLists.txt").read_text(), re.S)[1].split()
+    listed = re.search(r"set\(OPS ([^)]+)\)", (ROOT / "CMakeLists.txt").read_text())[1].split()
     assert (
         sorted(listed) == sorted(path.parent.name for path in PACKAGE.glob("*/cpu.cpp")) == sorted(fastmim_kernels.OPS)
     )
