@@ -5,6 +5,7 @@ One folder per op. Imports torch (triton only when a CUDA tensor needs it), neve
 
 from ._memory import keep_freed_memory
 from ._op import OPS, backends, load_library, require, use_reference
+from .low_pass import low_pass
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
@@ -17,6 +18,7 @@ __all__ = [
     "OPS",
     "backends",
     "keep_freed_memory",
+    "low_pass",
     "patch_gather",
     "patch_loss",
     "philox",
