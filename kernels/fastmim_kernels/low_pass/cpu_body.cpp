@@ -32,7 +32,9 @@ void product(const float* table, int64_t terms, const float* x, int64_t stride, 
       for (int i = 0; i < VECS; ++i) sum[r][i] += value[i] * factor;
     }
   }
+#pragma GCC unroll 3
   for (int r = 0; r < 3; ++r) {
+#pragma GCC unroll 4
     for (int i = 0; i < VECS; ++i) *reinterpret_cast<Loose*>(out + r * out_stride + 8 * i) = sum[r][i];
   }
 }
