@@ -12,7 +12,8 @@ namespace {
 
 Tensor low_pass(Tensor images, std::optional<Tensor> rows, int64_t patch_size, Tensor mean, Tensor std, double radius,
                 bool official, torch::headeronly::ScalarType dtype, bool) {
-  STD_TORCH_CHECK(images.dim() == 4 && patch_size > 0 && radius >= 1, "low_pass: images, patch_size or radius is wrong");
+  STD_TORCH_CHECK(images.dim() == 4 && patch_size > 0 && radius >= 1,
+                  "low_pass: expected images of 4 dimensions, patch_size above 0 and radius at least 1");
   images = torch::stable::contiguous(images);
   mean = torch::stable::contiguous(mean);
   std = torch::stable::contiguous(std);

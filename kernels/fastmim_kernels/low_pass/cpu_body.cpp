@@ -4,8 +4,9 @@
 //   columns -> horizontal waves            F (n / 4) F                           0.4 M
 //   what the disc keeps, back to columns   2 F (n / 4) F                         0.7 M  (real and imaginary part)
 //   back to rows                           2 n (n / 4) F                         2.0 M
-// together 4.1 M, 2 flops each, in loops without a shuffle. An FFT of that size counts 5.9 M flops (real forward 2.5, complex
-// back 5 n^2 log2 n^2), of which few are multiply-adds, and it cannot leave out the frequencies that the disc removes.
+// together 4.1 M, 2 flops each, in loops without a shuffle. An FFT of that size counts 5.9 M flops (forward, real, 2.5
+// n^2 log2 n^2; back, complex, 5), of which few are multiply-adds, and the frequencies that the disc removes save it
+// little.
 #include "cpu_body.h"
 
 namespace fastmim::FASTMIM_ISA {
@@ -40,8 +41,8 @@ void product(const float* table, int64_t terms, const float* x, int64_t stride, 
 }
 
 // The same for any multiple of 3 rows, on `width` values, a multiple of 8 and at most 32.
-void products(const float* table, int64_t rows, int64_t terms, const float* x, int64_t stride, int64_t width, float* out,
-              int64_t out_stride) {
+void products(const float* table, int64_t rows, int64_t terms, const float* x, int64_t stride, int64_t width,
+              float* out, int64_t out_stride) {
   for (int64_t r = 0; r < rows; r += 3, table += 3 * terms, out += 3 * out_stride) {
     if (width == 32) {
       product<4>(table, terms, x, stride, out, out_stride);

@@ -8,9 +8,9 @@ namespace fastmim {
 // One side of the image and its waves, cos(2 pi f y / n) and sin(2 pi f y / n) with y counted from the middle.
 //
 // Pixels that mirror each other about the middle share their cosines, and their sines but for the sign. If their number
-// is even, so do those that mirror each other about a quarter of the side, with the sign (-1)^f. So waves come in parts:
-// cosines of even and of odd f, then sines of even and of odd f (4 parts); or cosines, then sines (2 parts, an odd number
-// of pixels). And only one of each `parts` pixels that share their waves has a place in the tables.
+// is even, so do those that mirror each other about a quarter of the side, with the sign (-1)^f. So waves come in
+// parts: cosines of even and of odd f, then sines of even and of odd f (4 parts); or, of an odd number of pixels,
+// cosines, then sines (2 parts). And only one of each `parts` pixels that share their waves has a place in the tables.
 struct Side {
   int64_t size, parts, groups, waves;  // pixels; parts; places; waves in each part, a multiple of 3 (some may be zero)
   const float* forward;                // (parts, waves, groups)
@@ -47,7 +47,8 @@ inline int64_t low_pass_scratch(const LowPass& a) {
   const int64_t stride = round_up(2 * frequencies_of(a.vertical), 8);
   const int64_t line = round_up(a.images.width * a.images.channels, low_pass_lanes);
   const int64_t groups = a.vertical.groups > a.horizontal.groups ? a.vertical.groups : a.horizontal.groups;
-  return low_pass_lanes * (4 * round_up(groups, 3) + 2 * stride) + 2 * stride * (line + 2 * frequencies_of(a.horizontal));
+  return low_pass_lanes * (4 * round_up(groups, 3) + 2 * stride) +
+         2 * stride * (line + 2 * frequencies_of(a.horizontal));
 }
 
 }  // namespace

@@ -19,10 +19,12 @@ class SideTables {
     groups_ = parts_ == 4 ? (size + 2) / 4 : (size + 1) / 2;
     waves_ = round_up(parts_ == 4 ? most / 2 + 1 : most + 1, 3);
     const int64_t rows = round_up(groups_, 3);
-    // cos(pi i / size), which every entry is one of.
-    std::vector<double> cosines(2 * size);
+    // Of pi i / size, which every angle is a whole multiple of: few, and exact where angles are large.
+    std::vector<double> cosines(2 * size), sines(2 * size);
     for (int64_t i = 0; i < 2 * size; ++i) {
-      cosines[i] = std::cos(3.14159265358979323846 * static_cast<double>(i) / static_cast<double>(size));
+      const double angle = 3.14159265358979323846 * static_cast<double>(i) / static_cast<double>(size);
+      cosines[i] = std::cos(angle);
+      sines[i] = std::sin(angle);
     }
     forward_.resize(parts_ * waves_ * groups_);
     inverse_.resize(parts_ * rows * waves_);
@@ -31,9 +33,8 @@ class SideTables {
         const int64_t f = frequency(q % (parts_ / 2) * waves_ + i);
         if (f > most) continue;
         for (int64_t k = 0; k < groups_; ++k) {
-          const int64_t turn = f * (parts_ == 4 ? 2 * k + 1 : 2 * k);
-          // sin(x) = cos(x - pi / 2), and 3 size half-steps are -pi / 2 once more around: exact where both are integers.
-          const double wave = q < parts_ / 2 ? cosines[turn % (2 * size)] : sine(cosines, turn);
+          const int64_t angle = f * (parts_ == 4 ? 2 * k + 1 : 2 * k) % (2 * size);
+          const double wave = q < parts_ / 2 ? cosines[angle] : sines[angle];
           const bool twice = parts_ == 4 ? size % 4 == 2 && k == groups_ - 1 : k == 0;
           forward_[(q * waves_ + i) * groups_ + k] = static_cast<float>(twice ? wave / 2 : wave);
           inverse_[(q * rows + k) * waves_ + i] = static_cast<float>(wave);
@@ -49,12 +50,6 @@ class SideTables {
   int64_t frequency(int64_t i) const { return parts_ == 4 ? 2 * (i % waves_) + i / waves_ : i; }
 
  private:
-  double sine(const std::vector<double>& cosines, int64_t turn) const {
-    const int64_t i = turn % (2 * size_);
-    if (size_ % 2 == 0) return cosines[(i + 3 * size_ / 2) % (2 * size_)];
-    return std::sin(3.14159265358979323846 * static_cast<double>(i) / static_cast<double>(size_));
-  }
-
   int64_t size_, parts_, groups_, waves_;
   std::vector<float> forward_, inverse_;
 };
