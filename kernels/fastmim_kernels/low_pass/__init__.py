@@ -8,6 +8,9 @@ from torch import Tensor
 from .. import _check as check
 from .. import _op
 from . import reference
+from .reference import disc
+
+__all__ = ["disc", "low_pass"]
 
 
 def low_pass(
