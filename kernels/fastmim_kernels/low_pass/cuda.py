@@ -1,8 +1,9 @@
 """low_pass for CUDA tensors, in Triton: the pruned transform as products with tables of waves, on matrix units.
 
 Of an n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
-4 F^2 (n / 2) forward and twice that (real and imaginary part) back. The spectrum between the two kernels is real, with
-an entry per pair of waves: cosines and sines of each side.
+4 F^2 (n / 2) forward, and twice the first and 7 times the second back, whose programs each do columns for their own
+rows (real and imaginary part). The spectrum between the two kernels is real, with an entry per pair of waves: cosines
+and sines of each side.
 """
 
 import functools
@@ -30,12 +31,9 @@ def _forward(
     images,  # (B, H, W, C), contiguous
     mean,  # (C,)
     std,  # (C,)
-    cos_y,  # (FU, GY): waves of rows; sin_y alike
-    sin_y,
-    cos_x,  # (FV, GX)
-    sin_x,
-    weights,  # (4, FU, FV): what remains of frequencies of the same sign, of opposite signs; the same, imaginary part
-    spectrum,  # (B C, 4 or 8, FU, FV): cos cos, cos sin, sin cos, sin sin of the real part, then of the imaginary part
+    waves_y,  # (2, FU, GY): cosines and sines of rows
+    waves_x,  # (2, FV, GX)
+    spectrum,  # (B C, 4, FU, FV): the parts cos cos, cos sin, sin cos, sin sin of rows and columns
     height,
     width,
     CHANNELS: tl.constexpr,
@@ -43,7 +41,6 @@ def _forward(
     FV: tl.constexpr,
     GY: tl.constexpr,
     GX: tl.constexpr,
-    COMPLEX: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -51,23 +48,20 @@ def _forward(
 ):
     plane = tl.program_id(0).to(tl.int64)
     image, channel = plane // CHANNELS, plane % CHANNELS
+    part = tl.program_id(1) // (FU // BLOCK_U)
+    sin_y, sin_x = part // 2, part % 2
+    sign_y, sign_x = 1.0 - 2 * sin_y, 1.0 - 2 * sin_x
     s = tl.load(std + channel)
     scale, shift = 1 / (255 * s), -tl.load(mean + channel) / s
-    u = tl.program_id(1) * BLOCK_U + tl.arange(0, BLOCK_U)
+    u = tl.program_id(1) % (FU // BLOCK_U) * BLOCK_U + tl.arange(0, BLOCK_U)
     v = tl.program_id(2) * BLOCK_V + tl.arange(0, BLOCK_V)
     i = tl.arange(0, BLOCK)
-    cc = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
-    cs = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
-    sc = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
-    ss = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
+    value = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
     for gx in range(0, GX, BLOCK):
         right, left = width // 2 + gx + i, (width - 1) // 2 - gx - i
         # Of an odd number of pixels the middle one mirrors itself: half of it on either side.
         share_x = tl.where(right == left, 0.5, 1.0)
-        down_cc = tl.zeros((BLOCK_U, BLOCK), tl.float32)
-        down_cs = tl.zeros((BLOCK_U, BLOCK), tl.float32)
-        down_sc = tl.zeros((BLOCK_U, BLOCK), tl.float32)
-        down_ss = tl.zeros((BLOCK_U, BLOCK), tl.float32)
+        down = tl.zeros((BLOCK_U, BLOCK), tl.float32)
         for gy in range(0, GY, BLOCK):
             below, above = height // 2 + gy + i, (height - 1) // 2 - gy - i
             inside = (above >= 0)[:, None] & (left >= 0)[None, :]
@@ -75,55 +69,54 @@ def _forward(
             b = _pixels(images, below, left, image, height, width, CHANNELS, channel, scale, shift, inside)
             c = _pixels(images, above, right, image, height, width, CHANNELS, channel, scale, shift, inside)
             d = _pixels(images, above, left, image, height, width, CHANNELS, channel, scale, shift, inside)
-            share = tl.where(below == above, 0.5, 1.0)[:, None] * share_x[None, :]
-            table = u[:, None] * GY + gy + i[None, :]
-            cos, sin = tl.load(cos_y + table), tl.load(sin_y + table)
-            down_cc = tl.dot(cos, ((a + c) + (b + d)) * share, down_cc, input_precision=PRECISION)
-            down_cs = tl.dot(cos, ((a + c) - (b + d)) * share, down_cs, input_precision=PRECISION)
-            down_sc = tl.dot(sin, ((a - c) + (b - d)) * share, down_sc, input_precision=PRECISION)
-            down_ss = tl.dot(sin, ((a - c) - (b - d)) * share, down_ss, input_precision=PRECISION)
-        table = v[None, :] * GX + gx + i[:, None]
-        cos, sin = tl.load(cos_x + table), tl.load(sin_x + table)
-        cc = tl.dot(down_cc, cos, cc, input_precision=PRECISION)
-        cs = tl.dot(down_cs, sin, cs, input_precision=PRECISION)
-        sc = tl.dot(down_sc, cos, sc, input_precision=PRECISION)
-        ss = tl.dot(down_ss, sin, ss, input_precision=PRECISION)
-
-    at = u[:, None] * FV + v[None, :]
-    same, opposite = tl.load(weights + at), tl.load(weights + FU * FV + at)
-    parts: tl.constexpr = 8 if COMPLEX else 4
-    out = spectrum + plane * parts * FU * FV + at
-    tl.store(out, same * (cc - ss) + opposite * (cc + ss))
-    tl.store(out + FU * FV, same * (sc + cs) - opposite * (sc - cs))
-    tl.store(out + 2 * FU * FV, same * (sc + cs) + opposite * (sc - cs))
-    tl.store(out + 3 * FU * FV, opposite * (cc + ss) - same * (cc - ss))
-    if COMPLEX:
-        same, opposite = tl.load(weights + 2 * FU * FV + at), tl.load(weights + 3 * FU * FV + at)
-        tl.store(out + 4 * FU * FV, -same * (sc + cs) - opposite * (sc - cs))
-        tl.store(out + 5 * FU * FV, same * (cc - ss) - opposite * (cc + ss))
-        tl.store(out + 6 * FU * FV, same * (cc - ss) + opposite * (cc + ss))
-        tl.store(out + 7 * FU * FV, same * (sc + cs) - opposite * (sc - cs))
+            folded = (a + sign_y * c) + sign_x * (b + sign_y * d)
+            folded *= tl.where(below == above, 0.5, 1.0)[:, None] * share_x[None, :]
+            table = tl.load(waves_y + (sin_y * FU + u[:, None]) * GY + gy + i[None, :])
+            down = tl.dot(table, folded, down, input_precision=PRECISION)
+        table = tl.load(waves_x + (sin_x * FV + v[None, :]) * GX + gx + i[:, None])
+        value = tl.dot(down, table, value, input_precision=PRECISION)
+    tl.store(spectrum + ((plane * 4 + part) * FU + u[:, None]) * FV + v[None, :], value)
 
 
 @triton.jit
-def _waves(
-    part, table_y, table_x, y, x,
+def _backward(
+    spectrum, weights, waves_y, waves_x, y, x,
     FU: tl.constexpr, FV: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, IMAGINARY: tl.constexpr,
 ):  # fmt: skip
-    """One part of the spectrum, (FU, FV), back to places (y, x)."""
-    value = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
-    for first_u in range(0, FU, BLOCK_U):
-        u = first_u + tl.arange(0, BLOCK_U)
-        across = tl.zeros((BLOCK_U, BLOCK_X), tl.float32)
-        for first_v in range(0, FV, BLOCK_V):
-            v = first_v + tl.arange(0, BLOCK_V)
-            waves = tl.load(table_x + v[:, None] * GX + x[None, :])
-            kept = tl.load(part + u[:, None] * FV + v[None, :])
-            across = tl.dot(kept, waves, across, input_precision=PRECISION)
-        waves = tl.load(table_y + u[None, :] * GY + y[:, None])
-        value = tl.dot(waves, across, value, input_precision=PRECISION)
-    return value
+    """The real or the imaginary part of what remains, at places (y, x): below right, below left, above right and left.
+
+    Each part of the spectrum that remains is a sum of two parts of the whole one: of `weights`, (8, 2, FU, FV).
+    """
+    a = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    b = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    c = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    d = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    # A loop that loads nothing ahead: what four copies of it would load at once does not fit the registers.
+    for part in tl.range(4, num_stages=1):
+        first, second = part, 3 - part
+        if IMAGINARY:
+            first, second = part ^ 2, part ^ 1
+        weight = weights + (part + 4 * IMAGINARY) * 2 * FU * FV
+        value = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+        for first_u in range(0, FU, BLOCK_U):
+            u = first_u + tl.arange(0, BLOCK_U)
+            across = tl.zeros((BLOCK_U, BLOCK_X), tl.float32)
+            for first_v in range(0, FV, BLOCK_V):
+                v = first_v + tl.arange(0, BLOCK_V)
+                at = u[:, None] * FV + v[None, :]
+                kept = tl.load(weight + at) * tl.load(spectrum + first * FU * FV + at)
+                kept += tl.load(weight + FU * FV + at) * tl.load(spectrum + second * FU * FV + at)
+                table = tl.load(waves_x + (part % 2 * FV + v[:, None]) * GX + x[None, :])
+                across = tl.dot(kept, table, across, input_precision=PRECISION)
+            table = tl.load(waves_y + (part // 2 * FU + u[None, :]) * GY + y[:, None])
+            value = tl.dot(table, across, value, input_precision=PRECISION)
+        sign_y, sign_x = 1.0 - 2 * (part // 2), 1.0 - 2 * (part % 2)
+        a += value
+        b += sign_x * value
+        c += sign_y * value
+        d += sign_x * sign_y * value
+    return a, b, c, d
 
 
 @triton.jit
@@ -143,10 +136,9 @@ def _inverse(
     spectrum,
     mean,
     std,
-    cos_y,
-    sin_y,
-    cos_x,
-    sin_x,
+    waves_y,
+    waves_x,
+    weights,
     wanted,  # (B, patches) uint8, read if WANTED
     out,  # (B, H, W, C)
     height,
@@ -154,41 +146,30 @@ def _inverse(
     CHANNELS: tl.constexpr,
     PATCH: tl.constexpr,
     WANTED: tl.constexpr,
+    COMPLEX: tl.constexpr,
     FU: tl.constexpr,
     FV: tl.constexpr,
     GY: tl.constexpr,
     GX: tl.constexpr,
-    COMPLEX: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     plane = tl.program_id(0).to(tl.int64)
     image, channel = plane // CHANNELS, plane % CHANNELS
     grey = tl.load(mean + channel) / tl.load(std + channel)
-    y = tl.program_id(1) * BLOCK_Y + tl.arange(0, BLOCK_Y)
-    x = tl.program_id(2) * BLOCK_X + tl.arange(0, BLOCK_X)
-    parts: tl.constexpr = 8 if COMPLEX else 4
-    real = spectrum + plane * parts * FU * FV
-    cc = _waves(real, cos_y, cos_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X)
-    cs = _waves(real + FU * FV, cos_y, sin_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X)
-    sc = _waves(real + 2 * FU * FV, sin_y, cos_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X)
-    ss = _waves(real + 3 * FU * FV, sin_y, sin_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X)
-    a, b, c, d = (cc + cs) + (sc + ss), (cc - cs) + (sc - ss), (cc + cs) - (sc + ss), (cc - cs) - (sc - ss)
+    y = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    part = spectrum + plane * 4 * FU * FV
+    a, b, c, d = _backward(
+        part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK, BLOCK, False
+    )
     e, f, g, h = a, b, c, d
     if COMPLEX:
-        odd = real + 4 * FU * FV
-        cc = _waves(odd, cos_y, cos_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X)
-        cs = _waves(odd + FU * FV, cos_y, sin_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X)
-        sc = _waves(
-            odd + 2 * FU * FV, sin_y, cos_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X
+        e, f, g, h = _backward(
+            part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK, BLOCK, True
         )
-        ss = _waves(
-            odd + 3 * FU * FV, sin_y, sin_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X
-        )
-        e, f, g, h = (cc + cs) + (sc + ss), (cc - cs) + (sc - ss), (cc + cs) - (sc + ss), (cc - cs) - (sc - ss)
     below, above, right, left = height // 2 + y, (height - 1) // 2 - y, width // 2 + x, (width - 1) // 2 - x
     inside = (above >= 0)[:, None] & (left >= 0)[None, :]
     _write(
@@ -207,6 +188,7 @@ def _inverse(
 
 # Places and frequencies that a program works on, at most.
 _PLACES, _FREQUENCIES = 32, 64
+_WARPS = 8
 
 
 def _sizes(size: int, radius: float) -> tuple[int, int, int]:
@@ -218,18 +200,19 @@ def _sizes(size: int, radius: float) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=16)
 def _tables(height: int, width: int, radius: float, official: bool, device: torch.device):
-    """Cosines and sines of rows and columns, (frequencies, places) each, and the weights of _forward."""
+    """The waves of rows and of columns, the weights of _backward, and whether there is an imaginary part."""
     waves, frequencies = [], []
     for size in (height, width):
         count, rows, places = _sizes(size, radius)
         f, k = torch.arange(count), torch.arange((size + 1) // 2)
         angle = math.pi / size * (f[:, None] * (2 * k + 1 - size % 2) % (2 * size)).double()
         pad = (0, places - len(k), 0, rows - count)
-        waves += [torch.nn.functional.pad(wave, pad).float().to(device) for wave in (angle.cos(), angle.sin())]
+        waves.append(torch.nn.functional.pad(torch.stack([angle.cos(), angle.sin()]), pad).float().to(device))
         frequencies.append(f)
     kept = reference.disc((height, width), radius, official).double()
     odd = (kept - kept.flip(0, 1).roll((1, 1), (0, 1))) / 2
-    weights = kept.new_zeros(4, *map(len, frequencies))
+    # Of frequencies of the same sign and of opposite signs.
+    even_parts, odd_parts = kept.new_zeros(2, 2, *map(len, frequencies))
     for a in (1, -1):
         for b in (1, -1):
             # Of +-n/2 there is -n/2, and 0 has no sign.
@@ -238,11 +221,18 @@ def _tables(height: int, width: int, radius: float, official: bool, device: torc
                 for sign, f, n in ((a, frequencies[0], height), (b, frequencies[1], width))
             )
             exists = on_down[:, None] & on_across
-            weights[0 if a == b else 1] += kept[down][:, across] * exists
-            weights[2 if a == b else 3] += a * odd[down][:, across] * exists
-    pad = (0, waves[2].shape[0] - weights.shape[2], 0, waves[0].shape[0] - weights.shape[1])
-    weights = torch.nn.functional.pad(weights / (height * width), pad)
-    return waves, weights.float().to(device), bool(odd.any())
+            even_parts[int(a != b)] += kept[down][:, across] * exists
+            odd_parts[int(a != b)] += a * odd[down][:, across] * exists
+    (same, opposite), (odd_same, odd_opposite) = even_parts, odd_parts
+    total, difference = same + opposite, opposite - same
+    odd_total, odd_difference = odd_same + odd_opposite, odd_opposite - odd_same
+    weights = torch.stack(
+        [torch.stack([total, sign * difference]) for sign in (1, -1, -1, 1)]
+        + [torch.stack([y * odd_total, x * odd_difference]) for y, x in ((-1, 1), (-1, -1), (1, 1), (1, -1))]
+    )
+    pad = (0, waves[1].shape[1] - weights.shape[3], 0, waves[0].shape[1] - weights.shape[2])
+    weights = torch.nn.functional.pad(weights / (height * width), pad).float().to(device)
+    return *waves, weights, bool(odd.any())
 
 
 def launch(images, rows, patch_size, mean, std, radius, official, dtype, allow_tf32):
@@ -252,23 +242,23 @@ def launch(images, rows, patch_size, mean, std, radius, official, dtype, allow_t
     out = torch.empty_like(images, dtype=dtype)
     if batch == 0:
         return out
-    waves, weights, is_complex = _tables(height, width, radius, official, images.device)
-    (fu, gy), (fv, gx) = waves[0].shape, waves[2].shape
+    waves_y, waves_x, weights, is_complex = _tables(height, width, radius, official, images.device)
+    (_, fu, gy), (_, fv, gx) = waves_y.shape, waves_x.shape
     wanted = images.new_empty(0, dtype=torch.uint8)
     if rows is not None:
         wanted = wanted.new_zeros(batch * (height // patch_size) * (width // patch_size)).index_fill_(0, rows, 1)
-    spectrum = mean.new_empty(batch * channels, 8 if is_complex else 4, fu, fv)
+    spectrum = mean.new_empty(batch * channels, 4, fu, fv)
     block_u, block_v = min(fu, _FREQUENCIES), min(fv, _FREQUENCIES)
     shapes = {
-        "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "COMPLEX": is_complex,
-        "PRECISION": "tf32" if allow_tf32 else "tf32x3", "BLOCK_U": block_u, "BLOCK_V": block_v, "num_warps": 8,
+        "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "PRECISION": "tf32" if allow_tf32 else "tf32x3",
+        "BLOCK_U": block_u, "BLOCK_V": block_v, "BLOCK": _PLACES, "num_warps": _WARPS,
     }  # fmt: skip
-    _forward[(batch * channels, fu // block_u, fv // block_v)](
-        images, mean, std, *waves, weights, spectrum, height, width, BLOCK=_PLACES, **shapes
+    _forward[(batch * channels, 4 * fu // block_u, fv // block_v)](
+        images, mean, std, waves_y, waves_x, spectrum, height, width, **shapes
     )
     _inverse[(batch * channels, gy // _PLACES, gx // _PLACES)](
-        spectrum, mean, std, *waves, wanted, out, height, width,
-        PATCH=patch_size, WANTED=rows is not None, BLOCK_Y=_PLACES, BLOCK_X=_PLACES, **shapes,
+        spectrum, mean, std, waves_y, waves_x, weights, wanted, out, height, width,
+        PATCH=patch_size, WANTED=rows is not None, COMPLEX=is_complex, **shapes | {"BLOCK_V": min(block_v, _PLACES)},
     )  # fmt: skip
     return out
 
@@ -283,11 +273,11 @@ def compile_only():
     ]:
         _, f, g = _sizes(size, 40)
         shapes = {
-            "CHANNELS": 3, "FU": f, "FV": f, "GY": g, "GX": g, "COMPLEX": is_complex, "PRECISION": precision,
-            "BLOCK_U": f, "BLOCK_V": f,
+            "CHANNELS": 3, "FU": f, "FV": f, "GY": g, "GX": g, "PRECISION": precision, "BLOCK_U": f, "BLOCK_V": f,
+            "BLOCK": _PLACES,
         }  # fmt: skip
-        types = [f"*{image}", *["*fp32"] * 8, "i32", "i32"]
-        yield f"forward {label}", _forward, types, shapes | {"BLOCK": _PLACES}, 8
-        types = [*["*fp32"] * 7, "*u8", f"*{value}", "i32", "i32"]
-        blocks = {"BLOCK_Y": _PLACES, "BLOCK_X": _PLACES, "PATCH": 16, "WANTED": True}
-        yield f"inverse {label}", _inverse, types, shapes | blocks, 8
+        types = [f"*{image}", *["*fp32"] * 5, "i32", "i32"]
+        yield f"forward {label}", _forward, types, shapes, _WARPS
+        types = [*["*fp32"] * 6, "*u8", f"*{value}", "i32", "i32"]
+        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_V": min(f, _PLACES)}
+        yield f"inverse {label}", _inverse, types, shapes | writing, _WARPS
