@@ -248,17 +248,18 @@ def launch(images, rows, patch_size, mean, std, radius, official, dtype, allow_t
     if rows is not None:
         wanted = wanted.new_zeros(batch * (height // patch_size) * (width // patch_size)).index_fill_(0, rows, 1)
     spectrum = mean.new_empty(batch * channels, 4, fu, fv)
-    block_u, block_v = min(fu, _FREQUENCIES), min(fv, _FREQUENCIES)
+    # Products of float32 hold their operands twice in registers, in upper and lower bits: hence no more than 32.
+    block_u, block_v = min(fu, 32), min(fv, _FREQUENCIES)
     shapes = {
         "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "PRECISION": "tf32" if allow_tf32 else "tf32x3",
-        "BLOCK_U": block_u, "BLOCK_V": block_v, "BLOCK": _PLACES, "num_warps": _WARPS,
+        "BLOCK_U": block_u, "BLOCK": _PLACES, "num_warps": _WARPS,
     }  # fmt: skip
     _forward[(batch * channels, 4 * fu // block_u, fv // block_v)](
-        images, mean, std, waves_y, waves_x, spectrum, height, width, **shapes
+        images, mean, std, waves_y, waves_x, spectrum, height, width, BLOCK_V=block_v, **shapes
     )
     _inverse[(batch * channels, gy // _PLACES, gx // _PLACES)](
         spectrum, mean, std, waves_y, waves_x, weights, wanted, out, height, width,
-        PATCH=patch_size, WANTED=rows is not None, COMPLEX=is_complex, **shapes | {"BLOCK_V": min(block_v, _PLACES)},
+        PATCH=patch_size, WANTED=rows is not None, COMPLEX=is_complex, BLOCK_V=min(fv, 32), **shapes,
     )  # fmt: skip
     return out
 
@@ -273,11 +274,11 @@ def compile_only():
     ]:
         _, f, g = _sizes(size, 40)
         shapes = {
-            "CHANNELS": 3, "FU": f, "FV": f, "GY": g, "GX": g, "PRECISION": precision, "BLOCK_U": f, "BLOCK_V": f,
+            "CHANNELS": 3, "FU": f, "FV": f, "GY": g, "GX": g, "PRECISION": precision, "BLOCK_U": 32,
             "BLOCK": _PLACES,
         }  # fmt: skip
         types = [f"*{image}", *["*fp32"] * 5, "i32", "i32"]
-        yield f"forward {label}", _forward, types, shapes, _WARPS
+        yield f"forward {label}", _forward, types, shapes | {"BLOCK_V": f}, _WARPS
         types = [*["*fp32"] * 6, "*u8", f"*{value}", "i32", "i32"]
-        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_V": min(f, _PLACES)}
+        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_V": 32}
         yield f"inverse {label}", _inverse, types, shapes | writing, _WARPS
