@@ -64,11 +64,11 @@ class Objective(nn.Module):
     def of_hidden(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
         """`forward` by `patch_loss`, which reads the pixels that are predicted and no others."""
         num_patches = mask.grid[0] * mask.grid[1]
-        rows = mask.ids_hidden + torch.arange(len(images), device=images.device)[:, None] * num_patches
+        rows = (mask.ids_hidden + torch.arange(len(images), device=images.device)[:, None] * num_patches).flatten()
         return patch_loss(
             pred.flatten(0, 1),
-            self.source(images),
-            rows.flatten(),
+            self.source(images, rows),
+            rows,
             self.patch_size,
             self.mean.float(),
             self.std.float(),
@@ -113,11 +113,9 @@ class Objective(nn.Module):
             return images
         return (images.float() / 255 - self.mean.float()) / self.std.float()
 
-    def source(self, images: Tensor) -> Tensor:
-        """The images whose patches are predicted: as they came, unless the target changes them."""
-        if type(self.target).source is Target.source:
-            return images
-        return self.target.source(self.normalize(images), self.mean.float(), self.std.float())
+    def source(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The images whose patches are predicted: as they came, unless the target changes them; see Target.source."""
+        return self.target.source(images, self.mean.float(), self.std.float(), rows, self.patch_size)
 
     def targets(self, images: Tensor) -> Tensor:
         """(B, L, P) targets of every patch: for the unfused path, pictures and trivial predictors."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
+
+from fastmim_kernels import low_pass
 
 from .tokens import Target
 
@@ -47,18 +48,7 @@ class LowPass(Target):
         if self.center not in ("official", "dc"):
             raise ValueError(f'target.center is "official" or "dc"; got {self.center!r}')
 
-    def disc(self, size: tuple[int, int], device: torch.device | None = None) -> Tensor:
-        """(H, W) bool: the frequencies that remain, in the order of torch.fft."""
-        rows, columns = (
-            (torch.arange(n, device=device) + n // 2) % n
-            - n // 2  # 0, 1, ..., -2, -1
-            + (n // 2 - (n - 1) / 2 if self.center == "official" else 0.0)
-            for n in size
-        )
-        return rows.square()[:, None] + columns.square() <= self.radius**2
-
-    def source(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        # The mean passes the filter, so the affine map may follow it; the modulus is of pixels on the 0..1 scale.
-        images = images.to(torch.promote_types(images.dtype, torch.float32))  # there is no half-precision FFT of 224
-        spectrum = torch.fft.fft2(images, dim=(1, 2)) * self.disc(images.shape[1:3], images.device)[..., None]
-        return ((torch.fft.ifft2(spectrum, dim=(1, 2)) * std + mean).abs() - mean) / std
+    def source(
+        self, images: Tensor, mean: Tensor, std: Tensor, rows: Tensor | None = None, patch_size: int = 1
+    ) -> Tensor:
+        return low_pass(images, mean, std, radius=self.radius, center=self.center, rows=rows, patch_size=patch_size)

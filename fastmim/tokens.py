@@ -240,8 +240,16 @@ class Target:
 
     norm_pix: ClassVar[bool] = False
 
-    def source(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """Normalised (B, H, W, C) images, with what is not to be predicted taken out of them."""
+    def source(
+        self, images: Tensor, mean: Tensor, std: Tensor, rows: Tensor | None = None, patch_size: int = 1
+    ) -> Tensor:
+        """(B, H, W, C) images, with what is not to be predicted taken out of them.
+
+        Args:
+            images: uint8 or normalised floats.
+            rows: (N,) the patches of `patch_size` that will be read, b * L + l; None = all.
+        Returns: normalised floats, or the images as they came.
+        """
         return images
 
     def __call__(self, images: Tensor, patch_size: int, mean: Tensor, std: Tensor) -> Tensor:

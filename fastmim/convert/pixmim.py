@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastmim_kernels.low_pass import disc
+
 from ..config import Config
 from ..data.crops import SimpleResizedCrop
 from ..targets import LowPass
@@ -31,8 +33,8 @@ def low_pass_filter(mim: Any) -> dict[str, Tensor]:
     if not isinstance(target, LowPass):
         return {}
     size = tuple(n * encoder.patch_size for n in encoder.grid)
-    disc = torch.fft.fftshift(target.disc(size)).float()
-    return {"target_generator.low_pass_filter": disc.expand(len(mim.objective.mean), *size)}
+    kept = torch.fft.fftshift(disc(size, target.radius, target.center == "official")).float()
+    return {"target_generator.low_pass_filter": kept.expand(len(mim.objective.mean), *size)}
 
 
 def _blocks(official: str, ours: str) -> tuple[Rule, ...]:

@@ -10,6 +10,7 @@ from .composite_residual import composite_residual
 from .focal_spectrum_ import spectral_loss
 from .mask_token import mask_token
 from .mean_fill import mean_fill
+from .low_pass import low_pass
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
@@ -27,6 +28,7 @@ __all__ = [
     "keep_freed_memory",
     "mask_token",
     "mean_fill",
+    "low_pass",
     "patch_gather",
     "patch_loss",
     "philox",

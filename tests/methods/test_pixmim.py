@@ -12,10 +12,13 @@ from fastmim.config import load
 from fastmim.convert import official
 from fastmim.data.crops import SimpleResizedCrop
 from fastmim.losses import MaskedL1, MaskedL2
+from fastmim.masking import RandomMasking
 from fastmim.objective import Objective
 from fastmim.targets import LowPass
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import patchify, sincos_position_embedding
+from fastmim_kernels import use_reference
+from fastmim_kernels.low_pass.reference import disc, low_pass
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -26,7 +29,8 @@ def filtered(pixels, target):
     """The filter on (H, W) pixels of one channel, on the 0..1 scale, in float64."""
     mean, std = torch.tensor([0.5]).double(), torch.tensor([0.2]).double()
     images = (pixels.double()[None, ..., None] - mean) / std
-    return (target.source(images, mean, std) * std + mean)[0, ..., 0]
+    kept = low_pass(images, None, 1, mean, std, target.radius, target.center == "official", torch.float32, False)
+    return (kept * std + mean)[0, ..., 0]
 
 
 @pytest.mark.parametrize(("size", "radius"), CASES)
@@ -34,8 +38,8 @@ def test_official_targets_and_filters(golden, size, radius):
     data = golden("pixmim_lowfreq")
     images = data[f"img{size}"].float().permute(0, 2, 3, 1)
     target = LowPass(radius)
-    disc = torch.fft.fftshift(target.disc(tuple(images.shape[1:3])))
-    assert torch.equal(disc, data[f"filter{size}_r{radius}"].bool())
+    kept = torch.fft.fftshift(disc(tuple(images.shape[1:3]), radius, True))
+    assert torch.equal(kept, data[f"filter{size}_r{radius}"].bool())
     expected = data[f"target{size}_r{radius}"].permute(0, 2, 3, 1)
     torch.testing.assert_close(target.source(images, MEAN, STD), expected, rtol=0, atol=2e-5)
 
@@ -44,18 +48,18 @@ def test_official_targets_and_filters(golden, size, radius):
     ("size", "radius", "count"), [(224, 40, 5024), (448, 40, 5024), (448, 80, 20108), (224, 20, 1264), (224, 80, 20108)]
 )
 def test_number_of_frequencies(size, radius, count):
-    assert LowPass(radius).disc((size, size)).sum() == count
+    assert disc((size, size), radius, True).sum() == count
 
 
 def test_disc_is_half_a_bin_off_on_even_sides_only():
     for size, expected in ((224, range(-40, 40)), (225, range(-40, 41))):
-        kept = LowPass(40).disc((size, 1)).nonzero()[:, 0].tolist()
+        kept = disc((size, 1), 40, True).nonzero()[:, 0].tolist()
         assert sorted(k - size if k > 112 else k for k in kept) == list(expected)
     for size in ((224, 224), (225, 225), (48, 65)):
-        disc = LowPass(10, center="dc").disc(size)
-        assert disc[0, 0] and torch.equal(disc[1:, 1:], disc[1:, 1:].flip(0, 1)) and disc[10, 0] and not disc[11, 0]
-    assert torch.equal(LowPass(10).disc((33, 65)), LowPass(10, center="dc").disc((33, 65)))
-    assert LowPass(40, center="dc").disc((224, 224)).sum() == 5025
+        kept = disc(size, 10, False)
+        assert kept[0, 0] and torch.equal(kept[1:, 1:], kept[1:, 1:].flip(0, 1)) and kept[10, 0] and not kept[11, 0]
+    assert torch.equal(disc((33, 65), 10, True), disc((33, 65), 10, False))
+    assert disc((224, 224), 40, False).sum() == 5025
 
 
 @pytest.mark.parametrize("center", ["official", "dc"])
@@ -123,9 +127,25 @@ def test_float32_is_close_to_float64_on_photographic_values():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
     objective = Objective(LowPass(), MaskedL2(), 16, MEAN.tolist(), STD.tolist())
-    exact = LowPass().source(objective.normalize(images).double(), MEAN.double(), STD.double())
+    exact = low_pass(images, None, 1, MEAN.double(), STD.double(), 40, True, torch.float32, False)
     grey_levels = 255 * ((objective.source(images) - exact) * STD).abs()
     assert grey_levels.max() < 5e-4
+
+
+def test_kernel_and_reference_give_the_same_loss():
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 96, 64, 3), dtype=torch.uint8)
+    objective = Objective(LowPass(12), MaskedL2(), 16, MEAN.tolist(), STD.tolist())
+    mask = RandomMasking()(0, torch.arange(3), (6, 4), 16)
+    pred = torch.randn(3, 18, 768)
+    losses = []
+    for on_reference in (False, True):
+        use_reference(on_reference)
+        try:
+            losses.append(objective(pred, images, mask))
+        finally:
+            use_reference(False)
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("fields", "message"), [(dict(radius=0), "at least 1"), (dict(center="DC"), "center is")])

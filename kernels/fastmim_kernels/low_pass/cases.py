@@ -1,0 +1,115 @@
+"""Named inputs of low_pass, for its tests and its benchmark."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from . import low_pass, reference
+
+
+@dataclass(frozen=True)
+class Case:
+    batch: int
+    size: tuple[int, int]
+    patch: int = 1
+    rows: int | None = None
+    """How many patches are wanted; None = all."""
+    radius: float = 40
+    center: str = "official"
+    channels: int = 3
+    images: torch.dtype = torch.uint8
+    allow_tf32: bool = False
+    strided: bool = False
+    """images is a view with gaps."""
+
+
+_PIXMIM = Case(batch=64, size=(224, 224), patch=16, rows=64 * 147)
+
+BENCH_DTYPES = ("fp32", "bf16")
+BENCH = {
+    "pixmim_vit_b/16 uint8": _PIXMIM,
+    "pixmim_vit_b/16 float": replace(_PIXMIM, images=torch.float32),
+    "pixmim_vit_b/16 uint8 batch 8": replace(_PIXMIM, batch=8, rows=8 * 147),
+    "pixmim_lsmae 448 uint8": replace(_PIXMIM, batch=16, size=(448, 448), patch=16, rows=16 * 588),
+}
+
+_SMALL = Case(batch=2, size=(32, 32), patch=8, rows=24, radius=6)
+CASES = {
+    "small": _SMALL,
+    "small_float": replace(_SMALL, images=torch.float32),
+    "small_bf16": replace(_SMALL, images=torch.bfloat16),
+    "small_fp16": replace(_SMALL, images=torch.float16),
+    "dc": replace(_SMALL, center="dc"),
+    "all_patches": replace(_SMALL, rows=None),
+    "one_patch": replace(_SMALL, rows=1),
+    "no_patch": replace(_SMALL, rows=0),
+    "no_images": replace(_SMALL, batch=0, rows=0),
+    "half_of_even": Case(1, (30, 30), 5, 20, radius=7.5),
+    "rectangle": Case(2, (48, 20), 4, 60, radius=9, channels=2),
+    "odd_and_even": Case(1, (33, 18), 3, 40, radius=5, images=torch.float32),
+    "primes": Case(1, (37, 53), 1, 800, radius=11, channels=1),
+    "everything_passes": Case(1, (24, 15), 3, 30, radius=100, channels=5),
+    "only_the_mean": Case(2, (17, 12), 1, 100, radius=1),
+    "one_pixel": Case(2, (1, 1), 1, 2, radius=3),
+    "two_by_three": Case(1, (2, 3), 1, 5, radius=1.5),
+    "line": Case(1, (1, 70), 1, 60, radius=20),
+    "strided": replace(_SMALL, strided=True, images=torch.float32),
+}
+LARGE_CASES = {
+    "pixmim": replace(_PIXMIM, batch=1, rows=147),
+    "pixmim_float": replace(_PIXMIM, batch=1, rows=147, images=torch.float32),
+    "odd_225": Case(1, (225, 226), 1, None, radius=40),
+    "wide_disc": Case(1, (96, 224), 16, 60, radius=130),
+}
+
+
+def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
+    """The arguments of `torch.ops.fastmim.low_pass`, with the result of type `dtype`; the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    (height, width), gap = case.size, 1 + case.strided
+    images = torch.randn(case.batch, height, gap * width, case.channels, generator=generator)
+    images = (images * 60 + 120).clamp(0, 255).to(torch.uint8) if case.images == torch.uint8 else images.to(case.images)
+    rows = None
+    if case.rows is not None:
+        total = case.batch * (height // case.patch) * (width // case.patch)
+        rows = torch.randperm(total, generator=generator)[: case.rows].to(device)
+    c = torch.arange(case.channels)
+    mean, std = (0.4 + 0.05 * c).to(device), (0.2 + 0.01 * c).to(device)
+    images = images.to(device)[:, :, ::gap]
+    return images, rows, case.patch, mean, std, case.radius, case.center == "official", dtype, case.allow_tf32
+
+
+def bytes_moved(case: Case, dtype: torch.dtype) -> int:
+    """Bytes that cannot be avoided: images read, wanted patches written."""
+    values = case.batch * case.size[0] * case.size[1] * case.channels
+    wanted = values if case.rows is None else case.rows * case.patch**2 * case.channels
+    return values * case.images.itemsize + wanted * dtype.itemsize
+
+
+def functions(case: Case, dtype: torch.dtype, device: str):
+    """The images, and the functions of them that the benchmark runs; official is mmselfsup's `low_freq_generator.py`.
+
+    Official images are already normalised, channels first.
+    """
+    images, rows, patch, mean, std, radius, official_center, _, allow_tf32 = inputs(case, dtype, device)
+    disc = torch.fft.fftshift(reference.disc(case.size, radius, official_center, device))
+    uint8 = images.dtype == torch.uint8
+    normalised = (images.float() / 255 - mean) / std if uint8 else images.float()
+    planes = normalised.permute(0, 3, 1, 2).contiguous()
+    mean_of_plane, std_of_plane = mean[:, None, None], std[:, None, None]
+
+    def official(_):
+        spectrum = torch.fft.fftshift(torch.fft.fft2(planes * std_of_plane + mean_of_plane), dim=(-2, -1))
+        filtered = torch.fft.ifft2(torch.fft.ifftshift(spectrum * disc, dim=(-2, -1)))
+        return (filtered.abs() - mean_of_plane) / std_of_plane
+
+    def ours(images):
+        return low_pass(
+            images, mean, std, radius=radius, center=case.center, rows=rows, patch_size=patch, dtype=dtype,
+            allow_tf32=allow_tf32,
+        )  # fmt: skip
+
+    def plain(images):
+        return reference.low_pass(images, rows, patch, mean, std, radius, official_center, dtype, allow_tf32)
+
+    return images, {"ours": ours, "reference": plain, "official": official}

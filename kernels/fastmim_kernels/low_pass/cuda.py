@@ -1,0 +1,284 @@
+"""low_pass for CUDA tensors, in Triton: the pruned transform as products with tables of waves, on matrix units.
+
+Of an n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
+4 F^2 (n / 2) forward, and twice the first and 7 times the second back, whose programs each do columns for their own
+rows (real and imaginary part). The spectrum between the two kernels is real, with an entry per pair of waves: cosines
+and sines of each side.
+"""
+
+import functools
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from . import reference
+
+
+@triton.jit
+def _pixels(images, y, x, image, height, width, CHANNELS: tl.constexpr, channel, scale, shift, inside):
+    """Normalised pixels at (y, x) of one channel."""
+    offset = ((image * height + y[:, None]) * width + x[None, :]) * CHANNELS + channel
+    value = tl.load(images + offset, mask=inside, other=0).to(tl.float32)
+    if images.dtype.element_ty == tl.uint8:
+        value = tl.where(inside, value * scale + shift, 0.0)
+    return value
+
+
+@triton.jit
+def _forward(
+    images,  # (B, H, W, C), contiguous
+    mean,  # (C,)
+    std,  # (C,)
+    waves_y,  # (2, FU, GY): cosines and sines of rows
+    waves_x,  # (2, FV, GX)
+    spectrum,  # (B C, 4, FU, FV): the parts cos cos, cos sin, sin cos, sin sin of rows and columns
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    FU: tl.constexpr,
+    FV: tl.constexpr,
+    GY: tl.constexpr,
+    GX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    plane = tl.program_id(0).to(tl.int64)
+    image, channel = plane // CHANNELS, plane % CHANNELS
+    part = tl.program_id(1) // (FU // BLOCK_U)
+    sin_y, sin_x = part // 2, part % 2
+    sign_y, sign_x = 1.0 - 2 * sin_y, 1.0 - 2 * sin_x
+    s = tl.load(std + channel)
+    scale, shift = 1 / (255 * s), -tl.load(mean + channel) / s
+    u = tl.program_id(1) % (FU // BLOCK_U) * BLOCK_U + tl.arange(0, BLOCK_U)
+    v = tl.program_id(2) * BLOCK_V + tl.arange(0, BLOCK_V)
+    i = tl.arange(0, BLOCK)
+    value = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
+    for gx in range(0, GX, BLOCK):
+        right, left = width // 2 + gx + i, (width - 1) // 2 - gx - i
+        # Of an odd number of pixels the middle one mirrors itself: half of it on either side.
+        share_x = tl.where(right == left, 0.5, 1.0)
+        down = tl.zeros((BLOCK_U, BLOCK), tl.float32)
+        for gy in range(0, GY, BLOCK):
+            below, above = height // 2 + gy + i, (height - 1) // 2 - gy - i
+            inside = (above >= 0)[:, None] & (left >= 0)[None, :]
+            a = _pixels(images, below, right, image, height, width, CHANNELS, channel, scale, shift, inside)
+            b = _pixels(images, below, left, image, height, width, CHANNELS, channel, scale, shift, inside)
+            c = _pixels(images, above, right, image, height, width, CHANNELS, channel, scale, shift, inside)
+            d = _pixels(images, above, left, image, height, width, CHANNELS, channel, scale, shift, inside)
+            folded = (a + sign_y * c) + sign_x * (b + sign_y * d)
+            folded *= tl.where(below == above, 0.5, 1.0)[:, None] * share_x[None, :]
+            table = tl.load(waves_y + (sin_y * FU + u[:, None]) * GY + gy + i[None, :])
+            down = tl.dot(table, folded, down, input_precision=PRECISION)
+        table = tl.load(waves_x + (sin_x * FV + v[None, :]) * GX + gx + i[:, None])
+        value = tl.dot(down, table, value, input_precision=PRECISION)
+    tl.store(spectrum + ((plane * 4 + part) * FU + u[:, None]) * FV + v[None, :], value)
+
+
+@triton.jit
+def _backward(
+    spectrum, weights, waves_y, waves_x, y, x,
+    FU: tl.constexpr, FV: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, IMAGINARY: tl.constexpr,
+):  # fmt: skip
+    """The real or the imaginary part of what remains, at places (y, x): below right, below left, above right and left.
+
+    Each part of the spectrum that remains is a sum of two parts of the whole one: of `weights`, (8, 2, FU, FV).
+    """
+    a = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    b = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    c = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    d = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+    # A loop that loads nothing ahead: what four copies of it would load at once does not fit the registers.
+    for part in tl.range(4, num_stages=1):
+        first, second = part, 3 - part
+        if IMAGINARY:
+            first, second = part ^ 2, part ^ 1
+        weight = weights + (part + 4 * IMAGINARY) * 2 * FU * FV
+        value = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
+        for first_u in range(0, FU, BLOCK_U):
+            u = first_u + tl.arange(0, BLOCK_U)
+            across = tl.zeros((BLOCK_U, BLOCK_X), tl.float32)
+            for first_v in range(0, FV, BLOCK_V):
+                v = first_v + tl.arange(0, BLOCK_V)
+                at = u[:, None] * FV + v[None, :]
+                kept = tl.load(weight + at) * tl.load(spectrum + first * FU * FV + at)
+                kept += tl.load(weight + FU * FV + at) * tl.load(spectrum + second * FU * FV + at)
+                table = tl.load(waves_x + (part % 2 * FV + v[:, None]) * GX + x[None, :])
+                across = tl.dot(kept, table, across, input_precision=PRECISION)
+            table = tl.load(waves_y + (part // 2 * FU + u[None, :]) * GY + y[:, None])
+            value = tl.dot(table, across, value, input_precision=PRECISION)
+        sign_y, sign_x = 1.0 - 2 * (part // 2), 1.0 - 2 * (part % 2)
+        a += value
+        b += sign_x * value
+        c += sign_y * value
+        d += sign_x * sign_y * value
+    return a, b, c, d
+
+
+@triton.jit
+def _write(out, wanted, real, imaginary, y, x, image, height, width, channel, CHANNELS: tl.constexpr,
+           PATCH: tl.constexpr, WANTED: tl.constexpr, COMPLEX: tl.constexpr, grey, inside):  # fmt: skip
+    value = real + grey
+    value = (tl.sqrt(value * value + imaginary * imaginary) if COMPLEX else tl.abs(value)) - grey
+    if WANTED:
+        row = (image * (height // PATCH) + y[:, None] // PATCH) * (width // PATCH) + x[None, :] // PATCH
+        value = tl.where(tl.load(wanted + row, mask=inside, other=0) != 0, value, 0.0)
+    offset = ((image * height + y[:, None]) * width + x[None, :]) * CHANNELS + channel
+    tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _inverse(
+    spectrum,
+    mean,
+    std,
+    waves_y,
+    waves_x,
+    weights,
+    wanted,  # (B, patches) uint8, read if WANTED
+    out,  # (B, H, W, C)
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    PATCH: tl.constexpr,
+    WANTED: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    FU: tl.constexpr,
+    FV: tl.constexpr,
+    GY: tl.constexpr,
+    GX: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    plane = tl.program_id(0).to(tl.int64)
+    image, channel = plane // CHANNELS, plane % CHANNELS
+    grey = tl.load(mean + channel) / tl.load(std + channel)
+    y = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    part = spectrum + plane * 4 * FU * FV
+    a, b, c, d = _backward(
+        part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK, BLOCK, False
+    )
+    e, f, g, h = a, b, c, d
+    if COMPLEX:
+        e, f, g, h = _backward(
+            part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK, BLOCK, True
+        )
+    below, above, right, left = height // 2 + y, (height - 1) // 2 - y, width // 2 + x, (width - 1) // 2 - x
+    inside = (above >= 0)[:, None] & (left >= 0)[None, :]
+    _write(
+        out, wanted, a, e, below, right, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
+    )
+    _write(
+        out, wanted, b, f, below, left, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
+    )
+    _write(
+        out, wanted, c, g, above, right, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
+    )
+    _write(
+        out, wanted, d, h, above, left, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
+    )
+
+
+# Places and frequencies that a program works on, at most.
+_PLACES, _FREQUENCIES = 32, 64
+_WARPS = 8
+
+
+def _sizes(size: int, radius: float) -> tuple[int, int, int]:
+    """Frequencies 0 to the largest, as many as the tables have, and places: pixels that mirror each other share one."""
+    most = min(math.floor(radius + 0.5), size // 2)
+    block = min(max(triton.next_power_of_2(most + 1), 16), _FREQUENCIES)
+    return most + 1, triton.cdiv(most + 1, block) * block, triton.cdiv((size + 1) // 2, _PLACES) * _PLACES
+
+
+@functools.lru_cache(maxsize=16)
+def _tables(height: int, width: int, radius: float, official: bool, device: torch.device):
+    """The waves of rows and of columns, the weights of _backward, and whether there is an imaginary part."""
+    waves, frequencies = [], []
+    for size in (height, width):
+        count, rows, places = _sizes(size, radius)
+        f, k = torch.arange(count), torch.arange((size + 1) // 2)
+        angle = math.pi / size * (f[:, None] * (2 * k + 1 - size % 2) % (2 * size)).double()
+        pad = (0, places - len(k), 0, rows - count)
+        waves.append(torch.nn.functional.pad(torch.stack([angle.cos(), angle.sin()]), pad).float().to(device))
+        frequencies.append(f)
+    kept = reference.disc((height, width), radius, official).double()
+    odd = (kept - kept.flip(0, 1).roll((1, 1), (0, 1))) / 2
+    # Of frequencies of the same sign and of opposite signs.
+    even_parts, odd_parts = kept.new_zeros(2, 2, *map(len, frequencies))
+    for a in (1, -1):
+        for b in (1, -1):
+            # Of +-n/2 there is -n/2, and 0 has no sign.
+            (down, on_down), (across, on_across) = (
+                ((sign * f) % n, (-(n // 2) <= sign * f) & (sign * f <= (n - 1) // 2) & ((f > 0) | (sign > 0)))
+                for sign, f, n in ((a, frequencies[0], height), (b, frequencies[1], width))
+            )
+            exists = on_down[:, None] & on_across
+            even_parts[int(a != b)] += kept[down][:, across] * exists
+            odd_parts[int(a != b)] += a * odd[down][:, across] * exists
+    (same, opposite), (odd_same, odd_opposite) = even_parts, odd_parts
+    total, difference = same + opposite, opposite - same
+    odd_total, odd_difference = odd_same + odd_opposite, odd_opposite - odd_same
+    weights = torch.stack(
+        [torch.stack([total, sign * difference]) for sign in (1, -1, -1, 1)]
+        + [torch.stack([y * odd_total, x * odd_difference]) for y, x in ((-1, 1), (-1, -1), (1, 1), (1, -1))]
+    )
+    pad = (0, waves[1].shape[1] - weights.shape[3], 0, waves[0].shape[1] - weights.shape[2])
+    weights = torch.nn.functional.pad(weights / (height * width), pad).float().to(device)
+    return *waves, weights, bool(odd.any())
+
+
+def launch(images, rows, patch_size, mean, std, radius, official, dtype, allow_tf32):
+    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    images, mean, std = images.contiguous(), mean.contiguous(), std.contiguous()
+    batch, height, width, channels = images.shape
+    out = torch.empty_like(images, dtype=dtype)
+    if batch == 0:
+        return out
+    waves_y, waves_x, weights, is_complex = _tables(height, width, radius, official, images.device)
+    (_, fu, gy), (_, fv, gx) = waves_y.shape, waves_x.shape
+    wanted = images.new_empty(0, dtype=torch.uint8)
+    if rows is not None:
+        wanted = wanted.new_zeros(batch * (height // patch_size) * (width // patch_size)).index_fill_(0, rows, 1)
+    spectrum = mean.new_empty(batch * channels, 4, fu, fv)
+    # Products of float32 hold their operands twice in registers, in upper and lower bits: hence no more than 32.
+    block_u, block_v = min(fu, 32), min(fv, _FREQUENCIES)
+    shapes = {
+        "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "PRECISION": "tf32" if allow_tf32 else "tf32x3",
+        "BLOCK_U": block_u, "BLOCK": _PLACES, "num_warps": _WARPS,
+    }  # fmt: skip
+    _forward[(batch * channels, 4 * fu // block_u, fv // block_v)](
+        images, mean, std, waves_y, waves_x, spectrum, height, width, BLOCK_V=block_v, **shapes
+    )
+    _inverse[(batch * channels, gy // _PLACES, gx // _PLACES)](
+        spectrum, mean, std, waves_y, waves_x, weights, wanted, out, height, width,
+        PATCH=patch_size, WANTED=rows is not None, COMPLEX=is_complex, BLOCK_V=min(fv, 32), **shapes,
+    )  # fmt: skip
+    return out
+
+
+def compile_only():
+    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    for label, size, image, value, precision, is_complex in [
+        ("224 uint8 fp32", 224, "u8", "fp32", "tf32x3", True),
+        ("224 fp32 fp32", 224, "fp32", "fp32", "tf32x3", True),
+        ("224 uint8 bf16 tf32", 224, "u8", "bf16", "tf32", True),
+        ("225 bf16 fp16", 225, "bf16", "fp16", "tf32x3", False),
+    ]:
+        _, f, g = _sizes(size, 40)
+        shapes = {
+            "CHANNELS": 3, "FU": f, "FV": f, "GY": g, "GX": g, "PRECISION": precision, "BLOCK_U": 32,
+            "BLOCK": _PLACES,
+        }  # fmt: skip
+        types = [f"*{image}", *["*fp32"] * 5, "i32", "i32"]
+        yield f"forward {label}", _forward, types, shapes | {"BLOCK_V": f}, _WARPS
+        types = [*["*fp32"] * 6, "*u8", f"*{value}", "i32", "i32"]
+        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_V": 32}
+        yield f"inverse {label}", _inverse, types, shapes | writing, _WARPS

@@ -1,0 +1,29 @@
+"""Low-pass filter in plain torch, with the FFT: the definition of correct. Runs in float64 when mean and std are."""
+
+import torch
+from torch import Tensor
+
+
+def disc(size: tuple[int, int], radius: float, official: bool, device: torch.device | None = None) -> Tensor:
+    """(H, W) bool: the frequencies that remain, in the order of torch.fft."""
+    rows, columns = (
+        torch.fft.fftfreq(n, 1 / n, device=device, dtype=torch.float64).round()
+        + (n // 2 - (n - 1) / 2 if official else 0.0)
+        for n in size
+    )
+    return rows.square()[:, None] + columns.square() <= radius**2
+
+
+def low_pass(images, rows, patch_size, mean, std, radius, official, dtype, allow_tf32) -> Tensor:
+    b, h, w, c = images.shape
+    x = images.to(mean.dtype)  # there is no half-precision FFT of 224
+    if images.dtype == torch.uint8:
+        x = (x / 255 - mean) / std
+    spectrum = torch.fft.fft2(x, dim=(1, 2)) * disc((h, w), radius, official, x.device)[..., None]
+    # The mean passes the filter, so the affine map may follow it; the modulus is of pixels on the 0..1 scale.
+    x = ((torch.fft.ifft2(spectrum, dim=(1, 2)) * std + mean).abs() - mean) / std
+    if rows is not None:
+        p = patch_size
+        wanted = torch.zeros(b * (h // p) * (w // p), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
+        x = x.view(b, h // p, p, w // p, p, c).where(wanted.view(b, h // p, 1, w // p, 1, 1), 0).view(b, h, w, c)
+    return x.to(dtype if x.dtype == torch.float32 else x.dtype)
