@@ -10,6 +10,7 @@ from .patch_loss import patch_loss
 from .philox import philox, uniform
 from .random_mask import random_mask
 from .unshuffle import unshuffle
+from .window_attention import window_attention
 
 load_library()
 
@@ -25,4 +26,5 @@ __all__ = [
     "uniform",
     "unshuffle",
     "use_reference",
+    "window_attention",
 ]
