@@ -40,8 +40,8 @@ def window_attention(
     Returns: (B, H, W, heads * D) of qkv's type.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        RuntimeError: two codes of an image are further apart than the table reaches (C++), or two of a window
-            (reference). On a GPU that check would make the host wait on every step: there it is the caller's duty.
+        RuntimeError: two codes of a window are further apart than the table reaches, on the CPU. On a GPU that check
+            would make the host wait on every step: there it is the caller's duty.
     """
     args = (qkv, codes, table, num_heads, list(window), list(shift), origin, scale)
     check_arguments(*args)

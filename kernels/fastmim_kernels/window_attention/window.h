@@ -25,7 +25,7 @@ inline Floats read(const float* x) {
 
 inline void write(float* x, Floats v) { memcpy(x, &v, sizeof v); }
 
-// c (rows x n) += or = a (rows x k) b (k x n), where a's element (i, j) is a[i * a_row + j * a_column], and n is padded.
+// c (rows x n) = or += a (rows x k) b (k x n). Element (i, j) of a is a[i * a_row + j * a_column]; n is padded.
 struct Product {
   const float* a;
   int64_t a_row, a_column;
@@ -116,7 +116,7 @@ struct Window {
   float* apart;           // (4, padded T): for a query of each area 0, -100 for keys of another, -infinity for padding
 };
 
-// Floats that the arrays of a Window take: see window_attention_scratch.
+// Takes the arrays of a window from scratch.
 inline Window window_in(const WindowAttention& a, float*& scratch) {
   Window w;
   w.tokens = tokens_of(a);
@@ -161,17 +161,17 @@ inline void pack(const WindowAttention& a, const Window& w, const void* source, 
                  int64_t part, int64_t parts, float factor, float* out) {
   const int64_t dim = a.dim, width = padded(dim), tokens = a.grid[0] * a.grid[1];
   for (int64_t t = 0; t < w.tokens; ++t, out += width) {
-    load(type, source, (((image * tokens + w.place[t]) * parts + part) * a.heads + head) * dim, out, dim);
-    if (factor != 1) {
+    const int64_t offset = (((image * tokens + w.place[t]) * parts + part) * a.heads + head) * dim;
+    const float* in = floats(type, source, offset, out, dim);
 #pragma omp simd
-      for (int64_t d = 0; d < dim; ++d) out[d] *= factor;
-    }
+    for (int64_t d = 0; d < dim; ++d) out[d] = factor * in[d];
     for (int64_t d = dim; d < width; ++d) out[d] = 0;
   }
 }
 
-inline void unpack(const WindowAttention& a, const Window& w, const float* in, int64_t begin, int64_t end, int64_t image,
-                   int64_t head, int64_t part, int64_t parts, void* target) {
+// Writes rows begin..end of a part.
+inline void unpack(const WindowAttention& a, const Window& w, const float* in, int64_t begin, int64_t end,
+                   int64_t image, int64_t head, int64_t part, int64_t parts, void* target) {
   const int64_t dim = a.dim, tokens = a.grid[0] * a.grid[1];
   for (int64_t t = begin; t < end; ++t, in += padded(dim)) {
     store(a.type, in, target, (((image * tokens + w.place[t]) * parts + part) * a.heads + head) * dim, dim);

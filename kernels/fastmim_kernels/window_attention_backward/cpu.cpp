@@ -23,25 +23,25 @@ std::tuple<Tensor, Tensor> window_attention_backward(Tensor grad, Tensor qkv, Te
   };
   STD_TORCH_CHECK(grad.numel() * 3 == qkv.numel() && work.grad_type != Type::u8,
                   "window_attention_backward: grad does not fit");
-  // Each head's windows in so many parts, whatever the number of threads, each with a table of its own.
-  const int64_t windows = qkv.size(0) * windows_of(work.forward), parts = std::min<int64_t>(windows, 8);
-  const int64_t offsets = work.forward.offsets;
-  std::vector<float> tables(parts * table.numel());
+  // The windows in so many parts, whatever the number of threads, each with tables of its own. All heads of a window
+  // side by side, since their tokens share cache lines.
+  const int64_t windows = qkv.size(0) * windows_of(work.forward), parts = std::min<int64_t>(windows, 32);
+  const int64_t numel = table.numel();
+  std::vector<float> tables(parts * numel);
   static WindowAttentionGradients* const body = FASTMIM_CHOOSE(window_attention_gradients);
-  torch::stable::parallel_for(0, parts * num_heads, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(window_attention_scratch(work.forward));
-    for (int64_t n = begin; n < end; ++n) {
-      const int64_t part = n / num_heads;
-      body(work, part * windows / parts, (part + 1) * windows / parts, n % num_heads, tables.data() + n * offsets,
-           scratch.data());
+    for (int64_t part = begin; part < end; ++part) {
+      body(work, part * windows / parts * num_heads, (part + 1) * windows / parts * num_heads,
+           tables.data() + part * numel, scratch.data());
     }
   });
   float* out = table_grad.mutable_data_ptr<float>();
-  torch::stable::parallel_for(0, table.numel(), 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      float sum = 0;
-      for (int64_t part = 0; part < parts; ++part) sum += tables[part * table.numel() + i];
-      out[i] = sum;
+  torch::stable::parallel_for(0, numel, 16384, [&](int64_t begin, int64_t end) {
+    std::fill(out + begin, out + end, 0.0f);
+    for (int64_t part = 0; part < parts; ++part) {
+      const float* values = tables.data() + part * numel;
+      for (int64_t i = begin; i < end; ++i) out[i] += values[i];
     }
   });
   return {qkv_grad, table_grad};

@@ -21,8 +21,8 @@ void differentiate(float* weights, float* grads, float sum, int64_t n) {
 
 }  // namespace
 
-void window_attention_gradients(const WindowAttentionBackward& b, int64_t begin, int64_t end, int64_t head,
-                                float* table, float* scratch) {
+void window_attention_gradients(const WindowAttentionBackward& b, int64_t begin, int64_t end,
+                                float* tables, float* scratch) {
   const WindowAttention& a = b.forward;
   Window w = window_in(a, scratch);
   const int64_t dim = a.dim, width = padded(dim), size = w.tokens * width;
@@ -30,10 +30,11 @@ void window_attention_gradients(const WindowAttentionBackward& b, int64_t begin,
   float *k_turned = v_grad + size, *v_turned = k_turned + dim * w.width;
   float *weights = v_turned + dim * w.width, *grads = weights + window_rows * w.width;
   float* q_grad = grads + window_rows * w.width;
-  const float* biases = a.table + head * a.offsets + a.origin;
   for (int64_t n = begin; n < end; ++n) {
-    const int64_t image = n / windows_of(a);
-    locate(a, image, n % windows_of(a), w);
+    const int64_t head = n % a.heads, image = n / a.heads / windows_of(a);
+    if (n == begin || head == 0) locate(a, image, n / a.heads % windows_of(a), w);
+    const float* biases = a.table + head * a.offsets + a.origin;
+    float* table = tables + head * a.offsets + a.origin;
     pack(a, w, a.qkv, a.type, image, head, 0, 3, a.scale, q);
     pack(a, w, a.qkv, a.type, image, head, 1, 3, 1, k);
     pack(a, w, a.qkv, a.type, image, head, 2, 3, 1, v);
@@ -49,7 +50,7 @@ void window_attention_gradients(const WindowAttentionBackward& b, int64_t begin,
         float* pairs = grads + i * w.width;
         const float sum = weigh(w, biases, first + i, weights + i * w.width);
         differentiate(weights + i * w.width, pairs, sum, w.width);
-        float* to = table + a.origin - w.code[first + i];
+        float* to = table - w.code[first + i];
         for (int64_t j = 0; j < w.tokens; ++j) to[w.code[j]] += pairs[j];
       }
       const bool add = first > 0;

@@ -12,9 +12,10 @@ struct WindowAttentionBackward {
   void* qkv_grad;  // (B, H, W, 3, heads, D), of qkv's type
 };
 
-// For windows begin..end of all B * windows, and one head: writes their part of qkv_grad, and adds to table (N,).
-using WindowAttentionGradients = void(const WindowAttentionBackward&, int64_t begin, int64_t end, int64_t head,
-                                      float* table, float* scratch);
+// For (window, head) pairs begin..end of all B * windows * heads, heads running fastest: writes their part of qkv_grad
+// and adds to tables (heads, N).
+using WindowAttentionGradients = void(const WindowAttentionBackward&, int64_t begin, int64_t end, float* tables,
+                                      float* scratch);
 FASTMIM_DECLARE(WindowAttentionGradients, window_attention_gradients)
 
 }  // namespace fastmim
