@@ -175,7 +175,7 @@ def run_block(block: SwinTransformerBlock, x: Tensor) -> Tensor:
     y = window_attention(
         attn.qkv(block.norm1(x)),
         block.codes,
-        table.t().float(),
+        table.t().to(torch.promote_types(table.dtype, torch.float32)),
         num_heads=attn.num_heads,
         window=block.window_size,
         shift=block.shift_size,

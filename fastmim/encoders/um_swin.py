@@ -149,11 +149,12 @@ class WindowAttention(nn.Module):
         return self.proj(x)
 
     def table(self, offsets: Tensor) -> Tensor:
-        """(heads, N) float32 of (1, 2, R, C) offsets."""
+        """(heads, N) of (1, 2, R, C) offsets; it, and the sum of its gradient over all pairs, are fp32 or finer."""
         weight = self.posmlp[0].weight
         with torch.autocast(weight.device.type, enabled=False):
             offsets = offsets.to(weight.dtype)
-            return self.posmlp(offsets.sign() * offsets.abs().log1p())[0].flatten(1).float()
+            table = self.posmlp(offsets.sign() * offsets.abs().log1p())[0].flatten(1)
+        return table.to(torch.promote_types(table.dtype, torch.float32))
 
 
 class UMSwinEncoder(PyramidEncoder):

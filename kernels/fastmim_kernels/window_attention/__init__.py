@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .. import _op
@@ -33,9 +34,10 @@ def window_attention(
     Saved for them are the arguments alone.
 
     Args:
-        qkv: (B, H, W, 3 * heads * D) float32, bfloat16 or float16, as the linear layer gives it.
+        qkv: (B, H, W, 3 * heads * D) float32, bfloat16 or float16, as the linear layer gives it; or float64, for which
+            the reference runs.
         codes: (B or 1, H, W) int32.
-        table: (heads, N) float32.
+        table: (heads, N) float32, or float64 when qkv is.
         window, shift: (rows, columns); windows divide the map, and 0 <= shift < window.
     Returns: (B, H, W, heads * D) of qkv's type.
     Raises:
@@ -45,7 +47,9 @@ def window_attention(
     """
     args = (qkv, codes, table, num_heads, list(window), list(shift), origin, scale)
     check_arguments(*args)
-    return reference.window_attention(*args) if _op.using_reference() else OP.overload(*args)
+    if _op.using_reference() or qkv.dtype == torch.float64:
+        return reference.window_attention(*args)
+    return OP.overload(*args)
 
 
 def _fake(qkv, codes, table, num_heads, window, shift, origin, scale):

@@ -52,10 +52,11 @@ def check_arguments(qkv, codes, table, num_heads, window, shift, origin, scale) 
         raise ValueError(f"window: expected rows and columns that divide a map of {tuple(grid)} tokens, got {window}")
     if any(not 0 <= s < w for s, w in zip(shift, window, strict=True)):
         raise ValueError(f"shift: expected 0 <= shift < window {window}, got {shift}")
-    if qkv.dtype not in check.FLOATS or codes.dtype != torch.int32 or table.dtype != torch.float32:
+    double = qkv.dtype == table.dtype == torch.float64
+    if codes.dtype != torch.int32 or not (double or qkv.dtype in check.FLOATS and table.dtype == torch.float32):
         raise ValueError(
-            "expected qkv float32, bfloat16 or float16, codes int32, table float32, "
-            f"got {qkv.dtype}, {codes.dtype} and {table.dtype}"
+            "expected qkv float32, bfloat16 or float16 and table float32, or both float64, and codes int32, "
+            f"got {qkv.dtype}, {table.dtype} and {codes.dtype}"
         )
     if not 0 <= origin < max(table.shape[1], 1):
         raise ValueError(f"origin: expected a place in a table of {table.shape[1]} offsets, got {origin}")
