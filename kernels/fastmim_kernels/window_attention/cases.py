@@ -26,9 +26,8 @@ class Case:
     @property
     def reach(self) -> tuple[int, int]:
         """How far apart two places can be."""
-        if self.places == "image":
-            return 2 * self.grid[0] - 1, 2 * self.grid[1] - 1
-        return self.window[0] - 1, self.window[1] - 1
+        cell = 2 if self.places == "image" else 1
+        return cell * self.window[0] - 1, cell * self.window[1] - 1
 
 
 _UM_T = Case(batch=4, grid=(32, 32), window=(8, 8), shift=(0, 0), num_heads=3)
@@ -69,12 +68,13 @@ CASES = {
 
 def places(case: Case, generator: torch.Generator) -> torch.Tensor:
     """(B or 1, H, W, 2): rows and columns, of which only differences matter."""
-    rows, columns = (torch.arange(n) for n in case.grid)
+    # Counted from the start of the rolled map, or of the window.
+    rolled = [(torch.arange(n) - s) % n for n, s in zip(case.grid, case.shift, strict=True)]
     if case.places == "image":
-        cells = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        cells = torch.stack(torch.meshgrid(*rolled, indexing="ij"), dim=-1)
         return 2 * cells + torch.randint(2, (case.batch, *case.grid, 2), generator=generator)
-    rows, columns = ((torch.arange(n) - s) % n % w for n, s, w in zip(case.grid, case.shift, case.window, strict=True))
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)[None]
+    in_window = [n % w for n, w in zip(rolled, case.window, strict=True)]
+    return torch.stack(torch.meshgrid(*in_window, indexing="ij"), dim=-1)[None]
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
