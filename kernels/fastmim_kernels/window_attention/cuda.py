@@ -91,10 +91,11 @@ def _window(
 
 
 def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, int]:
-    """The kernels' constants, and their warps: as many pairs of tokens at a time as stay in registers (of float32, not
-    quite all in the gradients of windows of more than 64 tokens)."""
+    """The kernels' constants, and their warps: as many pairs of tokens at a time as stay in registers (but for a
+    few values of the gradients of windows of more than 64 tokens).
+    """
     keys = max(16, triton.next_power_of_2(window[0] * window[1]))
-    warps, precise = 1 if keys == 16 else 4 if keys <= 64 else 8, dtype == torch.float32
+    warps, precise = 2 if keys == 16 else 4 if keys <= 64 else 8, dtype == torch.float32
     queries = max(16, min(keys, (1024 if precise else 4096) // keys))
     return {
         "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries,

@@ -115,7 +115,9 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
     for label, window in SHAPES.items():
-        for dtype in (torch.bfloat16, torch.float32)[: 2 if math.prod(window) <= 64 else 1]:
+        if math.prod(window) > 64:
+            continue
+        for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"
             fixed, warps = constants(window, 32, dtype, "cuda")
             types = [f"*{name}", f"*{name}", "*i32", "*fp32", f"*{name}", "*i64", "*fp32", *["i32"] * 8, "fp32"]
