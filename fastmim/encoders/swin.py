@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from timm.models import checkpoint_seq
-from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
+
+from fastmim_kernels import window_attention
 
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
@@ -91,7 +95,8 @@ class SwinEncoder(nn.Module):
     Reading visible patches, it is (B, K / 4, D): a patch is half as wide, and a token stands for four visible ones,
     side by side as their blocks are. Masks with a `secondary` have the token replace those patches.
 
-    `backbone` is timm's model, so an export is a copy. Its initialisation is the official one: normal of deviation
+    `backbone` is timm's model, so an export is a copy; training runs its blocks on the fused `window_attention`, which
+    rounds otherwise than timm. Its initialisation is the official one: normal of deviation
     0.02 in linear layers and tables, torch's default in the patch embedding.
     """
 
@@ -116,6 +121,9 @@ class SwinEncoder(nn.Module):
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = swin
         integer_buffers(swin)
+        for stage in swin.layers:
+            for block in stage.blocks:
+                block.register_buffer("codes", window_codes(block), persistent=False)
         if spec.reads == "all" or masking.replaces:
             self.token_stage = max(spec.token_layer, 1) - 1
             self.token = MaskToken(swin.feature_info[self.token_stage]["num_chs"], spec.token)
@@ -131,7 +139,7 @@ class SwinEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
-        return self.transform(images, None)
+        return self.backbone.forward_features(images).flatten(1, 2)
 
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model on (B, C, H, W) images, with the token for the patches (B, rows, columns) `hidden`."""
@@ -141,4 +149,40 @@ class SwinEncoder(nn.Module):
             if hidden is not None and i == self.token_stage:
                 x = self.token(x, hidden)
             x = checkpoint_seq(stage.blocks, x) if self.grad_checkpointing else stage.blocks(x)
+                x = self.token(x, enlarge(hidden, x.shape[1:3]))
+            blocks = [partial(run_block, block) for block in stage.blocks]
+            if self.grad_checkpointing:
+                x = checkpoint_seq(blocks, x)
+            else:
+                for block in blocks:
+                    x = block(x)
         return self.backbone.norm(x).flatten(1, 2)
+
+
+def window_codes(block: SwinTransformerBlock) -> Tensor:
+    """(1, H, W) int32: the places of tokens in their windows, as `window_attention` and timm's tables number them."""
+    rows, columns = (
+        (torch.arange(n) - s) % w
+        for n, s, w in zip(block.input_resolution, block.shift_size, block.window_size, strict=True)
+    )
+    return -(rows[:, None] * (2 * block.window_size[1] - 1) + columns)[None].int()
+
+
+def run_block(block: SwinTransformerBlock, x: Tensor) -> Tensor:
+    """timm's block on (B, H, W, C), attention on the tokens where they lie; its own where windows do not divide them,
+    which it then pads."""
+    if any(n % w for n, w in zip(x.shape[1:3], block.window_size, strict=True)):
+        return block(x)
+    attn, table = block.attn, block.attn.relative_position_bias_table
+    y = window_attention(
+        attn.qkv(block.norm1(x)),
+        block.codes,
+        table.t().to(torch.promote_types(table.dtype, torch.float32)),
+        num_heads=attn.num_heads,
+        window=block.window_size,
+        shift=block.shift_size,
+        origin=len(table) // 2,
+        scale=attn.scale,
+    )
+    x = x + block.drop_path1(attn.proj_drop(attn.proj(y)))
+    return x + block.drop_path2(block.mlp(block.norm2(x)))

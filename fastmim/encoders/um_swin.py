@@ -7,13 +7,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from fastmim_kernels import window_attention
 
 from ..tokens import Masking
 from .um_pyramid import PATCH, TOKEN, PyramidBlock, PyramidEncoder, UMPyramid
-
-OUTSIDE = -100.0
-"""Added to the score of two tokens that share a window only because the map was rolled."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +79,21 @@ class Windows:
     """How a map of (H, W) tokens is cut, and how far apart the tokens of a window are in the whole image.
 
     side, shift: (rows, columns) of a window, and of the roll before the cut.
-    offsets: (1, 2, R, C) every distance (key - query) that two tokens of the image can have, in tokens of this stage.
-    index: (B or 1, windows, T, T) int64, the place in `offsets` of each query's distance to each key.
-    outside: (windows, T, T) 0, or `OUTSIDE` for pairs that are neighbours only because of the roll.
+    offsets: (1, 2, R, C) every distance (key - query) that two tokens of a window can have, in tokens of this stage.
+    codes: (B or 1, H, W) int32, differences of which, plus `origin`, are places in `offsets`; see `window_attention`.
     """
 
     side: tuple[int, int]
     shift: tuple[int, int]
     offsets: Tensor
-    index: Tensor
-    outside: Tensor
+    codes: Tensor
+    origin: int
 
     @staticmethod
-    def of(places: Tensor, stage: int, tokens: tuple[int, int], window: int, shifted: bool) -> Windows:
+    def of(places: Tensor, stage: int, compact: bool, window: int, shifted: bool) -> Windows:
         """
         Args:
-            places: (B or 1, H, W, 2), see `PyramidEncoder.contexts`.
-            tokens: (rows, columns) of the whole grid of tokens of the first stage.
+            places, compact: see `PyramidEncoder.contexts`.
             window: side that is aimed at; no roll in a direction in which one window holds all.
         """
         grid = places.shape[1:3]
@@ -105,33 +101,22 @@ class Windows:
         shift = tuple(s // 2 if shifted and s < n else 0 for s, n in zip(side, grid, strict=True))
         # Distances are multiples of a token of this stage, or of the patch that compaction moves, if that is smaller.
         step = min(1 << stage, PATCH // TOKEN)
-        reach = [(n - 1) // step for n in tokens]
+        reach = [(n - 1) << stage for n in side]
+        if compact:  # each 2x2 patches keep one, which moves its tokens by up to a patch, and leave gaps of two
+            reach = [2 * n + 2 * PATCH // TOKEN - 1 for n in reach]
+        reach = [n // step for n in reach]
         away = [torch.arange(-n, n + 1, device=places.device) * (step / (1 << stage)) for n in reach]
         offsets = torch.stack(torch.meshgrid(*away, indexing="ij"))[None]
-        code = places[..., 0] // step * (2 * reach[1] + 1) + places[..., 1] // step
-        code = cut(code[..., None], side, shift)[..., 0]
-        index = code[..., None, :] - code[..., :, None] + reach[0] * (2 * reach[1] + 1) + reach[1]
-        rows, columns = (
-            (torch.arange(n, device=places.device) >= n - s).long() + (torch.arange(n, device=places.device) >= n - h)
-            for n, s, h in zip(grid, side, shift, strict=True)
+        # What the roll brings to the end counts as beyond it. So a window is in one piece and `offsets` small; pairs
+        # that are no neighbours in the image get another distance than theirs, and no weight either way.
+        beyond = (
+            (torch.arange(n, device=places.device) < h) * (n << stage << compact)
+            for n, h in zip(grid, shift, strict=True)
         )
-        area = cut((3 * rows[:, None] + columns)[None, ..., None], side, (0, 0))[0, ..., 0]
-        outside = torch.where(area[:, None, :] == area[:, :, None], 0.0, OUTSIDE)
-        return Windows(side, shift, offsets, index, outside)
-
-
-def cut(x: Tensor, side: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """(B, H, W, C) to (B, windows, T, C), after a roll by -shift."""
-    x = x.roll((-shift[0], -shift[1]), (1, 2)) if any(shift) else x
-    x = x.unflatten(2, (-1, side[1])).unflatten(1, (-1, side[0])).transpose(2, 3)
-    return x.flatten(3, 4).flatten(1, 2)
-
-
-def join(x: Tensor, grid: tuple[int, int], side: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """Inverse of `cut`."""
-    cells = (grid[0] // side[0], grid[1] // side[1])
-    x = x.unflatten(2, side).unflatten(1, cells).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-    return x.roll(shift, (1, 2)) if any(shift) else x
+        places = (places + torch.stack(torch.meshgrid(*beyond, indexing="ij"), dim=-1)) // step
+        stride = 2 * reach[1] + 1
+        codes = places[..., 0] * stride + places[..., 1]
+        return Windows(side, shift, offsets, codes.int(), reach[0] * stride + reach[1])
 
 
 class WindowAttention(nn.Module):
@@ -151,26 +136,25 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """x: (B, H, W, C)."""
-        grid, heads = x.shape[1:3], self.num_heads
-        x = cut(x, windows.side, windows.shift)
-        qkv = self.qkv(x).unflatten(3, (3, heads, -1))
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        bias = self.bias(windows, q.dtype).expand(len(q), -1, -1, -1)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        x = self.proj(x.unflatten(1, (-1, heads)).transpose(2, 3).flatten(3))
-        return join(x, grid, windows.side, windows.shift)
+        x = window_attention(
+            self.qkv(x),
+            windows.codes,
+            self.table(windows.offsets),
+            num_heads=self.num_heads,
+            window=windows.side,
+            shift=windows.shift,
+            origin=windows.origin,
+            scale=(x.shape[3] // self.num_heads) ** -0.5,
+        )
+        return self.proj(x)
 
-    def bias(self, windows: Windows, dtype: torch.dtype) -> Tensor:
-        """(B or 1, windows * heads, T, T). The table, and the sum of its gradient over all pairs, are fp32 or finer."""
+    def table(self, offsets: Tensor) -> Tensor:
+        """(heads, N) of (1, 2, R, C) offsets; it, and the sum of its gradient over all pairs, are fp32 or finer."""
         weight = self.posmlp[0].weight
         with torch.autocast(weight.device.type, enabled=False):
-            offsets = windows.offsets.to(weight.dtype)
+            offsets = offsets.to(weight.dtype)
             table = self.posmlp(offsets.sign() * offsets.abs().log1p())[0].flatten(1)
-        table = table.to(torch.promote_types(table.dtype, torch.float32))
-        # gather, whose backward pass is a scatter: that of indexing sorts all pairs first
-        bias = table.gather(1, windows.index.flatten().expand(self.num_heads, -1)).to(dtype)
-        bias = bias.view(-1, *windows.index.shape).permute(1, 2, 0, 3, 4)
-        return (bias + windows.outside.to(dtype)[:, None]).flatten(1, 2)
+        return table.to(torch.promote_types(table.dtype, torch.float32))
 
 
 class UMSwinEncoder(PyramidEncoder):
@@ -181,7 +165,6 @@ class UMSwinEncoder(PyramidEncoder):
         self.window = spec.window
 
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Windows, Windows]:
-        scale = 2 if compact else 1
-        tokens = (places.shape[1] * scale << stage, places.shape[2] * scale << stage)
-        even, odd = (Windows.of(places, stage, tokens, self.window // scale, shifted) for shifted in (False, True))
+        window = self.window // 2 if compact else self.window
+        even, odd = (Windows.of(places, stage, compact, window, shifted) for shifted in (False, True))
         return even, odd if any(odd.shift) else even

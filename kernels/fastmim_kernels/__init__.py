@@ -17,6 +17,7 @@ from .philox import philox, uniform
 from .random_mask import random_mask
 from .uniform_mask import uniform_mask
 from .unshuffle import unshuffle
+from .window_attention import window_attention
 
 load_library()
 
@@ -40,4 +41,5 @@ __all__ = [
     "unshuffle",
     "use_reference",
     "using_reference",
+    "window_attention",
 ]

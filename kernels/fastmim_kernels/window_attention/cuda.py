@@ -1,0 +1,132 @@
+"""window_attention for CUDA tensors, in Triton: one program per window and head, all keys of the window at hand."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def locate(
+    window,  # of the image's
+    t,  # tokens of the window
+    height,
+    width,
+    shift_rows,
+    shift_columns,
+    ROWS: tl.constexpr,  # of a window
+    COLUMNS: tl.constexpr,
+):
+    """Where the tokens are in the map, and in which of the four areas that the roll can bring together."""
+    across = width // COLUMNS
+    row = (window // across) * ROWS + t // COLUMNS
+    column = (window % across) * COLUMNS + t % COLUMNS
+    below, beyond = row >= height - shift_rows, column >= width - shift_columns
+    row += shift_rows - tl.where(below, height, 0)
+    column += shift_columns - tl.where(beyond, width, 0)
+    return row * width + column, 2 * below.to(tl.int32) + beyond.to(tl.int32)
+
+
+@triton.jit
+def weigh(q, k, table, index, apart, inside, scale, PRECISION: tl.constexpr):
+    """Weights of all keys (columns) for some queries (rows), times the sums that come second; 0 for no key."""
+    scores = scale * tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    scores += tl.load(table + index, mask=inside, other=0.0)
+    scores = tl.where(inside, scores - tl.where(apart, 100.0, 0.0), float("-inf"))
+    # A row of padding has no key: its weights are then 0 without a NaN.
+    weights = tl.exp(scores - tl.maximum(tl.max(scores, axis=1), -3e38)[:, None])
+    return weights, tl.maximum(tl.sum(weights, axis=1), 1e-30)[:, None]
+
+
+@triton.jit
+def _window(
+    qkv,  # (B, H, W, 3, heads, D), contiguous
+    codes,  # (B or 1, H, W), contiguous
+    table,  # (heads, N), contiguous
+    out,  # (B, H, W, heads, D)
+    height,
+    width,
+    shift_rows,
+    shift_columns,
+    heads,
+    codes_stride,  # from one image to the next
+    offsets,  # N
+    origin,
+    scale,
+    ROWS: tl.constexpr,  # of a window
+    COLUMNS: tl.constexpr,
+    D: tl.constexpr,
+    KEYS: tl.constexpr,  # power of two >= ROWS * COLUMNS
+    QUERIES: tl.constexpr,  # that are worked on together
+    DIM: tl.constexpr,  # power of two >= D
+    PRECISION: tl.constexpr,
+    DOT: tl.constexpr,  # type of what is multiplied
+):
+    T: tl.constexpr = ROWS * COLUMNS
+    n, head = tl.program_id(0), tl.program_id(1)
+    windows = (height // ROWS) * (width // COLUMNS)
+    image = (n // windows).to(tl.int64)
+    qkv += image * height * width * 3 * heads * D
+    out += image * height * width * heads * D
+    codes += image * codes_stride
+    j, d = tl.arange(0, KEYS), tl.arange(0, DIM)
+    place, area = locate(n % windows, j, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
+    code = tl.load(codes + place, mask=j < T, other=0)
+    rows = (j < T)[:, None] & (d < D)[None, :]
+    key = ((place * 3 + 1) * heads + head)[:, None] * D + d[None, :]
+    k = tl.load(qkv + key, mask=rows, other=0.0).to(DOT)
+    v = tl.load(qkv + key + heads * D, mask=rows, other=0.0).to(DOT)
+    for first in range(0, T, QUERIES):
+        i = first + tl.arange(0, QUERIES)
+        own, own_area = locate(n % windows, i, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
+        own_code = tl.load(codes + own, mask=i < T, other=0)
+        own_rows = (i < T)[:, None] & (d < D)[None, :]
+        q = tl.load(qkv + (own * 3 * heads + head)[:, None] * D + d[None, :], mask=own_rows, other=0.0).to(DOT)
+        index = head * offsets + origin + code[None, :] - own_code[:, None]
+        inside = (i < T)[:, None] & (j < T)[None, :]
+        apart = own_area[:, None] != area[None, :]
+        weights, sums = weigh(q, k, table, index, apart, inside, scale, PRECISION)
+        x = tl.dot(weights.to(DOT), v, input_precision=PRECISION) / sums
+        to = out + (own * heads + head)[:, None] * D + d[None, :]
+        tl.store(to, x.to(out.dtype.element_ty), mask=own_rows)
+
+
+def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, int]:
+    """The kernels' constants, and their warps: as many pairs of tokens at a time as stay in registers (but for a
+    few values of the gradients of windows of more than 64 tokens).
+    """
+    keys = max(16, triton.next_power_of_2(window[0] * window[1]))
+    warps, precise = 2 if keys == 16 else 4 if keys <= 64 else 8, dtype == torch.float32
+    queries = max(16, min(keys, (1024 if precise else 4096) // keys))
+    return {
+        "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries,
+        "DIM": max(16, triton.next_power_of_2(dim)), "PRECISION": "tf32x3" if precise else "tf32",
+        # Triton's interpreter, which runs on CPU tensors, multiplies the bits of bfloat16 as integers.
+        "DOT": getattr(tl, "float32" if device == "cpu" else str(dtype).removeprefix("torch.")),
+    }, warps  # fmt: skip
+
+
+def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
+    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    qkv, codes, table = qkv.contiguous(), codes.contiguous(), table.contiguous()
+    batch, height, width, channels = qkv.shape
+    out = qkv.new_empty((batch, height, width, channels // 3))
+    if qkv.numel():
+        fixed, warps = constants(window, channels // (3 * num_heads), qkv.dtype, qkv.device.type)
+        _window[(batch * (height // window[0]) * (width // window[1]), num_heads)](
+            qkv, codes, table, out, height, width, *shift, num_heads,
+            0 if codes.shape[0] == 1 else height * width, table.shape[1], origin, scale, **fixed, num_warps=warps,
+        )  # fmt: skip
+    return out
+
+
+SHAPES = {"um 8x8": (8, 8), "um 4x4": (4, 4), "whole 16x16": (16, 16), "simmim 6x6": (6, 6), "simmim 12x12": (12, 12)}
+"""Windows for which the kernels are compiled."""
+
+
+def compile_only():
+    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    for label, window in SHAPES.items():
+        for dtype in (torch.bfloat16, torch.float32):
+            name = "bf16" if dtype == torch.bfloat16 else "fp32"
+            types = [f"*{name}", "*i32", "*fp32", f"*{name}", *["i32"] * 8, "fp32"]
+            yield f"{label} {name}", _window, types, *constants(window, 32, dtype, "cuda")

@@ -1,0 +1,124 @@
+"""window_attention_backward for CUDA tensors, in Triton: one program per window and head, nothing but results stored.
+
+The table's gradient is added up in integers, whose sum does not depend on the order in which programs come: each term
+is a multiple of one unit, so small that 2^62 of them are more than the largest sum there can be.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from ..window_attention.cuda import SHAPES, constants, locate, weigh
+
+_TABLES = 8
+"""Copies of the table's gradient, so that fewer programs add to the same place at a time."""
+
+
+@triton.jit
+def _window(
+    grad,  # (B, H, W, heads, D), contiguous
+    qkv,  # (B, H, W, 3, heads, D), contiguous
+    codes,  # (B or 1, H, W), contiguous
+    table,  # (heads, N), contiguous
+    qkv_grad,  # (B, H, W, 3, heads, D)
+    sums,  # (TABLES, heads, N) int64, units
+    units,  # () float32: how many are 1
+    height,
+    width,
+    shift_rows,
+    shift_columns,
+    heads,
+    codes_stride,  # from one image to the next
+    offsets,  # N
+    origin,
+    scale,
+    ROWS: tl.constexpr,  # of a window
+    COLUMNS: tl.constexpr,
+    D: tl.constexpr,
+    KEYS: tl.constexpr,  # power of two >= ROWS * COLUMNS
+    QUERIES: tl.constexpr,  # that are worked on together
+    DIM: tl.constexpr,  # power of two >= D
+    PRECISION: tl.constexpr,
+    DOT: tl.constexpr,  # type of what is multiplied
+    TABLES: tl.constexpr,
+):
+    T: tl.constexpr = ROWS * COLUMNS
+    n, head = tl.program_id(0), tl.program_id(1)
+    windows = (height // ROWS) * (width // COLUMNS)
+    image = (n // windows).to(tl.int64)
+    qkv += image * height * width * 3 * heads * D
+    qkv_grad += image * height * width * 3 * heads * D
+    grad += image * height * width * heads * D
+    codes += image * codes_stride
+    sums += (n % TABLES).to(tl.int64) * heads * offsets
+    count = tl.load(units)
+    j, d = tl.arange(0, KEYS), tl.arange(0, DIM)
+    place, area = locate(n % windows, j, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
+    code = tl.load(codes + place, mask=j < T, other=0)
+    rows = (j < T)[:, None] & (d < D)[None, :]
+    key = ((place * 3 + 1) * heads + head)[:, None] * D + d[None, :]
+    k = tl.load(qkv + key, mask=rows, other=0.0).to(DOT)
+    v = tl.load(qkv + key + heads * D, mask=rows, other=0.0).to(DOT)
+    k_grad = tl.zeros((KEYS, DIM), tl.float32)
+    v_grad = tl.zeros((KEYS, DIM), tl.float32)
+    for first in range(0, T, QUERIES):
+        i = first + tl.arange(0, QUERIES)
+        own, own_area = locate(n % windows, i, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
+        own_code = tl.load(codes + own, mask=i < T, other=0)
+        own_rows = (i < T)[:, None] & (d < D)[None, :]
+        query = (own * 3 * heads + head)[:, None] * D + d[None, :]
+        q = tl.load(qkv + query, mask=own_rows, other=0.0).to(DOT)
+        g = tl.load(grad + (own * heads + head)[:, None] * D + d[None, :], mask=own_rows, other=0.0).to(DOT)
+        index = head * offsets + origin + code[None, :] - own_code[:, None]
+        inside = (i < T)[:, None] & (j < T)[None, :]
+        apart = own_area[:, None] != area[None, :]
+        weights, total = weigh(q, k, table, index, apart, inside, scale, PRECISION)
+        weights = weights / total
+        v_grad += tl.dot(tl.trans(weights).to(DOT), g, input_precision=PRECISION)
+        pairs = tl.dot(g, tl.trans(v), input_precision=PRECISION)
+        pairs = weights * (pairs - tl.sum(weights * pairs, axis=1)[:, None])
+        tl.atomic_add(sums + index, (pairs * count).to(tl.int64), mask=inside, sem="relaxed")
+        pairs = pairs.to(DOT)
+        k_grad += tl.dot(tl.trans(pairs), q, input_precision=PRECISION)
+        q_grad = scale * tl.dot(pairs, k, input_precision=PRECISION)
+        tl.store(qkv_grad + query, q_grad.to(qkv_grad.dtype.element_ty), mask=own_rows)
+    tl.store(qkv_grad + key, (scale * k_grad).to(qkv_grad.dtype.element_ty), mask=rows)
+    tl.store(qkv_grad + key + heads * D, v_grad.to(qkv_grad.dtype.element_ty), mask=rows)
+
+
+def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
+    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    grad, qkv, codes, table = grad.contiguous(), qkv.contiguous(), codes.contiguous(), table.contiguous()
+    batch, height, width, channels = qkv.shape
+    qkv_grad = torch.empty_like(qkv)
+    if not qkv.numel():
+        return qkv_grad, torch.zeros_like(table)
+    dim = channels // (3 * num_heads)
+    # A score's gradient is at most its weight times 2 |g . v|, and the weights of a query sum to 1.
+    largest = [
+        torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32) for x in (grad, qkv[..., -channels // 3 :])
+    ]
+    bound = (2 * dim * batch * height * width * largest[0] * largest[1]).clamp(min=1e-18)
+    units = 2.0**62 / bound
+    sums = torch.zeros((_TABLES, *table.shape), dtype=torch.int64, device=table.device)
+    fixed, warps = constants(window, dim, qkv.dtype, qkv.device.type)
+    _window[(batch * (height // window[0]) * (width // window[1]), num_heads)](
+        grad, qkv, codes, table, qkv_grad, sums, units, height, width, *shift, num_heads,
+        0 if codes.shape[0] == 1 else height * width, table.shape[1], origin, scale,
+        **fixed, TABLES=_TABLES, num_warps=warps,
+    )  # fmt: skip
+    return qkv_grad, (sums.sum(0).double() / units).float()
+
+
+def compile_only():
+    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    for label, window in SHAPES.items():
+        if math.prod(window) > 64:
+            continue
+        for dtype in (torch.bfloat16, torch.float32):
+            name = "bf16" if dtype == torch.bfloat16 else "fp32"
+            fixed, warps = constants(window, 32, dtype, "cuda")
+            types = [f"*{name}", f"*{name}", "*i32", "*fp32", f"*{name}", "*i64", "*fp32", *["i32"] * 8, "fp32"]
+            yield f"{label} {name}", _window, types, {**fixed, "TABLES": _TABLES}, warps

@@ -1,0 +1,90 @@
+"""window_attention_backward: every implementation against the float64 reference, order of the sums, errors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmim_kernels import OPS
+from fastmim_kernels.window_attention_backward import window_attention_backward
+from fastmim_kernels.window_attention_backward.cases import CASES, Case, inputs
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_cpp(check_op, case, dtype):
+    check_op("window_attention_backward", "cpp", CASES[case], dtype)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_triton(check_op, case, dtype):
+    check_op("window_attention_backward", "triton", CASES[case], dtype)
+
+
+@st.composite
+def any_case(draw, largest_side: int, largest_dim: int):
+    window = (draw(st.integers(1, largest_side)), draw(st.integers(1, largest_side)))
+    grid = tuple(n * draw(st.integers(1, 3)) for n in window)
+    return Case(
+        batch=draw(st.integers(0, 4)),
+        grid=grid,
+        window=window,
+        # No roll of a single window: where no pair belongs together, all gradients are as small as exp(-100).
+        shift=tuple(draw(st.integers(0, w - 1)) if w < n else 0 for n, w in zip(grid, window, strict=True)),
+        num_heads=draw(st.integers(1, 3)),
+        dim=draw(st.integers(1, largest_dim)),
+        places=draw(st.sampled_from(["image", "window"])),
+        strided=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(case=any_case(largest_side=9, largest_dim=70), dtype=st.sampled_from(DTYPES))
+def test_fuzz_cpp(check_op, case, dtype):
+    check_op("window_attention_backward", "cpp", case, dtype)
+
+
+@pytest.mark.triton
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(case=any_case(largest_side=5, largest_dim=40), dtype=st.sampled_from(DTYPES))
+def test_fuzz_triton(check_op, case, dtype):
+    check_op("window_attention_backward", "triton", case, dtype)
+
+
+def test_bits_do_not_depend_on_threads_or_runs():
+    args = inputs(replace(CASES["um_shifted"], batch=5), torch.float32)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in [1, 2, 3] * 7:
+            torch.set_num_threads(threads)
+            results.append(window_attention_backward(*args))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("case", ["um_shifted", "small_window_places", "no_images"])
+def test_opcheck(case):
+    torch.library.opcheck(OPS["window_attention_backward"].overload, inputs(CASES[case], torch.float32))
+
+
+WRONG = {
+    "grad of another shape": torch.zeros(2, 4, 6, 15),
+    "grad of float64": torch.zeros(2, 4, 6, 16, dtype=torch.float64),
+    "another device": torch.zeros(2, 4, 6, 16, device="meta"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_gradients_raise(wrong):
+    _, *rest = inputs(CASES["small"], torch.float32)
+    with pytest.raises(ValueError):
+        window_attention_backward(WRONG[wrong], *rest)
