@@ -148,8 +148,6 @@ class SwinEncoder(nn.Module):
             x = stage.downsample(x)
             if hidden is not None and i == self.token_stage:
                 x = self.token(x, hidden)
-            x = checkpoint_seq(stage.blocks, x) if self.grad_checkpointing else stage.blocks(x)
-                x = self.token(x, enlarge(hidden, x.shape[1:3]))
             blocks = [partial(run_block, block) for block in stage.blocks]
             if self.grad_checkpointing:
                 x = checkpoint_seq(blocks, x)

@@ -10,15 +10,15 @@
 #include <thread>
 #include <vector>
 
+#include "block_mask/cpu_body.h"
 #include "composite_residual/cpu_body.h"
 #include "composite_residual_backward/cpu_body.h"
 #include "focal_spectrum_/cpu_body.h"
-#include "block_mask/cpu_body.h"
+#include "low_pass/cpu_body.h"
+#include "low_pass/cpu_tables.h"
 #include "mask_token/cpu_body.h"
 #include "mask_token_backward/cpu_body.h"
 #include "mean_fill/cpu_body.h"
-#include "low_pass/cpu_body.h"
-#include "low_pass/cpu_tables.h"
 #include "patch_gather/cpu_body.h"
 #include "patch_loss/cpu_body.h"
 #include "patch_scatter/cpu_body.h"
@@ -638,6 +638,10 @@ void test_low_pass(LowPassImages* body, const char* isa) {
       test_low_pass(body, isa, 6, 10, 4, official, type, out_type);
       test_low_pass(body, isa, 7, 9, 3, official, type, out_type);
       test_low_pass(body, isa, 14, 1, 100, official, type, out_type);
+    }
+  }
+}
+
 void test_window_attention(WindowAttentionItems* forward, WindowAttentionGradients* backward, const char* isa,
                            Type type, int64_t dim, int64_t shift) {
   const int64_t batch = 2, height = 4, width = 12, tokens = height * width, heads = 2, offsets = 7 * 23, origin = 80;

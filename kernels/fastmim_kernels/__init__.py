@@ -8,9 +8,9 @@ from ._op import OPS, backends, load_library, require, use_reference, using_refe
 from .block_mask import block_mask
 from .composite_residual import composite_residual
 from .focal_spectrum_ import spectral_loss
+from .low_pass import low_pass
 from .mask_token import mask_token
 from .mean_fill import mean_fill
-from .low_pass import low_pass
 from .patch_gather import patch_gather
 from .patch_loss import patch_loss
 from .philox import philox, uniform
@@ -24,12 +24,12 @@ load_library()
 __all__ = [
     "OPS",
     "backends",
-    "composite_residual",
     "block_mask",
+    "composite_residual",
     "keep_freed_memory",
+    "low_pass",
     "mask_token",
     "mean_fill",
-    "low_pass",
     "patch_gather",
     "patch_loss",
     "philox",
