@@ -569,6 +569,11 @@ void test_dense(const Dense& ops, const char* isa) {
     for (int64_t dim : {1, 24, 37}) {
       for (int mode = 0; mode < 3; ++mode) {
         test_mask_token(ops.mask_token, ops.backward, isa, type, dim, mode > 0, mode > 1);
+      }
+    }
+  }
+}
+
 // Against the sum over the frequencies that the disc keeps, by definition.
 void test_low_pass(LowPassImages* body, const char* isa, int64_t height, int64_t width, double radius, bool official,
                    Type type, Type out_type) {
