@@ -32,7 +32,7 @@ from fastmim.tasks.pretrain import PARTS, build
 
 from .record import record
 
-BANK, QUERIES = 10_000, 2_000
+BANK, QUERIES = 10_000, 10_000
 BATCH = 100
 
 
