@@ -44,7 +44,7 @@ def test_it_runs_and_records(images, capsys, monkeypatch, tmp_path):
         assert row["config"] == CONFIG and row["batch"] == 4 and row["provenance"]["device"] == "cpu"
         assert 0 <= row["data stall"] < 1
         assert row["projected hours"] == pytest.approx(4 * 1_281_167 / row["images/s"] / 3600)
-        assert row["HMU"] == pytest.approx(2 * row["MFU"]) and row["FLOPs of"].startswith("published")
+        assert row["HMU"] == pytest.approx(2 * row["MFU"]) and row["FLOPs of"].startswith("what is computed")
 
 
 def test_figures_of_a_row():
