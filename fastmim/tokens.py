@@ -71,25 +71,20 @@ class Mask:
         return torch.ones_like(self.ids, dtype=torch.bool).scatter_(1, self.ids_keep, False)
 
     def hidden_map(self, size: tuple[int, int]) -> Tensor:
-        """(B, h, w) bool, `mask` enlarged to a finer grid of `size`: of tokens, or of pixels."""
-        return enlarge(self.mask.view(-1, *self.grid), size)
+        """(B, h, w) bool, `mask` enlarged to a finer grid of `size`: of tokens, or of pixels.
+
+        Raises:
+            ValueError: `size` is not a multiple of the mask's grid.
+        """
+        (height, rest_h), (width, rest_w) = (divmod(n, cells) for n, cells in zip(size, self.grid, strict=True))
+        if rest_h or rest_w:
+            raise ValueError(f"a grid of {size} is not a whole multiple of the mask's {self.grid}")
+        return self.mask.view(-1, *self.grid).repeat_interleave(height, 1).repeat_interleave(width, 2)
 
     def __getitem__(self, images: slice) -> Mask:
         """The mask of some of the images."""
         secondary = None if self.secondary is None else self.secondary[images]
         return replace(self, ids=self.ids[images], secondary=secondary)
-
-
-def enlarge(cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Repeats each cell of (B, rows, columns) so that the result is (B, *size).
-
-    Raises:
-        ValueError: `size` is not a multiple of the cells.
-    """
-    (height, rest_h), (width, rest_w) = (divmod(n, cells) for n, cells in zip(size, cells.shape[1:], strict=True))
-    if rest_h or rest_w:
-        raise ValueError(f"a grid of {size} is not a whole multiple of the mask's {tuple(cells.shape[1:])}")
-    return cells.repeat_interleave(height, 1).repeat_interleave(width, 2)
 
 
 def take(x: Tensor, ids: Tensor) -> Tensor:

@@ -66,7 +66,9 @@ class MaskToken(nn.Module):
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """x: (B, H, W, D) with the cells (B, rows, columns) of a mask, or (B, L, D) with (B, L)."""
-        if x.ndim == 3:
-            return self(x[:, None], hidden[:, None])[:, 0]
+        sequence = x.ndim == 3  # is a map of one row
+        if sequence:
+            x, hidden = x[:, None], hidden[:, None]
         gamma = self.mask_gamma if self.mode == "gated" else None
-        return mask_token(x, hidden, self.mask_token[0], gamma, add=self.mode != "replace")
+        x = mask_token(x, hidden, self.mask_token[0], gamma, add=self.mode != "replace")
+        return x[:, 0] if sequence else x

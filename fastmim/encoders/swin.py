@@ -96,8 +96,8 @@ class SwinEncoder(nn.Module):
     side by side as their blocks are. Masks with a `secondary` have the token replace those patches.
 
     `backbone` is timm's model, so an export is a copy; training runs its blocks on the fused `window_attention`, which
-    rounds otherwise than timm. Its initialisation is the official one: normal of deviation
-    0.02 in linear layers and tables, torch's default in the patch embedding.
+    rounds otherwise than timm. Its initialisation is the official one: normal of deviation 0.02 in linear layers and
+    tables, torch's default in the patch embedding.
     """
 
     num_prefix_tokens = 0

@@ -75,6 +75,13 @@ def test_ours_skips_hidden_patches_and_visible_predictions():
     assert flops.model_flops(cfg) - flops.ours(cfg) == pytest.approx(expected, rel=0.01)
 
 
+def test_swin_skips_no_attention():
+    """Ours of a Swin that reads all is the published one but for what its decoder predicts of visible patches."""
+    cfg = config.load("configs/simmim/pretrain/swin_base_window6_192_100ep.py")
+    pred = 2 * 36 * 1024 * 32**2 * 3
+    assert flops.model_flops(cfg) - flops.ours(cfg) <= pred
+
+
 def test_a_config_is_counted_from_the_command_line(capsys):
     flops.main(["configs/debug/tiny_cpu.py"])
     assert "GFLOP an image forward as published" in capsys.readouterr().out

@@ -116,6 +116,14 @@ def test_gamma_0_is_l1():
     assert torch.equal(composite_residual(**args)[0], composite_residual(**args | {"loss": "l1"})[0])
 
 
+def test_images_without_channels():
+    pred, images = torch.zeros(2, 6, 0, requires_grad=True), torch.zeros(2, 12, 8, 0)
+    ids = torch.arange(6).expand(2, -1)
+    loss, residual = composite_residual(pred, images, ids, 2, 4, torch.zeros(0), torch.ones(0), loss="l1")
+    (loss + residual.sum()).backward()
+    assert loss == 0 and residual.shape == images.shape and pred.grad.shape == pred.shape
+
+
 def test_l1_gradient_is_zero_where_equal():
     images = torch.randn(1, 4, 4, 3)
     pred = images.reshape(1, 1, 48).clone()
@@ -154,6 +162,7 @@ WRONG = {
     "pred of the wrong width": {"pred": torch.zeros(4, 6, 47)},
     "pred of float64": {"pred": torch.zeros(4, 6, 48, dtype=torch.float64)},
     "images of 3 dimensions": {"images": torch.zeros(12, 8, 3)},
+    "images of 2 dimensions and their mean": {"images": torch.zeros(12, 8), "visible": "mean"},
     "ids of int32": {"ids": torch.zeros(4, 6, dtype=torch.int32)},
     "too few ids": {"ids": torch.zeros(4, 5, dtype=torch.int64)},
     "more visible than there are": {"num_keep": 7},

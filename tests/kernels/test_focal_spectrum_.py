@@ -113,15 +113,24 @@ def test_second_backward_raises_instead_of_scaling_twice():
         loss.backward()
 
 
+def test_second_derivative_raises():
+    x = torch.randn(1, 4, 4, 3, requires_grad=True)
+    (grad,) = torch.autograd.grad(spectral_loss(x, alpha=1.0).square(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
 def test_bits_do_not_depend_on_threads_or_chance():
-    args = inputs(CASES["focal"], torch.float32)
+    args, residual = inputs(CASES["focal"], torch.float32), torch.randn(5, 224, 224, 3)
     before = torch.get_num_threads()
     try:
         results = []
         for run in range(20):
             torch.set_num_threads(run % 3 + 1)
-            spectrum = args[0].clone()
-            results.append((*OPS[OP].overload(spectrum, *args[1:]), spectrum))
+            spectrum, x = args[0].clone(), residual.clone().requires_grad_()
+            loss = spectral_loss(x, alpha=0.2, gamma=1.0)
+            loss.backward()
+            results.append((*OPS[OP].overload(spectrum, *args[1:]), spectrum, loss, x.grad))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
@@ -157,3 +166,17 @@ def test_wrong_arguments_raise(wrong):
 def test_residuals_that_do_not_divide_raise(wrong):
     with pytest.raises(ValueError, match="divide"):
         spectral_loss(torch.zeros(2, 8, 8, 3), alpha=1.0, **wrong)
+
+
+RESIDUALS = {
+    "3 dimensions": {"residual": torch.zeros(8, 8, 3)},
+    "bfloat16": {"residual": torch.zeros(2, 8, 8, 3, dtype=torch.bfloat16)},
+    "unknown peak": {"peak": "one"},
+    "alpha of 0": {"alpha": 0.0},
+}
+
+
+@pytest.mark.parametrize("wrong", RESIDUALS)
+def test_wrong_arguments_of_the_loss_raise(wrong):
+    with pytest.raises(ValueError):
+        spectral_loss(**{"residual": torch.zeros(2, 8, 8, 3), "alpha": 1.0} | RESIDUALS[wrong])

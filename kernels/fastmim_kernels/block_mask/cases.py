@@ -39,6 +39,7 @@ CASES = {
     "over_one_edge": Case(4, 6, 5, 2),
     "one_block": Case(3, 4, 4, 4),
     "larger_than_the_grid": Case(3, 2, 3, 7),
+    "largest_side": Case(3, 2, 3, 2**31 - 1),
     "one_patch": Case(3, 1, 1, 1),
     "column": Case(3, 13, 1, 2),
     "primes": Case(3, 17, 23, 5, seed=7, stream=5),

@@ -7,6 +7,7 @@ from ..philox.reference import philox
 
 
 def block_mask(seed, stream, ids, rows, columns, side) -> Tensor:
+    side = min(side, max(rows, columns))  # a block larger than the grid is the grid
     down, across = -(-rows // side), -(-columns // side)
     block = philox(seed, stream, ids, down * across).argsort(dim=1, stable=True)[..., None]
     offset = torch.arange(side * side, device=ids.device)

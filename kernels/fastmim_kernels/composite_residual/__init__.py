@@ -63,14 +63,14 @@ def composite_residual(
         )
     if gamma == 0 and loss == "focal_l1":
         loss = "l1"
-    fill = None
+    value = visible_weight + (1 - visible_weight) * _SHARES[visible]
+    tensors, fill = (pred, images, ids, num_keep, patch_size, mean, std), None
+    numbers = (LOSSES.index(loss), alpha, gamma, value, visible_weight, average)
+    _check(*tensors, fill, *numbers)
     if visible == "mean":
         fill = images.mean(dim=(1, 2), dtype=torch.float32)
         fill = (fill / 255 - mean) / std if images.dtype == torch.uint8 else fill
-    value = visible_weight + (1 - visible_weight) * _SHARES[visible]
-    args = (pred, images, ids, num_keep, patch_size, mean, std, fill, LOSSES.index(loss), alpha, gamma, value)
-    args = (*args, visible_weight, average)
-    _check(*args)
+    args = (*tensors, fill, *numbers)
     return reference.composite_residual(*args) if _op.using_reference() else OP.overload(*args)
 
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "cpu_body.h"
-#include "residuals.h"
+#include "residual_tensors.h"
 
 namespace fastmim {
 namespace {
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor> composite_residual(Tensor pred, Tensor images, Tensor
   std::vector<double> sums(units);
   static CompositeResidualPatches* const body = FASTMIM_CHOOSE(composite_residual_patches);
   // A task below about 16,000 values costs more to hand out than to do.
-  torch::stable::parallel_for(0, units, 1 + 16384 / (values * average), [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, units, 1 + 16384 / (values * average + 1), [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(3 * values);
     body(work, begin, end, scratch.data(), sums.data());
   });

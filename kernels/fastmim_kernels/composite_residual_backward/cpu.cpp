@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "cpu_body.h"
-#include "residuals.h"
+#include "residual_tensors.h"
 
 namespace fastmim {
 namespace {
@@ -32,7 +32,7 @@ Tensor composite_residual_backward(Tensor grad_loss, Tensor grad_residual, Tenso
   };
   static CompositeResidualBackwardRows* const body = FASTMIM_CHOOSE(composite_residual_backward_rows);
   // A task below about 16,000 values costs more to hand out than to do.
-  const int64_t grain = 1 + 16384 / in.values;
+  const int64_t grain = 1 + 16384 / (in.values + 1);
   torch::stable::parallel_for(0, in.batch * in.num_patches, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(3 * in.values);
     body(work, begin, end, scratch.data());

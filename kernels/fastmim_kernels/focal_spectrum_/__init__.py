@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .. import _op
 from . import reference
@@ -80,6 +81,11 @@ def spectral_loss(
     Raises:
         ValueError: shapes, type or numbers do not fit.
     """
+    if residual.ndim != 4 or residual.dtype != torch.float32 or peak not in ("all", "each"):
+        raise ValueError(
+            'expected residual (B, H, W, C) float32 and peak "all" or "each", '
+            f"got {tuple(residual.shape)} {residual.dtype} and {peak!r}"
+        )
     size, height, width, _ = residual.shape
     if crops < 1 or batch < 1 or height % crops or width % crops or size % batch or not residual.numel():
         raise ValueError(
@@ -117,6 +123,7 @@ class _SpectralLoss(torch.autograd.Function):
         return (sums * scale).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_loss):
         grad, scale = ctx.saved_tensors
         grad.view(-1, *ctx.tiles).mul_((scale * grad_loss)[:, :, None, :, None])

@@ -13,7 +13,7 @@ namespace {
 std::tuple<Tensor, Tensor> focal_spectrum_(Tensor spectrum, int64_t width, double alpha, std::optional<double> gamma,
                                            bool log) {
   STD_TORCH_CHECK(spectrum.is_contiguous() && spectrum.dim() == 4 && type_of(spectrum) == Type::f32 && width > 0 &&
-                      spectrum.size(2) == width / 2 + 1 && spectrum.size(3) == 2,
+                      spectrum.size(1) > 0 && spectrum.size(2) == width / 2 + 1 && spectrum.size(3) == 2,
                   "focal_spectrum_: expected contiguous float32 half spectra");
   const int64_t planes = spectrum.size(0), height = spectrum.size(1), half = spectrum.size(2);
   const FocalSpectrum work{

@@ -243,7 +243,8 @@ void low_pass_images(const LowPass& a, int64_t begin, int64_t end, float* scratc
   float* imaginary_columns = columns + line_end * stride;
   float* waves = imaginary_columns + line_end * stride;  // (across_waves, stride): of one channel
   float* imaginary_waves = waves + across_waves * stride;
-  alignas(32) float buffer[4][lanes], sums[2][12 * lanes], lines[2][4][lanes];
+  alignas(32) float buffer[4][lanes], sums[2][12 * lanes];
+  alignas(32) float lines[2][4][lanes] = {};  // read, to no effect, where nothing is wanted
   int64_t pixel[4];
   const float* in[4];
   float* out[4];

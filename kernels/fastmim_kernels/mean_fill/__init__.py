@@ -14,8 +14,8 @@ def mean_fill(images: Tensor, hidden: Tensor | None, mean: Tensor, std: Tensor, 
     A2MIM (arXiv:2205.13943), section 4.2; openmixup `BlockwiseMaskGenerator`:
         out[b, y, x, c] = sum_yx t[b, y, x, c] / (H W)  where the pixel's cell is hidden, else  t[b, y, x, c]
     with t = (x / 255 - mean) / std for uint8 images, rounded to float32 after each step, and floating ones as they are.
-    The mean is of every channel over all pixels, hidden ones too, summed in float32 (bytes: exactly); it is rounded
-    to `dtype` once. Nothing here gets a gradient.
+    The mean is of every channel over all pixels, hidden ones too, summed in float32 (bytes in C++: exactly); it is
+    rounded to `dtype` once. Nothing here gets a gradient.
 
     Args:
         images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and already normalised.

@@ -58,7 +58,7 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
   std::vector<double> sums(n);
   static PatchLossRows* const body = FASTMIM_CHOOSE(patch_loss_rows);
   // A task below about 16,000 values costs more to hand out than to do.
-  const int64_t grain = 1 + 16384 / values;
+  const int64_t grain = 1 + 16384 / (values + 1);
   torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * values);
     body(work, begin, end, scratch.data(), sums.data());

@@ -1,5 +1,6 @@
 """Named inputs of window_attention, for its tests and its benchmark."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,6 +96,11 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     """Bytes that cannot be avoided: qkv read twice, the result and the incoming gradient, qkv's gradient."""
     return 11 * case.batch * case.grid[0] * case.grid[1] * case.num_heads * case.dim * dtype.itemsize
+
+
+def flops(case: Case) -> int:
+    """Of two matrix products, and of four in the gradient and the weights that it forms again."""
+    return 14 * math.prod(case.window) * case.batch * math.prod(case.grid) * case.num_heads * case.dim
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):

@@ -21,6 +21,11 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     return forward.bytes_moved(case, dtype) * 7 // 11
 
 
+def flops(case: Case) -> int:
+    """Of five matrix products."""
+    return forward.flops(case) * 5 // 7
+
+
 def functions(case: Case, dtype: torch.dtype, device: str):
     """grad, and the functions of it that the benchmark runs."""
     grad, *rest = inputs(case, dtype, device)
