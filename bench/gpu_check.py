@@ -45,8 +45,8 @@ def parts(data: str | None, out: Path) -> list[Part]:
         Part("kernels are correct", ["-m", "pytest", "tests/kernels", "-q", "-m", "triton"], 150),
         Part("DALI is correct", ["-m", "pytest", "tests/data/test_dali_gpu.py", "-q"], 60),
         Part("ops", [
-            "-m", "bench.ops", "--record", "--samples", "20", "--phases", "both", "--dtype", "bf16", "int64",
-        ], 120),
+            "-m", "bench.ops", "--record", "--samples", "20", "--first", "--phases", "both", "--dtype", "bf16", "int64",
+        ], 180),
         Part("step", ["-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record"], 120),
         Part("pyramid step", [
             "-m", "bench.compare", *UM_MAE, "--batch", "64", "--steps", "5", "--arms", "ours,eager",

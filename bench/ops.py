@@ -206,6 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
+    parser.add_argument("--first", action="store_true", help="the first case of each op only")
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     done = []
     for name in [args.op] if args.op else fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
-        for case in cases.BENCH:
+        for case in list(cases.BENCH)[: 1 if args.first else None]:
             if args.case and args.case not in case:
                 continue
             for dtype in [name for name in cases.BENCH_DTYPES if not args.dtype or name in args.dtype]:
