@@ -53,7 +53,7 @@ def test_figures_of_a_row():
     row = hours.row("configs/x.py", cfg, result, 500e12, 1_000_000, 989e12)
     assert row["images/s"] == 1000 and row["s/step"] == 0.2 and row["data stall"] == pytest.approx(0.1)
     assert row["projected hours"] == pytest.approx(800 * 1_000_000 / 1000 / 3600)
-    assert row["HMU"] == pytest.approx(500 * 3 * 19.562e9 / 500e12, rel=1e-3)  # of one device
+    assert row["HMU"] == pytest.approx(500 * 3 * 19.067e9 / 500e12, rel=1e-3)  # of one device
     assert row["MFU"] == pytest.approx(row["HMU"] * 500 / 989)
 
 
