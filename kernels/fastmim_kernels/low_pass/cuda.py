@@ -17,11 +17,10 @@ from . import reference
 
 
 @triton.jit
-def _pixels(images, y, x, image, height, width, CHANNELS: tl.constexpr, channel, scale, shift, inside):
-    """Normalised pixels at (y, x) of one channel."""
-    offset = ((image * height + y[:, None]) * width + x[None, :]) * CHANNELS + channel
-    value = tl.load(images + offset, mask=inside, other=0).to(tl.float32)
-    if images.dtype.element_ty == tl.uint8:
+def _pixels(plane, y, x, width, CHANNELS: tl.constexpr, scale, shift, inside):
+    """Normalised pixels at (y, x) of one channel of an image."""
+    value = tl.load(plane + (y[:, None] * width + x[None, :]) * CHANNELS, mask=inside, other=0).to(tl.float32)
+    if plane.dtype.element_ty == tl.uint8:
         value = tl.where(inside, value * scale + shift, 0.0)
     return value
 
@@ -49,6 +48,7 @@ def _forward(
 ):
     plane = tl.program_id(0).to(tl.int64)
     image, channel = plane // CHANNELS, plane % CHANNELS
+    images += image * height * width * CHANNELS + channel
     part = tl.program_id(1) // (FU // BLOCK_U)
     sin_y, sin_x = part // 2, part % 2
     sign_y, sign_x = 1.0 - 2 * sin_y, 1.0 - 2 * sin_x
@@ -66,10 +66,10 @@ def _forward(
         for gy in range(0, GY, BLOCK_Y):
             below, above = height // 2 + gy + y, (height - 1) // 2 - gy - y
             inside = (above >= 0)[:, None] & (left >= 0)[None, :]
-            a = _pixels(images, below, right, image, height, width, CHANNELS, channel, scale, shift, inside)
-            b = _pixels(images, below, left, image, height, width, CHANNELS, channel, scale, shift, inside)
-            c = _pixels(images, above, right, image, height, width, CHANNELS, channel, scale, shift, inside)
-            d = _pixels(images, above, left, image, height, width, CHANNELS, channel, scale, shift, inside)
+            a = _pixels(images, below, right, width, CHANNELS, scale, shift, inside)
+            b = _pixels(images, below, left, width, CHANNELS, scale, shift, inside)
+            c = _pixels(images, above, right, width, CHANNELS, scale, shift, inside)
+            d = _pixels(images, above, left, width, CHANNELS, scale, shift, inside)
             folded = (a + sign_y * c) + sign_x * (b + sign_y * d)
             folded *= tl.where(below == above, 0.5, 1.0)[:, None] * share_x[None, :]
             table = tl.load(waves_y + (sin_y * FU + u[:, None]) * GY + gy + y[None, :])
@@ -121,15 +121,14 @@ def _backward(
 
 
 @triton.jit
-def _write(out, wanted, real, imaginary, y, x, image, height, width, channel, CHANNELS: tl.constexpr,
-           PATCH: tl.constexpr, WANTED: tl.constexpr, COMPLEX: tl.constexpr, grey, inside):  # fmt: skip
+def _write(out, wanted, real, imaginary, y, x, width, CHANNELS: tl.constexpr, PATCH: tl.constexpr,
+           WANTED: tl.constexpr, COMPLEX: tl.constexpr, grey, inside):  # fmt: skip
     value = real + grey
     value = (tl.sqrt(value * value + imaginary * imaginary) if COMPLEX else tl.abs(value)) - grey
     if WANTED:
-        row = (image * (height // PATCH) + y[:, None] // PATCH) * (width // PATCH) + x[None, :] // PATCH
+        row = y[:, None] // PATCH * (width // PATCH) + x[None, :] // PATCH
         value = tl.where(tl.load(wanted + row, mask=inside, other=0) != 0, value, 0.0)
-    offset = ((image * height + y[:, None]) * width + x[None, :]) * CHANNELS + channel
-    tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + (y[:, None] * width + x[None, :]) * CHANNELS, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -172,20 +171,14 @@ def _inverse(
         e, f, g, h = _backward(
             part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X, True
         )
+    out += image * height * width * CHANNELS + channel
+    wanted += image * (height // PATCH) * (width // PATCH)
     below, above, right, left = height // 2 + y, (height - 1) // 2 - y, width // 2 + x, (width - 1) // 2 - x
     inside = (above >= 0)[:, None] & (left >= 0)[None, :]
-    _write(
-        out, wanted, a, e, below, right, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
-    _write(
-        out, wanted, b, f, below, left, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
-    _write(
-        out, wanted, c, g, above, right, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
-    _write(
-        out, wanted, d, h, above, left, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
+    _write(out, wanted, a, e, below, right, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
+    _write(out, wanted, b, f, below, left, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
+    _write(out, wanted, c, g, above, right, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
+    _write(out, wanted, d, h, above, left, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
 
 
 # What a program works on, at most. Four warps and 64 rows: Triton gives each warp rows of its own where a product feeds
