@@ -11,6 +11,9 @@ ROOT = Path(__file__).parents[2]
 
 # (op, start of the kernel's label) -> why it cannot load or store 8 bytes at a time.
 NARROW = {
+    ("low_pass", "inverse"): "the program stores one channel, and the channels of a pixel lie together",
+    ("mask_token_backward", "bf16 add"): "one number per column is stored",
+    ("mean_fill", "sums"): "one number per channel is stored",
     ("patch_loss", "mean"): "one number is stored",
     ("patch_scatter", "vit_h/14 bf16"): "lines of 84 bytes start at multiples of 4",
 }

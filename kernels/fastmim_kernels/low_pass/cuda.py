@@ -1,9 +1,9 @@
 """low_pass for CUDA tensors, in Triton: the pruned transform as products with tables of waves, on matrix units.
 
 Of an n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
-4 F^2 (n / 2) forward, and twice the first and 7 times the second back, whose programs each do columns for their own
-rows (real and imaginary part). The spectrum between the two kernels is real, with an entry per pair of waves: cosines
-and sines of each side.
+4 F^2 (n / 2) forward, and at n = 224 twice the first and 4 times the second back, whose programs each do columns for
+their own rows (real and imaginary part). The spectrum between the two kernels is real, with an entry per pair of waves:
+cosines and sines of each side.
 """
 
 import functools
@@ -17,11 +17,10 @@ from . import reference
 
 
 @triton.jit
-def _pixels(images, y, x, image, height, width, CHANNELS: tl.constexpr, channel, scale, shift, inside):
-    """Normalised pixels at (y, x) of one channel."""
-    offset = ((image * height + y[:, None]) * width + x[None, :]) * CHANNELS + channel
-    value = tl.load(images + offset, mask=inside, other=0).to(tl.float32)
-    if images.dtype.element_ty == tl.uint8:
+def _pixels(plane, y, x, width, CHANNELS: tl.constexpr, scale, shift, inside):
+    """Normalised pixels at (y, x) of one channel of an image."""
+    value = tl.load(plane + (y[:, None] * width + x[None, :]) * CHANNELS, mask=inside, other=0).to(tl.float32)
+    if plane.dtype.element_ty == tl.uint8:
         value = tl.where(inside, value * scale + shift, 0.0)
     return value
 
@@ -44,10 +43,12 @@ def _forward(
     PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
 ):
     plane = tl.program_id(0).to(tl.int64)
     image, channel = plane // CHANNELS, plane % CHANNELS
+    images += image * height * width * CHANNELS + channel
     part = tl.program_id(1) // (FU // BLOCK_U)
     sin_y, sin_x = part // 2, part % 2
     sign_y, sign_x = 1.0 - 2 * sin_y, 1.0 - 2 * sin_x
@@ -55,25 +56,25 @@ def _forward(
     scale, shift = 1 / (255 * s), -tl.load(mean + channel) / s
     u = tl.program_id(1) % (FU // BLOCK_U) * BLOCK_U + tl.arange(0, BLOCK_U)
     v = tl.program_id(2) * BLOCK_V + tl.arange(0, BLOCK_V)
-    i = tl.arange(0, BLOCK)
+    y, x = tl.arange(0, BLOCK_Y), tl.arange(0, BLOCK_X)
     value = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
-    for gx in range(0, GX, BLOCK):
-        right, left = width // 2 + gx + i, (width - 1) // 2 - gx - i
+    for gx in range(0, GX, BLOCK_X):
+        right, left = width // 2 + gx + x, (width - 1) // 2 - gx - x
         # Of an odd number of pixels the middle one mirrors itself: half of it on either side.
         share_x = tl.where(right == left, 0.5, 1.0)
-        down = tl.zeros((BLOCK_U, BLOCK), tl.float32)
-        for gy in range(0, GY, BLOCK):
-            below, above = height // 2 + gy + i, (height - 1) // 2 - gy - i
+        down = tl.zeros((BLOCK_U, BLOCK_X), tl.float32)
+        for gy in range(0, GY, BLOCK_Y):
+            below, above = height // 2 + gy + y, (height - 1) // 2 - gy - y
             inside = (above >= 0)[:, None] & (left >= 0)[None, :]
-            a = _pixels(images, below, right, image, height, width, CHANNELS, channel, scale, shift, inside)
-            b = _pixels(images, below, left, image, height, width, CHANNELS, channel, scale, shift, inside)
-            c = _pixels(images, above, right, image, height, width, CHANNELS, channel, scale, shift, inside)
-            d = _pixels(images, above, left, image, height, width, CHANNELS, channel, scale, shift, inside)
+            a = _pixels(images, below, right, width, CHANNELS, scale, shift, inside)
+            b = _pixels(images, below, left, width, CHANNELS, scale, shift, inside)
+            c = _pixels(images, above, right, width, CHANNELS, scale, shift, inside)
+            d = _pixels(images, above, left, width, CHANNELS, scale, shift, inside)
             folded = (a + sign_y * c) + sign_x * (b + sign_y * d)
             folded *= tl.where(below == above, 0.5, 1.0)[:, None] * share_x[None, :]
-            table = tl.load(waves_y + (sin_y * FU + u[:, None]) * GY + gy + i[None, :])
+            table = tl.load(waves_y + (sin_y * FU + u[:, None]) * GY + gy + y[None, :])
             down = tl.dot(table, folded, down, input_precision=PRECISION)
-        table = tl.load(waves_x + (sin_x * FV + v[None, :]) * GX + gx + i[:, None])
+        table = tl.load(waves_x + (sin_x * FV + v[None, :]) * GX + gx + x[:, None])
         value = tl.dot(down, table, value, input_precision=PRECISION)
     tl.store(spectrum + ((plane * 4 + part) * FU + u[:, None]) * FV + v[None, :], value)
 
@@ -120,15 +121,14 @@ def _backward(
 
 
 @triton.jit
-def _write(out, wanted, real, imaginary, y, x, image, height, width, channel, CHANNELS: tl.constexpr,
-           PATCH: tl.constexpr, WANTED: tl.constexpr, COMPLEX: tl.constexpr, grey, inside):  # fmt: skip
+def _write(out, wanted, real, imaginary, y, x, width, CHANNELS: tl.constexpr, PATCH: tl.constexpr,
+           WANTED: tl.constexpr, COMPLEX: tl.constexpr, grey, inside):  # fmt: skip
     value = real + grey
     value = (tl.sqrt(value * value + imaginary * imaginary) if COMPLEX else tl.abs(value)) - grey
     if WANTED:
-        row = (image * (height // PATCH) + y[:, None] // PATCH) * (width // PATCH) + x[None, :] // PATCH
+        row = y[:, None] // PATCH * (width // PATCH) + x[None, :] // PATCH
         value = tl.where(tl.load(wanted + row, mask=inside, other=0) != 0, value, 0.0)
-    offset = ((image * height + y[:, None]) * width + x[None, :]) * CHANNELS + channel
-    tl.store(out + offset, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + (y[:, None] * width + x[None, :]) * CHANNELS, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -154,48 +154,52 @@ def _inverse(
     PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
 ):
     plane = tl.program_id(0).to(tl.int64)
     image, channel = plane // CHANNELS, plane % CHANNELS
     grey = tl.load(mean + channel) / tl.load(std + channel)
-    y = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    x = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.program_id(1) * BLOCK_Y + tl.arange(0, BLOCK_Y)
+    x = tl.program_id(2) * BLOCK_X + tl.arange(0, BLOCK_X)
     part = spectrum + plane * 4 * FU * FV
     a, b, c, d = _backward(
-        part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK, BLOCK, False
+        part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X, False
     )
     e, f, g, h = a, b, c, d
     if COMPLEX:
         e, f, g, h = _backward(
-            part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK, BLOCK, True
+            part, weights, waves_y, waves_x, y, x, FU, FV, GY, GX, PRECISION, BLOCK_U, BLOCK_V, BLOCK_Y, BLOCK_X, True
         )
+    out += image * height * width * CHANNELS + channel
+    wanted += image * (height // PATCH) * (width // PATCH)
     below, above, right, left = height // 2 + y, (height - 1) // 2 - y, width // 2 + x, (width - 1) // 2 - x
     inside = (above >= 0)[:, None] & (left >= 0)[None, :]
-    _write(
-        out, wanted, a, e, below, right, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
-    _write(
-        out, wanted, b, f, below, left, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
-    _write(
-        out, wanted, c, g, above, right, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
-    _write(
-        out, wanted, d, h, above, left, image, height, width, channel, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside
-    )
+    _write(out, wanted, a, e, below, right, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
+    _write(out, wanted, b, f, below, left, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
+    _write(out, wanted, c, g, above, right, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
+    _write(out, wanted, d, h, above, left, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
 
 
-# Places and frequencies that a program works on, at most.
-_PLACES, _FREQUENCIES = 32, 64
-_WARPS = 8
+# What a program works on, at most. Four warps and 64 rows: Triton gives each warp rows of its own where a product feeds
+# another one, as the three of "tf32x3" do, 16 rows at a time; of fewer rows the warps would hold copies.
+_BLOCK_U, _BLOCK_V, _BLOCK_Y, _BLOCK_X = 64, 32, 64, 16
+_WARPS = 4
 
 
 def _sizes(size: int, radius: float) -> tuple[int, int, int]:
     """Frequencies 0 to the largest, as many as the tables have, and places: pixels that mirror each other share one."""
     most = min(math.floor(radius + 0.5), size // 2)
-    block = min(max(triton.next_power_of_2(most + 1), 16), _FREQUENCIES)
-    return most + 1, triton.cdiv(most + 1, block) * block, triton.cdiv((size + 1) // 2, _PLACES) * _PLACES
+    block = min(max(triton.next_power_of_2(most + 1), 16), _BLOCK_U)
+    return most + 1, triton.cdiv(most + 1, block) * block, triton.cdiv((size + 1) // 2, _BLOCK_Y) * _BLOCK_Y
+
+
+def _shapes(channels: int, fu: int, fv: int, gy: int, gx: int, precision: str) -> dict:
+    """The constants of both kernels."""
+    return {
+        "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "PRECISION": precision,
+        "BLOCK_U": min(fu, _BLOCK_U), "BLOCK_V": min(fv, _BLOCK_V), "BLOCK_X": _BLOCK_X,
+    }  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)
@@ -248,18 +252,14 @@ def launch(images, rows, patch_size, mean, std, radius, official, dtype, allow_t
     if rows is not None:
         wanted = wanted.new_zeros(batch * (height // patch_size) * (width // patch_size)).index_fill_(0, rows, 1)
     spectrum = mean.new_empty(batch * channels, 4, fu, fv)
-    # Products of float32 hold their operands twice in registers, in upper and lower bits: hence no more than 32.
-    block_u, block_v = min(fu, 32), min(fv, _FREQUENCIES)
-    shapes = {
-        "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "PRECISION": "tf32" if allow_tf32 else "tf32x3",
-        "BLOCK_U": block_u, "BLOCK": _PLACES, "num_warps": _WARPS,
-    }  # fmt: skip
-    _forward[(batch * channels, 4 * fu // block_u, fv // block_v)](
-        images, mean, std, waves_y, waves_x, spectrum, height, width, BLOCK_V=block_v, **shapes
+    shapes = _shapes(channels, fu, fv, gy, gx, "tf32" if allow_tf32 else "tf32x3")
+    _forward[(batch * channels, 4 * fu // shapes["BLOCK_U"], fv // shapes["BLOCK_V"])](
+        images, mean, std, waves_y, waves_x, spectrum, height, width, BLOCK_Y=_BLOCK_Y // 2, **shapes, num_warps=_WARPS
     )
-    _inverse[(batch * channels, gy // _PLACES, gx // _PLACES)](
+    blocks = triton.cdiv((height + 1) // 2, _BLOCK_Y), triton.cdiv((width + 1) // 2, _BLOCK_X)
+    _inverse[(batch * channels, *blocks)](
         spectrum, mean, std, waves_y, waves_x, weights, wanted, out, height, width,
-        PATCH=patch_size, WANTED=rows is not None, COMPLEX=is_complex, BLOCK_V=min(fv, 32), **shapes,
+        PATCH=patch_size, WANTED=rows is not None, COMPLEX=is_complex, BLOCK_Y=_BLOCK_Y, **shapes, num_warps=_WARPS,
     )  # fmt: skip
     return out
 
@@ -273,12 +273,9 @@ def compile_only():
         ("225 bf16 fp16", 225, "bf16", "fp16", "tf32x3", False),
     ]:
         _, f, g = _sizes(size, 40)
-        shapes = {
-            "CHANNELS": 3, "FU": f, "FV": f, "GY": g, "GX": g, "PRECISION": precision, "BLOCK_U": 32,
-            "BLOCK": _PLACES,
-        }  # fmt: skip
+        shapes = _shapes(3, f, f, g, g, precision)
         types = [f"*{image}", *["*fp32"] * 5, "i32", "i32"]
-        yield f"forward {label}", _forward, types, shapes | {"BLOCK_V": f}, _WARPS
+        yield f"forward {label}", _forward, types, shapes | {"BLOCK_Y": _BLOCK_Y // 2}, _WARPS
         types = [*["*fp32"] * 6, "*u8", f"*{value}", "i32", "i32"]
-        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_V": 32}
+        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_Y": _BLOCK_Y}
         yield f"inverse {label}", _inverse, types, shapes | writing, _WARPS

@@ -56,6 +56,7 @@ CASES = {
     "simmim": replace(_SIMMIM_B, batch=2, grid=(12, 12)),
     "simmim_7": replace(_SIMMIM_B, batch=1, grid=(14, 14), window=(7, 7), num_heads=3),
     "simmim_12": replace(_SIMMIM_B, batch=1, grid=(24, 12), window=(12, 12), shift=(6, 0), num_heads=1),
+    "over_64_tokens": Case(2, (9, 22), (9, 11), (0, 4), 2, 5),
     "small": _SMALL,
     "small_window_places": replace(_SMALL, places="window"),
     "one_value": Case(1, (1, 1), (1, 1), (0, 0), 1, 1),

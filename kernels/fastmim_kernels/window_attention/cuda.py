@@ -27,14 +27,20 @@ def locate(
 
 
 @triton.jit
-def weigh(q, k, table, index, apart, inside, scale, PRECISION: tl.constexpr):
-    """Weights of all keys (columns) for some queries (rows), times the sums that come second; 0 for no key."""
+def score(q, k, table, index, apart, inside, scale, PRECISION: tl.constexpr):
+    """Scores of some keys (columns) for some queries (rows); -infinity for no key."""
     scores = scale * tl.dot(q, tl.trans(k), input_precision=PRECISION)
     scores += tl.load(table + index, mask=inside, other=0.0)
-    scores = tl.where(inside, scores - tl.where(apart, 100.0, 0.0), float("-inf"))
+    return tl.where(inside, scores - tl.where(apart, 100.0, 0.0), float("-inf"))
+
+
+@triton.jit
+def weigh(scores):
+    """Weights of all keys, times the sums that come second; and the largest scores."""
     # A row of padding has no key: its weights are then 0 without a NaN.
-    weights = tl.exp(scores - tl.maximum(tl.max(scores, axis=1), -3e38)[:, None])
-    return weights, tl.maximum(tl.sum(weights, axis=1), 1e-30)[:, None]
+    largest = tl.maximum(tl.max(scores, axis=1), -3e38)
+    weights = tl.exp(scores - largest[:, None])
+    return weights, tl.maximum(tl.sum(weights, axis=1), 1e-30), largest
 
 
 @triton.jit
@@ -84,18 +90,17 @@ def _window(
         index = head * offsets + origin + code[None, :] - own_code[:, None]
         inside = (i < T)[:, None] & (j < T)[None, :]
         apart = own_area[:, None] != area[None, :]
-        weights, sums = weigh(q, k, table, index, apart, inside, scale, PRECISION)
-        x = tl.dot(weights.to(DOT), v, input_precision=PRECISION) / sums
+        weights, sums, _ = weigh(score(q, k, table, index, apart, inside, scale, PRECISION))
+        x = tl.dot(weights.to(DOT), v, input_precision=PRECISION) / sums[:, None]
         to = out + (own * heads + head)[:, None] * D + d[None, :]
         tl.store(to, x.to(out.dtype.element_ty), mask=own_rows)
 
 
 def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, int]:
-    """The kernels' constants, and their warps: as many pairs of tokens at a time as stay in registers (but for a
-    few values of the gradients of windows of more than 64 tokens).
-    """
+    """The kernels' constants, and their warps: as many pairs of tokens at a time as stay in registers."""
     keys = max(16, triton.next_power_of_2(window[0] * window[1]))
-    warps, precise = 2 if keys == 16 else 4 if keys <= 64 else 8, dtype == torch.float32
+    precise = dtype == torch.float32
+    warps = 2 if keys == 16 else 8 if precise and keys > 64 else 4
     queries = max(16, min(keys, (1024 if precise else 4096) // keys))
     return {
         "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries,
@@ -119,14 +124,14 @@ def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
     return out
 
 
-SHAPES = {"um 8x8": (8, 8), "um 4x4": (4, 4), "whole 16x16": (16, 16), "simmim 6x6": (6, 6), "simmim 12x12": (12, 12)}
-"""Windows for which the kernels are compiled."""
+SIDES = (4, 6, 7, 8, 12, 14, 16)
+"""Of the windows for which the kernels are compiled: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
 
 
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for label, window in SHAPES.items():
+    for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"
             types = [f"*{name}", "*i32", "*fp32", f"*{name}", *["i32"] * 8, "fp32"]
-            yield f"{label} {name}", _window, types, *constants(window, 32, dtype, "cuda")
+            yield f"{side}x{side} {name}", _window, types, *constants((side, side), 32, dtype, "cuda")

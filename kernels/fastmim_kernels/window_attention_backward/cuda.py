@@ -1,17 +1,21 @@
-"""window_attention_backward for CUDA tensors, in Triton: one program per window and head, nothing but results stored.
+"""window_attention_backward for CUDA tensors, in Triton: a program per window and head, no pair of tokens stored.
+
+What all keys of a window need at once, and their gradients, fit the registers of one program up to 64 tokens. Of larger
+windows one launch gives the gradients of queries and, of each query, two statistics of all its keys; with these a
+second one gives the gradients of the table and, 64 keys a program, of keys and values.
 
 The table's gradient is added up in integers, whose sum does not depend on the order in which programs come: each term
 is a multiple of one unit, so small that 2^62 of them are more than the largest sum there can be.
 """
 
-import math
-
 import torch
 import triton
 import triton.language as tl
 
-from ..window_attention.cuda import SHAPES, constants, locate, weigh
+from ..window_attention.cuda import SIDES, constants, locate, score, weigh
 
+_KEYS = 64
+"""Whose gradients a program keeps, at most."""
 _TABLES = 8
 """Copies of the table's gradient, so that fewer programs add to the same place at a time."""
 
@@ -23,6 +27,7 @@ def _window(
     codes,  # (B or 1, H, W), contiguous
     table,  # (heads, N), contiguous
     qkv_grad,  # (B, H, W, 3, heads, D)
+    statistics,  # (B, 2, heads, H, W): logarithm of the sum of the scores' exponentials; sum of weights times g . v
     sums,  # (TABLES, heads, N) int64, units
     units,  # () float32: how many are 1
     height,
@@ -37,14 +42,16 @@ def _window(
     ROWS: tl.constexpr,  # of a window
     COLUMNS: tl.constexpr,
     D: tl.constexpr,
-    KEYS: tl.constexpr,  # power of two >= ROWS * COLUMNS
+    KEYS: tl.constexpr,  # that are worked on together, power of two
     QUERIES: tl.constexpr,  # that are worked on together
     DIM: tl.constexpr,  # power of two >= D
     PRECISION: tl.constexpr,
     DOT: tl.constexpr,  # type of what is multiplied
     TABLES: tl.constexpr,
+    OF_KEYS: tl.constexpr,  # their gradients are wanted, and the table's
 ):
     T: tl.constexpr = ROWS * COLUMNS
+    ALL: tl.constexpr = KEYS >= T
     n, head = tl.program_id(0), tl.program_id(1)
     windows = (height // ROWS) * (width // COLUMNS)
     image = (n // windows).to(tl.int64)
@@ -52,9 +59,11 @@ def _window(
     qkv_grad += image * height * width * 3 * heads * D
     grad += image * height * width * heads * D
     codes += image * codes_stride
+    logarithms = statistics + (image * 2 * heads + head) * height * width
+    means = logarithms + heads * height * width
     sums += (n % TABLES).to(tl.int64) * heads * offsets
     count = tl.load(units)
-    j, d = tl.arange(0, KEYS), tl.arange(0, DIM)
+    j, d = tl.program_id(2) * KEYS + tl.arange(0, KEYS), tl.arange(0, DIM)
     place, area = locate(n % windows, j, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
     code = tl.load(codes + place, mask=j < T, other=0)
     rows = (j < T)[:, None] & (d < D)[None, :]
@@ -74,18 +83,38 @@ def _window(
         index = head * offsets + origin + code[None, :] - own_code[:, None]
         inside = (i < T)[:, None] & (j < T)[None, :]
         apart = own_area[:, None] != area[None, :]
-        weights, total = weigh(q, k, table, index, apart, inside, scale, PRECISION)
-        weights = weights / total
-        v_grad += tl.dot(tl.trans(weights).to(DOT), g, input_precision=PRECISION)
+        scores = score(q, k, table, index, apart, inside, scale, PRECISION)
         pairs = tl.dot(g, tl.trans(v), input_precision=PRECISION)
-        pairs = weights * (pairs - tl.sum(weights * pairs, axis=1)[:, None])
-        tl.atomic_add(sums + index, (pairs * count).to(tl.int64), mask=inside, sem="relaxed")
-        pairs = pairs.to(DOT)
-        k_grad += tl.dot(tl.trans(pairs), q, input_precision=PRECISION)
-        q_grad = scale * tl.dot(pairs, k, input_precision=PRECISION)
-        tl.store(qkv_grad + query, q_grad.to(qkv_grad.dtype.element_ty), mask=own_rows)
-    tl.store(qkv_grad + key, (scale * k_grad).to(qkv_grad.dtype.element_ty), mask=rows)
-    tl.store(qkv_grad + key + heads * D, v_grad.to(qkv_grad.dtype.element_ty), mask=rows)
+        if ALL:
+            weights, total, largest = weigh(scores)
+            weights = weights / total[:, None]
+            mean = tl.sum(weights * pairs, axis=1)
+            if not OF_KEYS:
+                tl.store(logarithms + own, largest + tl.log(total), mask=i < T)
+                tl.store(means + own, mean, mask=i < T)
+        else:
+            weights = tl.exp(scores - tl.load(logarithms + own, mask=i < T, other=0.0)[:, None])
+            mean = tl.load(means + own, mask=i < T, other=0.0)
+        pairs = weights * (pairs - mean[:, None])
+        if OF_KEYS:
+            tl.atomic_add(sums + index, (pairs * count).to(tl.int64), mask=inside, sem="relaxed")
+            v_grad += tl.dot(tl.trans(weights).to(DOT), g, input_precision=PRECISION)
+            k_grad += tl.dot(tl.trans(pairs).to(DOT), q, input_precision=PRECISION)
+        if ALL:
+            q_grad = scale * tl.dot(pairs.to(DOT), k, input_precision=PRECISION)
+            tl.store(qkv_grad + query, q_grad.to(qkv_grad.dtype.element_ty), mask=own_rows)
+    if OF_KEYS:
+        tl.store(qkv_grad + key, (scale * k_grad).to(qkv_grad.dtype.element_ty), mask=rows)
+        tl.store(qkv_grad + key + heads * D, v_grad.to(qkv_grad.dtype.element_ty), mask=rows)
+
+
+def _launches(window, dim: int, dtype: torch.dtype, device: str):
+    """Constants and warps of each launch."""
+    fixed, warps = constants(window, dim, dtype, device)
+    if fixed["KEYS"] > _KEYS:
+        yield fixed | {"TABLES": _TABLES, "OF_KEYS": False}, warps
+        fixed, warps = fixed | {"KEYS": _KEYS, "QUERIES": 16 if dtype == torch.float32 else 32}, 4
+    yield fixed | {"TABLES": _TABLES, "OF_KEYS": True}, warps
 
 
 def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
@@ -103,22 +132,22 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
     bound = (2 * dim * batch * height * width * largest[0] * largest[1]).clamp(min=1e-18)
     units = 2.0**62 / bound
     sums = torch.zeros((_TABLES, *table.shape), dtype=torch.int64, device=table.device)
-    fixed, warps = constants(window, dim, qkv.dtype, qkv.device.type)
-    _window[(batch * (height // window[0]) * (width // window[1]), num_heads)](
-        grad, qkv, codes, table, qkv_grad, sums, units, height, width, *shift, num_heads,
-        0 if codes.shape[0] == 1 else height * width, table.shape[1], origin, scale,
-        **fixed, TABLES=_TABLES, num_warps=warps,
-    )  # fmt: skip
+    statistics = qkv.new_empty((batch, 2, num_heads, height, width), dtype=torch.float32)
+    windows = batch * (height // window[0]) * (width // window[1])
+    for fixed, warps in _launches(window, dim, qkv.dtype, qkv.device.type):
+        _window[(windows, num_heads, triton.cdiv(window[0] * window[1], fixed["KEYS"]))](
+            grad, qkv, codes, table, qkv_grad, statistics, sums, units, height, width, *shift, num_heads,
+            0 if codes.shape[0] == 1 else height * width, table.shape[1], origin, scale, **fixed, num_warps=warps,
+        )  # fmt: skip
     return qkv_grad, (sums.sum(0).double() / units).float()
 
 
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for label, window in SHAPES.items():
-        if math.prod(window) > 64:
-            continue
+    for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"
-            fixed, warps = constants(window, 32, dtype, "cuda")
-            types = [f"*{name}", f"*{name}", "*i32", "*fp32", f"*{name}", "*i64", "*fp32", *["i32"] * 8, "fp32"]
-            yield f"{label} {name}", _window, types, {**fixed, "TABLES": _TABLES}, warps
+            types = [*[f"*{name}"] * 2, "*i32", "*fp32", f"*{name}", "*fp32", "*i64", "*fp32", *["i32"] * 8, "fp32"]
+            for fixed, warps in _launches((side, side), 32, dtype, "cuda"):
+                part = "" if fixed["OF_KEYS"] else " queries"
+                yield f"{side}x{side} {name}{part}", _window, types, fixed, warps
