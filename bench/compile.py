@@ -79,12 +79,14 @@ def main(argv: list[str] | None = None) -> int:
         for label, kernel, types, constants, warps in module.compile_only():
             for arch in args.arch:
                 code = read_code(compile_kernel(kernel, types, constants, warps, arch))
-                spilled += bool(code["spills"] or code["stack"])
+                spills = bool(code["spills"] or code["stack"])
+                spilled += spills
                 widths = (("registers", 6), ("stack", 6), ("spills", 7), ("shared", 7), ("mma", 5))
                 numbers = "".join(f"{code[key]:>{width}}" for key, width in widths)
                 access = f"{code['loads']} / {code['stores']}"
-                narrow = "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
-                print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{narrow}", flush=True)
+                marks = "  spills" if spills else ""
+                marks += "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
+                print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{marks}", flush=True)
     print(f"{spilled} kernels spill")
     return 1 if spilled else 0
 
