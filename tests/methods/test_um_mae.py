@@ -19,7 +19,7 @@ from fastmim.objective import Objective
 from fastmim.targets import NormalizedPatches, Pixels
 from fastmim.tasks import export
 from fastmim.tasks.pretrain import build
-from fastmim.tokens import Mask
+from fastmim.tokens import Mask, take
 
 CONFIGS = Path(__file__).parents[2] / "configs/um_mae/pretrain"
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -240,6 +240,11 @@ def loss_of(mim, images, mask):
     return mim.objective(mim.predict(images, mask), images, mask)
 
 
+@torch.no_grad()
+def smallest_residual(mim, images, mask) -> float:
+    return (mim.predict(images, mask) - take(mim.objective.targets(images), mask.ids_hidden)).abs().min().item()
+
+
 class TestOursEqualsThePublishedWay:
     @pytest.mark.parametrize(
         ("name", "parts"),
@@ -255,6 +260,8 @@ class TestOursEqualsThePublishedWay:
         assert not unmatched
         model.load_state_dict(state, strict=True)
         images, mask = batch(config, mim)
+        while smallest_residual(mim, images, mask) < 3e-6:  # whose sign, the gradient of L1, is a matter of rounding
+            images, mask = batch(config, mim)
         mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
         normalized = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
         loss = loss_of(mim, images, mask)
