@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, low_pass, use_reference
@@ -52,14 +52,12 @@ def any_case(draw, longest: int):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(longest=80), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_op, case, dtype):
     check_op("low_pass", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(longest=40), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_op, case, dtype):
     check_op("low_pass", "triton", case, dtype)

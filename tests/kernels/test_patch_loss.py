@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_loss, use_reference
@@ -49,14 +49,12 @@ def any_case(draw, largest_patch: int):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_op, case, dtype):
     check_op("patch_loss", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_op, case, dtype):
     check_op("patch_loss", "triton", case, dtype)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_gather
 from fastmim_kernels.patch_scatter import patch_scatter, reference
-from fastmim_kernels.patch_scatter.cases import CASES, inputs
+from fastmim_kernels.patch_scatter.cases import CASES, Case, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -21,6 +23,31 @@ def test_cpp(check_bits, case, dtype):
 @pytest.mark.parametrize("case", CASES)
 def test_triton(check_bits, case, dtype):
     check_bits("patch_scatter", "triton", CASES[case], dtype)
+
+
+@st.composite
+def any_case(draw, largest_patch: int):
+    grid = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    return Case(
+        draw(st.integers(0, 3)),
+        grid,
+        patch=draw(st.integers(1, largest_patch)),
+        num_ids=draw(st.integers(0, grid[0] * grid[1])),
+        channels=draw(st.integers(1, 5)),
+        images=draw(st.sampled_from([None, *DTYPES])),
+        strided=draw(st.booleans()),
+    )
+
+
+@given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
+def test_fuzz_cpp(check_bits, case, dtype):
+    check_bits("patch_scatter", "cpp", case, dtype)
+
+
+@pytest.mark.triton
+@given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
+def test_fuzz_triton(check_bits, case, dtype):
+    check_bits("patch_scatter", "triton", case, dtype)
 
 
 @pytest.mark.parametrize("case", ["mae_vit_h", "primes", "all"])
