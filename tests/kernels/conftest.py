@@ -47,8 +47,8 @@ def double(arg):
 @pytest.fixture(scope="session")
 def check_op():
     """`check_op(name, backend, case, dtype)`: its error against the float64 reference is at most twice the reference's
-    own in `dtype`, plus one millionth of the largest value. (Four times for bfloat16 in Triton's interpreter, which
-    cuts bits off where a GPU rounds.) Integers are equal."""
+    own in `dtype`, plus one millionth of the largest value. (Four times and a last bit for bfloat16 in Triton's
+    interpreter, which cuts bits off where a GPU rounds.) Integers are equal."""
 
     def check(name: str, backend: str, case, dtype: torch.dtype) -> None:
         fastmim_kernels.require(backend)
@@ -73,8 +73,9 @@ def check_op():
             assert torch.equal(o.cpu().isnan(), e.isnan())
             e = e.nan_to_num()
             error, allowed = ((x.cpu().double().nan_to_num() - e).abs().max().item() for x in (o, r))
-            factor = 4 if backend == "triton" and INTERPRETED and dtype == torch.bfloat16 else 2
-            assert error <= factor * allowed + 1e-6 * e.abs().max().item(), f"{name} {backend} {case}: error {error}"
+            cut = backend == "triton" and INTERPRETED and torch.bfloat16 in (dtype, o.dtype)
+            factor, least = (4, 2**-7) if cut else (2, 1e-6)
+            assert error <= factor * allowed + least * e.abs().max().item(), f"{name} {backend} {case}: error {error}"
 
     return check
 
