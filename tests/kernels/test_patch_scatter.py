@@ -59,6 +59,18 @@ def test_gather_gives_back_what_was_scattered(case):
     assert images.count_nonzero() == grad.count_nonzero()
 
 
+def test_bits_do_not_depend_on_threads_or_runs():
+    args = inputs(Case(8, (4, 4), 16, 5), torch.float32)
+    before = torch.get_num_threads()
+    expected = patch_scatter(*args)
+    try:
+        for threads in [1, 2, 3] * 7:
+            torch.set_num_threads(threads)
+            assert torch.equal(patch_scatter(*args), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("case", ["mae_vit_b", "to_bf16", "no_patches"])
 def test_opcheck(case):
     torch.library.opcheck(OPS["patch_scatter"].overload, inputs(CASES[case], torch.float32))
