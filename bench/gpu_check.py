@@ -55,6 +55,7 @@ def parts(data: str | None, out: Path) -> list[Part]:
         Part("sanitizer", [
             [*watched, "--tool", tool, *python("-m", "bench.each_op")] for tool in ("memcheck", "racecheck")
         ], 90),
+        Part("large tensors", [python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")], 60),
         Part("DALI is correct", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 60),
         Part("ops", [python(
             "-m", "bench.ops", "--record", "--samples", "20", "--first", "--phases", "both", "--dtype", "bf16", "int64",

@@ -1,0 +1,126 @@
+"""Tensors of more than 2^31 elements: the last patch of all is read and written where it is."""
+
+import importlib
+
+import pytest
+import torch
+
+from bench.ops import DTYPES
+from fastmim_kernels import patch_gather, patch_loss, require
+
+PATCH = 32
+IMAGES = 3  # of 27,392 x 27,392 bytes: the last one begins below 2^31 and ends above it
+SIDE = 27392
+MEAN, STD = torch.zeros(1), torch.ones(1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Zeros, of which only the last patch is touched: what is not costs no memory."""
+    images = torch.zeros(IMAGES, SIDE, SIDE, 1, dtype=torch.uint8)
+    assert images.numel() > 2**31 + SIDE * SIDE // 16
+    last = torch.arange(PATCH * PATCH, dtype=torch.int32).remainder(251).to(torch.uint8) + 1
+    images[-1, -PATCH:, -PATCH:, 0] = last.view(PATCH, PATCH)
+    return images, last.float() / 255
+
+
+@pytest.mark.slow
+def test_cpp_reads_the_last_patch(images):
+    require("cpp")
+    images, last = images
+    patches = (SIDE // PATCH) ** 2
+    ids = torch.tensor([[0], [patches // 2], [patches - 1]])
+    gathered = patch_gather(images, ids, PATCH, MEAN, STD, torch.float32)
+    assert torch.equal(gathered[2, 0], last) and not gathered[:2].any()
+    pred = torch.zeros(1, PATCH * PATCH)
+    rows = torch.tensor([IMAGES * patches - 1])
+    loss = patch_loss(pred, images, rows, PATCH, MEAN, STD, norm_pix=False, loss="l1")
+    torch.testing.assert_close(loss, last.mean())
+
+
+# op -> which of its arguments have one entry per image. The others do not depend on the number of images.
+PER_IMAGE = {
+    "block_mask": (2,),
+    "focal_spectrum_": (0,),
+    "low_pass": (0,),
+    "mask_token": (0, 1),
+    "mask_token_backward": (0, 2),
+    "mean_fill": (0, 1),
+    "patch_gather": (0, 1),
+    "patch_scatter": (0, 1),
+    "philox": (2,),
+    "random_mask": (2,),
+    "uniform_mask": (3,),
+    "unshuffle": (0, 3),
+    "unshuffle_backward": (0, 1),
+    "window_attention": (0, 1),
+    "window_attention_backward": (0, 1, 2),
+}
+
+
+def check_last_image(op: str, case, device: str, batch: int | None = None) -> None:
+    """`batch` times one image, or until a tensor has more than 2^31 elements: the last result is the first one's."""
+    cases = importlib.import_module(f"fastmim_kernels.{op}.cases")
+    launch = importlib.import_module(f"fastmim_kernels.{op}.cuda").launch
+    dtype = DTYPES[cases.BENCH_DTYPES[-1]]
+    args = list(cases.inputs(case, dtype))
+    if op == "low_pass":
+        args[1] = None  # rows: all
+    one = [arg[:1].contiguous() if i in PER_IMAGE[op] else arg for i, arg in enumerate(args)]
+
+    def run(batch: int) -> list[torch.Tensor]:
+        given = [
+            arg.to(device).repeat(batch, *[1] * (arg.ndim - 1)) if i in PER_IMAGE[op]
+            else arg.to(device) if isinstance(arg, torch.Tensor) else arg
+            for i, arg in enumerate(one)
+        ]  # fmt: skip
+        returned = launch(*given)
+        return [*given, *(returned if isinstance(returned, tuple) else (returned,))]
+
+    first = [t.cpu() if isinstance(t, torch.Tensor) else None for t in run(1)]
+    most = max(t.numel() for i, t in enumerate(first) if t is not None and (i >= len(one) or i in PER_IMAGE[op]))
+    batch = batch or 2**31 // most + 1
+    compared = 0
+    for ours, expected in zip(run(batch), first, strict=True):
+        if expected is not None and ours.numel() == batch * expected.numel():
+            assert torch.equal(ours.flatten()[-expected.numel() :].cpu(), expected.flatten())
+            compared = max(compared, ours.numel())
+    assert compared == batch * most
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the large tensors are real")
+@pytest.mark.parametrize("op", [op for op in PER_IMAGE if op != "low_pass"])  # slow in the interpreter
+def test_the_check_of_large_tensors(op):
+    case = next(iter(importlib.import_module(f"fastmim_kernels.{op}.cases").CASES.values()))
+    check_last_image(op, case, "cpu", batch=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of some 80 GiB")
+@pytest.mark.parametrize("op", PER_IMAGE)
+def test_triton_writes_the_last_image(op):
+    case = next(iter(importlib.import_module(f"fastmim_kernels.{op}.cases").BENCH.values()))
+    check_last_image(op, case, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of some 20 GiB")
+def test_triton_scales_the_last_value():
+    from fastmim_kernels.scale_.cuda import launch
+
+    x = torch.ones(2**31 + 5, dtype=torch.bfloat16, device="cuda")
+    launch(x, torch.tensor(2.0, device="cuda"))
+    assert x[0] == x[2**31 - 1] == x[-1] == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of some 20 GiB")
+def test_triton_reads_the_last_patch(images):
+    from fastmim_kernels.patch_loss.cuda import launch
+
+    images, last = images
+    rows = torch.tensor([IMAGES * (SIDE // PATCH) ** 2 - 1]).cuda()
+    pred = torch.zeros(1, PATCH * PATCH, device="cuda")
+    loss, _ = launch(pred, images.cuda(), rows, PATCH, MEAN.cuda(), STD.cuda(), False, True, None)
+    torch.testing.assert_close(loss.cpu().squeeze(), last.mean())
