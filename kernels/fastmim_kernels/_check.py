@@ -42,6 +42,17 @@ def patches_fit(height: int, width: int, patch_size: int) -> None:
         )
 
 
+def tokens_fit(num_ids: int, patch_size: int, token_size: int, columns: int) -> None:
+    """
+    Raises:
+        ValueError: the patches cannot be cut into whole tokens, or do not fill rows of `columns`.
+    """
+    if token_size < 1 or patch_size % token_size:
+        raise ValueError(f"patches of {patch_size} cannot be cut into tokens of {token_size}; use a divisor")
+    if columns < 1 or num_ids % columns:
+        raise ValueError(f"{num_ids} patches do not fill rows of {columns}; use a divisor")
+
+
 def cells_fit(hidden: Tensor, x: Tensor) -> None:
     """
     Raises:
