@@ -25,6 +25,7 @@ def _scatter(
     LINE: tl.constexpr = PATCH * CHANNELS  # see patch_gather
     STRIP: tl.constexpr = TOKEN * LINE
     RUN: tl.constexpr = LINE if TOKEN == 1 else TOKEN * CHANNELS
+    TOKENS: tl.constexpr = LINE // RUN
     grid_columns = width // PATCH
     patches = grid_columns * (height // PATCH)
     n = tl.program_id(0).to(tl.int64)
@@ -33,11 +34,11 @@ def _scatter(
     found = tl.load(ids + image * num_ids + k, mask=k < num_ids, other=-1) == patch
     row = tl.max(tl.where(found, k, -1))  # a search among K indices in cache, so that nothing is written twice
     i = tl.arange(0, BLOCK)
-    line, token = i // LINE, i % LINE // RUN
+    line, token = i // LINE, i // RUN % TOKENS
     given = image * num_ids + row
     first = grad + given // columns * (columns * VALUES) + given % columns * STRIP
     place = first + line // TOKEN * (columns * STRIP) + token * (TOKEN * RUN) + line % TOKEN * RUN + i % RUN
-    x = tl.load(place, mask=(i < VALUES) & (row >= 0), other=0.0)
+    x = tl.load(place, mask=i < tl.where(row < 0, 0, VALUES), other=0.0)
     top = image * height + (patch // grid_columns) * PATCH
     start = tl.multiple_of((top * width) * CHANNELS + (patch % grid_columns) * LINE, LINE)  # see patch_gather
     pixel = out + start + line * (width * CHANNELS) + i % LINE
