@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from fastmim import checkpoint
 from fastmim.analysis.knn import knn_accuracy
+from fastmim.cli import visualize
 from fastmim.config import Config, from_json
 from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
@@ -116,8 +117,8 @@ def learned(row: dict) -> bool:
     return row["held_out_loss"] < min(row[f"{name}_loss"] for name in ("zero", "mean_patch", "interpolation"))
 
 
-def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
-    """One column a run: its curve beside the trivial predictors, its last pictures, its accuracies."""
+def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) -> None:
+    """One column a run: its curve beside the trivial predictors, pictures (its last, if no images are given), accuracies."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -133,7 +134,9 @@ def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
             curve.axhline(row[f"{name}_loss"], color="0.5", linestyle="--", linewidth=0.7)
             curve.text(0, row[f"{name}_loss"], name, fontsize=6, va="bottom")
         curve.set_title(run.name, fontsize=9)
-        grids = sorted((run / "grids").glob("*.png"))
+        if images:
+            visualize(run, images, count=3, out=file.with_suffix(".tmp.png"))
+        grids = [file.with_suffix(".tmp.png")] if images else sorted((run / "grids").glob("*.png"))
         picture.imshow(plt.imread(grids[-1]) if grids else [[1.0]])
         picture.axis("off")
         shown = {name: row[name] for name in ("knn_at_initialisation", "knn") if name in row}
@@ -141,7 +144,8 @@ def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
             bars.bar_label(bar, fmt="%.3f", fontsize=7)
             bars.set_title("k-NN accuracy", fontsize=8)
         bars.set_visible(bool(shown))
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=60)
+    file.with_suffix(".tmp.png").unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -151,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
     parser.add_argument("--labelled", type=Path, help="folder with train/CLASS/ and test/CLASS/ images (default: none)")
     parser.add_argument("--plot", type=Path, help="PNG to draw all runs into (default: none)")
+    parser.add_argument("--images", type=Path, help="folder of images to draw in it (default: the last pictures)")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
     arguments = parser.parse_args(argv)
     rows = []
@@ -161,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.record:
             record(rows[-1], "learns")
     if arguments.plot:
-        plot(arguments.runs, rows, arguments.plot)
+        plot(arguments.runs, rows, arguments.plot, arguments.images)
     raise SystemExit(not all(map(learned, rows)))
 
 
