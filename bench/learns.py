@@ -118,7 +118,7 @@ def learned(row: dict) -> bool:
 
 
 def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) -> None:
-    """One column a run: its curve beside the trivial predictors, pictures (its last, if no images are given), accuracies."""
+    """One column a run: its curve beside the trivial predictors, pictures of `images` or its last, its accuracies."""
     import matplotlib
 
     matplotlib.use("Agg")
