@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from ..composite_residual_backward.reference import residual
+from ..patch_loss.reference import element_loss
 
 
 def composite_residual(
     pred, images, ids, num_keep, p, mean, std, fill, loss, alpha, gamma, visible_value, visible_weight, average
 ) -> tuple[Tensor, Tensor]:
     d, target = residual(pred, images, ids, p, mean, std)
-    seen, m = d[:, :num_keep], d[:, num_keep:].abs()
-    each = (m, m.square(), m * (0.5 * alpha * m).tanh() ** gamma)[loss]
+    seen, each = d[:, :num_keep], element_loss(d[:, num_keep:], loss, alpha, gamma)
     rest = visible_value * seen.detach() + visible_weight * (seen - seen.detach())
     if fill is not None:
         rest = rest + (1 - visible_weight) * (fill.repeat(1, p * p)[:, None] - target[:, :num_keep])

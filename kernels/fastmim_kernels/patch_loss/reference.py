@@ -4,7 +4,28 @@ import torch
 from torch import Tensor
 
 
-def residual(pred, images, rows, patch_size, mean, std, norm_pix) -> Tensor:
+def element_loss(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
+    """Of each residual, by its index in `_check.LOSSES`."""
+    match loss:
+        case 0:
+            return d.abs()
+        case 1:
+            return d.square()
+    return d.abs() * (0.5 * alpha * d.abs()).tanh() ** gamma
+
+
+def element_slope(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
+    """The derivative of `element_loss`; of L1, 0 at 0."""
+    match loss:
+        case 0:
+            return d.sign()
+        case 1:
+            return 2 * d
+    t = (0.5 * alpha * d).tanh().abs()
+    return d.sign() * t ** max(gamma - 1, 0) * (t + d.abs() * gamma * 0.5 * alpha * (1 - t.square()))
+
+
+def residual(pred, images, rows, patch_size, mean, std, norm_pix, channels_first) -> Tensor:
     """(N, P) prediction minus target, float32 or float64."""
     dtype = torch.promote_types(pred.dtype, torch.float32)
     b, h, w, c = images.shape
@@ -13,14 +34,18 @@ def residual(pred, images, rows, patch_size, mean, std, norm_pix) -> Tensor:
     target = patches.index_select(0, rows).to(dtype)
     if images.dtype == torch.uint8:
         target = (target / 255 - mean) / std
-    target = target.flatten(1)
+    target = (target.transpose(1, 2) if channels_first else target).flatten(1)
     if norm_pix:
         var, mu = torch.var_mean(target, dim=1, keepdim=True)
         target = (target - mu) / (var + 1e-6).sqrt()
+    if pred.ndim == 3:
+        pred = pred[rows // pred.shape[1], rows % pred.shape[1]]
     return pred.to(dtype) - target
 
 
-def patch_loss(pred, images, rows, patch_size, mean, std, norm_pix, l1) -> Tensor:
-    """Mean over all N * P values of |residual| or residual ** 2."""
-    d = residual(pred, images, rows, patch_size, mean, std, norm_pix)
-    return (d.abs() if l1 else d.square()).sum() / max(d.numel(), 1)
+def patch_loss(
+    pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gamma, channels_first, grad_scale=None
+) -> Tensor:
+    """Mean over the N * P values of `element_loss`."""
+    d = residual(pred, images, rows, patch_size, mean, std, norm_pix, channels_first)
+    return element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)
