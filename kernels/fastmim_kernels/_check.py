@@ -7,23 +7,6 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 """What kernels compute on; integers aside."""
 
 
-LOSSES = ("l1", "l2", "focal_l1")
-"""Of a residual d: |d|, d^2 and |d| tanh(alpha |d| / 2)^gamma. Ops are given the index."""
-
-
-def element_loss(loss: str, alpha: float, gamma: float) -> int:
-    """The index in LOSSES of what to compute: with gamma 0 the last is the first.
-
-    Raises:
-        ValueError: no such loss, or numbers that its formula, or its gradient at 0, does not cover.
-    """
-    if loss not in LOSSES:
-        raise ValueError(f"loss: expected one of {LOSSES}, got {loss!r}")
-    if not (alpha > 0 and (gamma == 0 or gamma >= 1)):
-        raise ValueError(f"expected alpha above 0 and gamma 0 or at least 1, got {alpha} and {gamma}")
-    return LOSSES.index("l1" if loss == "focal_l1" and gamma == 0 else loss)
-
-
 def one_device(*tensors: Tensor) -> None:
     """
     Raises:

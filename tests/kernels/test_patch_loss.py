@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_loss, use_reference
-from fastmim_kernels._check import LOSSES
+from fastmim_kernels._losses import LOSSES
 from fastmim_kernels.patch_loss import LAYOUTS, reference
 from fastmim_kernels.patch_loss.cases import BENCH, CASES, Case, functions, inputs
 

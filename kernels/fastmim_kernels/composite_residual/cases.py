@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .._check import LOSSES
+from .._losses import LOSSES
 from ..focal_spectrum_ import spectral_loss
 from . import composite_residual, reference
 

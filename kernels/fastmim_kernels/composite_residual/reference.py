@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from .._losses import element_loss
 from ..composite_residual_backward.reference import residual
-from ..patch_loss.reference import element_loss
 
 
 def composite_residual(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..patch_loss.reference import element_slope
+from .._losses import element_slope
 
 
 def residual(pred, images, ids, p, mean, std) -> tuple[Tensor, Tensor]:

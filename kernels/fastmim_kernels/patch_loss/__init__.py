@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import _op
+from .._losses import element_loss, element_slope, loss_index
 from ..scale_ import scale_
 from . import reference
 
@@ -57,7 +58,7 @@ def patch_loss(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
-    numbers = (norm_pix, check.element_loss(loss, alpha, gamma), alpha, gamma, layout == "channel_row_column")
+    numbers = (norm_pix, loss_index(loss, alpha, gamma), alpha, gamma, layout == "channel_row_column")
     args = (pred, images, rows, patch_size, mean, std, *numbers)
     _check(*args)
     if _op.using_reference():
@@ -113,10 +114,10 @@ def empty_grad(pred: Tensor, grad_scale: float | None) -> Tensor:
 
 def _default(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gamma, channels_first, grad_scale):
     d = reference.residual(pred, images, rows, patch_size, mean, std, norm_pix, channels_first)
-    value = reference.element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)
+    value = element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)
     grad = empty_grad(pred, grad_scale)
     if grad_scale is not None:
-        slope = (reference.element_slope(d, loss, alpha, gamma) * grad_scale).to(pred.dtype)
+        slope = (element_slope(d, loss, alpha, gamma) * grad_scale).to(pred.dtype)
         grad[(rows // pred.shape[1], rows % pred.shape[1]) if pred.ndim == 3 else ...] = slope
     return value, grad
 

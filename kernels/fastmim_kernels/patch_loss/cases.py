@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import l1_loss, pixel_shuffle
 
-from .._check import LOSSES
+from .._losses import LOSSES
 from . import patch_loss, reference
 
 

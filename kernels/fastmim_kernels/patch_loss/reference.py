@@ -3,33 +3,13 @@
 import torch
 from torch import Tensor
 
-
-def element_loss(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
-    """Of each residual, by its index in `_check.LOSSES`."""
-    match loss:
-        case 0:
-            return d.abs()
-        case 1:
-            return d.square()
-    return d.abs() * (0.5 * alpha * d.abs()).tanh() ** gamma
+from .._losses import element_loss
 
 
-def element_slope(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
-    """The derivative of `element_loss`; of L1, 0 at 0."""
-    match loss:
-        case 0:
-            return d.sign()
-        case 1:
-            return 2 * d
-    t = (0.5 * alpha * d).tanh().abs()
-    return d.sign() * t ** max(gamma - 1, 0) * (t + d.abs() * gamma * 0.5 * alpha * (1 - t.square()))
-
-
-def residual(pred, images, rows, patch_size, mean, std, norm_pix, channels_first) -> Tensor:
+def residual(pred, images, rows, p, mean, std, norm_pix, channels_first) -> Tensor:
     """(N, P) prediction minus target, float32 or float64."""
     dtype = torch.promote_types(pred.dtype, torch.float32)
     b, h, w, c = images.shape
-    p = patch_size
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(2, 3).reshape(b * (h // p) * (w // p), p * p, c)
     target = patches.index_select(0, rows).to(dtype)
     if images.dtype == torch.uint8:
@@ -43,9 +23,7 @@ def residual(pred, images, rows, patch_size, mean, std, norm_pix, channels_first
     return pred.to(dtype) - target
 
 
-def patch_loss(
-    pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gamma, channels_first, grad_scale=None
-) -> Tensor:
-    """Mean over the N * P values of `element_loss`."""
-    d = residual(pred, images, rows, patch_size, mean, std, norm_pix, channels_first)
+def patch_loss(pred, images, rows, p, mean, std, norm_pix, loss, alpha, gamma, channels_first, scale=None) -> Tensor:
+    """Mean over the N * P values of `element_loss`; the op's scale of gradients does not matter to it."""
+    d = residual(pred, images, rows, p, mean, std, norm_pix, channels_first)
     return element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)
