@@ -68,14 +68,15 @@ def cells_fit(hidden: Tensor, x: Tensor) -> None:
     one_device(hidden, x)
 
 
-def channel_constants(mean: Tensor, std: Tensor, channels: int) -> None:
+def channel_constants(mean: Tensor, std: Tensor, channels: int, dtypes=(torch.float32,)) -> None:
     """
     Raises:
-        ValueError: mean or std is not (C,) float32, or wants a gradient, which no op gives.
+        ValueError: mean or std is not (C,) of one of `dtypes`, or wants a gradient, which no op gives.
     """
     for name, value in (("mean", mean), ("std", std)):
-        if value.shape != (channels,) or value.dtype != torch.float32:
-            raise ValueError(f"{name}: expected ({channels},) float32, got {tuple(value.shape)} {value.dtype}")
+        if value.shape != (channels,) or value.dtype not in dtypes:
+            names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise ValueError(f"{name}: expected ({channels},) {names}, got {tuple(value.shape)} {value.dtype}")
         if value.requires_grad:
             raise ValueError(f"{name} is a constant and gets no gradient; detach it")
 
