@@ -17,7 +17,7 @@ from fastmim_kernels.patch_gather import patch_gather
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, patchify, sincos_position_embedding, take, unpatchify
 from .checks import check_size
-from .dense import compute_dtype
+from .dense import compute_dtype, convolve, cut
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,6 @@ class ConvMAE(Encoder):
                 "encoder: ConvMAE has no token for visible patches that are replaced; use UniformMasking(secondary=0)"
             )
         return ConvMAEEncoder(self, (size[0] // p, size[1] // p), mean, std)
-
-
-def cut(x: Tensor, p: int) -> Tensor:
-    """(B, K, h, w, C) to (B, K, h/p, w/p, p*p*C), inside a square (row, column, channel)."""
-    b, k, h, w, c = x.shape
-    return x.reshape(b, k, h // p, p, w // p, p, c).transpose(3, 4).flatten(4)
-
-
-def convolve(conv: nn.Conv2d, squares: Tensor) -> Tensor:
-    """A convolution whose stride is its kernel, one GEMM on the squares that it covers, as `cut`."""
-    return F.linear(squares, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 class PatchEmbed(nn.Module):

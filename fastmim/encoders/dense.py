@@ -1,4 +1,4 @@
-"""What encoders that read whole images share: their input, and the tokens that stand for hidden content.
+"""What encoders of maps share: their input, strided convolutions, and the tokens that stand for hidden content.
 
 May import L1 and L0.
 """
@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastmim_kernels import mask_token, mean_fill, patch_gather
 
@@ -19,6 +20,16 @@ def compute_dtype(parameter: Tensor) -> torch.dtype:
     """The dtype that a matrix product with this parameter would be done in: autocast's, or its own."""
     device = parameter.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
+
+
+def cut(x: Tensor, side: int) -> Tensor:
+    """(..., H, W, C) to (..., H/side, W/side, side*side*C), inside a square (row, column, channel)."""
+    return x.unflatten(-2, (-1, side)).unflatten(-4, (-1, side)).transpose(-4, -3).flatten(-3)
+
+
+def convolve(conv: nn.Conv2d, squares: Tensor) -> Tensor:
+    """A convolution whose stride is its kernel, one GEMM on the squares, as `cut`, that it covers."""
+    return F.linear(squares, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 class DenseInput(nn.Module):

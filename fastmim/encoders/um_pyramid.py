@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fastmim_kernels import mask_token
@@ -22,7 +21,7 @@ from fastmim_kernels import mask_token
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer
 from .checks import check_masking, check_size
-from .dense import DenseInput, compute_dtype
+from .dense import DenseInput, compute_dtype, convolve, cut
 
 TOKEN = 4
 """Side of a token of the first stage, pixels."""
@@ -81,16 +80,6 @@ class UMPyramid(Encoder):
                 raise ValueError(f"encoder: a stage {width} wide cannot have {heads} heads; use a divisor")
         check_masking(masking, self.reads)
         check_size(size, self.unit, f"{type(self).__name__} with reads={self.reads}")
-
-
-def cut(x: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) to (B, H/side, W/side, side*side*C), inside a square (row, column, channel)."""
-    return x.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3).flatten(3)
-
-
-def convolve(conv: nn.Conv2d, squares: Tensor) -> Tensor:
-    """A convolution whose stride is its kernel, one GEMM on the squares that it covers."""
-    return F.linear(squares, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 class TokenEmbed(nn.Module):
