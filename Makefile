@@ -3,7 +3,7 @@
 # make lint     ruff, as the tests run it
 # make bench    the op microbenchmarks and the whole-step comparison, on this machine
 # make readme   README.md's table of results, from bench/results
-# make campaign the long proofs: kills, every row of the tables, slow tests
+# make campaign the long proofs: slow tests, fuzz of every op, kills, every row of the tables
 #
 # VENV=path shares a virtual environment between work trees.
 
@@ -38,6 +38,7 @@ readme: $(LIBRARY)
 
 campaign: $(LIBRARY) data/demo/.complete
 	python -m pytest -m slow
+	python -m tests.campaign.fuzz
 	python -m tests.campaign.kills --kills 50
 	python -m tests.campaign.rows
 

@@ -18,8 +18,8 @@ from pathlib import Path
 ARCHITECTURES = (80, 90, 100)
 
 
-def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> bytes:
-    """The cubin of one kernel, its pointers and integers multiples of 16, as the pointers of real launches are."""
+def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> dict:
+    """One kernel at every stage, "ttir" to "cubin", its pointers and integers multiples of 16, as real pointers are."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -29,7 +29,7 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
     aligned = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types) if t[0] in "*i"}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", arch, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm["cubin"]
+    return triton.compile(source, target=target, options={"num_warps": warps}).asm
 
 
 def read_code(cubin: bytes) -> dict:
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(f"fastmim_kernels.{name}.cuda")
         for label, kernel, types, constants, warps in module.compile_only():
             for arch in args.arch:
-                code = read_code(compile_kernel(kernel, types, constants, warps, arch))
+                code = read_code(compile_kernel(kernel, types, constants, warps, arch)["cubin"])
                 spills = bool(code["spills"] or code["stack"])
                 spilled += spills
                 widths = (("registers", 6), ("stack", 6), ("spills", 7), ("shared", 7), ("mma", 5))

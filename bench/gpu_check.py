@@ -1,8 +1,8 @@
 """`python -m bench.gpu_check`: on a GPU, everything that only a GPU can prove, in one round of under 9 minutes.
 
-Builds the C++ library, runs every Triton kernel against its reference, measures ops, whole step and loader, and trains.
-Each part is a process with a time limit of its own; what it printed goes to a log, and the table of verdicts comes
-last. May import torch.
+Builds the C++ library, runs every Triton kernel against its reference and under compute-sanitizer, measures ops, whole
+step and loader, and trains. Each part is one process, or several at once, with a time limit of its own; what it printed
+goes to a log, and the table of verdicts comes last. May import torch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ TOTAL = 530  # seconds
 
 
 class Part(NamedTuple):
-    """One process of the round."""
+    """One process of the round, or several at once."""
 
     name: str
-    arguments: list[str]
-    """Of the Python interpreter."""
+    commands: list[list[str]]
     seconds: int
     """At most."""
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, *arguments]
 
 
 UM_MAE = (
@@ -40,48 +43,71 @@ UM_MAE = (
 
 def parts(data: str | None, out: Path) -> list[Part]:
     """The round, what matters most first; `data` = a folder of images for what needs one."""
+    # Most of the time is Triton's, which compiles on one core a process. The fuzz tests have a campaign of their own:
+    # nearly each of their examples is a kernel to compile.
+    tests = ("-m", "pytest", "tests/kernels", "-q", "-m", "triton", "-k", "not fuzz")
+    workers = len(os.sched_getaffinity(0))
+    sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+    watched = [sanitizer or "compute-sanitizer", "--error-exitcode", "1"]
     found = [
-        Part("build", ["setup.py", "build_ext", "--inplace"], 120),
-        Part("kernels are correct", ["-m", "pytest", "tests/kernels", "-q", "-m", "triton"], 150),
-        Part("DALI is correct", ["-m", "pytest", "tests/data/test_dali_gpu.py", "-q"], 60),
-        Part("ops", [
+        Part("build", [python("setup.py", "build_ext", "--inplace")], 120),
+        Part("kernels are correct", [python(*tests, "--share", f"{k + 1}/{workers}") for k in range(workers)], 200),
+        Part("sanitizer", [
+            [*watched, "--tool", tool, *python("-m", "bench.each_op")] for tool in ("memcheck", "racecheck")
+        ], 90),
+        Part("DALI is correct", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 60),
+        Part("ops", [python(
             "-m", "bench.ops", "--record", "--samples", "20", "--first", "--phases", "both", "--dtype", "bf16", "int64",
-        ], 180),
-        Part("step", ["-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record"], 120),
-        Part("pyramid step", [
+        )], 180),
+        Part("step", [python("-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record")], 120),
+        Part("pyramid step", [python(
             "-m", "bench.compare", *UM_MAE, "--batch", "64", "--steps", "5", "--arms", "ours,eager",
             "--precision", "autocast", "--record",
-        ], 90),
+        )], 90),
     ]  # fmt: skip
     if data:
-        tiny = ["fastmim/train.py", "configs/debug/tiny_cpu.py", "--data.root", data, "--run.dir", str(out / "run")]
+        run_dir = str(out / "run")
+        tiny = python("fastmim/train.py", "configs/debug/tiny_cpu.py", "--data.root", data, "--run.dir", run_dir)
         found += [
-            Part("loader", ["-m", "bench.loader", "--data", data, "--record"], 90),
-            Part("train", [*tiny, "--run.stop_after", "6"], 60),
-            Part("resume", [*tiny, "--run.stop_after", "12"], 60),
+            Part("loader", [python("-m", "bench.loader", "--data", data, "--record")], 90),
+            Part("train", [[*tiny, "--run.stop_after", "6"]], 60),
+            Part("resume", [[*tiny, "--run.stop_after", "12"]], 60),
         ]
     return found
 
 
 def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
-    """(verdict, seconds, last line of output) of one part; its whole output is in OUT/<name>.log."""
+    """(verdict, seconds, last line of output) of one part; its whole output is in OUT/<name>.log, failures last."""
     start = time.perf_counter()
     log = out / f"{part.name.replace(' ', '_')}.log"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
-    with log.open("w") as file:
-        try:
-            # A session of its own, so that its workers can be ended with it.
-            process = subprocess.Popen(
-                [sys.executable, *part.arguments],
-                cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-            code = process.wait(limit)
-            verdict = "ok" if code == 0 else f"failed ({code})"
-        except subprocess.TimeoutExpired:
+    logs = [log.with_suffix(f".{k}.log") for k in range(len(part.commands))]
+    processes, verdict = [], "ok"
+    try:
+        for command, path in zip(part.commands, logs, strict=True):
+            with path.open("w") as file:
+                # A session of its own, so that its workers can be ended with it.
+                processes.append(subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                ))  # fmt: skip
+        for process in processes:
+            process.wait(max(start + limit - time.perf_counter(), 0))
+        if code := max((process.returncode for process in processes), key=abs):
+            verdict = f"failed ({code})"
+    except FileNotFoundError as error:
+        verdict = f"no {Path(error.filename).name}"
+    except subprocess.TimeoutExpired:
+        verdict = f"stopped after {limit:.0f} s"
+    for process in processes:
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            verdict = f"stopped after {limit:.0f} s"
-    lines = log.read_text(errors="replace").strip().splitlines()
+    codes = [process.returncode for process in processes] + [1] * (len(logs) - len(processes))
+    texts = [path.read_text(errors="replace") for _, path in sorted(zip(map(abs, codes), logs, strict=True))]
+    for path in logs:
+        path.unlink()
+    log.write_text("".join(texts))
+    lines = log.read_text().strip().splitlines()
     return verdict, time.perf_counter() - start, lines[-1] if lines else ""
 
 
@@ -95,7 +121,8 @@ def check(round_: list[Part], total: float, out: Path) -> bool:
         if left < 5:
             rows.append((part.name, "not run: no time left", 0.0, ""))
             continue
-        print(f"== {part.name}: python {' '.join(part.arguments)}", flush=True)
+        several = f", {len(part.commands)} at once" if len(part.commands) > 1 else ""
+        print(f"== {part.name}{several}: {' '.join(part.commands[0])}", flush=True)
         rows.append((part.name, *run(part, min(part.seconds, left), out)))
         print((out / f"{part.name.replace(' ', '_')}.log").read_text(errors="replace")[-3000:], flush=True)
     print(f"{'part':<22}{'verdict':<24}{'seconds':>8}  last line")

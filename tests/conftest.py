@@ -3,6 +3,26 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# Examples of a fuzz test, `pytest --hypothesis-profile=NAME`: of an op, and of one in Triton's interpreter.
+EXAMPLES = {"test": (100, 20), "campaign": (10_000, 300)}
+for name, (compiled, interpreted) in EXAMPLES.items():
+    examples = interpreted if os.environ.get("TRITON_INTERPRET") == "1" else compiled
+    settings.register_profile(name, max_examples=examples, deadline=None, derandomize=True)
+settings.load_profile("test")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--share", metavar="K/N", help="every Nth test from the Kth on, for N processes at once")
+
+
+def pytest_collection_modifyitems(config, items):
+    if share := config.getoption("--share"):
+        first, step = map(int, share.split("/"))
+        kept = items[first - 1 :: step]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import statistics
 import warnings
 
 from bench import record
-from tests.campaign import kills, rows
+from tests.campaign import fuzz, kills, rows
 from tests.methods.tiny import ROOT, ROWS
 
 COMMAND = "python -m tests.campaign.kills --kills 50"
@@ -37,6 +37,34 @@ def test_every_row_was_tried_and_says_when_it_is_stale():
     if missing or changed:
         words = f"{len(missing)} of {len(ROWS)} rows were never tried, others before a change of {sorted(changed)}"
         warnings.warn(f"{words}: run python -m tests.campaign.rows", stacklevel=1)
+
+
+def test_every_op_was_fuzzed_and_says_when_it_is_stale():
+    """As above: what is missing or stale is a warning."""
+    known = fuzz.newest()
+    assert all(row["mismatches"] == 0 and not row["provenance"]["dirty"] for row in known.values())
+    cases = [fuzz.case(op, backend) for op in fuzz.FUZZED for backend in fuzz.BACKENDS["cpu"]]
+    missing = [case for case in cases if case not in known]
+    changed = {name for case in cases if case in known for name in fuzz.stale(known[case])}
+    if missing or changed:
+        words = f"{len(missing)} of {len(cases)} were never fuzzed, others before a change of {sorted(changed)}"
+        warnings.warn(f"{words}: run python -m tests.campaign.fuzz", stacklevel=1)
+
+
+def test_every_op_has_fuzz_tests():
+    for op in fuzz.FUZZED:
+        tests = (ROOT / f"tests/kernels/test_{op}.py").read_text()
+        assert "def test_fuzz_cpp" in tests and "def test_fuzz_triton" in tests, op
+
+
+def test_fuzz_counts_examples_and_names_what_changed():
+    row = fuzz.attempt("scale_", "cpp", profile="test")
+    assert row["examples"] == 100 and fuzz.stale(row) == []
+    assert set(fuzz.covered("mask_token_backward")) >= {
+        f"{fuzz.PACKAGE}/{op}" for op in ("mask_token", "unshuffle_backward")
+    }
+    changed = {name: "other" for name in row["covered"] if name.endswith("scale_")}
+    assert fuzz.stale(row | {"covered": row["covered"] | changed}) == [f"{fuzz.PACKAGE}/scale_"]
 
 
 def test_a_change_of_a_covered_file_is_named():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, block_mask, random_mask, use_reference
@@ -26,14 +26,12 @@ def any_case(draw, largest: int):
     return Case(draw(st.integers(0, 5)), rows, columns, side, draw(st.integers(0, 2**64 - 1)))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest=50))
 def test_fuzz_cpp(check_op, case):
     check_op("block_mask", "cpp", case, torch.int64)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest=13))
 def test_fuzz_triton(check_op, case):
     check_op("block_mask", "triton", case, torch.int64)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, composite_residual, use_reference
@@ -48,7 +48,6 @@ def any_case(draw, largest_patch: int):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_op, case, dtype):
     check_op(OP, "cpp", case, dtype)
@@ -56,7 +55,6 @@ def test_fuzz_cpp(check_op, case, dtype):
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_op, case, dtype):
     check_op(OP, "triton", case, dtype)

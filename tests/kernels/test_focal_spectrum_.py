@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, spectral_loss, use_reference
@@ -31,14 +31,12 @@ def any_case(draw, largest: int):
     return Case(draw(st.integers(0, 6)), size, alpha, gamma, draw(st.booleans()), draw(st.booleans()))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest=40))
 def test_fuzz_cpp(check_op, case):
     check_op(OP, "cpp", case, torch.float32)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest=20))
 def test_fuzz_triton(check_op, case):
     check_op(OP, "triton", case, torch.float32)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, mask_token, use_reference
@@ -43,14 +43,12 @@ def any_case(draw, largest: int):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest=5), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_op, case, dtype):
     check_op("mask_token", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest=3), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_op, case, dtype):
     check_op("mask_token", "triton", case, dtype)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, mean_fill, require, use_reference
@@ -71,14 +71,12 @@ def any_case(draw, largest: int):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(case, dtype):
     check(cpp, case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest=6), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(run_triton, case, dtype):
     check(lambda args: run_triton("mean_fill", args), case, dtype)

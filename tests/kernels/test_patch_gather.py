@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_gather, use_reference
@@ -43,14 +43,12 @@ def any_case(draw, largest_patch: int):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_bits, case, dtype):
     check_bits("patch_gather", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_bits, case, dtype):
     check_bits("patch_gather", "triton", case, dtype)

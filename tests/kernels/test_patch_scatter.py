@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_gather
 from fastmim_kernels.patch_scatter import patch_scatter, reference
-from fastmim_kernels.patch_scatter.cases import CASES, inputs
+from fastmim_kernels.patch_scatter.cases import CASES, Case, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -23,6 +25,34 @@ def test_triton(check_bits, case, dtype):
     check_bits("patch_scatter", "triton", CASES[case], dtype)
 
 
+@st.composite
+def any_case(draw, largest_patch: int):
+    grid, patch = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, largest_patch))
+    num_ids = draw(st.integers(0, grid[0] * grid[1]))
+    return Case(
+        draw(st.integers(0, 3)),
+        grid,
+        patch,
+        num_ids,
+        token=draw(st.sampled_from([n for n in range(1, patch + 1) if patch % n == 0])),
+        columns=draw(st.sampled_from([n for n in range(1, num_ids + 2) if num_ids % n == 0])),
+        channels=draw(st.integers(1, 5)),
+        images=draw(st.sampled_from([None, *DTYPES])),
+        strided=draw(st.booleans()),
+    )
+
+
+@given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
+def test_fuzz_cpp(check_bits, case, dtype):
+    check_bits("patch_scatter", "cpp", case, dtype)
+
+
+@pytest.mark.triton
+@given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
+def test_fuzz_triton(check_bits, case, dtype):
+    check_bits("patch_scatter", "triton", case, dtype)
+
+
 @pytest.mark.parametrize("case", ["mae_vit_h", "primes", "all", "um_mae", "um_mae_odd", "compact_image"])
 def test_gather_gives_back_what_was_scattered(case):
     grad, ids, height, width, p, dtype, *tokens = inputs(CASES[case], torch.float32)
@@ -30,6 +60,18 @@ def test_gather_gives_back_what_was_scattered(case):
     channels = torch.zeros(images.shape[3])
     assert torch.equal(patch_gather(images, ids, p, channels, channels + 1, dtype, *tokens), grad)
     assert images.count_nonzero() == grad.count_nonzero()
+
+
+def test_bits_do_not_depend_on_threads_or_runs():
+    args = inputs(Case(8, (4, 4), 16, 5), torch.float32)
+    before = torch.get_num_threads()
+    expected = patch_scatter(*args)
+    try:
+        for threads in [1, 2, 3] * 7:
+            torch.set_num_threads(threads)
+            assert torch.equal(patch_scatter(*args), expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("case", ["mae_vit_b", "to_bf16", "um_mae", "no_patches"])

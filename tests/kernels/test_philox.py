@@ -1,12 +1,14 @@
 """philox: known answers, every implementation against the reference bit for bit, errors."""
 
+from functools import partial
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, philox, uniform, use_reference
-from fastmim_kernels.philox import reference
+from fastmim_kernels.philox import reference, signed_seed
 from fastmim_kernels.philox.cases import CASES, inputs
 
 # Random123's kat_vectors, "philox4x32 10": counter, key, words. csrc/body_test.cpp has them for the C++ bodies.
@@ -57,16 +59,24 @@ def test_triton(check_op, case):
     check_op("philox", "triton", CASES[case], torch.int64)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(
-    seed=st.integers(0, 2**64 - 1),
-    stream=st.integers(0, 2**32 - 1),
-    ids=st.lists(st.integers(0, 2**63 - 1), max_size=40),
-    n=st.integers(0, 70),
-)
-def test_fuzz(seed, stream, ids, n):
-    ids = torch.tensor(ids, dtype=torch.int64)
-    assert torch.equal(philox(seed, stream, ids, n), reference.philox(seed, stream, ids, n))
+ANY = {
+    "seed": st.integers(0, 2**64 - 1),
+    "stream": st.integers(0, 2**32 - 1),
+    "ids": st.lists(st.integers(0, 2**63 - 1), max_size=40).map(partial(torch.tensor, dtype=torch.int64)),
+    "n": st.integers(0, 70),
+}
+
+
+@given(**ANY)
+def test_fuzz_cpp(seed, stream, ids, n):
+    assert torch.equal(philox(seed, stream, ids, n), reference.philox(signed_seed(seed), stream, ids, n))
+
+
+@pytest.mark.triton
+@given(**ANY)
+def test_fuzz_triton(run_triton, seed, stream, ids, n):
+    args = (signed_seed(seed), stream, ids, n)
+    assert torch.equal(run_triton("philox", args), reference.philox(*args))
 
 
 def test_draws_depend_on_nothing_else():

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastmim_kernels import OPS
 from fastmim_kernels.scale_ import scale_
@@ -21,6 +23,24 @@ def test_cpp(check_op, case, dtype):
 @pytest.mark.parametrize("case", CASES)
 def test_triton(check_op, case, dtype):
     check_op("scale_", "triton", CASES[case], dtype)
+
+
+FACTORS = st.sampled_from([0.0, 1.0, -1.0]) | st.floats(-1000, 1000, width=32)
+ANY = {
+    "case": st.builds(Case, st.lists(st.integers(0, 40), max_size=3).map(tuple), FACTORS),
+    "dtype": st.sampled_from(DTYPES),
+}
+
+
+@given(**ANY)
+def test_fuzz_cpp(check_op, case, dtype):
+    check_op("scale_", "cpp", case, dtype)
+
+
+@pytest.mark.triton
+@given(**ANY)
+def test_fuzz_triton(check_op, case, dtype):
+    check_op("scale_", "triton", case, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, philox, uniform_mask, use_reference
@@ -27,14 +27,12 @@ def any_case(draw, largest: int):
     return Case(draw(st.integers(0, 5)), rows, columns, kept, draw(st.booleans()), draw(st.integers(0, 2**64 - 1)))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest=24))
 def test_fuzz_cpp(check_op, case):
     check_op("uniform_mask", "cpp", case, torch.int64)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest=7))
 def test_fuzz_triton(check_op, case):
     check_op("uniform_mask", "triton", case, torch.int64)

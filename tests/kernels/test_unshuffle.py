@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, unshuffle, use_reference
@@ -40,14 +40,12 @@ def any_case(draw):
     )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_bits, case, dtype):
     check_bits("unshuffle", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=15, deadline=None, derandomize=True)
 @given(case=any_case(), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_bits, case, dtype):
     check_bits("unshuffle", "triton", case, dtype)

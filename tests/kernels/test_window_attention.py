@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, use_reference, window_attention
@@ -27,14 +27,12 @@ def test_triton(check_op, case, dtype):
     check_op("window_attention", "triton", CASES[case], dtype)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(case=any_case(largest_side=9, largest_dim=70), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_op, case, dtype):
     check_op("window_attention", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=any_case(largest_side=5, largest_dim=40), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_op, case, dtype):
     check_op("window_attention", "triton", case, dtype)

@@ -54,10 +54,12 @@ def _positions(
     d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
     # A constant bound, a power of two so that few are compiled: Triton 3.6's interpreter refuses another.
+    at = token
     for image in range(ROUNDS):
-        row = tl.load(row_of + image * num_tokens + token, mask=image < batch, other=0)
+        row = tl.load(row_of + at, mask=image < batch, other=0)
         width = tl.where(image < batch, dim, 0)
         total += tl.load(grad + row * dim + d, mask=d < width, other=0.0).to(tl.float32)
+        at += num_tokens
     tl.store(pos + token * dim + d, total, mask=d < dim)
 
 

@@ -1,0 +1,123 @@
+"""The fuzz campaign: every op's fuzz tests with the examples of the profile "campaign" in tests/conftest.py.
+
+`python -m tests.campaign.fuzz` from the repository root: C++ and Triton's interpreter; with `--device cuda` the kernels
+on a GPU. `--only OP ...` takes these ops. What is recorded and not stale is left out, so the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from bench import record
+from fastmim_kernels import OPS
+from tests.campaign.kills import ROOT, digest
+
+PACKAGE = "kernels/fastmim_kernels"
+BACKENDS = {"cpu": ("cpp", "interpreter"), "cuda": ("triton",)}
+WITH = {"composite_residual_backward": "composite_residual"}
+"""Ops whose fuzz tests are those of another op."""
+FUZZED = tuple(name for name in OPS if name not in WITH)
+RUNS_AT_A_TIME = 2
+
+
+def covered(op: str) -> dict[str, str]:
+    """Digests of what the tests of an op depend on: its folder, those it imports from, what all share, and the tests.
+
+    A change there makes an earlier result stale.
+    """
+    folders = {other for other, own in WITH.items() if own == op} | {op}
+    while True:
+        code = [p.read_text() for name in folders for p in (ROOT / PACKAGE / name).iterdir() if p.is_file()]
+        names = {name for text in code for name in re.findall(r"(?:from \.\.|#include \"\.\./)(\w+)", text)}
+        if (names := names & OPS.keys()) <= folders:
+            break
+        folders |= names
+    found = {}
+    for folder in ["kernels/csrc", *(f"{PACKAGE}/{name}" for name in sorted(folders))]:
+        files = [p for p in (ROOT / folder).iterdir() if p.suffix in (".py", ".cpp", ".h")]
+        found[folder] = digest([p.relative_to(ROOT).as_posix() for p in files])
+    tests = ("tests/conftest.py", "tests/kernels/conftest.py", f"tests/kernels/test_{op}.py")
+    return found | {name: digest([name]) for name in (f"{PACKAGE}/_op.py", f"{PACKAGE}/_check.py", *tests)}
+
+
+def stale(row: dict) -> list[str]:
+    """What a recorded row depends on and has changed since."""
+    found = covered(row["op"])
+    return [name for name in found.keys() | row["covered"].keys() if row["covered"].get(name) != found.get(name)]
+
+
+def newest() -> dict[str, dict]:
+    """The last recorded row of each op and implementation."""
+    return {row["case"]: row for row in record.read("fuzz")}
+
+
+def case(op: str, backend: str) -> str:
+    return f"{op}, {backend}"
+
+
+def attempt(op: str, backend: str, profile: str = "campaign") -> dict:
+    """Runs the fuzz test of one implementation of an op.
+
+    Raises:
+        AssertionError: an example failed; ends with what pytest printed.
+        RuntimeError: the op's code changed meanwhile.
+    """
+    before, started = covered(op), time.perf_counter()
+    environment = os.environ | {"TRITON_INTERPRET": "1" if backend == "interpreter" else "0"}
+    test = f"tests/kernels/test_{op}.py::test_fuzz_{'cpp' if backend == 'cpp' else 'triton'}"
+    options = [f"--hypothesis-profile={profile}", "--hypothesis-show-statistics", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", test, *options], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{case(op, backend)}: {done.stdout[-5000:]}{done.stderr[-2000:]}"
+    if covered(op) != before:
+        raise RuntimeError(f"{case(op, backend)}: the code changed meanwhile")
+    return {
+        "case": case(op, backend),
+        "op": op,
+        "examples": int(re.search(r"(\d+) passing", done.stdout)[1]),
+        "mismatches": 0,
+        "seconds": round(time.perf_counter() - started, 1),
+        "covered": before,
+    }
+
+
+def main() -> int:
+    """Runs the campaign, prints it and records what holds in bench/results; 0 if all did."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=sorted(BACKENDS), default="cpu")
+    parser.add_argument("--only", nargs="+", choices=FUZZED, default=FUZZED, metavar="OP", help="these ops")
+    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if record.provenance(arguments.device)["dirty"] and not arguments.allow_dirty:
+        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+    known = newest()
+    jobs = [(op, backend) for op in arguments.only for backend in BACKENDS[arguments.device]]
+    todo = [job for job in jobs if (row := known.get(case(*job))) is None or stale(row)]
+    print(f"{len(jobs)} fuzz tests, {len(jobs) - len(todo)} of them recorded and not stale", flush=True)
+    failed = 0
+    with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
+        for future in as_completed([pool.submit(attempt, *job) for job in todo]):
+            if (error := future.exception()) is not None:
+                failed += 1
+                print(f"{type(error).__name__}: {error}", flush=True)
+                continue
+            row = future.result()
+            print("{case:<40}{examples:>6} examples  no mismatch  {seconds:>8} s".format(**row), flush=True)
+            if not arguments.allow_dirty:
+                if record.provenance(arguments.device)["dirty"]:
+                    raise RuntimeError("the tree changed during the campaign: this row is not recorded")
+                record.record(row | {"device": arguments.device}, "fuzz")
+    print(f"{len(todo) - failed} of {len(todo)} hold")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
