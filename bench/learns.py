@@ -6,7 +6,10 @@
 
 For every run: its last held-out loss beside what trivial predictors reach on the same images. With --labelled, a folder
 that holds train/CLASS/ and test/CLASS/ images, also the k-NN accuracy of runs/cifar10_*, and of the same network at
-initialisation. The exit status is 1 if a run's accuracy, or loss where no accuracy is asked for, is not the better one.
+initialisation: of the last block's features, and of all blocks' side by side, as DINO's linear probe of ViT-S takes the
+last four (eval_linear.py, `n_last_blocks`). All blocks decide: without a decoder (SimMIM, A2MIM) the last ones turn to
+the pixels that they have to predict. The exit status is 1 if a run's accuracy, or loss where no accuracy is asked for,
+is not the better one.
 May import fastmim and bench.record.
 """
 
@@ -19,9 +22,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastmim import checkpoint
-from fastmim.analysis.knn import knn_accuracy, pooled_features
+from fastmim.analysis.knn import knn_accuracy
+from fastmim.cli import visualize
 from fastmim.config import Config, from_json
 from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
@@ -54,20 +59,35 @@ def labelled(folder: Path, config: Config, count: int) -> tuple[Tensor, Tensor]:
 
 
 def accuracies(config: Config, weights: dict[str, Tensor], folder: Path) -> dict[str, float]:
-    """k-NN accuracy of the trained encoder, and of the one it started from."""
+    """k-NN accuracies of the trained encoder, and of the one it started from."""
     untrained, trained = build(config), build(config)
     trained.load_state_dict(weights)
     parts = [labelled(folder / part, config, count) for part, count in (("train", BANK), ("test", QUERIES))]
-
-    def accuracy(mim: MIM) -> float:
+    row = {}
+    for suffix, mim in (("", trained), ("_at_initialisation", untrained)):
         mim.eval()
-        features = [
-            torch.cat([pooled_features(mim.encoder, pixels(mim, some), BATCH) for some in images.split(BATCH)])
-            for images, _ in parts
-        ]
-        return knn_accuracy(features[0], parts[0][1], features[1], parts[1][1])
+        features = [block_features(mim, images) for images, _ in parts]
+        for name, blocks in (("knn_last_block", slice(-1, None)), ("knn", slice(None))):
+            bank, queries = (torch.cat([F.normalize(x, dim=1) for x in of[blocks]], dim=1) for of in features)
+            row[name + suffix] = knn_accuracy(bank, parts[0][1], queries, parts[1][1])
+    return row
 
-    return {"knn": accuracy(trained), "knn_at_initialisation": accuracy(untrained)}
+
+@torch.no_grad()
+def block_features(mim: MIM, images: Tensor) -> list[Tensor]:
+    """(N, D) mean over the tokens, class tokens apart, after every block of a ViT, of whole (N, H, W, C) images."""
+    encoder, found = mim.encoder, [[] for _ in mim.encoder.blocks]
+    hooks = [
+        block.register_forward_hook(
+            lambda _, __, x, rows=rows: rows.append(x[:, encoder.num_prefix_tokens :].mean(dim=1).float())
+        )
+        for block, rows in zip(encoder.blocks, found, strict=True)
+    ]
+    for some in images.split(BATCH):
+        encoder.features(pixels(mim, some))
+    for hook in hooks:
+        hook.remove()
+    return [torch.cat(rows) for rows in found]
 
 
 def pixels(mim: MIM, images: Tensor) -> Tensor:
@@ -97,8 +117,8 @@ def learned(row: dict) -> bool:
     return row["held_out_loss"] < min(row[f"{name}_loss"] for name in ("zero", "mean_patch", "interpolation"))
 
 
-def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
-    """One column a run: its curve beside the trivial predictors, its last pictures, its accuracies."""
+def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) -> None:
+    """One column a run: its curve beside the trivial predictors, pictures of `images` or its last, its accuracies."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -114,7 +134,9 @@ def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
             curve.axhline(row[f"{name}_loss"], color="0.5", linestyle="--", linewidth=0.7)
             curve.text(0, row[f"{name}_loss"], name, fontsize=6, va="bottom")
         curve.set_title(run.name, fontsize=9)
-        grids = sorted((run / "grids").glob("*.png"))
+        if images:
+            visualize(run, images, count=3, out=file.with_suffix(".tmp.png"))
+        grids = [file.with_suffix(".tmp.png")] if images else sorted((run / "grids").glob("*.png"))
         picture.imshow(plt.imread(grids[-1]) if grids else [[1.0]])
         picture.axis("off")
         shown = {name: row[name] for name in ("knn_at_initialisation", "knn") if name in row}
@@ -122,7 +144,8 @@ def plot(runs: list[Path], rows: list[dict], file: Path) -> None:
             bars.bar_label(bar, fmt="%.3f", fontsize=7)
             bars.set_title("k-NN accuracy", fontsize=8)
         bars.set_visible(bool(shown))
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=60)
+    file.with_suffix(".tmp.png").unlink(missing_ok=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -132,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
     parser.add_argument("--labelled", type=Path, help="folder with train/CLASS/ and test/CLASS/ images (default: none)")
     parser.add_argument("--plot", type=Path, help="PNG to draw all runs into (default: none)")
+    parser.add_argument("--images", type=Path, help="folder of images to draw in it (default: the last pictures)")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
     arguments = parser.parse_args(argv)
     rows = []
@@ -142,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.record:
             record(rows[-1], "learns")
     if arguments.plot:
-        plot(arguments.runs, rows, arguments.plot)
+        plot(arguments.runs, rows, arguments.plot, arguments.images)
     raise SystemExit(not all(map(learned, rows)))
 
 

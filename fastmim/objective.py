@@ -17,10 +17,9 @@ from fastmim_kernels import composite_residual, patch_loss, spectral_loss
 from .losses import ComplexFocalL1, FocalFrequency, FourierLoss, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 from .tokens import Loss, Mask, Target, take, unpatchify
 
-# Losses that `patch_loss` computes from the image itself, for any target made of patches: its `loss` argument.
-FUSED = {MaskedL1: "l1", MaskedL2: "l2"}
-# The same of `composite_residual`, which computes the spatial part of WithFourier.
-SPATIAL = FUSED | {MaskedFocalL1: "focal_l1"}
+# Losses that ops compute from the image itself: their `loss` argument. `patch_loss` is for any target made of patches,
+# `composite_residual` computes the spatial part of WithFourier.
+FUSED = {MaskedL1: "l1", MaskedL2: "l2", MaskedFocalL1: "focal_l1"}
 # What `spectral_loss` computes of its residual images.
 SPECTRAL = (FocalFrequency, ComplexFocalL1)
 
@@ -31,7 +30,7 @@ def fused_op(target: Target, loss: Loss) -> str | None:
         return None
     if type(loss) in FUSED:
         return "patch_loss"
-    parts = type(loss) is WithFourier and type(loss.spatial) in SPATIAL
+    parts = type(loss) is WithFourier and type(loss.spatial) in FUSED
     return "composite_residual" if parts and type(loss.fourier) in SPECTRAL and not target.norm_pix else None
 
 
@@ -45,9 +44,15 @@ class Objective(nn.Module):
     def __init__(self, target: Target, loss: Loss, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.target, self.loss, self.patch_size = target, loss, patch_size
-        self.op = fused_op(target, loss)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    @property
+    def op(self) -> str | None:
+        """The op that `forward` calls, or None."""
+        op = fused_op(self.target, self.loss)
+        # The losses themselves are plain torch, and the better reference of an op that is a part of one.
+        return None if op == "composite_residual" and fastmim_kernels.using_reference() else op
 
     @property
     def whole(self) -> bool:
@@ -57,7 +62,7 @@ class Objective(nn.Module):
     def forward(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
         if self.op == "patch_loss":
             return self.of_hidden(pred, images, mask)
-        if self.op == "composite_residual" and not fastmim_kernels.using_reference():
+        if self.op == "composite_residual":
             return self.with_fourier(pred, images, mask)
         return self.compare(pred, self.targets(images), mask)
 
@@ -74,6 +79,7 @@ class Objective(nn.Module):
             self.std.float(),
             norm_pix=self.target.norm_pix,
             loss=FUSED[type(self.loss)],
+            **asdict(self.loss),
         )
 
     def with_fourier(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
@@ -88,7 +94,7 @@ class Objective(nn.Module):
             self.patch_size,
             self.mean.float(),
             self.std.float(),
-            loss=SPATIAL[type(loss.spatial)],
+            loss=FUSED[type(loss.spatial)],
             **asdict(loss.spatial),
             visible=loss.visible,
             visible_weight=loss.visible_weight,
@@ -125,9 +131,11 @@ class Objective(nn.Module):
         """One line that says which path the loss of a micro-batch takes."""
         pair = f"{type(self.target).__name__} + {type(self.loss).__name__}"
         if self.op is None:
-            path = "target built in full, then compared (no fused kernel for this pair)"
+            why = "kernels = reference" if fused_op(self.target, self.loss) else "no fused kernel for this pair"
+            path = f"target built in full, then compared ({why})"
         else:
-            path = f"fused {self.op} ({fastmim_kernels.backends()[self.op][device]})"
+            backend = fastmim_kernels.backends()[self.op][device]
+            path = f"reference of {self.op}" if backend == "reference" else f"fused {self.op} ({backend})"
         return "; ".join(filter(None, [f"{pair}: {path}", self.loss.note(batch)]))
 
 

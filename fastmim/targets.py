@@ -41,6 +41,9 @@ class LowPass(Target):
     filtered image is complex. "dc": at frequency 0, which is symmetric."""
     norm_pix: bool = field(default=True, kw_only=True)
     """Standardise each patch after the filter, as published."""
+    allow_tf32: bool = field(default=False, kw_only=True)
+    """On GPUs, one TF32 matrix product in place of three: the rms error of a filtered 224-pixel image, in deviations of
+    the data, is 2.5e-4 in place of 8e-8 and the largest 1e-3 (see `low_pass`). The CPU computes in float32."""
 
     def __post_init__(self):
         if self.radius < 1:
@@ -51,4 +54,5 @@ class LowPass(Target):
     def source(
         self, images: Tensor, mean: Tensor, std: Tensor, rows: Tensor | None = None, patch_size: int = 1
     ) -> Tensor:
-        return low_pass(images, mean, std, radius=self.radius, center=self.center, rows=rows, patch_size=patch_size)
+        options = {"radius": self.radius, "center": self.center, "allow_tf32": self.allow_tf32}
+        return low_pass(images, mean, std, rows=rows, patch_size=patch_size, **options)

@@ -17,7 +17,7 @@ from fastmim_kernels.patch_gather import patch_gather
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, patchify, sincos_position_embedding, take, unpatchify
 from .checks import check_size
-from .dense import compute_dtype
+from .dense import compute_dtype, convolve, cut
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,8 @@ class ConvMAE(Encoder):
         return ConvMAEEncoder(self, (size[0] // p, size[1] // p), mean, std)
 
 
-def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution whose stride is its kernel p, in each of (B, K, h, w, C) blocks: (B, K, h/p, w/p, D), one GEMM."""
-    p = conv.kernel_size[0]
-    b, k, h, w, c = x.shape
-    x = x.reshape(b, k, h // p, p, w // p, p, c).transpose(3, 4).flatten(4)
-    return F.linear(x, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
-
-
 class PatchEmbed(nn.Module):
-    """Convolution, norm, GELU."""
+    """Convolution on squares as `cut`, norm, GELU."""
 
     def __init__(self, channels: int, dim: int, patch_size: int):
         super().__init__()
@@ -138,7 +130,7 @@ class ConvMAEEncoder(nn.Module):
     def __init__(self, spec: ConvMAE, grid: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         (p1, p2, p3), (c1, c2, c3) = spec.patch_sizes, spec.embed_dims
-        self.grid, self.patch_size, self.embed_dim = grid, p1 * p2 * p3, c3
+        self.grid, self.patch_sizes, self.patch_size, self.embed_dim = grid, spec.patch_sizes, p1 * p2 * p3, c3
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.grad_checkpointing = False
         self.patch_embed1 = PatchEmbed(len(mean), c1, p1)
@@ -163,20 +155,24 @@ class ConvMAEEncoder(nn.Module):
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
         p, dtype = self.patch_size, compute_dtype(self.patch_embed4.weight)
-        patches = patch_gather(images, mask.ids_keep, p, self.mean.float(), self.std.float(), dtype)
-        return self.transform(patches.unflatten(2, (p, p, -1)), self.pos_embed[0][mask.ids_keep], mask)
+        token, side = self.patch_sizes[0], p // self.patch_sizes[0]
+        x = patch_gather(images, mask.ids_keep, p, self.mean.float(), self.std.float(), dtype, token)
+        return self.transform(x.unflatten(1, (-1, side, side)), self.pos_embed[0][mask.ids_keep], mask)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images."""
-        return self.transform(images.permute(0, 2, 3, 1)[:, None], self.pos_embed, None)
+        squares = cut(images.permute(0, 2, 3, 1)[:, None], self.patch_sizes[0])
+        return self.transform(squares, self.pos_embed, None)
 
     def transform(self, x: Tensor, positions: Tensor, mask: Mask | None) -> Tensor:
-        """Tokens of (B, K, h, w, C) pixels: of visible patches, or of the whole image as one (see `ConvBlock`)."""
+        """Tokens of pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`)."""
+        _, p2, p3 = self.patch_sizes
         x = self.run([partial(block, mask=mask) for block in self.blocks1], self.patch_embed1(x))
-        stage1 = convolve(self.stage1_output_decode, x).flatten(1, 3)
-        x = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(x))
-        stage2 = convolve(self.stage2_output_decode, x).flatten(1, 3)
-        x = self.patch_embed4(self.patch_embed3(x).flatten(1, 3)) + positions
+        stage1 = convolve(self.stage1_output_decode, cut(x, p2 * p3)).flatten(1, 3)
+        x = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(cut(x, p2)))
+        squares = cut(x, p3)
+        stage2 = convolve(self.stage2_output_decode, squares).flatten(1, 3)
+        x = self.patch_embed4(self.patch_embed3(squares).flatten(1, 3)) + positions
         return self.norm(self.run(list(self.blocks3), x) + stage1 + stage2)
 
     def run(self, blocks: list, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What encoders that read whole images share: their input, and the tokens that stand for hidden content.
+"""What encoders of maps share: their input, strided convolutions, and the tokens that stand for hidden content.
 
 May import L1 and L0.
 """
@@ -9,16 +9,27 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastmim_kernels import mask_token, mean_fill, patch_gather
 
-from ..tokens import Mask, unpatchify
+from ..tokens import Mask
 
 
 def compute_dtype(parameter: Tensor) -> torch.dtype:
     """The dtype that a matrix product with this parameter would be done in: autocast's, or its own."""
     device = parameter.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else parameter.dtype
+
+
+def cut(x: Tensor, side: int) -> Tensor:
+    """(..., H, W, C) to (..., H/side, W/side, side*side*C), inside a square (row, column, channel)."""
+    return x.unflatten(-2, (-1, side)).unflatten(-4, (-1, side)).transpose(-4, -3).flatten(-3)
+
+
+def convolve(conv: nn.Conv2d, squares: Tensor) -> Tensor:
+    """A convolution whose stride is its kernel, one GEMM on the squares, as `cut`, that it covers."""
+    return F.linear(squares, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
 class DenseInput(nn.Module):
@@ -39,14 +50,21 @@ class DenseInput(nn.Module):
         hidden = mask.mask.view(-1, *mask.grid) if self.fill == "mean" else None
         return mean_fill(images, hidden, self.mean.float(), self.std.float(), dtype).permute(0, 3, 1, 2)
 
-    def compact(self, images: Tensor, mask: Mask, patch_size: int, dtype: torch.dtype) -> Tensor:
-        """(B, C, H/2, W/2): the visible patches of a uniform mask side by side, each in the place of its 2x2 block.
+    def tokens(
+        self, images: Tensor, ids: Tensor, columns: int, patch_size: int, token_size: int, dtype: torch.dtype
+    ) -> Tensor:
+        """(B, h, w, t*t*C): the tokens of the image that patches `ids` make, `columns` of them side by side.
 
-        UM-MAE compacts the embedded map (models_mae_swin.py `forward_encoder`); as its patch embedding never crosses a
-        patch, gathering pixels first gives the same values from a quarter of the work.
+        Those of a uniform mask, each in the place of its 2x2 block, are what UM-MAE encodes. It compacts the embedded
+        map (models_mae_swin.py `forward_encoder`); as its patch embedding never crosses a patch, gathering pixels first
+        gives the same values from a quarter of the work.
         """
-        patches = patch_gather(images, mask.ids_keep, patch_size, self.mean.float(), self.std.float(), dtype)
-        return unpatchify(patches, patch_size, (mask.grid[0] // 2, mask.grid[1] // 2)).permute(0, 3, 1, 2)
+        x = patch_gather(images, ids, patch_size, self.mean.float(), self.std.float(), dtype, token_size, columns)
+        return x.unflatten(1, (-1, columns * patch_size // token_size))
+
+    def compact(self, images: Tensor, mask: Mask, patch_size: int, dtype: torch.dtype) -> Tensor:
+        """(B, C, H/2, W/2): the image that the visible patches of a uniform mask make."""
+        return self.tokens(images, mask.ids_keep, mask.grid[1] // 2, patch_size, 1, dtype).permute(0, 3, 1, 2)
 
 
 class MaskToken(nn.Module):

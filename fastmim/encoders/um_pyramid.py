@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fastmim_kernels import mask_token
@@ -22,7 +21,7 @@ from fastmim_kernels import mask_token
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer
 from .checks import check_masking, check_size
-from .dense import DenseInput, compute_dtype
+from .dense import DenseInput, compute_dtype, convolve, cut
 
 TOKEN = 4
 """Side of a token of the first stage, pixels."""
@@ -84,20 +83,19 @@ class UMPyramid(Encoder):
 
 
 class TokenEmbed(nn.Module):
-    """(B, C, H, W) pixels to (B, H/4, W/4, D): a strided convolution, here one GEMM, and a layer norm, if any."""
+    """Tokens of pixels (B, h, w, 4*4*C), as `cut`, to (B, h, w, D): a strided convolution, and a layer norm, if any."""
 
     def __init__(self, channels: int, dim: int, norm: bool):
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, TOKEN, stride=TOKEN)
         self.norm = nn.LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.unflatten(3, (-1, TOKEN)).unflatten(2, (-1, TOKEN)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(convolve(self.proj, x))
 
 
 class Downsample(nn.Module):
-    """2x2 tokens to one: a layer norm of each, if any, then a strided convolution, here one GEMM."""
+    """2x2 tokens to one: a layer norm of each, if any, then a strided convolution."""
 
     def __init__(self, dim: int, out_dim: int, norm: bool):
         super().__init__()
@@ -106,8 +104,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H/2, W/2, C')."""
-        x = self.norm(x).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
-        return F.linear(x, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+        return convolve(self.proj, cut(self.norm(x), 2))
 
 
 class PyramidBlock(nn.Module):
@@ -176,22 +173,29 @@ class PyramidEncoder(nn.Module, ABC):
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""
-        dtype = compute_dtype(self.norm.weight)
         if self.reads == "all":
-            x = self.patch_embed(self.input(images, mask, dtype))
+            every = torch.arange(self.grid[0] * self.grid[1], device=images.device).expand(len(images), -1)
+            x = self.embed(images, every, self.grid[1])
             return self.transform(mask_token(x, mask.mask.view(-1, *self.grid), self.mask_token[0, 0]))
-        x = self.patch_embed(self.input.compact(images, mask, PATCH, dtype))
+        x = self.embed(images, mask.ids_keep, mask.grid[1] // 2)
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
+            # Replaced patches are gathered all the same: of the gather's bytes (bfloat16) their pixels are one in
+            # twelve, what the GEMM reads must be written anyway, and the token comes in only behind the norm.
             x = mask_token(x, mask.secondary.view(-1, *blocks), self.patch_embed.norm(self.vis_mask_token)[0, 0])
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)
         first = first.repeat_interleave(side, 1).repeat_interleave(side, 2)
         return self.transform(x, first + raster((side, side), keep.device).repeat(1, *blocks, 1))
 
+    def embed(self, images: Tensor, ids: Tensor, columns: int) -> Tensor:
+        """(B, h, w, D) tokens of the image that patches `ids` make, `columns` of them side by side."""
+        dtype = compute_dtype(self.norm.weight)
+        return self.patch_embed(self.input.tokens(images, ids, columns, PATCH, TOKEN, dtype))
+
     def features(self, images: Tensor) -> Tensor:
         """(B, N, D) of whole, normalised (B, C, H, W) images."""
-        return self.transform(self.patch_embed(images))
+        return self.transform(self.patch_embed(cut(images.permute(0, 2, 3, 1), TOKEN)))
 
     def transform(self, x: Tensor, places: Tensor | None = None) -> Tensor:
         """Runs all stages and the final norm. places: of the tokens of a compacted image."""

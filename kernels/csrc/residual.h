@@ -19,16 +19,21 @@ enum class ElementLoss { l1, l2, focal_l1 };
 
 namespace {
 
+// The values of a patch as they are in the images, converted. buffer: P floats.
+inline void load_patch(const Residuals& a, int64_t image, int64_t patch, float* out, float* buffer) {
+  const int64_t start = start_of(a.shape, image, patch);
+  if (a.image_type == Type::f32) {
+    copy_patch(a.shape, a.images, sizeof(float), start, out);
+  } else {  // lines are short; put together first, they are converted in one long loop
+    copy_patch(a.shape, a.images, size_of(a.image_type), start, buffer);
+    load(a.image_type, buffer, 0, out, values_of(a.shape));
+  }
+}
+
 // The target of a patch, and prediction minus target: P floats each.
 inline void residual(const Residuals& a, int64_t row, int64_t image, int64_t patch, float* target, float* d) {
   const int64_t values = values_of(a.shape);
-  const int64_t start = start_of(a.shape, image, patch);
-  if (a.image_type == Type::f32) {
-    copy_patch(a.shape, a.images, sizeof(float), start, target);
-  } else {
-    copy_patch(a.shape, a.images, size_of(a.image_type), start, d);
-    load(a.image_type, d, 0, target, values);
-  }
+  load_patch(a, image, patch, target, d);
   const float *scale = a.scale, *shift = a.shift;
   const float* pred = floats(a.pred_type, a.pred, row * values, d, values);
   if (a.image_type == Type::u8) {

@@ -42,6 +42,17 @@ def patches_fit(height: int, width: int, patch_size: int) -> None:
         )
 
 
+def tokens_fit(num_ids: int, patch_size: int, token_size: int, columns: int) -> None:
+    """
+    Raises:
+        ValueError: the patches cannot be cut into whole tokens, or do not fill rows of `columns`.
+    """
+    if token_size < 1 or patch_size % token_size:
+        raise ValueError(f"patches of {patch_size} cannot be cut into tokens of {token_size}; use a divisor")
+    if columns < 1 or num_ids % columns:
+        raise ValueError(f"{num_ids} patches do not fill rows of {columns}; use a divisor")
+
+
 def cells_fit(hidden: Tensor, x: Tensor) -> None:
     """
     Raises:
@@ -57,14 +68,15 @@ def cells_fit(hidden: Tensor, x: Tensor) -> None:
     one_device(hidden, x)
 
 
-def channel_constants(mean: Tensor, std: Tensor, channels: int) -> None:
+def channel_constants(mean: Tensor, std: Tensor, channels: int, dtypes=(torch.float32,)) -> None:
     """
     Raises:
-        ValueError: mean or std is not (C,) float32, or wants a gradient, which no op gives.
+        ValueError: mean or std is not (C,) of one of `dtypes`, or wants a gradient, which no op gives.
     """
     for name, value in (("mean", mean), ("std", std)):
-        if value.shape != (channels,) or value.dtype != torch.float32:
-            raise ValueError(f"{name}: expected ({channels},) float32, got {tuple(value.shape)} {value.dtype}")
+        if value.shape != (channels,) or value.dtype not in dtypes:
+            names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise ValueError(f"{name}: expected ({channels},) {names}, got {tuple(value.shape)} {value.dtype}")
         if value.requires_grad:
             raise ValueError(f"{name} is a constant and gets no gradient; detach it")
 

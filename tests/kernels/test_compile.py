@@ -18,6 +18,7 @@ NARROW = {
     ("mask_token_backward", "bf16 add"): "one number per column is stored",
     ("mean_fill", "sums"): "one number per channel is stored",
     ("patch_loss", "mean"): "one number is stored",
+    ("patch_loss", "map"): "the values of a patch are a map apart",
     ("patch_scatter", "vit_h/14 bf16"): "lines of 84 bytes start at multiples of 4",
 }
 

@@ -111,6 +111,15 @@ def test_second_backward_raises_instead_of_scaling_twice():
         loss.backward()
 
 
+def test_no_gradient_is_formed_when_none_is_wanted(monkeypatch):
+    x = torch.randn(3, 8, 6, 3, requires_grad=True)
+    expected = spectral_loss(x, alpha=0.2, gamma=1.0)
+    monkeypatch.delattr(torch.fft, "irfft2")
+    with torch.no_grad():
+        loss = spectral_loss(x, alpha=0.2, gamma=1.0)
+    assert not loss.requires_grad and loss == expected == spectral_loss(x.detach(), alpha=0.2, gamma=1.0)
+
+
 def test_second_derivative_raises():
     x = torch.randn(1, 4, 4, 3, requires_grad=True)
     (grad,) = torch.autograd.grad(spectral_loss(x, alpha=1.0).square(), x, create_graph=True)

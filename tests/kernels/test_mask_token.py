@@ -131,6 +131,8 @@ WRONG = {
     "token of int64": {"token": torch.zeros(8, dtype=torch.int64)},
     "gamma of another width": {"gamma": torch.zeros(1)},
     "gamma of float64": {"gamma": torch.zeros(8, dtype=torch.float64)},
+    "x of float64 and token of int64": {"x": torch.zeros(2, 4, 6, 8).double(), "token": torch.zeros(8).long()},
+    "x of float64 and hidden of uint8": {"x": torch.zeros(2, 4, 6, 8).double(), "hidden": torch.zeros(2, 2, 3).byte()},
     "gamma without add": {"add": False},
     "another device": {"token": torch.zeros(8, device="meta")},
     "hidden on another device": {"hidden": torch.zeros(2, 2, 3, dtype=torch.bool, device="meta")},

@@ -139,6 +139,8 @@ WRONG = {
     "hidden on another device": {"hidden": torch.zeros(2, 2, 3, dtype=torch.bool, device="meta")},
     "mean of the wrong length": {"mean": torch.zeros(4)},
     "std of float64": {"std": torch.ones(3, dtype=torch.float64)},
+    "result of float64 and mean of bfloat16": {"dtype": torch.float64, "mean": torch.zeros(3).bfloat16()},
+    "result of float64 and images of int32": {"dtype": torch.float64, "images": torch.zeros(2, 8, 12, 3).int()},
     "result of uint8": {"dtype": torch.uint8},
     "mean on another device": {"mean": torch.zeros(3, device="meta")},
 }

@@ -1,7 +1,5 @@
 """patch_gather: the same bits from every implementation, gradients, errors."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -30,12 +28,15 @@ def test_triton(check_bits, case, dtype):
 
 @st.composite
 def any_case(draw, largest_patch: int):
-    grid = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    grid, patch = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, largest_patch))
+    num_ids = draw(st.integers(0, grid[0] * grid[1]))
     return Case(
         draw(st.integers(0, 3)),
         grid,
-        patch=draw(st.integers(1, largest_patch)),
-        num_ids=draw(st.integers(0, grid[0] * grid[1])),
+        patch,
+        num_ids,
+        token=draw(st.sampled_from([n for n in range(1, patch + 1) if patch % n == 0])),
+        columns=draw(st.sampled_from([n for n in range(1, num_ids + 2) if num_ids % n == 0])),
         channels=draw(st.integers(1, 5)),
         images=draw(st.sampled_from([torch.uint8, *DTYPES])),
         strided=draw(st.booleans()),
@@ -56,7 +57,8 @@ def test_fuzz_triton(check_bits, case, dtype):
 def every_byte(mean: float, std: float):
     """Arguments whose result is all 256 values, in order."""
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
-    return images, torch.zeros(1, 1, dtype=torch.int64), 16, torch.tensor([mean]), torch.tensor([std]), torch.float32
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    return images, ids, 16, torch.tensor([mean]), torch.tensor([std]), torch.float32, 16, 1
 
 
 STATISTICS = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225), (0.5, 0.5), (0.0, 1.0), (1 / 3, 1e-3)]
@@ -78,28 +80,52 @@ def test_every_byte_in_triton(run_triton, mean, std):
     assert torch.equal(run_triton("patch_gather", args), reference.patch_gather(*args))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_values_are_where_the_equation_says(case):
+    images, ids, p, mean, std, _, t, columns = inputs(CASES[case], torch.float32)
+    images = torch.arange(images.numel(), dtype=torch.float32).reshape(images.shape)
+    out = patch_gather(images, ids, p, mean, std, torch.float32, t, columns)
+    b, k, y, x, c = torch.meshgrid(*(torch.arange(n) for n in (*ids.shape, p, p, len(mean))), indexing="ij")
+    n, across = p // t, images.shape[2] // p
+    token = (k // columns * n + y // t) * columns * n + k % columns * n + x // t
+    expected = images[b, ids[b, k] // across * p + y, ids[b, k] % across * p + x, c]
+    assert torch.equal(out[b, token, (y % t * t + x % t) * len(mean) + c], expected)
+    assert out.shape == (len(ids), ids.shape[1] * n * n, t * t * len(mean))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", ["float_images", "bf16_images", "fp16_images", "strided_float"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "float_images",
+        "bf16_images",
+        "fp16_images",
+        "strided_float",
+        "um_mae_float",
+        "um_mae_bf16",
+        "compact_image_float",
+    ],
+)
 def test_gradient_is_that_of_autograd(case, dtype):
-    images, *rest, _ = inputs(CASES[case], dtype)
+    images, *rest = inputs(CASES[case], dtype)
     gradients = []
     for function in (patch_gather, reference.patch_gather):
         leaf = images.clone().requires_grad_()
-        result = function(leaf, *rest, dtype)
+        result = function(leaf, *rest)
         result.backward(torch.linspace(-1, 1, result.numel()).reshape(result.shape).to(dtype))
         assert leaf.grad.dtype == images.dtype and leaf.grad.any()
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
 
 
-def test_gradient_of_the_reference_in_float64():
-    images, ids, p, mean, std, _ = inputs(CASES["strided_float"], torch.float32)
-    function = partial(reference.patch_gather, ids=ids, patch_size=p, mean=mean, std=std, dtype=torch.float64)
-    assert torch.autograd.gradcheck(function, images.double().requires_grad_())
+@pytest.mark.parametrize("case", ["strided_float", "compact_image_float"])
+def test_gradient_of_the_reference_in_float64(case):
+    images, *rest = inputs(CASES[case], torch.float64)
+    assert torch.autograd.gradcheck(lambda x: reference.patch_gather(x, *rest), images.double().requires_grad_())
 
 
 def test_bits_do_not_depend_on_threads():
-    args = inputs(Case(8, (4, 4), 16, 15), torch.float32)
+    args = inputs(Case(8, (4, 4), 16, 15, token=4, columns=5), torch.float32)
     before = torch.get_num_threads()
     try:
         results = []
@@ -121,7 +147,7 @@ def test_use_reference():
     assert torch.equal(result, patch_gather(*args))
 
 
-@pytest.mark.parametrize("case", ["primes", "bf16_images", "strided_float", "no_patches"])
+@pytest.mark.parametrize("case", ["primes", "bf16_images", "strided_float", "um_mae_float", "no_patches"])
 def test_opcheck(case):
     images, *rest = inputs(CASES[case], torch.float32)
     images = images.clone().requires_grad_(images.is_floating_point())
@@ -137,6 +163,10 @@ WRONG = {
     "ids of another batch": {"ids": torch.zeros(3, 1, dtype=torch.int64)},
     "patch that does not divide": {"patch_size": 3},
     "patch of 0": {"patch_size": 0},
+    "token that does not divide": {"token_size": 3},
+    "token of 0": {"token_size": 0},
+    "columns that do not divide": {"columns": 2},
+    "columns of 0": {"columns": 0},
     "mean of the wrong length": {"mean": torch.zeros(4)},
     "std of float64": {"std": torch.ones(3, dtype=torch.float64)},
     "result of float64": {"dtype": torch.float64},
@@ -166,4 +196,4 @@ def test_index_out_of_range_raises(index):
     with pytest.raises(RuntimeError, match="ids\\[1, 1\\]"):
         patch_gather(**args)
     with pytest.raises(IndexError):
-        reference.patch_gather(**args)
+        reference.patch_gather(**args, token_size=4, columns=1)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_loss, use_reference
-from fastmim_kernels.patch_loss import reference
-from fastmim_kernels.patch_loss.cases import CASES, Case, inputs
+from fastmim_kernels._losses import LOSSES
+from fastmim_kernels.patch_loss import LAYOUTS, reference
+from fastmim_kernels.patch_loss.cases import BENCH, CASES, Case, functions, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 pytestmark = pytest.mark.filterwarnings("ignore:var_mean")  # the reference of an empty batch
@@ -44,8 +45,11 @@ def any_case(draw, largest_patch: int):
         channels=channels,
         images=draw(st.sampled_from([torch.uint8, *DTYPES])),
         norm_pix=patch * patch * channels > 1 and draw(st.booleans()),
-        loss=draw(st.sampled_from(["l1", "l2"])),
-        layout=draw(st.sampled_from(["contiguous", "strided", "constant"])),
+        loss=draw(st.sampled_from(["l1", "l2", "focal_l1"])),
+        gamma=draw(st.sampled_from([1.0, 1.5, 3.0])),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        pred=draw(st.sampled_from(["rows", "tokens", "map"])),
+        memory=draw(st.sampled_from(["contiguous", "strided", "constant"])),
     )
 
 
@@ -62,13 +66,20 @@ def test_fuzz_triton(check_op, case, dtype):
 
 def public(args, **changes):
     """Arguments of the public function from those of the op."""
-    pred, images, rows, patch, mean, std, norm_pix, l1, _ = args
+    pred, images, rows, patch, mean, std, norm_pix, loss, alpha, gamma, channels_first, _ = args
     values = {"pred": pred, "images": images, "rows": rows, "patch_size": patch, "mean": mean, "std": std}
-    return values | {"norm_pix": norm_pix, "loss": "l1" if l1 else "l2"} | changes
+    numbers = {"norm_pix": norm_pix, "loss": LOSSES[loss], "alpha": alpha, "gamma": gamma}
+    return values | numbers | {"layout": LAYOUTS[channels_first]} | changes
+
+
+GRADIENTS = [
+    "mae_vit_b", "simmim_swin", "norm_l1", "strided", "empty", "focal", "focal_norm_power_2.5", "channels_first", "map",
+    "map_strided", "tokens", "tokens_none", "tokens_all_strided",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", ["mae_vit_b", "simmim_swin", "norm_l1", "strided", "empty"])
+@pytest.mark.parametrize("case", GRADIENTS)
 def test_gradient_is_that_of_autograd(case, dtype):
     """Through the public function, an incoming gradient that is not 1 (a loss scale for float16) included."""
     args = inputs(CASES[case], dtype)
@@ -76,7 +87,7 @@ def test_gradient_is_that_of_autograd(case, dtype):
     gradients = []
     for function in (
         lambda pred: patch_loss(**public(args, pred=pred)),
-        lambda pred: reference.patch_loss(pred, *args[1:8]),
+        lambda pred: reference.patch_loss(pred, *args[1:]),
     ):
         pred = args[0].clone().requires_grad_()
         (function(pred) * scale).backward()
@@ -84,6 +95,35 @@ def test_gradient_is_that_of_autograd(case, dtype):
         gradients.append(pred.grad.float())
     largest = gradients[1].abs().max() if gradients[1].numel() else 0
     torch.testing.assert_close(gradients[0], gradients[1], rtol=3 * torch.finfo(dtype).eps, atol=1e-6 * float(largest))
+
+
+@pytest.mark.parametrize("case", GRADIENTS)
+def test_reference_gradient_is_that_of_autograd(case):
+    """In float64: the gradient that implementations are compared with."""
+    args = [arg.double() if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg
+            for arg in inputs(CASES[case], torch.float32)]  # fmt: skip
+    pred = args[0].clone().requires_grad_()
+    reference.patch_loss(pred, *args[1:]).backward()
+    torch.testing.assert_close(OPS["patch_loss"].reference(*args)[1], pred.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", ["l1", "focal_l1"])
+def test_the_official_way_gives_the_same(loss):
+    """Convolution, pixel shuffle, a mask of pixels: of the map that would be shuffled, read where it lies."""
+    case = replace(BENCH["simmim_swin_192 uint8 map"], batch=2, rows=30, loss=loss)
+    pred, ways = functions(case, torch.float32, "cpu")
+    found = []
+    for name in ("ours", "official"):
+        loss = ways[name](pred)
+        found.append((loss, torch.autograd.grad(loss, pred)[0]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-9)
+    assert found[0][1].stride() == pred.stride()
+
+
+def test_focal_power_0_is_l1():
+    args = inputs(CASES["focal"], torch.float32)
+    assert patch_loss(**public(args, gamma=0.0)) == patch_loss(**public(args, loss="l1"))
 
 
 def test_l1_gradient_is_zero_where_equal():
@@ -101,7 +141,7 @@ def test_no_gradient_is_formed_when_none_is_wanted():
     with torch.no_grad():
         loss = patch_loss(**public(args, pred=args[0].clone().requires_grad_()))
     assert not loss.requires_grad
-    assert OPS["patch_loss"].overload(*args[:8], None)[1].numel() == 0
+    assert OPS["patch_loss"].overload(*args[:-1], None)[1].numel() == 0
 
 
 def test_second_backward_raises_instead_of_scaling_twice():
@@ -140,12 +180,13 @@ def test_constant_patch_with_any_value_is_exact():
     assert loss < 1e-9
 
 
-def test_bits_do_not_depend_on_threads_or_runs():
-    args = inputs(replace(CASES["mae_vit_b"], batch=4, rows=600), torch.float32)
+@pytest.mark.parametrize("changes", [{}, {"loss": "focal_l1", "pred": "map", "layout": "channel_row_column"}])
+def test_bits_do_not_depend_on_threads_or_runs(changes):
+    args = inputs(replace(CASES["mae_vit_b"], batch=4, rows=600, **changes), torch.float32)
     before = torch.get_num_threads()
     try:
         results = []
-        for threads in [1, 2, 3] * 7:
+        for threads in [1, 2, 3, *[2] * 17]:
             torch.set_num_threads(threads)
             results.append(OPS["patch_loss"].overload(*args))
     finally:
@@ -171,7 +212,7 @@ def test_concurrent_calls():
         assert torch.equal(loss, expected[0]) and torch.equal(grad, expected[1])
 
 
-@pytest.mark.parametrize("case", ["mae_vit_b", "simmim_float", "empty"])
+@pytest.mark.parametrize("case", ["mae_vit_b", "simmim_float", "empty", "focal", "map_focal", "map_strided"])
 def test_opcheck(case):
     pred, *rest = inputs(CASES[case], torch.float32)
     torch.library.opcheck(OPS["patch_loss"].overload, (pred.requires_grad_(), *rest))
@@ -204,6 +245,10 @@ WRONG = {
     "std of float64": {"std": torch.ones(3, dtype=torch.float64)},
     "another device": {"mean": torch.zeros(3, device="meta")},
     "unknown loss": {"loss": "huber"},
+    "gamma of 0.5": {"loss": "focal_l1", "gamma": 0.5},
+    "alpha of 0": {"loss": "focal_l1", "alpha": 0.0},
+    "unknown layout": {"layout": "channel_column_row"},
+    "predictions of some patches of every image": {"pred": torch.zeros(2, 3, 48)},
 }
 
 
@@ -227,7 +272,14 @@ def test_row_out_of_range_raises(row):
     with pytest.raises(RuntimeError, match="rows\\[3\\]"):
         patch_loss(**public(args))
     with pytest.raises(IndexError):
-        reference.patch_loss(*args[:8])
+        reference.patch_loss(*args)
+
+
+def test_row_twice_raises():
+    args = list(inputs(CASES["tokens"], torch.float32))
+    args[2] = args[2].index_copy(0, torch.tensor([1]), args[2][:1])
+    with pytest.raises(RuntimeError, match="twice"):
+        patch_loss(**public(args))
 
 
 @pytest.mark.triton

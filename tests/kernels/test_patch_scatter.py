@@ -27,12 +27,15 @@ def test_triton(check_bits, case, dtype):
 
 @st.composite
 def any_case(draw, largest_patch: int):
-    grid = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    grid, patch = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, largest_patch))
+    num_ids = draw(st.integers(0, grid[0] * grid[1]))
     return Case(
         draw(st.integers(0, 3)),
         grid,
-        patch=draw(st.integers(1, largest_patch)),
-        num_ids=draw(st.integers(0, grid[0] * grid[1])),
+        patch,
+        num_ids,
+        token=draw(st.sampled_from([n for n in range(1, patch + 1) if patch % n == 0])),
+        columns=draw(st.sampled_from([n for n in range(1, num_ids + 2) if num_ids % n == 0])),
         channels=draw(st.integers(1, 5)),
         images=draw(st.sampled_from([None, *DTYPES])),
         strided=draw(st.booleans()),
@@ -50,12 +53,12 @@ def test_fuzz_triton(check_bits, case, dtype):
     check_bits("patch_scatter", "triton", case, dtype)
 
 
-@pytest.mark.parametrize("case", ["mae_vit_h", "primes", "all"])
+@pytest.mark.parametrize("case", ["mae_vit_h", "primes", "all", "um_mae", "um_mae_odd", "compact_image"])
 def test_gather_gives_back_what_was_scattered(case):
-    grad, ids, height, width, p, dtype = inputs(CASES[case], torch.float32)
-    images = patch_scatter(grad, ids, height, width, p, dtype)
+    grad, ids, height, width, p, dtype, *tokens = inputs(CASES[case], torch.float32)
+    images = patch_scatter(grad, ids, height, width, p, dtype, *tokens)
     channels = torch.zeros(images.shape[3])
-    assert torch.equal(patch_gather(images, ids, p, channels, channels + 1, dtype), grad)
+    assert torch.equal(patch_gather(images, ids, p, channels, channels + 1, dtype, *tokens), grad)
     assert images.count_nonzero() == grad.count_nonzero()
 
 
@@ -71,7 +74,7 @@ def test_bits_do_not_depend_on_threads_or_runs():
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("case", ["mae_vit_b", "to_bf16", "no_patches"])
+@pytest.mark.parametrize("case", ["mae_vit_b", "to_bf16", "um_mae", "no_patches"])
 def test_opcheck(case):
     torch.library.opcheck(OPS["patch_scatter"].overload, inputs(CASES[case], torch.float32))
 
@@ -84,6 +87,9 @@ WRONG = {
     "ids of another number": {"ids": torch.zeros(2, 2, dtype=torch.int64)},
     "patch that does not divide": {"height": 9},
     "patch of 0": {"patch_size": 0},
+    "token that does not divide": {"token_size": 3},
+    "columns that do not divide": {"columns": 2},
+    "grad of other tokens": {"token_size": 2},
     "result of uint8": {"dtype": torch.uint8},
     "another device": {"ids": torch.zeros(2, 1, dtype=torch.int64, device="meta")},
 }
@@ -110,4 +116,4 @@ def test_index_out_of_range_raises(index):
     with pytest.raises(RuntimeError, match="ids\\[1, 0\\]"):
         patch_scatter(**args)
     with pytest.raises(RuntimeError):
-        reference.patch_scatter(**args)
+        reference.patch_scatter(**args, token_size=4, columns=1)

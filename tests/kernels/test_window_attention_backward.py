@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fastmim_kernels import OPS
 from fastmim_kernels.window_attention_backward import window_attention_backward
-from fastmim_kernels.window_attention_backward.cases import CASES, Case, inputs
+from fastmim_kernels.window_attention_backward.cases import CASES, inputs
+from tests.kernels.windows import any_case
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -25,23 +26,6 @@ def test_cpp(check_op, case, dtype):
 @pytest.mark.parametrize("case", CASES)
 def test_triton(check_op, case, dtype):
     check_op("window_attention_backward", "triton", CASES[case], dtype)
-
-
-@st.composite
-def any_case(draw, largest_side: int, largest_dim: int):
-    window = (draw(st.integers(1, largest_side)), draw(st.integers(1, largest_side)))
-    grid = tuple(n * draw(st.integers(1, 3)) for n in window)
-    return Case(
-        batch=draw(st.integers(0, 4)),
-        grid=grid,
-        window=window,
-        # No roll of a single window: where no pair belongs together, all gradients are as small as exp(-100).
-        shift=tuple(draw(st.integers(0, w - 1)) if w < n else 0 for n, w in zip(grid, window, strict=True)),
-        num_heads=draw(st.integers(1, 3)),
-        dim=draw(st.integers(1, largest_dim)),
-        places=draw(st.sampled_from(["image", "window"])),
-        strided=draw(st.booleans()),
-    )
 
 
 @given(case=any_case(largest_side=9, largest_dim=70), dtype=st.sampled_from(DTYPES))

@@ -178,6 +178,32 @@ def test_the_path_is_told():
     assert said == "Pixels + WithFourier: fused composite_residual (cpp)"
 
 
+def test_the_path_told_on_references_is_the_one_taken():
+    use_reference()
+    try:
+        composite = Objective(Pixels(), WithFourier(), 16, MEAN, STD).describe("cpu", 256)
+        patches = Objective(Pixels(), MaskedFocalL1(), 16, MEAN, STD).describe("cpu", 256)
+    finally:
+        use_reference(False)
+    assert composite == "Pixels + WithFourier: target built in full, then compared (kernels = reference)"
+    assert patches == "Pixels + MaskedFocalL1: reference of patch_loss"
+
+
+@pytest.mark.parametrize("loss", [MaskedFocalL1(), MaskedFocalL1(2.0, 2.5), MaskedFocalL1(gamma=0.0)])
+def test_fused_focal_l1_alone(loss):
+    """By `patch_loss`, as on the target built in full."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 32, 48, 3), dtype=torch.uint8, generator=generator)
+    mask = Mask(torch.rand(3, 6, generator=generator).argsort(1), 2, (2, 3))
+    objective = Objective(Pixels(), loss, 16, MEAN, STD)
+    assert objective.op == "patch_loss"
+    pred = torch.randn(3, 4, 768, generator=generator).requires_grad_()
+    value, expected = objective(pred, images, mask), objective.compare(pred, objective.targets(images), mask)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    grads = [torch.autograd.grad(x, pred)[0] for x in (value, expected)]
+    torch.testing.assert_close(*grads, rtol=0, atol=1e-5 * grads[1].abs().max().item())
+
+
 @pytest.mark.parametrize("fourier", [FocalFrequency(), FocalFrequency(log=False), ComplexFocalL1()])
 @pytest.mark.parametrize("visible", ["mixed", "target", "prediction", "mean"])
 def test_finite_where_nothing_differs(fourier, visible):

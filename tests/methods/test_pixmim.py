@@ -29,7 +29,7 @@ def filtered(pixels, target):
     """The filter on (H, W) pixels of one channel, on the 0..1 scale, in float64."""
     mean, std = torch.tensor([0.5]).double(), torch.tensor([0.2]).double()
     images = (pixels.double()[None, ..., None] - mean) / std
-    kept = low_pass(images, None, 1, mean, std, target.radius, target.center == "official", torch.float32, False)
+    kept = low_pass(images, None, 1, mean, std, target.radius, target.center == "official", False)
     return (kept * std + mean)[0, ..., 0]
 
 
@@ -127,7 +127,7 @@ def test_float32_is_close_to_float64_on_photographic_values():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
     objective = Objective(LowPass(), MaskedL2(), 16, MEAN.tolist(), STD.tolist())
-    exact = low_pass(images, None, 1, MEAN.double(), STD.double(), 40, True, torch.float32, False)
+    exact = low_pass(images, None, 1, MEAN.double(), STD.double(), 40, True, False)
     grey_levels = 255 * ((objective.source(images) - exact) * STD).abs()
     assert grey_levels.max() < 5e-4
 
@@ -146,6 +146,17 @@ def test_kernel_and_reference_give_the_same_loss():
         finally:
             use_reference(False)
     torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
+
+
+def test_tf32_reaches_the_op(monkeypatch):
+    """Where a GPU's faster products are chosen; on a CPU it changes nothing."""
+    images, given = torch.randn(1, 32, 32, 3), []
+    monkeypatch.setattr("fastmim.targets.low_pass", lambda *_, **options: given.append(options["allow_tf32"]))
+    for target in (LowPass(8), LowPass(8, allow_tf32=True)):
+        target.source(images, MEAN, STD)
+    assert given == [False, True]
+    monkeypatch.undo()
+    assert torch.equal(*(LowPass(8, allow_tf32=fast).source(images, MEAN, STD) for fast in (False, True)))
 
 
 @pytest.mark.parametrize(("fields", "message"), [(dict(radius=0), "at least 1"), (dict(center="DC"), "center is")])

@@ -145,9 +145,8 @@ class TestCompaction:
             encoder.pos_embed.data[:] = data[f"{name}_pos_embed"]
         tokens = data[f"{name}_tokens"].view(2, 32, 32, 8)
         monkeypatch.setattr(encoder.patch_embed, "norm", torch.nn.Identity())  # the recorded token has been through it
-        monkeypatch.setattr(encoder.patch_embed, "forward", lambda pixels: pixels.permute(0, 2, 3, 1))
         pixels = DenseInput((0.0,) * 8, (1.0,) * 8)
-        monkeypatch.setattr(encoder.input, "compact", lambda i, m, p, d: pixels.compact(tokens, m, 4, torch.float32))
+        monkeypatch.setattr(encoder, "embed", lambda i, ids, n: pixels.tokens(tokens, ids, n, 4, 1, torch.float32))
         monkeypatch.setattr(encoder, "transform", lambda x, places: (encoder.position(x, places), places))
         x, places = encoder(data["comp_img"].permute(0, 2, 3, 1), mask)
         torch.testing.assert_close(x.flatten(1, 2), data[f"{name}_compacted"], rtol=0, atol=1e-6)
@@ -160,10 +159,11 @@ class TestCompaction:
         encoder = SWIN.build((128, 128), *IDENTITY, UniformMasking(0.0))
         images = golden("um_mask")["comp_img"].permute(0, 2, 3, 1).contiguous()
         mask = uniform_mask(golden("um_mask")["comp_mask"])
-        pixels = encoder.input.compact(images, mask, 16, torch.float32)
-        whole = encoder.patch_embed(images.permute(0, 3, 1, 2))
+        pixels, proj = encoder.embed(images, mask.ids_keep, mask.grid[1] // 2), encoder.patch_embed.proj
+        whole = torch.nn.functional.conv2d(images.permute(0, 3, 1, 2), proj.weight, proj.bias, stride=4)
+        whole = encoder.patch_embed.norm(whole.permute(0, 2, 3, 1))
         first = DenseInput((0.0,) * 16, (1.0,) * 16).compact(whole.detach(), mask, 4, torch.float32)
-        torch.testing.assert_close(encoder.patch_embed(pixels).permute(0, 3, 1, 2), first, rtol=0, atol=1e-6)
+        torch.testing.assert_close(pixels.permute(0, 3, 1, 2), first, rtol=0, atol=1e-6)
 
 
 class TestGoldenForward:
@@ -180,8 +180,8 @@ class TestGoldenForward:
             for part, module in (("encoder.", encoder), ("decoder.", decoder)):
                 module.load_state_dict({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
             encoder.double()
-            compact = encoder.input.compact  # the kernel has no float64, and need not: these pixels are exact
-            encoder.input.compact = lambda i, m, p, d: compact(i, m, p, torch.float32).double()
+            tokens = encoder.input.tokens  # the kernel has no float64, and need not: these pixels are exact
+            encoder.input.tokens = lambda *args: tokens(*args[:-1], torch.float32).double()
             hidden = data["mask"].bool()
             mask = uniform_mask(hidden, published.draw_secondary(hidden, 0.25, data["noise"]))
             return data, encoder, decoder, mask, data["img"].permute(0, 2, 3, 1).contiguous()

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import _op
+from .._losses import loss_index
 from ..composite_residual_backward import composite_residual_backward
 from . import reference
 
-LOSSES = ("l1", "l2", "focal_l1")
 _SHARES = {"mixed": 0.5, "target": 0.0, "prediction": 1.0, "mean": 0.0}
 
 
@@ -54,18 +54,14 @@ def composite_residual(
         RuntimeError: a row of ids is no permutation, CPU only. On a GPU that check would make the host wait on every
             step: there it is the caller's duty.
     """
-    if loss not in LOSSES or visible not in _SHARES:
-        raise ValueError(f"expected loss of {LOSSES} and visible of {tuple(_SHARES)}, got {loss!r} and {visible!r}")
-    if not (alpha > 0 and (gamma == 0 or gamma >= 1) and 0 <= visible_weight <= 1):
+    element_loss = loss_index(loss, alpha, gamma)
+    if visible not in _SHARES or not 0 <= visible_weight <= 1:
         raise ValueError(
-            "expected alpha above 0, gamma 0 or at least 1, visible_weight from 0 to 1, "
-            f"got {alpha}, {gamma} and {visible_weight}"
+            f"expected visible of {tuple(_SHARES)} and visible_weight from 0 to 1, got {visible!r} and {visible_weight}"
         )
-    if gamma == 0 and loss == "focal_l1":
-        loss = "l1"
     value = visible_weight + (1 - visible_weight) * _SHARES[visible]
     tensors, fill = (pred, images, ids, num_keep, patch_size, mean, std), None
-    numbers = (LOSSES.index(loss), alpha, gamma, value, visible_weight, average)
+    numbers = (element_loss, alpha, gamma, value, visible_weight, average)
     _check(*tensors, fill, *numbers)
     if visible == "mean":
         fill = images.mean(dim=(1, 2), dtype=torch.float32)

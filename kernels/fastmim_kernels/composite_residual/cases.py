@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._losses import LOSSES
 from ..focal_spectrum_ import spectral_loss
-from . import LOSSES, composite_residual, reference
+from . import composite_residual, reference
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .._losses import element_loss
 from ..composite_residual_backward.reference import residual
 
 
@@ -10,8 +11,7 @@ def composite_residual(
     pred, images, ids, num_keep, p, mean, std, fill, loss, alpha, gamma, visible_value, visible_weight, average
 ) -> tuple[Tensor, Tensor]:
     d, target = residual(pred, images, ids, p, mean, std)
-    seen, m = d[:, :num_keep], d[:, num_keep:].abs()
-    each = (m, m.square(), m * (0.5 * alpha * m).tanh() ** gamma)[loss]
+    seen, each = d[:, :num_keep], element_loss(d[:, num_keep:], loss, alpha, gamma)
     rest = visible_value * seen.detach() + visible_weight * (seen - seen.detach())
     if fill is not None:
         rest = rest + (1 - visible_weight) * (fill.repeat(1, p * p)[:, None] - target[:, :num_keep])

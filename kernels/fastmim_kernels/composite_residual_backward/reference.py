@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .._losses import element_slope
+
 
 def residual(pred, images, ids, p, mean, std) -> tuple[Tensor, Tensor]:
     """(B, L, P) each, in the order of ids: prediction minus target, and target; float32 or float64."""
@@ -18,9 +20,7 @@ def composite_residual_backward(
     grad_loss, grad_residual, pred, images, ids, mean, std, num_keep, p, loss, alpha, gamma, visible_weight, average
 ) -> Tensor:
     d = residual(pred, images, ids, p, mean, std)[0][:, num_keep:]
-    t = (0.5 * alpha * d).tanh().abs()
-    focal = t ** max(gamma - 1, 0) * (t + d.abs() * gamma * 0.5 * alpha * (1 - t.square()))
-    slope = (d.sign(), 2 * d, d.sign() * focal)[loss] * (grad_loss / max(d.numel(), 1))
+    slope = element_slope(d, loss, alpha, gamma) * (grad_loss / max(d.numel(), 1))
     b, h, w, c = images.shape
     x = (grad_residual / average).repeat_interleave(average, 0)
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(2, 3).reshape(b, ids.shape[1], p * p * c)

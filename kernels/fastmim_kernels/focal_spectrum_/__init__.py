@@ -70,8 +70,8 @@ def spectral_loss(
 
     Weights s are divided by the largest one: of each `batch` images ("all"), or of each image, crop and channel
     ("each"); 0 where all are. That factor is applied to the gradient last, so one transform and one inverse are enough,
-    and nothing waits for a device. The gradient is formed in the forward pass and multiplied in place by the incoming
-    one: a second backward through the same graph raises instead of being wrong.
+    and nothing waits for a device. A gradient that is wanted is formed in the forward pass and multiplied
+    in place by the incoming one: a second backward through the same graph raises instead of being wrong.
 
     Args:
         residual: (B, H, W, C) float32.
@@ -92,34 +92,39 @@ def spectral_loss(
             f"expected images that divide into {crops} x {crops} crops and batches of {batch}, "
             f"got {tuple(residual.shape)}"
         )
-    return _SpectralLoss.apply(residual, alpha, gamma, log, peak, batch, crops)
+    with_grad = torch.is_grad_enabled() and residual.requires_grad
+    return _SpectralLoss.apply(residual, alpha, gamma, log, peak, batch, crops, with_grad)
 
 
 class _SpectralLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, residual, alpha, gamma, log, peak, batch, crops):
+    def forward(ctx, residual, alpha, gamma, log, peak, batch, crops, with_grad):
         size, height, width, channels = residual.shape
         tiles = (crops, height // crops, crops, width // crops, channels)
         shape = (crops, crops, channels, *tiles[1:4:2])
-        grad = torch.empty_like(residual, memory_format=torch.contiguous_format)
+        grad = torch.empty_like(residual, memory_format=torch.contiguous_format) if with_grad else None
         sums, peaks = [], []
         count = 2 if residual.is_cpu else 16  # whose spectra, all that is ever complex, stay in the cache
-        for images, out in zip(residual.split(count), grad.split(count), strict=True):
+        for start in range(0, size, count):
+            images = residual[start : start + count]
             planes = images.reshape(-1, *tiles).permute(0, 1, 3, 5, 2, 4).reshape(-1, *shape[3:])
             spectrum = torch.view_as_real(torch.fft.rfft2(planes, norm="ortho")).contiguous()
             del planes
             total, peak_of = focal_spectrum_(spectrum, shape[4], alpha, gamma, log)
             sums.append(total)
             peaks.append(peak_of)
-            planes = torch.fft.irfft2(torch.view_as_complex(spectrum), s=shape[3:], norm="ortho")
-            out.view(-1, *tiles).copy_(planes.view(-1, *shape).permute(0, 1, 4, 2, 5, 3))
+            if with_grad:
+                planes = torch.fft.irfft2(torch.view_as_complex(spectrum), s=shape[3:], norm="ortho")
+                out = grad[start : start + count].view(-1, *tiles)
+                out.copy_(planes.view(-1, *shape).permute(0, 1, 4, 2, 5, 3))
         # Sums and scale: (images, crops, crops, channels).
         sums, scale = (torch.cat(x).view(size, *shape[:3]) for x in (sums, peaks))
         if peak == "all":
             scale = scale.view(size // batch, -1).amax(1).repeat_interleave(batch)[:, None, None, None]
         scale = 1 / (scale.clamp(min=torch.finfo(scale.dtype).tiny) * residual.numel())
-        ctx.save_for_backward(grad, scale)
-        ctx.tiles = tiles
+        if with_grad:
+            ctx.save_for_backward(grad, scale)
+            ctx.tiles = tiles
         return (sums * scale).sum()
 
     @staticmethod
@@ -127,4 +132,4 @@ class _SpectralLoss(torch.autograd.Function):
     def backward(ctx, grad_loss):
         grad, scale = ctx.saved_tensors
         grad.view(-1, *ctx.tiles).mul_((scale * grad_loss)[:, :, None, :, None])
-        return grad, *[None] * 6
+        return grad, *[None] * 7

@@ -22,7 +22,6 @@ def low_pass(
     center: Literal["official", "dc"] = "official",
     rows: Tensor | None = None,
     patch_size: int = 1,
-    dtype: torch.dtype = torch.float32,
     allow_tf32: bool = False,
 ) -> Tensor:
     """Images without their high frequencies, normalised; of the patches named by `rows` only.
@@ -41,32 +40,28 @@ def low_pass(
         rows: (N,) int64, the patches wanted: b * L + l, l row-major on the (H/p, W/p) grid. The others are 0 in the
             result. None = all.
         patch_size: p, their side; without `rows` it does not matter.
-        dtype: of the result, float32, bfloat16 or float16.
         allow_tf32: one TF32 matrix product in place of three, on GPUs. In an emulation that rounds the operands, on
             images of 224 x 224, the largest error is 1e-3 in the result's units and the rms 2.5e-4, in place of 3e-7
             and 8e-8. The CPU always computes in float32.
-    Returns: (B, H, W, C) of `dtype`, which `patch_loss` reads with the same `rows`.
+    Returns: (B, H, W, C) float32, which `patch_loss` reads with the same `rows`.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
         IndexError, RuntimeError: a row is out of range, CPU only (reference, C++); see patch_loss.
     """
     if center not in ("official", "dc"):
         raise ValueError(f'center: expected "official" or "dc", got {center!r}')
-    args = (images, rows, patch_size, mean, std, radius, center == "official", dtype, allow_tf32)
+    args = (images, rows, patch_size, mean, std, radius, center == "official", allow_tf32)
     _check(*args)
     return reference.low_pass(*args) if _op.using_reference() else OP.overload(*args)
 
 
-def _check(images, rows, patch_size, mean, std, radius, official, dtype, allow_tf32) -> None:
+def _check(images, rows, patch_size, mean, std, radius, official, allow_tf32) -> None:
     if images.ndim != 4 or 0 in images.shape[1:]:
         raise ValueError(f"expected images (B, H, W, C) with pixels, got {tuple(images.shape)}")
     _, height, width, channels = images.shape
     check.patches_fit(height, width, patch_size)
-    if images.dtype not in (torch.uint8, *check.FLOATS) or dtype not in check.FLOATS:
-        raise ValueError(
-            "expected images uint8, float32, bfloat16 or float16, the result one of the last three, "
-            f"got {images.dtype} and {dtype}"
-        )
+    if images.dtype not in (torch.uint8, *check.FLOATS):
+        raise ValueError(f"expected images uint8, float32, bfloat16 or float16, got {images.dtype}")
     if rows is not None and (rows.ndim != 1 or rows.dtype != torch.int64):
         raise ValueError(f"expected rows (N,) int64, got {tuple(rows.shape)} {rows.dtype}")
     if not radius >= 1:
@@ -77,14 +72,14 @@ def _check(images, rows, patch_size, mean, std, radius, official, dtype, allow_t
     check.one_device(images, mean, std, *([] if rows is None else [rows]))
 
 
-def _fake(images, rows, patch_size, mean, std, radius, official, dtype, allow_tf32):
-    _check(images, rows, patch_size, mean, std, radius, official, dtype, allow_tf32)
-    return images.new_empty(images.shape, dtype=dtype)
+def _fake(images, rows, patch_size, mean, std, radius, official, allow_tf32):
+    _check(images, rows, patch_size, mean, std, radius, official, allow_tf32)
+    return images.new_empty(images.shape, dtype=torch.float32)
 
 
 OP = _op.register(
     "low_pass(Tensor images, Tensor? rows, int patch_size, Tensor mean, Tensor std, float radius, bool official, "
-    "ScalarType dtype, bool allow_tf32) -> Tensor",
+    "bool allow_tf32) -> Tensor",
     reference=reference.low_pass,
     fake=_fake,
 )

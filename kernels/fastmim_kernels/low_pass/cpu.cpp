@@ -11,7 +11,7 @@ namespace fastmim {
 namespace {
 
 Tensor low_pass(Tensor images, std::optional<Tensor> rows, int64_t patch_size, Tensor mean, Tensor std, double radius,
-                bool official, torch::headeronly::ScalarType dtype, bool) {
+                bool official, bool) {
   STD_TORCH_CHECK(images.dim() == 4 && patch_size > 0 && radius >= 1,
                   "low_pass: expected images of 4 dimensions, patch_size above 0 and radius at least 1");
   images = torch::stable::contiguous(images);
@@ -43,7 +43,7 @@ Tensor low_pass(Tensor images, std::optional<Tensor> rows, int64_t patch_size, T
     offset[i] = m / s;
   }
   const LowPassTables tables(height, width, radius, official);
-  Tensor out = torch::stable::new_empty(images, {batch, height, width, channels}, dtype);
+  Tensor out = torch::stable::new_empty(images, {batch, height, width, channels}, torch::headeronly::ScalarType::Float);
   LowPass work{};
   work.images = {height, width, channels, patch_size};
   work.source = images.const_data_ptr();
@@ -52,9 +52,7 @@ Tensor low_pass(Tensor images, std::optional<Tensor> rows, int64_t patch_size, T
   work.shift = shift.data();
   work.mean = offset.data();
   work.wanted = wanted.get();
-  work.out = out.mutable_data_ptr();
-  work.out_type = type_of(out);
-  STD_TORCH_CHECK(work.out_type != Type::u8, "low_pass: expected a floating result");
+  work.out = out.mutable_data_ptr<float>();
   tables.lend(work);
   static LowPassImages* const body = FASTMIM_CHOOSE(low_pass_images);
   torch::stable::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {

@@ -220,11 +220,11 @@ void finish(const LowPass& a, int64_t image, int64_t y, int64_t n, int64_t width
   }
   const int64_t start = (image * a.images.height + y) * a.images.width * a.images.channels;
   stretches(a, image, y, n, width, [&](int64_t from, int64_t to, bool wanted) {
+    const int64_t bytes = (to - from) * sizeof(float);
     if (wanted) {
-      store(a.out_type, real + from - n, a.out, start + from, to - from);
+      memcpy(a.out + start + from, real + from - n, bytes);
     } else {
-      const int64_t size = size_of(a.out_type);
-      memset(static_cast<char*>(a.out) + (start + from) * size, 0, (to - from) * size);
+      memset(a.out + start + from, 0, bytes);
     }
   });
 }

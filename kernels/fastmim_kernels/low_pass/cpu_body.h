@@ -30,8 +30,7 @@ struct LowPass {
   // of those whose frequencies have opposite signs. `even` leads to the real part, `odd` to the imaginary part; it is
   // null where that is zero.
   const float *even_same, *even_opposite, *odd_same, *odd_opposite;
-  void* out;
-  Type out_type;
+  float* out;
 };
 
 namespace {

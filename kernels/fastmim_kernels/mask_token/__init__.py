@@ -20,32 +20,35 @@ def mask_token(x: Tensor, hidden: Tensor, token: Tensor, gamma: Tensor | None = 
     always in the same order.
 
     Args:
-        x: (B, H, W, D) float32, bfloat16 or float16; for float64 the reference runs. Contiguous in this order it is
-            read where it is, as is the permuted view of a channels-last (B, D, H, W) map.
+        x: (B, H, W, D) float32, bfloat16 or float16, or float64, for which the reference runs. Contiguous in this order
+            it is read where it is, as is the permuted view of a channels-last (B, D, H, W) map.
         hidden: (B, rows, columns) bool, True = hidden; H and W are multiples of the cells.
-        token: (D,), gamma: (D,) or None, of any of these types.
+        token: (D,), gamma: (D,) or None, of any of these types; float64 only if x is.
         add: whether the token joins the features; gamma needs it.
     Returns: (B, H, W, D) of x's type.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
     """
     args = (x, hidden, token, gamma, add)
-    if x.dtype == torch.float64:
-        return reference.mask_token(*args)
     _check(*args)
-    return reference.mask_token(*args) if _op.using_reference() else OP.overload(*args)
+    plain = _op.using_reference() or x.dtype == torch.float64
+    return reference.mask_token(*args) if plain else OP.overload(*args)
 
 
 def _check(x, hidden, token, gamma, add) -> None:
-    if x.ndim != 4 or x.dtype not in check.FLOATS:
-        raise ValueError(f"expected x (B, H, W, D) float32, bfloat16 or float16, got {tuple(x.shape)} {x.dtype}")
+    dtypes = (*check.FLOATS, torch.float64) if x.dtype == torch.float64 else check.FLOATS
+    if x.ndim != 4 or x.dtype not in dtypes:
+        raise ValueError(f"expected x (B, H, W, D) floating, got {tuple(x.shape)} {x.dtype}")
     if x.shape[:3].numel() >= 2**31:
         raise ValueError(f"expected fewer than 2**31 positions, got {tuple(x.shape[:3])}")
     if gamma is not None and not add:
         raise ValueError("gamma scales what the token is added to; it needs add=True")
     for name, value in (("token", token), ("gamma", gamma)):
-        if value is not None and (value.shape != x.shape[3:] or value.dtype not in check.FLOATS):
-            raise ValueError(f"{name}: expected ({x.shape[3]},) floating, got {tuple(value.shape)} {value.dtype}")
+        if value is not None and (value.shape != x.shape[3:] or value.dtype not in dtypes):
+            raise ValueError(
+                f"{name}: expected ({x.shape[3]},) floating, float64 only where x is, "
+                f"got {tuple(value.shape)} {value.dtype}"
+            )
         if value is not None:
             check.one_device(x, value)
     check.cells_fit(hidden, x)

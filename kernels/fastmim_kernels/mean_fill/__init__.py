@@ -21,28 +21,30 @@ def mean_fill(images: Tensor, hidden: Tensor | None, mean: Tensor, std: Tensor, 
         images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and already normalised.
         hidden: (B, rows, columns) bool, True = hidden; H and W are multiples of the cells. None: nothing is.
         mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
-        dtype: of the result: float32, bfloat16 or float16; for float64 the reference runs.
+        dtype: of the result: float32, bfloat16 or float16; for float64, which images, mean and std may then be too, the
+            reference runs.
     Returns: (B, H, W, C).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together, or images want a gradient.
     """
     args = (images, hidden, mean, std, dtype)
-    if dtype == torch.float64:
-        return reference.mean_fill(*args)
     _check(*args)
-    return reference.mean_fill(*args) if _op.using_reference() else OP.overload(*args)
+    plain = _op.using_reference() or dtype == torch.float64
+    return reference.mean_fill(*args) if plain else OP.overload(*args)
 
 
 def _check(images, hidden, mean, std, dtype) -> None:
     if images.ndim != 4:
         raise ValueError(f"expected images (B, H, W, C), got {tuple(images.shape)}")
-    if images.dtype not in (torch.uint8, *check.FLOATS) or dtype not in check.FLOATS:
+    double = (torch.float64,) if dtype == torch.float64 else ()
+    if images.dtype not in (torch.uint8, *check.FLOATS, *double) or dtype not in (*check.FLOATS, *double):
         raise ValueError(
-            f"expected images uint8, float32, bfloat16 or float16 and a floating result, got {images.dtype} and {dtype}"
+            "expected images uint8, float32, bfloat16 or float16, for a float64 result also float64, and a floating "
+            f"result, got {images.dtype} and {dtype}"
         )
     if images.requires_grad:
         raise ValueError("images get no gradient from mean_fill; detach them")
-    check.channel_constants(mean, std, images.shape[3])
+    check.channel_constants(mean, std, images.shape[3], (torch.float32, *double))
     check.one_device(images, mean, std)
     if hidden is not None:
         check.cells_fit(hidden, images)

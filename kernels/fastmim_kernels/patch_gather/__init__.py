@@ -9,35 +9,52 @@ from ..patch_scatter import patch_scatter
 from . import reference
 
 
-def patch_gather(images: Tensor, ids: Tensor, patch_size: int, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gathers patches by index and normalises them.
+def patch_gather(
+    images: Tensor,
+    ids: Tensor,
+    patch_size: int,
+    mean: Tensor,
+    std: Tensor,
+    dtype: torch.dtype,
+    token_size: int | None = None,
+    columns: int = 1,
+) -> Tensor:
+    """Gathers patches by index, normalises them, puts them side by side and cuts what they make into tokens.
 
     MAE (arXiv:2111.06377), section 3, "MAE encoder": only visible patches are embedded, so only they are read, which at
-    a mask ratio of 0.75 costs a quarter of the bytes. uint8 pixels become (x / 255 - mean) / std, rounded to float32
-    after each step and so the same bits from every implementation; floating ones are taken as they are. The gradient
-    is that of floating images; mean and std get none.
+    a mask ratio of 0.75 costs a quarter of the bytes. UM-MAE (arXiv:2205.10063), section 3.1: one patch of each 2x2
+    block is visible, and a pyramid reads these as an image of half the side; its patch embedding, of smaller tokens
+    than a patch, never crosses one. With n = p/t tokens across a patch and value [y, x, c] of patch ids[b, k],
+        out[b, ((k // columns) n + y // t) columns n + (k % columns) n + x // t, ((y % t) t + x % t) C + c]
+    holds it. A token of a patch is a patch again (MAE); tokens of one pixel are the pixels of an image.
+
+    uint8 pixels become (x / 255 - mean) / std, rounded to float32 after each step and so the same bits from every
+    implementation; floating ones are taken as they are. The gradient is that of floating images; mean and std get none.
 
     Args:
         images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and already normalised.
         ids: (B, K) int64, patches on the row-major (H/p, W/p) grid, distinct within a row.
         mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
         dtype: of the result: float32, bfloat16 or float16.
-    Returns: (B, K, p*p*C), inside a patch (row, column, channel).
+        token_size: t, the side of a token, of which patch_size is a multiple; None = patch_size.
+        columns: patches side by side, of which K is a multiple; matters for smaller tokens than a patch only.
+    Returns: (B, K (p/t)^2, t*t*C), the tokens in raster order, inside a token (row, column, channel).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
         IndexError, RuntimeError: an index is out of range, CPU only (reference, C++). On a GPU that check would make
             the host wait on every step: there it is the caller's duty.
     """
-    args = (images, ids, patch_size, mean, std, dtype)
+    args = (images, ids, patch_size, mean, std, dtype, patch_size if token_size is None else token_size, columns)
     _check(*args)
     return reference.patch_gather(*args) if _op.using_reference() else OP.overload(*args)
 
 
-def _check(images, ids, patch_size, mean, std, dtype) -> None:
+def _check(images, ids, patch_size, mean, std, dtype, token_size, columns) -> None:
     if images.ndim != 4 or ids.ndim != 2 or ids.shape[0] != images.shape[0]:
         raise ValueError(f"expected images (B, H, W, C) and ids (B, K), got {tuple(images.shape)}, {tuple(ids.shape)}")
     _, height, width, channels = images.shape
     check.patches_fit(height, width, patch_size)
+    check.tokens_fit(ids.shape[1], patch_size, token_size, columns)
     if images.dtype not in (torch.uint8, *check.FLOATS) or ids.dtype != torch.int64 or dtype not in check.FLOATS:
         raise ValueError(
             "expected images uint8, float32, bfloat16 or float16, ids int64 and a floating result, "
@@ -47,23 +64,25 @@ def _check(images, ids, patch_size, mean, std, dtype) -> None:
     check.one_device(images, ids, mean, std)
 
 
-def _fake(images, ids, patch_size, mean, std, dtype):
-    _check(images, ids, patch_size, mean, std, dtype)
-    return images.new_empty((*ids.shape, patch_size**2 * images.shape[3]), dtype=dtype)
+def _fake(images, ids, patch_size, mean, std, dtype, token_size, columns):
+    _check(images, ids, patch_size, mean, std, dtype, token_size, columns)
+    tokens = ids.shape[1] * (patch_size // token_size) ** 2
+    return images.new_empty((ids.shape[0], tokens, token_size**2 * images.shape[3]), dtype=dtype)
 
 
 def _setup_context(ctx, inputs, output):
-    images, ids, patch_size, *_ = inputs
+    images, ids, patch_size, _, _, _, token_size, columns = inputs
     ctx.save_for_backward(ids)
-    ctx.images = (images.shape[1], images.shape[2], patch_size, images.dtype)
+    ctx.images = (images.shape[1], images.shape[2], patch_size, images.dtype, token_size, columns)
 
 
 def _backward(ctx, grad):
-    return patch_scatter(grad, *ctx.saved_tensors, *ctx.images), *[None] * 5
+    return patch_scatter(grad, *ctx.saved_tensors, *ctx.images), *[None] * 7
 
 
 OP = _op.register(
-    "patch_gather(Tensor images, Tensor ids, int patch_size, Tensor mean, Tensor std, ScalarType dtype) -> Tensor",
+    "patch_gather(Tensor images, Tensor ids, int patch_size, Tensor mean, Tensor std, ScalarType dtype, "
+    "int token_size, int columns) -> Tensor",
     reference=reference.patch_gather,
     fake=_fake,
     backward=_backward,

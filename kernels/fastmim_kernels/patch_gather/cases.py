@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn import functional as F
 
 from . import patch_gather, reference
 
@@ -14,6 +15,9 @@ class Case:
     patch: int
     num_ids: int
     channels: int = 3
+    token: int | None = None
+    """Side of a token; None = patch."""
+    columns: int = 1
     images: torch.dtype = torch.uint8
     strided: bool = False
     """images and ids are views with gaps."""
@@ -21,6 +25,7 @@ class Case:
 
 _MAE_B = Case(batch=64, grid=(14, 14), patch=16, num_ids=49)
 _MAE_H = Case(batch=64, grid=(16, 16), patch=14, num_ids=64)
+_UM = Case(batch=64, grid=(16, 16), patch=16, num_ids=64, token=4, columns=8)
 
 BENCH_DTYPES = ("fp32", "bf16")
 BENCH = {
@@ -28,6 +33,12 @@ BENCH = {
     "mae_vit_b/16, l/16 uint8 batch 8": replace(_MAE_B, batch=8),
     "mae_vit_b/16, l/16 float": replace(_MAE_B, images=torch.float32),
     "mae_vit_h/14 uint8": _MAE_H,
+    "um_mae_swin_t, pvt_s 256 uint8": _UM,
+    "um_mae_swin_t, pvt_s 256 uint8 batch 8": replace(_UM, batch=8),
+    "um_mae_swin_t, pvt_s 256 float": replace(_UM, images=torch.float32),
+    "um_mae_convnet 256 uint8": replace(_UM, token=1),
+    "convmae_b uint8": replace(_MAE_B, token=4),
+    "lsmae 448/16 uint8": Case(batch=16, grid=(28, 28), patch=16, num_ids=196),
 }
 
 CASES = {
@@ -42,9 +53,26 @@ CASES = {
     "five_channels": Case(1, (4, 1), 5, 2, channels=5),
     "strided": Case(2, (3, 3), 4, 4, strided=True),
     "strided_float": Case(2, (3, 3), 4, 4, images=torch.float32, strided=True),
+    "um_mae": replace(_UM, batch=1),
+    "um_mae_odd": Case(3, (6, 10), 6, 15, token=3, columns=5),
+    "um_mae_float": Case(2, (4, 6), 8, 6, token=4, columns=3, images=torch.float32),
+    "um_mae_bf16": Case(2, (4, 6), 8, 6, token=2, columns=3, images=torch.bfloat16),
+    "compact_image": Case(2, (4, 6), 8, 6, token=1, columns=3),
+    "compact_image_float": Case(2, (4, 6), 4, 6, token=1, columns=3, images=torch.float32),
+    "convmae": replace(_MAE_B, batch=1, token=4),
     "no_patches": Case(2, (2, 2), 4, 0),
+    "no_tokens": Case(2, (2, 2), 4, 0, token=2, columns=3),
     "no_images": Case(0, (2, 2), 4, 3),
 }
+
+
+def patch_ids(case, generator: torch.Generator) -> torch.Tensor:
+    """(B, K): one patch of each 2x2 block, in their order, if that is the grid; else any."""
+    rows, columns = case.grid
+    if (rows, columns) != (2 * case.num_ids // case.columns, 2 * case.columns):
+        return torch.rand(case.batch, rows * columns, generator=generator).argsort(1)[:, : case.num_ids]
+    block, corner = torch.arange(case.num_ids), torch.randint(4, (case.batch, case.num_ids), generator=generator)
+    return (2 * (block // case.columns) + corner // 2) * columns + 2 * (block % case.columns) + corner % 2
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
@@ -56,10 +84,10 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     else:
         images = torch.randn(shape, generator=generator).to(case.images)
-    ids = torch.rand(case.batch, rows * columns, generator=generator).argsort(1)[:, : case.num_ids]
-    ids = ids.repeat_interleave(gap, dim=1)
+    ids = patch_ids(case, generator).repeat_interleave(gap, dim=1)
     mean, std = 0.4 + 0.05 * torch.arange(c), 0.2 + 0.01 * torch.arange(c)
-    return images.to(device)[:, :, ::gap], ids.to(device)[:, ::gap], p, mean.to(device), std.to(device), dtype
+    constants = (mean.to(device), std.to(device), dtype, case.token or p, case.columns)
+    return images.to(device)[:, :, ::gap], ids.to(device)[:, ::gap], p, *constants
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
@@ -68,17 +96,36 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The images, and the functions of them that the benchmark runs; official normalises and cuts up all patches."""
-    images, ids, p, mean, std, _ = inputs(case, dtype, device)
-    (rows, columns), c = case.grid, case.channels
+    """The images, and the functions of them that the benchmark runs.
 
-    def official(images):
-        x = (images.float() / 255 - mean) / std if images.dtype == torch.uint8 else images
-        x = x.reshape(-1, rows, p, columns, p, c).transpose(2, 3).reshape(-1, rows * columns, p * p * c)
-        return x.gather(1, ids[..., None].expand(-1, -1, p * p * c)).to(dtype)
+    Official: all pixels are normalised and cut up, then MAE gathers patches; UM-MAE adds up the tokens of a 2x2 block,
+    hidden ones made zero, as a convolution (after embedding them, which here is left out, in its favour).
+    """
+    images, ids, p, *rest = inputs(case, dtype, device)
+    mean, std, _, t, columns = rest
+    (rows, grid_columns), c = case.grid, case.channels
+
+    def normalize(images):
+        return (images.float() / 255 - mean) / std if images.dtype == torch.uint8 else images
+
+    def gather(images):
+        x = normalize(images).reshape(-1, rows, p, grid_columns, p, c).transpose(2, 3)
+        x = x.reshape(-1, rows * grid_columns, p * p * c).gather(1, ids[..., None].expand(-1, -1, p * p * c))
+        return x.to(dtype)
+
+    visible = torch.zeros(case.batch, rows * grid_columns, dtype=torch.bool, device=device).scatter(1, ids, True)
+    visible = visible.view(-1, 1, rows, grid_columns).repeat_interleave(p // t, 2).repeat_interleave(p // t, 3)
+
+    def compact(images):
+        n = p // t
+        x = F.pixel_unshuffle(normalize(images).permute(0, 3, 1, 2), t) * visible
+        x = x.unflatten(2, (-1, 2 * n)).unflatten(4, (-1, 2 * n)).permute(0, 2, 4, 1, 3, 5)
+        x = F.conv2d(x.flatten(0, 2), x.new_ones(t * t * c, 1, 2, 2), dilation=n, groups=t * t * c)
+        x = x.unflatten(0, (case.batch, rows // 2, columns)).permute(0, 3, 1, 4, 2, 5)
+        return x.flatten(4).flatten(2, 3).to(dtype)
 
     return images, {
-        "ours": lambda images: patch_gather(images, ids, p, mean, std, dtype),
-        "reference": lambda images: reference.patch_gather(images, ids, p, mean, std, dtype),
-        "official": official,
+        "ours": lambda images: patch_gather(images, ids, p, *rest),
+        "reference": lambda images: reference.patch_gather(images, ids, p, *rest),
+        "official": gather if columns == 1 else compact,
     }

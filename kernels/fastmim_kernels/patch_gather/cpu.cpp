@@ -8,14 +8,17 @@ namespace fastmim {
 namespace {
 
 Tensor patch_gather(Tensor images, Tensor ids, int64_t patch_size, Tensor mean, Tensor std,
-                    torch::headeronly::ScalarType dtype) {
+                    torch::headeronly::ScalarType dtype, int64_t token_size, int64_t columns) {
   STD_TORCH_CHECK(images.dim() == 4 && ids.dim() == 2 && patch_size > 0, "patch_gather: wrong number of dimensions");
   images = torch::stable::contiguous(images);
   ids = torch::stable::contiguous(ids);
   mean = torch::stable::contiguous(mean);
   std = torch::stable::contiguous(std);
   const Images shape{images.size(1), images.size(2), images.size(3), patch_size};
-  const int64_t n = ids.numel(), values = values_of(shape), available = patches_of(shape);
+  STD_TORCH_CHECK(token_size > 0 && patch_size % token_size == 0 && columns > 0 && ids.size(1) % columns == 0,
+                  "patch_gather: tokens do not divide patches, or rows of them the patches");
+  const TokenMap map{shape, token_size, columns};
+  const int64_t n = ids.numel(), values = values_of(shape), strip = strip_of(map), available = patches_of(shape);
   STD_TORCH_CHECK(ids.size(0) == images.size(0), "patch_gather: ids need one row per image");
   STD_TORCH_CHECK(mean.numel() == shape.channels && std.numel() == shape.channels,
                   "patch_gather: mean and std need one value per channel");
@@ -25,14 +28,16 @@ Tensor patch_gather(Tensor images, Tensor ids, int64_t patch_size, Tensor mean, 
                     i % ids.size(1), "] is ", index[i], ", but an image has ", available, " patches");
   }
 
-  std::vector<float> means(values), stds(values);
+  std::vector<float> means(strip), stds(strip);
   const float *m = mean.const_data_ptr<float>(), *s = std.const_data_ptr<float>();
-  for (int64_t i = 0; i < values; i += shape.channels) {
+  for (int64_t i = 0; i < strip; i += shape.channels) {
     for (int64_t c = 0; c < shape.channels; ++c) means[i + c] = m[c], stds[i + c] = s[c];
   }
-  Tensor out = torch::stable::new_empty(images, {ids.size(0), ids.size(1), values}, dtype);
+  const int64_t tokens = ids.size(1) * strips_of(map) * strips_of(map);
+  Tensor out =
+      torch::stable::new_empty(images, {ids.size(0), tokens, token_size * token_size * shape.channels}, dtype);
   const PatchGather work{
-      .shape = shape,
+      .map = map,
       .images = images.const_data_ptr(),
       .image_type = type_of(images),
       .ids = index,

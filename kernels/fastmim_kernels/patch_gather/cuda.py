@@ -12,56 +12,69 @@ def _gather(
     ids,  # (B, K), contiguous
     mean,  # (C,)
     std,  # (C,)
-    out,  # (B, K, P)
+    out,  # (B, N, t t C)
     num_ids,
     height,
     width,
+    columns,  # patches side by side in the result
     CHANNELS: tl.constexpr,
     PATCH: tl.constexpr,
+    TOKEN: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= P
 ):
     VALUES: tl.constexpr = PATCH * PATCH * CHANNELS
     LINE: tl.constexpr = PATCH * CHANNELS  # contiguous in the image
+    STRIP: tl.constexpr = TOKEN * LINE  # contiguous in the result
+    RUN: tl.constexpr = LINE if TOKEN == 1 else TOKEN * CHANNELS  # contiguous in both
+    TOKENS: tl.constexpr = LINE // RUN  # of a strip; where they are pixels, they count as one
     n = tl.program_id(0).to(tl.int64)
-    columns = width // PATCH
+    grid_columns = width // PATCH
     patch = tl.load(ids + n)
-    top = (n // num_ids) * height + (patch // columns) * PATCH
+    top = (n // num_ids) * height + (patch // grid_columns) * PATCH
     # A line starts at a multiple of LINE values: said here because the compiler cannot see it through `patch`, and only
     # aligned addresses are read as vectors.
-    start = tl.multiple_of((top * width) * CHANNELS + (patch % columns) * LINE, LINE)
+    start = tl.multiple_of((top * width) * CHANNELS + (patch % grid_columns) * LINE, LINE)
     i = tl.arange(0, BLOCK)
     inside = i < VALUES
-    x = tl.load(images + start + (i // LINE) * (width * CHANNELS) + i % LINE, mask=inside, other=0).to(tl.float32)
+    strip, token = i // STRIP, i // (TOKEN * RUN) % TOKENS
+    line = strip * TOKEN + i // RUN % TOKEN
+    x = tl.load(images + start + line * (width * CHANNELS) + token * RUN + i % RUN, mask=inside, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
         # div_rn: `/` is rounded otherwise than the C++ division.
         x = tl.div_rn(x, 255.0) - tl.load(mean + i % CHANNELS)
         x = tl.div_rn(x, tl.load(std + i % CHANNELS))
-    tl.store(out + n * VALUES + i, x.to(out.dtype.element_ty), mask=inside)
+    place = out + n // columns * (columns * VALUES) + n % columns * STRIP
+    tl.store(place + strip * (columns * STRIP) + i % STRIP, x.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(images, ids, patch_size, mean, std, dtype):
+def launch(images, ids, patch_size, mean, std, dtype, token_size, columns):
     """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
     images, ids = images.contiguous(), ids.contiguous()
     _, height, width, channels = images.shape
     values = patch_size**2 * channels
-    out = images.new_empty((*ids.shape, values), dtype=dtype)
+    tokens = ids.shape[1] * (patch_size // token_size) ** 2
+    out = images.new_empty((ids.shape[0], tokens, token_size**2 * channels), dtype=dtype)
     if out.numel():
         block = triton.next_power_of_2(values)
         _gather[(ids.numel(),)](
-            images, ids, mean.contiguous(), std.contiguous(), out, ids.shape[1], height, width,
-            CHANNELS=channels, PATCH=patch_size, BLOCK=block, num_warps=warps(block),
+            images, ids, mean.contiguous(), std.contiguous(), out, ids.shape[1], height, width, columns,
+            CHANNELS=channels, PATCH=patch_size, TOKEN=token_size, BLOCK=block, num_warps=warps(block),
         )  # fmt: skip
     return out
 
 
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for label, patch, image, value in [
-        ("vit_b/16 uint8 fp32", 16, "u8", "fp32"),
-        ("vit_b/16 uint8 bf16", 16, "u8", "bf16"),
-        ("vit_b/16 fp32 bf16", 16, "fp32", "bf16"),
-        ("vit_h/14 uint8 bf16", 14, "u8", "bf16"),
+    for label, patch, token, image, value in [
+        ("vit_b/16 uint8 fp32", 16, 16, "u8", "fp32"),
+        ("vit_b/16 uint8 bf16", 16, 16, "u8", "bf16"),
+        ("vit_b/16 fp32 bf16", 16, 16, "fp32", "bf16"),
+        ("vit_h/14 uint8 bf16", 14, 14, "u8", "bf16"),
+        ("pyramid/4 uint8 fp32", 16, 4, "u8", "fp32"),
+        ("pyramid/4 uint8 bf16", 16, 4, "u8", "bf16"),
+        ("image uint8 bf16", 16, 1, "u8", "bf16"),
     ]:
         block = triton.next_power_of_2(patch * patch * 3)
-        types = [f"*{image}", "*i64", "*fp32", "*fp32", f"*{value}", "i32", "i32", "i32"]
-        yield label, _gather, types, {"CHANNELS": 3, "PATCH": patch, "BLOCK": block}, warps(block)
+        types = [f"*{image}", "*i64", "*fp32", "*fp32", f"*{value}", "i32", "i32", "i32", "i32"]
+        constants = {"CHANNELS": 3, "PATCH": patch, "TOKEN": token, "BLOCK": block}
+        yield label, _gather, types, constants, warps(block)

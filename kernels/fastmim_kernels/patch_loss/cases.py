@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import l1_loss, pixel_shuffle
 
+from .._losses import LOSSES
 from . import patch_loss, reference
 
 
@@ -17,13 +19,20 @@ class Case:
     images: torch.dtype = torch.uint8
     norm_pix: bool = True
     loss: str = "l2"
-    layout: str = "contiguous"
+    gamma: float = 1.0
+    layout: str = "row_column_channel"
+    pred: str = "rows"
+    """"rows": of the patches that enter; of every patch, "tokens": one after another, "map": a view of (B, P, rows,
+    columns)."""
+    memory: str = "contiguous"
     """"strided": pred and images are views with gaps; "constant": every patch holds one value."""
 
 
 _MAE_B = Case(batch=64, grid=(14, 14), patch=16, rows=64 * 147)
 _MAE_H = Case(batch=64, grid=(16, 16), patch=14, rows=64 * 192)
 _SIMMIM = Case(batch=64, grid=(6, 6), patch=32, rows=64 * 22, norm_pix=False, loss="l1")
+_SIMMIM_MAP = replace(_SIMMIM, layout="channel_row_column", pred="map")
+_A2MIM = Case(batch=64, grid=(7, 7), patch=32, rows=64 * 30, norm_pix=False, loss="focal_l1")
 
 BENCH_DTYPES = ("fp32", "bf16")
 BENCH = {
@@ -32,6 +41,9 @@ BENCH = {
     "mae_vit_b/16 uint8 batch 8": replace(_MAE_B, batch=8, rows=8 * 147),
     "mae_vit_h/14 uint8": _MAE_H,
     "simmim_swin_192 uint8": _SIMMIM,
+    "simmim_swin_192 uint8 channels first": replace(_SIMMIM, layout="channel_row_column"),
+    "simmim_swin_192 uint8 map": _SIMMIM_MAP,
+    "a2mim_resnet50 uint8": _A2MIM,
 }
 
 CASES = {
@@ -42,15 +54,25 @@ CASES = {
     "simmim_float": replace(_SIMMIM, batch=1, grid=(2, 3), rows=2, images=torch.float32),
     "raw_l2_fp16_images": Case(2, (2, 2), 4, 6, images=torch.float16, norm_pix=False),
     "norm_l1": Case(2, (3, 2), 4, 9, loss="l1"),
+    "focal": replace(_A2MIM, batch=1, grid=(2, 2), rows=3),
+    "focal_norm_power_2.5": Case(2, (3, 2), 4, 9, loss="focal_l1", gamma=2.5),
+    "channels_first": Case(2, (3, 2), 4, 9, layout="channel_row_column"),
+    "channels_first_primes": Case(3, (5, 7), 11, 13, channels=2, layout="channel_row_column", images=torch.float32),
+    "map": replace(_SIMMIM_MAP, batch=2, grid=(2, 3), rows=7),
+    "map_focal": Case(2, (2, 3), 4, 7, loss="focal_l1", layout="channel_row_column", pred="map"),
+    "map_strided": Case(2, (2, 3), 4, 7, pred="map", memory="strided"),
+    "tokens": Case(2, (3, 3), 5, 7, pred="tokens"),
+    "tokens_none": Case(2, (3, 3), 4, 0, pred="tokens"),
+    "tokens_all_strided": Case(3, (1, 2), 4, 6, loss="l1", pred="tokens", memory="strided"),
     "one_value": Case(1, (1, 1), 1, 1, channels=1, norm_pix=False),
     "one_row": Case(1, (1, 1), 2, 1, channels=1, images=torch.float32),
     "primes": Case(3, (5, 7), 11, 13, channels=1),
     "rectangle": Case(2, (2, 9), 3, 17, channels=4),
     "five_channels": Case(1, (4, 1), 5, 4, channels=5, images=torch.float32),
-    "strided": Case(2, (3, 3), 4, 8, layout="strided"),
-    "strided_float": Case(2, (3, 3), 4, 8, images=torch.float32, layout="strided"),
-    "constant": Case(2, (2, 2), 16, 5, images=torch.float32, layout="constant"),
-    "constant_uint8": Case(2, (2, 2), 8, 5, channels=1, layout="constant"),
+    "strided": Case(2, (3, 3), 4, 8, memory="strided"),
+    "strided_float": Case(2, (3, 3), 4, 8, images=torch.float32, memory="strided"),
+    "constant": Case(2, (2, 2), 16, 5, images=torch.float32, memory="constant"),
+    "constant_uint8": Case(2, (2, 2), 8, 5, channels=1, memory="constant"),
     "empty": Case(2, (2, 2), 4, 0),
 }
 
@@ -59,37 +81,78 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
     """The arguments of `torch.ops.fastmim.patch_loss`, with `pred` of type `dtype`; the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), p, c = case.grid, case.patch, case.channels
-    gap = 2 if case.layout == "strided" else 1
+    gap = 2 if case.memory == "strided" else 1
     shape = (case.batch, rows * p, columns * p * gap, c)
-    if case.layout == "constant":
+    if case.memory == "constant":
         values = torch.randn(case.batch, rows, 1, columns, 1, 1, generator=generator)
         images = values.expand(case.batch, rows, p, columns, p, c).reshape(shape)
     else:
         images = torch.randn(shape, generator=generator)
     images = (images * 60 + 120).clamp(0, 255).to(torch.uint8) if case.images == torch.uint8 else images.to(case.images)
-    pred = torch.randn(case.rows, gap * p * p * c, generator=generator).to(dtype)
-    total = case.batch * rows * columns
+    total, values = case.batch * rows * columns, p * p * c
+    pred = torch.randn(case.rows if case.pred == "rows" else total, gap * values, generator=generator)
+    pred = pred.to(device, dtype)
+    if case.pred == "tokens":
+        pred = pred.view(case.batch, rows * columns, gap * values)
+    elif case.pred == "map":
+        pred = pred.view(case.batch, gap * values, rows * columns).transpose(1, 2)
     index = torch.randperm(total, generator=generator)[: case.rows].sort().values
     mean, std = 0.4 + 0.05 * torch.arange(c), 0.2 + 0.01 * torch.arange(c)
-    grad_scale = 1.0 if dtype == torch.float16 else 1 / max(case.rows * p * p * c, 1)
-    tensors = (pred[:, ::gap].to(device), images[:, :, ::gap].to(device), index.to(device))
-    return *tensors, p, mean.to(device), std.to(device), case.norm_pix, case.loss == "l1", grad_scale
+    grad_scale = 1.0 if dtype == torch.float16 else 1 / max(case.rows * values, 1)
+    tensors = (pred[..., ::gap], images[:, :, ::gap].to(device), index.to(device), p, mean.to(device), std.to(device))
+    numbers = (LOSSES.index(case.loss), 0.2, case.gamma, case.layout == "channel_row_column")
+    return *tensors, case.norm_pix, *numbers, grad_scale
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that loss and gradient cannot do without: hidden pixels and pred read, gradient written."""
-    values = case.rows * case.patch**2 * case.channels
-    return values * (case.images.itemsize + 2 * dtype.itemsize)
+    """Bytes that loss and gradient cannot do without: hidden pixels and predictions read, the gradient written."""
+    values = case.patch**2 * case.channels
+    written = case.rows if case.pred == "rows" else case.batch * case.grid[0] * case.grid[1]
+    return values * (case.rows * (case.images.itemsize + dtype.itemsize) + written * dtype.itemsize)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The leaf, and the functions of it that the benchmark runs forward and backward: ours, reference."""
-    pred, images, rows, p, mean, std, norm_pix, l1, _ = inputs(case, dtype, device)
+    """The leaf, and the functions of it that the benchmark runs forward and backward: ours, the reference, and the
+    official way, which is given predictions of all patches and the normalised images."""
+    args = inputs(case, dtype, device)
+    pred, images, rows, p, mean, std = args[:6]
+    numbers = {"norm_pix": case.norm_pix, "loss": case.loss, "gamma": case.gamma, "layout": case.layout}
+    pred.requires_grad_()
 
     def ours(pred):
-        return patch_loss(pred, images, rows, p, mean, std, norm_pix=norm_pix, loss=case.loss)
+        return patch_loss(pred, *args[1:6], **numbers)
 
     def plain(pred):
-        return reference.patch_loss(pred, images, rows, p, mean, std, norm_pix, l1)
+        return reference.patch_loss(pred, *args[1:])
 
-    return pred.requires_grad_(), {"ours": ours, "reference": plain}
+    def mae(_):
+        every.grad = None
+        target = x.reshape(b, c, h // p, p, w // p, p)
+        target = torch.einsum("nchpwq->nhwpqc", target).reshape(b, -1, p**2 * c)
+        if case.norm_pix:
+            target = (target - target.mean(dim=-1, keepdim=True)) / (target.var(dim=-1, keepdim=True) + 1e-6) ** 0.5
+        return (((every - target) ** 2).mean(dim=-1) * mask).sum() / mask.sum()
+
+    def simmim(_):
+        every.grad = None
+        rec = pixel_shuffle(every.transpose(1, 2).unflatten(2, case.grid), p)
+        pixels = mask.view(b, *case.grid).repeat_interleave(p, 1).repeat_interleave(p, 2).unsqueeze(1)
+        if case.loss == "focal_l1":  # A2MIM
+            d = (rec - x).abs()
+            each = d * (2 * torch.sigmoid(0.2 * d) - 1) ** case.gamma
+        else:
+            each = l1_loss(x, rec, reduction="none")
+        return (each * pixels).sum() / (pixels.sum() + 1e-5) / c
+
+    b, h, w, c = images.shape
+    total = b * case.grid[0] * case.grid[1]
+    every = pred
+    if case.pred == "rows":
+        every = torch.randn(b, total // b, pred.shape[1], device=device).to(dtype)
+        if case.loss != "l2":  # the output of a convolution
+            every = every.transpose(1, 2).contiguous().transpose(1, 2)
+        every.requires_grad_()
+    mask = torch.zeros(total, device=device).index_fill_(0, rows, 1).view(b, -1)
+    x = ((images.float() / 255 - mean) / std if images.dtype == torch.uint8 else images.float()).permute(0, 3, 1, 2)
+    x = x.contiguous()
+    return pred, {"ours": ours, "reference": plain, "official": mae if case.loss == "l2" else simmim}

@@ -10,17 +10,27 @@ namespace fastmim {
 namespace {
 
 std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, int64_t patch_size, Tensor mean,
-                                      Tensor std, bool norm_pix, bool l1, std::optional<double> grad_scale) {
-  STD_TORCH_CHECK(pred.dim() == 2 && images.dim() == 4 && rows.dim() == 1 && patch_size > 0,
+                                      Tensor std, bool norm_pix, int64_t loss_, double alpha, double gamma,
+                                      bool channels_first, std::optional<double> grad_scale) {
+  STD_TORCH_CHECK((pred.dim() == 2 || pred.dim() == 3) && images.dim() == 4 && rows.dim() == 1 && patch_size > 0,
                   "patch_loss: wrong number of dimensions");
-  pred = torch::stable::contiguous(pred);
+  const bool every = pred.dim() == 3;
+  if (!every) pred = torch::stable::contiguous(pred);
+  Tensor grad = grad_scale ? torch::stable::empty_like(pred) : torch::stable::new_empty(pred, {0});
+  if (grad_scale && every) {
+    torch::stable::zero_(grad);
+    // Predictions that overlap or have gaps: no gradient lies as they do.
+    if (!pred.strides().equals(grad.strides())) pred = torch::stable::clone(pred);
+  }
   images = torch::stable::contiguous(images);
   rows = torch::stable::contiguous(rows);
   mean = torch::stable::contiguous(mean);
   std = torch::stable::contiguous(std);
-  const int64_t n = pred.size(0), channels = images.size(3), values = patch_size * patch_size * channels;
-  const int64_t available = images.size(0) * (images.size(1) / patch_size) * (images.size(2) / patch_size);
-  STD_TORCH_CHECK(pred.size(1) == values && rows.numel() == n && type_of(pred) != Type::u8,
+  const int64_t n = rows.numel(), channels = images.size(3), values = patch_size * patch_size * channels;
+  const int64_t patches = images.size(1) / patch_size * (images.size(2) / patch_size);
+  const int64_t available = images.size(0) * patches;
+  STD_TORCH_CHECK((every ? pred.size(0) == images.size(0) && pred.size(1) == patches : pred.size(0) == n) &&
+                      pred.size(every + 1) == values && type_of(pred) != Type::u8,
                   "patch_loss: pred does not fit");
   STD_TORCH_CHECK(mean.numel() == channels && std.numel() == channels,
                   "patch_loss: mean and std need one value per channel");
@@ -29,6 +39,10 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
     STD_TORCH_CHECK(index[i] >= 0 && index[i] < available, "patch_loss: rows[", i, "] is ", index[i],
                     ", but the images have ", available, " patches");
   }
+  std::vector<char> seen(every ? available : 0);
+  for (int64_t i = 0; every && i < n; ++i) {
+    STD_TORCH_CHECK(!seen[index[i]]++, "patch_loss: patch ", index[i], " is in rows twice");
+  }
 
   std::vector<float> scale(values), shift(values);
   for (int64_t i = 0; i < values; ++i) {
@@ -36,23 +50,25 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
     scale[i] = 1.0f / (255.0f * s);
     shift[i] = -m / s;
   }
-  Tensor grad = grad_scale ? torch::stable::empty_like(pred) : torch::stable::new_empty(pred, {0});
   Tensor loss = torch::stable::new_empty(pred, {}, torch::headeronly::ScalarType::Float);
   const PatchLoss work{
-      .pred = pred.const_data_ptr(),
-      .pred_type = type_of(pred),
-      .images = images.const_data_ptr(),
-      .image_type = type_of(images),
+      .in = {pred.const_data_ptr(),
+             type_of(pred),
+             images.const_data_ptr(),
+             type_of(images),
+             {images.size(1), images.size(2), channels, patch_size},
+             scale.data(),
+             shift.data()},
       .rows = index,
-      .scale = scale.data(),
-      .shift = shift.data(),
       .grad = grad_scale ? grad.mutable_data_ptr() : nullptr,
-      .height = images.size(1),
-      .width = images.size(2),
-      .channels = channels,
-      .patch_size = patch_size,
+      .every = every,
+      .image_stride = every ? pred.stride(0) : 0,
+      .row_stride = pred.stride(every),
+      .value_stride = pred.stride(every + 1),
       .norm_pix = norm_pix,
-      .l1 = l1,
+      .channels_first = channels_first,
+      .loss = static_cast<ElementLoss>(loss_),
+      .focal = {static_cast<float>(alpha), static_cast<float>(gamma)},
       .grad_scale = static_cast<float>(grad_scale.value_or(0)),
   };
   std::vector<double> sums(n);

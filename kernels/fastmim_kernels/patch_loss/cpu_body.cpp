@@ -33,53 +33,87 @@ void normalize(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
+// (positions, channels) to (channels, positions).
+void channels_first(const float* x, int64_t positions, int64_t channels, float* out) {
+  for (int64_t c = 0; c < channels; ++c) {
+#pragma omp simd
+    for (int64_t i = 0; i < positions; ++i) out[c * positions + i] = x[i * channels + c];
+  }
+}
+
+template <bool gamma_is_1>
+float compare_focal(const PatchLoss& a, const float* pred, const float* target, float* grad, int64_t n) {
+  const FocalL1 focal = a.focal;
+  const float step = a.grad_scale;
+  return sum(n, [=](int64_t i) {
+    const float d = pred[i] - target[i];
+    float value, slope;
+    focal_l1<gamma_is_1>(focal, __builtin_fabsf(d), value, slope);
+    grad[i] = step * __builtin_copysignf(slope, d);
+    return value;
+  });
+}
+
+// Writes the gradient, which may be where pred is, and returns the sum of losses.
+float compare(const PatchLoss& a, const float* pred, const float* target, float* grad, int64_t n) {
+  const float step = a.grad_scale;
+  if (a.loss == ElementLoss::l1) {
+    return sum(n, [=](int64_t i) {
+      const float d = pred[i] - target[i];
+      const float slope = __builtin_copysignf(step, d);  // a sign bit, not a branch on pixels
+      grad[i] = d == 0 ? 0.0f : slope;
+      return __builtin_fabsf(d);
+    });
+  }
+  if (a.loss == ElementLoss::l2) {
+    return sum(n, [=](int64_t i) {
+      const float d = pred[i] - target[i];
+      grad[i] = d * (2 * step);
+      return d * d;
+    });
+  }
+  return a.focal.gamma == 1 ? compare_focal<true>(a, pred, target, grad, n)
+                            : compare_focal<false>(a, pred, target, grad, n);
+}
+
 }  // namespace
 
 void patch_loss_rows(const PatchLoss& a, int64_t begin, int64_t end, float* scratch, double* sums) {
-  const int64_t p = a.patch_size, line = p * a.channels, values = p * line;
-  const int64_t columns = a.width / p, patches = a.height / p * columns;
-  float *target = scratch, *buffer = scratch + values;
+  const Images& shape = a.in.shape;
+  const Type type = a.in.pred_type;
+  const int64_t values = values_of(shape), patches = patches_of(shape), stride = a.value_stride;
+  const float *scale = a.in.scale, *shift = a.in.shift;
+  const bool direct = type == Type::f32 && stride == 1;
   for (int64_t n = begin; n < end; ++n) {
     const int64_t image = a.rows[n] / patches, patch = a.rows[n] % patches;
-    const int64_t top = patch / columns * p, left = patch % columns * p;
-    // Lines are short; put together first, they are converted in one long loop.
-    const int64_t bytes = line * size_of(a.image_type);
-    char* pixels = reinterpret_cast<char*>(a.image_type == Type::f32 ? target : buffer);
-    for (int64_t r = 0; r < p; ++r) {
-      const int64_t start = ((image * a.height + top + r) * a.width + left) * a.channels;
-      memcpy(pixels + r * bytes, static_cast<const char*>(a.images) + start * size_of(a.image_type), bytes);
-    }
-    if (a.image_type != Type::f32) load(a.image_type, pixels, 0, target, values);
-    if (a.image_type == Type::u8) {
+    float *target = scratch, *buffer = scratch + values;
+    load_patch(a.in, image, patch, target, buffer);
+    if (a.in.image_type == Type::u8) {
 #pragma omp simd
-      for (int64_t i = 0; i < values; ++i) target[i] = target[i] * a.scale[i] + a.shift[i];
+      for (int64_t i = 0; i < values; ++i) target[i] = target[i] * scale[i] + shift[i];
     }
     if (a.norm_pix) normalize(target, values);
+    if (a.channels_first) {
+      channels_first(target, values / shape.channels, shape.channels, buffer);
+      target = buffer;
+      buffer = scratch;
+    }
 
-    const bool direct = a.pred_type == Type::f32;
+    const int64_t start = a.every ? image * a.image_stride + patch * a.row_stride : n * a.row_stride;
     const float* pred = buffer;
-    if (direct) {
-      pred = static_cast<const float*>(a.pred) + n * values;
+    if (stride == 1) {
+      pred = floats(type, a.in.pred, start, buffer, values);
     } else {
-      load(a.pred_type, a.pred, n * values, buffer, values);
+      for (int64_t i = 0; i < values; ++i) load(type, a.in.pred, start + i * stride, buffer + i, 1);
     }
-    float* grad = direct && a.grad ? static_cast<float*>(a.grad) + n * values : buffer;
-    const float step = a.grad_scale;
-    if (a.l1) {
-      sums[n] = sum(values, [=](int64_t i) {
-        const float d = pred[i] - target[i];
-        const float slope = __builtin_copysignf(step, d);  // a sign bit, not a branch on pixels
-        grad[i] = d == 0 ? 0.0f : slope;
-        return __builtin_fabsf(d);
-      });
+    float* grad = direct && a.grad ? static_cast<float*>(a.grad) + start : buffer;
+    sums[n] = compare(a, pred, target, grad, values);
+    if (!a.grad || direct) continue;
+    if (stride == 1) {
+      store(type, buffer, a.grad, start, values);
     } else {
-      sums[n] = sum(values, [=](int64_t i) {
-        const float d = pred[i] - target[i];
-        grad[i] = d * (2 * step);
-        return d * d;
-      });
+      for (int64_t i = 0; i < values; ++i) store(type, buffer + i, a.grad, start + i * stride, 1);
     }
-    if (a.grad && !direct) store(a.pred_type, buffer, a.grad, n * values, values);
   }
 }
 

@@ -1,21 +1,19 @@
 // The loss and gradient of some rows of patch_loss, on plain pointers.
 #pragma once
 
-#include "body.h"
+#include "residual.h"
 
 namespace fastmim {
 
 struct PatchLoss {
-  const void* pred;  // (N, P)
-  Type pred_type;
-  const void* images;  // (B, H, W, C)
-  Type image_type;
+  Residuals in;
   const int64_t* rows;  // (N,), all in range
-  const float* scale;   // (P,): the uint8 value x at position i of a patch stands for x * scale[i] + shift[i]
-  const float* shift;
-  void* grad;  // (N, P) of pred's type, or null
-  int64_t height, width, channels, patch_size;
-  bool norm_pix, l1;
+  void* grad;           // strided as pred is, or null
+  bool every;           // pred has a row for each patch of each image, not for each of `rows`
+  int64_t image_stride, row_stride, value_stride;  // of pred, in elements; the first if `every`
+  bool norm_pix, channels_first;
+  ElementLoss loss;
+  FocalL1 focal;
   float grad_scale;  // times d(sum of losses)/d(pred) is what is written
 };
 

@@ -5,24 +5,34 @@ import triton
 import triton.language as tl
 
 from .._check import warps
+from ..focal_spectrum_.cuda import focal_l1
+from . import empty_grad
 
 
 @triton.jit
 def _rows(
-    pred,  # (N, P), contiguous
+    pred,  # (N, P), contiguous; if EVERY, (B, L, P) of these strides
     images,  # (B, H, W, C), contiguous
     rows,  # (N,)
     mean,  # (C,)
     std,  # (C,)
-    grad,  # (N, P), contiguous; untouched unless WITH_GRAD
+    grad,  # as pred; untouched unless WITH_GRAD
     sums,  # (N,) float32, summed loss of each row
     height,
     width,
     grad_scale,  # float32: times d(sum of losses)/d(pred) is what is written
+    alpha,
+    gamma,
+    image_stride,
+    row_stride,
+    value_stride,
     CHANNELS: tl.constexpr,
     PATCH: tl.constexpr,
     NORM_PIX: tl.constexpr,
-    L1: tl.constexpr,
+    LOSS: tl.constexpr,
+    GAMMA_IS_1: tl.constexpr,
+    CHANNELS_FIRST: tl.constexpr,
+    EVERY: tl.constexpr,
     WITH_GRAD: tl.constexpr,
     BLOCK: tl.constexpr,  # power of two >= P
 ):
@@ -40,10 +50,16 @@ def _rows(
     # The line of a patch starts at a multiple of LINE values, whatever the row: said here because the compiler cannot
     # see it through `row`, and only aligned addresses are read as vectors.
     start = tl.multiple_of((top * width) * CHANNELS + left, LINE)
-    x = tl.load(images + start + (i // LINE) * (width * CHANNELS) + i % LINE, mask=inside, other=0).to(tl.float32)
-    y = tl.load(pred + n * VALUES + i, mask=inside, other=0).to(tl.float32)
+    line, column = i // LINE, i % LINE
+    if CHANNELS_FIRST:  # the pixels are read out of order: of image and prediction they are fewer bytes, and read only
+        line, column = i // PATCH % PATCH, i % PATCH * CHANNELS + i // (PATCH * PATCH)
+    place = n * VALUES + i
+    if EVERY:
+        place = row // patches * image_stride + patch * row_stride + i.to(tl.int64) * value_stride
+    x = tl.load(images + start + line * (width * CHANNELS) + column, mask=inside, other=0).to(tl.float32)
+    y = tl.load(pred + place, mask=inside, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
-        x = (x / 255 - tl.load(mean + i % CHANNELS)) / tl.load(std + i % CHANNELS)
+        x = (x / 255 - tl.load(mean + column % CHANNELS)) / tl.load(std + column % CHANNELS)
         x = tl.where(inside, x, 0.0)
     if NORM_PIX:
         # Exact for a constant patch: what rounding leaves after the first subtraction is the same everywhere, and goes
@@ -53,14 +69,16 @@ def _rows(
         variance = (tl.sum(x * x) - rest * rest * VALUES) / (VALUES - 1)
         x = (x - rest) / tl.sqrt(tl.maximum(variance, 0.0) + 1e-6)
     d = tl.where(inside, y - x, 0.0)
-    if L1:
-        tl.store(sums + n, tl.sum(tl.abs(d)))
-        slope = tl.where(d > 0, grad_scale, 0.0) - tl.where(d < 0, grad_scale, 0.0)
+    if LOSS == 0:
+        value, slope = tl.abs(d), tl.where(d > 0, grad_scale, 0.0) - tl.where(d < 0, grad_scale, 0.0)
+    elif LOSS == 1:
+        value, slope = d * d, d * (2 * grad_scale)
     else:
-        tl.store(sums + n, tl.sum(d * d))
-        slope = d * (2 * grad_scale)
+        value, slope = focal_l1(tl.abs(d), alpha, gamma, GAMMA_IS_1)
+        slope *= tl.where(d > 0, grad_scale, 0.0) - tl.where(d < 0, grad_scale, 0.0)
+    tl.store(sums + n, tl.sum(value))
     if WITH_GRAD:
-        tl.store(grad + n * VALUES + i, slope.to(grad.dtype.element_ty), mask=inside)
+        tl.store(grad + place, slope.to(grad.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -74,41 +92,51 @@ def _mean(sums, loss, n, count, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(loss, (tl.sum(total) / count).to(tl.float32))
 
 
-def launch(pred, images, rows, patch_size, mean, std, norm_pix, l1, grad_scale):
+def launch(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gamma, channels_first, grad_scale):
     """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
-    pred, images, rows = pred.contiguous(), images.contiguous(), rows.contiguous()
-    n, values = pred.shape
-    loss = pred.new_zeros((), dtype=torch.float32)
-    grad = torch.empty_like(pred) if grad_scale is not None else pred.new_empty(0)
+    every, n, values = pred.ndim == 3, rows.shape[0], pred.shape[-1]
+    grad = empty_grad(pred, grad_scale)
+    if not every:
+        pred = pred.contiguous()
+    elif grad_scale is not None and pred.stride() != grad.stride():  # they overlap or have gaps
+        pred = pred.clone()
+    images, rows = images.contiguous(), rows.contiguous()
+    value = pred.new_zeros((), dtype=torch.float32)
     if n == 0:
-        return loss, grad
+        return value, grad
     sums = pred.new_empty(n, dtype=torch.float32)
     _, height, width, channels = images.shape
     block = triton.next_power_of_2(values)
     _rows[(n,)](
         pred, images, rows, mean.contiguous(), std.contiguous(), grad, sums, height, width,
-        grad_scale or 0.0,
-        CHANNELS=channels, PATCH=patch_size, NORM_PIX=norm_pix, L1=l1, WITH_GRAD=grad_scale is not None,
+        grad_scale or 0.0, alpha, gamma, *(pred.stride() if every else (0, 0, 0)),
+        CHANNELS=channels, PATCH=patch_size, NORM_PIX=norm_pix, LOSS=loss, GAMMA_IS_1=gamma == 1,
+        CHANNELS_FIRST=channels_first, EVERY=every, WITH_GRAD=grad_scale is not None,
         BLOCK=block, num_warps=warps(block),
     )  # fmt: skip
-    _mean[(1,)](sums, loss, n, n * values, ROUNDS=triton.next_power_of_2(triton.cdiv(n, 1024)), BLOCK=1024)
-    return loss, grad
+    _mean[(1,)](sums, value, n, n * values, ROUNDS=triton.next_power_of_2(triton.cdiv(n, 1024)), BLOCK=1024)
+    return value, grad
 
 
 def compile_only():
     """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for label, patch, image, value, norm_pix in [
-        ("vit_b/16 uint8 fp32 norm l2", 16, "u8", "fp32", True),
-        ("vit_b/16 uint8 bf16 norm l2", 16, "u8", "bf16", True),
-        ("vit_b/16 bf16 bf16 norm l2", 16, "bf16", "bf16", True),
-        ("vit_b/16 uint8 bf16 l1", 16, "u8", "bf16", False),
-        ("vit_h/14 uint8 fp16 norm l2", 14, "u8", "fp16", True),
-        ("swin/32 fp32 fp32 l1", 32, "fp32", "fp32", False),
+    for label, patch, image, value, norm_pix, loss, channels_first, every in [
+        ("vit_b/16 uint8 fp32 norm l2", 16, "u8", "fp32", True, 1, False, False),
+        ("vit_b/16 uint8 bf16 norm l2", 16, "u8", "bf16", True, 1, False, False),
+        ("vit_b/16 bf16 bf16 norm l2", 16, "bf16", "bf16", True, 1, False, False),
+        ("vit_b/16 uint8 bf16 l1", 16, "u8", "bf16", False, 0, False, False),
+        ("vit_h/14 uint8 fp16 norm l2", 14, "u8", "fp16", True, 1, False, False),
+        ("swin/32 fp32 fp32 l1", 32, "fp32", "fp32", False, 0, False, False),
+        ("resnet/32 uint8 bf16 focal l1", 32, "u8", "bf16", False, 2, False, False),
+        ("swin/32 uint8 bf16 channels first", 32, "u8", "bf16", False, 0, True, False),
+        ("swin/32 uint8 bf16 map", 32, "u8", "bf16", False, 0, True, True),
     ]:
         block = triton.next_power_of_2(patch * patch * 3)
-        types = [f"*{value}", f"*{image}", "*i64", "*fp32", "*fp32", f"*{value}", "*fp32", "i32", "i32", "fp32"]
+        types = [f"*{value}", f"*{image}", "*i64", "*fp32", "*fp32", f"*{value}", "*fp32", *["i32"] * 2, *["fp32"] * 3]
+        types += ["i32"] * 3
         constants = {
-            "CHANNELS": 3, "PATCH": patch, "NORM_PIX": norm_pix, "L1": not norm_pix, "WITH_GRAD": True, "BLOCK": block,
+            "CHANNELS": 3, "PATCH": patch, "NORM_PIX": norm_pix, "LOSS": loss, "GAMMA_IS_1": True,
+            "CHANNELS_FIRST": channels_first, "EVERY": every, "WITH_GRAD": True, "BLOCK": block,
         }  # fmt: skip
         yield label, _rows, types, constants, warps(block)
     yield "mean", _mean, ["*fp32", "*fp32", "i32", "i32"], {"ROUNDS": 64, "BLOCK": 1024}, 4

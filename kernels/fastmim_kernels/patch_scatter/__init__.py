@@ -8,41 +8,56 @@ from .. import _op
 from . import reference
 
 
-def patch_scatter(grad: Tensor, ids: Tensor, height: int, width: int, patch_size: int, dtype: torch.dtype) -> Tensor:
-    """Writes every pixel once: patch ids[b, k] is grad[b, k], the patches not named are 0.
+def patch_scatter(
+    grad: Tensor,
+    ids: Tensor,
+    height: int,
+    width: int,
+    patch_size: int,
+    dtype: torch.dtype,
+    token_size: int | None = None,
+    columns: int = 1,
+) -> Tensor:
+    """Writes every pixel once: patch ids[b, k] is the k-th of those that the tokens make, the patches not named are 0.
 
     Args:
-        grad: (B, K, p*p*C) float32, bfloat16 or float16, inside a patch (row, column, channel).
+        grad: (B, K (p/t)^2, t*t*C) float32, bfloat16 or float16, the tokens as `patch_gather` gives them.
         ids: (B, K) int64, patches on the row-major (height/p, width/p) grid, distinct within a row.
         height, width: of the images, in pixels.
         dtype: of the result: float32, bfloat16 or float16.
+        token_size, columns: see `patch_gather`.
     Returns: (B, height, width, C).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
         RuntimeError: an index is out of range, CPU only.
     """
-    args = (grad, ids, height, width, patch_size, dtype)
+    args = (grad, ids, height, width, patch_size, dtype, patch_size if token_size is None else token_size, columns)
     _check(*args)
     return OP.overload(*args)
 
 
-def _check(grad, ids, height, width, patch_size, dtype) -> None:
-    if grad.ndim != 3 or grad.shape[:2] != ids.shape:
-        raise ValueError(f"expected grad (B, K, p*p*C) and ids (B, K), got {tuple(grad.shape)} and {tuple(ids.shape)}")
-    if patch_size < 1 or height % patch_size or width % patch_size or grad.shape[2] % patch_size**2:
+def _check(grad, ids, height, width, patch_size, dtype, token_size, columns) -> None:
+    if grad.ndim != 3 or ids.ndim != 2:
+        raise ValueError(f"expected grad (B, N, t*t*C) and ids (B, K), got {tuple(grad.shape)} and {tuple(ids.shape)}")
+    check.patches_fit(height, width, patch_size)
+    check.tokens_fit(ids.shape[1], patch_size, token_size, columns)
+    tokens = ids.shape[1] * (patch_size // token_size) ** 2
+    if grad.shape[:2] != (ids.shape[0], tokens) or grad.shape[2] % token_size**2:
         raise ValueError(
-            f"images of {height} x {width} and rows of {grad.shape[2]} values are not made of patches of {patch_size}"
+            f"expected grad {(ids.shape[0], tokens)} and a multiple of {token_size**2} values a token for "
+            f"{ids.shape[1]} patches of {patch_size}, got {tuple(grad.shape)}"
         )
     check.gradient(grad, ids, dtype)
 
 
-def _fake(grad, ids, height, width, patch_size, dtype):
-    _check(grad, ids, height, width, patch_size, dtype)
-    return grad.new_empty((grad.shape[0], height, width, grad.shape[2] // patch_size**2), dtype=dtype)
+def _fake(grad, ids, height, width, patch_size, dtype, token_size, columns):
+    _check(grad, ids, height, width, patch_size, dtype, token_size, columns)
+    return grad.new_empty((grad.shape[0], height, width, grad.shape[2] // token_size**2), dtype=dtype)
 
 
 OP = _op.register(
-    "patch_scatter(Tensor grad, Tensor ids, int height, int width, int patch_size, ScalarType dtype) -> Tensor",
+    "patch_scatter(Tensor grad, Tensor ids, int height, int width, int patch_size, ScalarType dtype, "
+    "int token_size, int columns) -> Tensor",
     reference=reference.patch_scatter,
     fake=_fake,
 )

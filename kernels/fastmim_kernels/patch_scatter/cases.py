@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..patch_gather.cases import patch_ids
 from . import patch_scatter, reference
 
 
@@ -14,6 +15,9 @@ class Case:
     patch: int
     num_ids: int
     channels: int = 3
+    token: int | None = None
+    """Side of a token; None = patch."""
+    columns: int = 1
     images: torch.dtype | None = None
     """Type of the result; None = that of the gradient."""
     strided: bool = False
@@ -28,6 +32,7 @@ BENCH = {
     "mae_vit_b/16, l/16": _MAE_B,
     "mae_vit_b/16, l/16 batch 8": replace(_MAE_B, batch=8),
     "mae_vit_h/14": _MAE_H,
+    "um_mae_swin_t, pvt_s 256": Case(batch=64, grid=(16, 16), patch=16, num_ids=64, token=4, columns=8),
 }
 
 CASES = {
@@ -41,7 +46,12 @@ CASES = {
     "primes": Case(3, (5, 7), 11, 13, channels=1),
     "five_channels": Case(1, (4, 1), 5, 2, channels=5),
     "strided": Case(2, (3, 3), 4, 4, strided=True),
+    "um_mae": Case(1, (4, 6), 16, 6, token=4, columns=3),
+    "um_mae_odd": Case(3, (6, 10), 6, 15, token=3, columns=5, images=torch.float32),
+    "compact_image": Case(2, (4, 6), 8, 6, token=1, columns=3),
+    "compact_image_to_bf16": Case(2, (4, 6), 8, 6, token=1, columns=3, images=torch.bfloat16),
     "no_patches": Case(2, (2, 2), 4, 0),
+    "no_tokens": Case(2, (2, 2), 4, 0, token=2, columns=3),
     "no_images": Case(0, (2, 2), 4, 3),
 }
 
@@ -50,10 +60,11 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
     """The arguments of `torch.ops.fastmim.patch_scatter`, with grad of type `dtype`; the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), p, gap = case.grid, case.patch, 1 + case.strided
-    grad = torch.randn(case.batch, case.num_ids, gap * p * p * case.channels, generator=generator).to(device, dtype)
-    ids = torch.rand(case.batch, rows * columns, generator=generator).argsort(1)[:, : case.num_ids]
-    ids = ids.repeat_interleave(gap, dim=1).to(device)
-    return grad[..., ::gap], ids[:, ::gap], rows * p, columns * p, p, case.images or dtype
+    t = case.token or p
+    shape = (case.batch, case.num_ids * (p // t) ** 2, gap * t * t * case.channels)
+    grad = torch.randn(shape, generator=generator).to(device, dtype)
+    ids = patch_ids(case, generator).repeat_interleave(gap, dim=1).to(device)
+    return grad[..., ::gap], ids[:, ::gap], rows * p, columns * p, p, case.images or dtype, t, case.columns
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:

@@ -8,14 +8,17 @@ namespace fastmim {
 namespace {
 
 Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int64_t patch_size,
-                     torch::headeronly::ScalarType dtype) {
-  STD_TORCH_CHECK(grad.dim() == 3 && ids.dim() == 2 && patch_size > 0, "patch_scatter: wrong number of dimensions");
+                     torch::headeronly::ScalarType dtype, int64_t token_size, int64_t columns) {
+  STD_TORCH_CHECK(grad.dim() == 3 && ids.dim() == 2 && patch_size > 0 && token_size > 0 && columns > 0,
+                  "patch_scatter: wrong number of dimensions, or sizes");
   grad = torch::stable::contiguous(grad);
   ids = torch::stable::contiguous(ids);
   const int64_t batch = ids.size(0), num_ids = ids.size(1);
-  const Images shape{height, width, grad.size(2) / (patch_size * patch_size), patch_size};
-  STD_TORCH_CHECK(grad.size(0) == batch && grad.size(1) == num_ids && grad.size(2) == values_of(shape) &&
-                      height % patch_size == 0 && width % patch_size == 0,
+  const Images shape{height, width, grad.size(2) / (token_size * token_size), patch_size};
+  const TokenMap map{shape, token_size, columns};
+  STD_TORCH_CHECK(grad.size(0) == batch && grad.size(1) == num_ids * strips_of(map) * strips_of(map) &&
+                      grad.size(2) == token_size * token_size * shape.channels && patch_size % token_size == 0 &&
+                      num_ids % columns == 0 && height % patch_size == 0 && width % patch_size == 0,
                   "patch_scatter: grad does not fit");
   const int64_t patches = patches_of(shape);
   const int64_t* index = ids.const_data_ptr<int64_t>();
@@ -31,7 +34,7 @@ Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int
 
   Tensor out = torch::stable::new_empty(grad, {batch, height, width, shape.channels}, dtype);
   const PatchScatter work{
-      .shape = shape,
+      .map = map,
       .grad = grad.const_data_ptr(),
       .grad_type = type_of(grad),
       .rows = rows.data(),

@@ -1,20 +1,20 @@
 // Writes some images made of patches, on plain pointers.
 #pragma once
 
-#include "body.h"
+#include "token_map.h"
 
 namespace fastmim {
 
 struct PatchScatter {
-  Images shape;
-  const void* grad;  // (B, K, P)
+  TokenMap map;
+  const void* grad;  // (B, N, t t C)
   Type grad_type;
-  const int64_t* rows;  // (B, L): the row of grad, of all B K, that each patch of the images holds; -1 = black
+  const int64_t* rows;  // (B, L): which of all B K patches each one of the images is; -1 = none, it is black
   void* out;            // (B, H, W, C)
   Type out_type;
 };
 
-// For images begin..end. scratch: one line, in floats.
+// For images begin..end. scratch: one line of a patch, in floats.
 using PatchScatterImages = void(const PatchScatter&, int64_t begin, int64_t end, float* scratch);
 FASTMIM_DECLARE(PatchScatterImages, patch_scatter_images)
 

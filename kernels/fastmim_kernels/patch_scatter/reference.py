@@ -3,11 +3,14 @@
 from torch import Tensor
 
 
-def patch_scatter(grad, ids, height, width, patch_size, dtype) -> Tensor:
+def patch_scatter(grad, ids, height, width, patch_size, dtype, token_size, columns) -> Tensor:
     """(B, H, W, C), zero where no patch is put."""
-    b, k, values = grad.shape
-    p, rows, columns = patch_size, height // patch_size, width // patch_size
-    patches = grad.new_zeros(b, rows * columns, values)
-    patches.scatter_(1, ids[..., None].expand(b, k, values), grad)
-    patches = patches.reshape(b, rows, columns, p, p, values // p**2).transpose(2, 3)
-    return patches.reshape(b, height, width, values // p**2).to(dtype)
+    (b, k), p, t = ids.shape, patch_size, token_size
+    c, n = grad.shape[2] // t**2, p // t
+    grid = (height // p, width // p)
+    tokens = grad.reshape(b, k // columns, n, columns, n, t, t, c).permute(0, 1, 3, 2, 5, 4, 6, 7)
+    values = p * p * c
+    patches = grad.new_zeros(b, grid[0] * grid[1], values)
+    patches.scatter_(1, ids[..., None].expand(b, k, values), tokens.reshape(b, k, values))
+    patches = patches.reshape(b, *grid, p, p, c).transpose(2, 3)
+    return patches.reshape(b, height, width, c).to(dtype)

@@ -163,6 +163,10 @@ inline void pack(const WindowAttention& a, const Window& w, const void* source, 
   for (int64_t t = 0; t < w.tokens; ++t, out += width) {
     const int64_t offset = (((image * tokens + w.place[t]) * parts + part) * a.heads + head) * dim;
     const float* in = floats(type, source, offset, out, dim);
+    // The next head's row lies behind this one, and no hardware expects it after those of other tokens.
+    for (int64_t i = 0; i < dim * size_of(type); i += 64) {
+      __builtin_prefetch(static_cast<const char*>(source) + (offset + dim) * size_of(type) + i);
+    }
 #pragma omp simd
     for (int64_t d = 0; d < dim; ++d) out[d] = factor * in[d];
     for (int64_t d = dim; d < width; ++d) out[d] = 0;
