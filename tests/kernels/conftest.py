@@ -53,9 +53,10 @@ def check_op():
     """`check_op(name, backend, case, dtype)`: its error against the float64 reference is at most twice the reference's
     own in `dtype`, plus one millionth of the largest value. (Four times and a last bit for bfloat16 in Triton's
     interpreter, which cuts bits off where a GPU rounds.) Integers are equal. With `sums`, of ops that add up products
-    of their arguments: of the largest of the same sums of absolute values, since all of one sum may cancel."""
+    of their arguments: of the largest of the same sums of absolute values, since all of one sum may cancel. With
+    `terms`, the size of what results are differences of: of that, if it is larger."""
 
-    def check(name: str, backend: str, case, dtype: torch.dtype, sums: bool = False) -> None:
+    def check(name: str, backend: str, case, dtype: torch.dtype, sums: bool = False, terms: float = 0) -> None:
         fastmim_kernels.require(backend)
         op = fastmim_kernels.OPS[name]
         make = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs
@@ -83,7 +84,7 @@ def check_op():
             error, allowed = ((x.cpu().double().nan_to_num() - e).abs().max().item() for x in (o, r))
             cut = backend == "triton" and INTERPRETED and torch.bfloat16 in (dtype, o.dtype)
             factor, least = (4, 2**-7) if cut else (2, 1e-6)
-            largest = size.nan_to_num().abs().max().item()
+            largest = max(terms, size.nan_to_num().abs().max().item())
             assert error <= factor * allowed + least * largest, f"{name} {backend} {case}: error {error}"
 
     return check
