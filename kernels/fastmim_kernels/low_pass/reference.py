@@ -17,6 +17,8 @@ def disc(size: tuple[int, int], radius: float, official: bool, device: torch.dev
 def low_pass(images, rows, patch_size, mean, std, radius, official, allow_tf32) -> Tensor:
     b, h, w, c = images.shape
     x = images.to(mean.dtype)  # there is no half-precision FFT of 224
+    if not x.numel():
+        return x  # of which torch 2.11 has no FFT
     if images.dtype == torch.uint8:
         x = (x / 255 - mean) / std
     spectrum = torch.fft.fft2(x, dim=(1, 2)) * disc((h, w), radius, official, x.device)[..., None]
