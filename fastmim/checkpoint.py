@@ -26,7 +26,7 @@ from torch import Tensor
 State = dict[str, dict[str, Tensor]]
 
 _FORMAT = 1
-_GROUPS = ("exp_avg", "exp_avg_sq", "scalars")
+_GROUPS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "ema", "scalars")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _LEFTOVER = ("tmp-", "trash-")
@@ -80,7 +80,7 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
     Args:
         folder: where the run's checkpoints lie; made if missing.
         step: updates done.
-        state: tensors by group ("model", "exp_avg", "exp_avg_sq", "scalars") and parameter name.
+        state: tensors by group ("model" and any of `_GROUPS`) and parameter name.
         meta: anything JSON can hold.
         keep: checkpoints to keep, this one included.
 

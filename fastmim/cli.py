@@ -264,7 +264,7 @@ def _open(run: Path):
     """The config and the newest valid checkpoint of a run folder."""
     from . import checkpoint
     from .config import from_json
-    from .tasks.pretrain import PARTS
+    from .tasks.parts import PARTS
 
     loaded = checkpoint.load(run / "checkpoints")
     if loaded is None:
