@@ -26,7 +26,8 @@ from torch import Tensor
 State = dict[str, dict[str, Tensor]]
 
 _FORMAT = 1
-_GROUPS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "ema", "scalars")
+_USUAL = ("exp_avg", "exp_avg_sq", "scalars")
+_GROUPS = (*_USUAL, "momentum_buffer", "ema")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _LEFTOVER = ("tmp-", "trash-")
@@ -156,10 +157,10 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
         for line in problems:
             report(f"{line}; using {path.name} instead")
         stored = json.loads((path / "state.json").read_bytes())
-        state: State = {"model": load_file(path / "model.safetensors"), **{group: {} for group in _GROUPS}}
+        state: State = {"model": load_file(path / "model.safetensors"), **{group: {} for group in _USUAL}}
         for key, tensor in load_file(path / "optimizer.safetensors").items():
             group, _, name = key.partition(".")
-            state[group][name] = tensor
+            state.setdefault(group, {})[name] = tensor
         return Loaded(stored["step"], state, stored["meta"], path)
     if problems:
         raise FolderError(

@@ -1,0 +1,131 @@
+"""Fine-tuning and linear probe as a person starts them: learn, stop, go on, count every test image once, refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmim import checkpoint
+from fastmim.bittrace import diff
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs/debug"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --data.size 32 32 --encoder.patch-size 8 "
+SMALL += "--train.global_batch 16 --train.epochs 4 --run.init None --run.log_every 4 --run.trace True"
+EVERYTHING = "--augment.rand_augment rand-m9-mstd0.5-inc1 --augment.erase 0.5 --augment.mixup 0.8 --augment.cutmix 1.0 "
+EVERYTHING += "--ema.decay 0.9 --ema.warmup_epochs 2 --data.repeats 2 --data.repeats_together True"
+CLASSES = {"bright": 200, "dark": 60, "middle": 130}
+PER_CLASS = 24
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Noise around a brightness that is the class's own."""
+    folder, generator = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
+    for part, count in (("train", PER_CLASS), ("test", 50)):
+        for name, level in CLASSES.items():
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(generator.normal(level, 40, (40, 40, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+def train(images: Path, run: Path, *args: str, config: str = "cifar10_finetune_vit", ranks: int = 0, check=True):
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
+    words = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), str(CONFIGS / f"{config}.py"), *SMALL.split()]
+    words += ["--data.root", str(images / "train"), "--data.test", str(images / "test"), "--run.dir", str(run), *args]
+    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, images):
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(images, run, *EVERYTHING.split())
+    return run
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    found = result(undisturbed)
+    assert found["images"] == 150 and 0 <= found["top1"] <= found["top5"] == 1.0
+    assert found["hours"] > 0 and found["peak_bytes"] > 2**20 and found["updates"] == 4 * 72 // 16
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    tested = [row for row in rows if "test_top1" in row]
+    assert [row["step"] for row in tested] == [18] and tested[0]["test_top1"] == found["top1"]
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, images, tmp_path):
+    run = tmp_path / "run"
+    train(images, run, *EVERYTHING.split(), "--run.stop_after", "7")
+    assert not (run / "result.json").exists()
+    train(images, run, *EVERYTHING.split())
+    assert diff(undisturbed / "trace.jsonl", run / "trace.jsonl") is None
+    once, again = (checkpoint.load(folder / "checkpoints").state for folder in (undisturbed, run))
+    assert once["ema"] and all(torch.equal(once[kind][n], again[kind][n]) for kind in once for n in once[kind])
+    assert {n: v for n, v in result(run).items() if n in ("top1", "top5", "loss")} == {
+        n: v for n, v in result(undisturbed).items() if n in ("top1", "top5", "loss")
+    }
+
+
+def test_it_learns_and_processes_do_not_count(images, tmp_path):
+    """Test images are spread over two processes unevenly: 150 in pieces of 128. Each counts once."""
+    lamb = ["--optim.algorithm", "lamb", "--optim.blr", "0.05", "--optim.layer_decay", "1", "--train.epochs", "10"]
+    train(images, tmp_path / "one", *fast)
+    assert result(tmp_path / "one")["top1"] > 0.9
+    for ranks in (1, 2):
+        # Trained nothing more: the same weights, tested again.
+        folder = tmp_path / f"again{ranks}"
+        (folder / "checkpoints").parent.mkdir()
+        subprocess.run(["cp", "-r", str(tmp_path / "one/checkpoints"), str(folder)], check=True)
+        train(images, folder, *fast, ranks=ranks)
+    one, two = result(tmp_path / "again1"), result(tmp_path / "again2")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["top1"] == two["top1"] == result(tmp_path / "one")["top1"] and one["top5"] == two["top5"]
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-12)
+
+
+def test_two_processes_train_on_the_same_samples(undisturbed, images, tmp_path):
+    train(images, tmp_path / "two", *EVERYTHING.split(), ranks=2)
+    assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--optim.algorithm lamb --train.zero_stage 2", "algorithm=lamb needs train.zero_stage=0, got 2: it scales"),
+        ("--optim.algoritm lamb", "--optim.algoritm: no such setting; nearest: --optim.algorithm"),
+        ("--optim.algorithm lamp", "nearest: lamb"),
+        ("--train.global_batch 15 --augment.mixup 0.8", "must be even, got 15"),
+        ("--augment.rand_augment m9", "timm's form, such as rand-m9-mstd0.5-inc1, got 'm9'"),
+        ("--augment.rand_augment rand-m9 --augment.color_jitter 0.4", "augment.color_jitter"),
+        ("--data.test_size 64 64", "needs a convolutional network"),
+        ("--data.held_out 3", "data.held_out: expected 0, got 3"),
+        ("--ema.decay 0.9 --train.zero_stage 3", "ema.decay needs train.zero_stage below 3"),
+        ("--data.test {root}", "expected one folder for each class"),
+        ("--data.test {root}/other", "class 0 is 'blue' there and 'bright' in"),
+        ("--run.init {root}", "expected a run folder with checkpoints"),
+        ("--head.pool max", "expected one of mean, cls"),
+    ],
+)
+def test_refusals(arguments, message, images, tmp_path):
+    """Two sentences at most, before anything has begun."""
+    (images / "other/blue").mkdir(parents=True, exist_ok=True)
+    (images / "other/red").mkdir(exist_ok=True)
+    for name in ("blue", "red"):
+        Image.new("RGB", (40, 40)).save(images / f"other/{name}/0.png")
+    arguments = arguments.format(root=images).split()
+    found = train(images, tmp_path / "run", *arguments, check=False)
+    assert found.returncode == 2 and message in found.stderr and "Traceback" not in found.stderr, found.stderr
