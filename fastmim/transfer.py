@@ -24,6 +24,8 @@ class LabelledData(Data):
     """Height and width of a test image, pixels; None = `size`. Others need a convolutional network."""
     crop_pct: float = 224 / 256
     """Side of the central window of a test image that is looked at, as a fraction of the largest one that fits."""
+    test_interpolation: Literal["bicubic", "bilinear"] | None = None
+    """Filter of the resize of test images, antialiased; None = the training crop's."""
     held_out: int = 0
     """Has no use here: accuracy is measured on `test`."""
 

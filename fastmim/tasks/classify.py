@@ -302,7 +302,7 @@ def class_folders(manifest: Manifest) -> dict[int, str] | None:
 
 def whole_images(manifest: Manifest, data: LabelledData, device: torch.device) -> Loader:
     """A loader of images as they are tested: `batches` of manifest indices; a bad file is an error."""
-    crop = CenterCrop(data.crop_pct, interpolation=data.crop.interpolation)
+    crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)
     plain = replace(data, crop=crop, flip=0.0, size=data.test_size or data.size)
     nothing = torch.empty(0, dtype=torch.int64)
     return open_loader(manifest, plain, 0, Quarantine(manifest, 0), nothing, device)
