@@ -39,9 +39,9 @@ def images(tmp_path_factory):
     return folder
 
 
-def train(images: Path, run: Path, *args: str, config: str = "cifar10_finetune_vit", ranks: int = 0, check=True):
+def train(images: Path, run: Path, *args: str, config="cifar10_finetune_vit", model=SMALL, ranks=0, check=True):
     launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
-    words = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), str(CONFIGS / f"{config}.py"), *SMALL.split()]
+    words = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), str(CONFIGS / f"{config}.py"), *model.split()]
     words += ["--data.root", str(images / "train"), "--data.test", str(images / "test"), "--run.dir", str(run), *args]
     result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
     assert not check or result.returncode == 0, result.stdout + result.stderr
@@ -98,6 +98,48 @@ def test_it_learns_and_processes_do_not_count(images, tmp_path):
 def test_two_processes_train_on_the_same_samples(undisturbed, images, tmp_path):
     train(images, tmp_path / "two", *EVERYTHING.split(), ranks=2)
     assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None
+
+
+RESNET = (
+    "--encoder.depths 1 1 1 1 --encoder.dims 8 8 16 16 --data.size 32 32 --train.global_batch 16 --train.epochs 12 "
+)
+RESNET += "--train.epochs 12 --train.micro_batch 16 --run.init None --run.log_every 4 --run.trace True"
+
+
+def test_a_probe_of_a_resnet(images, tmp_path):
+    """Random features of brightness are enough for a linear layer; what is frozen stays as calibrated; it resumes."""
+    words = ["--data.test_size", "64", "64", "--optim.blr", "20"]
+    for name, stops in (("whole", [[]]), ("parts", [["--run.stop_after", "20"], []])):
+        for stop in stops:
+            train(images, tmp_path / name, *words, *stop, config="cifar10_probe_resnet", model=RESNET)
+    assert result(tmp_path / "whole")["top1"] > 0.6
+    assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
+    whole, parts = (checkpoint.load(tmp_path / name / "checkpoints").state for name in ("whole", "parts"))
+    assert set(whole["momentum_buffer"]) == {"fc.weight", "fc.bias"}
+    assert all(torch.equal(whole[kind][n], parts[kind][n]) for kind in whole for n in whole[kind])
+    assert result(tmp_path / "whole")["top1"] == result(tmp_path / "parts")["top1"]
+
+
+def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
+    words = RESNET.replace("epochs 12", "epochs 4")
+    train(images, tmp_path / "whole", config="cifar10_finetune_resnet", model=words)
+    train(images, tmp_path / "parts", "--run.stop_after", "7", config="cifar10_finetune_resnet", model=words)
+    train(images, tmp_path / "parts", config="cifar10_finetune_resnet", model=words)
+    assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_stages_agree(stage, images, tmp_path, plain):
+    """Two processes at every ZeRO stage, the test pieces divided unevenly, give what one gives."""
+    train(images, tmp_path / "run", "--train.zero_stage", str(stage), "--train.epochs", "2", ranks=2)
+    assert result(tmp_path / "run")["loss"] == pytest.approx(result(plain)["loss"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, images):
+    run = tmp_path_factory.mktemp("runs") / "plain"
+    train(images, run, "--train.epochs", "2")
+    return run
 
 
 @pytest.mark.parametrize(
