@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -92,6 +92,11 @@ class Classification(Task):
         rank, world, device = self.process.rank, self.process.world, self.process.device
         pieces = torch.arange(len(self.test)).split(PIECE)
         module = self.ema.module if self.ema else self.module
+        # Where batch norms do not share statistics, those of the first process count, which are saved too.
+        kept = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
+            if name in kept:
+                buffer.copy_(self.engine.from_first(buffer, buffer.shape, buffer.dtype))
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         turns = -(-len(pieces) // world)
         with self.engine.inference():
@@ -293,7 +298,7 @@ def class_folders(manifest: Manifest) -> dict[int, str] | None:
     """The folder that holds each class, or None if folders are not classes."""
     folders: dict[int, set[str]] = {}
     for path, label in zip(manifest.paths, manifest.labels, strict=True):
-        folders.setdefault(label, set()).add(PurePosixPath(path).parent.name)
+        folders.setdefault(label, set()).add(path.rpartition("/")[0].rpartition("/")[2])
     names = [name for some in folders.values() for name in some]
     if len(names) != len(folders) or len(set(names)) != len(names):
         return None

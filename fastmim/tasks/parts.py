@@ -28,8 +28,10 @@ def build(config: Config) -> MIM:
     """The module of a config, initialised from its seed on the default device.
 
     Raises:
-        ValueError: parts that do not fit each other or the image size.
+        ValueError: not a pre-training run; parts that do not fit each other or the image size.
     """
+    if not isinstance(config, Config):
+        raise ValueError(f"expected a pre-training config (Config), got {type(config).__name__}")
     torch.manual_seed(config.train.seed)
     data = config.data
     encoder = config.encoder.build(data.size, data.mean, data.std, config.masking)

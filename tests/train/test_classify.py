@@ -128,6 +128,16 @@ def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
     assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
 
 
+def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
+    """They saw other images: without that, each would test with its own."""
+    words = [*RESNET.replace("micro_batch 16", "micro_batch 8").split(), "--ema.decay", "0.5"]
+    train(images, tmp_path / "two", config="cifar10_finetune_resnet", model=" ".join(words), ranks=2)
+    shutil.copytree(tmp_path / "two/checkpoints", tmp_path / "one/checkpoints")
+    train(images, tmp_path / "one", config="cifar10_finetune_resnet", model=" ".join(words))
+    two, one = result(tmp_path / "two"), result(tmp_path / "one")
+    assert one["top1"] == two["top1"] and one["loss"] == pytest.approx(two["loss"], rel=1e-12)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_stages_agree(stage, images, tmp_path, plain):
     """Two processes at every ZeRO stage, the test pieces divided unevenly, give what one gives."""
