@@ -99,7 +99,7 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.pool = pooling(encoder, head)
         self.fc = nn.Linear(encoder.embed_dim, classes)
-        nn.init.trunc_normal_(self.fc.weight, std=head.init_std, a=-2 * head.init_std, b=2 * head.init_std)
+        nn.init.normal_(self.fc.weight, std=head.init_std)
         nn.init.zeros_(self.fc.bias)
         self.batch = Batch(augment, classes)
         self.loss = create_classification_loss(

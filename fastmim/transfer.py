@@ -47,7 +47,8 @@ class Head:
     """The encoder's last norm: before pooling, as in pre-training; moved behind it; or dropped, and a new layer norm
     behind it."""
     init_std: float = 0.01
-    """Deviation of the classifier's weights at first, normal, cut at two deviations; biases are 0."""
+    """Deviation of the classifier's weights at first, which are normal; biases are 0. (Official code cuts them at 2,
+    which none reaches.)"""
 
     def __post_init__(self):
         check_types(self, "head.")

@@ -105,7 +105,9 @@ class Classification(Task):
                 sums += torch.stack(hits(module.predict(images.to(device)).float(), labels))
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
-                module.predict(torch.zeros_like(images[:1], device=device))
+                module.predict(
+                    torch.zeros((1, *self.config.data.size, len(module.mean)), dtype=torch.uint8, device=device)
+                )
         top1, top5, loss = (self.engine.reduce_sum(sums) / len(self.test)).tolist()
         return {"top1": top1, "top5": top5, "loss": loss}
 

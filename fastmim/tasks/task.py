@@ -27,8 +27,11 @@ from ..optim import learning_rate
 from ..tokens import sample_index
 from .parts import PARTS
 
-# What a continued run may change: how it computes, not what it computes.
-FREE = ("run.", "optim.", "train.", "data.root", "data.loader", "data.bad_budget", "data.workers", "data.prefetch")
+# What a continued run may change: how it computes and what it is tested on, not what it computes.
+FREE = (
+    *("run.", "optim.", "train."),
+    *("data.root", "data.test", "data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+)
 
 
 class Task(ABC):

@@ -14,6 +14,9 @@ from PIL import Image
 
 from fastmim import checkpoint
 from fastmim.bittrace import diff
+from fastmim.data.manifest import Manifest
+from fastmim.data.quarantine import BadFilesError, Quarantine
+from fastmim.train import main
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/debug"
@@ -170,12 +173,33 @@ def plain(tmp_path_factory, images):
         ("--head.pool max", "expected one of mean, cls"),
     ],
 )
-def test_refusals(arguments, message, images, tmp_path):
-    """Two sentences at most, before anything has begun."""
-    (images / "other/blue").mkdir(parents=True, exist_ok=True)
-    (images / "other/red").mkdir(exist_ok=True)
+def test_refusals(arguments, message, images, tmp_path, capsys):
+    """One line, before anything has begun."""
     for name in ("blue", "red"):
+        (images / "other" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(images / f"other/{name}/0.png")
-    arguments = arguments.format(root=images).split()
-    found = train(images, tmp_path / "run", *arguments, check=False)
-    assert found.returncode == 2 and message in found.stderr and "Traceback" not in found.stderr, found.stderr
+    words = [str(CONFIGS / "cifar10_finetune_vit.py"), *SMALL.split(), "--train.device", "cpu"]
+    words += [
+        "--data.root",
+        str(images / "train"),
+        "--data.test",
+        str(images / "test"),
+        "--run.dir",
+        str(tmp_path / "run"),
+    ]
+    with pytest.raises(SystemExit) as error:
+        main([*words, *arguments.format(root=images).split()])
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+
+
+def test_a_bad_image_gives_way_to_one_of_its_class(images):
+    manifest = Manifest.scan(str(images / "train"))
+    labels = torch.tensor(manifest.labels)
+    quarantine = Quarantine(manifest, 0, labels=labels)
+    for bad in (0, 30, 60):
+        quarantine.add(bad, "broken")
+        good = quarantine.resolve(bad, torch.arange(len(manifest)))
+        assert good != bad and labels[good] == labels[bad]
+    with pytest.raises(BadFilesError, match=r"cannot be used \(broken\); `fastmim doctor`"):
+        quarantine.resolve(0, torch.empty(0, dtype=torch.int64))
