@@ -137,6 +137,7 @@ class LinearProbe(Classifier):
         self.norm = nn.BatchNorm1d(self.fc.in_features, affine=False, eps=1e-6)
         self.encoder.requires_grad_(False)
         self.pool.requires_grad_(False)
+        self.train()
 
     def train(self, mode: bool = True) -> LinearProbe:
         """What is frozen stays in evaluation mode: its batch norms keep their statistics, no path is dropped."""

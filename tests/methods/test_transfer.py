@@ -226,7 +226,7 @@ def test_batch_norms_are_recalibrated():
 
 
 def test_a_probe_trains_its_linear_layer_only():
-    probe = build(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS).train()
+    probe = build(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS)
     assert isinstance(probe, LinearProbe) and not probe.encoder.training and probe.norm.training
     assert [n for n, p in probe.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
     before = {n: b.clone() for n, b in probe.encoder.named_buffers()}
