@@ -111,8 +111,8 @@ RESNET += "--train.epochs 12 --train.micro_batch 16 --run.init None --run.log_ev
 
 def test_a_probe_of_a_resnet(images, tmp_path):
     """Random features of brightness are enough for a linear layer; what is frozen stays as calibrated; it resumes."""
-    words = ["--data.test_size", "64", "64", "--optim.blr", "20"]
-    for name, stops in (("whole", [[]]), ("parts", [["--run.stop_after", "20"], []])):
+    words = ["--optim.blr", "100", "--train.epochs", "40"]
+    for name, stops in (("whole", [[]]), ("parts", [["--run.stop_after", "70"], []])):
         for stop in stops:
             train(images, tmp_path / name, *words, *stop, config="cifar10_probe_resnet", model=RESNET)
     assert result(tmp_path / "whole")["top1"] > 0.6
