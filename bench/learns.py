@@ -33,7 +33,7 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.mim import MIM
-from fastmim.tasks.pretrain import PARTS, build
+from fastmim.tasks.parts import PARTS, build
 
 from .record import record
 

@@ -14,7 +14,7 @@ def disc(size: tuple[int, int], radius: float, official: bool, device: torch.dev
     return rows.square()[:, None] + columns.square() <= radius**2
 
 
-def low_pass(images, rows, patch_size, mean, std, radius, official, allow_tf32) -> Tensor:
+def low_pass(images, rows, p, mean, std, radius, official, allow_tf32) -> Tensor:
     b, h, w, c = images.shape
     x = images.to(mean.dtype)  # there is no half-precision FFT of 224
     if not x.numel():
@@ -25,7 +25,6 @@ def low_pass(images, rows, patch_size, mean, std, radius, official, allow_tf32) 
     # The mean passes the filter, so the affine map may follow it; the modulus is of pixels on the 0..1 scale.
     x = ((torch.fft.ifft2(spectrum, dim=(1, 2)) * std + mean).abs() - mean) / std
     if rows is not None:
-        p = patch_size
         wanted = torch.zeros(b * (h // p) * (w // p), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
         x = x.view(b, h // p, p, w // p, p, c).where(wanted.view(b, h // p, 1, w // p, 1, 1), 0).view(b, h, w, c)
     return x
