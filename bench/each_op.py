@@ -1,4 +1,4 @@
-"""Launches every op's Triton kernels once, on a small case: what a sanitizer watches in `bench.gpu_check`.
+"""Launches every op on two small cases: what a sanitizer watches in `bench.gpu_check`.
 
 Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
 May import fastmim_kernels and bench.ops.
@@ -22,14 +22,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.each_op", description=__doc__)
     parser.add_argument("--device", default="cuda", help='or "cpu", with TRITON_INTERPRET=1')
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.exit(2, "each_op: expected a GPU, torch sees none; --device cpu runs in Triton's interpreter\n")
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
+        launch = importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
         # Odd sizes have the masked accesses.
-        label = next((label for label in cases.CASES if "primes" in label), next(iter(cases.CASES)))
-        for dtype in cases.BENCH_DTYPES:
-            launch = importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
-            launch(*cases.inputs(cases.CASES[label], DTYPES[dtype], args.device))
-            print(f"{name:<28}{label:<28}{dtype}", flush=True)
+        odd = [label for label in cases.CASES if "primes" in label][:1]
+        for label in dict.fromkeys([next(iter(cases.CASES)), *odd]):
+            for dtype in cases.BENCH_DTYPES:
+                launch(*cases.inputs(cases.CASES[label], DTYPES[dtype], args.device))
+                print(f"{name:<28}{label:<28}{dtype}", flush=True)
     if args.device == "cuda":
         torch.cuda.synchronize()
 

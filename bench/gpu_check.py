@@ -1,8 +1,8 @@
 """`python -m bench.gpu_check`: on a GPU, everything that only a GPU can prove, in one round of under 9 minutes.
 
 Builds the C++ library, runs every Triton kernel against its reference and under compute-sanitizer, measures ops, whole
-step and loader, and trains. Each part is one process, or several at once, with a time limit of its own; what it printed
-goes to a log, and the table of verdicts comes last. May import torch.
+step and loader, tries tensors of more than 2^31 elements, and trains. Each part is one process, or several at once,
+with a time limit of its own; what it printed goes to a log, and the table of verdicts comes last. May import torch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parts(data: str | None, out: Path) -> list[Part]:
     # Most of the time is Triton's, which compiles on one core a process. The fuzz tests have a campaign of their own:
     # nearly each of their examples is a kernel to compile.
     tests = ("-m", "pytest", "tests/kernels", "-q", "-m", "triton", "-k", "not fuzz")
-    workers = len(os.sched_getaffinity(0))
+    workers = min(len(os.sched_getaffinity(0)), 16)  # each has a CUDA context of its own on the one device
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
     watched = [sanitizer or "compute-sanitizer", "--error-exitcode", "1"]
     found = [
@@ -55,8 +55,6 @@ def parts(data: str | None, out: Path) -> list[Part]:
         Part("sanitizer", [
             [*watched, "--tool", tool, *python("-m", "bench.each_op")] for tool in ("memcheck", "racecheck")
         ], 90),
-        Part("large tensors", [python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")], 60),
-        Part("DALI is correct", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 60),
         Part("ops", [python(
             "-m", "bench.ops", "--record", "--samples", "20", "--first", "--phases", "both", "--dtype", "bf16", "int64",
         )], 180),
@@ -65,6 +63,8 @@ def parts(data: str | None, out: Path) -> list[Part]:
             "-m", "bench.compare", *UM_MAE, "--batch", "64", "--steps", "5", "--arms", "ours,eager",
             "--precision", "autocast", "--record",
         )], 90),
+        Part("large tensors", [python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")], 60),
+        Part("DALI is correct", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 60),
     ]  # fmt: skip
     if data:
         run_dir = str(out / "run")
@@ -82,6 +82,8 @@ def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
     start = time.perf_counter()
     log = out / f"{part.name.replace(' ', '_')}.log"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
+    if len(part.commands) > 1:
+        environment["OMP_NUM_THREADS"] = "1"  # the references' too would take every core
     logs = [log.with_suffix(f".{k}.log") for k in range(len(part.commands))]
     processes, verdict = [], "ok"
     try:
@@ -99,13 +101,15 @@ def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
         verdict = f"no {Path(error.filename).name}"
     except subprocess.TimeoutExpired:
         verdict = f"stopped after {limit:.0f} s"
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     codes = [process.returncode for process in processes] + [1] * (len(logs) - len(processes))
-    texts = [path.read_text(errors="replace") for _, path in sorted(zip(map(abs, codes), logs, strict=True))]
-    for path in logs:
+    written = [path for _, path in sorted(zip(map(abs, codes), logs, strict=True)) if path.exists()]
+    texts = [path.read_text(errors="replace") for path in written]
+    for path in written:
         path.unlink()
     log.write_text("".join(texts))
     lines = log.read_text().strip().splitlines()

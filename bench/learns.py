@@ -33,7 +33,7 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.mim import MIM
-from fastmim.tasks.pretrain import PARTS, build
+from fastmim.tasks.parts import PARTS, build
 
 from .record import record
 
@@ -158,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="folder of images to draw in it (default: the last pictures)")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
     arguments = parser.parse_args(argv)
+    if others := [str(run) for run in arguments.runs if not (run / "metrics.jsonl").is_file()]:
+        parser.error(f"expected run folders with metrics.jsonl, got {', '.join(others)}")
     rows = []
     for run in arguments.runs:
         with_labels = arguments.labelled if arguments.labelled and run.name.startswith("cifar10") else None

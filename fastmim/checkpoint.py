@@ -26,7 +26,8 @@ from torch import Tensor
 State = dict[str, dict[str, Tensor]]
 
 _FORMAT = 1
-_GROUPS = ("exp_avg", "exp_avg_sq", "scalars")
+_USUAL = ("exp_avg", "exp_avg_sq", "scalars")
+_GROUPS = (*_USUAL, "momentum_buffer", "ema")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 _LEFTOVER = ("tmp-", "trash-")
@@ -80,7 +81,7 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
     Args:
         folder: where the run's checkpoints lie; made if missing.
         step: updates done.
-        state: tensors by group ("model", "exp_avg", "exp_avg_sq", "scalars") and parameter name.
+        state: tensors by group ("model" and any of `_GROUPS`) and parameter name.
         meta: anything JSON can hold.
         keep: checkpoints to keep, this one included.
 
@@ -156,10 +157,10 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
         for line in problems:
             report(f"{line}; using {path.name} instead")
         stored = json.loads((path / "state.json").read_bytes())
-        state: State = {"model": load_file(path / "model.safetensors"), **{group: {} for group in _GROUPS}}
+        state: State = {"model": load_file(path / "model.safetensors"), **{group: {} for group in _USUAL}}
         for key, tensor in load_file(path / "optimizer.safetensors").items():
             group, _, name = key.partition(".")
-            state[group][name] = tensor
+            state.setdefault(group, {})[name] = tensor
         return Loaded(stored["step"], state, stored["meta"], path)
     if problems:
         raise FolderError(

@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.progress import track
@@ -72,6 +73,43 @@ def visualize(
     out = out or run / "reconstruction.png"
     save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)
     print(out)
+
+
+def knn(
+    run: tyro.conf.Positional[Path],
+    data: Path,
+    k: int = 20,
+    temperature: float = 0.07,
+    pool: Literal["mean", "cls"] = "mean",
+    crop_pct: float = 224 / 256,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Measures how well the features of a run's newest checkpoint tell classes apart, without any training.
+
+    Each image of DATA/test gets the class that most of the k most similar images of DATA/train vote for, with weights
+    exp(cosine / temperature). Features are kept in RUN/features, the result in RUN/knn.json.
+
+    Args:
+        run: run folder.
+        data: folder that holds train/CLASS/ and test/CLASS/ images.
+        k: neighbours that vote.
+        temperature: of their weights.
+        pool: mean of all tokens but the class token, or the class token.
+        crop_pct: side of the central window of an image that is looked at, as a fraction of the largest one that fits.
+        device: where to compute; auto = a GPU if there is one.
+    """
+    if k < 1 or not temperature > 0:
+        raise ValueError(f"--k and --temperature: expected at least 1 and above 0, got {k} and {temperature}")
+    import torch
+
+    from .tasks.knn import measure
+
+    config, loaded = _open(run)
+    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device not in ("auto", where.type):
+        raise ValueError("--device cuda: torch sees no GPU")
+    found = measure(run, config, loaded, data, k, temperature, pool, crop_pct, where)
+    print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {run / 'knn.json'}")
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:
@@ -261,20 +299,25 @@ def backends() -> None:
 
 
 def _open(run: Path):
-    """The config and the newest valid checkpoint of a run folder."""
+    """The config and the newest valid checkpoint of a pre-training run's folder."""
     from . import checkpoint
-    from .config import from_json
-    from .tasks.pretrain import PARTS
+    from .config import Config, from_json
+    from .tasks.parts import PARTS
 
     loaded = checkpoint.load(run / "checkpoints")
     if loaded is None:
         raise ValueError(f"{run}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
-    return from_json(loaded.meta["config"], PARTS), loaded
+    config = from_json(loaded.meta["config"], PARTS)
+    if not isinstance(config, Config):
+        kind = type(config).__name__
+        raise ValueError(f"{run} is a run of a classifier ({kind}): expected a pre-training run, such as its run.init")
+    return config, loaded
 
 
 COMMANDS = {
     "export": export,
     "visualize": visualize,
+    "knn": knn,
     "convert": convert,
     "report": report,
     "doctor": doctor,

@@ -42,6 +42,9 @@ class Data:
     """Channel standard deviations, on the 0..1 scale."""
     repeats: int = 1
     """Times each image is seen per epoch, each time with its own crop and mask."""
+    repeats_together: bool = False
+    """Repeats of an image follow each other, so that a batch holds them, and an epoch is as many samples as there are
+    images (repeated augmentation, arXiv:1902.05509). False = they are spread over an epoch that is longer."""
     held_out: int = 8
     """Images kept out of training for the reconstruction grids and the comparison with trivial predictors."""
     loader: Literal["auto", "dali", "pillow"] = "auto"
@@ -68,7 +71,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW and its learning rate."""
+    """The optimizer and its learning rate."""
+
+    algorithm: Literal["adamw", "lamb", "lars"] = "adamw"
+    """AdamW; LAMB or LARS as timm has them, at ZeRO stage 0 only: they need the norm of each whole parameter."""
 
     blr: float = 1.5e-4
     """Base learning rate: lr = blr * global_batch / lr_batch."""
@@ -89,11 +95,15 @@ class Optim:
     warmup_lr: float = 0.0
     """Learning rate at the start of warm-up, absolute."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's moment decay rates."""
+    """Moment decay rates of AdamW and LAMB."""
     eps: float = 1e-8
-    """AdamW's epsilon."""
+    """Epsilon of AdamW and LAMB."""
+    momentum: float = 0.9
+    """LARS's."""
     weight_decay: float = 0.05
-    """Decoupled weight decay; 1-D parameters and names ending in .bias have none."""
+    """Weight decay, decoupled but in LARS; 1-D parameters and names ending in .bias have none."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each layer of the encoder to the one before; what follows the encoder has 1."""
     no_decay: tuple[str, ...] = ()
     """Regular expressions, searched in parameter names: these have no weight decay either."""
     decay: tuple[str, ...] = ()
@@ -110,8 +120,9 @@ class Optim:
         rates = ("blr", "min_lr", "warmup_epochs", "warmup_lr", "weight_decay")
         check_bounds(self, "optim.", *rates, at_least=0, below=math.inf)
         check_bounds(self, "optim.", "decay_epochs", "decay_rate", above=0, below=math.inf)
-        check_bounds(self, "optim.", "betas", at_least=0, below=1)
+        check_bounds(self, "optim.", "betas", "momentum", at_least=0, below=1)
         check_bounds(self, "optim.", "eps", "clip", above=0, below=math.inf)
+        check_bounds(self, "optim.", "layer_decay", above=0, at_most=1)
         if self.schedule == "multistep" and not self.decay_epochs:
             raise ValueError("optim.schedule is multistep: give optim.decay_epochs, when the learning rate is lowered")
         for pattern in (*self.no_decay, *self.decay, *(pattern for pattern, _ in self.lr_scale)):
@@ -172,8 +183,9 @@ class Run:
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
-    """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; None =
-    initialise from train.seed. Weights only: updates, optimizer state and schedule start afresh."""
+    """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; for a
+    classifier also an exported encoder's. None = initialise from train.seed. Weights only: updates, optimizer state and
+    schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
@@ -181,7 +193,8 @@ class Run:
     log_every: int = 20
     """Updates between log lines: the only time the host waits for the device."""
     evaluate_every: int = 500
-    """Updates between reconstruction grids and losses on the held-out images; 0 = never."""
+    """Updates between evaluations: pre-training draws reconstructions of the held-out images and compares losses, a
+    classifier is tested. 0 = never, but that a classifier is tested at the end."""
     stop_after: int | None = None
     """Stop after this many updates in total, saving; the schedule is unchanged."""
     trace: bool = False
@@ -195,8 +208,12 @@ class Run:
         check_bounds(self, "run.", "evaluate_every", at_least=0)
 
 
+class Experiment:
+    """Base of what a config file may define: one class for each task, each with data, optim, train and run."""
+
+
 @dataclass(frozen=True)
-class Config:
+class Config(Experiment):
     """A pre-training run: masking x encoder x decoder x target x loss, data, optimisation."""
 
     masking: Masking
@@ -210,11 +227,11 @@ class Config:
     run: Run = field(default_factory=Run)
 
 
-def load(path: str | Path) -> Config:
+def load(path: str | Path) -> Experiment:
     """Runs a config file and returns its `config`; a relative path inside a config file is relative to that file.
 
     Raises:
-        ValueError: the file is missing, is not a Python file, does not define `config = Config(...)`, fails while it
+        ValueError: the file is missing, is not a Python file, does not define `config` as an Experiment, fails while it
             runs, or gives a field a value of another type: one sentence that names the file and, if known, the line.
     """
     path = Path(path)
@@ -228,8 +245,12 @@ def load(path: str | Path) -> Config:
         config = runpy.run_path(str(path)).get("config")
     except Exception as error:  # a config file is the user's own code: it can raise anything
         raise ValueError(_locate(path, error)) from error
-    if not isinstance(config, Config):
-        raise ValueError(f"{path}: expected it to end with `config = Config(...)`, got {type(config).__name__}")
+    if not isinstance(config, Experiment):
+        others = " or ".join(kind.__name__ for kind in Experiment.__subclasses__() if kind is not Config)
+        raise ValueError(
+            f"{path}: expected it to end with `config = Config(...)`{others and f', or {others}'}, "
+            f"got {type(config).__name__}"
+        )
     try:
         check_types(config)
     except ValueError as error:
@@ -245,7 +266,9 @@ def _locate(path: Path, error: Exception) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line, text = error.lineno, error.msg
     if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
-        bases = (Config, Data, Optim, Train, Run, Masking, Encoder, Decoder, Target, Loss, Crop)
+        kinds = [kind for kind in _family(Experiment) if dataclasses.is_dataclass(kind)]
+        hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values()}
+        bases = (*kinds, *filter(dataclasses.is_dataclass, hints), Crop)
         parts = {part.__name__: part for base in bases for part in _family(base)}
         if found[1] in parts:
             fields = [f.name for f in dataclasses.fields(parts[found[1]])]
@@ -298,7 +321,7 @@ def from_json(value: Any, parts: tuple[type, ...]) -> Any:
     return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
 
 
-def override(config: Config, args: list[str], prog: str) -> Config:
+def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     """Applies `--section.field VALUE` arguments; types, help and parsing come from the dataclasses (tyro).
 
     Raises:
@@ -334,15 +357,14 @@ def override(config: Config, args: list[str], prog: str) -> Config:
     raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {_refusal(_try(config, args, prog))}")
 
 
-def _parse(config: Config, args: list[str], prog: str) -> Config:
+def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
     import tyro  # half a second that resume and export need not pay
 
-    return tyro.cli(
-        Config, default=config, args=args, prog=prog, description=Config.__doc__, config=(tyro.conf.FlagConversionOff,)
-    )
+    kind, plain = type(config), (tyro.conf.FlagConversionOff,)
+    return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
 
 
-def _try(config: Config, args: list[str], prog: str) -> SystemExit | None:
+def _try(config: Experiment, args: list[str], prog: str) -> SystemExit | None:
     """What tyro raises on these arguments, or None; its boxed message is dropped."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):

@@ -24,9 +24,6 @@ from . import optim
 from .config import Config
 from .settings import batch_plan, deepspeed_config, resolve_precision
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = ("model", *MOMENTS)
-
 
 @dataclass(frozen=True)
 class Process:
@@ -148,12 +145,13 @@ class Engine:
             enabled=self.precision.startswith("autocast"),
         )
         groups = optim.parameter_groups(self.module, config.optim)
-        betas, eps, clip = config.optim.betas, config.optim.eps, config.optim.clip
         if self.stage == 0:
-            optimizer = optim.AdamW(groups, betas, eps, clip, loss_scaling=self.precision == "autocast-fp16")
+            optimizer = optim.stage0(groups, config.optim, loss_scaling=self.precision == "autocast-fp16")
         else:
-            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+            optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.optim.betas, eps=config.optim.eps, fused=True)
         self.optimizer = optimizer
+        self.moments = optimizer.moments if self.stage == 0 else optim.AdamW.moments
+        self.kinds = ("model", *self.moments)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
             self._deepspeed, *_ = deepspeed.initialize(
                 model=Autocast(module, self.autocast), optimizer=optimizer, config=self.settings
@@ -233,17 +231,17 @@ class Engine:
         return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
 
     def _fragments(self) -> dict[str, tuple[int, dict[str, Tensor]]]:
-        """What this rank updates, by parameter name: offset in the flattened parameter, flat fp32 views of KINDS."""
+        """What this rank updates, by parameter name: offset in the flattened parameter, flat fp32 views of `kinds`."""
         if self.stage == 0:
             state = self.optimizer.state
             return {
-                name: (0, {"model": m.detach().view(-1), **{k: state[m][k].view(-1) for k in MOMENTS}})
+                name: (0, {"model": m.detach().view(-1), **{k: state[m][k].view(-1) for k in self.moments}})
                 for name, m in self.optimizer.masters.items()
             }
         names = {p: name for name, p in self.module.named_parameters()}
         fragments = {}
         for parameters, flat in self._partitions():
-            sources = {"model": flat.detach(), **{k: self.optimizer.state[flat][k] for k in MOMENTS}}
+            sources = {"model": flat.detach(), **{k: self.optimizer.state[flat][k] for k in self.moments}}
             start = 0
             for p in parameters:
                 if self.stage == 3:
@@ -269,6 +267,8 @@ class Engine:
         return {**frozen, **{name: b for name, b in self.module.named_buffers() if name in kept}}
 
     def _steps(self) -> list[Tensor]:
+        if self.stage == 0:
+            return self.optimizer.steps()
         return [state["step"] for state in self.optimizer.state.values()]
 
     def local_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -280,14 +280,14 @@ class Engine:
         """Everything that training continues from, whole and by parameter name, whatever the layout. Collective.
 
         Returns: on rank 0, CPU tensors: "model" (fp32 masters of trained parameters; frozen ones and buffers as they
-        are), "exp_avg", "exp_avg_sq" (of trained ones), "scalars" (optimizer_step; loss_scale and loss_scale_growth for
+        are), the optimizer's moments (of trained ones), "scalars" (optimizer_step; loss_scale and loss_scale_growth for
         fp16). Other ranks: an empty dict.
         """
         first = self.process.rank == 0
-        state: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+        state: dict[str, dict[str, Tensor]] = {kind: {} for kind in self.kinds}
         fragments = self._fragments()
         for name, shape in self._trained().items():
-            for kind in KINDS:
+            for kind in self.kinds:
                 # Bits are summed as integers: a sum of floats would turn -0.0 into 0.0.
                 whole = torch.zeros(shape.numel(), dtype=torch.int32, device=self.process.device)
                 if name in fragments and (first or self.stage):
@@ -317,35 +317,34 @@ class Engine:
         trained, untrained = self._trained(), self._untrained()
         shapes = {**trained, **{name: getattr(t, "ds_shape", t.shape) for name, t in untrained.items()}}
         problems = self._misfits(state, shapes, trained) if self.process.rank == 0 else []
-        if int(self._from_first(torch.tensor(len(problems)), torch.Size(), torch.int64)):
+        if int(self.from_first(torch.tensor(len(problems)), torch.Size(), torch.int64)):
             raise ValueError("; ".join(problems[:5]) or "rank 0 refused the state; its message says why")
         fragments = self._fragments()
-        for kind in KINDS:
+        for kind in self.kinds:
             for name, shape in trained.items():
-                whole = self._from_first(state[kind][name] if state else None, shape, torch.float32).view(-1)
+                whole = self.from_first(state[kind][name] if state else None, shape, torch.float32).view(-1)
                 if name in fragments:
                     offset, tensors = fragments[name]
                     tensors[kind].copy_(whole[offset : offset + tensors[kind].numel()])
         for name, tensor in untrained.items():
-            whole = self._from_first(state["model"][name] if state else None, shapes[name], tensor.dtype)
+            whole = self.from_first(state["model"][name] if state else None, shapes[name], tensor.dtype)
             with self._whole(tensor, modifier_rank=0):
                 tensor.detach().copy_(whole)
             if state and name in self._frozen:
                 self._frozen[name] = state["model"][name]
         scalars = state.get("scalars", {})
-        step = self._from_first(scalars.get("optimizer_step"), torch.Size(), torch.int64)
+        step = self.from_first(scalars.get("optimizer_step"), torch.Size(), torch.int64)
         for counter in self._steps():
             counter.copy_(step)
         if self.precision == "autocast-fp16":
             scale, growth = self.optimizer.loss_scale, self.optimizer.growth
-            scale.copy_(self._from_first(scalars.get("loss_scale", scale), scale.shape, scale.dtype))
-            growth.copy_(self._from_first(scalars.get("loss_scale_growth", growth), growth.shape, growth.dtype))
+            scale.copy_(self.from_first(scalars.get("loss_scale", scale), scale.shape, scale.dtype))
+            growth.copy_(self.from_first(scalars.get("loss_scale_growth", growth), growth.shape, growth.dtype))
         self._refresh()
 
-    @staticmethod
-    def _misfits(state: dict, shapes: dict[str, torch.Size], trained: dict[str, torch.Size]) -> list[str]:
+    def _misfits(self, state: dict, shapes: dict[str, torch.Size], trained: dict[str, torch.Size]) -> list[str]:
         problems = []
-        for kind in KINDS:
+        for kind in self.kinds:
             expected, given = (shapes if kind == "model" else trained), state.get(kind, {})
             problems += [f"{kind} lacks {name}" for name in expected if name not in given]
             problems += [
@@ -360,8 +359,8 @@ class Engine:
             problems.append("scalars lacks optimizer_step")
         return problems
 
-    def _from_first(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Rank 0's value, on every rank."""
+    def from_first(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Rank 0's value, on every rank. Collective."""
         if self.process.rank == 0:
             value = value.to(self.process.device, dtype).contiguous()
         else:

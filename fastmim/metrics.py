@@ -153,6 +153,12 @@ class Meter:
         verdict = f"{1 - loss / best:.0%} below the best of them" if loss < best else "not yet below them"
         self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
 
+    def tested(self, scores: dict[str, float]) -> None:
+        """Writes how a classifier does on the test images."""
+        self.write({"step": self.step} | {f"test_{name}": value for name, value in scores.items()})
+        words = f"top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f}"
+        self.say(f"{self.step}/{self.total}  test images: {words}")
+
     def skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:
         """Names the images of skipped updates; returns how many were skipped in a row, up to the last.
 
@@ -202,6 +208,14 @@ class Meter:
     def exclude(self, since: float) -> None:
         """Leaves the time from `since` to now (evaluation, saving) out of the speed, but what a log line covered."""
         self.since += time.perf_counter() - max(since, self.since)
+
+
+def spent(folder: Path, samples: int) -> tuple[float, int]:
+    """Hours of training (evaluation and saving apart) and peak bytes of a run of updates of `samples` images, over all
+    its continuations, from its metrics.jsonl."""
+    rows = [row for row in map(json.loads, whole_lines(folder / "metrics.jsonl")) if "images_per_s" in row]
+    seconds = sum(row["updates"] * samples / row["images_per_s"] for row in rows)
+    return seconds / 3600, max((row["peak_bytes"] for row in rows), default=0)
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""Optimisation: learning-rate rule, AdamW parameter groups, and the AdamW that runs at ZeRO stage 0.
+"""Optimisation: learning-rate rule, parameter groups, and the optimizers that run at ZeRO stage 0.
 
-May import torch and config only.
+May import torch, timm and config only.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+from timm import optim as timm_optim
 from torch import Tensor, nn
 
 from . import config
@@ -36,10 +38,12 @@ def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> flo
 
 
 def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
-    """AdamW groups of the trained parameters: no decay for 1-D parameters and biases, decay for all others.
+    """Groups of the trained parameters: no decay for 1-D parameters and biases, decay for all others.
 
     The rule of timm's `param_groups_weight_decay`, which MAE uses: class and mask tokens, being 3-D, decay.
-    `optim.no_decay`, `optim.decay` and `optim.lr_scale` name what departs from it.
+    `optim.no_decay`, `optim.decay` and `optim.lr_scale` name what departs from it. With `optim.layer_decay` d, what is
+    in layer i of the encoder's n (see `Encoder.layers`) has the factor d ** (n - i), and what is in none has 1 (BEiT's
+    rule, which MAE and SimMIM use); `optim.lr_scale` comes on top.
 
     Returns: groups with "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of their
         learning rate; empty groups are left out.
@@ -53,6 +57,8 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     scales = dict.fromkeys(named, 1.0)
     for pattern, factor in optim.lr_scale:
         scales |= dict.fromkeys(_matches("lr_scale", (pattern,), named), factor)
+    if optim.layer_decay < 1:
+        scales = {name: scales[name] * scale for name, scale in _layer_scales(module, named, optim.layer_decay).items()}
     groups: dict[tuple[float, bool], list[str]] = {}
     for name, p in named.items():
         plain = p.ndim <= 1 or name.endswith(".bias")
@@ -66,6 +72,16 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
         }
         for (scale, decays), names in sorted(groups.items(), reverse=True)
     ]
+
+
+def _layer_scales(module: nn.Module, names: Iterable[str], decay: float) -> dict[str, float]:
+    """The factor of each parameter's learning rate that its layer of `module.encoder` gives it."""
+    layers = [tuple(f"encoder.{prefix}" for prefix in layer) for layer in module.encoder.layers()]
+    scales = dict.fromkeys(names, 1.0)
+    for i, layer in enumerate(layers):
+        inside = [name for name in scales if any(f"{name}.".startswith(f"{prefix}.") for prefix in layer)]
+        scales |= dict.fromkeys(inside, decay ** (len(layers) - i))
+    return scales
 
 
 def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set[str]:
@@ -90,8 +106,8 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
         }
 
 
-class AdamW(torch.optim.AdamW):
-    """Fused AdamW that clips, unscales, skips and keeps fp32 masters on the device, without waiting for it.
+class Stage0(torch.optim.Optimizer):
+    """What the optimizers of ZeRO stage 0 share: fp32 masters, clipping, loss scaling and skips, all on the device.
 
     With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
     divided by s * max(1, (norm + 1e-6) / clip); a non-finite norm leaves masters, moments and step counters untouched.
@@ -99,25 +115,21 @@ class AdamW(torch.optim.AdamW):
 
     Args:
         groups: from `parameter_groups`.
-        betas, eps: AdamW's.
         clip: global gradient norm above which gradients are scaled down; None = no clipping.
         loss_scaling: keep a dynamic loss scale (fp16): halved at each overflow, doubled after 2000 steps without one.
+        settings: the optimizer's own.
 
     Attributes:
+        moments: names in `state` of what is kept for each master beside itself.
         grad_norm: () fp32, global norm of the last step's gradients, before clipping.
         found_inf: () fp32, 1 if the last step was skipped, else 0.
         loss_scale: () fp32; multiply the loss by it before the backward pass.
         growth: () int32, steps since the loss scale last changed.
     """
 
-    def __init__(
-        self,
-        groups: list[dict],
-        betas: tuple[float, float],
-        eps: float,
-        clip: float | None = None,
-        loss_scaling: bool = False,
-    ):
+    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, groups: list[dict], clip: float | None = None, loss_scaling: bool = False, **settings: Any):
         self.parameters: dict[str, nn.Parameter] = {}
         self.masters: dict[str, nn.Parameter] = {}
         for group in groups:
@@ -128,8 +140,7 @@ class AdamW(torch.optim.AdamW):
                     p.grad_dtype = torch.float32
                     self.masters[name] = nn.Parameter(p.detach().float())
         groups = [{**group, "params": [self.masters[name] for name in group["names"]]} for group in groups]
-        super().__init__(groups, lr=0.0, betas=betas, eps=eps, fused=True)
-        create_state(self, list(self.masters.values()))
+        super().__init__(groups, lr=0.0, **settings)
         self.clip = clip
         self.loss_scaling = loss_scaling
         device = next(iter(self.masters.values())).device
@@ -137,6 +148,14 @@ class AdamW(torch.optim.AdamW):
         self.found_inf = torch.zeros((), device=device)
         self.loss_scale = torch.full((), 2.0**16 if loss_scaling else 1.0, device=device)
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
+
+    def steps(self) -> list[Tensor]:
+        """The counters of updates done, which may be set."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Moves masters and moments by the masters' gradients, each first divided by `grad_scale`."""
+        raise NotImplementedError
 
     def copy_to_parameters(self) -> None:
         """Rounds the masters into the parameters that are not their own master."""
@@ -156,9 +175,94 @@ class AdamW(torch.optim.AdamW):
         self.grad_scale = self.loss_scale.clone()
         if self.clip is not None:
             self.grad_scale *= ((self.grad_norm + 1e-6) / self.clip).clamp_(min=1.0)
-        super().step()
+        self.update()
         for m in self.masters.values():
             m.grad = None
         self.copy_to_parameters()
         if self.loss_scaling:
             torch._amp_update_scale_(self.loss_scale, self.growth, self.found_inf, 2.0, 0.5, 2000)
+
+
+class AdamW(Stage0, torch.optim.AdamW):
+    """torch's fused AdamW, which divides and skips by itself: nothing waits for the device."""
+
+    def __init__(
+        self,
+        groups: list[dict],
+        betas: tuple[float, float],
+        eps: float,
+        clip: float | None = None,
+        loss_scaling: bool = False,
+    ):
+        super().__init__(groups, clip, loss_scaling, betas=betas, eps=eps, fused=True)
+        create_state(self, list(self.masters.values()))
+
+    def steps(self) -> list[Tensor]:
+        return [state["step"] for state in self.state.values()]
+
+    def update(self) -> None:
+        torch.optim.AdamW.step(self)
+
+
+class _FromTimm(Stage0):
+    """An optimizer of timm's, which knows no skipping: whether to skip is read from the device, once an update."""
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, **settings)
+        for master in self.masters.values():
+            self.state[master] = {name: torch.zeros_like(master, requires_grad=False) for name in self.moments}
+        for group in self.param_groups:
+            group["step"] = torch.zeros(())
+
+    def steps(self) -> list[Tensor]:
+        return [group["step"] for group in self.param_groups]
+
+    def update(self) -> None:
+        if self.found_inf:
+            return
+        grads = [m.grad for m in self.masters.values() if m.grad is not None]
+        torch._foreach_div_(grads, self.grad_scale)
+        self.timm_step()
+
+    def timm_step(self) -> None:
+        raise NotImplementedError
+
+
+class Lamb(_FromTimm, timm_optim.Lamb):
+    """LAMB (arXiv:1904.00962); parameters without weight decay take plain Adam steps."""
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, max_grad_norm=None, **settings)
+
+    def timm_step(self) -> None:
+        timm_optim.Lamb.step(self)
+
+
+class Lars(_FromTimm, timm_optim.Lars):
+    """LARS (arXiv:1708.03888) as MAE's linear probe has it: 1-D parameters take plain steps with momentum."""
+
+    moments = ("momentum_buffer",)
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        split = []
+        for group in groups:
+            for adapts in (True, False):
+                pairs = list(zip(group["names"], group["params"], strict=True))
+                if inside := [pair for pair in pairs if (pair[1].ndim > 1) == adapts]:
+                    names, params = zip(*inside, strict=True)
+                    split.append({**group, "names": names, "params": params, "always_adapt": adapts})
+        super().__init__(split, **settings)
+
+    def timm_step(self) -> None:
+        timm_optim.Lars.step(self)
+        for group in self.param_groups:
+            group["step"] += 1
+
+
+def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
+    """The optimizer that `optim.algorithm` names."""
+    shared = {"clip": optim.clip, "loss_scaling": loss_scaling}
+    adam = {"betas": optim.betas, "eps": optim.eps}
+    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, {"momentum": optim.momentum})}
+    kind, own = kinds[optim.algorithm]
+    return kind(groups, **shared, **own)

@@ -81,6 +81,12 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
     micro, accumulation = batch_plan(train, world)
     stage = train.zero_stage
     zero: dict[str, Any] = {"stage": stage, "offload_optimizer": {"device": "cpu" if train.offload else "none"}}
+    if stage and config.optim.algorithm != "adamw":
+        raise ValueError(
+            f"optim.algorithm={config.optim.algorithm} needs train.zero_stage=0, got {stage}: it scales the step of "
+            "each parameter by that parameter's norm, and ZeRO updates flat parts of many parameters instead, whose "
+            "norms are others; use zero_stage=0 or algorithm=adamw"
+        )
     if train.offload:
         if stage == 0:
             raise ValueError(

@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     HELD_OUT = 4
     SUBSTITUTE = 5
     SECONDARY = 6
+    AUGMENT = 7
 
 
 def sample_id(index: Tensor, epoch: Tensor | int, repeat: Tensor | int = 0) -> Tensor:
@@ -181,6 +182,9 @@ class Encoder(ABC):
     * merge: side of the square of patches that one latent token stands for; visible ones, if only those are read.
     * grad_checkpointing: may be set.
     * features(images): the same tokens of whole, normalised (B, C, H, W) images of which nothing is hidden.
+    * layers(): prefixes of parameter names from the input on, those of the stem, then those of each block; parameters
+      without such a prefix come last. For layer decay.
+    * take_norm(): takes the last norm away, from then on `features` gives what it would be given; returns it, or None.
     """
 
     timm_layout: ClassVar[Literal["NLC", "NHWC", "NCHW"]] = "NLC"

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import fastmim_kernels
 from fastmim import checkpoint
-from fastmim.analysis.curve import plot_curve
-from fastmim.analysis.predictors import trivial_losses
-from fastmim.analysis.reconstruction import reconstruction_grid, save_png
 from fastmim.bittrace import Trace
-from fastmim.config import Config, load, override, to_json
+from fastmim.config import Config, Experiment, load, override, to_json
 from fastmim.data.quarantine import BadFilesError
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
 from fastmim.stop import Stop, launchers
-from fastmim.tasks.export import export_encoder, how_to_load
+from fastmim.tasks.classify import FineTuning, LinearProbing
 from fastmim.tasks.pretrain import Pretrain
+from fastmim.transfer import Finetune, Probe
+
+TASKS = {Config: Pretrain, Finetune: FineTuning, Probe: LinearProbing}
+"""What trains the config of each class."""
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
@@ -51,15 +52,15 @@ def main(argv: list[str]) -> None:
 class Trainer:
     """The loop around a task: train, log, look, save, stop."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Experiment):
         self.config, self.folder = config, Path(config.run.dir)
         self.checkpoints = self.folder / "checkpoints"
         self.process = init_distributed(config.train.device, config.train.deterministic)
         self.writes = self.process.rank == 0
         self.lock = checkpoint.lock(self.folder) if self.writes else None
-        self.task = Pretrain(config, self.process)
+        self.task = TASKS[type(config)](config, self.process)
         self.first = self.task.resume(self.checkpoints)
-        self.saved, self.trivial = self.first, None
+        self.saved = self.first
         if self.writes:
             announce(self.folder, self.task.describe() | {"start": f"update {self.first}"}, to_json(config))
             self.task.manifest.save(str(self.folder / "manifest.json"))
@@ -67,7 +68,7 @@ class Trainer:
     def fit(self, stop: Stop) -> None:
         task, run = self.task, self.config.run
         last = min(task.total, run.stop_after or task.total)
-        batches = task.batches(self.first, last)
+        batches, every = task.batches(self.first, last), run.evaluate_every or task.total
         trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
         done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
         with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
@@ -82,17 +83,22 @@ class Trainer:
                     trace.record(step, **values)
                 if done % run.log_every == 0 or why:
                     why = (failure := self.log(done)) or why
-                if task.held_out and (done % run.evaluate_every == 0 or why == "finished"):
-                    self.evaluate(done)
+                if task.evaluates and (done % every == 0 or why == "finished"):
+                    task.evaluate(done, self.meter)
                 if done % run.save_every == 0 or why:
                     self.save(done)
                 self.meter.exclude(pause)
                 if why:
                     break
         stop.close()
-        task.close()
-        if self.writes:
-            self.finish(done, why, failure)
+        finished = done == task.total and not failure
+        try:
+            if self.writes and not (finished and self.saved == done):
+                self.end(done, why, failure)
+            if finished:
+                task.finish(self.meter)
+        finally:
+            task.close()
 
     def log(self, done: int) -> str | None:
         """Reads what the updates since the last log gave: the only wait for the device. Returns a reason to stop."""
@@ -109,21 +115,9 @@ class Trainer:
             raise SystemExit(1)
         return failure
 
-    def evaluate(self, done: int) -> None:
-        """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
-        task, pred = self.task, self.task.predict_held_out()
-        if not self.writes:
-            return
-        self.trivial = self.trivial or trivial_losses(task.mim.objective, task.held_out.images, task.held_out.mask)
-        self.meter.evaluated(task.held_out.loss(task.mim, pred), self.trivial)
-        few = task.held_out.first(8)
-        grid = reconstruction_grid(task.mim.objective, few.images, few.mask, pred[:8])
-        with self.meter.attempt("the reconstruction grid"):
-            save_png(grid, self.folder / f"grids/{done:08d}.png")
-
     def save(self, done: int) -> None:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
-        state = self.task.engine.state_dict()
+        state = self.task.state_dict()
         if self.writes:
             meta = {"config": to_json(self.config), "manifest": self.task.manifest.hash}
             try:
@@ -133,17 +127,13 @@ class Trainer:
                 done = done if error.saved else self.saved
         self.saved = done
 
-    def finish(self, done: int, why: str, failure: str | None) -> None:
-        """Says how the run ended; a finished one leaves its encoder and its curve."""
+    def end(self, done: int, why: str, failure: str | None) -> None:
+        """Says why a run ends before it has finished, or with a failure, and ends it."""
         if self.saved != done:
             raise SystemExit(f"train.py: update {done} is not saved; the same command continues from {self.saved}")
-        if failure or done < self.task.total:
-            go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
-            self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
-            raise SystemExit(1 if failure else 0)
-        encoder = export_encoder(self.config, checkpoint.load(self.checkpoints).state["model"], self.folder / "encoder")
-        self.meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")
-        self.meter.say(f"encoder          {how_to_load(self.config, encoder)}  (checked: bit-equal features)")
+        go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
+        self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
+        raise SystemExit(1 if failure else 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What every test gets."""
 
 import os
+import re
 
 import pytest
 from hypothesis import settings
@@ -19,7 +20,9 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     if share := config.getoption("--share"):
-        first, step = map(int, share.split("/"))
+        if not (found := re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", share)) or int(found[1]) > int(found[2]):
+            raise pytest.UsageError(f"--share: expected K/N with 1 <= K <= N, got {share}")
+        first, step = map(int, found.groups())
         kept = items[first - 1 :: step]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim.config import from_json, load, override, to_json
+from fastmim.config import Config, from_json, load, override, to_json
 from fastmim.optim import parameter_groups
-from fastmim.tasks.pretrain import PARTS, build, total_steps
+from fastmim.tasks import classify
+from fastmim.tasks.parts import PARTS, build
+from fastmim.tasks.task import total_steps
+from fastmim.transfer import Finetune, Probe
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
@@ -24,11 +27,17 @@ PARAMETERS = {
 }
 
 
+BUILDERS = {
+    Config: build,
+    **dict.fromkeys((Finetune, Probe), lambda config: classify.build(config, 1000, torch.zeros(1, dtype=torch.int64))),
+}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_every_config_builds_and_is_listed(path):
     config = load(path)
     with torch.device("meta"):
-        mim = build(config)
+        mim = BUILDERS[type(config)](config)
     trained = sum(p.numel() for p in mim.parameters() if p.requires_grad) / 1e6
     frozen = sum(p.numel() for p in mim.parameters() if not p.requires_grad) / 1e6
     for name, expected in PARAMETERS.items():

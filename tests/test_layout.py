@@ -25,8 +25,8 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "fields", "tokens", "optim"),
-    2: ("mim", "masking", "encoders", "decoders", "targets", "losses", "objective"),
+    1: ("config", "transfer", "fields", "tokens", "optim"),
+    2: ("mim", "classifier", "masking", "encoders", "decoders", "targets", "losses", "objective"),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "cli"),
@@ -38,13 +38,18 @@ ALLOWED = {
     ("config", "fields"),
     ("config", "tokens"),
     ("optim", "config"),
+    ("transfer", "config"),
+    ("transfer", "fields"),
+    ("transfer", "tokens"),
+    ("tasks", "analysis"),
+    ("tasks", "convert"),
     ("engine", "settings"),
 }
 # Which part of fastmim may import which library.
 ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
-    "timm": {"encoders", "decoders", "optim", "tasks"},
+    "timm": {"encoders", "decoders", "optim", "classifier", "data", "tasks"},
     "rich": {"metrics", "cli"},
     "tyro": {"config", "cli"},
 }

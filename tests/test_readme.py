@@ -26,6 +26,7 @@ SMALL = (
     "--decoder.num_heads 2 --data.size 32 32 --data.held_out 4 --train.global_batch 8 --train.epochs 0.3 "
     "--run.log_every 1 --run.trace True --train.micro_batch 8"
 )
+CLASSIFIER = re.sub(r"--decoder\.\w+ \d+ |--data.held_out \d+ ", "", SMALL)
 
 # The small model as a configuration: its heads are not those of published models of its width.
 OFFICIAL = """
@@ -54,6 +55,7 @@ def small(command: str) -> list[str]:
     words = re.sub(r"\bRUN\b", "runs/mine", words).split()
     if words[0] == "deepspeed":
         words = ["official.py" if word == "CONFIG" else word for word in words]
+        classifies = "--data.test" in words
         return [
             sys.executable,
             "-m",
@@ -61,7 +63,7 @@ def small(command: str) -> list[str]:
             "--num_accelerators",
             "1",
             *words[1:],
-            *SMALL.split(),
+            *(CLASSIFIER if classifies else SMALL).split(),
         ]
     if words[0] == "python":
         words = [w if w not in ("A", "B") else "runs/mine/trace.jsonl" for w in words]
@@ -78,10 +80,12 @@ def workplace(tmp_path_factory):
     """Where the page's commands ran, in its order, as each needs what the one before it left."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "official.py").write_text(OFFICIAL.format(configs=str(ROOT / "configs")))
-    images = [*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"]
+    images = [[*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"]]
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        images.append([*fastmim(), "demo-data", f"CLASSES/{name}", "--count", "20", "--size", "48"])
     commands = [small(command) for command in COMMANDS if not command.startswith("make")]
     assert len(commands) >= 5
-    for command in (images, *commands):
+    for command in (*images, *commands):
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return folder

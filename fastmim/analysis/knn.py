@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_PIECE, _BANK_PIECE = 1024, 2**15  # queries and bank entries compared at once: 128 MiB of similarities
+
 
 @torch.no_grad()
 def pooled_features(encoder: nn.Module, images: Tensor, batch: int) -> Tensor:
@@ -23,14 +25,23 @@ def knn_accuracy(
     arXiv:1805.01978, section 3.4).
 
     Args:
-        bank, queries: (N, D) and (M, D) features. bank_labels, labels: (N,) and (M,) int64.
+        bank, queries: (N, D) and (M, D) features, which may lie on another device: pieces of them are moved.
+        bank_labels, labels: (N,) and (M,) int64, on the device that computes.
     Raises:
         ValueError: the bank has fewer than k entries.
     """
     if len(bank) < k:
         raise ValueError(f"expected at least k={k} features to search in, got {len(bank)}")
-    similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
-    nearest, index = similarity.topk(k, dim=1)
-    votes = similarity.new_zeros(len(queries), int(bank_labels.max()) + 1)
-    votes.scatter_add_(1, bank_labels[index], (nearest / temperature).exp())
-    return (votes.argmax(dim=1) == labels).double().mean().item()
+    device, classes, right = labels.device, int(bank_labels.max()) + 1, 0
+    for some, wanted in zip(queries.split(_PIECE), labels.split(_PIECE), strict=True):
+        some = F.normalize(some.to(device), dim=1)
+        nearest, found = some.new_empty(len(some), 0), wanted.new_empty(len(some), 0)
+        for piece, piece_labels in zip(bank.split(_BANK_PIECE), bank_labels.split(_BANK_PIECE), strict=True):
+            similarity = some @ F.normalize(piece.to(device), dim=1).T
+            nearest = torch.cat([nearest, similarity], dim=1)
+            found = torch.cat([found, piece_labels.expand(len(some), -1)], dim=1)
+            nearest, index = nearest.topk(min(k, nearest.shape[1]), dim=1)
+            found = found.gather(1, index)
+        votes = nearest.new_zeros(len(some), classes).scatter_add_(1, found, (nearest / temperature).exp())
+        right += int((votes.argmax(dim=1) == wanted).sum())
+    return right / len(labels)

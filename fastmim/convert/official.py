@@ -5,7 +5,6 @@ May import L3 and below.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..mim import MIM
 from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .format import Format
 from .read import OfficialFile
-from .resize import resize_position_embedding, resize_relative_bias
+from .resize import resize_table
 
 # More special ones first: a MAE's names are among those of formats derived from it.
 FORMATS: tuple[Format, ...] = (
@@ -103,7 +102,7 @@ def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, 
             continue
         expected = result[name]
         if tensor.shape != expected.shape:
-            resized = _resize(name, tensor, expected.shape, mim)
+            resized = resize_table(name, tensor, expected.shape, mim.encoder)
             if resized is None:
                 misfits.append(f"{official} {tuple(tensor.shape)}, here {tuple(expected.shape)}")
                 continue
@@ -175,26 +174,3 @@ def write_official(path: Path, container: str, state: dict[str, Tensor]) -> None
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _resize(name: str, tensor: Tensor, shape: torch.Size, mim: MIM) -> Tensor | None:
-    """A position embedding or relative-bias table in another shape, or None if `tensor` is none or it cannot be."""
-    kind, (rows, columns) = name.rpartition(".")[2], mim.encoder.grid
-    if tensor.ndim != len(shape) or tensor.shape[-1] != shape[-1]:
-        return None
-    try:
-        if kind == "pos_embed" and len(shape) == 3:
-            prefix = mim.encoder.num_prefix_tokens
-            cells = shape[1] - prefix
-            height = math.isqrt(cells * rows // columns)
-            if height and height * (cells // height) == cells:
-                return resize_position_embedding(tensor, (height, cells // height), prefix)
-        if kind == "relative_position_bias_table" and len(shape) == 2:
-            offsets = shape[0] - (0 if shape[0] % 2 else 3)
-            side = math.isqrt(offsets)
-            for size in ((side, side), (2 * rows - 1, 2 * columns - 1)):
-                if size[0] * size[1] == offsets:
-                    return resize_relative_bias(tensor, size)
-    except ValueError:  # the file's table is of no square grid
-        return None
-    return None

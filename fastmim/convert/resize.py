@@ -5,8 +5,32 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def resize_table(name: str, table: Tensor, shape: torch.Size, encoder: nn.Module) -> Tensor | None:
+    """A position embedding or relative-bias table of an encoder in another shape; None if `name` is of neither, or it
+    cannot be resized."""
+    kind, (rows, columns) = name.rpartition(".")[2], encoder.grid
+    if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
+        return None
+    try:
+        if kind == "pos_embed" and len(shape) == 3:
+            prefix = encoder.num_prefix_tokens
+            cells = shape[1] - prefix
+            height = math.isqrt(cells * rows // columns)
+            if height and height * (cells // height) == cells:
+                return resize_position_embedding(table, (height, cells // height), prefix)
+        if kind == "relative_position_bias_table" and len(shape) == 2:
+            offsets = shape[0] - (0 if shape[0] % 2 else 3)
+            side = math.isqrt(offsets)
+            for size in ((side, side), (2 * rows - 1, 2 * columns - 1)):
+                if size[0] * size[1] == offsets:
+                    return resize_relative_bias(table, size)
+    except ValueError:  # the table is of no square grid
+        return None
+    return None
 
 
 def resize_position_embedding(table: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:

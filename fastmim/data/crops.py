@@ -29,6 +29,9 @@ class RandomResizedCrop(Crop):
     """Range of the window's area, as a fraction of the image's."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of the window's width over its height."""
+    clamp: bool = False
+    """One attempt only, whose window is made to fit by cutting it down to the image (MAE's linear probe, util/crop.py).
+    """
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -48,6 +51,8 @@ class RandomResizedCrop(Crop):
             area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * u_area)
             ratio = math.exp(log_low + (log_high - log_low) * u_ratio)
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if self.clamp:
+                w, h = min(width, max(1, w)), min(height, max(1, h))
             if 0 < w <= width and 0 < h <= height:
                 return Cut((int(u_top * (height - h + 1)), int(u_left * (width - w + 1)), h, w), size)
         w = min(width, max(1, round(height * self.ratio[1])))

@@ -88,7 +88,8 @@ class DaliDecoder(Decoder):
             images.record_stream(self._stream)
         ours, others = [], []
         for position, job in enumerate(jobs):
-            (ours if self._takes(job.file.header) else others).append(position)
+            # Changes are Pillow's, on the host: there the sample is made too.
+            (ours if self._takes(job.file.header) and not job.changes else others).append(position)
         chunk = _GPU_CHUNK if self._stream else _CHUNK
         chunks = [ours[i : i + chunk] for i in range(0, len(ours), chunk)]
         decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in chunks]

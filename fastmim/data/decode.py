@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from ..tokens import Cut
 
 MODES = {1: "L", 3: "RGB"}
 # The reader told the format by content, whatever the name; Pillow is told, so that it hands nothing to an interpreter.
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,13 +47,18 @@ ERRORS = (
 )
 
 
+Change = Callable[[Image.Image], Image.Image]
+
+
 class Job(NamedTuple):
-    """One sample to make: a cut of an image, maybe flipped."""
+    """One sample to make: a cut of an image, maybe flipped, maybe changed further."""
 
     file: File
     """Its header is set."""
     cut: Cut
     flip: bool
+    changes: Sequence[Change] = ()
+    """What is done to the sample, of 8 bits a channel, one after the other."""
 
     def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
         """Row and column of the resized window that each row and column of the sample shows.
@@ -113,7 +119,7 @@ class PillowDecoder(Decoder):
             pin: whether results lie in page-locked memory, from which copies to a GPU need no waiting.
         """
         self._shape, self._pin, self._threads = (*size, channels), pin, threads
-        self._filter = _FILTERS[interpolation]
+        self._filter = FILTERS[interpolation]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastmim-decode")
 
     def start(self, jobs: list[Job]) -> Pending:
@@ -133,6 +139,11 @@ class PillowDecoder(Decoder):
             out[:] = pixels[np.ix_(*places)]
         else:
             out[:] = pixels[:, ::-1] if job.flip else pixels
+        if job.changes:
+            image = Image.fromarray(out.squeeze(2) if channels == 1 else out)
+            for change in job.changes:
+                image = change(image)
+            out[:] = np.asarray(image).reshape(out.shape)
         return None
 
     def describe(self) -> str:

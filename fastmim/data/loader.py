@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +20,12 @@ from fastmim_kernels.reader import Batch, File, Reader
 from .. import config
 from ..tokens import Crop, Stream, sample_index
 from .crops import CenterCrop
-from .decode import Decoder, Job, Pending, PillowDecoder, seen_size
+from .decode import Change, Decoder, Job, Pending, PillowDecoder, seen_size
 from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
+
+Changes = Callable[[Tensor], list[Sequence[Change]]]
+"""From (B,) int64 sample ids, what is done to each sample after crop and flip; called in the loader's own thread."""
 
 _READING_THREADS = 4  # they wait for a disk or a network, seldom for a core
 
@@ -34,13 +37,14 @@ class Sample(NamedTuple):
     crop: Crop
     uniforms: list[float]
     flip: bool
+    changes: Sequence[Change] = ()
 
 
 class Loader:
     """Loads samples as uint8 images: read, decode, turn by the EXIF orientation, crop, resize, flip.
 
-    Windows and flips are drawn for the sample id, so they stay when a bad file is replaced by another. Use it as a
-    context manager, or `close` it: it owns threads.
+    Windows, flips and further changes are drawn for the sample id, so they stay when a bad file is replaced by another.
+    Use it as a context manager, or `close` it: it owns threads.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Loader:
         decoder: Decoder,
         quarantine: Quarantine,
         pool: Tensor,
+        changes: Changes | None = None,
         note: str = "",
     ):
         """
@@ -58,10 +63,11 @@ class Loader:
             seed: of crop windows and flips, 0 <= seed < 2**64.
             decoder: closed with the loader.
             pool: (N,) int64 manifest indices that may take the place of a bad training image.
+            changes: draws what else is done to each training sample.
             note: what `describe` says about the choice of decoder.
         """
         self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
-        self._decoder, self._quarantine, self._note = decoder, quarantine, note
+        self._decoder, self._quarantine, self._changes, self._note = decoder, quarantine, changes, note
         self._reader = Reader(_READING_THREADS, checksum=manifest.checksums is not None)
 
     def load(self, ids: Tensor) -> Tensor:
@@ -136,8 +142,9 @@ class Loader:
         crop = self._data.crop
         uniforms = uniform(self._seed, Stream.CROP, ids, crop.draws).tolist()
         flips = (uniform(self._seed, Stream.FLIP, ids, 1)[:, 0] < self._data.flip).tolist()
-        rows = zip(sample_index(ids).tolist(), uniforms, flips, strict=True)
-        return _Batch(self, [Sample(index, crop, row, flip) for index, row, flip in rows], self._pool)
+        changes = self._changes(ids) if self._changes else [()] * len(ids)
+        rows = zip(sample_index(ids).tolist(), uniforms, flips, changes, strict=True)
+        return _Batch(self, [Sample(index, crop, *drawn) for index, *drawn in rows], self._pool)
 
     def _decode_what_is_read(self, waiting: Iterable[tuple[Tensor, _Batch]]) -> None:
         """Hands on what needs no waiting: a slow file holds up its own batch only."""
@@ -179,7 +186,7 @@ class _Batch:
         size, jobs = loader._data.size, []
         for sample, file in zip(self._samples, files, strict=True):
             cut = sample.crop.cut(seen_size(file), size, sample.uniforms)
-            jobs.append(Job(file, cut, sample.flip))
+            jobs.append(Job(file, cut, sample.flip, sample.changes))
         self._decoding = loader._decoder.start(jobs)
 
     def result(self) -> Tensor:
@@ -212,6 +219,7 @@ def open_loader(
     quarantine: Quarantine,
     pool: Tensor,
     device: torch.device,
+    changes: Changes | None = None,
 ) -> Loader:
     """The loader that `data.loader` names, for training on `device`; "auto" is DALI where it can be imported.
 
@@ -228,15 +236,15 @@ def open_loader(
     settings = data.size, channels, data.crop.interpolation, threads
     pillow = PillowDecoder(*settings, pin=device.type == "cuda")
     if data.loader == "pillow":
-        return Loader(manifest, data, seed, pillow, quarantine, pool)
+        return Loader(manifest, data, seed, pillow, quarantine, pool, changes)
     try:
         from .dali import DaliDecoder
 
-        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow), quarantine, pool)
+        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow), quarantine, pool, changes)
     except ImportError as error:
         if data.loader == "dali":
             raise ValueError(f"data.loader=dali: {error}") from error
-        return Loader(manifest, data, seed, pillow, quarantine, pool, note=f" (slower than DALI: {error})")
+        return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
 def _share_of_cores() -> int:

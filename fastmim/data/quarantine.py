@@ -33,12 +33,14 @@ class Quarantine:
     has found so far, puts the same image in the same place.
     """
 
-    def __init__(self, manifest: Manifest, seed: int, file: Path | None = None):
+    def __init__(self, manifest: Manifest, seed: int, file: Path | None = None, labels: Tensor | None = None):
         """
         Args:
             seed: of the substitutes, 0 <= seed < 2**64.
             file: bad_files.jsonl, shared by all processes of a run and by its continuations; None = no list.
+            labels: (N,) of all images, where only one of the same label may take an image's place.
         """
+        self._labels = labels
         self._manifest, self._seed, self._file = manifest, seed, file
         self._bad: set[int] = set()
         self._named: dict[str, str] = {}  # path: reason
@@ -54,13 +56,16 @@ class Quarantine:
         """
         if index not in self._bad:
             return index
-        draws = philox(self._seed, Stream.SUBSTITUTE, torch.tensor([index]), _ATTEMPTS)[0] % len(pool)
-        for substitute in pool[draws].tolist():
+        if self._labels is not None:
+            pool = pool[self._labels[pool] == self._labels[index]]
+        draws = philox(self._seed, Stream.SUBSTITUTE, torch.tensor([index]), _ATTEMPTS)[0]
+        for substitute in pool[draws % len(pool)].tolist() if len(pool) else ():
             if substitute not in self._bad:
                 return substitute
         reason = self._named[self._manifest.paths[index]]
+        others = f", nor can any of its {_ATTEMPTS} substitutes" if len(pool) else ""
         raise BadFilesError(
-            f"{self._manifest.path(index)!r} cannot be used ({reason}), nor can any of its {_ATTEMPTS} substitutes; "
+            f"{self._manifest.path(index)!r} cannot be used ({reason}){others}; "
             "`fastmim doctor`, given what data.root is, says what is wrong with each file"
         )
 

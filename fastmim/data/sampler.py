@@ -26,12 +26,13 @@ class Sampler:
     the layout, and a batch may hold the end of one epoch and the start of the next.
     """
 
-    def __init__(self, indices: Tensor | int, seed: int, repeats: int = 1):
+    def __init__(self, indices: Tensor | int, seed: int, repeats: int = 1, together: bool = False):
         """
         Args:
             indices: (N,) int64 manifest indices that are trained on; an int n means all of 0 .. n-1.
             seed: 0 <= seed < 2**64.
-            repeats: times each index comes in an epoch, each time as a sample of its own.
+            repeats: times each index comes in a permutation, each time as a sample of its own.
+            together: whether those come one after the other.
         Raises:
             ValueError: no indices, or `repeats` not in 1 .. 256.
         """
@@ -43,11 +44,11 @@ class Sampler:
         # Sorted, so that ties between keys are broken by index.
         ordered = indices.sort().values
         self._ids = torch.cat([sample_id(ordered, 0, repeat) for repeat in range(repeats)])
-        self._seed = seed
+        self._seed, self._images = seed, len(indices) if together else len(self._ids)
         self._epochs: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """Samples in an epoch."""
+        """Samples in a permutation."""
         return len(self._ids)
 
     def ids(self, start: int, stop: int) -> Tensor:
@@ -87,8 +88,8 @@ class Sampler:
             # A batch reaches over at most one edge of an epoch, unless the data set is smaller than a batch.
             while len(self._epochs) >= 2:
                 self._epochs.pop(min(self._epochs))
-            ids = sample_id(self._ids, epoch)
-            self._epochs[epoch] = ids[_keyed_order(self._seed, Stream.ORDER, ids)]
+            ids = sample_id(self._ids, epoch).view(-1, self._images)
+            self._epochs[epoch] = ids[:, _keyed_order(self._seed, Stream.ORDER, ids[0])].t().flatten()
         return self._epochs[epoch]
 
 

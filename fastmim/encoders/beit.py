@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
 from .checks import check_masking, check_size, check_token_layer
-from .create import create, given, integer_buffers
+from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -125,6 +125,13 @@ class BEiTEncoder(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.transform(images, None)
+
+    def layers(self) -> list[tuple[str, ...]]:
+        stem = ("backbone.patch_embed", "backbone.cls_token", "backbone.pos_embed")
+        return [stem, *((f"backbone.blocks.{i}",) for i in range(len(self.backbone.blocks)))]
+
+    def take_norm(self) -> nn.Module:
+        return take_module(self, "backbone.norm")
 
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model, with the mask token at the patches (B, L) that are `hidden`."""

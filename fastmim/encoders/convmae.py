@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from fastmim_kernels.patch_gather import patch_gather
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, patchify, sincos_position_embedding, take, unpatchify
 from .checks import check_size
+from .create import take_module
 from .dense import compute_dtype, convolve, cut
 
 
@@ -36,10 +38,13 @@ class ConvMAE(Encoder):
     """Blocks of each stage: convolutional, convolutional, transformer."""
     num_heads: int = 12
     """Attention heads of the transformer."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block of all stages, growing linearly from 0."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
         check_bounds(self, "encoder.", "patch_sizes", "embed_dims", "depths", "num_heads", at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
         if self.embed_dims[2] % self.num_heads or self.embed_dims[2] % 4:
             raise ValueError(
                 f"encoder.embed_dims: the last, {self.embed_dims[2]}, must be a multiple of 4 and of "
@@ -88,7 +93,7 @@ class ConvMlp(nn.Module):
 class ConvBlock(nn.Module):
     """A transformer block with a 5x5 depthwise convolution over visible positions as its attention."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-5)
         self.conv1 = nn.Conv2d(dim, dim, 1)
@@ -96,11 +101,12 @@ class ConvBlock(nn.Module):
         self.conv2 = nn.Conv2d(dim, dim, 1)
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
         self.mlp = ConvMlp(dim)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
         """x: (B, K, h, w, C), the visible patches; or, without a mask, the whole image as one (K = 1)."""
-        x = x + convolve(self.conv2, self.depthwise(convolve(self.conv1, self.norm1(x)), mask))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(convolve(self.conv2, self.depthwise(convolve(self.conv1, self.norm1(x)), mask)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def depthwise(self, x: Tensor, mask: Mask | None) -> Tensor:
         """The convolution needs neighbours, so it alone sees the whole map, with zeros where patches are hidden.
@@ -141,10 +147,12 @@ class ConvMAEEncoder(nn.Module):
         self.stage2_output_decode = nn.Conv2d(c2, c3, p3, stride=p3)
         self.pos_embed = nn.Parameter(sincos_position_embedding(c3, grid, num_prefix_tokens=0), requires_grad=False)
         norm = partial(nn.LayerNorm, eps=1e-6)
-        self.blocks1 = nn.ModuleList(ConvBlock(c1) for _ in range(spec.depths[0]))
-        self.blocks2 = nn.ModuleList(ConvBlock(c2) for _ in range(spec.depths[1]))
+        rates = calculate_drop_path_rates(spec.drop_path, sum(spec.depths))
+        first, second = spec.depths[0], spec.depths[0] + spec.depths[1]
+        self.blocks1 = nn.ModuleList(ConvBlock(c1, rate) for rate in rates[:first])
+        self.blocks2 = nn.ModuleList(ConvBlock(c2, rate) for rate in rates[first:second])
         self.blocks3 = nn.ModuleList(
-            Block(c3, spec.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(spec.depths[2])
+            Block(c3, spec.num_heads, qkv_bias=True, norm_layer=norm, drop_path=rate) for rate in rates[second:]
         )
         self.norm = norm(c3)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
@@ -164,16 +172,31 @@ class ConvMAEEncoder(nn.Module):
         squares = cut(images.permute(0, 2, 3, 1)[:, None], self.patch_sizes[0])
         return self.transform(squares, self.pos_embed, None)
 
+    def layers(self) -> list[tuple[str, ...]]:
+        """Everything in front of the transformer is stem (Alpha-VL/ConvMAE, util/lr_decay.py)."""
+        embeds = tuple(f"patch_embed{i}" for i in range(1, 5))
+        stem = (*embeds, "blocks1", "blocks2", "pos_embed")
+        return [stem, *((f"blocks3.{i}",) for i in range(len(self.blocks3)))]
+
+    def take_norm(self) -> nn.Module:
+        """What the first stages add in front of it goes too: the official encoder has neither after pre-training."""
+        self.stage1_output_decode = self.stage2_output_decode = None
+        return take_module(self, "norm")
+
     def transform(self, x: Tensor, positions: Tensor, mask: Mask | None) -> Tensor:
         """Tokens of pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`)."""
         _, p2, p3 = self.patch_sizes
         x = self.run([partial(block, mask=mask) for block in self.blocks1], self.patch_embed1(x))
-        stage1 = convolve(self.stage1_output_decode, cut(x, p2 * p3)).flatten(1, 3)
+        stage1 = self.fused(self.stage1_output_decode, x)
         x = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(cut(x, p2)))
-        squares = cut(x, p3)
-        stage2 = convolve(self.stage2_output_decode, squares).flatten(1, 3)
-        x = self.patch_embed4(self.patch_embed3(squares).flatten(1, 3)) + positions
+        stage2 = self.fused(self.stage2_output_decode, x)
+        x = self.patch_embed4(self.patch_embed3(cut(x, p3)).flatten(1, 3)) + positions
         return self.norm(self.run(list(self.blocks3), x) + stage1 + stage2)
+
+    @staticmethod
+    def fused(conv: nn.Conv2d | None, x: Tensor) -> Tensor | float:
+        """What a stage adds to the tokens in front of the last norm."""
+        return 0.0 if conv is None else convolve(conv, cut(x, conv.kernel_size[0])).flatten(1, 3)
 
     def run(self, blocks: list, x: Tensor) -> Tensor:
         """The blocks one after the other."""

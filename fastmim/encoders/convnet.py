@@ -12,7 +12,7 @@ from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
 from .batchnorm import checkpoint, replace_batch_norms
 from .checks import check_masking, check_size, check_token_layer
-from .create import create, given
+from .create import create, given, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
 STAGES = 4
@@ -175,6 +175,17 @@ class ConvEncoder(nn.Module):
 class ResNetEncoder(ConvEncoder):
     """Official initialisation is timm's: Kaiming-normal over fan-out, last norm of a block zero; normal 0.02 tokens."""
 
+    def layers(self) -> list[tuple[str, ...]]:
+        blocks = [
+            (f"backbone.layer{i + 1}.{j}",)
+            for i in range(STAGES)
+            for j in range(len(self.backbone.get_submodule(f"layer{i + 1}")))
+        ]
+        return [("backbone.conv1", "backbone.bn1"), *blocks]
+
+    def take_norm(self) -> None:
+        return None
+
     def stem(self, images: Tensor) -> Tensor:
         net = self.backbone
         return net.maxpool(net.act1(net.bn1(net.conv1(images))))
@@ -198,6 +209,17 @@ class ConvNeXtEncoder(ConvEncoder):
         super().__init__(*args)
         if self.reads == "all":  # a patch of zeros meets norm after norm, each of which enlarges its gradient 1000-fold
             nn.init.zeros_(self.token.mask_token)
+
+    def layers(self) -> list[tuple[str, ...]]:
+        """Whole stages, but for the third, of which each three blocks are one (openmixup, as BEiT's code does it)."""
+        third, depth = "backbone.stages.2", len(self.backbone.stages[2].blocks)
+        threes = [tuple(f"{third}.blocks.{j}" for j in range(i, min(i + 3, depth))) for i in range(0, depth, 3)]
+        threes[0] += (f"{third}.downsample",)
+        first = [("backbone.stem",), ("backbone.stages.0",), ("backbone.stages.1",)]
+        return [*first, *threes, ("backbone.stages.3",)]
+
+    def take_norm(self) -> nn.Module:
+        return take_module(self, "backbone.head.norm" if hasattr(self.backbone.head, "norm") else "backbone.norm_pre")
 
     def stem(self, images: Tensor) -> Tensor:
         return self.backbone.stem(images)

@@ -41,6 +41,13 @@ def with_sizes(name: str, **args: Any) -> nn.Module:
         raise ValueError(f"encoder: timm cannot make {name} with {sizes}: {error}") from error
 
 
+def take_module(module: nn.Module, name: str) -> nn.Module:
+    """Takes a part out of a module, which from then on passes on what it is given; returns the part."""
+    part = module.get_submodule(name)
+    module.set_submodule(name, nn.Identity())
+    return part
+
+
 def integer_buffers(model: nn.Module) -> None:
     """Makes int8 of a model's buffers, which hold whole numbers only: zero biases, shift masks of 0 and -100.
 

@@ -16,7 +16,7 @@ from fastmim_kernels import window_attention
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
 from .checks import check_masking, check_size, check_token_layer
-from .create import create, given, integer_buffers
+from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -138,8 +138,21 @@ class SwinEncoder(nn.Module):
         return self.transform(self.input.compact(images, mask, self.patch_size, dtype), replaced)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
+        """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit in evaluation."""
+        if self.training:
+            return self.transform(images, None)
         return self.backbone.forward_features(images).flatten(1, 2)
+
+    def layers(self) -> list[tuple[str, ...]]:
+        """The downsampling behind a stage, which timm has in front of the next, is of that stage's last block."""
+        layers = [("backbone.patch_embed",)]
+        for i, stage in enumerate(self.backbone.layers):
+            layers += [(f"backbone.layers.{i}.blocks.{j}",) for j in range(len(stage.blocks))]
+            layers[-1] += (f"backbone.layers.{i + 1}.downsample",)
+        return layers
+
+    def take_norm(self) -> nn.Module:
+        return take_module(self, "backbone.norm")
 
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model on (B, C, H, W) images, with the token for the patches (B, rows, columns) `hidden`."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import torch
-from timm.layers import Mlp
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -21,6 +21,7 @@ from fastmim_kernels import mask_token
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer
 from .checks import check_masking, check_size
+from .create import take_module
 from .dense import DenseInput, compute_dtype, convolve, cut
 
 TOKEN = 4
@@ -43,13 +44,17 @@ class UMPyramid(Encoder):
     """Blocks in each stage."""
     num_heads: tuple[int, ...] = ()
     """Attention heads in each stage."""
+    drop_path: float = field(default=0.0, kw_only=True)
+    """Stochastic depth rate of the last block, growing linearly from 0."""
 
     patch_norm: ClassVar[bool]
     """Whether a layer norm follows the patch embedding and precedes each downsampling."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
-        check_bounds(self, "encoder.", *(f.name for f in fields(self) if f.name != "reads"), at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
+        sizes = (f.name for f in fields(self) if f.name not in ("reads", "drop_path"))
+        check_bounds(self, "encoder.", *sizes, at_least=1)
 
     @property
     @abstractmethod
@@ -117,11 +122,12 @@ class PyramidBlock(nn.Module):
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.drop_path = DropPath()
 
     def forward(self, x: Tensor, context: Any) -> Tensor:
         x = self.downsample(x)
-        x = x + self.attn(self.norm1(x), context)
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x), context))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class PyramidEncoder(nn.Module, ABC):
@@ -152,6 +158,8 @@ class PyramidEncoder(nn.Module, ABC):
                 first = stage > 0 and i == 0
                 downsample = Downsample(*spec.widths[stage - 1 : stage + 1], spec.patch_norm) if first else None
                 self.blocks.append(spec.block(stage, downsample))
+        for block, rate in zip(self.blocks, calculate_drop_path_rates(spec.drop_path, len(self.blocks)), strict=True):
+            block.drop_path.drop_prob = rate
         self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         self.apply(_init)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
@@ -196,6 +204,12 @@ class PyramidEncoder(nn.Module, ABC):
     def features(self, images: Tensor) -> Tensor:
         """(B, N, D) of whole, normalised (B, C, H, W) images."""
         return self.transform(self.patch_embed(cut(images.permute(0, 2, 3, 1), TOKEN)))
+
+    def layers(self) -> list[tuple[str, ...]]:
+        return [("patch_embed", "pos_embed"), *((f"blocks.{i}",) for i in range(len(self.blocks)))]
+
+    def take_norm(self) -> nn.Module:
+        return take_module(self, "norm")
 
     def transform(self, x: Tensor, places: Tensor | None = None) -> Tensor:
         """Runs all stages and the final norm. places: of the tokens of a compacted image."""

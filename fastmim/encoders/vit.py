@@ -19,7 +19,7 @@ from fastmim_kernels import mask_token, patch_gather
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
 from .checks import check_masking, check_size, check_token_layer
-from .create import given, with_sizes
+from .create import given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
 
 
@@ -162,6 +162,13 @@ class ViTEncoder(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.read_all(images, None)
+
+    def layers(self) -> list[tuple[str, ...]]:
+        stem = ("patch_embed", "cls_token", "pos_embed", "norm_pre")
+        return [stem, *((f"blocks.{i}",) for i in range(len(self.blocks)))]
+
+    def take_norm(self) -> nn.Module:
+        return take_module(self, "norm")
 
     def read_all(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model on (B, C, H, W) images, with the mask token at the patches (B, L) that are `hidden`."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config import Config, from_json, to_json
 from ..mim import MIM
 from ..tokens import Mask
-from .pretrain import PARTS, build
+from .parts import PARTS, build
 
 FILES = {"model.safetensors", "config.json"}
 PRETRAINING_ONLY = {"mask_token", "mask_gamma", "vis_mask_token"}

@@ -71,8 +71,11 @@ def cells_fit(hidden: Tensor, x: Tensor) -> None:
 def channel_constants(mean: Tensor, std: Tensor, channels: int, dtypes=(torch.float32,)) -> None:
     """
     Raises:
-        ValueError: mean or std is not (C,) of one of `dtypes`, or wants a gradient, which no op gives.
+        ValueError: there are no channels; mean or std is not (C,) of one of `dtypes`, or wants a gradient, which no op
+            gives.
     """
+    if channels < 1:
+        raise ValueError("images: expected at least one channel, got none")
     for name, value in (("mean", mean), ("std", std)):
         if value.shape != (channels,) or value.dtype not in dtypes:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -23,7 +23,7 @@ def test_verdicts(tmp_path, capsys):
         Part("slow", [python("-c", slow)], 5),
         Part("some wrong", [python("-c", "raise SystemExit('this')"), python("-c", "print('not this')")], 60),
         Part("some slow", [python("-c", slow), python("-c", "print(1)")], 5),
-        Part("missing", [["no-such-program"]], 60),
+        Part("missing", [["no-such-program"], ["nor-this"]], 60),
     ]
     assert not gpu_check.check(round_, 100, tmp_path)
     table = capsys.readouterr().out.splitlines()[-len(round_) :]

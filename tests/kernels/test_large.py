@@ -7,6 +7,7 @@ import torch
 
 from bench.ops import DTYPES
 from fastmim_kernels import patch_gather, patch_loss, require
+from fastmim_kernels._losses import LOSSES
 
 PATCH = 32
 IMAGES = 3  # of 27,392 x 27,392 bytes: the last one begins below 2^31 and ends above it
@@ -114,13 +115,26 @@ def test_triton_scales_the_last_value():
     assert x[0] == x[2**31 - 1] == x[-1] == 2
 
 
+def loss_of_the_last_patch(images: torch.Tensor, device: str) -> torch.Tensor:
+    """What the kernel of patch_loss makes of a prediction of zeros."""
+    from fastmim_kernels.patch_loss.cuda import launch
+
+    rows = torch.tensor([len(images) * (images.shape[1] // PATCH) * (images.shape[2] // PATCH) - 1])
+    tensors = (torch.zeros(1, PATCH * PATCH), images, rows, PATCH, MEAN, STD)
+    on_device = (x.to(device) if isinstance(x, torch.Tensor) else x for x in tensors)
+    return launch(*on_device, False, LOSSES.index("l1"), 1.0, 1.0, False, None)[0].cpu().squeeze()
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there the large tensors are real")
+def test_the_check_of_the_last_patch():
+    images = torch.zeros(2, 2 * PATCH, 3 * PATCH, 1, dtype=torch.uint8)
+    images[-1, -PATCH:, -PATCH:] = 51
+    torch.testing.assert_close(loss_of_the_last_patch(images, "cpu"), torch.tensor(0.2))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of some 20 GiB")
 def test_triton_reads_the_last_patch(images):
-    from fastmim_kernels.patch_loss.cuda import launch
-
     images, last = images
-    rows = torch.tensor([IMAGES * (SIDE // PATCH) ** 2 - 1]).cuda()
-    pred = torch.zeros(1, PATCH * PATCH, device="cuda")
-    loss, _ = launch(pred, images.cuda(), rows, PATCH, MEAN.cuda(), STD.cuda(), False, True, None)
-    torch.testing.assert_close(loss.cpu().squeeze(), last.mean())
+    torch.testing.assert_close(loss_of_the_last_patch(images, "cuda"), last.mean())

@@ -14,7 +14,7 @@ from fastmim.config import from_json, load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
 from fastmim.targets import LowPass
-from fastmim.tasks.pretrain import PARTS, build
+from fastmim.tasks.parts import PARTS, build
 from fastmim.tokens import Mask, patchify, take
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,9 +1,19 @@
 """k-NN accuracy of frozen features."""
 
+import json
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from fastmim import checkpoint, cli
+from fastmim.analysis import knn
 from fastmim.analysis.knn import knn_accuracy
+from fastmim.config import load, to_json
+from fastmim.tasks.parts import build
+from tests.methods.tiny import ROOT, tiny
 
 
 def test_separable_and_random_features():
@@ -27,3 +37,41 @@ def test_votes_are_weighted_by_similarity():
 def test_too_few_features():
     with pytest.raises(ValueError, match="at least k=20"):
         knn_accuracy(torch.randn(5, 2), torch.zeros(5).long(), torch.randn(1, 2), torch.zeros(1).long())
+
+
+def test_pieces_give_what_the_whole_gives(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    bank, queries = torch.randn(300, 8, generator=generator), torch.randn(70, 8, generator=generator)
+    bank_labels, labels = torch.arange(300) % 5, torch.arange(70) % 5
+    whole = knn_accuracy(bank, bank_labels, queries, labels, k=7)
+    monkeypatch.setattr(knn, "_PIECE", 16)
+    monkeypatch.setattr(knn, "_BANK_PIECE", 5)
+    assert knn_accuracy(bank, bank_labels, queries, labels, k=7) == whole
+
+
+@pytest.mark.parametrize("row", ["debug/tiny_cpu", "a2mim/pretrain/resnet50_300ep"])
+def test_the_command(row, tmp_path, capsys):
+    """Classes that differ in brightness are told apart by any network; the second call reads the first's features."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 5)):
+        for name, level in (("a", 40), ("b", 120), ("c", 210)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.clip(generator.normal(level, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
+    config = tiny(load(ROOT / f"configs/{row}.py"))
+    config = replace(config, data=replace(config.data, size=(64, 64), root="nowhere", loader="pillow"))
+    run, state = tmp_path / "run", build(config).state_dict()
+    checkpoint.save(run / "checkpoints", 1, {"model": state}, {"config": to_json(config)}, keep=1)
+    words = ["knn", str(run), "--data", str(tmp_path), "--k", "5", "--device", "cpu"]
+    cli.main(words)
+    assert "of 15 images, 3 classes" in capsys.readouterr().out
+    result = json.loads((run / "knn.json").read_text())
+    assert result["top1"] > 0.9 and (result["bank"], result["images"]) == (90, 15)
+    files = sorted((run / "features").iterdir())
+    written = [file.stat().st_mtime_ns for file in files]
+    cli.main(words)
+    assert len(files) == 2 and json.loads((run / "knn.json").read_text()) == result
+    assert [file.stat().st_mtime_ns for file in sorted((run / "features").iterdir())] == written
+    cli.main([*words, "--crop-pct", "1.0"])
+    assert len(list((run / "features").iterdir())) == 4

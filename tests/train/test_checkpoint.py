@@ -302,8 +302,8 @@ def test_resaved_step_replaces_the_old(base):
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="ema"):
-        save(tmp_path, 1, {"model": {}, "ema": {}}, {}, 2)
+    with pytest.raises(ValueError, match="epoch"):
+        save(tmp_path, 1, {"model": {}, "epoch": {}}, {}, 2)
     with pytest.raises(ValueError, match="keep must be at least 1"):
         save(tmp_path, 1, {"model": {}}, {}, 0)
     with pytest.raises(TypeError, match="complex64"):

@@ -7,7 +7,7 @@ import pytest
 
 from fastmim.config import load
 from fastmim.data.demo import write_demo_images
-from fastmim.tasks import pretrain
+from fastmim.tasks.parts import PARTS
 from fastmim.tokens import Encoder
 from tests.campaign import rows
 from tests.methods.tiny import ENCODERS, ROWS
@@ -44,7 +44,7 @@ def test_a_row_in_other_arithmetic(attempt, name, precision, zero_stage):
 
 
 def test_every_encoder_has_a_row_and_a_small_form():
-    encoders = {part.__name__ for part in pretrain.PARTS if issubclass(part, Encoder)}
+    encoders = {part.__name__ for part in PARTS if issubclass(part, Encoder)}
     assert encoders == ENCODERS.keys() == {name.split("-")[0] for name in SAMPLE}
 
 

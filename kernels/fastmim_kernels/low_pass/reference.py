@@ -14,8 +14,8 @@ def disc(size: tuple[int, int], radius: float, official: bool, device: torch.dev
     return rows.square()[:, None] + columns.square() <= radius**2
 
 
-def low_pass(images, rows, patch_size, mean, std, radius, official, allow_tf32) -> Tensor:
-    (b, h, w, c), p = images.shape, patch_size
+def low_pass(images, rows, p, mean, std, radius, official, allow_tf32) -> Tensor:
+    b, h, w, c = images.shape
     x = images.to(mean.dtype)  # there is no half-precision FFT of 224
     if not x.numel():
         return x  # of which torch 2.11 has no FFT

@@ -9,7 +9,8 @@ namespace {
 
 Tensor patch_gather(Tensor images, Tensor ids, int64_t patch_size, Tensor mean, Tensor std,
                     torch::headeronly::ScalarType dtype, int64_t token_size, int64_t columns) {
-  STD_TORCH_CHECK(images.dim() == 4 && ids.dim() == 2 && patch_size > 0, "patch_gather: wrong number of dimensions");
+  STD_TORCH_CHECK(images.dim() == 4 && images.size(3) > 0 && ids.dim() == 2 && patch_size > 0,
+                  "patch_gather: wrong number of dimensions, or no channels");
   images = torch::stable::contiguous(images);
   ids = torch::stable::contiguous(ids);
   mean = torch::stable::contiguous(mean);

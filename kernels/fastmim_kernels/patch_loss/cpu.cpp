@@ -82,7 +82,7 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
   double total = 0;
   for (double sum : sums) total += sum;
   const double count = static_cast<double>(n) * static_cast<double>(values);
-  *loss.mutable_data_ptr<float>() = n ? static_cast<float>(total / count) : 0.0f;
+  *loss.mutable_data_ptr<float>() = count > 0 ? static_cast<float>(total / count) : 0.0f;
   return {loss, grad};
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 Tensor patch_scatter(Tensor grad, Tensor ids, int64_t height, int64_t width, int64_t patch_size,
                      torch::headeronly::ScalarType dtype, int64_t token_size, int64_t columns) {
-  STD_TORCH_CHECK(grad.dim() == 3 && ids.dim() == 2 && patch_size > 0 && token_size > 0 && columns > 0,
+  STD_TORCH_CHECK(grad.dim() == 3 && grad.size(2) > 0 && ids.dim() == 2 && patch_size > 0 && token_size > 0 && columns > 0,
                   "patch_scatter: wrong number of dimensions, or sizes");
   grad = torch::stable::contiguous(grad);
   ids = torch::stable::contiguous(ids);

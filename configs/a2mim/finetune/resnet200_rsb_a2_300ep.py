@@ -1,0 +1,19 @@
+"""Fine-tuning of A2MIM's ResNet-200 by RSB A2: 224 px, 300 epochs.   arXiv:2110.00476; recipe of openmixup.
+
+Published: 83.0 %.
+Measured here: not yet.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+from fastmim.transfer import EMA
+
+base = load("resnet50_rsb_a2_300ep.py")
+row = load("../pretrain/resnet200_300ep.py")
+config = replace(
+    base,
+    encoder=replace(row.encoder, drop_path=0.2),
+    ema=EMA(),
+    run=replace(base.run, dir="runs/a2mim_resnet200_rsb_a2", init=row.run.dir),
+)

@@ -1,0 +1,15 @@
+"""Linear probe of the small ResNet of cifar10_a2mim_resnet.py on CIFAR-10 enlarged to 64 px, as cifar10_probe_vit.py.
+
+Its batch norms first see 2048 clean images, as those of pre-training had seen masked ones.
+Measured here: not yet.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+
+vit = load("cifar10_probe_vit.py")
+resnet = load("cifar10_a2mim_resnet.py")
+config = replace(
+    vit, encoder=resnet.encoder, run=replace(vit.run, dir="runs/cifar10_probe_resnet", init=resnet.run.dir)
+)

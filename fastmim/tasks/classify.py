@@ -1,0 +1,328 @@
+"""Fine-tuning and linear probe: from a config to a classifier, and its accuracy on test images.
+
+May import L3 and below, and convert.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from .. import checkpoint, metrics
+from ..classifier import Classifier, LinearProbe, hits, recalibrate
+from ..convert.resize import resize_table
+from ..data.augment import Drawn, color_jitter, rand_augment
+from ..data.crops import CenterCrop
+from ..data.loader import Loader, open_loader
+from ..data.manifest import Manifest
+from ..data.quarantine import Quarantine
+from ..data.sampler import split_held_out
+from ..encoders.convnet import ConvNet
+from ..engine import Process, StepResult
+from ..masking import UniformMasking
+from ..metrics import Meter
+from ..settings import batch_plan
+from ..tokens import Encoder
+from ..transfer import Finetune, LabelledData, Probe
+from .export import PRETRAINING_ONLY
+from .task import Task, load_run
+
+PIECE = 128
+"""Test images in a forward, whatever the number of processes: so no process count changes a sum."""
+SHARED, OWN = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
+
+
+class Classification(Task):
+    """A run that trains a classifier.
+
+    Attributes:
+        scores: "top1", "top5" (fractions) and "loss" on the test images after `tested` updates.
+    """
+
+    ema: ModelEmaV3 | None = None
+
+    def __init__(self, config: Finetune | Probe, process: Process):
+        self.scores: dict[str, float] = {}
+        self.tested = -1
+        super().__init__(config, process)
+        self.same_everywhere(self.test, config.data.test)
+        self.test_loader = whole_images(self.test, config.data, process.device)
+        self.test_labels = torch.tensor(self.test.labels)
+
+    def build(self) -> Classifier:
+        config, data = self.config, self.config.data
+        self.test = Manifest.scan(data.test)
+        classes = count_classes(self.manifest, self.test, data)
+        if data.test_size not in (None, data.size) and not isinstance(config.encoder, ConvNet):
+            raise ValueError(
+                f"data.test_size={data.test_size}: {type(config.encoder).__name__} sees images of "
+                f"data.size={data.size} only; another size of test images needs a convolutional network"
+            )
+        self.labels = torch.tensor(self.manifest.labels)
+        return build(config, classes, self.labels, Path(config.run.init) if config.run.init and self.fresh else None)
+
+    def facts(self) -> dict[str, str]:
+        config, module = self.config, self.module
+        weights = f"encoder at first that of {config.run.init}" if config.run.init else "all"
+        return {
+            "images": f"{self.images} for training in {config.data.root} (manifest {self.manifest.hash[:12]}), "
+            f"{len(self.test)} for testing in {config.data.test} (manifest {self.test.hash[:12]})",
+            "model": f"{type(module.encoder).__name__}, {config.head.pool} token, {module.fc.out_features} classes, "
+            f"{self.parameters / 1e6:.2f} M trained parameters",
+            "weights": f"{weights}, the rest initialised from {config.train.seed}"
+            if config.run.init
+            else f"initialised from {config.train.seed}",
+            "loss": f"{type(module.loss).__name__}, {self.config.augment}",
+            "tested": "the average of the weights" if self.ema else "the weights",
+        }
+
+    def score(self) -> dict[str, float]:
+        """Accuracy and loss on the test images, each of which counts once. Collective.
+
+        Raises:
+            BadFilesError: one of them cannot be used.
+        """
+        rank, world, device = self.process.rank, self.process.world, self.process.device
+        pieces = torch.arange(len(self.test)).split(PIECE)
+        module = self.ema.module if self.ema else self.module
+        # Where batch norms do not share statistics, those of the first process count, which are saved too.
+        kept = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
+            if name in kept:
+                buffer.copy_(self.engine.from_first(buffer, buffer.shape, buffer.dtype))
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        turns = -(-len(pieces) // world)
+        with self.engine.inference():
+            for images, ids in self.test_loader.batches(pieces[rank::world]):
+                labels = self.test_labels[ids].to(device)
+                sums += torch.stack(hits(module.predict(images.to(device)).float(), labels))
+                turns -= 1
+            for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
+                module.predict(
+                    torch.zeros((1, *self.config.data.size, len(module.mean)), dtype=torch.uint8, device=device)
+                )
+        top1, top5, loss = (self.engine.reduce_sum(sums) / len(self.test)).tolist()
+        return {"top1": top1, "top5": top5, "loss": loss}
+
+    def evaluate(self, done: int, meter: Meter) -> None:
+        self.scores, self.tested = self.score(), done
+        meter.tested(self.scores)
+
+    def finish(self, meter: Meter) -> None:
+        """result.json: what was reached, and what it took."""
+        if self.tested != self.total:
+            self.scores, self.tested = self.score(), self.total
+        if self.process.rank:
+            return
+        hours, peak = metrics.spent(self.folder, self.config.train.global_batch)
+        result = self.scores | {
+            "images": len(self.test),
+            "hours": hours,
+            "peak_bytes": peak,
+            "processes": self.process.world,
+            "updates": self.total,
+            "parameters": sum(p.numel() for p in self.module.parameters()),
+            "trained_parameters": self.parameters,
+            "init": self.config.run.init,
+            "test_manifest": self.test.hash,
+        }
+        metrics.replace(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        took = f"{metrics.duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
+        meter.say(f"top-1 {self.scores['top1']:.2%} of {len(self.test)} images; {took}: {self.folder / 'result.json'}")
+
+    def close(self) -> None:
+        super().close()
+        self.test_loader.close()
+
+
+class FineTuning(Classification):
+    """Trains encoder and head."""
+
+    def build(self) -> Classifier:
+        config, augment = self.config, self.config.augment
+        micro, _ = batch_plan(config.train, self.process.world)
+        if micro % 2 and (augment.mixup or augment.cutmix):
+            raise ValueError(
+                f"augment.mixup and cutmix pair the images of a micro-batch, so it must be even, got {micro}: set "
+                "train.micro_batch, or both to 0"
+            )
+        if augment.rand_augment:
+            self.changes = Drawn(rand_augment(augment.rand_augment, config.data), config.train.seed)
+        elif augment.color_jitter:
+            self.changes = Drawn(color_jitter(augment.color_jitter), config.train.seed)
+        module = super().build()
+        if config.ema.decay is not None:
+            self.ema = ModelEmaV3(module, exclude_buffers=True).to(self.process.device)
+        return module
+
+    def train_step(self, step: int, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
+        result = super().train_step(step, micro_batches)
+        if self.ema:
+            spec = self.config.ema
+            self.ema.decay = spec.decay * (0.9 + 0.1 * min(1.0, self.epoch(step + 1) / max(spec.warmup_epochs, 1e-9)))
+            self.ema.update(self.module)
+        return result
+
+    def averages(self) -> dict[str, Tensor]:
+        """The averages of trained parameters, if there are any; those of buffers and frozen ones are the module's."""
+        return {n: p for n, p in self.ema.module.named_parameters() if p.requires_grad} if self.ema else {}
+
+    def state_dict(self) -> checkpoint.State:
+        state = super().state_dict()
+        if state and self.ema:
+            state["ema"] = {name: p.detach().to("cpu", copy=True) for name, p in self.averages().items()}
+        return state
+
+    def load_state_dict(self, state: checkpoint.State) -> None:
+        super().load_state_dict(state)
+        for name, p in self.averages().items():
+            p.data.copy_(self.engine.from_first(state["ema"][name] if state else None, p.shape, p.dtype))
+        if self.ema:
+            for average, buffer in zip(self.ema.module.buffers(), self.module.buffers(), strict=True):
+                average.copy_(buffer)
+
+
+class LinearProbing(Classification):
+    """Trains a linear layer on a frozen encoder, whose batch norms first see clean images."""
+
+    def __init__(self, config: Probe, process: Process):
+        super().__init__(config, process)
+        if self.fresh:
+            images = calibration(self.manifest, config.data, config.calibrate, config.train.seed, process.device)
+            with self.engine.inference():
+                recalibrate(self.module.encoder, (self.module.pixels(some) for some in images))
+
+
+KINDS = {Finetune: Classifier, Probe: LinearProbe}
+
+
+def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path | None = None) -> Classifier:
+    """The module of a config, initialised from its seed on the default device, its encoder from `source` if given.
+
+    Args:
+        labels: (N,) int64 class of each image of the manifest.
+        source: see `initialise`.
+    Raises:
+        ValueError: parts that do not fit each other, the image size or the source.
+    """
+    torch.manual_seed(config.train.seed)
+    data = config.data
+    encoder = build_encoder(config.encoder, data)
+    if source:
+        initialise(encoder, source)
+    encoder.grad_checkpointing = config.train.activation_checkpointing
+    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.mean, data.std)
+
+
+def build_encoder(spec: Encoder, data: LabelledData) -> nn.Module:
+    """An encoder for whole images, of which what they use is trained, tables of positions too."""
+    # No image is masked: this is the one masking that an encoder of any kind can be built for.
+    encoder = spec.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    for name, parameter in encoder.named_parameters():
+        last = name.rpartition(".")[2]
+        if last in PRETRAINING_ONLY or last == "pos_embed":
+            parameter.requires_grad_(last == "pos_embed")
+    return encoder
+
+
+def initialise(encoder: nn.Module, source: Path) -> None:
+    """Gives an encoder the weights of a run's newest checkpoint, or of an exported encoder.
+
+    Tables of positions are resized to the encoder's grid and windows; one table for all blocks becomes one in each
+    where the encoder has those (microsoft/SimMIM, utils.py).
+
+    Raises:
+        ValueError: there are none, or names or shapes are others.
+    """
+    if (source / "model.safetensors").is_file():
+        given = load_file(source / "model.safetensors")
+        if hasattr(encoder, "backbone") and not any(name.startswith("backbone.") for name in given):
+            given = {f"backbone.{name}": tensor for name, tensor in given.items()}
+    else:
+        model = load_run(source, "run.init").state["model"]
+        given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
+    ours = encoder.state_dict()
+    if shared := [name for name in given if name.endswith(SHARED) and name not in ours]:
+        table = given.pop(shared[0])
+        given |= {name: table for name in ours if name.endswith(OWN)}
+    problems = [f"{n} is not there" for n in ours if n not in given and n.rpartition(".")[2] not in PRETRAINING_ONLY]
+    for name, tensor in given.items():
+        if name.rpartition(".")[2] in PRETRAINING_ONLY:
+            continue
+        if name not in ours:
+            problems.append(f"{name} has no place here")
+        elif tensor.shape != ours[name].shape:
+            resized = resize_table(name, tensor, ours[name].shape, encoder)
+            if resized is None:
+                problems.append(f"{name} is {tuple(tensor.shape)}, here {tuple(ours[name].shape)}")
+            else:
+                ours[name] = resized
+        else:
+            ours[name] = tensor
+    if problems:
+        raise ValueError(f"run.init: {source} has another encoder ({'; '.join(problems[:3])}): take its encoder")
+    encoder.load_state_dict(ours)
+
+
+def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:
+    """How many classes there are.
+
+    Raises:
+        ValueError: images without labels, fewer than two classes, or others in the test images.
+    """
+    for manifest, root in ((train, data.root), (test, data.test)):
+        if manifest.labels is None:
+            raise ValueError(
+                f"{root}: expected one folder for each class with its images in it, or a list file with the number of "
+                "the class behind each path"
+            )
+    known, asked = class_folders(train), class_folders(test)
+    if known and asked and (others := [i for i, name in asked.items() if known.get(i) != name]):
+        raise ValueError(
+            f"{data.test}: class {others[0]} is {asked[others[0]]!r} there and {known.get(others[0], 'none')!r} in "
+            f"{data.root}: both need the same class folders"
+        )
+    if unknown := set(test.labels) - set(train.labels):
+        raise ValueError(f"{data.test} has images of class {min(unknown)}, of which {data.root} has none")
+    if len(set(train.labels)) < 2:
+        raise ValueError(f"{data.root}: expected at least two classes, found {len(set(train.labels))}")
+    return max(train.labels) + 1
+
+
+def class_folders(manifest: Manifest) -> dict[int, str] | None:
+    """The folder that holds each class, or None if folders are not classes."""
+    folders: dict[int, set[str]] = {}
+    for path, label in zip(manifest.paths, manifest.labels, strict=True):
+        folders.setdefault(label, set()).add(path.rpartition("/")[0].rpartition("/")[2])
+    names = [name for some in folders.values() for name in some]
+    if len(names) != len(folders) or len(set(names)) != len(names):
+        return None
+    return {label: name for label, (name,) in folders.items()}
+
+
+def whole_images(manifest: Manifest, data: LabelledData, device: torch.device) -> Loader:
+    """A loader of images as they are tested: `batches` of manifest indices; a bad file is an error."""
+    crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)
+    plain = replace(data, crop=crop, flip=0.0, size=data.test_size or data.size)
+    nothing = torch.empty(0, dtype=torch.int64)
+    return open_loader(manifest, plain, 0, Quarantine(manifest, 0), nothing, device)
+
+
+def calibration(
+    manifest: Manifest, data: LabelledData, count: int, seed: int, device: torch.device
+) -> Iterator[Tensor]:
+    """`count` images of a manifest, or all but one, as they are tested, the same in every process.
+
+    Returns: (B, H, W, C) uint8, batch by batch.
+    """
+    index = split_held_out(len(manifest), min(count, len(manifest) - 1), seed)[1]
+    with whole_images(manifest, data, device) as loader:
+        for images, _ in loader.batches(index.split(PIECE)):
+            yield images.to(device)

@@ -1,0 +1,46 @@
+"""What configs are made of: every class that a run folder's config.json may name, and the module of a pre-training run.
+
+May import L3 and below.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .. import config, decoders, encoders, losses, masking, targets, transfer
+from ..config import Config
+from ..data import crops
+from ..mim import MIM
+from ..objective import Objective
+from ..tokens import Crop, Decoder, Encoder, Loss, Masking, Target
+
+BASES = (Masking, Encoder, Decoder, Target, Loss, Crop)
+MODULES = (masking, encoders, decoders, targets, losses, crops)
+PARTS = (
+    config.Config, config.Data, config.Optim, config.Run, config.Train,
+    transfer.Finetune, transfer.Probe, transfer.LabelledData, transfer.Head, transfer.Augment, transfer.EMA,
+    *(part for module in MODULES for part in vars(module).values()
+      if isinstance(part, type) and issubclass(part, BASES) and part not in BASES),
+)  # fmt: skip
+
+
+def build(config: Config) -> MIM:
+    """The module of a config, initialised from its seed on the default device.
+
+    Raises:
+        ValueError: not a pre-training run; parts that do not fit each other or the image size.
+    """
+    if not isinstance(config, Config):
+        raise ValueError(f"expected a pre-training config (Config), got {type(config).__name__}")
+    torch.manual_seed(config.train.seed)
+    data = config.data
+    encoder = config.encoder.build(data.size, data.mean, data.std, config.masking)
+    decoder = config.decoder.build(encoder)
+    if problem := config.loss.misfit(data.size):
+        raise ValueError(problem)
+    objective = Objective(config.target, config.loss, encoder.patch_size, data.mean, data.std)
+    mim = MIM(config.masking, encoder, decoder, objective, config.train.seed)
+    one = torch.zeros(1, dtype=torch.int64, device="cpu")
+    config.masking(config.train.seed, one, encoder.grid, encoder.patch_size)  # refuses a ratio that cannot be
+    encoder.grad_checkpointing = decoder.grad_checkpointing = config.train.activation_checkpointing
+    return mim

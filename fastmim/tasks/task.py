@@ -1,0 +1,294 @@
+"""What every task shares: a run's images, samples, module and engine, wired together, and how a run is continued.
+
+May import L3 and below.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastmim_kernels
+
+from .. import bittrace, checkpoint, encoders
+from ..config import Experiment, from_json, to_json
+from ..data.loader import Changes, open_loader
+from ..data.manifest import Manifest
+from ..data.quarantine import Quarantine
+from ..data.sampler import Sampler, split_held_out
+from ..engine import Engine, Process, StepResult
+from ..metrics import Meter
+from ..optim import learning_rate
+from ..tokens import sample_index
+from .parts import PARTS
+
+# What a continued run may change: how it computes and what it is tested on, not what it computes.
+FREE = (
+    *("run.", "optim.", "train."),
+    *("data.root", "data.test", "data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+)
+
+
+class Task(ABC):
+    """A run: what it trains, on what, and how. `train.py` is the loop around it.
+
+    Attributes:
+        total: updates in the run.
+        module: what is trained, `module(images, ids) -> loss`.
+        labels: (N,) int64 of the images of the manifest, if the module reads them.
+        changes: what is done to samples beside crop and flip.
+        evaluates: whether there is anything to evaluate on.
+    """
+
+    labels: Tensor | None = None
+    changes: Changes | None = None
+    evaluates = True
+
+    def __init__(self, config: Experiment, process: Process):
+        """
+        Raises:
+            ValueError: parts, data or batch sizes that do not fit.
+        """
+        data, seed = config.data, config.train.seed
+        self.config, self.process, self.folder = config, process, Path(config.run.dir)
+        self.fresh = not (self.folder / "checkpoints/latest").exists()
+        self.manifest = Manifest.scan(data.root)
+        train_index, self.held_out_index = split_held_out(len(self.manifest), data.held_out, seed)
+        self.images = len(train_index)
+        self.sampler = Sampler(train_index, seed, data.repeats, data.repeats_together)
+        self.total = total_steps(config, self.images)
+        self.module = self.build()
+        self.parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+        self.engine = Engine(self.module, config, process)
+        if process.rank == 0 and self.fresh:
+            (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
+        self.same_everywhere(self.manifest, data.root)
+        quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", self.labels)
+        self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device, self.changes)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The module, initialised from the seed, or in a new run from `run.init`; sets `labels` and `changes`."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, str]:
+        """What there is to say about module and loss before they are used."""
+
+    @abstractmethod
+    def evaluate(self, done: int, meter: Meter) -> None:
+        """Measures what the module has learned in `done` updates and leaves it in the run folder. Collective."""
+
+    @abstractmethod
+    def finish(self, meter: Meter) -> None:
+        """Leaves what a finished run promises, once it is saved. Collective."""
+
+    def mask_hashes(self, ids: Tensor) -> int:
+        """A hash of the masks of these samples, see `bittrace`; 0 where nothing is masked."""
+        return 0
+
+    def same_everywhere(self, manifest: Manifest, root: str) -> None:
+        """
+        Raises:
+            ValueError: processes found different images at `root`.
+        """
+        number = int(manifest.hash[:12], 16)
+        total = torch.tensor(number, device=self.process.device)
+        if int(self.engine.reduce_sum(total)) != number * self.process.world:
+            raise ValueError(f"the processes see different images in {root}: give all of them the same data")
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training images before an update."""
+        return step * self.config.train.global_batch / samples_per_epoch(self.config, self.images)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of an update."""
+        return learning_rate(self.config.optim, self.config.train, self.epoch(step))
+
+    def ids(self, step: int) -> list[Tensor]:
+        """Sample ids of this process in an update, by micro-step."""
+        place = {"rank": self.process.rank, "world": self.process.world, "size": self.engine.micro_batch}
+        batch = self.config.train.global_batch
+        return [
+            self.sampler.micro_batch(step, micro, global_batch=batch, **place)
+            for micro in range(self.engine.accumulation)
+        ]
+
+    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, ids) of this process for updates [first, last), micro-batch by micro-batch, decoded ahead."""
+        return self.loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+
+    def train_step(self, step: int, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
+        """One update. Collective."""
+        return self.engine.train_step(step, self.learning_rate(step), micro_batches)
+
+    def files(self, step: int) -> list[str]:
+        """The images of an update, over all processes."""
+        batch = self.config.train.global_batch
+        return [
+            self.manifest.path(i) for i in sample_index(self.sampler.ids(step * batch, (step + 1) * batch)).tolist()
+        ]
+
+    def bad_files(self) -> tuple[int, str | None]:
+        """How many bad files the run has found so far, and why it must stop if they are too many. Collective."""
+        # Rank 0 speaks for all: they share the list. So they stop together.
+        count = len(self.loader.bad_files()) if self.process.rank == 0 else 0
+        count = int(self.engine.reduce_sum(torch.tensor(count)))
+        if count <= self.config.data.bad_budget * len(self.manifest):
+            return count, None
+        named = f"{count} of {len(self.manifest)} images are bad, named in bad_files.jsonl"
+        return count, f"{named}: more than data.bad_budget={self.config.data.bad_budget}"
+
+    def describe(self) -> dict[str, str]:
+        """What this run is, in the words a person would want before it starts."""
+        config, process = self.config, self.process
+        train, micro, accumulation = config.train, self.engine.micro_batch, self.engine.accumulation
+        device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
+        threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
+        peak = config.optim.blr * train.global_batch / config.optim.lr_batch
+        above = [f"optim.{name}" for name in ("warmup_lr", "min_lr") if getattr(config.optim, name) > peak]
+        norms = {
+            m.describe(micro, process.world, process.device.type)
+            for m in self.module.modules()
+            if isinstance(m, encoders.batchnorm.BatchNorm)
+        }
+        kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
+        return {
+            "run folder": config.run.dir,
+            **self.facts(),
+            **({"batch norm": "; ".join(norms)} if norms else {}),
+            "devices": f"{process.world} x {device}{threads}",
+            "precision": self.engine.precision,
+            "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),
+            "kernels": kernels,
+            "decoding": self.loader.describe(),
+            "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
+            f"x {process.world} processes",
+            "learning rate": f"{peak:.3g} at its peak (blr {config.optim.blr:g} x {train.global_batch} / "
+            f"{config.optim.lr_batch}), {config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
+            + (f"; below {' and '.join(above)}, which do not follow the batch size: lower them" if above else ""),
+            "updates": f"{self.total}",
+        }
+
+    def state_dict(self) -> checkpoint.State:
+        """On rank 0, everything that training continues from. Collective."""
+        return self.engine.state_dict()
+
+    def load_state_dict(self, state: checkpoint.State) -> None:
+        """Continues from rank 0's `state_dict`; the others' argument is ignored. Collective."""
+        self.engine.load_state_dict(state)
+
+    def resume(self, folder: Path) -> int:
+        """Loads the newest valid checkpoint, if there is one; returns the updates done. Collective.
+
+        Raises:
+            ValueError: the data set is not the one that the checkpoint was trained on; or there are checkpoints and
+                `run.resume` is off; or the checkpoint is of converted weights.
+        """
+        if not self.config.run.resume:
+            if (folder / "latest").exists():
+                raise ValueError(
+                    f"run.resume is False, but {folder} holds checkpoints: choose another run.dir, or resume"
+                )
+            return 0
+        # Only rank 0 reads and checks; when it refuses, it ends, and the launcher ends the others.
+        loaded = checkpoint.load(folder) if self.process.rank == 0 else None
+        if loaded and loaded.step == 0:
+            raise ValueError(
+                f"{loaded.path} holds weights to start from: give its run folder as run.init, and another as run.dir"
+            )
+        step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
+        if step == 0:
+            return 0
+        if loaded and loaded.meta["manifest"] != self.manifest.hash:
+            raise ValueError(
+                f"{self.config.data.root} has changed since {loaded.path} was saved (now {self.manifest.hash[:12]}, "
+                f"then {loaded.meta['manifest'][:12]}): sample numbers would mean other images. Restore the folder, or "
+                "start a new run"
+            )
+        if loaded:
+            self._compare(loaded.meta["config"])
+            checkpoint.tidy(folder, loaded, self.config.run.keep)
+        self.load_state_dict(loaded.state if loaded else {})
+        return step
+
+    def _compare(self, stored: dict) -> None:
+        """Refuses to go on under a config that would change samples, masks or model."""
+        # By way of the classes, which know the values of fields that an earlier version did not write.
+        then, now = _leaves(to_json(from_json(stored, PARTS))), _leaves(to_json(self.config))
+        changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
+        fixed = [name for name in changed if not name.startswith(FREE) or name in ("train.seed", "train.global_batch")]
+        if fixed:
+            words = ", ".join(f"{name} was {then.get(name)}, is now {now.get(name)}" for name in fixed[:4])
+            raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
+        for name in changed:
+            print(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
+
+    def fingerprint(self, step: int, result: StepResult) -> dict[str, float | int]:
+        """What the bit trace records of an update. Collective; waits for the device."""
+        ids = torch.cat(self.ids(step)).to(self.process.device)
+        hashes = [
+            bittrace.parameters_hash(self.engine.local_weights()),
+            bittrace.sample_hashes(ids),
+            self.mask_hashes(ids),
+        ]
+        parameters, samples, masks = self.engine.reduce_sum(torch.tensor(hashes)).tolist()
+        loss = self.engine.reduce_mean(result.loss).item()
+        return dict(loss=loss, grad_norm=result.grad_norm.item(), parameters=parameters, samples=samples, masks=masks)
+
+    def mean(self, losses: list[float], skipped: list[bool]) -> float:
+        """Mean over processes and updates, skipped ones left out; NaN if all were. Collective."""
+        kept = [loss for loss, skip in zip(losses, skipped, strict=True) if not skip]
+        return self.engine.reduce_mean(torch.tensor(kept, device=self.process.device).mean()).item()
+
+    @property
+    def max_skipped(self) -> int:
+        """Updates in a row that may be skipped; fp16's loss scale, 2**16 at first, halves with each of its own."""
+        return self.config.train.max_skipped + 16 * (self.engine.precision == "autocast-fp16")
+
+    def close(self) -> None:
+        """Ends the loader's threads."""
+        self.loader.close()
+
+
+def load_run(run: Path, field: str) -> checkpoint.Loaded:
+    """A run's newest checkpoint.
+
+    Raises:
+        ValueError: there is none; `field` is what named the folder.
+    """
+    loaded = checkpoint.load(run / "checkpoints")
+    if loaded is None:
+        raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
+    return loaded
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested dict as {dotted name: leaf}."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: leaf for key, inner in value.items() for k, leaf in _leaves(inner, f"{name}.{key}".strip(".")).items()}
+
+
+def samples_per_epoch(config: Experiment, images: int) -> int:
+    """Samples in an epoch over `images` training images."""
+    return images * (1 if config.data.repeats_together else config.data.repeats)
+
+
+def total_steps(config: Experiment, images: int) -> int:
+    """Updates in a run over `images` training images.
+
+    Raises:
+        ValueError: fewer images are seen in the whole run than one update needs.
+    """
+    seen = config.train.epochs * samples_per_epoch(config, images)
+    if seen < config.train.global_batch:
+        raise ValueError(
+            f"train.epochs={config.train.epochs} over {images} images shows {seen:.0f} samples, fewer than one update "
+            f"of train.global_batch={config.train.global_batch}: raise the epochs or lower the batch"
+        )
+    return int(seen // config.train.global_batch)

@@ -1,0 +1,153 @@
+"""Every recipe of fine-tuning and linear probe, field by field, against a table typed from the papers and their code.
+
+Sources: facebookresearch/mae FINETUNE.md, main_finetune.py, main_linprobe.py; microsoft/SimMIM configs; implus/UM-MAE
+Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints it.
+"""
+
+import pytest
+
+from fastmim.config import load
+from fastmim.transfer import EMA
+from tests.methods.tiny import ROOT
+
+PATHS = sorted([*ROOT.glob("configs/*/finetune/*.py"), *ROOT.glob("configs/*/probe/*.py")])
+
+# What MAE's, SimMIM's, UM-MAE's, ConvMAE's and PixMIM's fine-tuning have in common.
+FINETUNE = {
+    "algorithm": "adamw", "batch": 1024, "epochs": 100, "warmup": 5, "warmup_lr": 0.0, "min_lr": 1e-6,
+    "cosine_from": "warmup", "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05, "clip": None,
+    "no_decay": {"pos_embed", "cls_token"}, "decay": (), "drop_path": 0.1,
+    "size": (224, 224), "test_size": (224, 224), "crop": (0.08, 1.0), "clamp": False, "filters": ("bicubic", "bicubic"),
+    "crop_pct": 0.875, "repeats": 1, "rand_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.0, "erase": 0.25,
+    "mixup": 0.8, "cutmix": 1.0, "smoothing": 0.1, "loss": "ce", "ema": (None, 0), "pool": "mean", "norm": "new",
+    "init_std": 2e-5,
+}  # fmt: skip
+PROBE = FINETUNE | {
+    "algorithm": "lars", "batch": 16384, "epochs": 90, "lr": 6.4, "warmup": 10, "min_lr": 0.0, "weight_decay": 0.0,
+    "momentum": 0.9, "no_decay": set(), "layer_decay": 1.0, "drop_path": 0.0, "clamp": True, "rand_augment": None,
+    "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "pool": "cls", "norm": "before", "init_std": 0.01,
+}  # fmt: skip
+SIMMIM = FINETUNE | {
+    "batch": 2048, "lr": 5e-3, "warmup": 20, "warmup_lr": 1e-6, "cosine_from": "start", "clip": 5.0, "norm": "before",
+    "init_std": 0.02, "no_decay": {"relative_position_bias_table"},
+}  # fmt: skip
+A2MIM = FINETUNE | {
+    "lr": 1e-2, "warmup": 20, "clip": 5.0, "layer_decay": 0.65, "init_std": 0.01,
+    "no_decay": {"pos_embed", "cls_token", "relative_position_bias_table"},
+}  # fmt: skip
+AVERAGED = A2MIM | {"ema": (0.99996, 20)}
+RSB_A2 = FINETUNE | {
+    "algorithm": "lamb", "batch": 2048, "epochs": 300, "lr": 5e-3, "warmup_lr": 5e-8, "cosine_from": "start",
+    "eps": 1e-6, "weight_decay": 0.02, "clip": 1.0, "no_decay": set(), "decay": (r"downsample\.1\.weight",),
+    "layer_decay": 1.0, "crop_pct": 0.95, "repeats": 3, "rand_augment": "rand-m7-mstd0.5-inc1", "erase": 0.0,
+    "mixup": 0.1, "smoothing": 0.0, "loss": "bce", "norm": "before", "init_std": 0.01,
+}  # fmt: skip
+RSB_A3 = RSB_A2 | {
+    "epochs": 100, "lr": 8e-3, "warmup_lr": 8e-8, "repeats": 1, "rand_augment": "rand-m6-mstd0.5-inc1",
+    "size": (160, 160), "drop_path": 0.0,
+}  # fmt: skip
+CONVNEXT = FINETUNE | {
+    "batch": 4096, "epochs": 300, "lr": 4e-3, "warmup_lr": 4e-8, "cosine_from": "start", "layer_decay": 1.0,
+    "ema": (0.9999, 20), "norm": "after", "init_std": 0.02, "no_decay": set(),
+    "decay": (r"stem\.1\.weight", r"downsample\.0\.weight"),
+}  # fmt: skip
+UM_PYRAMID = FINETUNE | {
+    "lr": 2e-3, "layer_decay": 0.85, "size": (256, 256), "test_size": (256, 256), "crop_pct": 1.0, "no_decay": set(),
+}  # fmt: skip
+LARGE = FINETUNE | {"epochs": 50, "lr": 4e-3, "layer_decay": 0.75}
+SIZE_192 = {"size": (192, 192), "test_size": (192, 192)}
+
+TABLE = {
+    "mae/finetune/vit_base_patch16_224_100ep": FINETUNE | {"lr": 2e-3, "layer_decay": 0.65},
+    "mae/finetune/vit_large_patch16_224_50ep": LARGE | {"drop_path": 0.2},
+    "mae/finetune/vit_huge_patch14_224_50ep": LARGE | {"drop_path": 0.3},
+    "mae/probe/vit_base_patch16_224_90ep": PROBE,
+    "mae/probe/vit_large_patch16_224_50ep": PROBE | {"epochs": 50},
+    "mae/probe/vit_huge_patch14_224_50ep": PROBE | {"epochs": 50},
+    "pixmim/finetune/vit_base_patch16_224_100ep": FINETUNE | {"lr": 2e-3, "layer_decay": 0.65, "warmup_lr": 2e-7},
+    "pixmim/probe/vit_base_patch16_224_90ep": PROBE | {"warmup_lr": 6.4e-4, "filters": ("bicubic", "bilinear")},
+    "convmae/finetune/convmae_base_224_100ep": FINETUNE | {"lr": 2e-3, "layer_decay": 0.65, "no_decay": {"pos_embed"}},
+    "convmae/probe/convmae_base_224_90ep": PROBE | {"batch": 4096, "lr": 1.6, "pool": "mean", "norm": "new"},
+    "simmim/finetune/swin_base_window6_192_100ep": SIMMIM | {"layer_decay": 0.9} | SIZE_192,
+    "simmim/finetune/swin_base_window7_224_100ep": SIMMIM | {"layer_decay": 0.9},
+    "simmim/finetune/swin_base_window7_224_800ep_100ep": SIMMIM | {"layer_decay": 0.8},
+    "simmim/finetune/swin_large_window14_224_100ep": SIMMIM | {"layer_decay": 0.7, "drop_path": 0.2},
+    "simmim/finetune/vit_base_patch16_224_100ep": SIMMIM
+    | {"layer_decay": 0.65, "norm": "new", "init_std": 2e-5, "no_decay": {"cls_token"}},
+    "um_mae/finetune/vit_base_patch16_224_100ep": FINETUNE | {"lr": 2e-3, "layer_decay": 0.8},
+    "um_mae/finetune/swin_tiny_256_100ep": UM_PYRAMID,
+    "um_mae/finetune/pvt_small_256_100ep": UM_PYRAMID | {"no_decay": {"pos_embed"}},
+    "um_mae/finetune/swin_large_256_100ep": UM_PYRAMID | {"layer_decay": 0.7, "drop_path": 0.2},
+    "a2mim/finetune/vit_small_patch16_224_200ep": A2MIM | {"epochs": 200},
+    "a2mim/finetune/simmim_vit_small_patch16_224_100ep": A2MIM,
+    "a2mim/finetune/vit_base_patch16_224_100ep": AVERAGED,
+    "a2mim/finetune/vit_large_patch16_224_150ep": AVERAGED | {"epochs": 150, "repeats": 3},
+    "a2mim/finetune/simmim_vit_large_patch16_224_100ep": AVERAGED | {"repeats": 3},
+    "a2mim/finetune/resnet50_rsb_a2_300ep": RSB_A2 | {"drop_path": 0.05, "ema": (0.9999, 20)},
+    "a2mim/finetune/resnet101_rsb_a2_300ep": RSB_A2 | {"drop_path": 0.1},
+    "a2mim/finetune/resnet152_rsb_a2_300ep": RSB_A2 | {"drop_path": 0.15},
+    "a2mim/finetune/resnet200_rsb_a2_300ep": RSB_A2 | {"drop_path": 0.2},
+    **{f"a2mim/finetune/resnet{depth}_rsb_a3_100ep": RSB_A3 for depth in (50, 101, 152, 200)},
+    "a2mim/finetune/convnext_small_300ep": CONVNEXT | {"drop_path": 0.4},
+    "a2mim/finetune/convnext_base_300ep": CONVNEXT | {"drop_path": 0.5},
+}
+
+
+def recipe(config) -> dict:
+    """What a config says, in the table's words."""
+    data, optim, train, head, augment = config.data, config.optim, config.train, config.head, config.augment
+    ema = getattr(config, "ema", EMA())
+    assert data.crop.ratio == (3 / 4, 4 / 3) and data.flip == 0.5 and not optim.lr_scale
+    assert data.repeats_together == (data.repeats > 1)
+    found = {
+        "algorithm": optim.algorithm, "batch": train.global_batch, "epochs": train.epochs,
+        "lr": optim.blr * train.global_batch / optim.lr_batch, "warmup": optim.warmup_epochs,
+        "warmup_lr": optim.warmup_lr, "min_lr": optim.min_lr, "cosine_from": optim.cosine_from, "betas": optim.betas,
+        "eps": optim.eps, "weight_decay": optim.weight_decay, "clip": optim.clip, "no_decay": set(optim.no_decay),
+        "decay": optim.decay, "layer_decay": optim.layer_decay, "drop_path": config.encoder.drop_path,
+        "size": data.size, "test_size": data.test_size or data.size, "crop": data.crop.scale, "clamp": data.crop.clamp,
+        "filters": (data.crop.interpolation, data.test_interpolation or data.crop.interpolation),
+        "crop_pct": data.crop_pct, "repeats": data.repeats, "rand_augment": augment.rand_augment,
+        "color_jitter": augment.color_jitter, "erase": augment.erase, "mixup": augment.mixup, "cutmix": augment.cutmix,
+        "smoothing": augment.smoothing, "loss": augment.loss, "ema": (ema.decay, ema.warmup_epochs),
+        "pool": head.pool, "norm": head.norm, "init_std": head.init_std,
+    }  # fmt: skip
+    if optim.algorithm == "lars":  # which has no betas and no eps of Adam
+        found["momentum"] = optim.momentum
+        found["betas"] = FINETUNE["betas"]
+    return found
+
+
+def test_every_recipe_is_in_the_table():
+    names = {path.relative_to(ROOT / "configs").as_posix().removesuffix(".py") for path in PATHS}
+    assert names == set(TABLE)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_recipe(name):
+    found, expected = recipe(load(ROOT / f"configs/{name}.py")), dict(TABLE[name])
+    for field in ("lr", "warmup_lr", "init_std"):
+        assert found.pop(field) == pytest.approx(expected.pop(field), rel=1e-9), field
+    print(f"\n{name}: " + ", ".join(f"{field} {value}" for field, value in sorted(found.items())))
+    assert found == expected
+
+
+MODELS = {
+    "simmim/finetune/swin_base_window6_192_100ep": {"window": 6},
+    "simmim/finetune/swin_base_window7_224_100ep": {"window": 7},
+    "simmim/finetune/swin_large_window14_224_100ep": {"window": 14, "name": "swin_large_patch4_window7_224"},
+    "simmim/finetune/vit_base_patch16_224_100ep": {"shared_bias": False, "absolute_pos": False, "layer_scale": 0.1},
+    "um_mae/finetune/swin_tiny_256_100ep": {"window": 16, "embed_dim": 96},
+    "um_mae/finetune/swin_large_256_100ep": {"window": 16, "embed_dim": 192},
+    "um_mae/finetune/pvt_small_256_100ep": {"reductions": (8, 4, 2, 1)},
+    "a2mim/finetune/vit_small_patch16_224_200ep": {"depth": 8, "num_heads": 8, "mlp_ratio": 3.0, "absolute_pos": True},
+    "a2mim/finetune/vit_large_patch16_224_150ep": {"name": "beit_large_patch16_224"},
+    "mae/finetune/vit_huge_patch14_224_50ep": {"name": "vit_huge_patch14_224", "pos": "learned"},
+    **{f"a2mim/finetune/resnet{n}_rsb_a3_100ep": {"name": f"resnet{n}", "bn_batch": 2048} for n in (50, 101, 152, 200)},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name):
+    encoder = load(ROOT / f"configs/{name}.py").encoder
+    assert {field: getattr(encoder, field) for field in MODELS[name]} == MODELS[name]

@@ -1,0 +1,293 @@
+"""What fine-tuning and probe are made of: layers, norms, weights of other sizes, samples, statistics, optimizers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastmim.classifier import Batch, LinearProbe, pooling, recalibrate
+from fastmim.config import Optim
+from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
+from fastmim.data.augment import Drawn, color_jitter, rand_augment
+from fastmim.data.crops import RandomResizedCrop
+from fastmim.data.sampler import Sampler
+from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.masking import RandomMasking
+from fastmim.optim import Lamb, Lars, parameter_groups, stage0
+from fastmim.tasks.classify import build, build_encoder, initialise
+from fastmim.tokens import sample_id, sample_index
+from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe
+from tests.methods.tiny import ENCODERS
+
+LABELS = torch.arange(20) % 4
+KINDS = (ViT, BEiT, Swin, UMSwin, UMPVT, ConvMAE, ResNet, ConvNeXt)
+# Its own weight decay and clip are off, so that one number is looked at.
+PLAIN = Augment(rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
+
+
+def data(side=64, **fields):
+    return LabelledData(crop=RandomResizedCrop(), size=(side, side), **fields)
+
+
+def small(kind, **fields):
+    return kind(**ENCODERS[kind.__name__] | fields)
+
+
+def classifier(kind, side=64, head=None, **fields):
+    config = Finetune(encoder=small(kind, **fields), data=data(side), head=head or Head(), augment=PLAIN)
+    return build(config, 4, LABELS)
+
+
+# Methods sheets, layer ids of fine-tuning. Depths here: pyramids 1, 1, 2, 1; ViTs 2; ConvMAE's transformer 2.
+LAYERS = {
+    "ViT": {"pos_embed": 0, "patch_embed.proj.weight": 0, "blocks.0.attn.qkv.weight": 1, "blocks.1.mlp.fc1.bias": 2},
+    "BEiT": {
+        "backbone.cls_token": 0, "backbone.blocks.1.attn.q_bias": 2,
+        "backbone.rel_pos_bias.relative_position_bias_table": 3,
+    },
+    "Swin": {
+        "backbone.patch_embed.proj.bias": 0, "backbone.layers.0.blocks.0.norm1.weight": 1,
+        "backbone.layers.1.downsample.reduction.weight": 1, "backbone.layers.1.blocks.0.norm1.weight": 2,
+        "backbone.layers.2.downsample.norm.weight": 2, "backbone.layers.2.blocks.1.mlp.fc1.weight": 4,
+        "backbone.layers.3.downsample.norm.bias": 4, "backbone.layers.3.blocks.0.norm2.bias": 5,
+        "backbone.norm.weight": 6,
+    },
+    "UMSwin": {
+        "patch_embed.norm.weight": 0, "blocks.0.attn.qkv.weight": 1, "blocks.1.downsample.proj.weight": 2,
+        "blocks.4.mlp.fc2.weight": 5,
+    },
+    "UMPVT": {"pos_embed": 0, "blocks.1.downsample.proj.bias": 2, "blocks.3.attn.sr.weight": 4},
+    "ConvMAE": {
+        "patch_embed4.weight": 0, "blocks1.0.conv1.weight": 0, "blocks2.0.attn.weight": 0, "pos_embed": 0,
+        "blocks3.0.norm1.weight": 1, "blocks3.1.norm1.weight": 2,
+    },
+    "ResNet": {"backbone.conv1.weight": 0, "backbone.layer1.0.conv1.weight": 1, "backbone.layer3.1.bn1.weight": 4},
+    "ConvNeXt": {
+        "backbone.stem.0.weight": 0, "backbone.stages.0.blocks.0.gamma": 1, "backbone.stages.1.downsample.1.weight": 2,
+        "backbone.stages.1.blocks.0.gamma": 2, "backbone.stages.2.downsample.0.weight": 3,
+        "backbone.stages.2.blocks.1.gamma": 3, "backbone.stages.3.downsample.1.bias": 4,
+        "backbone.stages.3.blocks.0.gamma": 4,
+    },
+}  # fmt: skip
+COUNT = {"ViT": 3, "BEiT": 3, "Swin": 6, "UMSwin": 6, "UMPVT": 6, "ConvMAE": 3, "ResNet": 6, "ConvNeXt": 5}
+NEW_NORM = Head(norm="new")
+HEADS = {"ViT": NEW_NORM, "BEiT": NEW_NORM, "UMSwin": NEW_NORM, "UMPVT": NEW_NORM, "ConvMAE": NEW_NORM}
+HEADS |= {"ConvNeXt": Head(norm="after")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_and_gradients(kind):
+    """Layer decay gives every parameter the factor of its layer; all that is trained has a gradient."""
+    name, decay = kind.__name__, 0.7
+    side = 128 if name in ("UMSwin", "UMPVT") else 64
+    model = classifier(kind, side, HEADS.get(name))
+    groups = parameter_groups(model, Optim(layer_decay=decay))
+    scales = {n: group["lr_scale"] for group in groups for n in group["names"]}
+    layers = {n: COUNT[name] - math.log(scale) / math.log(decay) for n, scale in scales.items()}
+    expected = {f"encoder.{n}": layer for n, layer in LAYERS[name].items()}
+    expected |= {n: COUNT[name] for n in layers if n.startswith(("fc.", "pool."))}
+    assert {n: layers[n] for n in expected} == pytest.approx(expected, abs=1e-9)
+    assert set(map(round, layers.values())) == set(range(COUNT[name] + 1))
+
+    images = torch.randint(0, 256, (4, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(model.fc.weight)
+    for n, p in model.named_parameters():
+        if n.endswith("gamma"):
+            nn.init.ones_(p)
+    model.train()(images, torch.arange(4)).backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert "encoder.pos_embed" not in dict(model.named_parameters()) or model.encoder.pos_embed.requires_grad
+
+
+def test_norm_behind_the_pooling():
+    """The same weights, after the mean: ConvNeXt's own classifier, as timm has it."""
+    encoder = build_encoder(small(ConvNeXt), data())
+    images = torch.randn(2, 3, 64, 64)
+    nn.init.normal_(encoder.backbone.head.norm.weight)
+    expected = encoder.backbone.eval().forward_head(encoder.backbone.forward_features(images), pre_logits=True)
+    pool = pooling(encoder.eval(), Head(norm="after"))
+    torch.testing.assert_close(pool(encoder.features(images)), expected)
+
+
+def test_heads_that_cannot_be():
+    with pytest.raises(ValueError, match="ResNetEncoder has no last norm"):
+        classifier(ResNet, head=Head(norm="after"))
+    with pytest.raises(ValueError, match="SwinEncoder has no class token"):
+        classifier(Swin, head=Head(pool="cls"))
+
+
+def save_run(folder, encoder):
+    from fastmim import checkpoint
+
+    state = {f"encoder.{name}": t for name, t in encoder.state_dict().items()} | {"decoder.x": torch.zeros(1)}
+    checkpoint.save(folder / "checkpoints", 1, {"model": state}, {}, 1)
+    return folder
+
+
+def test_weights_come_over_and_tables_are_resized(tmp_path):
+    source = small(ViT, pos="learned").build((64, 64), (0.5,) * 3, (0.5,) * 3, RandomMasking())
+    run = save_run(tmp_path / "vit", source)
+    encoder = build_encoder(small(ViT, pos="learned"), data(96))
+    initialise(encoder, run)
+    assert torch.equal(encoder.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
+    assert torch.equal(encoder.pos_embed, resize_position_embedding(source.pos_embed, (6, 6), 1))
+
+    source = build_encoder(small(BEiT, shared_bias=True), data(64))
+    nn.init.normal_(source.backbone.rel_pos_bias.relative_position_bias_table)
+    encoder = build_encoder(small(BEiT, shared_bias=False), data(96))
+    initialise(encoder, save_run(tmp_path / "beit", source))
+    table = resize_relative_bias(source.backbone.rel_pos_bias.relative_position_bias_table, (11, 11))
+    for block in encoder.backbone.blocks:
+        torch.testing.assert_close(block.attn.relative_position_bias_table, table)
+
+    with pytest.raises(ValueError, match="has another encoder .*backbone.conv1.weight is not there"):
+        initialise(build_encoder(small(ResNet), data()), run)
+    with pytest.raises(ValueError, match="blocks.2.norm1.weight is not there"):
+        initialise(build_encoder(small(ViT, depth=3), data()), run)
+
+
+def test_an_exported_encoder_is_one_to_start_from(tmp_path):
+    from safetensors.torch import save_file
+
+    source = build_encoder(small(Swin), data())
+    (tmp_path / "export").mkdir()
+    state = {n: t.contiguous() for n, t in source.backbone.state_dict().items()}
+    save_file(state, tmp_path / "export/model.safetensors")
+    encoder = build_encoder(small(Swin), data())
+    initialise(encoder, tmp_path / "export")
+    assert all(torch.equal(t, encoder.backbone.state_dict()[n]) for n, t in state.items())
+
+
+def drawn(changes, image):
+    for change in changes:
+        image = change(image)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("draw", [rand_augment("rand-m9-n3-mstd0.5-inc1", data()), color_jitter(0.4)])
+def test_changes_are_of_the_sample_alone(draw):
+    """Whatever was drawn before, in whatever order; other repeats and epochs are changed otherwise."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    ids = sample_id(torch.arange(20), 3)
+    one = [drawn(changes, image) for changes in Drawn(draw, 5)(ids)]
+    torch.rand(3)
+    other = [drawn(changes, image) for changes in Drawn(draw, 5)(ids.flip(0))][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    again = [drawn(changes, image) for changes in Drawn(draw, 5)(sample_id(torch.arange(20), 3, 1))]
+    assert sum(np.array_equal(a, b) for a, b in zip(one, again, strict=True)) < 10
+    state = torch.get_rng_state()
+    Drawn(draw, 5)(ids)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_every_operation_runs():
+    """The largest magnitude included, of which timm keeps 0 bits of a colour."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    for changes in Drawn(rand_augment("rand-m10-n6-p1.0-inc1", data(32)), 0)(torch.arange(100)):
+        assert drawn(changes, image).shape == (32, 32, 3)
+
+
+def test_a_batch_is_mixed_from_the_seed_alone():
+    batch = Batch(Augment(erase=0.5), classes=4)
+    pixels, found = torch.randn(8, 3, 16, 16), []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append(batch(pixels.clone(), LABELS[:8]))
+        np.random.rand(5)
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][0], pixels)
+    torch.testing.assert_close(found[0][1].sum(dim=1), torch.ones(8))
+
+
+def test_repeats_that_stay_together():
+    sampler = Sampler(10, seed=1, repeats=3, together=True)
+    index = sample_index(sampler.ids(0, 60)).view(2, 10, 3)
+    assert (index == index[..., :1]).all() and not torch.equal(index[0], index[1])
+    assert sorted(index[0, :, 0].tolist()) == list(range(10)) and len(sampler.ids(0, 60).unique()) == 60
+    assert torch.equal(sample_index(Sampler(10, seed=1).ids(0, 10)), index[0, :, 0])
+
+
+def test_batch_norms_are_recalibrated():
+    """Over equal batches: the mean of their means; nothing else moves, and no path is dropped."""
+    torch.manual_seed(0)
+    encoder = build_encoder(small(ResNet, drop_path=0.5), data(32))
+    first = encoder.backbone.bn1
+    first.running_mean.fill_(9.0)
+    batches = [torch.randn(6, 3, 32, 32) for _ in range(3)]
+    assert recalibrate(encoder.train(), batches) > 5 and not encoder.training
+    with torch.no_grad():
+        expected = torch.cat([encoder.backbone.conv1(x) for x in batches])
+    torch.testing.assert_close(first.running_mean, expected.mean(dim=(0, 2, 3)), atol=1e-6, rtol=1e-5)
+    assert first.momentum == 0.1
+    assert recalibrate(build_encoder(small(ViT), data(32)), iter([])) == 0
+
+
+def test_a_probe_trains_its_linear_layer_only():
+    probe = build(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS)
+    assert isinstance(probe, LinearProbe) and not probe.encoder.training and probe.norm.training
+    assert [n for n, p in probe.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
+    before = {n: b.clone() for n, b in probe.encoder.named_buffers()}
+    images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+    probe(images, torch.arange(8)).backward()
+    assert all(torch.equal(b, before[n]) for n, b in probe.encoder.named_buffers())
+    assert (probe.norm.eps, probe.norm.affine) == (1e-6, False) and probe.fc.weight.grad.any()
+
+
+def one_step(optimizer, lr=0.1):
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+
+
+def pair(seed=0):
+    torch.manual_seed(seed)
+    linear = nn.Linear(3, 2)
+    gradients = [torch.randn_like(p) for p in linear.parameters()]
+    for p, g in zip(linear.parameters(), gradients, strict=True):
+        p.grad = g.clone()
+    return linear, gradients
+
+
+def test_lars_is_the_probe_s():
+    """MAE: g <- g * 0.001 |w| / |g| where w has more than one dimension, v <- 0.9 v + g, w <- w - lr v."""
+    linear, (gw, gb) = pair()
+    w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
+    spec = Optim(algorithm="lars", weight_decay=0.0, momentum=0.9)
+    optimizer = stage0(parameter_groups(linear, spec), spec, loss_scaling=False)
+    assert isinstance(optimizer, Lars)
+    vw, vb = torch.zeros_like(w), torch.zeros_like(b)
+    for _ in range(3):
+        vw = 0.9 * vw + gw * (0.001 * w.norm() / gw.norm())
+        vb = 0.9 * vb + gb
+        w, b = w - 0.1 * vw, b - 0.1 * vb
+        linear.weight.grad, linear.bias.grad = gw.clone(), gb.clone()
+        one_step(optimizer)
+    torch.testing.assert_close(linear.weight.detach(), w)
+    torch.testing.assert_close(linear.bias.detach(), b)
+    assert all(int(step) == 3 for step in optimizer.steps())
+
+
+def test_lamb_is_rsb_s():
+    """Clipped to a global norm of 1; Adam's step plus wd * w, times |w| / |step| for what decays."""
+    linear, (gw, gb) = pair()
+    w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
+    spec = Optim(algorithm="lamb", weight_decay=0.02, betas=(0.9, 0.999), eps=1e-6, clip=1.0)
+    optimizer = stage0(parameter_groups(linear, spec), spec, loss_scaling=False)
+    assert isinstance(optimizer, Lamb)
+    norm = torch.cat([gw.flatten(), gb]).norm()
+    gw, gb = gw / norm, gb / norm
+    step_w, step_b = gw / (gw.abs() + 1e-6) + 0.02 * w, gb / (gb.abs() + 1e-6)
+    one_step(optimizer)
+    torch.testing.assert_close(
+        linear.weight.detach(), w - 0.1 * step_w * w.norm() / step_w.norm(), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(linear.bias.detach(), b - 0.1 * step_b, rtol=1e-4, atol=1e-5)
+    assert optimizer.grad_norm == pytest.approx(float(norm))
+
+    before = linear.weight.detach().clone()
+    linear.weight.grad, linear.bias.grad = torch.full_like(gw, torch.inf), gb.clone()
+    one_step(optimizer)
+    assert optimizer.found_inf and torch.equal(linear.weight, before) and all(int(s) == 1 for s in optimizer.steps())
