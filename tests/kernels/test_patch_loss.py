@@ -55,13 +55,13 @@ def any_case(draw, largest_patch: int):
 
 @given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_op, case, dtype):
-    check_op("patch_loss", "cpp", case, dtype)
+    check_op("patch_loss", "cpp", case, dtype, terms=1)
 
 
 @pytest.mark.triton
 @given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_op, case, dtype):
-    check_op("patch_loss", "triton", case, dtype)
+    check_op("patch_loss", "triton", case, dtype, terms=1)
 
 
 def public(args, **changes):
