@@ -52,13 +52,13 @@ def any_case(draw, longest: int, images: int, channels: int):
 
 @given(case=any_case(longest=80, images=3, channels=4))
 def test_fuzz_cpp(check_op, case):
-    check_op("low_pass", "cpp", case, torch.float32)
+    check_op("low_pass", "cpp", case, torch.float32, terms=1)
 
 
 @pytest.mark.triton
 @given(case=any_case(longest=40, images=2, channels=2))
 def test_fuzz_triton(check_op, case):
-    check_op("low_pass", "triton", case, torch.float32)
+    check_op("low_pass", "triton", case, torch.float32, terms=1)
 
 
 def public(args, **changes):
