@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 _PIECE, _BANK_PIECE = 1024, 2**15  # queries and bank entries compared at once: 128 MiB of similarities
-
-
-@torch.no_grad()
-def pooled_features(encoder: nn.Module, images: Tensor, batch: int) -> Tensor:
-    """(N, D) mean over the latent tokens, class tokens apart, of whole, normalised (N, C, H, W) images."""
-    tokens = [encoder.features(part)[:, encoder.num_prefix_tokens :].mean(dim=1) for part in images.split(batch)]
-    return torch.cat(tokens).float()
 
 
 def knn_accuracy(
