@@ -18,18 +18,31 @@ from rich.table import Table
 from rich.text import Text
 
 
-def export(run: tyro.conf.Positional[Path], to: Path | None = None) -> None:
-    """Writes the encoder of a run's newest checkpoint for timm, and checks it by loading it there.
+def export(
+    run: tyro.conf.Positional[Path],
+    to: Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"] = "timm",
+    out: Path | None = None,
+) -> None:
+    """Writes the encoder of a run's newest checkpoint for another library, how to use it, and a model card.
+
+    Of a fine-tuned or probed run the classifier goes along where the library has a place for it, and of averaged
+    weights the averages. What is written is loaded and compared with what was trained before it counts.
 
     Args:
-        run: run folder.
-        to: folder to write; default RUN/encoder.
+        run: run folder: of pre-training, fine-tuning or a linear probe.
+        to: timm = model.safetensors and config.json for timm.create_model, or for fastmim.load where timm has no such
+            model; hub-folder = the same, and a card with the header that the Hugging Face hub reads; mmdet, mmseg,
+            detectron2 = backbone.pth and the piece of configuration that names it; onnx = model.onnx, from normalised
+            images to features, tokens and logits.
+        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO.
     """
-    from .tasks.export import export_encoder, how_to_load
+    from .tasks.export import export_encoder
+    from .tasks.load import weights
 
-    config, loaded = _open(run)
-    folder = export_encoder(config, loaded.state["model"], to or run / "encoder")
-    print(f"{folder}: a loaded copy is bit-equal; load it with {how_to_load(config, folder)}")
+    config, loaded = _open_any(run)
+    out = out or run / ("encoder" if to == "timm" else f"encoder-{to}")
+    folder = export_encoder(config, weights(loaded), out, to, run)
+    print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder / 'README.md'}")
 
 
 def visualize(
@@ -298,16 +311,23 @@ def backends() -> None:
     print(json.dumps(fastmim_kernels.backends(), indent=2))
 
 
-def _open(run: Path):
-    """The config and the newest valid checkpoint of a pre-training run's folder."""
+def _open_any(run: Path):
+    """The config and the newest valid checkpoint of a run's folder."""
     from . import checkpoint
-    from .config import Config, from_json
+    from .config import from_json
     from .tasks.parts import PARTS
 
     loaded = checkpoint.load(run / "checkpoints")
     if loaded is None:
         raise ValueError(f"{run}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
-    config = from_json(loaded.meta["config"], PARTS)
+    return from_json(loaded.meta["config"], PARTS), loaded
+
+
+def _open(run: Path):
+    """As `_open_any`, of a pre-training run."""
+    from .config import Config
+
+    config, loaded = _open_any(run)
     if not isinstance(config, Config):
         kind = type(config).__name__
         raise ValueError(f"{run} is a run of a classifier ({kind}): expected a pre-training run, such as its run.init")

@@ -210,6 +210,19 @@ class Encoder(ABC):
         """
         return None
 
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """How that timm model classifies as a head does (`transfer.Head`).
+
+        Returns: what `timm.create_model` must be told beside what `timm` says, the number of classes excepted; and
+            timm's names of the linear layer "fc", of the norm behind the pooling "pool.norm", and of parts of its own
+            that are called otherwise then.
+        Raises:
+            ValueError: it cannot pool so.
+        """
+        raise ValueError(f"timm has no classifier of {type(self).__name__} with head.pool={pool}, head.norm={norm}")
+
     def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
         """What the module's `features` gives for (B, C, H, W) images, from that timm model."""
         x = model.forward_features(images)

@@ -6,6 +6,7 @@ May import L3 and below.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,12 +166,15 @@ def _fits(fmt: Format, mim: MIM) -> bool:
         return False
 
 
-def write_official(path: Path, container: str, state: dict[str, Tensor]) -> None:
-    """Writes {container: tensors} and nothing else with `torch.save`, whole or not at all."""
+def write_official(
+    path: Path, container: str, state: dict[str, Tensor], rest: Mapping[str, str | bool] | None = None
+) -> None:
+    """Writes {container: tensors} and the plain values of `rest` with `torch.save`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        torch.save({container: {name: tensor.contiguous().clone() for name, tensor in state.items()}}, partial)
+        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+        torch.save({container: tensors, **(rest or {})}, partial)
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -189,10 +189,15 @@ def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> I
         if (image.height, image.width) != seen_size(file):
             raise ValueError(f"its header says {seen_size(file)[::-1]} pixels, Pillow decodes {image.size}")
         top, left, height, width = window
-        return _convert(image.crop((left, top, left + width, top + height)), mode)
+        return to_mode(image.crop((left, top, left + width, top + height)), mode)
 
 
-def _convert(image: Image.Image, mode: str) -> Image.Image:
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image in `mode` ("RGB" or "L"), see `decode_window`.
+
+    Raises:
+        ValueError: 32-bit samples.
+    """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):

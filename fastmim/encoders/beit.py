@@ -79,6 +79,15 @@ class BEiT(Encoder):
         fixed = {"img_size": size, "global_pool": "token", "init_values": self.layer_scale}
         return {"architecture": self.name, "model_args": fixed | position | own}
 
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        behind = pool == "mean" and norm != "before"  # of one token, a norm gives the same in front and behind
+        args: dict[str, Any] = {"global_pool": "avg" if pool == "mean" else "token"}
+        if pool == "mean" and not behind:
+            args["use_fc_norm"] = False  # which early versions of timm have not
+        return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
+
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
     ) -> nn.Module:

@@ -75,6 +75,13 @@ class ResNet(ConvNet):
     def model_args(self) -> dict[str, Any]:
         return given(layers=self.depths, channels=self.dims)
 
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        if norm != "before":
+            raise ValueError(f"timm's ResNet has no norm behind its pooling (head.norm={norm})")
+        return {"global_pool": "avg"}, {"fc": "fc"}
+
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
     ) -> nn.Module:
@@ -96,6 +103,12 @@ class ConvNeXt(ConvNet):
 
     def model_args(self) -> dict[str, Any]:
         return given(depths=self.depths, dims=self.dims)
+
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        names = {"fc": "head.fc", "pool.norm": "head.norm"} | ({"head.norm": "norm_pre"} if norm == "before" else {})
+        return {"global_pool": "avg", "head_norm_first": norm == "before", "head_hidden_size": None}, names
 
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking

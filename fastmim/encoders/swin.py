@@ -73,6 +73,13 @@ class Swin(Encoder):
             fixed = {"img_size": size}
         return {"architecture": self.name, "model_args": fixed | own}
 
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        if norm != "before":
+            raise ValueError(f"timm's Swin has its last norm in front of the pooling, not behind it (head.norm={norm})")
+        return {"global_pool": "avg"}, {"fc": "head.fc"}
+
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
     ) -> nn.Module:

@@ -61,6 +61,13 @@ class ViT(Encoder):
         own = given(patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads)
         return {"architecture": self.name, "model_args": {"img_size": size, "global_pool": "token"} | own}
 
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        behind = pool == "mean" and norm != "before"  # of one token, a norm gives the same in front and behind
+        args = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": behind}
+        return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
+
     def build(
         self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
     ) -> nn.Module:

@@ -31,7 +31,7 @@ from ..metrics import Meter
 from ..settings import batch_plan
 from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
-from .export import PRETRAINING_ONLY
+from .parts import PRETRAINING_ONLY
 from .task import Task, load_run
 
 PIECE = 128

@@ -22,6 +22,9 @@ PARTS = (
     *(part for module in MODULES for part in vars(module).values()
       if isinstance(part, type) and issubclass(part, BASES) and part not in BASES),
 )  # fmt: skip
+PRETRAINING_ONLY = {"mask_token", "mask_gamma", "vis_mask_token"}
+"""Parameters of an encoder that whole images do not need, and timm's models have not, by the last part of their names.
+"""
 
 
 def build(config: Config) -> MIM:

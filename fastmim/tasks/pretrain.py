@@ -20,7 +20,7 @@ from ..engine import Process
 from ..metrics import Meter
 from ..mim import MIM
 from ..tokens import Mask, sample_id
-from .export import export_encoder, how_to_load
+from .export import export_encoder
 from .parts import build
 from .task import Task, load_run
 
@@ -126,9 +126,9 @@ class Pretrain(Task):
         if self.process.rank:
             return
         state = load_run(self.folder, "run.dir").state["model"]
-        encoder = export_encoder(self.config, state, self.folder / "encoder")
+        encoder = export_encoder(self.config, state, self.folder / "encoder", run=self.folder)
         meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")
-        meter.say(f"encoder          {how_to_load(self.config, encoder)}  (checked: bit-equal features)")
+        meter.say(f"encoder          {encoder} for timm, or fastmim.load  (checked: bit-equal features)")
 
 
 def initialise(mim: MIM, run: Path) -> None:

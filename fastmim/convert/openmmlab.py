@@ -1,0 +1,152 @@
+"""Backbones of OpenMMLab: MMDetection's and MMSegmentation's own, and those of MMPretrain that both can use.
+
+Names and layouts are those of the SwinTransformer and ResNet of mmdet 3.3 and mmseg 1.2, and of VisionTransformer,
+BEiTViT and ConvNeXt of mmpretrain 1.2. May import L3 and below.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..encoders.beit import BEiTEncoder
+from ..encoders.convnet import ConvNeXtEncoder, ResNetEncoder
+from ..encoders.swin import SwinEncoder
+from ..encoders.vit import ViTEncoder
+from ..tokens import Encoder
+from . import a2mim, a2mim_vit, pixmim
+from .backbones import INDEX, Backbone, no_backbone, resnet_depth, swin_notes, swin_sizes
+from .format import Rule
+
+
+def to_unfold(weight: Tensor) -> Tensor:
+    """(..., 4 C) of timm's merged patches, (column, row, channel), to (channel, row, column), as nn.Unfold has them."""
+    return weight.unflatten(-1, (2, 2, -1)).movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3).contiguous()
+
+
+def from_unfold(weight: Tensor) -> Tensor:
+    """Inverse of `to_unfold`."""
+    return weight.unflatten(-1, (-1, 2, 2)).movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3).contiguous()
+
+
+BLOCK = ("backbone.stages.{s}.blocks.{b}", "encoder.backbone.layers.{s}.blocks.{b}")
+# The downsampling ends a stage; timm's begins the next.
+SWIN = tuple(
+    Rule(
+        f"backbone.stages.{stage}.downsample.{{rest}}",
+        f"encoder.backbone.layers.{stage + 1}.downsample.{{rest}}",
+        from_unfold,
+        to_unfold,
+    )
+    for stage in range(3)
+) + (
+    Rule("backbone.patch_embed.projection.{p}", "encoder.backbone.patch_embed.proj.{p}"),
+    Rule("backbone.patch_embed.norm.{p}", "encoder.backbone.patch_embed.norm.{p}"),
+    Rule(f"{BLOCK[0]}.norm{{n}}.{{p}}", f"{BLOCK[1]}.norm{{n}}.{{p}}"),
+    Rule(f"{BLOCK[0]}.attn.w_msa.{{rest}}", f"{BLOCK[1]}.attn.{{rest}}"),
+    Rule(f"{BLOCK[0]}.ffn.layers.0.0.{{p}}", f"{BLOCK[1]}.mlp.fc1.{{p}}"),
+    Rule(f"{BLOCK[0]}.ffn.layers.1.{{p}}", f"{BLOCK[1]}.mlp.fc2.{{p}}"),
+    Rule("backbone.norm3.{p}", "encoder.backbone.norm.{p}"),
+)
+BEIT = (
+    *a2mim_vit.VIT,
+    Rule("backbone.rel_pos_bias.{p}", "encoder.backbone.rel_pos_bias.{p}"),
+    Rule(f"backbone.layers.{{i}}.attn.{INDEX}", f"encoder.backbone.blocks.{{i}}.attn.{INDEX}"),
+)
+RESNET = tuple(
+    Rule(f"backbone.{name}", f"encoder.backbone.{name}")
+    for name in (
+        "conv1.weight",
+        "bn1.{p}",
+        "layer{s}.{b}.conv{n}.weight",
+        "layer{s}.{b}.bn{n}.{p}",
+        "layer{s}.{b}.downsample.0.weight",
+        "layer{s}.{b}.downsample.1.{p}",
+    )
+)
+CONVNEXT = (*a2mim.CONVNEXT, Rule("backbone.norm3.{p}", "encoder.backbone.norm_pre.{p}"))
+
+
+def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels: int) -> Backbone:
+    """The backbone that takes an encoder's weights.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(encoder, SwinEncoder):
+        own = swin_sizes(encoder)
+        args = {
+            "in_channels": channels,
+            "embed_dims": own["embed_dim"],
+            "patch_size": own["patch_size"],
+            "window_size": own["window"],
+            "mlp_ratio": int(own["mlp_ratio"]),
+            "depths": own["depths"],
+            "num_heads": own["num_heads"],
+            "strides": (own["patch_size"], *[2] * (len(own["depths"]) - 1)),
+        }
+        widths = tuple(own["embed_dim"] << i for i in range(len(own["depths"])))
+        notes = ["The norms of the first three maps, which pre-training has not, begin at one.", *swin_notes(encoder)]
+        return Backbone("SwinTransformer", args, SWIN, widths, notes=notes)
+    if isinstance(encoder, ResNetEncoder):
+        return _resnet(encoder, spec.name, channels)
+    if isinstance(encoder, ConvNeXtEncoder):
+        return _convnext(encoder, channels)
+    if isinstance(encoder, BEiTEncoder | ViTEncoder):
+        return _vit(encoder, size, channels)
+    raise no_backbone("OpenMMLab", encoder)
+
+
+def _resnet(encoder: ResNetEncoder, name: str, channels: int) -> Backbone:
+    depth, net = resnet_depth(encoder, name), encoder.backbone
+    widths = tuple(info["num_chs"] for info in net.feature_info[1:])
+    base = net.layer1[0].conv1.out_channels
+    if any(width != widths[0] << i for i, width in enumerate(widths)):
+        raise ValueError(f"a stage of its ResNet is twice as wide as the one before; these are {widths} wide")
+    args = {"depth": depth, "in_channels": channels, "base_channels": base, "stem_channels": net.conv1.out_channels}
+    fixed = {"norm_cfg": {"type": "BN", "requires_grad": True}, "norm_eval": False, "style": "pytorch"}
+    return Backbone("ResNet", args | fixed, RESNET, widths)
+
+
+def _convnext(encoder: ConvNeXtEncoder, channels: int) -> Backbone:
+    net = encoder.backbone
+    widths = tuple(info["num_chs"] for info in net.feature_info)
+    block = net.stages[0].blocks[0]
+    args = {
+        "arch": {"depths": [len(stage.blocks) for stage in net.stages], "channels": list(widths)},
+        "in_channels": channels,
+        "linear_pw_conv": isinstance(block.mlp.fc1, nn.Linear),
+        "gap_before_final_norm": False,
+        "out_indices": [0, 1, 2, 3],
+    }
+    notes = ["The norms of the first three maps, which pre-training has not, begin at one."]
+    return Backbone("mmpretrain.ConvNeXt", args, CONVNEXT, widths, (r".*\.head\.pre_logits\..*",), notes)
+
+
+def _vit(encoder: BEiTEncoder | ViTEncoder, size: tuple[int, int], channels: int) -> Backbone:
+    plain = isinstance(encoder, ViTEncoder)
+    net = encoder if plain else encoder.backbone
+    depth, width, first = len(net.blocks), encoder.embed_dim, net.blocks[0]
+    args = {
+        "arch": {
+            "embed_dims": width,
+            "num_layers": depth,
+            "num_heads": first.attn.num_heads,
+            "feedforward_channels": first.mlp.fc1.out_features,
+        },
+        "img_size": size,
+        "patch_size": encoder.patch_size,
+        "in_channels": channels,
+        "out_type": "featmap",
+        "out_indices": [depth - 1],
+        "final_norm": not isinstance(net.norm, nn.Identity),
+    }
+    if plain:
+        return Backbone("mmpretrain.VisionTransformer", args, pixmim.RULES, (width,))
+    args |= {
+        "use_abs_pos_emb": net.pos_embed is not None,
+        "use_rel_pos_bias": net.rel_pos_bias is None,
+        "use_shared_rel_pos_bias": net.rel_pos_bias is not None,
+    }
+    height, width_px = size
+    notes = [f"Its biases of relative positions are for images, or crops, of {height} x {width_px} pixels only."]
+    return Backbone("mmpretrain.BEiTViT", args, BEIT, (width,), notes=notes)

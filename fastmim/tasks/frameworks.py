@@ -1,0 +1,183 @@
+"""Exports for MMDetection, MMSegmentation and Detectron2: backbone.pth, and the piece of configuration that names it.
+
+May import L3 and below, and convert.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..convert import detectron2, openmmlab
+from ..convert.backbones import Backbone, tensors
+from ..convert.official import write_official
+from ..convert.read import read_official
+from .layouts import Layout, Snippet
+from .load import Trained
+from .parts import PRETRAINING_ONLY
+
+FILE = "backbone.pth"
+PYRAMID = 256
+"""Channels of a feature pyramid in both libraries' configurations."""
+
+
+def openmmlab_backbone(trained: Trained) -> Backbone:
+    """
+    Raises:
+        ValueError: OpenMMLab has none for the encoder.
+    """
+    return openmmlab.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean))
+
+
+def detectron2_backbone(trained: Trained) -> Backbone:
+    """
+    Raises:
+        ValueError: Detectron2 has none for the encoder.
+    """
+    return detectron2.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean))
+
+
+def write_openmmlab(trained: Trained, folder: Path) -> list[str]:
+    found = openmmlab_backbone(trained)
+    write_official(folder / FILE, "state_dict", found.state(_ours(trained)))
+    return [*found.notes, *_left(trained)]
+
+
+def write_detectron2(trained: Trained, folder: Path) -> list[str]:
+    found = detectron2_backbone(trained)
+    state = found.state(_ours(trained))
+    write_official(folder / FILE, "model", state, {"__author__": "fastmim", "matching_heuristics": True})
+    return [*found.notes, *_left(trained)]
+
+
+def openmmlab_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+    return _problem(trained, openmmlab_backbone(trained), folder)
+
+
+def detectron2_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+    return _problem(trained, detectron2_backbone(trained), folder)
+
+
+def _ours(trained: Trained) -> dict[str, Tensor]:
+    return tensors(trained.model.encoder, PRETRAINING_ONLY)
+
+
+def _left(trained: Trained) -> list[str]:
+    if trained.head is None:
+        return []
+    behind = "" if trained.head.norm == "before" else " with the norm in front of it, which was behind the pooling"
+    return [f"The classifier stayed behind{behind}."]
+
+
+def _problem(trained: Trained, found: Backbone, folder: Path) -> str | None:
+    """The file must hold, by way of the inverse map, every tensor of the encoder that has a place there, bit for bit."""
+    ours, inverse = _ours(trained), found.inverse(read_official(folder / FILE).state)
+    placed = found.state(ours)
+    if len(placed) != len(inverse):
+        return f"{len(placed)} tensors became {len(inverse)} by way of {found.kind}'s names"
+    wrong = [name for name, tensor in inverse.items() if not torch.equal(tensor, ours[name])]
+    return f"{wrong[0]} is another one by way of {found.kind}'s names" if wrong else None
+
+
+def mmdet_snippet(trained: Trained, folder: str) -> Snippet:
+    """For a config after its _base_."""
+    found = openmmlab_backbone(trained)
+    parts: dict[str, Any] = {}
+    imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
+    if len(found.widths) == 1:  # one map of one stride becomes a pyramid
+        width = found.widths[0]
+        imports.append("projects.ViTDet.vitdet")
+        widths = [width // 4, width // 2, width, width]
+        parts["neck"] = {"_delete_": True, "type": "SimpleFPN", "backbone_channel": width, "in_channels": widths}
+        parts["neck"] |= {"out_channels": PYRAMID, "num_outs": 5, "norm_cfg": {"type": "LN2d"}}
+    else:
+        parts["neck"] = {"in_channels": list(found.widths)}
+    return _openmmlab("MMDetection", trained, found, parts, imports, folder)
+
+
+def mmseg_snippet(trained: Trained, folder: str) -> Snippet:
+    """For a config after its _base_."""
+    found = openmmlab_backbone(trained)
+    imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
+    parts: dict[str, Any] = {}
+    widths = list(found.widths)
+    if len(widths) == 1:
+        depth = found.args["arch"]["num_layers"]
+        found.args["out_indices"] = [(i + 1) * depth // 4 - 1 for i in range(4)] if depth >= 4 else [depth - 1] * 4
+        parts["neck"] = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": [4, 2, 1, 0.5]}
+        widths *= 4
+    parts["decode_head"] = {"in_channels": widths}
+    parts["auxiliary_head"] = {"in_channels": widths[2]}
+    return _openmmlab("MMSegmentation", trained, found, parts, imports, folder)
+
+
+def _openmmlab(
+    library: str, trained: Trained, found: Backbone, parts: dict[str, Any], imports: list[str], folder: str
+) -> Snippet:
+    source = {"type": "Pretrained", "checkpoint": f"{folder}/{FILE}", "prefix": "backbone."}
+    model = {
+        "data_preprocessor": {
+            "mean": [255 * value for value in trained.mean],
+            "std": [255 * value for value in trained.std],
+            "bgr_to_rgb": len(trained.mean) == 3,
+        },
+        "backbone": {"_delete_": True, "type": found.kind} | found.args | {"init_cfg": source},
+    } | parts
+    lines = [f"# In a config of {library}, after its _base_."]
+    if imports:
+        lines.append(f"custom_imports = {_code({'imports': imports, 'allow_failed_imports': False})}")
+    return Snippet("config.py", "\n".join([*lines, f"model = {_code(model)}", ""]))
+
+
+def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
+    """For a LazyConfig of Mask R-CNN."""
+    found = detectron2_backbone(trained)
+    vit = found.kind == "ViT"
+    base = "common/models/mask_rcnn_vitdet.py" if vit else "common/models/mask_rcnn_fpn.py"
+    kinds = {"ResNet": "BasicStem, ResNet", "SwinTransformer": "SwinTransformer"}
+    lines = ["# In a LazyConfig of Detectron2.", "from detectron2 import model_zoo"]
+    if not vit:
+        lines.append("from detectron2.config import LazyCall as L")
+        lines.append(f"from detectron2.modeling.backbone import {kinds[found.kind]}")
+    lines += [
+        "",
+        f'model = model_zoo.get_config("{base}").model',
+        f"model.pixel_mean = {[255 * value for value in trained.mean]}",
+        f"model.pixel_std = {[255 * value for value in trained.std]}",
+        'model.input_format = "RGB"',
+    ]
+    if vit:
+        lines += [f"model.backbone.net.{name} = {value!r}" for name, value in found.args.items()]
+        depth = found.args["depth"]
+        windowed = [i for i in range(depth) if (i + 1) % max(1, depth // 4)]
+        lines.append(f"model.backbone.net.window_block_indexes = {windowed}  # the others see the whole image")
+    elif found.kind == "ResNet":
+        stem = f'L(BasicStem)(in_channels={found.args["in_channels"]}, out_channels=64, norm="FrozenBN")'
+        lines += [
+            f"model.backbone.bottom_up.stem = {stem}",
+            f"model.backbone.bottom_up.stages.depth = {found.args['depth']}",
+            "model.backbone.bottom_up.stages.stride_in_1x1 = False",
+        ]
+    else:
+        arguments = "".join(f"    {name}={value!r},\n" for name, value in found.args.items())
+        lines.append(f"model.backbone.bottom_up = L(SwinTransformer)(\n{arguments})")
+        lines.append('model.backbone.in_features = ["p0", "p1", "p2", "p3"]')
+    lines += ['train = model_zoo.get_config("common/train.py").train', f'train.init_checkpoint = "{folder}/{FILE}"', ""]
+    return Snippet("config.py", "\n".join(lines))
+
+
+def _code(value: Any, depth: int = 0) -> str:
+    """A dict as the call of dict that OpenMMLab's configs are written with."""
+    if not isinstance(value, dict):
+        return repr(value)
+    indent = "    " * (depth + 1)
+    inner = "".join(f"{indent}{name}={_code(part, depth + 1)},\n" for name, part in value.items())
+    return f"dict(\n{inner}{indent[4:]})"
+
+
+MMDET = Layout(FILE, write_openmmlab, openmmlab_problem, mmdet_snippet)
+MMSEG = Layout(FILE, write_openmmlab, openmmlab_problem, mmseg_snippet)
+DETECTRON2 = Layout(FILE, write_detectron2, detectron2_problem, detectron2_snippet)
