@@ -147,6 +147,7 @@ class PyramidEncoder(nn.Module, ABC):
         self.grid = (size[0] // PATCH, size[1] // PATCH)
         self.patch_values = PATCH**2 * len(mean)
         self.embed_dim = spec.widths[-1]
+        self.strides, self.widths = tuple(TOKEN << i for i in range(len(spec.depths))), tuple(spec.widths)
         self.merge = (TOKEN << len(spec.depths) - 1) // PATCH
         self.grad_checkpointing = False
         self.depths = spec.depths
@@ -184,7 +185,7 @@ class PyramidEncoder(nn.Module, ABC):
         if self.reads == "all":
             every = torch.arange(self.grid[0] * self.grid[1], device=images.device).expand(len(images), -1)
             x = self.embed(images, every, self.grid[1])
-            return self.transform(mask_token(x, mask.mask.view(-1, *self.grid), self.mask_token[0, 0]))
+            return self.normed(self.stages(mask_token(x, mask.mask.view(-1, *self.grid), self.mask_token[0, 0])))
         x = self.embed(images, mask.ids_keep, mask.grid[1] // 2)
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
@@ -194,7 +195,7 @@ class PyramidEncoder(nn.Module, ABC):
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)
         first = first.repeat_interleave(side, 1).repeat_interleave(side, 2)
-        return self.transform(x, first + raster((side, side), keep.device).repeat(1, *blocks, 1))
+        return self.normed(self.stages(x, first + raster((side, side), keep.device).repeat(1, *blocks, 1)))
 
     def embed(self, images: Tensor, ids: Tensor, columns: int) -> Tensor:
         """(B, h, w, D) tokens of the image that patches `ids` make, `columns` of them side by side."""
@@ -203,7 +204,14 @@ class PyramidEncoder(nn.Module, ABC):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, N, D) of whole, normalised (B, C, H, W) images."""
-        return self.transform(self.patch_embed(cut(images.permute(0, 2, 3, 1), TOKEN)))
+        return self.normed(self.read_all(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return [x.permute(0, 3, 1, 2) for x in self.read_all(images)]
+
+    def read_all(self, images: Tensor) -> list[Tensor]:
+        """The stages' outputs for whole, normalised (B, C, H, W) images."""
+        return self.stages(self.patch_embed(cut(images.permute(0, 2, 3, 1), TOKEN)))
 
     def layers(self) -> list[tuple[str, ...]]:
         return [("patch_embed", "pos_embed"), *((f"blocks.{i}",) for i in range(len(self.blocks)))]
@@ -211,9 +219,13 @@ class PyramidEncoder(nn.Module, ABC):
     def take_norm(self) -> nn.Module:
         return take_module(self, "norm")
 
-    def transform(self, x: Tensor, places: Tensor | None = None) -> Tensor:
-        """Runs all stages and the final norm. places: of the tokens of a compacted image."""
-        compact = places is not None
+    def normed(self, maps: list[Tensor]) -> Tensor:
+        """The last stage's tokens, normalised."""
+        return self.norm(maps[-1].flatten(1, 2))
+
+    def stages(self, x: Tensor, places: Tensor | None = None) -> list[Tensor]:
+        """(B, h, w, C) after each stage. places: of the tokens of a compacted image."""
+        compact, maps = places is not None, []
         if places is None:
             places = raster(x.shape[1:3], x.device)
         x = self.position(x, places)
@@ -224,7 +236,8 @@ class PyramidEncoder(nn.Module, ABC):
             for i in range(depth):
                 block, context = next(blocks), contexts[i % 2]
                 x = checkpoint(block, x, context, use_reentrant=False) if self.grad_checkpointing else block(x, context)
-        return self.norm(x.flatten(1, 2))
+            maps.append(x)
+        return maps
 
 
 def raster(grid: tuple[int, int], device: torch.device) -> Tensor:
