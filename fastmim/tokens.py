@@ -315,7 +315,8 @@ class Cut(NamedTuple):
     """Height and width to which the window is resized."""
     offset: tuple[int, int] = (0, 0)
     """Top and left of the sample in the resized window; beyond its borders the sample shows its reflection, in which
-    the pixels of the border are not repeated."""
+    the pixels of the border are not repeated, or if `padded` the mean colour."""
+    padded: bool = False
 
 
 @dataclass(frozen=True)
