@@ -19,7 +19,7 @@ from fastmim_kernels.philox import philox
 
 from ..config import Data
 from ..tokens import Stream
-from .decode import FILTERS, Change
+from .decode import FILTERS, Change, mean_colour
 
 
 class Drawn:
@@ -54,7 +54,7 @@ def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
         raise ValueError(f"augment.rand_augment needs images of 3 channels, got {len(data.mean)}: set it to None")
     settings = {
         "translate_const": int(min(data.size) * 0.45),
-        "img_mean": tuple(min(255, round(255 * mean)) for mean in data.mean),
+        "img_mean": mean_colour(data.mean),
         "interpolation": FILTERS[data.crop.interpolation],
     }
     try:

@@ -59,16 +59,30 @@ class Job(NamedTuple):
     flip: bool
     changes: Sequence[Change] = ()
     """What is done to the sample, of 8 bits a channel, one after the other."""
+    fill: tuple[int, ...] = ()
+    """Colour of what a padded cut has beyond the image, a number a channel."""
 
     def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Row and column of the resized window that each row and column of the sample shows.
+        """`places` of this cut and flip."""
+        return places(self.cut, self.flip, size)
 
-        Returns: (H,) and (W,) int64; None if the sample is the resized window, maybe flipped.
-        """
-        if self.cut.resized == size and self.cut.offset == (0, 0):
-            return None
-        rows, columns = map(_reflected, self.cut.offset, size, self.cut.resized)
-        return rows, columns[::-1] if self.flip else columns
+
+def places(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row and column of the resized window that each row and column of a sample of `size` shows; -1 = padding.
+
+    Padding stays at the bottom and on the right: only what there is of the image is flipped.
+
+    Returns: (H,) and (W,) int64; None if the sample is the resized window, maybe flipped.
+    """
+    if cut.resized == size and cut.offset == (0, 0):
+        return None
+    if not cut.padded:
+        rows, columns = map(_reflected, cut.offset, size, cut.resized)
+        return rows, columns[::-1] if flip else columns
+    rows, columns = (np.arange(part) for part in size)
+    height, width = cut.resized
+    columns = np.where(columns < width, width - 1 - columns if flip else columns, -1)
+    return np.where(rows < height, rows, -1), columns
 
 
 def _reflected(start: int, count: int, length: int) -> np.ndarray:
@@ -137,6 +151,9 @@ class PillowDecoder(Decoder):
         pixels = np.asarray(image).reshape(*job.cut.resized, channels)
         if (places := job.places(tuple(size))) is not None:
             out[:] = pixels[np.ix_(*places)]
+            if job.cut.padded:
+                for axis, shown in enumerate(places):
+                    out.swapaxes(0, axis)[shown < 0] = job.fill
         else:
             out[:] = pixels[:, ::-1] if job.flip else pixels
         if job.changes:
@@ -164,6 +181,11 @@ class _Batch(Pending):
     def cancel(self) -> None:
         for future in self._futures:
             future.cancel()
+
+
+def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
+    """Channel means on the 0..1 scale as the nearest colour of 8 bits."""
+    return tuple(min(255, max(0, round(255 * m))) for m in mean)
 
 
 def seen_size(file: File) -> tuple[int, int]:

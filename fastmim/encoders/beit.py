@@ -13,7 +13,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking
+from ..tokens import Encoder, Mask, Masking, as_map
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
@@ -119,6 +119,7 @@ class BEiTEncoder(nn.Module):
         self.patch_size: int = beit.patch_embed.patch_size[0]
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.embed_dim: int = beit.embed_dim
+        self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = beit
@@ -134,6 +135,9 @@ class BEiTEncoder(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.transform(images, None)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return [as_map(self.features(images)[:, 1:], self.grid)]
 
     def layers(self) -> list[tuple[str, ...]]:
         stem = ("backbone.patch_embed", "backbone.cls_token", "backbone.pos_embed")

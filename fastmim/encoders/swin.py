@@ -124,6 +124,8 @@ class SwinEncoder(nn.Module):
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         self.embed_dim: int = swin.num_features
+        self.strides = tuple(stage["reduction"] for stage in swin.feature_info)
+        self.widths = tuple(stage["num_chs"] for stage in swin.feature_info)
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = swin
@@ -146,9 +148,10 @@ class SwinEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit in evaluation."""
-        if self.training:
-            return self.transform(images, None)
-        return self.backbone.forward_features(images).flatten(1, 2)
+        return self.transform(images, None)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return [x.permute(0, 3, 1, 2) for x in self.stages(images, None)]
 
     def layers(self) -> list[tuple[str, ...]]:
         """The downsampling behind a stage, which timm has in front of the next, is of that stage's last block."""
@@ -162,19 +165,26 @@ class SwinEncoder(nn.Module):
         return take_module(self, "backbone.norm")
 
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
-        """Runs timm's model on (B, C, H, W) images, with the token for the patches (B, rows, columns) `hidden`."""
-        x = self.backbone.patch_embed(images)
+        """The last stage's tokens, normalised."""
+        return self.backbone.norm(self.stages(images, hidden)[-1]).flatten(1, 2)
+
+    def stages(self, images: Tensor, hidden: Tensor | None) -> list[Tensor]:
+        """(B, h, w, C) after each stage of timm's model on (B, C, H, W) images, with the token for the patches
+        (B, rows, columns) `hidden`."""
+        x, maps = self.backbone.patch_embed(images), []
+        exact = hidden is None and not self.training
         for i, stage in enumerate(self.backbone.layers):
             x = stage.downsample(x)
             if hidden is not None and i == self.token_stage:
                 x = self.token(x, hidden)
-            blocks = [partial(run_block, block) for block in stage.blocks]
+            blocks = [block if exact else partial(run_block, block) for block in stage.blocks]
             if self.grad_checkpointing:
                 x = checkpoint_seq(blocks, x)
             else:
                 for block in blocks:
                     x = block(x)
-        return self.backbone.norm(x).flatten(1, 2)
+            maps.append(x)
+        return maps
 
 
 def window_codes(block: SwinTransformerBlock) -> Tensor:

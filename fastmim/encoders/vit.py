@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from fastmim_kernels import mask_token, patch_gather
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
+from ..tokens import Encoder, Mask, Masking, as_map, init_transformer, sincos_position_embedding
 from .checks import check_masking, check_size, check_token_layer
 from .create import given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
@@ -136,6 +136,7 @@ class ViTEncoder(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.embed_dim: int = vit.embed_dim
+        self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(vit.patch_embed.proj)
         self.cls_token = vit.cls_token
@@ -169,6 +170,9 @@ class ViTEncoder(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.read_all(images, None)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return [as_map(self.features(images)[:, 1:], self.grid)]
 
     def layers(self) -> list[tuple[str, ...]]:
         stem = ("patch_embed", "cls_token", "pos_embed", "norm_pre")

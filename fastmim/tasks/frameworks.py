@@ -73,7 +73,7 @@ def _left(trained: Trained) -> list[str]:
 
 
 def _problem(trained: Trained, found: Backbone, folder: Path) -> str | None:
-    """The file must hold, by way of the inverse map, every tensor of the encoder that has a place there, bit for bit."""
+    """By way of the inverse map, the file must hold every tensor that has a place there, bit for bit."""
     ours, inverse = _ours(trained), found.inverse(read_official(folder / FILE).state)
     placed = found.state(ours)
     if len(placed) != len(inverse):

@@ -28,7 +28,7 @@ from ..convert.read import read_official
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..masking import UniformMasking
-from ..tokens import Encoder, Masking
+from ..tokens import Encoder, Masking, as_map
 from ..transfer import Finetune, Head, LabelledData, Probe
 from . import classify
 from .parts import PARTS, PRETRAINING_ONLY, build
@@ -45,6 +45,7 @@ class FeatureExtractor(nn.Module):
 
     Attributes:
         num_features: D. num_classes: 0 without a classifier. stride: pixels between the cells of `dense`.
+        strides, widths: pixels between the cells of each map of `stages`, and its channels.
     """
 
     def __init__(self, encoder: nn.Module, pool: nn.Module, fc: nn.Module | None = None):
@@ -53,6 +54,8 @@ class FeatureExtractor(nn.Module):
         self.num_features: int = encoder.embed_dim
         self.num_classes: int = 0 if fc is None else linear(fc).out_features
         self.stride: int = encoder.patch_size * encoder.merge
+        self.strides: tuple[int, ...] = encoder.strides
+        self.widths: tuple[int, ...] = encoder.widths
 
     def forward(self, images: Tensor) -> Tensor:
         """As `pooled`."""
@@ -68,9 +71,12 @@ class FeatureExtractor(nn.Module):
 
     def dense(self, images: Tensor) -> Tensor:
         """(B, D, h, w): the raster of tokens as a map."""
-        x = self.tokens(images)[:, self.encoder.num_prefix_tokens :]
         grid = (images.shape[2] // self.stride, images.shape[3] // self.stride)
-        return x.transpose(1, 2).unflatten(2, grid)
+        return as_map(self.tokens(images)[:, self.encoder.num_prefix_tokens :], grid)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        """(B, C_i, h_i, w_i) of each stage, the finest first; a plain ViT has one. See `tokens.Encoder`, maps."""
+        return self.encoder.maps(images)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, classes).
