@@ -21,7 +21,9 @@ from .parts import PRETRAINING_ONLY
 
 FILE = "backbone.pth"
 PYRAMID = 256
-"""Channels of a feature pyramid in both libraries' configurations."""
+"""Channels of a feature pyramid in MMDetection's configurations."""
+MAPS = 4
+"""Maps that MMSegmentation's decoders read."""
 
 
 def openmmlab_backbone(trained: Trained) -> Backbone:
@@ -44,6 +46,17 @@ def write_openmmlab(trained: Trained, folder: Path) -> list[str]:
     found = openmmlab_backbone(trained)
     write_official(folder / FILE, "state_dict", found.state(_ours(trained)))
     return [*found.notes, *_left(trained)]
+
+
+def write_mmseg(trained: Trained, folder: Path) -> list[str]:
+    found = openmmlab_backbone(trained)
+    if len(found.widths) == 1 and _depth(found) < MAPS:
+        raise ValueError(f"MMSegmentation reads {MAPS} blocks of a ViT, and this one has {_depth(found)}")
+    return write_openmmlab(trained, folder)
+
+
+def _depth(vit: Backbone) -> int:
+    return vit.args["arch"]["num_layers"]
 
 
 def write_detectron2(trained: Trained, folder: Path) -> list[str]:
@@ -105,10 +118,10 @@ def mmseg_snippet(trained: Trained, folder: str) -> Snippet:
     parts: dict[str, Any] = {}
     widths = list(found.widths)
     if len(widths) == 1:
-        depth = found.args["arch"]["num_layers"]
-        found.args["out_indices"] = [(i + 1) * depth // 4 - 1 for i in range(4)] if depth >= 4 else [depth - 1] * 4
+        depth = _depth(found)
+        found.args["out_indices"] = [(i + 1) * depth // MAPS - 1 for i in range(MAPS)]
         parts["neck"] = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": [4, 2, 1, 0.5]}
-        widths *= 4
+        widths *= MAPS
     parts["decode_head"] = {"in_channels": widths}
     parts["auxiliary_head"] = {"in_channels": widths[2]}
     return _openmmlab("MMSegmentation", trained, found, parts, imports, folder)
@@ -120,8 +133,8 @@ def _openmmlab(
     source = {"type": "Pretrained", "checkpoint": f"{folder}/{FILE}", "prefix": "backbone."}
     model = {
         "data_preprocessor": {
-            "mean": [255 * value for value in trained.mean],
-            "std": [255 * value for value in trained.std],
+            "mean": _bytes(trained.mean),
+            "std": _bytes(trained.std),
             "bgr_to_rgb": len(trained.mean) == 3,
         },
         "backbone": {"_delete_": True, "type": found.kind} | found.args | {"init_cfg": source},
@@ -145,8 +158,8 @@ def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
     lines += [
         "",
         f'model = model_zoo.get_config("{base}").model',
-        f"model.pixel_mean = {[255 * value for value in trained.mean]}",
-        f"model.pixel_std = {[255 * value for value in trained.std]}",
+        f"model.pixel_mean = {_bytes(trained.mean)}",
+        f"model.pixel_std = {_bytes(trained.std)}",
         'model.input_format = "RGB"',
     ]
     if vit:
@@ -155,11 +168,13 @@ def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
         windowed = [i for i in range(depth) if (i + 1) % max(1, depth // 4)]
         lines.append(f"model.backbone.net.window_block_indexes = {windowed}  # the others see the whole image")
     elif found.kind == "ResNet":
+        stages = f'depth={found.args["depth"]}, norm="FrozenBN"'
+        if found.args["depth"] >= 50:  # there the 3x3 convolution strides, as in timm
+            stages += ", stride_in_1x1=False"
         stem = f'L(BasicStem)(in_channels={found.args["in_channels"]}, out_channels=64, norm="FrozenBN")'
         lines += [
             f"model.backbone.bottom_up.stem = {stem}",
-            f"model.backbone.bottom_up.stages.depth = {found.args['depth']}",
-            "model.backbone.bottom_up.stages.stride_in_1x1 = False",
+            f"model.backbone.bottom_up.stages = L(ResNet.make_default_stages)({stages})",
         ]
     else:
         arguments = "".join(f"    {name}={value!r},\n" for name, value in found.args.items())
@@ -167,6 +182,11 @@ def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
         lines.append('model.backbone.in_features = ["p0", "p1", "p2", "p3"]')
     lines += ['train = model_zoo.get_config("common/train.py").train', f'train.init_checkpoint = "{folder}/{FILE}"', ""]
     return Snippet("config.py", "\n".join(lines))
+
+
+def _bytes(values: tuple[float, ...]) -> list[float]:
+    """Values of the 0..1 scale on that of 0..255."""
+    return [round(255 * value, 6) for value in values]
 
 
 def _code(value: Any, depth: int = 0) -> str:
@@ -179,5 +199,5 @@ def _code(value: Any, depth: int = 0) -> str:
 
 
 MMDET = Layout(FILE, write_openmmlab, openmmlab_problem, mmdet_snippet)
-MMSEG = Layout(FILE, write_openmmlab, openmmlab_problem, mmseg_snippet)
+MMSEG = Layout(FILE, write_mmseg, openmmlab_problem, mmseg_snippet)
 DETECTRON2 = Layout(FILE, write_detectron2, detectron2_problem, detectron2_snippet)
