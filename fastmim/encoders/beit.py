@@ -152,7 +152,7 @@ class BEiTEncoder(nn.Module):
         x = beit.patch_embed(images)
         if hidden is not None and self.token_layer == 0:
             x = self.token(x, hidden)
-        x = torch.cat([beit.cls_token.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([beit.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         if beit.pos_embed is not None:
             x = x + beit.pos_embed
         bias = beit.rel_pos_bias() if beit.rel_pos_bias is not None else None

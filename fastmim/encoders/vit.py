@@ -192,7 +192,7 @@ class ViTEncoder(nn.Module):
     def transform(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Prepends the class token and runs blocks and final norm, on the way with the token at `hidden` patches."""
         cls_token = self.cls_token + self.pos_embed[:, :1]
-        x = self.norm_pre(torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1))
+        x = self.norm_pre(torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1))
         first = 0 if hidden is None else self.token_layer - 1
         x = self.run(self.blocks[:first], x)
         if hidden is not None:

@@ -17,6 +17,7 @@ from .card import card
 from .frameworks import DETECTRON2, MMDET, MMSEG
 from .layouts import HUB, TIMM, Layout, differs
 from .load import Trained, from_run
+from .onnx_export import ONNX
 
 Name = Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"]
 LAYOUTS: dict[Name, Layout] = {
@@ -24,6 +25,7 @@ LAYOUTS: dict[Name, Layout] = {
     "mmdet": MMDET,
     "mmseg": MMSEG,
     "detectron2": DETECTRON2,
+    "onnx": ONNX,
     "hub-folder": HUB,
 }
 WEIGHTS = {layout.weights for layout in LAYOUTS.values()}
