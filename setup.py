@@ -83,6 +83,8 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
+
 setup(
     name="fastmim",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "fastmim" / "__init__.py").read_text())[1],
@@ -110,7 +112,8 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-image"],
+        "test": ["pytest", "hypothesis", "ruff", "scikit-image", *ONNX],
+        "onnx": ONNX,
         "tensorboard": ["tensorboard"],
         "demo": ["scikit-image"],
     },

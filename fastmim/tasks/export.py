@@ -51,10 +51,12 @@ def export_encoder(
     target, layout = folder.resolve(), LAYOUTS[to]  # a link stays, and what it leads to is replaced
     check_replaceable(folder)
     trained = from_run(config, state)
+    check_place(trained, to)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
         new = Path(beside) / "new"
-        notes = write(trained, to, new)
+        new.mkdir()
+        notes = layout.write(trained, new)
         if problem := _problem(trained, layout, new):
             raise RuntimeError(
                 f"{folder} was not written: {problem}. Please report it, with the version of timm, {timm.__version__}"
@@ -84,27 +86,22 @@ def check_replaceable(folder: Path) -> None:
         )
 
 
-def write(trained: Trained, to: Name, folder: Path) -> list[str]:
-    """Writes the files of a layout into a new folder; see `Layout.write`.
-
+def check_place(trained: Trained, to: Name) -> None:
+    """
     Raises:
         ValueError: the library has no such encoder; says which have.
     """
-    folder.mkdir()
+    if reason := _misfit(trained, to):
+        possible = ", ".join(name for name in LAYOUTS if not _misfit(trained, name))
+        raise ValueError(f"--to {to}: {reason}; this encoder can go --to {possible or 'nothing'}")
+
+
+def _misfit(trained: Trained, to: Name) -> str | None:
     try:
-        return LAYOUTS[to].write(trained, folder)
+        LAYOUTS[to].place(trained)
     except ValueError as error:
-        possible = [name for name in LAYOUTS if name != to and _has_place(trained, name)]
-        raise ValueError(f"--to {to}: {error}; this encoder can go --to {', '.join(possible) or 'nothing'}") from error
-
-
-def _has_place(trained: Trained, to: Name) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            LAYOUTS[to].write(trained, Path(folder))
-        except ValueError:
-            return False
-    return True
+        return str(error)
+    return None
 
 
 @torch.no_grad()

@@ -31,7 +31,21 @@ def openmmlab_backbone(trained: Trained) -> Backbone:
     Raises:
         ValueError: OpenMMLab has none for the encoder.
     """
-    return openmmlab.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean))
+    return _placed(trained, openmmlab.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean)))
+
+
+def mmseg_backbone(trained: Trained) -> Backbone:
+    """
+    Raises:
+        ValueError: OpenMMLab has none for the encoder, or it is too shallow.
+    """
+    found = openmmlab_backbone(trained)
+    if len(found.widths) == 1:
+        depth = found.args["arch"]["num_layers"]
+        if depth < MAPS:
+            raise ValueError(f"MMSegmentation reads {MAPS} blocks of a ViT, and this one has {depth}")
+        found.args["out_indices"] = [(i + 1) * depth // MAPS - 1 for i in range(MAPS)]
+    return found
 
 
 def detectron2_backbone(trained: Trained) -> Backbone:
@@ -39,24 +53,18 @@ def detectron2_backbone(trained: Trained) -> Backbone:
     Raises:
         ValueError: Detectron2 has none for the encoder.
     """
-    return detectron2.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean))
+    return _placed(trained, detectron2.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean)))
+
+
+def _placed(trained: Trained, found: Backbone) -> Backbone:
+    found.state(_ours(trained))  # refuses what has no place
+    return found
 
 
 def write_openmmlab(trained: Trained, folder: Path) -> list[str]:
     found = openmmlab_backbone(trained)
     write_official(folder / FILE, "state_dict", found.state(_ours(trained)))
     return [*found.notes, *_left(trained)]
-
-
-def write_mmseg(trained: Trained, folder: Path) -> list[str]:
-    found = openmmlab_backbone(trained)
-    if len(found.widths) == 1 and _depth(found) < MAPS:
-        raise ValueError(f"MMSegmentation reads {MAPS} blocks of a ViT, and this one has {_depth(found)}")
-    return write_openmmlab(trained, folder)
-
-
-def _depth(vit: Backbone) -> int:
-    return vit.args["arch"]["num_layers"]
 
 
 def write_detectron2(trained: Trained, folder: Path) -> list[str]:
@@ -113,13 +121,11 @@ def mmdet_snippet(trained: Trained, folder: str) -> Snippet:
 
 def mmseg_snippet(trained: Trained, folder: str) -> Snippet:
     """For a config after its _base_."""
-    found = openmmlab_backbone(trained)
+    found = mmseg_backbone(trained)
     imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
     parts: dict[str, Any] = {}
     widths = list(found.widths)
     if len(widths) == 1:
-        depth = _depth(found)
-        found.args["out_indices"] = [(i + 1) * depth // MAPS - 1 for i in range(MAPS)]
         parts["neck"] = {"type": "Feature2Pyramid", "embed_dim": widths[0], "rescales": [4, 2, 1, 0.5]}
         widths *= MAPS
     parts["decode_head"] = {"in_channels": widths}
@@ -198,6 +204,6 @@ def _code(value: Any, depth: int = 0) -> str:
     return f"dict(\n{inner}{indent[4:]})"
 
 
-MMDET = Layout(FILE, write_openmmlab, openmmlab_problem, mmdet_snippet)
-MMSEG = Layout(FILE, write_mmseg, openmmlab_problem, mmseg_snippet)
-DETECTRON2 = Layout(FILE, write_detectron2, detectron2_problem, detectron2_snippet)
+MMDET = Layout(FILE, openmmlab_backbone, write_openmmlab, openmmlab_problem, mmdet_snippet)
+MMSEG = Layout(FILE, mmseg_backbone, write_openmmlab, openmmlab_problem, mmseg_snippet)
+DETECTRON2 = Layout(FILE, detectron2_backbone, write_detectron2, detectron2_problem, detectron2_snippet)

@@ -35,16 +35,25 @@ class Layout:
 
     Attributes:
         weights: name of the file with the weights.
-        write: puts the files into an empty folder; returns what a person should know of them, a sentence each. Raises
-            ValueError where the form has no place for the encoder.
+        place: raises ValueError where the form has no place for the encoder.
+        write: puts the files into an empty folder; returns what a person should know of them, a sentence each.
         problem: why what was written is not what was trained, or None, found with normalised (B, C, H, W) images.
         snippet: how the export is used; the second argument is the folder as a person writes it.
     """
 
     weights: str
+    place: Callable[[Trained], object]
     write: Callable[[Trained, Path], list[str]]
     problem: Callable[[Trained, Path, Tensor], str | None]
     snippet: Callable[[Trained, str], Snippet]
+
+
+def place_timm(trained: Trained) -> None:
+    """
+    Raises:
+        ValueError: timm has the encoder, but not with its classifier.
+    """
+    _ = trained.timm
 
 
 def write_timm(trained: Trained, folder: Path) -> list[str]:
@@ -128,5 +137,5 @@ def differs(ours: Tensor, theirs: Tensor) -> str | None:
     return None if difference <= TOLERANCE else f"largest difference {difference:.3g} of their scale"  # NaN is told too
 
 
-TIMM = Layout("model.safetensors", write_timm, timm_problem, timm_snippet)
-HUB = Layout("model.safetensors", write_timm, timm_problem, hub_snippet)
+TIMM = Layout("model.safetensors", place_timm, write_timm, timm_problem, timm_snippet)
+HUB = Layout("model.safetensors", place_timm, write_timm, timm_problem, hub_snippet)

@@ -40,14 +40,17 @@ def outputs(trained: Trained) -> list[str]:
     return ["features", "tokens", *(["logits"] if trained.head else [])]
 
 
-def write_onnx(trained: Trained, folder: Path) -> list[str]:
-    """model.onnx, for any number of images of one size.
-
+def place_onnx(trained: Trained) -> None:
+    """
     Raises:
         ValueError: ONNX is not installed.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
+
+
+def write_onnx(trained: Trained, folder: Path) -> list[str]:
+    """model.onnx, for any number of images of one size."""
     height, width = trained.size
     images = torch.zeros((2, len(trained.mean), height, width))
     with plain(), quiet(), torch.no_grad():
@@ -76,13 +79,19 @@ def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     """Whether it is valid, has operators of the standard only, and gives the same for one image and for more."""
     onnx, runtime = _library("onnx"), _library("onnxruntime")
     graph = onnx.load(folder / FILE)
-    onnx.checker.check_model(graph, full_check=True)
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except onnx.checker.ValidationError as error:
+        return f"it is not valid ONNX: {error}"
     if own := {f"{node.domain}.{node.op_type}" for node in graph.graph.node if node.domain not in ("", "ai.onnx")}:
         return f"it has operators of its own: {', '.join(sorted(own))}"
     session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     for batch in (images[:1], torch.cat([images, images.flip(0)[:1]])):
         expected = Graph(trained.model)(batch)
-        found = session.run(outputs(trained), {INPUT: batch.numpy()})
+        try:
+            found = session.run(outputs(trained), {INPUT: batch.numpy()})
+        except Exception as error:  # its classes have no public name
+            return f"ONNX Runtime cannot run it on {len(batch)} images: {error}"
         for name, ours, theirs in zip(outputs(trained), expected, found, strict=True):
             difference = (ours - torch.from_numpy(theirs)).abs().max() / ours.square().mean().sqrt()
             if not difference <= TOLERANCE:  # NaN is refused too
@@ -150,4 +159,4 @@ def _library(name: str) -> ModuleType:
         raise ValueError(f"it needs {name}: pip install 'fastmim[onnx]'") from error
 
 
-ONNX = Layout(FILE, write_onnx, onnx_problem, onnx_snippet)
+ONNX = Layout(FILE, place_onnx, write_onnx, onnx_problem, onnx_snippet)

@@ -194,7 +194,8 @@ def result(folder: Path) -> dict[str, str]:
     left = sorted(path.name.split(".")[0] for path in (folder / "checkpoints").iterdir())
     found = {"checkpoints": str(left), "checkpoint problems": str(problems), "step": str(loaded.step)}
     found["checkpoint meta"] = json.dumps(loaded.meta).replace(str(folder), "")
-    files = [loaded.path / "model.safetensors", loaded.path / "optimizer.safetensors", *(folder / "encoder").iterdir()]
+    files = [loaded.path / "model.safetensors", loaded.path / "optimizer.safetensors"]
+    files += [folder / "encoder/model.safetensors", folder / "encoder/config.json"]  # the card tells times and places
     return found | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

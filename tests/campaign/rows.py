@@ -33,7 +33,8 @@ from fastmim import checkpoint
 from fastmim.config import Config, load, to_json
 from fastmim.data.demo import write_demo_images
 from fastmim.engine import Process, init_distributed
-from fastmim.tasks.export import export_encoder, load_encoder
+from fastmim.tasks.export import export_encoder
+from fastmim.tasks.load import from_export
 from fastmim.tasks.pretrain import Pretrain, build
 from tests.campaign.kills import digest
 from tests.methods.tiny import ROOT, ROWS, tiny
@@ -45,7 +46,7 @@ COVERED = tuple(
     f"fastmim/{name}.py"
     for name in (
         "checkpoint", "data/crops", "data/decode", "data/loader", "decoders", "engine", "losses", "masking", "mim",
-        "objective", "optim", "targets", "tasks/export", "tasks/pretrain", "tokens",
+        "objective", "optim", "targets", "tasks/export", "tasks/layouts", "tasks/load", "tasks/pretrain", "tokens",
     )
 )  # fmt: skip
 """What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""
@@ -172,7 +173,7 @@ def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
         copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         features = config.encoder.timm_tokens(copy, images)
     else:
-        features = load_encoder(folder).features(images)
+        features = from_export(folder).model.tokens(images)
     assert torch.equal(features, mim.eval().encoder.features(images)), "the exported encoder is another"
 
 

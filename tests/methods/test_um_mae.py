@@ -424,4 +424,6 @@ class TestExport:
         mim = build(config)
         randomize(mim)
         folder = export.export_encoder(config, mim.state_dict(), tmp_path / "encoder")
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            *("README.md", "config.json", "model.safetensors", "usage.py")
+        ]
