@@ -12,7 +12,9 @@ from typing import Any
 import timm
 import torch
 
-from .. import __version__, checkpoint
+import fastmim
+
+from .. import checkpoint
 from ..config import Config, Experiment, to_json
 from ..data.manifest import Manifest
 from ..encoders.convnet import ConvNet
@@ -100,7 +102,7 @@ def _training(config: Experiment, run: Path | None) -> str:
         rows.append(("images/s", f"{statistics.median(speeds):.1f} (median)"))
         rows.append(("time", f"{duration(hours * 3600)} ({hours:.3g} hours)"))
         rows.append(("peak memory", f"{peak / 2**30:.2f} GiB a process"))
-    versions = {"fastmim": __version__, "torch": torch.__version__, "timm": timm.__version__}
+    versions = {"fastmim": fastmim.__version__, "torch": torch.__version__, "timm": timm.__version__}
     rows.append(("versions at export", ", ".join(f"{k} {v}" for k, v in versions.items())))
     rows.append(("Python", platform.python_version()))
     return _table(rows)

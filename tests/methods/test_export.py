@@ -1,23 +1,33 @@
 """The export: what timm gets is what was trained, or nothing is left."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 
-from fastmim.config import load
+from fastmim import checkpoint
+from fastmim.config import load, to_json
+from fastmim.data.demo import write_demo_images
+from fastmim.data.manifest import Manifest
+from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.encoders.vit import ViTEncoder
-from fastmim.tasks import export
+from fastmim.tasks import classify, export, layouts
+from fastmim.tasks.load import from_export, from_run, weights
 from fastmim.tasks.pretrain import build
+from fastmim.transfer import Finetune, Head, LabelledData, Probe
+from tests.methods.tiny import ENCODERS
 
+FILES = ["README.md", "config.json", "model.safetensors", "usage.py"]
 CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")
 CONFIG = replace(CONFIG, encoder=replace(CONFIG.encoder, depth=2), data=replace(CONFIG.data, size=(16, 24)))
 
 
 @pytest.fixture
-def weights():
+def weights_of_run():
     """Of a model in which every parameter, biases and norms too, has its own value."""
     mim = build(CONFIG)
     for parameter in mim.parameters():
@@ -30,31 +40,34 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_timm_loads_what_was_trained(weights, tmp_path):
-    folder = export.export_encoder(CONFIG, weights, tmp_path / "deep/encoder")
-    assert names(folder.parent) == ["encoder"] and set(names(folder)) == export.FILES
+def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "deep/encoder")
+    assert names(folder.parent) == ["encoder"] and names(folder) == FILES
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    assert {f"encoder.{k}" for k in model.state_dict()} == {k for k in weights if k.startswith("encoder.")}
+    assert {f"encoder.{k}" for k in model.state_dict()} == {k for k in weights_of_run if k.startswith("encoder.")}
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, weights[f"encoder.{name}"]), name
+        assert torch.equal(tensor, weights_of_run[f"encoder.{name}"]), name
 
 
-def test_an_old_export_is_replaced(weights, tmp_path):
+def test_an_old_export_is_replaced(weights_of_run, tmp_path):
     folder, link = tmp_path / "encoder", tmp_path / "link"
     link.symlink_to(folder)
-    export.export_encoder(CONFIG, weights, folder)
-    weights["encoder.cls_token"] += 1
-    export.export_encoder(CONFIG, weights, link)
+    export.export_encoder(CONFIG, weights_of_run, folder)
+    weights_of_run["encoder.cls_token"] += 1
+    export.export_encoder(CONFIG, weights_of_run, link)
     assert names(tmp_path) == ["encoder", "link"] and link.is_symlink()
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    assert torch.equal(model.cls_token, weights["encoder.cls_token"])
+    assert torch.equal(model.cls_token, weights_of_run["encoder.cls_token"])
 
 
-def test_a_folder_of_something_else_is_left_alone(weights, tmp_path):
+def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ValueError, match=r"found 'thesis\.tex' there"):
-        export.export_encoder(CONFIG, weights, tmp_path)
-    assert names(tmp_path) == ["thesis.tex"]
+        export.export_encoder(CONFIG, weights_of_run, tmp_path)
+    (tmp_path / "thesis.tex").rename(tmp_path / "README.md")
+    with pytest.raises(ValueError, match=r"found 'README\.md' there"):
+        export.export_encoder(CONFIG, weights_of_run, tmp_path)
+    assert names(tmp_path) == ["README.md"]
 
 
 def another_timm(monkeypatch):
@@ -63,8 +76,8 @@ def another_timm(monkeypatch):
         model.norm.bias.data += 1e-6
         return model
 
-    monkeypatch.setattr(export.timm, "create_model", create_model)
-    return "a loaded copy gives other features"
+    monkeypatch.setattr(layouts.timm, "create_model", create_model)
+    return "a copy loaded by timm gives other features"
 
 
 def another_forward(monkeypatch):
@@ -80,14 +93,156 @@ def not_a_number(monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [another_timm, another_forward, not_a_number])
-def test_a_failed_export_leaves_nothing(weights, tmp_path, monkeypatch, fault):
+def test_a_failed_export_leaves_nothing(weights_of_run, tmp_path, monkeypatch, fault):
     """And the earlier export as it was."""
-    export.export_encoder(CONFIG, weights, tmp_path / "old")
+    export.export_encoder(CONFIG, weights_of_run, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
     message = fault(monkeypatch)
-    weights["encoder.cls_token"] += 1
+    weights_of_run["encoder.cls_token"] += 1
     for name in ("old", "new"):
         with pytest.raises(RuntimeError, match=message):
-            export.export_encoder(CONFIG, weights, tmp_path / name)
+            export.export_encoder(CONFIG, weights_of_run, tmp_path / name)
     assert names(tmp_path) == ["old"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+
+
+def classifier(config: Finetune | Probe) -> torch.nn.Module:
+    """Of a run of this config, with weights and statistics that are all different."""
+    module = classify.build(config, 5, torch.zeros(3, dtype=torch.int64))
+    generator = torch.Generator().manual_seed(0)
+    for tensor in module.parameters():
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)
+    for name, tensor in module.named_buffers():
+        if "running" in name:
+            tensor += 0.1 * torch.rand(tensor.shape, generator=generator)
+    return module.eval()
+
+
+DATA = LabelledData(crop=CONFIG.data.crop, size=(64, 64))
+VIT = replace(CONFIG.encoder, patch_size=16)
+SMALL = {kind: cls(**ENCODERS[kind]) for kind, cls in {"BEiT": BEiT, "ResNet": ResNet, "ConvNeXt": ConvNeXt}.items()}
+SMALL |= {"Swin": Swin(window=4, **ENCODERS["Swin"]), "ViT": VIT}
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        ("ViT", Head("mean", "before")),
+        ("ViT", Head("mean", "after")),
+        ("ViT", Head("mean", "new")),
+        ("ViT", Head("cls", "before")),
+        ("ViT", Head("cls", "after")),
+        ("BEiT", Head("mean", "before")),
+        ("BEiT", Head("mean", "new")),
+        ("BEiT", Head("cls", "after")),
+        ("Swin", Head("mean", "before")),
+        ("ResNet", Head("mean", "before")),
+        ("ConvNeXt", Head("mean", "before")),
+        ("ConvNeXt", Head("mean", "new")),
+    ],
+)
+def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
+    config = Finetune(SMALL[kind], DATA, head)
+    module = classifier(config)
+    folder = export.export_encoder(config, module.state_dict(), tmp_path / "out")
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        pixels = module.pixels(images).contiguous()
+        expected = module.logits(pixels)
+        assert torch.equal(copy(pixels), expected)
+        assert torch.equal(from_export(folder).model.logits(pixels), expected)
+        # A channels-last image takes other convolutions.
+        torch.testing.assert_close(module.predict(images), expected, rtol=1e-4, atol=1e-4)
+    assert copy.num_classes == 5 and "5 classes" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("kind", "norm"), [("Swin", "after"), ("ResNet", "new")])
+def test_a_head_that_timm_has_not_is_refused(kind, norm, tmp_path):
+    config = Finetune(SMALL[kind], DATA, Head("mean", norm))
+    with pytest.raises(
+        ValueError, match=rf"^--to timm: timm's {kind} .*\(head.norm={norm}\); this encoder can go --to"
+    ):
+        export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out")
+    assert not names(tmp_path)
+
+
+def test_a_probe_s_batch_norm_is_in_the_linear_layer(tmp_path):
+    config = Probe(VIT, DATA, Head("cls", "before"))
+    module = classifier(config)
+    folder = export.export_encoder(config, module.state_dict(), tmp_path / "out")
+    images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(
+            from_run(config, module.state_dict()).model.logits(module.pixels(images)), module.predict(images)
+        )
+        torch.testing.assert_close(copy(module.pixels(images)), module.predict(images), rtol=1e-4, atol=1e-4)
+    assert "batch norm in front of the probe's linear layer" in (folder / "README.md").read_text()
+
+
+def test_averaged_weights_are_those_that_leave(tmp_path):
+    config = Finetune(VIT, DATA)
+    module = classifier(config)
+    averages = {name: p.detach() + 1 for name, p in module.named_parameters() if p.requires_grad}
+    state = {"model": module.state_dict(), "ema": averages}
+    checkpoint.save(tmp_path / "checkpoints", 1, state, {"config": to_json(config)}, keep=1)
+    found = weights(checkpoint.load(tmp_path / "checkpoints"))
+    folder = export.export_encoder(config, found, tmp_path / "out")
+    copy = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert torch.equal(copy.head.weight, averages["fc.weight"]) and torch.equal(
+        copy.pos_embed, found["encoder.pos_embed"]
+    )
+
+
+def test_timm_can_give_it_another_number_of_classes(weights_of_run, tmp_path):
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=7)
+    assert model.head.out_features == 7
+    assert torch.equal(model.cls_token, weights_of_run["encoder.cls_token"])
+
+
+def test_a_folder_for_the_hub(weights_of_run, tmp_path):
+    """timm loads it, and its card has a header that huggingface_hub reads."""
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out", "hub-folder")
+    assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_features == 64
+    card = ModelCard.load(folder / "README.md")
+    found = card.data.to_dict()
+    assert found["library_name"] == "timm" and found["pipeline_tag"] == "image-feature-extraction"
+    assert "masked-image-modeling" in found["tags"] and "license" not in found
+    assert "upload_folder" in card.text and "To be filled in by whoever publishes" in card.text
+
+
+def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
+    """Data, schedule, losses, speed, results; and of paths only the last part."""
+    run = tmp_path / "run"
+    write_demo_images(str(tmp_path / "private/photographs"), 4, (20, 20))
+    config = replace(CONFIG, data=replace(CONFIG.data, root=str(tmp_path / "private/photographs")))
+    checkpoint.save(run / "checkpoints", 12, {"model": weights_of_run}, {"config": to_json(config)}, keep=1)
+    manifest = Manifest.scan(config.data.root)
+    manifest.save(str(run / "manifest.json"))
+    rows = [{"step": 6, "loss": 0.75, "images_per_s": 32.0, "updates": 6, "peak_bytes": 2**30}]
+    rows += [{"step": 12, "loss": 0.5, "images_per_s": 64.0, "updates": 6, "peak_bytes": 2**31}]
+    rows += [{"step": 12, "held_out": 0.625, "trivial": {"zero": 1.0}}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "knn.json").write_text(json.dumps({"top1": 0.875, "k": 20}))
+    folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run)
+    card = (folder / "README.md").read_text()
+    for words in (
+        f"`photographs`, 4 images, manifest {manifest.hash}",
+        "| updates done | 12 |",
+        "| images/s | 48.0 (median) |",
+        "| time | 0m09s (0.0025 hours) |",
+        "| peak memory | 2.00 GiB a process |",
+        "| training loss, last logged | 0.5 |",
+        "| loss on held-out images | 0.625 |",
+        "| there, predicting zero | 1 |",
+        "| k-NN: top1 | 0.875 |",
+        '"global_batch": 32',
+        f"timm {timm.__version__}",
+        "## Limits",
+        "## Licence",
+    ):
+        assert words in card, words
+    assert "private" not in card and card.count(str(tmp_path)) == 1  # in how it is used
+    assert (folder / "usage.py").read_text() in card

@@ -1,0 +1,85 @@
+"""Export to ONNX: ONNX Runtime gives what PyTorch gives, from an image file on, or nothing is left."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from fastmim.encoders import UMPVT, ConvMAE, ResNet, Swin, UMSwin
+from fastmim.tasks import export, onnx_export
+from fastmim.tasks.load import from_run
+from fastmim.tasks.parts import build
+from fastmim.transfer import Finetune, Head
+from tests.methods.test_export import CONFIG, DATA, VIT, classifier
+from tests.methods.test_frameworks import TINY_SWIN, config_of, randomized
+from tests.methods.tiny import ENCODERS
+
+UM_SWIN = {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2), "window": 4}
+ENCODERS_OF_OURS = {
+    "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
+    "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 64)),
+    "Swin": (Swin(**TINY_SWIN), (192, 192)),
+    "UMSwin": (UMSwin(**UM_SWIN), (64, 64)),
+    "UMPVT": (UMPVT(**ENCODERS["UMPVT"], reductions=(2, 2, 1, 1)), (64, 64)),
+}
+
+
+def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
+    """The snippet reads a file and gives the logits that the run's own transform and model give."""
+    config = Finetune(VIT, replace(DATA, test_interpolation="bilinear"), Head("cls", "before"))
+    module = classifier(config)
+    folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "onnx")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "usage.py", "README.md"}
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec((folder / "usage.py").read_text().replace("image.jpg", "image.png"), found)  # noqa: S102
+    trained = from_run(config, module.state_dict())
+    with torch.no_grad():
+        images = trained.transform()(Image.open("image.png"))[None]
+        for name, expected in (("logits", trained.model.logits(images)), ("features", trained.model(images))):
+            torch.testing.assert_close(torch.from_numpy(found[name]), expected, rtol=1e-4, atol=1e-4)
+    assert f"opset {onnx_export.OPSET}" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ENCODERS_OF_OURS)
+def test_encoders_of_every_kind(name, tmp_path):
+    """The export compares features and tokens itself, and names operators that are not ONNX's."""
+    config = config_of(*ENCODERS_OF_OURS[name])
+    folder = export.export_encoder(config, randomized(build(config)).state_dict(), tmp_path / "out", "onnx")
+    graph = onnx.load(folder / "model.onnx")
+    assert [imported.version for imported in graph.opset_import if imported.domain == ""] == [onnx_export.OPSET]
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert [output.name for output in graph.graph.output] == ["features", "tokens"]
+
+
+def test_other_values_are_refused(tmp_path, monkeypatch):
+    """As where the graph is of another model, or of one batch size only."""
+    write = onnx_export.write_onnx
+    mim = build(CONFIG)
+
+    def other(trained, folder):
+        notes = write(trained, folder)
+        trained.model.encoder.norm.bias.data += 0.01
+        return notes
+
+    layout = replace(onnx_export.ONNX, write=other)
+    monkeypatch.setitem(export.LAYOUTS, "onnx", layout)
+    with pytest.raises(RuntimeError, match=r"was not written: ONNX Runtime gives other features of 1 images"):
+        export.export_encoder(CONFIG, mim.state_dict(), tmp_path / "out", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_libraries(tmp_path, monkeypatch):
+    """One line that says what to install."""
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    config, mim = CONFIG, build(CONFIG)
+    with pytest.raises(
+        ValueError, match=r"needs onnxscript: pip install 'fastmim\[onnx\]'; this encoder can go --to timm"
+    ):
+        export.export_encoder(config, mim.state_dict(), tmp_path / "out", "onnx")
