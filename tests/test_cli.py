@@ -59,6 +59,9 @@ def refusal(capsys):
 def test_export(run):
     cli.main(["export", str(run)])
     assert timm.create_model(f"local-dir:{run / 'encoder'}", pretrained=True).num_features == 64
+    cli.main(["export", str(run), "--to", "hub-folder"])
+    cli.main(["export", str(run), "--to", "detectron2", "--out", str(run / "d2")])
+    assert (run / "encoder-hub-folder/model.safetensors").is_file() and (run / "d2/backbone.pth").is_file()
 
 
 @pytest.mark.parametrize(("words", "rows"), [([], 3), (["--count", "2"], 2), (["--images", "all"], 6)])
@@ -98,7 +101,10 @@ def test_what_cannot_be_done_is_one_line(tmp_path, run, refusal, monkeypatch):
     assert "expected a run folder with checkpoints" in refusal("export", tmp_path)
     (run / "other").mkdir()
     (run / "other/precious").touch()
-    assert "found 'precious' there" in refusal("export", run, "--to", run / "other")
+    assert "found 'precious' there" in refusal("export", run, "--out", run / "other")
+    assert "this one has 1; this encoder can go --to timm, mmdet, detectron2, onnx" in refusal(
+        "export", run, "--to", "mmseg"
+    )
     monkeypatch.setattr(demo, "_PHOTOGRAPHS", (("no_such_package", "x.png"),))
     assert "pip install no_such_package" in refusal("demo-data", tmp_path / "demo")
     (weights,) = run.glob("checkpoints/step-*/model.safetensors")

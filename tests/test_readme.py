@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fastmim.config import load
 
@@ -98,7 +99,8 @@ def test_commands_run(workplace):
 def test_python_runs(workplace):
     configs = [code for code in PYTHON if "config = " in code]
     programs = [code.replace("runs/demo", "runs/mine") for code in PYTHON if code not in configs]
-    assert len(configs) == len(programs) == 1
+    assert (len(configs), len(programs)) == (1, 2)
+    Image.new("RGB", (60, 40)).save(workplace / "photograph.jpg")
     for program in programs:
         result = subprocess.run([sys.executable, "-c", program], cwd=workplace, capture_output=True, text=True)
         assert result.returncode == 0, f"{program}\n{result.stderr}"

@@ -96,6 +96,9 @@ def _training(config: Experiment, run: Path | None) -> str:
     rows.append(("schedule", f"{train.epochs:g} epochs in batches of {train.global_batch}"))
     if step:
         rows.append(("updates done", str(step)))
+    if run and (run / "facts.json").is_file():
+        facts = json.loads((run / "facts.json").read_text())
+        rows += [(name, facts[name]) for name in ("devices", "precision", "ZeRO", "global batch") if name in facts]
     logged = [json.loads(line) for line in whole_lines(run / "metrics.jsonl")] if run else []
     if speeds := [row["images_per_s"] for row in logged if "images_per_s" in row]:
         hours, peak = spent(run, train.global_batch)

@@ -225,12 +225,14 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
     rows += [{"step": 12, "loss": 0.5, "images_per_s": 64.0, "updates": 6, "peak_bytes": 2**31}]
     rows += [{"step": 12, "held_out": 0.625, "trivial": {"zero": 1.0}}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "facts.json").write_text(json.dumps({"devices": "2 x CPU, 1 threads each", "decoding": "Pillow"}))
     (run / "knn.json").write_text(json.dumps({"top1": 0.875, "k": 20}))
     folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run)
     card = (folder / "README.md").read_text()
     for words in (
         f"`photographs`, 4 images, manifest {manifest.hash}",
         "| updates done | 12 |",
+        "| devices | 2 x CPU, 1 threads each |",
         "| images/s | 48.0 (median) |",
         "| time | 0m09s (0.0025 hours) |",
         "| peak memory | 2.00 GiB a process |",
