@@ -100,7 +100,7 @@ def _training(config: Experiment, run: Path | None) -> str:
         facts = json.loads((run / "facts.json").read_text())
         rows += [(name, facts[name]) for name in ("devices", "precision", "ZeRO", "global batch") if name in facts]
     logged = [json.loads(line) for line in whole_lines(run / "metrics.jsonl")] if run else []
-    if speeds := [row["images_per_s"] for row in logged if "images_per_s" in row]:
+    if speeds := [row["images_per_s"] for row in logged if row.get("images_per_s")]:
         hours, peak = spent(run, train.global_batch)
         rows.append(("images/s", f"{statistics.median(speeds):.1f} (median)"))
         rows.append(("time", f"{duration(hours * 3600)} ({hours:.3g} hours)"))

@@ -2,8 +2,8 @@
 
 None of the three is a dependency, so names and shapes are compared with lists written from their code. Their own
 modules were tried once, with these files, by hand: SwinTransformer and ResNet of mmdet 3.3.0 and mmseg 1.2.2,
-VisionTransformer, BEiTViT and ConvNeXt of mmpretrain 1.2.0, and ViT, SwinTransformer and ResNet of detectron2, each
-built from the configuration that the export writes (Detectron2's with its arguments) and loaded by the library's own
+VisionTransformer, BEiTViT and ConvNeXt of mmpretrain 1.2.0, and ViT, SwinTransformer and ResNet of detectron2 (its main
+branch), compiled ops left out, each built from the configuration that the export writes and loaded by the library's own
 loader. Names and shapes were those below; features differed by at most 3.2e-6 (values around 1).
 """
 
