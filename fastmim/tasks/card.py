@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 import fastmim
 
@@ -144,6 +145,8 @@ def _limits(trained: Trained, config: Experiment) -> str:
     ]
     if trained.head is None:
         limits.append("Features of masked image modelling need fine-tuning, or a head, for most tasks.")
+    if trained.head is None and any(isinstance(m, nn.BatchNorm2d) for m in trained.model.modules()):
+        limits.append("Its batch norms hold statistics of masked images: take those of your own, or train further.")
     if not isinstance(trained.spec, ConvNet):
         height, width = trained.size
         limits.append(f"Tables of positions are those of images of {height} x {width} pixels.")

@@ -17,7 +17,7 @@ from .card import card
 from .frameworks import DETECTRON2, MMDET, MMSEG
 from .layouts import HUB, TIMM, Layout, differs
 from .load import Trained, from_run
-from .onnx_export import ONNX
+from .onnx_export import BESIDE, ONNX
 
 Name = Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"]
 LAYOUTS: dict[Name, Layout] = {
@@ -29,7 +29,7 @@ LAYOUTS: dict[Name, Layout] = {
     "hub-folder": HUB,
 }
 WEIGHTS = {layout.weights for layout in LAYOUTS.values()}
-FILES = WEIGHTS | {"config.json", "usage.py", "config.py", "README.md"}
+FILES = WEIGHTS | {BESIDE, "config.json", "usage.py", "config.py", "README.md"}
 """Every file that some export has."""
 
 
@@ -112,7 +112,7 @@ def _problem(trained: Trained, layout: Layout, folder: Path) -> str | None:
     compact grid cannot hold a whole image, so there is no such forward for uniform masks; a classifier has none either.
     """
     encoder = trained.model.encoder
-    shape = (2, *trained.size, len(trained.mean))
+    shape = (2, *trained.test_size, len(trained.mean))
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = trained.normalize(images)
     if problem := layout.problem(trained, folder, pixels):

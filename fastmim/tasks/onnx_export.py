@@ -18,6 +18,10 @@ from .layouts import TOLERANCE, Layout, Snippet
 from .load import FeatureExtractor, Trained
 
 FILE = "model.onnx"
+BESIDE = f"{FILE}.data"
+"""Where the weights are if they are too many for the graph's file, whose format ends at 2 GiB."""
+MOST = 2**31 - 2**24
+"""Bytes of weights in the graph's file."""
 OPSET = 18
 INPUT = "images"
 
@@ -51,7 +55,7 @@ def place_onnx(trained: Trained) -> None:
 
 def write_onnx(trained: Trained, folder: Path) -> list[str]:
     """model.onnx, for any number of images of one size."""
-    height, width = trained.size
+    height, width = trained.test_size
     images = torch.zeros((2, len(trained.mean), height, width))
     with plain(), quiet(), torch.no_grad():
         torch.onnx.export(
@@ -63,7 +67,7 @@ def write_onnx(trained: Trained, folder: Path) -> list[str]:
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
+            external_data=sum(t.nbytes for t in trained.model.state_dict().values()) > MOST,
             verbose=False,
         )
     names = ", ".join(outputs(trained))
@@ -78,9 +82,9 @@ def write_onnx(trained: Trained, folder: Path) -> list[str]:
 def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     """Whether it is valid, has operators of the standard only, and gives the same for one image and for more."""
     onnx, runtime = _library("onnx"), _library("onnxruntime")
-    graph = onnx.load(folder / FILE)
+    graph = onnx.load(folder / FILE, load_external_data=False)
     try:
-        onnx.checker.check_model(graph, full_check=True)
+        onnx.checker.check_model(folder / FILE, full_check=True)
     except onnx.checker.ValidationError as error:
         return f"it is not valid ONNX: {error}"
     if own := {f"{node.domain}.{node.op_type}" for node in graph.graph.node if node.domain not in ("", "ai.onnx")}:

@@ -22,8 +22,9 @@ from fastmim.convert.read import read_official
 from fastmim.data.crops import CenterCrop
 from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.masking import UniformMasking
-from fastmim.tasks import export
+from fastmim.tasks import classify, export
 from fastmim.tasks.parts import PRETRAINING_ONLY, build
+from fastmim.transfer import Finetune, Head, LabelledData
 from tests.methods import published_backbones as published
 from tests.methods.tiny import ENCODERS, ROOT
 
@@ -199,6 +200,18 @@ def test_a_file_a_fragment_and_a_card(name, tmp_path):
         heads = model["neck"] if library == "mmdet" else model["decode_head"]
         assert len(heads["in_channels"]) == 4
         assert ("custom_imports" in found) == (name not in ("Swin", "ResNet"))
+
+
+def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path):
+    data = LabelledData(crop=CenterCrop(), size=(32, 32), mean=MEAN)
+    config = Finetune(ViT(**TINY_VIT), data, Head("mean", "after"))
+    module = classify.build(config, 5, torch.zeros(1, dtype=torch.int64))
+    folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "mmdet")
+    assert not [
+        name for name in read_official(folder / "backbone.pth").state if "ln1." in name and "layers" not in name
+    ]
+    assert "final_norm=False" in (folder / "config.py").read_text()
+    assert "The classifier stayed behind with the norm in front of it" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

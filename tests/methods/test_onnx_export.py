@@ -58,6 +58,14 @@ def test_encoders_of_every_kind(name, tmp_path):
     assert [output.name for output in graph.graph.output] == ["features", "tokens"]
 
 
+def test_many_weights_lie_beside_the_graph(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "MOST", 1000)
+    state = build(CONFIG).state_dict()
+    for _ in range(2):  # the second replaces the first
+        folder = export.export_encoder(CONFIG, state, tmp_path / "out", "onnx")
+        assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
+
+
 def test_other_values_are_refused(tmp_path, monkeypatch):
     """As where the graph is of another model, or of one batch size only."""
     write = onnx_export.write_onnx
