@@ -197,10 +197,10 @@ def test_half_precision(name, runs):
 
 @pytest.mark.parametrize("name", ["ViT", "Swin", "ResNet", "UMSwin"])
 def test_compile_takes_the_whole_graph(name, runs):
-    """No breaks, in evaluation and in training; the eager backend, as what a compiler makes of it is its own affair."""
+    """No breaks; the eager backend, as what a compiler makes of a graph is its own affair."""
     encoder, _ = fastmim.load(runs[name])
     images = images_of(name)
-    for training in (False, True):
+    for training in (False, True) if name == "Swin" else (False,):  # which has another way for each
         eager = copy.deepcopy(encoder).train(training)
         compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(images), eager(images))

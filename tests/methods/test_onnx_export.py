@@ -58,6 +58,14 @@ def test_encoders_of_every_kind(name, tmp_path):
     assert [output.name for output in graph.graph.output] == ["features", "tokens"]
 
 
+def test_a_convolutional_network_tested_on_larger_images(tmp_path):
+    """The graph takes images of the size that is tested on."""
+    config = Finetune(ResNet(**ENCODERS["ResNet"]), replace(DATA, test_size=(96, 64)), Head())
+    folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
+    dims = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_value for dim in dims[2:]] == [96, 64] and "resize((64, 96)" in (folder / "usage.py").read_text()
+
+
 def test_many_weights_lie_beside_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "MOST", 1000)
     state = build(CONFIG).state_dict()
