@@ -17,7 +17,7 @@ from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
-from .dense import DenseInput, MaskToken, compute_dtype
+from .dense import DenseInput, MaskToken, compute_dtype, convolve
 
 
 @dataclass(frozen=True)
@@ -132,15 +132,18 @@ class SwinEncoder(nn.Module):
         """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.backbone.patch_embed.proj.weight)
         rows, columns = self.grid
+        embed = self.backbone.patch_embed
         if self.reads == "all":
-            return self.transform(self.input(images, mask, dtype), mask.mask.view(-1, rows, columns))
+            return self.transform(embed(self.input(images, mask, dtype)), mask.mask.view(-1, rows, columns))
+        token = embed.patch_size[0]
+        x = self.input.tokens(images, mask.ids_keep, columns // 2, self.patch_size, token, dtype)
         replaced = None if mask.secondary is None else mask.secondary.view(-1, rows // 2, columns // 2)
-        return self.transform(self.input.compact(images, mask, self.patch_size, dtype), replaced)
+        return self.transform(embed.norm(convolve(embed.proj, x)), replaced)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit in evaluation."""
         if self.training:
-            return self.transform(images, None)
+            return self.transform(self.backbone.patch_embed(images), None)
         return self.backbone.forward_features(images).flatten(1, 2)
 
     def layers(self) -> list[tuple[str, ...]]:
@@ -154,9 +157,8 @@ class SwinEncoder(nn.Module):
     def take_norm(self) -> nn.Module:
         return take_module(self, "backbone.norm")
 
-    def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
-        """Runs timm's model on (B, C, H, W) images, with the token for the patches (B, rows, columns) `hidden`."""
-        x = self.backbone.patch_embed(images)
+    def transform(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """Runs timm's stages on embedded (B, H, W, D), with the token for the patches (B, rows, columns) `hidden`."""
         for i, stage in enumerate(self.backbone.layers):
             x = stage.downsample(x)
             if hidden is not None and i == self.token_stage:
