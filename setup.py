@@ -110,7 +110,8 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-image"],
+        "test": ["pytest", "hypothesis", "ruff", "scikit-image", "pycocotools"],
+        "detect": ["pycocotools"],
         "tensorboard": ["tensorboard"],
         "demo": ["scikit-image"],
     },
