@@ -25,8 +25,19 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "transfer", "fields", "tokens", "optim"),
-    2: ("mim", "classifier", "masking", "encoders", "decoders", "targets", "losses", "objective"),
+    1: ("config", "transfer", "segmentation", "fields", "tokens", "optim"),
+    2: (
+        "mim",
+        "classifier",
+        "segmenter",
+        "pyramid",
+        "masking",
+        "encoders",
+        "decoders",
+        "targets",
+        "losses",
+        "objective",
+    ),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "cli"),
@@ -41,6 +52,11 @@ ALLOWED = {
     ("transfer", "config"),
     ("transfer", "fields"),
     ("transfer", "tokens"),
+    ("segmentation", "config"),
+    ("segmentation", "fields"),
+    ("segmentation", "tokens"),
+    ("segmenter", "encoders"),
+    ("segmenter", "pyramid"),
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
@@ -49,7 +65,8 @@ ALLOWED = {
 ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
-    "timm": {"encoders", "decoders", "optim", "classifier", "data", "tasks"},
+    "segmentation_models_pytorch": {"segmenter"},
+    "timm": {"encoders", "decoders", "optim", "classifier", "pyramid", "data", "tasks"},
     "rich": {"metrics", "cli"},
     "tyro": {"config", "cli"},
 }
