@@ -25,18 +25,10 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "transfer", "segmentation", "fields", "tokens", "optim"),
+    1: ("config", "transfer", "detection", "segmentation", "fields", "tokens", "optim"),
     2: (
-        "mim",
-        "classifier",
-        "segmenter",
-        "pyramid",
-        "masking",
-        "encoders",
-        "decoders",
-        "targets",
-        "losses",
-        "objective",
+        *("mim", "classifier", "detector", "segmenter", "pyramid"),
+        *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
@@ -52,6 +44,10 @@ ALLOWED = {
     ("transfer", "config"),
     ("transfer", "fields"),
     ("transfer", "tokens"),
+    ("detection", "config"),
+    ("detection", "fields"),
+    ("detection", "tokens"),
+    ("detector", "pyramid"),
     ("segmentation", "config"),
     ("segmentation", "fields"),
     ("segmentation", "tokens"),
@@ -66,7 +62,9 @@ ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
     "segmentation_models_pytorch": {"segmenter"},
-    "timm": {"encoders", "decoders", "optim", "classifier", "pyramid", "data", "tasks"},
+    "timm": {"encoders", "decoders", "optim", "classifier", "detector", "pyramid", "data", "tasks"},
+    "torchvision": {"data", "detector", "tasks"},
+    "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
     "tyro": {"config", "cli"},
 }

@@ -4,8 +4,8 @@
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
     deepspeed fastmim/train.py configs/debug/shapes_segment_vit.py
 
-The same network from random initialisation: `--run.init None --run.dir runs/shapes_scratch_segment`.
-Measured here: not yet.
+The same network from random initialisation: `--run.init None --run.dir runs/shapes_segment_scratch`. Needs `pip install
+fastmim[segment]`.
 """
 
 from dataclasses import replace
@@ -18,14 +18,14 @@ mae = load("shapes_mae.py")
 config = Segment(
     encoder=replace(mae.encoder, pos="learned", drop_path=0.1),
     data=MaskData(
-        root="data/shapes/images/train",
-        masks="data/shapes/masks/train",
-        test="data/shapes/images/test",
-        test_masks="data/shapes/masks/test",
+        root="data/shapes/train",
+        masks="data/shapes/train_masks",
+        test="data/shapes/test",
+        test_masks="data/shapes/test_masks",
         classes=4,
-        names=("background", "disc", "square", "triangle"),
+        names=("background", "rectangle", "disc", "triangle"),
         size=mae.data.size,
-        crop=ScaleJitterCrop(scale=(0.5, 2.0)),
+        crop=ScaleJitterCrop((0.6, 1.4)),
     ),
     decoder=UPerNet(channels=64, aux_channels=32),
     optim=Optim(
