@@ -160,7 +160,7 @@ def test_targets_move_with_the_pixels(shapes):
             expected = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
             off.append((target["boxes"][best] - expected).abs())
     off = torch.stack(off)
-    assert len(off) > 60 and off.max() < 8 and off.median() < 0.6  # a triangle's tip is no pixel of its mask
+    assert len(off) > 40 and off.max() < 8 and off.median() < 0.6  # a triangle's tip is no pixel of its mask
 
 
 def truth(annotations):
