@@ -1,18 +1,16 @@
 """Detection: encode, make a pyramid of the maps, propose, compare.
 
-Imports no part; may import torchvision, timm, L1 and L0.
+Imports pyramid, no other part; may import torchvision, timm, L1 and L0.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -24,60 +22,49 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from fastmim_kernels import mean_fill
 
 from .detection import RCNN
+from .pyramid import Levels
 
-LEVELS = 4
-"""Maps that regions are looked at in; proposals are also made on a fifth, of twice the stride of the last."""
 RATIOS = (0.5, 1.0, 2.0)
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """A plain ViT's one map as four, of a quarter to twice its stride (ViTDet, arXiv:2203.16527, section 3).
+    """The levels made of a plain ViT's one map, with a 1x1 and a 3x3 convolution and layer norms behind each.
 
-    Transposed convolutions, identity and max pool, then a 1x1 and a 3x3 convolution with layer norms, as in
-    detectron2's `SimpleFeaturePyramid`.
+    ViTDet, arXiv:2203.16527, section 3, as in detectron2's `SimpleFeaturePyramid`.
     """
 
-    def __init__(self, width: int, channels: int):
+    def __init__(self, levels: Levels, channels: int):
         super().__init__()
-        half = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
-        scales = (
-            ((half(width, width // 2), LayerNorm2d(width // 2), nn.GELU(), half(width // 2, width // 4)), width // 4),
-            ((half(width, width // 2),), width // 2),
-            ((), width),
-            ((nn.MaxPool2d(2),), width),
-        )
-        self.scales = nn.ModuleList(
+        self.levels = levels
+        self.convs = nn.ModuleList(
             nn.Sequential(
-                *layers,
-                nn.Conv2d(out, channels, 1, bias=False),
+                nn.Conv2d(width, channels, 1, bias=False),
                 LayerNorm2d(channels),
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),
                 LayerNorm2d(channels),
             )
-            for layers, out in scales
+            for width in levels.widths
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        x = [scale(maps[0]) for scale in self.scales]
+        x = [conv(x) for conv, x in zip(self.convs, self.levels(maps), strict=True)]
         return [*x, x[-1][..., ::2, ::2]]
 
 
 class FeaturePyramid(nn.Module):
-    """Torchvision's feature pyramid network on the maps of an encoder, the last halved until there are four.
+    """Torchvision's feature pyramid network on the levels of an encoder that has several maps.
 
     norms: whether each map is first normalised over its channels; convolutional networks with batch norm are without.
     """
 
-    def __init__(self, widths: tuple[int, ...], channels: int, norms: bool, norm: type[nn.Module] | None):
+    def __init__(self, levels: Levels, channels: int, norms: bool, norm: type[nn.Module] | None):
         super().__init__()
-        widths = (*widths, *widths[-1:] * (LEVELS - len(widths)))
-        self.norms = nn.ModuleList(LayerNorm2d(width) if norms else nn.Identity() for width in widths)
-        self.fpn = FeaturePyramidNetwork(list(widths), channels, LastLevelMaxPool(), norm)
+        self.levels = levels
+        self.norms = nn.ModuleList(LayerNorm2d(width) if norms else nn.Identity() for width in levels.widths)
+        self.fpn = FeaturePyramidNetwork(list(levels.widths), channels, LastLevelMaxPool(), norm)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        while len(maps) < LEVELS:
-            maps = [*maps, F.max_pool2d(maps[-1], 2)]
-        normed = [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+        normed = [norm(x) for norm, x in zip(self.norms, self.levels(maps), strict=True)]
         return list(self.fpn(named(normed)).values())
 
 
@@ -99,14 +86,16 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder, channels = encoder, rcnn.channels
         own, norm = encoder.take_norm(), LayerNorm2d if rcnn.norm == "layer" else None
-        if len(encoder.strides) == 1:
-            self.pyramid = SimpleFeaturePyramid(encoder.embed_dim, channels)
-            finest = encoder.strides[0] // 4
-        else:
-            self.pyramid = FeaturePyramid(encoder.widths, channels, own is not None, norm)
-            finest = encoder.strides[0]
+        levels = Levels(encoder.strides, encoder.widths)
+        self.pyramid = (
+            SimpleFeaturePyramid(levels, channels)
+            if len(encoder.strides) == 1
+            else FeaturePyramid(levels, channels, own is not None, norm)
+        )
         self.pyramid.out_channels = channels
-        anchors = Anchors(tuple((rcnn.anchor * (finest << level),) for level in range(LEVELS + 1)), (RATIOS,) * 5)
+        # Proposals are also made on a fifth map, of twice the stride of the last.
+        strides = (*levels.strides, 2 * levels.strides[-1])
+        anchors = Anchors(tuple((rcnn.anchor * stride,) for stride in strides), (RATIOS,) * len(strides))
         box_size = 7
         if rcnn.box_convs:
             box_head = FastRCNNConvFCHead(

@@ -25,8 +25,11 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "transfer", "detection", "fields", "tokens", "optim"),
-    2: ("mim", "classifier", "detector", "masking", "encoders", "decoders", "targets", "losses", "objective"),
+    1: ("config", "transfer", "detection", "segmentation", "fields", "tokens", "optim"),
+    2: (
+        *("mim", "classifier", "detector", "segmenter", "pyramid"),
+        *("masking", "encoders", "decoders", "targets", "losses", "objective"),
+    ),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "cli"),
@@ -44,6 +47,12 @@ ALLOWED = {
     ("detection", "config"),
     ("detection", "fields"),
     ("detection", "tokens"),
+    ("detector", "pyramid"),
+    ("segmentation", "config"),
+    ("segmentation", "fields"),
+    ("segmentation", "tokens"),
+    ("segmenter", "encoders"),
+    ("segmenter", "pyramid"),
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
@@ -52,7 +61,8 @@ ALLOWED = {
 ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
-    "timm": {"encoders", "decoders", "optim", "classifier", "detector", "data", "tasks"},
+    "segmentation_models_pytorch": {"segmenter"},
+    "timm": {"encoders", "decoders", "optim", "classifier", "detector", "pyramid", "data", "tasks"},
     "torchvision": {"data", "detector", "tasks"},
     "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
