@@ -80,12 +80,13 @@ class Optim:
     """Base learning rate: lr = blr * global_batch / lr_batch."""
     lr_batch: int = 256
     """Batch size that `blr` refers to."""
-    schedule: Literal["cosine", "multistep"] = "cosine"
-    """After warm-up: half a cosine down to `min_lr`, or a factor of `decay_rate` at each of `decay_epochs`."""
+    schedule: Literal["cosine", "linear", "multistep"] = "cosine"
+    """After warm-up: half a cosine or a line down to `min_lr`, or a factor of `decay_rate` at each of `decay_epochs`.
+    """
     min_lr: float = 0.0
-    """Learning rate at the end of the cosine, absolute."""
+    """Learning rate at the end of the cosine or line, absolute."""
     cosine_from: Literal["warmup", "start"] = "warmup"
-    """Where the cosine begins; start = at epoch 0, unseen below the warm-up, at whose end the rate drops onto it."""
+    """Where cosine or line begin; start = at epoch 0, unseen below the warm-up, at whose end the rate drops onto it."""
     decay_epochs: tuple[float, ...] = ()
     """Epochs at which "multistep" lowers the learning rate."""
     decay_rate: float = 0.1

@@ -19,11 +19,12 @@ from . import config
 
 
 def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
-    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine down to `min_lr`, or steps.
+    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine or a line down to `min_lr`, or steps.
 
     lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E. Below W: warmup_lr + (lr_max - warmup_lr) e / W.
     Then, for "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2 with S = W for `cosine_from`
     "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without its `warmup_prefix`); for
+    "linear" 1 - (e - S) / (E - S) in place of the cosine's factor (MMSegmentation's "poly" of power 1); for
     "multistep": lr_max, times decay_rate for each of `decay_epochs` that has come.
     """
     lr_max = optim.blr * train.global_batch / optim.lr_batch
@@ -34,7 +35,8 @@ def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> flo
         return lr_max * optim.decay_rate ** sum(epoch >= decay for decay in optim.decay_epochs)
     start = warmup if optim.cosine_from == "warmup" else 0.0
     progress = (epoch - start) / (train.epochs - start) if train.epochs > start else 1.0
-    return optim.min_lr + (lr_max - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    left = 1.0 - progress if optim.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return optim.min_lr + (lr_max - optim.min_lr) * left
 
 
 def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
