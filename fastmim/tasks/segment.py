@@ -83,7 +83,8 @@ class Segmentation(Tested):
         rank, world, device = self.process.rank, self.process.world, self.process.device
         data, module = self.config.data, self.module
         self.share_statistics(module)
-        fit, stride = ("cover", data.stride) if data.test_mode == "slide" else ("inside", data.size)
+        fit = "cover" if data.test_mode == "slide" else "inside"
+        stride = data.stride or tuple(max(1, 2 * side // 3) for side in data.size)
         settings = data.size, fit, data.crop.interpolation, len(data.mean), self.threads
         sums = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
         turns = -(-len(self.test) // world)
