@@ -131,17 +131,21 @@ class Annotations:
         found: dict[str, list] = {"boxes": [], "labels": [], "masks": []}
         for entry in objects:
             whole = decode(entry["segmentation"], (image["height"], image["width"]))
-            mask = np.zeros(size, np.uint8)
-            mask[np.ix_(rows >= 0, columns >= 0)] = whole[rows[rows >= 0]][:, columns[columns >= 0]]
-            if not mask.any():
+            # The lines of the sample that may show some of it; the last, which padding (-1) has, is empty.
+            y, x = (extent(np.append(whole.any(axis), False)[line]) for axis, line in ((1, rows), (0, columns)))
+            part = whole[rows[y]][:, columns[x]]
+            if not part.any():
                 continue
-            x, y, width, height = entry["bbox"]
-            corners = move(torch.tensor([[x, y], [x + width, y + height]], dtype=torch.float64), cut, flip)
+            mask = np.zeros(size, np.uint8)
+            mask[y, x] = part
+            left, top, width, height = entry["bbox"]
+            corners = torch.tensor([[left, top], [left + width, top + height]], dtype=torch.float64)
+            corners = move(corners, cut, flip)
             low, high = corners.amin(dim=0), corners.amax(dim=0)
             if (low < -1).any() or (high > edge + 1).any():
-                inside = [np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1)]
-                low = torch.maximum(low, torch.tensor([float(n[0]) for n in inside], dtype=torch.float64))
-                high = torch.minimum(high, torch.tensor([float(n[-1] + 1) for n in inside], dtype=torch.float64))
+                across, down = extent(part.any(0)), extent(part.any(1))
+                low = torch.maximum(low, torch.tensor([x.start + across.start, y.start + down.start]))
+                high = torch.minimum(high, torch.tensor([x.start + across.stop, y.start + down.stop]))
             low, high = low.clamp(min=0), torch.minimum(high, edge)
             if (high > low).all():
                 found["boxes"].append(torch.cat([low, high]).float())
@@ -152,6 +156,12 @@ class Annotations:
             "labels": torch.tensor(found["labels"], dtype=torch.int64),
             "masks": torch.stack(found["masks"]) if found["masks"] else torch.zeros(0, *size, dtype=torch.uint8),
         }
+
+
+def extent(line: np.ndarray) -> slice:
+    """From the first to the last True of (N,) bool; empty if there is none."""
+    true = np.flatnonzero(line)
+    return slice(int(true[0]), int(true[-1]) + 1) if len(true) else slice(0, 0)
 
 
 def shown(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
