@@ -206,8 +206,8 @@ class AdamW(Stage0, torch.optim.AdamW):
         torch.optim.AdamW.step(self)
 
 
-class _Waiting(Stage0):
-    """An optimizer that knows no skipping: whether to skip is read from the device, once an update."""
+class _FromTimm(Stage0):
+    """An optimizer of timm's, which knows no skipping: whether to skip is read from the device, once an update."""
 
     def __init__(self, groups: list[dict], **settings: Any):
         super().__init__(groups, **settings)
@@ -224,23 +224,23 @@ class _Waiting(Stage0):
             return
         grads = [m.grad for m in self.masters.values() if m.grad is not None]
         torch._foreach_div_(grads, self.grad_scale)
-        self.own_step()
+        self.timm_step()
 
-    def own_step(self) -> None:
+    def timm_step(self) -> None:
         raise NotImplementedError
 
 
-class Lamb(_Waiting, timm_optim.Lamb):
+class Lamb(_FromTimm, timm_optim.Lamb):
     """LAMB (arXiv:1904.00962); parameters without weight decay take plain Adam steps."""
 
     def __init__(self, groups: list[dict], **settings: Any):
         super().__init__(groups, max_grad_norm=None, **settings)
 
-    def own_step(self) -> None:
+    def timm_step(self) -> None:
         timm_optim.Lamb.step(self)
 
 
-class Lars(_Waiting, timm_optim.Lars):
+class Lars(_FromTimm, timm_optim.Lars):
     """LARS (arXiv:1708.03888) as MAE's linear probe has it: 1-D parameters take plain steps with momentum."""
 
     moments = ("momentum_buffer",)
@@ -255,21 +255,29 @@ class Lars(_Waiting, timm_optim.Lars):
                     split.append({**group, "names": names, "params": params, "always_adapt": adapts})
         super().__init__(split, **settings)
 
-    def own_step(self) -> None:
+    def timm_step(self) -> None:
         timm_optim.Lars.step(self)
         for group in self.param_groups:
             group["step"] += 1
 
 
-class Sgd(_Waiting, torch.optim.SGD):
-    """torch's SGD with momentum; weight decay is added to the gradient."""
+class Sgd(Stage0, torch.optim.SGD):
+    """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
 
     moments = ("momentum_buffer",)
 
-    def own_step(self) -> None:
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, fused=True, **settings)
+        for master in self.masters.values():
+            self.state[master]["momentum_buffer"] = torch.zeros_like(master, requires_grad=False)
+        self.count = torch.zeros((), device=self.found_inf.device)
+
+    def steps(self) -> list[Tensor]:
+        return [self.count]
+
+    def update(self) -> None:
         torch.optim.SGD.step(self)
-        for group in self.param_groups:
-            group["step"] += 1
+        self.count += 1 - self.found_inf
 
 
 def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:

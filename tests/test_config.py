@@ -80,7 +80,7 @@ def test_overrides_of_the_optimiser():
     assert (optim.schedule, optim.decay_epochs, optim.no_decay) == ("multistep", (70, 90), ("mask_token", "cls_token"))
     assert (optim.decay, optim.lr_scale) == ((r"downsample\.1\.weight",), (("mask_token", 0.1), ("mask_gamma", 0.5)))
     assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
-    with pytest.raises(ValueError, match="expected one of cosine, multistep .*got multi_step; nearest: multistep"):
+    with pytest.raises(ValueError, match="expected one of cosine, linear, multistep .*got multi_step; nearest: multistep"):
         override(load(TINY), ["--optim.schedule", "multi_step"], prog="t")
 
 

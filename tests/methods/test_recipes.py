@@ -1,4 +1,4 @@
-"""Every recipe of fine-tuning, linear probe and detection, field by field, against a table typed from the papers and their code.
+"""Every recipe of fine-tuning, linear probe and detection, field by field, against a table from papers and their code.
 
 Sources: facebookresearch/mae FINETUNE.md, main_finetune.py, main_linprobe.py; microsoft/SimMIM configs; implus/UM-MAE
 Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints it.
