@@ -1,4 +1,4 @@
-"""Every recipe of fine-tuning, linear probe and detection, field by field, against a table from papers and their code.
+"""Every recipe of what follows pre-training, field by field, against a table typed from their sources.
 
 Sources: facebookresearch/mae FINETUNE.md, main_finetune.py, main_linprobe.py; microsoft/SimMIM configs; implus/UM-MAE
 Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints it.
@@ -7,10 +7,11 @@ Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMA
 import pytest
 
 from fastmim.config import load
+from fastmim.tasks.task import total_steps
 from fastmim.transfer import EMA
 from tests.methods.tiny import ROOT
 
-PATHS = sorted([*ROOT.glob("configs/*/finetune/*.py"), *ROOT.glob("configs/*/probe/*.py")])
+PATHS = sorted(path for kind in ("finetune", "probe", "segment") for path in ROOT.glob(f"configs/*/{kind}/*.py"))
 
 # What MAE's, SimMIM's, UM-MAE's, ConvMAE's and PixMIM's fine-tuning have in common.
 FINETUNE = {
@@ -118,9 +119,58 @@ def recipe(config) -> dict:
     return found
 
 
+# implus/mae_segmentation's, which A2MIM's (openmixup), PixMIM's and, but for three fields, ConvMAE's are too.
+SEGMENT = {
+    "algorithm": "adamw", "batch": 16, "updates": 160_000, "lr": 1e-4, "schedule": "linear", "cosine_from": "start",
+    "warmup": 1500, "warmup_lr": 1e-10, "min_lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05,
+    "clip": None, "layer_decay": 0.65, "no_decay": {"pos_embed", "cls_token"}, "drop_path": 0.1, "size": (512, 512),
+    "crop": ((0.5, 2.0), "cover", "bilinear"), "distort": True, "test": ("slide", (341, 341)), "classes": 150,
+    "reduce_zero_label": True, "channels": 768, "blocks": (3, 5, 7, 11), "dropout": 0.1, "aux": (0.4, 256),
+    "bn_batch": 16,
+}  # fmt: skip
+SEGMENT_TABLE = {
+    "mae/segment/vit_base_patch16_512_160k": SEGMENT,
+    "pixmim/segment/vit_base_patch16_512_160k": SEGMENT,
+    "convmae/segment/convmae_base_512_160k": SEGMENT
+    | {"drop_path": 0.2, "layer_decay": 0.75, "blocks": (), "no_decay": {"pos_embed"}},
+    "a2mim/segment/vit_base_patch16_512_160k": SEGMENT
+    | {"no_decay": {"pos_embed", "cls_token", "relative_position_bias_table"}},
+}
+
+
+def segment_recipe(config) -> dict:
+    """As `recipe`, of a segmentation config; epochs are of ADE20K's 20,210 training images."""
+    data, optim, train, decoder = config.data, config.optim, config.train, config.decoder
+    updates = 20_210 / train.global_batch
+    assert data.flip == 0.5 and data.repeats == 1 and not optim.lr_scale and not optim.decay
+    return {
+        "algorithm": optim.algorithm, "batch": train.global_batch, "updates": train.epochs * updates,
+        "lr": optim.blr * train.global_batch / optim.lr_batch, "schedule": optim.schedule,
+        "cosine_from": optim.cosine_from, "warmup": optim.warmup_epochs * updates, "warmup_lr": optim.warmup_lr,
+        "min_lr": optim.min_lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
+        "clip": optim.clip, "layer_decay": optim.layer_decay, "no_decay": set(optim.no_decay),
+        "drop_path": config.encoder.drop_path, "size": data.size,
+        "crop": (data.crop.scale, data.crop.fit, data.crop.interpolation), "distort": config.distort,
+        "test": (data.test_mode, data.stride), "classes": data.classes, "reduce_zero_label": data.reduce_zero_label,
+        "channels": decoder.channels, "blocks": decoder.blocks, "dropout": decoder.dropout,
+        "aux": (decoder.aux_weight, decoder.aux_channels), "bn_batch": decoder.bn_batch,
+    }  # fmt: skip
+
+
 def test_every_recipe_is_in_the_table():
     names = {path.relative_to(ROOT / "configs").as_posix().removesuffix(".py") for path in PATHS}
-    assert names == set(TABLE)
+    assert names == set(TABLE) | set(SEGMENT_TABLE)
+
+
+@pytest.mark.parametrize("name", SEGMENT_TABLE)
+def test_segment_recipe(name):
+    config, expected = load(ROOT / f"configs/{name}.py"), dict(SEGMENT_TABLE[name])
+    found = segment_recipe(config)
+    for field in ("updates", "lr", "warmup", "warmup_lr"):
+        assert found.pop(field) == pytest.approx(expected.pop(field), rel=1e-9), field
+    print(f"\n{name}: " + ", ".join(f"{field} {value}" for field, value in sorted(found.items())))
+    assert found == expected
+    assert total_steps(config, 20_210) == 160_000
 
 
 @pytest.mark.parametrize("name", TABLE)
