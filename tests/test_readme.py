@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastmim.config import load
+from tests.shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -83,6 +84,8 @@ def workplace(tmp_path_factory):
     images = [[*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"]]
     for name in ("train/a", "train/b", "test/a", "test/b"):
         images.append([*fastmim(), "demo-data", f"CLASSES/{name}", "--count", "20", "--size", "48"])
+    for part in ("train", "test"):
+        write_shapes(folder / "OBJECTS", part, 30, seed=1, side=48)
     commands = [small(command) for command in COMMANDS if not command.startswith("make")]
     assert len(commands) >= 5
     for command in (*images, *commands):
