@@ -56,6 +56,11 @@ class MaskData(Data):
         if self.stride and any(step > side for step, side in zip(self.stride, self.size, strict=True)):
             raise ValueError(f"data.stride: expected at most data.size={self.size}, got {self.stride}: it leaves gaps")
 
+    @property
+    def step(self) -> tuple[int, int]:
+        """`stride`, whatever stands for it."""
+        return self.stride or tuple(max(1, 2 * side // 3) for side in self.size)
+
 
 @dataclass(frozen=True)
 class UPerNet:
