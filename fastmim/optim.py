@@ -261,10 +261,29 @@ class Lars(_FromTimm, timm_optim.Lars):
             group["step"] += 1
 
 
+class Sgd(Stage0, torch.optim.SGD):
+    """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
+
+    moments = ("momentum_buffer",)
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, fused=True, **settings)
+        for master in self.masters.values():
+            self.state[master]["momentum_buffer"] = torch.zeros_like(master, requires_grad=False)
+        self.count = torch.zeros((), device=self.found_inf.device)
+
+    def steps(self) -> list[Tensor]:
+        return [self.count]
+
+    def update(self) -> None:
+        torch.optim.SGD.step(self)
+        self.count += 1 - self.found_inf
+
+
 def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
     """The optimizer that `optim.algorithm` names."""
     shared = {"clip": optim.clip, "loss_scaling": loss_scaling}
-    adam = {"betas": optim.betas, "eps": optim.eps}
-    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, {"momentum": optim.momentum})}
+    adam, momentum = {"betas": optim.betas, "eps": optim.eps}, {"momentum": optim.momentum}
+    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, momentum), "sgd": (Sgd, momentum)}
     kind, own = kinds[optim.algorithm]
     return kind(groups, **shared, **own)
