@@ -56,7 +56,9 @@ def small(command: str) -> list[str]:
     words = re.sub(r"\bRUN\b", "runs/mine", words).split()
     if words[0] == "deepspeed":
         words = ["official.py" if word == "CONFIG" else word for word in words]
-        classifies = "--data.test" in words
+        sizes = CLASSIFIER if "--data.test" in words else SMALL
+        if "--data.masks" in words:
+            sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"  # none: it has one only
         return [
             sys.executable,
             "-m",
@@ -64,7 +66,7 @@ def small(command: str) -> list[str]:
             "--num_accelerators",
             "1",
             *words[1:],
-            *(CLASSIFIER if classifies else SMALL).split(),
+            *sizes.split(),
         ]
     if words[0] == "python":
         words = [w if w not in ("A", "B") else "runs/mine/trace.jsonl" for w in words]
@@ -85,7 +87,8 @@ def workplace(tmp_path_factory):
     for name in ("train/a", "train/b", "test/a", "test/b"):
         images.append([*fastmim(), "demo-data", f"CLASSES/{name}", "--count", "20", "--size", "48"])
     for part in ("train", "test"):
-        write_shapes(folder / "OBJECTS", part, 30, seed=1, side=48)
+        for name in ("OBJECTS", "SCENES"):
+            write_shapes(folder / name, part, 30, seed=1, side=48)
     commands = [small(command) for command in COMMANDS if not command.startswith("make")]
     assert len(commands) >= 5
     for command in (*images, *commands):

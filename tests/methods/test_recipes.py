@@ -151,7 +151,7 @@ def segment_recipe(config) -> dict:
         "clip": optim.clip, "layer_decay": optim.layer_decay, "no_decay": set(optim.no_decay),
         "drop_path": config.encoder.drop_path, "size": data.size,
         "crop": (data.crop.scale, data.crop.fit, data.crop.interpolation), "distort": config.distort,
-        "test": (data.test_mode, data.stride), "classes": data.classes, "reduce_zero_label": data.reduce_zero_label,
+        "test": (data.test_mode, data.step), "classes": data.classes, "reduce_zero_label": data.reduce_zero_label,
         "channels": decoder.channels, "blocks": decoder.blocks, "dropout": decoder.dropout,
         "aux": (decoder.aux_weight, decoder.aux_channels), "bn_batch": decoder.bn_batch,
     }  # fmt: skip
