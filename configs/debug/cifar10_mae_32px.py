@@ -17,6 +17,6 @@ config = replace(
     decoder=replace(mae.decoder, dim=48, depth=1),
     data=replace(mae.data, size=(32, 32)),
     optim=replace(mae.optim, blr=8e-3, warmup_epochs=0.2),
-    train=replace(mae.train, epochs=2, global_batch=64),
+    train=replace(mae.train, epochs=1.5, global_batch=64),
     run=replace(mae.run, dir="runs/cifar10_mae_32px", save_every=2000, evaluate_every=1000),
 )

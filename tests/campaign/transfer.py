@@ -138,7 +138,7 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
 
 
 PROOFS = {
-    "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 64),
+    "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
 }
 
 
