@@ -83,6 +83,7 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+DETECT, SEGMENT = ["pycocotools"], ["segmentation-models-pytorch"]
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 
 setup(
@@ -112,7 +113,9 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-image", *ONNX],
+        "test": ["pytest", "hypothesis", "ruff", "scikit-image", *DETECT, *SEGMENT, *ONNX],
+        "detect": DETECT,
+        "segment": SEGMENT,
         "onnx": ONNX,
         "tensorboard": ["tensorboard"],
         "demo": ["scikit-image"],

@@ -14,6 +14,7 @@ from timm.data.auto_augment import posterize, rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as tvf
+from torchvision.transforms.v2 import RandomPhotometricDistort
 
 from fastmim_kernels.philox import philox
 
@@ -95,6 +96,25 @@ def color_jitter(strength: float) -> Callable[[], list[Change]]:
         return [
             partial(_adjusted, function=functions[i], factor=factors[i]) for i in order.tolist() if i < len(functions)
         ]
+
+    return draw
+
+
+def photometric_distortion() -> Callable[[], list[Change]]:
+    """SSD's distortion in the strength of MMSegmentation's `PhotoMetricDistortion`, by torchvision.
+
+    Brightness by up to 32 of 255, contrast and saturation by up to a half, hue by up to a tenth of the circle, each
+    with a probability of a half. (There brightness is shifted, here scaled; there contrast is about black, here about
+    the mean.)
+    """
+    limit = 32 / 255
+    transform = RandomPhotometricDistort(brightness=(1 - limit, 1 + limit), hue=(-0.1, 0.1))
+
+    def draw() -> list[Change]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random.getrandbits(63))
+            drawn = transform.make_params([torch.empty(3, 1, 1)]) | {"channel_permutation": None}
+        return [partial(transform.transform, params=drawn)]
 
     return draw
 

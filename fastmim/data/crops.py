@@ -127,12 +127,17 @@ class ScaleJitterCrop(Crop):
         return 3
 
     def cut(self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]) -> Cut:
-        inside, cover = sorted(part / full for part, full in zip(size, image, strict=True))
         factor = self.scale[0] + (self.scale[1] - self.scale[0]) * uniforms[0]
-        factor *= inside if self.fit == "inside" else min(cover, _COVER * inside)
+        factor *= fitting(image, size, self.fit)
         sides = [_side(full, part, factor, u) for full, part, u in zip(image, size, uniforms[1:], strict=True)]
         (top, height, rows), (left, width, columns) = sides
         return Cut((top, left, height, width), (rows, columns), padded=True)
+
+
+def fitting(image: tuple[int, int], size: tuple[int, int], fit: Literal["inside", "cover"]) -> float:
+    """The factor at which an image fits a sample of `size`, see `ScaleJitterCrop.fit`."""
+    inside, cover = sorted(part / full for part, full in zip(size, image, strict=True))
+    return inside if fit == "inside" else min(cover, _COVER * inside)
 
 
 def move(points: Tensor, cut: Cut, flip: bool) -> Tensor:

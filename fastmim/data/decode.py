@@ -66,6 +66,12 @@ class Job(NamedTuple):
         """`places` of this cut and flip."""
         return places(self.cut, self.flip, size)
 
+    def pad(self, sample: np.ndarray, places: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Gives padding, if there is any, its colour, in place."""
+        if self.cut.padded and places is not None:
+            for axis, shown in enumerate(places):
+                sample.swapaxes(0, axis)[shown < 0] = self.fill
+
 
 def places(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
     """Row and column of the resized window that each row and column of a sample of `size` shows; -1 = padding.
@@ -151,16 +157,15 @@ class PillowDecoder(Decoder):
         pixels = np.asarray(image).reshape(*job.cut.resized, channels)
         if (places := job.places(tuple(size))) is not None:
             out[:] = pixels[np.ix_(*places)]
-            if job.cut.padded:
-                for axis, shown in enumerate(places):
-                    out.swapaxes(0, axis)[shown < 0] = job.fill
         else:
             out[:] = pixels[:, ::-1] if job.flip else pixels
+        job.pad(out, places)
         if job.changes:
             image = Image.fromarray(out.squeeze(2) if channels == 1 else out)
             for change in job.changes:
                 image = change(image)
             out[:] = np.asarray(image).reshape(out.shape)
+            job.pad(out, places)  # whatever the changes made of it
         return None
 
     def describe(self) -> str:

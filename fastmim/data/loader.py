@@ -268,7 +268,7 @@ def open_loader(
             f"images have 3 channels (RGB) or 1 (grayscale), as that is what image files decode to; "
             f"data.mean has {channels}"
         )
-    threads = data.workers or _share_of_cores()
+    threads = data.workers or share_of_cores()
     settings = data.size, channels, data.crop.interpolation, threads
     pillow = PillowDecoder(*settings, pin=device.type == "cuda")
     if data.loader == "pillow":
@@ -283,7 +283,8 @@ def open_loader(
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
-def _share_of_cores() -> int:
+def share_of_cores() -> int:
+    """How many of the machine's cores are this process's."""
     # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     processes = next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)
