@@ -29,7 +29,8 @@ LAYOUTS: dict[Name, Layout] = {
     "hub-folder": HUB,
 }
 WEIGHTS = {layout.weights for layout in LAYOUTS.values()}
-FILES = WEIGHTS | {BESIDE, "config.json", "usage.py", "config.py", "README.md"}
+SNIPPETS = {"usage.py", "config.py"}
+FILES = WEIGHTS | SNIPPETS | {BESIDE, "config.json", "README.md"}
 """Every file that some export has."""
 
 
@@ -78,7 +79,9 @@ def check_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
     found = {path.name for path in folder.iterdir()}
-    others = found - FILES or (found if found and not found & WEIGHTS else set())
+    others = found - FILES
+    if not others and not (found & WEIGHTS and (found & SNIPPETS or "README.md" not in found)):
+        others = found  # somebody's own, as a model of the hub has a README.md too
     if others:
         raise ValueError(
             f"{folder}: expected an earlier export or an empty folder, found {min(others)!r} there: "

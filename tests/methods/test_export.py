@@ -67,7 +67,11 @@ def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
     (tmp_path / "thesis.tex").rename(tmp_path / "README.md")
     with pytest.raises(ValueError, match=r"found 'README\.md' there"):
         export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    assert names(tmp_path) == ["README.md"]
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"found 'README\.md' there"):
+        export.export_encoder(CONFIG, weights_of_run, tmp_path)
+    assert names(tmp_path) == ["README.md", "config.json", "model.safetensors"]
 
 
 def another_timm(monkeypatch):
