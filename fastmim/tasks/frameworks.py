@@ -62,12 +62,14 @@ def _placed(trained: Trained, found: Backbone) -> Backbone:
 
 
 def write_openmmlab(trained: Trained, folder: Path) -> list[str]:
+    """{"state_dict": names with "backbone." in front}, as mmengine's `Pretrained` takes it with that prefix."""
     found = openmmlab_backbone(trained)
     write_official(folder / FILE, "state_dict", found.state(_ours(trained)))
     return [*found.notes, *_left(trained)]
 
 
 def write_detectron2(trained: Trained, folder: Path) -> list[str]:
+    """{"model": names} and the word to match them by their ends, as DetectionCheckpointer takes it."""
     found = detectron2_backbone(trained)
     state = found.state(_ours(trained))
     write_official(folder / FILE, "model", state, {"__author__": "fastmim", "matching_heuristics": True})
@@ -75,10 +77,12 @@ def write_detectron2(trained: Trained, folder: Path) -> list[str]:
 
 
 def openmmlab_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+    """See `_problem`."""
     return _problem(trained, openmmlab_backbone(trained), folder)
 
 
 def detectron2_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+    """See `_problem`."""
     return _problem(trained, detectron2_backbone(trained), folder)
 
 
