@@ -18,7 +18,7 @@ from tests.methods.test_export import CONFIG, DATA, VIT, classifier
 from tests.methods.test_frameworks import TINY_SWIN, config_of, randomized
 from tests.methods.tiny import ENCODERS
 
-UM_SWIN = {"embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 1, 2), "window": 4}
+UM_SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window": 4}
 ENCODERS_OF_OURS = {
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
     "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 64)),
