@@ -83,19 +83,19 @@ class Proof:
 
 
 def few_labels(folder: Path, source: Path | None) -> None:
-    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and all test images.
+    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on.
 
     Raises:
         ValueError: `source` has no class folders.
     """
     if source is None or not (source / "train").is_dir() or not (source / "test").is_dir():
         raise ValueError("--data: expected CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
-    (folder / "few").mkdir(parents=True)
+    for images in ("train/*/00??.jpg", "test/*/0[01]??.jpg"):
+        for image in source.glob(images):
+            copy = folder / "few" / image.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, copy)
     (folder / "all").symlink_to(source.resolve() / "train")
-    (folder / "few/test").symlink_to(source.resolve() / "test")
-    for image in source.glob("train/*/00??.jpg"):
-        (folder / "few/train" / image.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, folder / "few/train" / image.parent.name)
 
 
 def classification(network: str, pretraining: str, scratch: str, budget_epochs: int) -> Proof:
@@ -139,6 +139,7 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
 
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
+    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 34),
 }
 
 
