@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import resource
@@ -29,14 +30,15 @@ import torch
 
 from bench import record
 from fastmim.config import load, to_json
+from fastmim.train import TASKS
 from tests.campaign import rows
 from tests.campaign.kills import digest
 from tests.methods.tiny import ROOT
 
 SEEDS = (0, 1, 2)
-OWN = ("analysis/knn", "classifier", "data/augment", "tasks/classify", "tasks/knn", "transfer")
-COVERED = (*rows.COVERED, *(f"fastmim/{name}.py" for name in OWN))
-"""What an arm depends on, beside the commands and the configs: a change here makes an earlier result stale."""
+SHARED = ("analysis/knn", "classifier", "data/augment", "tasks/knn", "transfer")
+COVERED = (*rows.COVERED, *(f"fastmim/{name}.py" for name in SHARED))
+"""What an arm depends on, beside what `covered` adds: a change here makes an earlier result stale."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,12 @@ def covered(name: str) -> dict[str, str]:
     """Digests of what the arms of a proof depend on: files, by their names, and all commands with their configs."""
     words = [arm.words for arm in PROOFS[name].arms.values()]
     paths = sorted({word for words_of in words for word in words_of.split() if word.startswith("configs/")})
-    configs = [to_json(load(ROOT / path)) for path in paths]
-    commands = hashlib.sha256(json.dumps([words, configs]).encode()).hexdigest()
-    return {file: digest([file]) for file in COVERED} | {"the commands and configs": commands}
+    configs = [load(ROOT / path) for path in paths]
+    parts = {kind for config in configs for kind in (type(config.encoder), *TASKS[type(config)].__mro__)}
+    own = (Path(inspect.getfile(part)) for part in parts if part.__module__.startswith("fastmim."))
+    files = {*COVERED, *(path.relative_to(ROOT).as_posix() for path in own)}
+    commands = hashlib.sha256(json.dumps([words, [to_json(config) for config in configs]]).encode()).hexdigest()
+    return {file: digest([file]) for file in sorted(files)} | {"the commands and configs": commands}
 
 
 def stale(row: dict) -> list[str]:
@@ -249,7 +254,10 @@ def main() -> int:
                     continue
                 if not data.exists():
                     shutil.rmtree(beside := data.with_name("making"), ignore_errors=True)
-                    PROOFS[name].data(beside, arguments.data)
+                    try:
+                        PROOFS[name].data(beside, arguments.data)
+                    except ValueError as error:
+                        parser.error(str(error))
                     beside.rename(data)
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row
