@@ -110,7 +110,9 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-image"],
+        "test": ["pytest", "hypothesis", "ruff", "scikit-image", "pycocotools", "segmentation-models-pytorch"],
+        "detect": ["pycocotools"],
+        "segment": ["segmentation-models-pytorch"],
         "tensorboard": ["tensorboard"],
         "demo": ["scikit-image"],
     },

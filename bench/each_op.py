@@ -1,7 +1,7 @@
-"""Launches every op on two small cases: what a sanitizer watches in `bench.gpu_check`.
+"""Launches every kernel that is compiled, and every op on odd sizes: what a sanitizer watches in `bench.gpu_check`.
 
 Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
-May import fastmim_kernels and bench.ops.
+May import fastmim_kernels, bench.ops and bench.variants.
 """
 
 from __future__ import annotations
@@ -16,23 +16,33 @@ import torch  # noqa: E402
 
 import fastmim_kernels  # noqa: E402
 from bench.ops import DTYPES  # noqa: E402
+from bench.variants import variants  # noqa: E402
+
+
+def calls() -> list[tuple]:
+    """(op, case, dtype) of every call."""
+    found = []
+    for name in fastmim_kernels.OPS:
+        cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
+        found += [(name, *call) for call in variants(name).values()]
+        # Odd sizes have the masked accesses.
+        odd = [case for label, case in cases.CASES.items() if "primes" in label][:1]
+        found += [(name, case, DTYPES[dtype]) for case in odd for dtype in cases.BENCH_DTYPES]
+    return list(dict.fromkeys((name, case, dtype) for name, case, dtype in found))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.each_op", description=__doc__)
     parser.add_argument("--device", default="cuda", help='or "cpu", with TRITON_INTERPRET=1')
+    parser.add_argument("--share", default="1/1", metavar="K/N", help="every Nth call from the Kth on")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.exit(2, "each_op: expected a GPU, torch sees none; --device cpu runs in Triton's interpreter\n")
-    for name in fastmim_kernels.OPS:
-        cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
-        launch = importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
-        # Odd sizes have the masked accesses.
-        odd = [label for label in cases.CASES if "primes" in label][:1]
-        for label in dict.fromkeys([next(iter(cases.CASES)), *odd]):
-            for dtype in cases.BENCH_DTYPES:
-                launch(*cases.inputs(cases.CASES[label], DTYPES[dtype], args.device))
-                print(f"{name:<28}{label:<28}{dtype}", flush=True)
+    first, step = map(int, args.share.split("/"))
+    for name, case, dtype in calls()[first - 1 :: step]:
+        inputs = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs
+        importlib.import_module(f"fastmim_kernels.{name}.cuda").launch(*inputs(case, dtype, args.device))
+        print(name, case, dtype, flush=True)
     if args.device == "cuda":
         torch.cuda.synchronize()
 

@@ -53,7 +53,8 @@ def parts(data: str | None, out: Path) -> list[Part]:
         Part("build", [python("setup.py", "build_ext", "--inplace")], 120),
         Part("kernels are correct", [python(*tests, "--share", f"{k + 1}/{workers}") for k in range(workers)], 200),
         Part("sanitizer", [
-            [*watched, "--tool", tool, *python("-m", "bench.each_op")] for tool in ("memcheck", "racecheck")
+            [*watched, "--tool", tool, *python("-m", "bench.each_op", "--share", f"{k + 1}/{workers // 2 or 1}")]
+            for tool in ("memcheck", "racecheck") for k in range(workers // 2 or 1)
         ], 90),
         Part("ops", [python(
             "-m", "bench.ops", "--record", "--samples", "20", "--first", "--phases", "both", "--dtype", "bf16", "int64",

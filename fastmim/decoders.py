@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastmim_kernels import unshuffle
+from fastmim_kernels import patch_gather, unshuffle
 
 from .fields import check_bounds, check_types
 from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding, take
@@ -166,15 +166,19 @@ class LinearHeadModule(nn.Linear):
         self.grad_checkpointing = False
         self.channels_first = spec.layout == "channels_first"
         self.prefix, self.merge, self.patch_size = encoder.num_prefix_tokens, encoder.merge, encoder.patch_size
-        self.latent_grid = (encoder.grid[0] // encoder.merge, encoder.grid[1] // encoder.merge)
+        rows, columns = (n // encoder.merge for n in encoder.grid)
+        place = torch.arange(rows * columns * self.merge**2).view(rows, columns, self.merge, self.merge)
+        self.register_buffer("place", place.transpose(1, 2).flatten(), persistent=False)
 
     def forward(self, latent: Tensor, mask: Mask, num_pred: int) -> Tensor:
         x, ids = latent[:, self.prefix :], mask.ids[:, -num_pred:]
         weight, bias = self.by_patch(self.weight), self.by_patch(self.bias)
         if self.merge == 1:
             return F.linear(take(x, ids), weight, bias)
-        x = F.linear(x, weight, bias).unflatten(2, (self.merge, self.merge, -1)).unflatten(1, self.latent_grid)
-        return take(x.transpose(2, 3).flatten(1, 4), ids)
+        x = F.linear(x, weight, bias).unflatten(2, (self.merge**2, 1, -1)).flatten(1, 2)
+        # What is predicted lies by tokens: each patch is a pixel of an image of one column.
+        same = x.new_ones(x.shape[-1], dtype=torch.float32)
+        return patch_gather(x, self.place[ids], 1, same, same, x.dtype)
 
     def by_patch(self, rows: Tensor) -> Tensor:
         """Rows of the weight or bias in the order (patch row, patch column, row, column, channel)."""

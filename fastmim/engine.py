@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -96,9 +97,9 @@ class Autocast(nn.Module):
         super().__init__()
         self.module, self.autocast = module, autocast
 
-    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, *batch: Any) -> Tensor:
         with self.autocast():
-            return self.module(images, ids)
+            return self.module(*batch)
 
 
 def step_seed(seed: int, step: int, rank: int, micro_step: int) -> int:
@@ -111,7 +112,8 @@ def step_seed(seed: int, step: int, rank: int, micro_step: int) -> int:
 class Engine:
     """Trains one module: forward, backward, averaging over processes, clipping, update.
 
-    `module(images, ids) -> ()` loss is moved to the device, and its parameters are cast to bf16 for "bf16-master".
+    `module(images, ids, *labels) -> ()` loss is moved to the device, and its parameters are cast to bf16 for
+    "bf16-master".
 
     Attributes:
         module: the given module. (Its parameters are partitioned at ZeRO stage 3.)
@@ -160,8 +162,10 @@ class Engine:
             optim.create_state(optimizer, [flat for _, flat in self._partitions()])
         self._statistics = [tensor for name, tensor in self._untrained().items() if name not in self._frozen]
 
-    def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
-        """One update from `accumulation` micro-batches of (images, ids), each group at lr * its "lr_scale". Collective.
+    def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple]) -> StepResult:
+        """One update from `accumulation` micro-batches, each group at lr * its "lr_scale". Collective.
+
+        A micro-batch is (images, ids), and what else the module reads, which it moves to the device itself.
 
         torch's generators are reseeded from (train.seed, step, rank, micro-step) before each forward, so drop path and
         its like need no saved state. Gradients are the mean over micro-batches and processes. An update that is
@@ -175,12 +179,12 @@ class Engine:
         total = torch.zeros((), device=self.process.device)
         before = [statistic.clone() for statistic in self._statistics]
         count = 0
-        for images, ids in micro_batches:
+        for images, ids, *labels in micro_batches:
             if count == self.accumulation:
                 raise ValueError(f"an update takes {self.accumulation} micro-batches, got more")
             torch.manual_seed(step_seed(self.config.train.seed, step, self.process.rank, count))
             images = images.to(self.process.device, non_blocking=True)
-            loss = self._deepspeed(images, ids.to(self.process.device, non_blocking=True))
+            loss = self._deepspeed(images, ids.to(self.process.device, non_blocking=True), *labels)
             total += loss.detach()
             # A loss can be infinite while its gradient is not; NaN gradients make that case the same as the other.
             loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)

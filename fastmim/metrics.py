@@ -13,6 +13,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -153,10 +154,10 @@ class Meter:
         verdict = f"{1 - loss / best:.0%} below the best of them" if loss < best else "not yet below them"
         self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
 
-    def tested(self, scores: dict[str, float]) -> None:
-        """Writes how a classifier does on the test images."""
-        self.write({"step": self.step} | {f"test_{name}": value for name, value in scores.items()})
-        words = f"top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f}"
+    def tested(self, scores: dict[str, Any], words: str) -> None:
+        """Writes how a model does on the test images: those of the scores that are numbers, and `words`."""
+        numbers = {f"test_{name}": value for name, value in scores.items() if isinstance(value, int | float)}
+        self.write({"step": self.step} | numbers)
         self.say(f"{self.step}/{self.total}  test images: {words}")
 
     def skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:

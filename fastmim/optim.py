@@ -20,11 +20,12 @@ from . import config
 
 
 def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
-    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine down to `min_lr`, or steps.
+    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine or a line down to `min_lr`, or steps.
 
     lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E. Below W: warmup_lr + (lr_max - warmup_lr) e / W.
     Then, for "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2 with S = W for `cosine_from`
     "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without its `warmup_prefix`); for
+    "linear" 1 - (e - S) / (E - S) in place of the cosine's factor (MMSegmentation's "poly" of power 1); for
     "multistep": lr_max, times decay_rate for each of `decay_epochs` that has come.
     """
     lr_max = optim.blr * train.global_batch / optim.lr_batch
@@ -35,7 +36,8 @@ def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> flo
         return lr_max * optim.decay_rate ** sum(epoch >= decay for decay in optim.decay_epochs)
     start = warmup if optim.cosine_from == "warmup" else 0.0
     progress = (epoch - start) / (train.epochs - start) if train.epochs > start else 1.0
-    return optim.min_lr + (lr_max - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    left = 1.0 - progress if optim.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return optim.min_lr + (lr_max - optim.min_lr) * left
 
 
 def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
@@ -261,10 +263,29 @@ class Lars(_FromTimm, timm_optim.Lars):
             group["step"] += 1
 
 
+class Sgd(Stage0, torch.optim.SGD):
+    """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
+
+    moments = ("momentum_buffer",)
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, fused=True, **settings)
+        for master in self.masters.values():
+            self.state[master]["momentum_buffer"] = torch.zeros_like(master, requires_grad=False)
+        self.count = torch.zeros((), device=self.found_inf.device)
+
+    def steps(self) -> list[Tensor]:
+        return [self.count]
+
+    def update(self) -> None:
+        torch.optim.SGD.step(self)
+        self.count += 1 - self.found_inf
+
+
 def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
     """The optimizer that `optim.algorithm` names."""
     shared = {"clip": optim.clip, "loss_scaling": loss_scaling}
-    adam = {"betas": optim.betas, "eps": optim.eps}
-    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, {"momentum": optim.momentum})}
+    adam, momentum = {"betas": optim.betas, "eps": optim.eps}, {"momentum": optim.momentum}
+    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, momentum), "sgd": (Sgd, momentum)}
     kind, own = kinds[optim.algorithm]
     return kind(groups, **shared, **own)

@@ -93,6 +93,11 @@ def take(x: Tensor, ids: Tensor) -> Tensor:
     return x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))
 
 
+def as_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens (B, h * w, D), in raster order, as a map (B, D, h, w)."""
+    return x.transpose(1, 2).unflatten(2, grid)
+
+
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Cuts (B, H, W, C) images into (B, L, p*p*C) patches, row-major; inside a patch (row, column, channel).
 
@@ -182,6 +187,11 @@ class Encoder(ABC):
     * merge: side of the square of patches that one latent token stands for; visible ones, if only those are read.
     * grad_checkpointing: may be set.
     * features(images): the same tokens of whole, normalised (B, C, H, W) images of which nothing is hidden.
+    * maps(images): of such images, a list of what each stage gives, (B, C_i, H_i, W_i), the finest first. A pyramid's
+        are as the stages leave them: they do not pass the norm in front of `features`, and what reads them brings norms
+        of its own. A plain ViT has one, the tokens of `features` without class token; given the numbers of some of its
+        blocks as well, ascending from 0, it gives what leaves these.
+    * strides, widths: pixels that a position of each map stands for, in both directions; its channels.
     * layers(): prefixes of parameter names from the input on, those of the stem, then those of each block; parameters
       without such a prefix come last. For layer decay.
     * take_norm(): takes the last norm away, from then on `features` gives what it would be given; returns it, or None.
@@ -306,7 +316,8 @@ class Cut(NamedTuple):
     """Height and width to which the window is resized."""
     offset: tuple[int, int] = (0, 0)
     """Top and left of the sample in the resized window; beyond its borders the sample shows its reflection, in which
-    the pixels of the border are not repeated."""
+    the pixels of the border are not repeated, or if `padded` the mean colour."""
+    padded: bool = False
 
 
 @dataclass(frozen=True)

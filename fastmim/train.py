@@ -15,14 +15,24 @@ from fastmim import checkpoint
 from fastmim.bittrace import Trace
 from fastmim.config import Config, Experiment, load, override, to_json
 from fastmim.data.quarantine import BadFilesError
+from fastmim.detection import Detect
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
+from fastmim.segmentation import Segment
 from fastmim.stop import Stop, launchers
 from fastmim.tasks.classify import FineTuning, LinearProbing
+from fastmim.tasks.detect import Detection
 from fastmim.tasks.pretrain import Pretrain
+from fastmim.tasks.segment import Segmentation
 from fastmim.transfer import Finetune, Probe
 
-TASKS = {Config: Pretrain, Finetune: FineTuning, Probe: LinearProbing}
+TASKS = {
+    Config: Pretrain,
+    Finetune: FineTuning,
+    Probe: LinearProbing,
+    Detect: Detection,
+    Segment: Segmentation,
+}
 """What trains the config of each class."""
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from fastmim.config import Config, from_json, load, override, to_json
+from fastmim.detection import Detect
 from fastmim.optim import parameter_groups
-from fastmim.tasks import classify
+from fastmim.segmentation import Segment
+from fastmim.tasks import classify, detect, segment
 from fastmim.tasks.parts import PARTS, build
 from fastmim.tasks.task import total_steps
 from fastmim.transfer import Finetune, Probe
@@ -29,7 +31,9 @@ PARAMETERS = {
 
 BUILDERS = {
     Config: build,
+    Segment: segment.build,
     **dict.fromkeys((Finetune, Probe), lambda config: classify.build(config, 1000, torch.zeros(1, dtype=torch.int64))),
+    Detect: lambda config: detect.build(config, 80),
 }
 
 
@@ -78,7 +82,9 @@ def test_overrides_of_the_optimiser():
     assert (optim.schedule, optim.decay_epochs, optim.no_decay) == ("multistep", (70, 90), ("mask_token", "cls_token"))
     assert (optim.decay, optim.lr_scale) == ((r"downsample\.1\.weight",), (("mask_token", 0.1), ("mask_gamma", 0.5)))
     assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
-    with pytest.raises(ValueError, match="expected one of cosine, multistep .*got multi_step; nearest: multistep"):
+    with pytest.raises(
+        ValueError, match="expected one of cosine, linear, multistep .*got multi_step; nearest: multistep"
+    ):
         override(load(TINY), ["--optim.schedule", "multi_step"], prog="t")
 
 

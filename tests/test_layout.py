@@ -25,8 +25,11 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "transfer", "fields", "tokens", "optim"),
-    2: ("mim", "classifier", "masking", "encoders", "decoders", "targets", "losses", "objective"),
+    1: ("config", "transfer", "detection", "segmentation", "fields", "tokens", "optim"),
+    2: (
+        *("mim", "classifier", "detector", "segmenter", "pyramid"),
+        *("masking", "encoders", "decoders", "targets", "losses", "objective"),
+    ),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "cli"),
@@ -41,6 +44,15 @@ ALLOWED = {
     ("transfer", "config"),
     ("transfer", "fields"),
     ("transfer", "tokens"),
+    ("detection", "config"),
+    ("detection", "fields"),
+    ("detection", "tokens"),
+    ("detector", "pyramid"),
+    ("segmentation", "config"),
+    ("segmentation", "fields"),
+    ("segmentation", "tokens"),
+    ("segmenter", "encoders"),
+    ("segmenter", "pyramid"),
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
@@ -49,7 +61,10 @@ ALLOWED = {
 ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
-    "timm": {"encoders", "decoders", "optim", "classifier", "data", "tasks"},
+    "segmentation_models_pytorch": {"segmenter"},
+    "timm": {"encoders", "decoders", "optim", "classifier", "detector", "pyramid", "data", "tasks"},
+    "torchvision": {"data", "detector", "tasks"},
+    "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
     "tyro": {"config", "cli"},
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastmim.config import load
+from tests.shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,7 +56,9 @@ def small(command: str) -> list[str]:
     words = re.sub(r"\bRUN\b", "runs/mine", words).split()
     if words[0] == "deepspeed":
         words = ["official.py" if word == "CONFIG" else word for word in words]
-        classifies = "--data.test" in words
+        sizes = CLASSIFIER if "--data.test" in words else SMALL
+        if "--data.masks" in words:
+            sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"  # none: it has one only
         return [
             sys.executable,
             "-m",
@@ -63,7 +66,7 @@ def small(command: str) -> list[str]:
             "--num_accelerators",
             "1",
             *words[1:],
-            *(CLASSIFIER if classifies else SMALL).split(),
+            *sizes.split(),
         ]
     if words[0] == "mkdir":
         return ["bash", "-ec", command]
@@ -90,6 +93,9 @@ def workplace(tmp_path_factory):
         images.append([*fastmim(), "demo-data", f"CIFAR/{name}", "--count", "110", "--size", "32"])
     # As CIFAR-10's images are named.
     images.append(["bash", "-ec", "for i in CIFAR/*/*/demo_0*; do mv $i ${i/demo_0/}; done"])
+    for part in ("train", "test"):
+        for name in ("OBJECTS", "SCENES"):
+            write_shapes(folder / name, part, 30, seed=1, side=48)
     commands = [small(command) for command in COMMANDS if not command.startswith("make")]
     assert len(commands) >= 5
     for command in (*images, *commands):

@@ -14,12 +14,13 @@ from timm.data.auto_augment import posterize, rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as tvf
+from torchvision.transforms.v2 import RandomPhotometricDistort
 
 from fastmim_kernels.philox import philox
 
 from ..config import Data
 from ..tokens import Stream
-from .decode import FILTERS, Change
+from .decode import FILTERS, Change, mean_colour
 
 
 class Drawn:
@@ -54,7 +55,7 @@ def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
         raise ValueError(f"augment.rand_augment needs images of 3 channels, got {len(data.mean)}: set it to None")
     settings = {
         "translate_const": int(min(data.size) * 0.45),
-        "img_mean": tuple(min(255, round(255 * mean)) for mean in data.mean),
+        "img_mean": mean_colour(data.mean),
         "interpolation": FILTERS[data.crop.interpolation],
     }
     try:
@@ -95,6 +96,25 @@ def color_jitter(strength: float) -> Callable[[], list[Change]]:
         return [
             partial(_adjusted, function=functions[i], factor=factors[i]) for i in order.tolist() if i < len(functions)
         ]
+
+    return draw
+
+
+def photometric_distortion() -> Callable[[], list[Change]]:
+    """SSD's distortion in the strength of MMSegmentation's `PhotoMetricDistortion`, by torchvision.
+
+    Brightness by up to 32 of 255, contrast and saturation by up to a half, hue by up to a tenth of the circle, each
+    with a probability of a half. (There brightness is shifted, here scaled; there contrast is about black, here about
+    the mean.)
+    """
+    limit = 32 / 255
+    transform = RandomPhotometricDistort(brightness=(1 - limit, 1 + limit), hue=(-0.1, 0.1))
+
+    def draw() -> list[Change]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random.getrandbits(63))
+            drawn = transform.make_params([torch.empty(3, 1, 1)]) | {"channel_permutation": None}
+        return [partial(transform.transform, params=drawn)]
 
     return draw
 

@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from ..tokens import Crop, Cut
 
 _ATTEMPTS = 10
 _DRAWS_PER_ATTEMPT = 4
 _LONGEST = 16
+_COVER = 4
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,62 @@ class SimpleResizedCrop(Crop):
         )
         window = (image[0] - height) // 2, (image[1] - width) // 2, height, width
         return Cut(window, resized, (top, left))
+
+
+@dataclass(frozen=True)
+class ScaleJitterCrop(Crop):
+    """The image scaled by a drawn factor; of what is larger than the sample a part, at a drawn place; the rest padding.
+
+    Large-scale jitter (arXiv:2012.07177), as detectron2's `ResizeScale` and `FixedSizeCrop` do it, and with `fit` =
+    "cover" MMSegmentation's `RandomResize` and `RandomCrop`. Image and padding meet as they do there: the image is at
+    the top left, the mean colour below and on the right. Windows are whole pixels of the image, so that only what is
+    shown is ever resized.
+    """
+
+    scale: tuple[float, float] = (0.1, 2.0)
+    """Range of the factor, uniform, on top of the one at which the image fits the sample."""
+    fit: Literal["inside", "cover"] = "inside"
+    """What fits: the whole image inside the sample, or the image covers the sample; a long image is made no longer than
+    4 samples by that (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
+
+    def __post_init__(self):
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise ValueError(f"scale must be two numbers, 0 < low <= high, got {self.scale}")
+
+    @property
+    def draws(self) -> int:
+        return 3
+
+    def cut(self, image: tuple[int, int], size: tuple[int, int], uniforms: Sequence[float]) -> Cut:
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * uniforms[0]
+        factor *= fitting(image, size, self.fit)
+        sides = [_side(full, part, factor, u) for full, part, u in zip(image, size, uniforms[1:], strict=True)]
+        (top, height, rows), (left, width, columns) = sides
+        return Cut((top, left, height, width), (rows, columns), padded=True)
+
+
+def fitting(image: tuple[int, int], size: tuple[int, int], fit: Literal["inside", "cover"]) -> float:
+    """The factor at which an image fits a sample of `size`, see `ScaleJitterCrop.fit`."""
+    inside, cover = sorted(part / full for part, full in zip(size, image, strict=True))
+    return inside if fit == "inside" else min(cover, _COVER * inside)
+
+
+def move(points: Tensor, cut: Cut, flip: bool) -> Tensor:
+    """(..., 2) x and y of points of an image as those of the sample that a cut without offset makes of it.
+
+    Whole numbers are the edges of pixels, as in boxes: an image reaches from 0 to its width.
+    """
+    (top, left, height, width), (rows, columns) = cut.window, cut.resized
+    x, y = (points[..., 0] - left) * columns / width, (points[..., 1] - top) * rows / height
+    return torch.stack([columns - x if flip else x, y], dim=-1)
+
+
+def _side(full: int, part: int, factor: float, u: float) -> tuple[int, int, int]:
+    """Along one axis of `full` pixels: start and length of the window, and what that is resized to, at most `part`."""
+    if (resized := max(1, round(full * factor))) <= part:
+        return 0, full, resized
+    window = min(full, max(1, round(part / factor)))
+    return int(u * (full - window + 1)), window, part
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,14 @@ class DaliDecoder(Decoder):
         places = [job.places(self._shape[:2]) for job in jobs]
         if self._stream:
             with torch.cuda.stream(self._stream):
-                for position, place, image in zip(positions, places, self._resized(windows, jobs, places), strict=True):
-                    images[position].copy_(image if place is None else _placed(image, place))
+                resized = self._resized(windows, jobs, places)
+                for position, job, place, image in zip(positions, jobs, places, resized, strict=True):
+                    images[position].copy_(image if place is None else _placed(image, place, job.fill))
         else:
             for position, job, place, window in zip(positions, jobs, places, windows.tensors, strict=True):
                 image = self._resize(torch.from_numpy(np.asarray(window)), job)
                 flipped = image.flip(1) if job.flip else image
-                images[position].copy_(flipped if place is None else _placed(image, place))
+                images[position].copy_(flipped if place is None else _placed(image, place, job.fill))
         return None
 
     def _windows(self, jobs: list[Job]):
@@ -195,10 +196,14 @@ class DaliDecoder(Decoder):
         return F.interpolate(planes, job.cut.resized, mode=self._interpolation, antialias=True)[0].movedim(0, -1)
 
 
-def _placed(image: Tensor, places: _Places) -> Tensor:
-    """The rows and columns of an image that a sample shows."""
+def _placed(image: Tensor, places: _Places, fill: tuple[int, ...]) -> Tensor:
+    """The rows and columns of an image that a sample shows, and the colour `fill` where it shows none."""
     rows, columns = (torch.from_numpy(np.ascontiguousarray(place)).to(image.device) for place in places)
-    return image[rows[:, None], columns]
+    shown = image[rows[:, None], columns]
+    if not any((place < 0).any() for place in places):
+        return shown
+    outside = (rows < 0)[:, None, None] | (columns < 0)[:, None]
+    return torch.where(outside, torch.tensor(fill, dtype=image.dtype, device=image.device), shown)
 
 
 class _Elsewhere(NamedTuple):

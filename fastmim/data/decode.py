@@ -59,16 +59,36 @@ class Job(NamedTuple):
     flip: bool
     changes: Sequence[Change] = ()
     """What is done to the sample, of 8 bits a channel, one after the other."""
+    fill: tuple[int, ...] = ()
+    """Colour of what a padded cut has beyond the image, a number a channel."""
 
     def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Row and column of the resized window that each row and column of the sample shows.
+        """`places` of this cut and flip."""
+        return places(self.cut, self.flip, size)
 
-        Returns: (H,) and (W,) int64; None if the sample is the resized window, maybe flipped.
-        """
-        if self.cut.resized == size and self.cut.offset == (0, 0):
-            return None
-        rows, columns = map(_reflected, self.cut.offset, size, self.cut.resized)
-        return rows, columns[::-1] if self.flip else columns
+    def pad(self, sample: np.ndarray, places: tuple[np.ndarray, np.ndarray] | None) -> None:
+        """Gives padding, if there is any, its colour, in place."""
+        if self.cut.padded and places is not None:
+            for axis, shown in enumerate(places):
+                sample.swapaxes(0, axis)[shown < 0] = self.fill
+
+
+def places(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Row and column of the resized window that each row and column of a sample of `size` shows; -1 = padding.
+
+    Padding stays at the bottom and on the right: only what there is of the image is flipped.
+
+    Returns: (H,) and (W,) int64; None if the sample is the resized window, maybe flipped.
+    """
+    if cut.resized == size and cut.offset == (0, 0):
+        return None
+    if not cut.padded:
+        rows, columns = map(_reflected, cut.offset, size, cut.resized)
+        return rows, columns[::-1] if flip else columns
+    rows, columns = (np.arange(part) for part in size)
+    height, width = cut.resized
+    columns = np.where(columns < width, width - 1 - columns if flip else columns, -1)
+    return np.where(rows < height, rows, -1), columns
 
 
 def _reflected(start: int, count: int, length: int) -> np.ndarray:
@@ -139,11 +159,13 @@ class PillowDecoder(Decoder):
             out[:] = pixels[np.ix_(*places)]
         else:
             out[:] = pixels[:, ::-1] if job.flip else pixels
+        job.pad(out, places)
         if job.changes:
             image = Image.fromarray(out.squeeze(2) if channels == 1 else out)
             for change in job.changes:
                 image = change(image)
             out[:] = np.asarray(image).reshape(out.shape)
+            job.pad(out, places)  # whatever the changes made of it
         return None
 
     def describe(self) -> str:
@@ -164,6 +186,11 @@ class _Batch(Pending):
     def cancel(self) -> None:
         for future in self._futures:
             future.cancel()
+
+
+def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
+    """Channel means on the 0..1 scale as the nearest colour of 8 bits."""
+    return tuple(min(255, max(0, round(255 * m))) for m in mean)
 
 
 def seen_size(file: File) -> tuple[int, int]:

@@ -18,9 +18,9 @@ from fastmim_kernels.philox import uniform
 from fastmim_kernels.reader import Batch, File, Reader
 
 from .. import config
-from ..tokens import Crop, Stream, sample_index
+from ..tokens import Crop, Cut, Stream, sample_index
 from .crops import CenterCrop
-from .decode import Change, Decoder, Job, Pending, PillowDecoder, seen_size
+from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour, seen_size
 from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
 
@@ -38,6 +38,19 @@ class Sample(NamedTuple):
     uniforms: list[float]
     flip: bool
     changes: Sequence[Change] = ()
+
+
+class Loaded(NamedTuple):
+    """A batch, and what was made of which images: for labels that must be cut, placed and flipped as these were.
+
+    images: (B, H, W, C) uint8. ids: (B,) int64. indices: (B,) int64 of the images of the manifest that are shown, which
+    are others than those of the ids where files are bad. sizes: (height, width) of each of them as seen, pixels.
+    """
+
+    images: Tensor
+    ids: Tensor
+    indices: Tensor
+    sizes: list[tuple[int, int]]
 
 
 class Loader:
@@ -95,7 +108,13 @@ class Loader:
         return torch.cat(images), torch.stack(usable)
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`load` for every ids of `stream`, in order: (images, ids) pairs.
+        """`loaded` without what only labels need: (images, ids) pairs."""
+        with contextlib.closing(self.loaded(stream)) as batches:
+            for batch in batches:
+                yield batch.images, batch.ids
+
+    def loaded(self, stream: Iterable[Tensor]) -> Iterator[Loaded]:
+        """`load` for every ids of `stream`, in order.
 
         While the caller has one batch, the next `data.prefetch` are being read or decoded or wait in memory, no more.
 
@@ -108,15 +127,20 @@ class Loader:
                 waiting.append((ids, self._training(ids)))
                 self._decode_what_is_read(waiting)
                 if len(waiting) > self._data.prefetch:
-                    yield waiting[0][1].result(), waiting[0][0]
+                    yield waiting[0][1].loaded(waiting[0][0])
                     waiting.popleft()
             while waiting:
                 self._decode_what_is_read(waiting)
-                yield waiting[0][1].result(), waiting[0][0]
+                yield waiting[0][1].loaded(waiting[0][0])
                 waiting.popleft()
         finally:
             for _, batch in waiting:
                 batch.cancel()
+
+    def cuts(self, ids: Tensor, sizes: Sequence[tuple[int, int]]) -> list[tuple[Cut, bool]]:
+        """How the training samples `ids`, (B,) int64, are made of images of these (height, width): cut, and flip."""
+        drawn = zip(sizes, *self._drawn(ids), strict=True)
+        return [(self._data.crop.cut(size, self._data.size, uniforms), flip) for size, uniforms, flip in drawn]
 
     def bad_files(self) -> dict[str, str]:
         """Every bad file that any process of the run has found: {path: reason}."""
@@ -139,12 +163,15 @@ class Loader:
         self.close()
 
     def _training(self, ids: Tensor) -> _Batch:
-        crop = self._data.crop
-        uniforms = uniform(self._seed, Stream.CROP, ids, crop.draws).tolist()
-        flips = (uniform(self._seed, Stream.FLIP, ids, 1)[:, 0] < self._data.flip).tolist()
         changes = self._changes(ids) if self._changes else [()] * len(ids)
-        rows = zip(sample_index(ids).tolist(), uniforms, flips, changes, strict=True)
-        return _Batch(self, [Sample(index, crop, *drawn) for index, *drawn in rows], self._pool)
+        rows = zip(sample_index(ids).tolist(), *self._drawn(ids), changes, strict=True)
+        return _Batch(self, [Sample(index, self._data.crop, *drawn) for index, *drawn in rows], self._pool)
+
+    def _drawn(self, ids: Tensor) -> tuple[list[list[float]], list[bool]]:
+        """Of each sample, the numbers for its crop, and whether it is flipped."""
+        uniforms = uniform(self._seed, Stream.CROP, ids, self._data.crop.draws)
+        flips = uniform(self._seed, Stream.FLIP, ids, 1)[:, 0] < self._data.flip
+        return uniforms.tolist(), flips.tolist()
 
     def _decode_what_is_read(self, waiting: Iterable[tuple[Tensor, _Batch]]) -> None:
         """Hands on what needs no waiting: a slow file holds up its own batch only."""
@@ -169,6 +196,7 @@ class _Batch:
         self._loader, self._samples, self._pool = loader, samples, pool
         self._indices = [loader._quarantine.resolve(sample.index, pool) for sample in samples]
         self.reading = loader._read(self._indices)
+        self._sizes: list[tuple[int, int]] = []
         self._decoding: Pending | None = None
 
     def decode(self) -> None:
@@ -183,10 +211,11 @@ class _Batch:
             again = loader._read([self._indices[i] for i in refused]).result()
             for i, file in zip(refused, again, strict=True):
                 files[i] = file
-        size, jobs = loader._data.size, []
-        for sample, file in zip(self._samples, files, strict=True):
-            cut = sample.crop.cut(seen_size(file), size, sample.uniforms)
-            jobs.append(Job(file, cut, sample.flip, sample.changes))
+        fill, jobs = mean_colour(loader._data.mean), []
+        self._sizes = [seen_size(file) for file in files]
+        for sample, file, size in zip(self._samples, files, self._sizes, strict=True):
+            cut = sample.crop.cut(size, loader._data.size, sample.uniforms)
+            jobs.append(Job(file, cut, sample.flip, sample.changes, fill))
         self._decoding = loader._decoder.start(jobs)
 
     def result(self) -> Tensor:
@@ -196,8 +225,15 @@ class _Batch:
         if bad:
             self._replace(bad)
             rows = list(bad)
-            images[rows] = _Batch(self._loader, [self._samples[i] for i in rows], self._pool).result()
+            again = _Batch(self._loader, [self._samples[i] for i in rows], self._pool)
+            images[rows] = again.result()
+            for i, index, size in zip(rows, again._indices, again._sizes, strict=True):
+                self._indices[i], self._sizes[i] = index, size
         return images
+
+    def loaded(self, ids: Tensor) -> Loaded:
+        """`result`, and what it is of."""
+        return Loaded(self.result(), ids, torch.tensor(self._indices), self._sizes)
 
     def cancel(self) -> None:
         """Drops what has not begun."""
@@ -232,7 +268,7 @@ def open_loader(
             f"images have 3 channels (RGB) or 1 (grayscale), as that is what image files decode to; "
             f"data.mean has {channels}"
         )
-    threads = data.workers or _share_of_cores()
+    threads = data.workers or share_of_cores()
     settings = data.size, channels, data.crop.interpolation, threads
     pillow = PillowDecoder(*settings, pin=device.type == "cuda")
     if data.loader == "pillow":
@@ -247,7 +283,8 @@ def open_loader(
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
-def _share_of_cores() -> int:
+def share_of_cores() -> int:
+    """How many of the machine's cores are this process's."""
     # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     processes = next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking
+from ..tokens import Encoder, Mask, Masking, as_map
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
@@ -110,6 +111,7 @@ class BEiTEncoder(nn.Module):
         self.patch_size: int = beit.patch_embed.patch_size[0]
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.embed_dim: int = beit.embed_dim
+        self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = beit
@@ -126,6 +128,11 @@ class BEiTEncoder(nn.Module):
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.transform(images, None)
 
+    def maps(self, images: Tensor, blocks: Sequence[int] = ()) -> list[Tensor]:
+        if not blocks:
+            return [as_map(self.features(images)[:, 1:], self.grid)]
+        return [as_map(x[:, 1:], self.grid) for i, x in enumerate(self.blocks(images, None)) if i in blocks]
+
     def layers(self) -> list[tuple[str, ...]]:
         stem = ("backbone.patch_embed", "backbone.cls_token", "backbone.pos_embed")
         return [stem, *((f"backbone.blocks.{i}",) for i in range(len(self.backbone.blocks)))]
@@ -135,6 +142,12 @@ class BEiTEncoder(nn.Module):
 
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model, with the mask token at the patches (B, L) that are `hidden`."""
+        for tokens in self.blocks(images, hidden):
+            last = tokens
+        return self.backbone.norm(last)
+
+    def blocks(self, images: Tensor, hidden: Tensor | None) -> Iterator[Tensor]:
+        """The tokens after each block."""
         beit = self.backbone
         x = beit.patch_embed(images)
         if hidden is not None and self.token_layer == 0:
@@ -147,7 +160,7 @@ class BEiTEncoder(nn.Module):
             if hidden is not None and i == self.token_layer:
                 x = self.token(x, nn.functional.pad(hidden, (1, 0)))
             x = checkpoint(block, x, bias) if self.grad_checkpointing else block(x, bias)
-        return beit.norm(x)
+            yield x
 
 
 def init_simmim(beit: Beit, mask_token: Tensor) -> None:

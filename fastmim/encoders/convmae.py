@@ -16,7 +16,17 @@ from torch.nn import functional as F
 from fastmim_kernels.patch_gather import patch_gather
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, init_transformer, patchify, sincos_position_embedding, take, unpatchify
+from ..tokens import (
+    Encoder,
+    Mask,
+    Masking,
+    as_map,
+    init_transformer,
+    patchify,
+    sincos_position_embedding,
+    take,
+    unpatchify,
+)
 from .checks import check_size
 from .create import take_module
 from .dense import compute_dtype, convolve, cut
@@ -137,6 +147,7 @@ class ConvMAEEncoder(nn.Module):
         super().__init__()
         (p1, p2, p3), (c1, c2, c3) = spec.patch_sizes, spec.embed_dims
         self.grid, self.patch_sizes, self.patch_size, self.embed_dim = grid, spec.patch_sizes, p1 * p2 * p3, c3
+        self.strides, self.widths = (p1, p1 * p2, self.patch_size), spec.embed_dims
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.grad_checkpointing = False
         self.patch_embed1 = PatchEmbed(len(mean), c1, p1)
@@ -165,12 +176,21 @@ class ConvMAEEncoder(nn.Module):
         p, dtype = self.patch_size, compute_dtype(self.patch_embed4.weight)
         token, side = self.patch_sizes[0], p // self.patch_sizes[0]
         x = patch_gather(images, mask.ids_keep, p, self.mean.float(), self.std.float(), dtype, token)
-        return self.transform(x.unflatten(1, (-1, side, side)), self.pos_embed[0][mask.ids_keep], mask)
+        return self.join(*self.stages(x.unflatten(1, (-1, side, side)), self.pos_embed[0][mask.ids_keep], mask))
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images."""
+        return self.join(*self.read_all(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last is the transformer's alone, without what the first stages add to it in `features`."""
+        *first, last = self.read_all(images)
+        return [*(x[:, 0].permute(0, 3, 1, 2) for x in first), as_map(last, self.grid)]
+
+    def read_all(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The stages' outputs for whole, normalised (B, C, H, W) images."""
         squares = cut(images.permute(0, 2, 3, 1)[:, None], self.patch_sizes[0])
-        return self.transform(squares, self.pos_embed, None)
+        return self.stages(squares, self.pos_embed, None)
 
     def layers(self) -> list[tuple[str, ...]]:
         """Everything in front of the transformer is stem (Alpha-VL/ConvMAE, util/lr_decay.py)."""
@@ -183,15 +203,21 @@ class ConvMAEEncoder(nn.Module):
         self.stage1_output_decode = self.stage2_output_decode = None
         return take_module(self, "norm")
 
-    def transform(self, x: Tensor, positions: Tensor, mask: Mask | None) -> Tensor:
-        """Tokens of pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`)."""
+    def stages(self, x: Tensor, positions: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What each stage makes of pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`).
+
+        Returns: (B, K, h, w, C) twice, and the tokens (B, L, D).
+        """
         _, p2, p3 = self.patch_sizes
-        x = self.run([partial(block, mask=mask) for block in self.blocks1], self.patch_embed1(x))
-        stage1 = self.fused(self.stage1_output_decode, x)
-        x = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(cut(x, p2)))
-        stage2 = self.fused(self.stage2_output_decode, x)
-        x = self.patch_embed4(self.patch_embed3(cut(x, p3)).flatten(1, 3)) + positions
-        return self.norm(self.run(list(self.blocks3), x) + stage1 + stage2)
+        first = self.run([partial(block, mask=mask) for block in self.blocks1], self.patch_embed1(x))
+        second = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(cut(first, p2)))
+        x = self.patch_embed4(self.patch_embed3(cut(second, p3)).flatten(1, 3)) + positions
+        return first, second, self.run(list(self.blocks3), x)
+
+    def join(self, first: Tensor, second: Tensor, tokens: Tensor) -> Tensor:
+        """The tokens, with what the first stages add to them, normalised."""
+        stage1, stage2 = self.fused(self.stage1_output_decode, first), self.fused(self.stage2_output_decode, second)
+        return self.norm(tokens + stage1 + stage2)
 
     @staticmethod
     def fused(conv: nn.Conv2d | None, x: Tensor) -> Tensor | float:

@@ -139,6 +139,9 @@ class ConvEncoder(nn.Module):
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         self.embed_dim: int = backbone.num_features
+        stages = backbone.feature_info[-STAGES:]
+        self.strides = tuple(stage["reduction"] for stage in stages)
+        self.widths = tuple(stage["num_chs"] for stage in stages)
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill if spec.reads == "all" else "none")
         self.backbone = backbone
@@ -160,16 +163,25 @@ class ConvEncoder(nn.Module):
         """(B, N, D) of whole, normalised (B, C, H, W) images, N = H/32 * W/32: timm's features, bit for bit."""
         return self.transform(images, None)
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return self.stages(images, None)
+
     def transform(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Runs timm's model on (B, C, H, W) images, with the token at the cells (B, rows, columns) that are hidden."""
-        x = self.stem(x)
+        """The last stage's tokens, normalised where timm's are."""
+        return tokens(self.norm(self.stages(x, hidden)[-1]))
+
+    def stages(self, x: Tensor, hidden: Tensor | None) -> list[Tensor]:
+        """(B, C, h, w) after each stage of timm's model on (B, C, H, W) images, with the token at the cells
+        (B, rows, columns) that are hidden."""
+        x, maps = self.stem(x), []
         for i in range(STAGES):
             x, blocks = self.stage(x, i)
             if hidden is not None and i == self.token_stage:
                 x = self.token(x.permute(0, 2, 3, 1), hidden).permute(0, 3, 1, 2)
             for block in blocks:
                 x = checkpoint(block, x) if self.grad_checkpointing and self.training else block(x)
-        return tokens(self.norm(x))
+            maps.append(x)
+        return maps
 
 
 class ResNetEncoder(ConvEncoder):

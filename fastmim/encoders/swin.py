@@ -17,7 +17,7 @@ from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
-from .dense import DenseInput, MaskToken, compute_dtype
+from .dense import DenseInput, MaskToken, compute_dtype, convolve
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class SwinEncoder(nn.Module):
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         self.embed_dim: int = swin.num_features
+        self.strides = tuple(stage["reduction"] for stage in swin.feature_info)
+        self.widths = tuple(stage["num_chs"] for stage in swin.feature_info)
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill)
         self.backbone = swin
@@ -132,16 +134,22 @@ class SwinEncoder(nn.Module):
         """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.backbone.patch_embed.proj.weight)
         rows, columns = self.grid
+        embed = self.backbone.patch_embed
         if self.reads == "all":
-            return self.transform(self.input(images, mask, dtype), mask.mask.view(-1, rows, columns))
+            x = embed(self.input(images, mask, dtype))
+            return self.normed(self.stages(x, mask.mask.view(-1, rows, columns)))
+        token = embed.patch_size[0]
+        x = self.input.tokens(images, mask.ids_keep, columns // 2, self.patch_size, token, dtype)
         replaced = None if mask.secondary is None else mask.secondary.view(-1, rows // 2, columns // 2)
-        return self.transform(self.input.compact(images, mask, self.patch_size, dtype), replaced)
+        return self.normed(self.stages(embed.norm(convolve(embed.proj, x)), replaced))
 
     def features(self, images: Tensor) -> Tensor:
         """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit in evaluation."""
-        if self.training:
-            return self.transform(images, None)
-        return self.backbone.forward_features(images).flatten(1, 2)
+        return self.normed(self.stages(self.backbone.patch_embed(images), exact=not self.training))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        maps = self.stages(self.backbone.patch_embed(images), exact=not self.training)
+        return [x.permute(0, 3, 1, 2) for x in maps]
 
     def layers(self) -> list[tuple[str, ...]]:
         """The downsampling behind a stage, which timm has in front of the next, is of that stage's last block."""
@@ -154,20 +162,26 @@ class SwinEncoder(nn.Module):
     def take_norm(self) -> nn.Module:
         return take_module(self, "backbone.norm")
 
-    def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
-        """Runs timm's model on (B, C, H, W) images, with the token for the patches (B, rows, columns) `hidden`."""
-        x = self.backbone.patch_embed(images)
+    def normed(self, maps: list[Tensor]) -> Tensor:
+        """The last stage's tokens, normalised."""
+        return self.backbone.norm(maps[-1]).flatten(1, 2)
+
+    def stages(self, x: Tensor, hidden: Tensor | None = None, exact: bool = False) -> list[Tensor]:
+        """(B, h, w, C) after each of timm's stages on embedded (B, H, W, D), with the token for the patches
+        (B, rows, columns) `hidden`; exact: to timm's bits."""
+        maps = []
         for i, stage in enumerate(self.backbone.layers):
             x = stage.downsample(x)
             if hidden is not None and i == self.token_stage:
                 x = self.token(x, hidden)
-            blocks = [partial(run_block, block) for block in stage.blocks]
+            blocks = [block if exact else partial(run_block, block) for block in stage.blocks]
             if self.grad_checkpointing:
                 x = checkpoint_seq(blocks, x)
             else:
                 for block in blocks:
                     x = block(x)
-        return self.backbone.norm(x).flatten(1, 2)
+            maps.append(x)
+        return maps
 
 
 def window_codes(block: SwinTransformerBlock) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from fastmim_kernels import mask_token, patch_gather
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, init_transformer, sincos_position_embedding
+from ..tokens import Encoder, Mask, Masking, as_map, init_transformer, sincos_position_embedding
 from .checks import check_masking, check_size, check_token_layer
 from .create import given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
@@ -129,6 +130,7 @@ class ViTEncoder(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.embed_dim: int = vit.embed_dim
+        self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(vit.patch_embed.proj)
         self.cls_token = vit.cls_token
@@ -163,6 +165,15 @@ class ViTEncoder(nn.Module):
         """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
         return self.read_all(images, None)
 
+    def maps(self, images: Tensor, blocks: Sequence[int] = ()) -> list[Tensor]:
+        if not blocks:
+            return [as_map(self.features(images)[:, 1:], self.grid)]
+        x, maps = self.start(self.embed(images) + self.pos_embed[:, 1:]), []
+        for first, last in zip((-1, *blocks), blocks, strict=False):
+            x = self.run(self.blocks[first + 1 : last + 1], x)
+            maps.append(as_map(x[:, 1:], self.grid))
+        return maps
+
     def layers(self) -> list[tuple[str, ...]]:
         stem = ("patch_embed", "cls_token", "pos_embed", "norm_pre")
         return [stem, *((f"blocks.{i}",) for i in range(len(self.blocks)))]
@@ -172,16 +183,24 @@ class ViTEncoder(nn.Module):
 
     def read_all(self, images: Tensor, hidden: Tensor | None) -> Tensor:
         """Runs timm's model on (B, C, H, W) images, with the mask token at the patches (B, L) that are `hidden`."""
-        proj = self.patch_embed.proj
-        x = F.conv2d(images, proj.weight, proj.bias, stride=self.patch_size).flatten(2).transpose(1, 2)
+        x = self.embed(images)
         if hidden is not None and self.token_layer == 0:
             x, hidden = self.token(x, hidden), None
         return self.transform(x + self.pos_embed[:, 1:], hidden)
 
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, L, D) of (B, C, H, W) images, without positions."""
+        proj = self.patch_embed.proj
+        return F.conv2d(images, proj.weight, proj.bias, stride=self.patch_size).flatten(2).transpose(1, 2)
+
+    def start(self, x: Tensor) -> Tensor:
+        """Prepends the class token: what the first block is given."""
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        return self.norm_pre(torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1))
+
     def transform(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Prepends the class token and runs blocks and final norm, on the way with the token at `hidden` patches."""
-        cls_token = self.cls_token + self.pos_embed[:, :1]
-        x = self.norm_pre(torch.cat([cls_token.expand(len(x), -1, -1), x], dim=1))
+        x = self.start(x)
         first = 0 if hidden is None else self.token_layer - 1
         x = self.run(self.blocks[:first], x)
         if hidden is not None:

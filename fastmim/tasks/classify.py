@@ -5,7 +5,6 @@ May import L3 and below, and convert.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from .. import checkpoint, metrics
+from .. import checkpoint
 from ..classifier import Classifier, LinearProbe, hits, recalibrate
 from ..convert.resize import resize_table
 from ..data.augment import Drawn, color_jitter, rand_augment
@@ -27,32 +26,25 @@ from ..data.sampler import split_held_out
 from ..encoders.convnet import ConvNet
 from ..engine import Process, StepResult
 from ..masking import UniformMasking
-from ..metrics import Meter
 from ..settings import batch_plan
 from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .export import PRETRAINING_ONLY
-from .task import Task, load_run
+from .task import load_run
+from .tested import Tested
 
 PIECE = 128
 """Test images in a forward, whatever the number of processes: so no process count changes a sum."""
 SHARED, OWN = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
 
 
-class Classification(Task):
-    """A run that trains a classifier.
-
-    Attributes:
-        scores: "top1", "top5" (fractions) and "loss" on the test images after `tested` updates.
-    """
+class Classification(Tested):
+    """A run that trains a classifier; its scores are "top1", "top5" (fractions) and "loss"."""
 
     ema: ModelEmaV3 | None = None
 
     def __init__(self, config: Finetune | Probe, process: Process):
-        self.scores: dict[str, float] = {}
-        self.tested = -1
         super().__init__(config, process)
-        self.same_everywhere(self.test, config.data.test)
         self.test_loader = whole_images(self.test, config.data, process.device)
         self.test_labels = torch.tensor(self.test.labels)
 
@@ -92,11 +84,7 @@ class Classification(Task):
         rank, world, device = self.process.rank, self.process.world, self.process.device
         pieces = torch.arange(len(self.test)).split(PIECE)
         module = self.ema.module if self.ema else self.module
-        # Where batch norms do not share statistics, those of the first process count, which are saved too.
-        kept = module.state_dict().keys()
-        for name, buffer in module.named_buffers():
-            if name in kept:
-                buffer.copy_(self.engine.from_first(buffer, buffer.shape, buffer.dtype))
+        self.share_statistics(module)
         sums = torch.zeros(3, dtype=torch.float64, device=device)
         turns = -(-len(pieces) // world)
         with self.engine.inference():
@@ -111,31 +99,9 @@ class Classification(Task):
         top1, top5, loss = (self.engine.reduce_sum(sums) / len(self.test)).tolist()
         return {"top1": top1, "top5": top5, "loss": loss}
 
-    def evaluate(self, done: int, meter: Meter) -> None:
-        self.scores, self.tested = self.score(), done
-        meter.tested(self.scores)
-
-    def finish(self, meter: Meter) -> None:
-        """result.json: what was reached, and what it took."""
-        if self.tested != self.total:
-            self.scores, self.tested = self.score(), self.total
-        if self.process.rank:
-            return
-        hours, peak = metrics.spent(self.folder, self.config.train.global_batch)
-        result = self.scores | {
-            "images": len(self.test),
-            "hours": hours,
-            "peak_bytes": peak,
-            "processes": self.process.world,
-            "updates": self.total,
-            "parameters": sum(p.numel() for p in self.module.parameters()),
-            "trained_parameters": self.parameters,
-            "init": self.config.run.init,
-            "test_manifest": self.test.hash,
-        }
-        metrics.replace(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
-        took = f"{metrics.duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
-        meter.say(f"top-1 {self.scores['top1']:.2%} of {len(self.test)} images; {took}: {self.folder / 'result.json'}")
+    def words(self) -> str:
+        top1, top5, loss = (self.scores[name] for name in ("top1", "top5", "loss"))
+        return f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}"
 
     def close(self) -> None:
         super().close()

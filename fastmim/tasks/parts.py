@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from .. import config, decoders, encoders, losses, masking, targets, transfer
+from .. import config, decoders, detection, encoders, losses, masking, segmentation, targets, transfer
 from ..config import Config
 from ..data import crops
 from ..mim import MIM
@@ -19,6 +19,8 @@ MODULES = (masking, encoders, decoders, targets, losses, crops)
 PARTS = (
     config.Config, config.Data, config.Optim, config.Run, config.Train,
     transfer.Finetune, transfer.Probe, transfer.LabelledData, transfer.Head, transfer.Augment, transfer.EMA,
+    detection.Detect, detection.AnnotatedData, detection.RCNN,
+    segmentation.Segment, segmentation.MaskData, segmentation.UPerNet,
     *(part for module in MODULES for part in vars(module).values()
       if isinstance(part, type) and issubclass(part, BASES) and part not in BASES),
 )  # fmt: skip

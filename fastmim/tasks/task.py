@@ -30,7 +30,16 @@ from .parts import PARTS
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
     *("run.", "optim.", "train."),
-    *("data.root", "data.test", "data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+    *(
+        "data.root",
+        "data.test",
+        "data.masks",
+        "data.test_masks",
+        "data.loader",
+        "data.bad_budget",
+        "data.workers",
+        "data.prefetch",
+    ),
 )
 
 
@@ -57,7 +66,7 @@ class Task(ABC):
         data, seed = config.data, config.train.seed
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
         self.fresh = not (self.folder / "checkpoints/latest").exists()
-        self.manifest = Manifest.scan(data.root)
+        self.manifest = self.scan()
         train_index, self.held_out_index = split_held_out(len(self.manifest), data.held_out, seed)
         self.images = len(train_index)
         self.sampler = Sampler(train_index, seed, data.repeats, data.repeats_together)
@@ -70,6 +79,10 @@ class Task(ABC):
         self.same_everywhere(self.manifest, data.root)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", self.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device, self.changes)
+
+    def scan(self) -> Manifest:
+        """The images that are trained on, and held out."""
+        return Manifest.scan(self.config.data.root)
 
     @abstractmethod
     def build(self) -> nn.Module:

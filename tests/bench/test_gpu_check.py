@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fastmim_kernels
-from bench import gpu_check
+from bench import each_op, gpu_check
 from bench.gpu_check import Part, python
 
 ROOT = Path(__file__).parents[2]
@@ -74,13 +74,15 @@ def test_shares_are_all_tests():
     assert sorted(first + second) == sorted(every) and abs(len(first) - len(second)) <= 1 < len(every)
 
 
-def test_each_op_is_launched():
+def test_a_share_of_the_calls_runs():
+    found = each_op.calls()
     done = subprocess.run(
-        python("-m", "bench.each_op", "--device", "cpu"),
+        python("-m", "bench.each_op", "--device", "cpu", "--share", f"4/{len(found)}"),
         cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert {line.split()[0] for line in done.stdout.splitlines()} == fastmim_kernels.OPS.keys()
+    assert done.stdout.splitlines() == [" ".join(map(str, found[3]))]
+    assert {name for name, *_ in found} == fastmim_kernels.OPS.keys()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
-from fastmim.data.crops import CenterCrop, RandomResizedCrop, SimpleResizedCrop
-from fastmim.data.decode import Job
+from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop, move
+from fastmim.data.decode import Job, places
 from fastmim.tokens import Cut, Stream
 from fastmim_kernels.philox import uniform
 
@@ -80,7 +81,7 @@ def test_each_attempt_has_its_own_numbers():
     ],
 )
 def test_center_crop(image, size, expected):
-    assert CenterCrop().cut(image, size, []) == (expected, size, (0, 0))
+    assert CenterCrop().cut(image, size, []) == Cut(expected, size)
 
 
 def test_whole_image():
@@ -157,3 +158,87 @@ def test_bad_ranges_are_refused():
             RandomResizedCrop(ratio=ratio)
     with pytest.raises(ValueError, match="crop_pct"):
         CenterCrop(crop_pct=0.0)
+
+
+def scaled(crop, image, size, count=400):
+    rows = uniform(0, Stream.CROP, torch.arange(count), crop.draws).tolist()
+    return [crop.cut(image, size, row) for row in rows]
+
+
+@pytest.mark.parametrize("fit", ["inside", "cover"])
+@pytest.mark.parametrize("image", [(375, 500), (500, 333), (60, 64), (30, 400), (1, 1)])
+def test_scaled_windows_show_all_that_fits(image, fit):
+    """Along each axis either the whole image and padding, or no padding; the place is any whole pixel."""
+    size, scale = (96, 128), (0.1, 2.0)
+    inside, cover = sorted((size[0] / image[0], size[1] / image[1]))
+    base = inside if fit == "inside" else min(cover, 4 * inside)
+    for cut in scaled(ScaleJitterCrop(scale=scale, fit=fit), image, size):
+        assert cut.padded and cut.offset == (0, 0)
+        for full, part, start, length, resized in zip(
+            image, size, cut.window[:2], cut.window[2:], cut.resized, strict=True
+        ):
+            assert 0 <= start <= full - length and 1 <= resized <= part
+            assert resized == part or (start, length) == (0, full)
+            # Whole pixels of the image and of the sample are half a pixel off at most, each.
+            assert (resized - 0.5) / (length + 0.5) <= scale[1] * base
+            assert (resized + 0.5) / max(length - 0.5, 1e-9) >= scale[0] * base
+
+
+def test_scaled_factor_is_uniform():
+    factors = [cut.resized[0] / 100 for cut in scaled(ScaleJitterCrop(scale=(0.2, 1.0)), (100, 100), (100, 100), 4000)]
+    assert np.allclose(np.quantile(factors, [0.1, 0.5, 0.9]), [0.28, 0.6, 0.92], atol=0.02)
+
+
+def test_scaled_place_is_uniform():
+    crop = ScaleJitterCrop(scale=(2.0, 2.0))
+    windows = np.array([cut.window for cut in scaled(crop, (8, 8), (32, 32), 2500)])
+    counts = np.zeros((5, 5))
+    np.add.at(counts, tuple(windows[:, :2].T), 1)
+    assert set(map(tuple, windows[:, 2:])) == {(4, 4)}
+    assert ((counts - 100) ** 2 / 100).sum() < 24 + 5 * np.sqrt(48)  # chi-squared of 24 degrees of freedom
+
+
+@pytest.mark.parametrize("image", [(375, 500), (500, 375), (683, 1024), (7, 3), (1, 999)])
+def test_a_scale_of_one_shows_the_whole_image(image):
+    for cut in scaled(ScaleJitterCrop(scale=(1.0, 1.0)), image, (128, 128), 3):
+        assert cut.window == (0, 0, *image) and max(cut.resized) == 128
+        assert abs(min(cut.resized) - max(1, 128 * min(image) / max(image))) <= 0.5
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_padding_is_below_and_on_the_right(flip):
+    rows, columns = Job(None, Cut((0, 0, 30, 40), (3, 4), padded=True), flip).places((5, 6))
+    assert rows.tolist() == [0, 1, 2, -1, -1]
+    assert columns.tolist() == [*([3, 2, 1, 0] if flip else [0, 1, 2, 3]), -1, -1]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(64, 96), (300, 200)])
+def test_points_move_with_the_pixels(flip, size):
+    """On an image whose colours are its coordinates: the colour at a moved point is the point."""
+    image = (120, 160)
+    y, x = np.mgrid[: image[0], : image[1]]
+    pixels = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
+    for cut in scaled(ScaleJitterCrop(scale=(0.5, 2.0), interpolation="bilinear"), image, size, 20):
+        top, left, height, width = cut.window
+        window = pixels.crop((left, top, left + width, top + height)).resize(
+            cut.resized[::-1], Image.Resampling.BILINEAR
+        )
+        rows, columns = places(cut, flip, size) or map(np.arange, size)
+        shown = np.asarray(window)[np.ix_(rows, columns)] if places(cut, flip, size) else np.asarray(window)
+        if flip and places(cut, flip, size) is None:
+            shown = shown[:, ::-1]
+        for u, v in [(0.3, 0.4), (0.5, 0.5), (0.7, 0.6)]:
+            point = torch.tensor([left + u * width, top + v * height], dtype=torch.float64)
+            column, row = move(point, cut, flip).tolist()
+            found = shown[int(row), int(column), :2]
+            # A pixel of the sample may be several of the image; colours are those of pixel centres.
+            assert np.allclose(
+                found + 0.5, point.numpy(), atol=1.0 + max(width / cut.resized[1], height / cut.resized[0])
+            )
+
+
+def test_bad_scales_are_refused():
+    for scale in [(0.0, 1.0), (2.0, 1.0)]:
+        with pytest.raises(ValueError, match="scale"):
+            ScaleJitterCrop(scale=scale)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim.data.crops import SimpleResizedCrop
+from fastmim.data.crops import ScaleJitterCrop, SimpleResizedCrop
 from fastmim.data.dali import DaliDecoder
 from fastmim.data.decode import Job, PillowDecoder, seen_size
 from fastmim.tokens import Cut
@@ -169,6 +169,26 @@ def test_a_cut_with_a_border_is_close_to_pillow(kinds, dali, interpolation, chan
     assert not failures
     difference = (images.int() - reference(jobs, (32, 24), channels, interpolation).int()).abs()
     assert difference.float().mean() < 0.02 and difference.max() <= 2
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_padded_cut_is_close_to_pillow(kinds, dali, channels):
+    """Padding below, on the right, on both sides, and none."""
+    decoder, _ = dali((32, 24), channels)
+    crop, fill = ScaleJitterCrop(scale=(0.1, 2.0)), (124, 116, 104)[:channels]
+    draws = [(u, 0.3, 0.8) for u in (0.1, 0.45, 0.5, 0.6, 0.99)]
+    jobs = [
+        job_of(data, flip=i % 2 == 0, crop=crop, place=draws[i % 5])._replace(fill=fill)
+        for i, data in enumerate(kinds.values())
+    ]
+    images, failures = decoder.start(jobs).result()
+    assert not failures and len({job.cut.resized for job in jobs}) > 4
+    expected = reference(jobs, (32, 24), channels, "bicubic")
+    assert (images.int() - expected.int()).abs().max() <= 2
+    for job, image in zip(jobs, images, strict=True):
+        rows, columns = job.cut.resized
+        for padding in (image[rows:], image[:, columns:]):
+            assert (padding == torch.tensor(fill)).all()
 
 
 @pytest.mark.parametrize("channels", [3, 1])

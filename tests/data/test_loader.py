@@ -20,7 +20,7 @@ from torchvision.transforms import functional as F
 
 from fastmim.data import decode
 from fastmim.data import loader as loading
-from fastmim.data.crops import CenterCrop, RandomResizedCrop, SimpleResizedCrop
+from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.data.sampler import Sampler
@@ -235,6 +235,42 @@ def test_a_substitute_has_the_window_and_flip_of_the_sample_it_replaces(make_fol
     image = F.resized_crop(Image.open(root / f"{substitute}.png"), *window, [32, 24], InterpolationMode.BICUBIC)
     image = F.hflip(image) if uniform(SEED, Stream.FLIP, ids, 1) < 0.5 else image
     assert np.array_equal(images[2], np.asarray(image))
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_scaled_crops_equal_pillows_resize_with_padding(photographs, data, flip):
+    crop, size, ids = ScaleJitterCrop(scale=(0.3, 2.0)), (48, 40), Sampler(12, SEED).ids(0, 24)
+    manifest = Manifest.scan(str(photographs))
+    with open_loader(photographs, data(crop, size=size, flip=flip)) as loader:
+        (loaded,) = loader.loaded([ids])
+        cuts = loader.cuts(loaded.ids, loaded.sizes)
+    assert torch.equal(loaded.indices, ids & 0xFFFFFFFF)
+    assert any(min(cut.resized) < 40 for cut, _ in cuts) and any(cut.resized == size for cut, _ in cuts)
+    for i, (cut, flipped) in enumerate(cuts):
+        photograph = Image.open(manifest.path(int(loaded.indices[i])))
+        assert loaded.sizes[i] == (photograph.height, photograph.width) and flipped == bool(flip)
+        top, left, height, width = cut.window
+        shown = photograph.crop((left, top, left + width, top + height)).resize(cut.resized[::-1], Image.BICUBIC)
+        expected = Image.new("RGB", size[::-1], (124, 116, 104))
+        expected.paste(ImageOps.mirror(shown) if flipped else shown)
+        assert np.array_equal(loaded.images[i], np.asarray(expected))
+
+
+def test_what_is_shown_in_place_of_bad_files_is_told(make_folder, data):
+    """Whether the reader or the decoder refuses them: number, size, and so the cut, are the substitute's."""
+    root = make_folder([f"{i}.png" for i in range(6)])
+    Image.open(root / "3.png").resize((30, 31)).save(root / "3.png")
+    (root / "2.png").write_bytes(b"")
+    whole = (root / "4.png").read_bytes()
+    (root / "4.png").write_bytes(whole[: len(whole) // 2])
+    crop = ScaleJitterCrop(scale=(1.0, 1.0))
+    with open_loader(root, data(crop, flip=0.0, size=(16, 16))) as loader:
+        (loaded,) = loader.loaded([sample_id(torch.arange(6), 1)])
+        assert len(loader.bad_files()) == 2
+    assert loaded.indices.tolist()[::2] != [0, 2, 4] and not {2, 4} & set(loaded.indices.tolist())
+    with open_loader(root, data(crop, flip=0.0, size=(16, 16))) as loader:
+        assert torch.equal(loader.load(sample_id(loaded.indices, 0)), loaded.images)
+    assert loaded.sizes == [(31, 30) if i == 3 else (12, 16) for i in loaded.indices.tolist()]
 
 
 def test_every_process_chooses_the_same_substitutes(make_folder, data):

@@ -5,12 +5,12 @@ An offset of 32 bits may follow one of 64 bits: an image, or a row of features, 
 
 import importlib
 import os
-import re
 
 import pytest
 
 from bench.compile import compile_kernel
 from fastmim_kernels import OPS
+from tests.kernels.ir import narrow_offsets
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, and interprets nothing")
 
@@ -38,68 +38,6 @@ SMALL = {
     },
     "counts blocks of 1,024": {"scale_": {"x"}},
 }  # fmt: skip
-
-NAME = re.compile(r"%[\w$.-]+")
-INDICES = ("tt.get_program_id", "tt.load", "counter", "carried")
-
-
-def definitions(code: str) -> dict[str, tuple[str, list[str], str]]:
-    """Name of a value -> operation, operands, line."""
-    found = {}
-    for line in code.splitlines():
-        if (counter := re.search(r"scf\.for (%\w+) =", line)) is not None:
-            found[counter[1]] = ("counter", [], line)
-        if "iter_args(" in line:
-            for name, start in re.findall(r"(%\w+) = (%[\w#]+)", line.split("iter_args(")[1]):
-                found[name] = ("carried", [start.split("#")[0]], line)
-        if (value := re.match(r"\s*(%[\w$.-]+)(?::\d+)? = ([\w.]+)(.*)", line)) is not None:
-            line = re.split(r" loc\(", value[3])[0]
-            found[value[1]] = (value[2], NAME.findall(line), line)
-    return found
-
-
-def narrow_offsets(code: str) -> set[str]:
-    """Arguments of a kernel, in Triton's IR, whose offsets might pass 2^31 in 32 bits.
-
-    They are of 32 bits from the tensor's start, or were made from a product in 32 bits of a program's number, a loop's
-    counter or a loaded value.
-    """
-    values = definitions(code)
-
-    def tree(name: str, enter) -> set[str]:
-        """A value and those it is made from, of those values which `enter` admits."""
-        found, todo = set(), [name]
-        while todo:
-            if (name := todo.pop()) in values and name not in found and enter(name):
-                found.add(name)
-                todo += [] if values[name][0] == "tt.load" else values[name][1]
-        return found
-
-    def is_wide(name: str) -> bool:
-        return re.search(r"\bi64$|xi64>$", values[name][2].strip()) is not None
-
-    def wraps(name: str) -> bool:
-        products = (v for v in tree(name, lambda v: not is_wide(v)) if values[v][0] == "arith.muli")
-        return any(values[v][0] in INDICES for p in products for v in tree(p, lambda v: True))
-
-    found = set()
-    for operation, operands, line in list(values.values()):
-        if operation != "tt.addptr":
-            continue
-        pointer, offset = operands
-        follows = False
-        while pointer in values:
-            kind, sources, types = values[pointer]
-            follows |= kind == "tt.addptr" and "i64" in types.rsplit(",", 1)[1]
-            pointer = sources[0]
-        if "i64" in line.rsplit(",", 1)[1]:
-            extended = (v for v in tree(offset, lambda v: True) if values[v][0] == "arith.extsi")
-            narrow = any(wraps(values[v][1][0]) for v in extended)
-        else:
-            narrow = not follows
-        if narrow:
-            found.add(pointer.removeprefix("%"))
-    return found
 
 
 def other_atomics(code: str) -> list[str]:
@@ -130,19 +68,45 @@ def test_only_integers_are_added_atomically(codes):
     assert not {op for op, kernels in codes.items() for code in kernels if other_atomics(code)}
 
 
-def test_an_offset_of_32_bits_is_found():
+def test_offsets_of_32_bits_are_found():
     triton = pytest.importorskip("triton")
     import triton.language as tl
 
     @triton.jit
-    def copy(x, y, z, n, BLOCK: tl.constexpr):
+    def copy(x, y, z, shifted, carried, pointer, chosen, given, counted, n, BLOCK: tl.constexpr):
         i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         wide = tl.program_id(0).to(tl.int64) * BLOCK
         value = tl.load(x + i, mask=i < n) + tl.load(y + i.to(tl.int64), mask=i < n)
-        tl.store(z + wide + tl.arange(0, BLOCK), value, mask=i < n)
+        tl.store(z + wide + tl.arange(0, BLOCK), value)
+        tl.store(shifted + (tl.program_id(0) << 10).to(tl.int64), 1.0)
+        at = n
+        place = pointer
+        wide_place = given + wide
+        last = n
+        for k in range(n):
+            tl.store(carried + at.to(tl.int64), 1.0)
+            place += k
+            wide_place += wide
+            at += n
+            last = k * n
+        tl.store(place, 1.0)
+        tl.store(wide_place + tl.arange(0, BLOCK), value)
+        tl.store(counted + last.to(tl.int64), 1.0)
+        branch = tl.program_id(0)
+        if n > tl.load(z):
+            tl.debug_barrier()
+            branch = branch * n
+        tl.store(chosen + branch.to(tl.int64), 1.0)
 
-    code = compile_kernel(copy, ["*fp32", "*fp32", "*fp32", "i32"], {"BLOCK": 128}, 4, 90)["ttir"]
-    assert narrow_offsets(code) == {"x", "y"}
+    types = [*["*fp32"] * 9, "i32"]
+    code = compile_kernel(copy, types, {"BLOCK": 128}, 4, 90)["ttir"]
+    assert "scf.if" in code and "arith.shli" in code and "iter_args" in code
+    assert narrow_offsets(code) == {"x", "y", "shifted", "carried", "pointer", "chosen", "counted"}
+
+
+def test_a_loop_of_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="scf.while"):
+        narrow_offsets("module {\n%0 = scf.while (%a = %b) : (i32) -> i32 {")
 
 
 def test_an_atomic_sum_of_floats_is_found():

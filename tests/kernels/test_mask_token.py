@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from fastmim_kernels import OPS, mask_token, use_reference
 from fastmim_kernels.mask_token import reference
 from fastmim_kernels.mask_token.cases import CASES, Case, functions, inputs, tensors
-
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-MODES = ["replace", "add", "gated"]
+from tests.kernels.cells import DTYPES, MODES, any_case
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -27,20 +25,6 @@ def test_cpp(check_op, check_bits, case, dtype):
 def test_triton(check_op, check_bits, case, dtype):
     check = check_op if CASES[case].mode == "gated" else check_bits
     check("mask_token", "triton", CASES[case], dtype)
-
-
-@st.composite
-def any_case(draw, largest: int):
-    cells = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
-    return Case(
-        draw(st.integers(0, 3)),
-        (cells[0] * draw(st.integers(1, largest)), cells[1] * draw(st.integers(1, largest))),
-        cells,
-        dim=draw(st.integers(1, 200)),
-        mode=draw(st.sampled_from(MODES)),
-        params=draw(st.sampled_from([None, *DTYPES])),
-        layout=draw(st.sampled_from(["contiguous", "strided", "channels_first"])),
-    )
 
 
 @given(case=any_case(largest=5), dtype=st.sampled_from(DTYPES))

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from fastmim_kernels import OPS, patch_gather
 from fastmim_kernels.patch_scatter import patch_scatter, reference
 from fastmim_kernels.patch_scatter.cases import CASES, Case, inputs
+from tests.kernels.patches import any_case
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+IMAGES = [None, *DTYPES]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -25,30 +27,13 @@ def test_triton(check_bits, case, dtype):
     check_bits("patch_scatter", "triton", CASES[case], dtype)
 
 
-@st.composite
-def any_case(draw, largest_patch: int):
-    grid, patch = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, largest_patch))
-    num_ids = draw(st.integers(0, grid[0] * grid[1]))
-    return Case(
-        draw(st.integers(0, 3)),
-        grid,
-        patch,
-        num_ids,
-        token=draw(st.sampled_from([n for n in range(1, patch + 1) if patch % n == 0])),
-        columns=draw(st.sampled_from([n for n in range(1, num_ids + 2) if num_ids % n == 0])),
-        channels=draw(st.integers(1, 5)),
-        images=draw(st.sampled_from([None, *DTYPES])),
-        strided=draw(st.booleans()),
-    )
-
-
-@given(case=any_case(largest_patch=20), dtype=st.sampled_from(DTYPES))
+@given(case=any_case(Case, IMAGES, largest_patch=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(check_bits, case, dtype):
     check_bits("patch_scatter", "cpp", case, dtype)
 
 
 @pytest.mark.triton
-@given(case=any_case(largest_patch=8), dtype=st.sampled_from(DTYPES))
+@given(case=any_case(Case, IMAGES, largest_patch=8), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(check_bits, case, dtype):
     check_bits("patch_scatter", "triton", case, dtype)
 

@@ -1,4 +1,4 @@
-"""Every recipe of fine-tuning and linear probe, field by field, against a table typed from the papers and their code.
+"""Every recipe of what follows pre-training, field by field, against a table typed from their sources.
 
 Sources: facebookresearch/mae FINETUNE.md, main_finetune.py, main_linprobe.py; microsoft/SimMIM configs; implus/UM-MAE
 Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints it.
@@ -7,10 +7,11 @@ Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMA
 import pytest
 
 from fastmim.config import load
+from fastmim.tasks.task import total_steps
 from fastmim.transfer import EMA
 from tests.methods.tiny import ROOT
 
-PATHS = sorted([*ROOT.glob("configs/*/finetune/*.py"), *ROOT.glob("configs/*/probe/*.py")])
+PATHS = sorted(path for kind in ("finetune", "probe", "segment") for path in ROOT.glob(f"configs/*/{kind}/*.py"))
 
 # What MAE's, SimMIM's, UM-MAE's, ConvMAE's and PixMIM's fine-tuning have in common.
 FINETUNE = {
@@ -118,9 +119,58 @@ def recipe(config) -> dict:
     return found
 
 
+# implus/mae_segmentation's, which A2MIM's (openmixup), PixMIM's and, but for three fields, ConvMAE's are too.
+SEGMENT = {
+    "algorithm": "adamw", "batch": 16, "updates": 160_000, "lr": 1e-4, "schedule": "linear", "cosine_from": "start",
+    "warmup": 1500, "warmup_lr": 1e-10, "min_lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05,
+    "clip": None, "layer_decay": 0.65, "no_decay": {"pos_embed", "cls_token"}, "drop_path": 0.1, "size": (512, 512),
+    "crop": ((0.5, 2.0), "cover", "bilinear"), "distort": True, "test": ("slide", (341, 341)), "classes": 150,
+    "reduce_zero_label": True, "channels": 768, "blocks": (3, 5, 7, 11), "dropout": 0.1, "aux": (0.4, 256),
+    "bn_batch": 16,
+}  # fmt: skip
+SEGMENT_TABLE = {
+    "mae/segment/vit_base_patch16_512_160k": SEGMENT,
+    "pixmim/segment/vit_base_patch16_512_160k": SEGMENT,
+    "convmae/segment/convmae_base_512_160k": SEGMENT
+    | {"drop_path": 0.2, "layer_decay": 0.75, "blocks": (), "no_decay": {"pos_embed"}},
+    "a2mim/segment/vit_base_patch16_512_160k": SEGMENT
+    | {"no_decay": {"pos_embed", "cls_token", "relative_position_bias_table"}},
+}
+
+
+def segment_recipe(config) -> dict:
+    """As `recipe`, of a segmentation config; epochs are of ADE20K's 20,210 training images."""
+    data, optim, train, decoder = config.data, config.optim, config.train, config.decoder
+    updates = 20_210 / train.global_batch
+    assert data.flip == 0.5 and data.repeats == 1 and not optim.lr_scale and not optim.decay
+    return {
+        "algorithm": optim.algorithm, "batch": train.global_batch, "updates": train.epochs * updates,
+        "lr": optim.blr * train.global_batch / optim.lr_batch, "schedule": optim.schedule,
+        "cosine_from": optim.cosine_from, "warmup": optim.warmup_epochs * updates, "warmup_lr": optim.warmup_lr,
+        "min_lr": optim.min_lr, "betas": optim.betas, "eps": optim.eps, "weight_decay": optim.weight_decay,
+        "clip": optim.clip, "layer_decay": optim.layer_decay, "no_decay": set(optim.no_decay),
+        "drop_path": config.encoder.drop_path, "size": data.size,
+        "crop": (data.crop.scale, data.crop.fit, data.crop.interpolation), "distort": config.distort,
+        "test": (data.test_mode, data.step), "classes": data.classes, "reduce_zero_label": data.reduce_zero_label,
+        "channels": decoder.channels, "blocks": decoder.blocks, "dropout": decoder.dropout,
+        "aux": (decoder.aux_weight, decoder.aux_channels), "bn_batch": decoder.bn_batch,
+    }  # fmt: skip
+
+
 def test_every_recipe_is_in_the_table():
     names = {path.relative_to(ROOT / "configs").as_posix().removesuffix(".py") for path in PATHS}
-    assert names == set(TABLE)
+    assert names == set(TABLE) | set(SEGMENT_TABLE)
+
+
+@pytest.mark.parametrize("name", SEGMENT_TABLE)
+def test_segment_recipe(name):
+    config, expected = load(ROOT / f"configs/{name}.py"), dict(SEGMENT_TABLE[name])
+    found = segment_recipe(config)
+    for field in ("updates", "lr", "warmup", "warmup_lr"):
+        assert found.pop(field) == pytest.approx(expected.pop(field), rel=1e-9), field
+    print(f"\n{name}: " + ", ".join(f"{field} {value}" for field, value in sorted(found.items())))
+    assert found == expected
+    assert total_steps(config, 20_210) == 160_000
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -151,3 +201,66 @@ MODELS = {
 def test_model(name):
     encoder = load(ROOT / f"configs/{name}.py").encoder
     assert {field: getattr(encoder, field) for field in MODELS[name]} == MODELS[name]
+
+
+# What the sheets say, and where they say nothing what the config's docstring does. Warm-up is in updates of COCO's
+# 117,266 images with objects.
+DETECT = {
+    "algorithm": "adamw", "size": (1024, 1024), "warmup": 500, "weight_decay": 0.05, "batch": 16, "layer_decay": 1.0,
+    "convs": (1, 4), "norm": "layer", "channels": 256, "flip": 0.5,
+}  # fmt: skip
+VITDET = DETECT | {
+    "scale": (0.1, 2.0), "batch": 64, "epochs": 100, "decay_epochs": (88.89, 96.30), "warmup": 250, "weight_decay": 0.1,
+    "lr": 1e-4, "drop_path": 0.1, "layer_decay": 0.7, "convs": (2, 4), "no_decay": {"pos_embed"},
+}  # fmt: skip
+SWIN_1X = DETECT | {
+    "scale": (1.0, 1.0), "epochs": 12, "decay_epochs": (8, 11), "lr": 1e-4, "drop_path": 0.1, "no_decay": set(),
+    "convs": (1, 0), "norm": "none",
+}  # fmt: skip
+DETECTORS = {
+    "mae/detect/vit_base_patch16_1024_100ep": VITDET,
+    "mae/detect/vit_large_patch16_1024_100ep": VITDET | {"drop_path": 0.4, "layer_decay": 0.8},
+    "simmim/detect/swin_base_window7_1024_36ep": SWIN_1X | {
+        "scale": (0.6, 1.0), "epochs": 36, "decay_epochs": (27, 33), "drop_path": 0.3,
+        "no_decay": {"relative_position_bias_table"},
+    },
+    "um_mae/detect/swin_tiny_1024_12ep": SWIN_1X,
+    "um_mae/detect/pvt_small_1024_12ep": SWIN_1X | {"no_decay": {"pos_embed"}},
+    "a2mim/detect/resnet50_fpn_1024_24ep": DETECT | {
+        "algorithm": "sgd", "momentum": 0.9, "scale": (0.8, 1.0), "epochs": 24, "decay_epochs": (16, 23), "lr": 0.02,
+        "warmup": 1000, "weight_decay": 1e-4, "drop_path": 0.0, "no_decay": set(),
+    },
+    "a2mim/detect/vit_base_patch16_1024_12ep": DETECT | {
+        "scale": (0.6, 1.0), "epochs": 12, "decay_epochs": (9, 11), "lr": 3e-4, "drop_path": 0.2,
+        "no_decay": {"pos_embed"},
+    },
+}  # fmt: skip
+
+
+def test_every_detector_is_in_the_table():
+    paths = ROOT.glob("configs/*/detect/*.py")
+    assert {path.relative_to(ROOT / "configs").as_posix().removesuffix(".py") for path in paths} == set(DETECTORS)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector(name):
+    config, expected = load(ROOT / f"configs/{name}.py"), dict(DETECTORS[name])
+    data, optim, train, rcnn = config.data, config.optim, config.train, config.rcnn
+    assert optim.schedule == "multistep" and optim.decay_rate == 0.1 and optim.clip is None
+    lr = optim.blr * train.global_batch / optim.lr_batch
+    assert optim.warmup_lr == pytest.approx(lr / 1000)
+    found = {
+        "algorithm": optim.algorithm, "size": data.size, "scale": data.crop.scale, "flip": data.flip,
+        "batch": train.global_batch, "epochs": train.epochs, "weight_decay": optim.weight_decay,
+        "layer_decay": optim.layer_decay, "drop_path": config.encoder.drop_path, "no_decay": set(optim.no_decay),
+        "convs": (rcnn.rpn_convs, rcnn.box_convs), "norm": rcnn.norm, "channels": rcnn.channels,
+    }  # fmt: skip
+    if optim.algorithm == "sgd":
+        found["momentum"] = optim.momentum
+    else:
+        assert optim.betas == (0.9, 0.999)
+    print(f"\n{name}: " + ", ".join(f"{field} {value}" for field, value in sorted(found.items())))
+    assert optim.decay_epochs == pytest.approx(expected.pop("decay_epochs"), abs=0.01)
+    assert lr == pytest.approx(expected.pop("lr"))
+    assert optim.warmup_epochs * 117_266 / train.global_batch == pytest.approx(expected.pop("warmup"), rel=0.03)
+    assert found == expected

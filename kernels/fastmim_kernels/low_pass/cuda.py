@@ -277,5 +277,5 @@ def compile_only():
         types = [f"*{image}", *["*fp32"] * 5, "i32", "i32"]
         yield f"forward {label}", _forward, types, shapes | {"BLOCK_Y": _BLOCK_Y // 2}, _WARPS
         types = [*["*fp32"] * 6, "*u8", "*fp32", "i32", "i32"]
-        writing = {"PATCH": 16, "WANTED": True, "COMPLEX": is_complex, "BLOCK_Y": _BLOCK_Y}
+        writing = {"PATCH": 16 - size % 2, "WANTED": True, "COMPLEX": is_complex, "BLOCK_Y": _BLOCK_Y}
         yield f"inverse {label}", _inverse, types, shapes | writing, _WARPS

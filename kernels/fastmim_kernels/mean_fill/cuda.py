@@ -103,8 +103,9 @@ def compile_only():
         ("fp32", "fp32", True),
     ):
         types = [f"*{image}", "*u8", "*fp32", "*fp32", "*fp32", f"*{value}", "i32", "i32", "i32"]
+        cell, parts = (32, 64) if fill else (224, 1)
         constants = {
-            "CHANNELS": 3, "WIDTH": 224, "CELL_HEIGHT": 32, "CELL_WIDTH": 32, "FILL": fill, "PARTS": 64,
+            "CHANNELS": 3, "WIDTH": 224, "CELL_HEIGHT": cell, "CELL_WIDTH": cell, "FILL": fill, "PARTS": parts,
             "BLOCK": _WRITTEN,
         }  # fmt: skip
         yield f"224 x 224 {image} {value}{' fill' if fill else ''}", _write, types, constants, 4

@@ -1,0 +1,42 @@
+"""Segmentation of shapes with a small ViT: a minute or two on two CPU cores.
+
+    python -m tests.shapes data/shapes
+    deepspeed fastmim/train.py configs/debug/shapes_mae.py
+    deepspeed fastmim/train.py configs/debug/shapes_segment_vit.py
+
+The same network from random initialisation: `--run.init None --run.dir runs/shapes_segment_scratch`. Needs `pip install
+fastmim[segment]`.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import Optim, Run, Train, load
+from fastmim.data.crops import ScaleJitterCrop
+from fastmim.segmentation import MaskData, Segment, UPerNet
+
+mae = load("shapes_mae.py")
+config = Segment(
+    encoder=replace(mae.encoder, pos="learned", drop_path=0.1),
+    data=MaskData(
+        root="data/shapes/train",
+        masks="data/shapes/train_masks",
+        test="data/shapes/test",
+        test_masks="data/shapes/test_masks",
+        classes=4,
+        names=("background", "rectangle", "disc", "triangle"),
+        size=mae.data.size,
+        crop=ScaleJitterCrop((0.6, 1.4)),
+    ),
+    decoder=UPerNet(channels=64, aux_channels=32),
+    optim=Optim(
+        blr=1e-2,
+        schedule="linear",
+        warmup_epochs=0.5,
+        betas=(0.9, 0.999),
+        weight_decay=0.05,
+        layer_decay=0.75,
+        no_decay=("pos_embed", "cls_token"),
+    ),
+    train=Train(epochs=5, global_batch=16),
+    run=Run(dir="runs/shapes_segment_vit", init=mae.run.dir, log_every=50, evaluate_every=0),
+)

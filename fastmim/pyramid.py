@@ -1,0 +1,54 @@
+"""Four maps from what any encoder gives, for decoders that read a pyramid. May import torch, timm and L1."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEVELS = 4
+
+
+class Levels(nn.Module):
+    """Maps of `LEVELS` strides, each twice the one before: `levels(encoder.maps(images))`.
+
+    A plain ViT's maps of one stride are brought to a quarter, half, once and twice that by transposed convolutions,
+    nothing, and a max pool (ViTDet, arXiv:2203.16527; detectron2's `SimpleFeaturePyramid` in front of its 1x1
+    convolutions). Of other encoders the last map is halved by a max pool until there are enough.
+
+    strides, widths: of the maps, as an encoder's.
+    """
+
+    def __init__(self, strides: tuple[int, ...], widths: tuple[int, ...]):
+        super().__init__()
+        missing = LEVELS - len(strides)
+        self.scales = None
+        if len(strides) > 1:
+            self.strides = (*strides, *(strides[-1] << i for i in range(1, missing + 1)))
+            self.widths = (*widths, *widths[-1:] * missing)
+            return
+        (stride,), (width,) = strides, widths
+        half = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
+        self.strides = tuple((stride << i) // 4 for i in range(LEVELS))
+        self.widths = (width // 4, width // 2, width, width)
+        self.scales = nn.ModuleList(
+            [
+                nn.Sequential(
+                    half(width, width // 2), LayerNorm2d(width // 2), nn.GELU(), half(width // 2, width // 4)
+                ),
+                half(width, width // 2),
+                nn.Identity(),
+                nn.MaxPool2d(2),
+            ]
+        )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """(B, C, h, w) each; of a plain ViT one, for all levels, or one for each."""
+        if self.scales is not None:
+            maps = maps * LEVELS if len(maps) == 1 else maps
+            return [scale(x) for scale, x in zip(self.scales, maps, strict=True)]
+        while len(maps) < LEVELS:
+            maps = [*maps, F.max_pool2d(maps[-1], 2)]
+        return maps

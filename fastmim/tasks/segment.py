@@ -1,0 +1,120 @@
+"""Segmentation: from a config to a segmenter, and its overlap with the masks of test images.
+
+May import L3 and below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.augment import Drawn, photometric_distortion
+from ..data.loader import share_of_cores
+from ..data.manifest import Manifest
+from ..data.masks import MaskLoader, Masks, whole_images
+from ..engine import Process
+from ..segmentation import Segment
+from ..segmenter import Segmenter, confusion, overlap, slide
+from ..settings import batch_plan
+from .classify import build_encoder, initialise
+from .tested import Tested
+
+
+class Segmentation(Tested):
+    """A run that trains a segmenter.
+
+    Its scores are "miou", the mean over classes of intersection over union on all test pixels that have a class,
+    "pixel_accuracy", the part of these that is right, and "iou", by class (None: neither there nor found).
+    """
+
+    def __init__(self, config: Segment, process: Process):
+        super().__init__(config, process)
+        for masks, folder in ((self.masks, config.data.masks), (self.test_masks, config.data.test_masks)):
+            self.same_everywhere(masks.manifest, folder)
+        self.threads = config.data.workers or share_of_cores()
+        self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
+
+    def build(self) -> Segmenter:
+        config, data, process = self.config, self.config.data, self.process
+        micro, _ = batch_plan(config.train, process.world)
+        if micro == 1 and not (process.device.type == "cuda" and process.world > 1 and config.decoder.bn_batch > 1):
+            raise ValueError(
+                "segmentation needs micro-batches of 2 images or more, got 1: UPerNet has batch norms of maps of one "
+                "pixel, which one image has no statistics of; set train.micro_batch"
+            )
+        self.test = Manifest.scan(data.test)
+        self.masks, self.test_masks = (
+            Masks(manifest, folder, data.classes, data.reduce_zero_label)
+            for manifest, folder in ((self.manifest, data.masks), (self.test, data.test_masks))
+        )
+        if config.distort:
+            self.changes = Drawn(photometric_distortion(), config.train.seed)
+        return build(config, Path(config.run.init) if config.run.init and self.fresh else None)
+
+    def facts(self) -> dict[str, str]:
+        config, data, module = self.config, self.config.data, self.module
+        seed = config.train.seed
+        return {
+            "images": f"{self.images} for training in {data.root} (manifest {self.manifest.hash[:12]}), "
+            f"{len(self.test)} for testing in {data.test} (manifest {self.test.hash[:12]})",
+            "masks": f"{data.classes} classes, in {data.masks} (manifest {self.masks.manifest.hash[:12]}) "
+            f"and {data.test_masks} (manifest {self.test_masks.manifest.hash[:12]})",
+            "model": f"{type(module.encoder).__name__} + UPerNet, maps of {module.levels.widths} channels "
+            f"every {module.levels.strides} pixels, {self.parameters / 1e6:.2f} M trained parameters",
+            "weights": f"encoder at first that of {config.run.init}, the rest initialised from {seed}"
+            if config.run.init
+            else f"initialised from {seed}",
+            "loss": f"cross-entropy{f' + {module.aux_weight} of the second head' if module.aux_weight else ''}",
+            "tested": f"{data.test_mode} images, the weights",
+        }
+
+    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return self.mask_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+
+    def score(self) -> dict[str, Any]:
+        """
+        Raises:
+            BadFilesError: an image or mask cannot be used.
+        """
+        rank, world, device = self.process.rank, self.process.world, self.process.device
+        data, module = self.config.data, self.module
+        self.share_statistics(module)
+        fit = "cover" if data.test_mode == "slide" else "inside"
+        settings = data.size, fit, data.crop.interpolation, len(data.mean), self.threads
+        sums = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
+        turns = -(-len(self.test) // world)
+        with self.engine.inference():
+            for image, labels in whole_images(self.test_masks, range(rank, len(self.test), world), *settings):
+                sums += confusion(slide(module, image.to(device), data.size, data.step), labels.to(device))
+                turns -= 1
+            for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
+                module.predict(torch.zeros((1, *data.size, len(data.mean)), dtype=torch.uint8, device=device))
+        ious, miou, accuracy = overlap(self.engine.reduce_sum(sums))
+        names = data.names or tuple(str(i) for i in range(data.classes))
+        return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, ious, strict=True))}
+
+    def words(self) -> str:
+        return f"mIoU {self.scores['miou']:.2%}, pixel accuracy {self.scores['pixel_accuracy']:.2%}"
+
+    def close(self) -> None:
+        super().close()
+        self.mask_loader.close()
+
+
+def build(config: Segment, source: Path | None = None) -> Segmenter:
+    """The module of a config, initialised from its seed on the default device, its encoder from `source` if given.
+
+    Raises:
+        ValueError: parts that do not fit each other, the image size or the source.
+    """
+    torch.manual_seed(config.train.seed)
+    data = config.data
+    encoder = build_encoder(config.encoder, data)
+    if source:
+        initialise(encoder, source)
+    encoder.grad_checkpointing = config.train.activation_checkpointing
+    return Segmenter(encoder, config.decoder, data.classes, data.mean, data.std)

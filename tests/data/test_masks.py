@@ -1,0 +1,212 @@
+"""Masks: found by name, read strictly, cut with the very numbers of their images, in time."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmim.data import loader as loading
+from fastmim.data.augment import Drawn, photometric_distortion
+from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
+from fastmim.data.manifest import Manifest
+from fastmim.data.masks import MaskLoader, Masks, cut_labels, whole_images
+from fastmim.data.quarantine import BadFilesError, Quarantine
+from fastmim.tokens import Cut, sample_id
+
+SEED, CLASSES = 5, 9
+
+
+def blocks(height, width, seed):
+    """(H, W) uint8 labels: large blocks of classes, and some pixels of none."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([*range(CLASSES), 255], (4, 5)).astype(np.uint8)
+    return labels[np.arange(height)[:, None] * 4 // height, np.arange(width) * 5 // width]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight images, JPEG but for one, whose gray level is 20 times the label that the mask has there."""
+    for i in range(8):
+        labels = blocks(60 + 9 * i, 80 - 3 * i, i)
+        kind = "jpg" if i else "png"
+        for name in ("images", "masks"):
+            (tmp_path / name / f"part{i % 2}").mkdir(parents=True, exist_ok=True)
+        gray = np.repeat(np.where(labels == 255, 200, 20 * labels)[..., None], 3, axis=2).astype(np.uint8)
+        Image.fromarray(gray).save(tmp_path / f"images/part{i % 2}/{i}.{kind}", quality=95)
+        Image.fromarray(labels).save(tmp_path / f"masks/part{i % 2}/{i}.png")
+    return tmp_path
+
+
+def open_both(folder, data, changes=None, file=None):
+    manifest = Manifest.scan(str(folder / "images"))
+    masks = Masks(manifest, str(folder / "masks"), CLASSES)
+    quarantine = Quarantine(manifest, SEED, file)
+    loader = loading.open_loader(
+        manifest, data, SEED, quarantine, torch.arange(len(manifest)), torch.device("cpu"), changes
+    )
+    return loader, MaskLoader(masks, loader, data.size, 2)
+
+
+def load(folder, data, stream, **options):
+    """All batches, and the loader's bad files."""
+    loader, masks = open_both(folder, data, **options)
+    try:
+        return list(masks.batches(stream)), list(loader.bad_files())
+    finally:
+        loader.close()
+        masks.close()
+
+
+CROPS = [
+    ScaleJitterCrop(scale=(0.4, 2.0), interpolation="bilinear"),
+    ScaleJitterCrop(scale=(0.5, 2.0), fit="cover", interpolation="bilinear"),
+    RandomResizedCrop(interpolation="bilinear"),
+    SimpleResizedCrop(),
+    CenterCrop(),
+]
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_masks_are_cut_as_their_images_are(folder, data, crop):
+    """Away from the borders of blocks, where the image is a mixture, its gray level is 20 times the label."""
+    ids = torch.cat([sample_id(torch.arange(8), epoch) for epoch in range(3)])
+    settings = data(crop, size=(48, 56), mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
+    ((images, found, labels),), _ = load(folder, settings, [ids])
+    assert torch.equal(found, ids) and labels.dtype == torch.uint8 and labels.shape == (24, 48, 56)
+    gray = images[..., 0].int()
+    expected = torch.where(labels == 255, 200, 20 * labels.int())
+    padding = (labels == 255) & (gray == 255)
+    assert padding.any() == isinstance(crop, ScaleJitterCrop)
+    right = ((gray - expected).abs() < 10) | padding
+    assert right.float().mean() > 0.85
+    # Every wrong pixel lies beside another label, or at the border, beyond which there may be another.
+    flat = torch.nn.functional.max_pool2d(labels[:, None].float(), 9, 1, 4) == -torch.nn.functional.max_pool2d(
+        -labels[:, None].float(), 9, 1, 4
+    )
+    inner = flat[:, 0, 4:-4, 4:-4]
+    assert inner.float().mean() > 0.2 and right[:, 4:-4, 4:-4][inner].float().mean() > 0.999
+
+
+def test_labels_are_never_mixed():
+    """An enlarged checkerboard of 0 and 8 has no other class."""
+    board = (np.indices((6, 6)).sum(axis=0) % 2 * 8).astype(np.uint8)
+    found = cut_labels(board, Cut((1, 1, 4, 4), (31, 17), padded=True), True, (40, 40))
+    assert set(np.unique(found)) == {0, 8, 255}
+    assert (found[31:] == 255).all() and (found[:, 17:] == 255).all() and (found[:31, :17] != 255).all()
+    assert np.array_equal(cut_labels(board, Cut((0, 0, 6, 6), (6, 6)), False, (6, 6)), board)
+    assert np.array_equal(cut_labels(board, Cut((0, 0, 6, 6), (6, 6)), True, (6, 6)), board[:, ::-1])
+
+
+def test_a_bad_image_has_the_mask_of_what_takes_its_place(folder, data):
+    (folder / "images/part0/4.jpg").write_bytes(b"")
+    whole = (folder / "images/part1/7.jpg").read_bytes()
+    (folder / "images/part1/7.jpg").write_bytes(whole[: len(whole) // 2])
+    settings = data(CROPS[0], size=(48, 56))
+    ((images, _, labels),), bad = load(folder, settings, [sample_id(torch.arange(8), 2)])
+    assert sorted(bad) == ["part0/4.jpg", "part1/7.jpg"]
+    expected = torch.where(labels == 255, images[..., 0].int(), 20 * labels.int())
+    assert ((images[..., 0].int() - expected).abs() < 10).float().mean(dim=(1, 2)).min() > 0.75
+
+
+def test_distortion_leaves_masks_and_padding_alone(folder, data):
+    settings, stream = data(CROPS[0], size=(48, 56)), [sample_id(torch.arange(8), 0)]
+    ((plain, _, labels),), _ = load(folder, settings, stream)
+    found = [load(folder, settings, stream, changes=Drawn(photometric_distortion(), 1))[0][0] for _ in range(2)]
+    assert torch.equal(found[0][0], found[1][0]) and not torch.equal(plain, found[0][0])
+    assert torch.equal(labels, found[0][2])
+    padding = (plain == torch.tensor([124, 116, 104])).all(dim=-1)
+    assert padding.any() and (found[0][0][padding] == torch.tensor([124, 116, 104])).all()
+    other, _ = load(folder, settings, stream, changes=Drawn(photometric_distortion(), 2))
+    assert not torch.equal(other[0][0], found[0][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("3", lambda path: Image.new("L", (50, 40)).save(path), "is 50x40 pixels, its image '.*3.jpg' is 71x87"),
+        ("3", lambda path: Image.new("RGB", (71, 87)).save(path), "got Pillow's mode RGB"),
+        ("3", lambda path: Image.new("L", (71, 87), 9).save(path), r"has 9, expected one of 9 classes \(0 .. 8\)"),
+        ("3", lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be read"),
+    ],
+)
+def test_a_bad_mask_ends_it_and_is_named(folder, data, name, spoil, message):
+    spoil(folder / f"masks/part1/{name}.png")
+    with pytest.raises(BadFilesError, match=f"the mask '.*{name}.png'.*{message}"):
+        load(folder, data(CROPS[0], size=(48, 56)), [sample_id(torch.arange(8), 0)])
+
+
+def test_every_image_needs_one_mask(folder):
+    manifest = Manifest.scan(str(folder / "images"))
+    (folder / "masks/part0/2.tif").write_bytes(b"")
+    (folder / "masks/part1/5.png").unlink()
+    with pytest.raises(ValueError, match=r"part0/2.jpg has 2, part1/5.jpg has none$"):
+        Masks(manifest, str(folder / "masks"), CLASSES)
+
+
+def test_ade20k_s_zero_is_no_class(folder):
+    labels = np.array([[0, 1, 150, 255]], dtype=np.uint8)
+    Image.fromarray(labels).save(folder / "masks/part0/0.png")
+    manifest = Manifest.scan(str(folder / "images"))
+    masks = Masks(manifest, str(folder / "masks"), 150, reduce_zero_label=True)
+    assert masks.read(0).tolist() == [[255, 0, 149, 255]] and masks.read(0).dtype == np.uint8
+    with pytest.raises(BadFilesError, match=r"has 150, expected one of 149 classes \(1 .. 149\)"):
+        Masks(manifest, str(folder / "masks"), 149, reduce_zero_label=True).read(0)
+
+
+def test_a_palette_is_not_looked_up(folder):
+    labels = blocks(60, 80, 0)
+    image = Image.fromarray(labels, "P")
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    image.save(folder / "masks/part0/0.png")
+    assert np.array_equal(Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES).read(0), labels)
+
+
+def test_whole_images(folder):
+    """Resized in proportion; labels as in the file; an orientation is applied to the image only."""
+    manifest = Manifest.scan(str(folder / "images"))
+    masks = Masks(manifest, str(folder / "masks"), CLASSES)
+    for fit, factor in (("inside", min), ("cover", max)):
+        found = list(whole_images(masks, range(8), (48, 56), fit, "bilinear", 3, 2))
+        for index, (image, labels) in enumerate(found):
+            height, width = labels.shape
+            scale = factor(48 / height, 56 / width)
+            assert tuple(image.shape) == (round(height * scale), round(width * scale), 3)
+            assert np.array_equal(labels, masks.read(index))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(folder / "images/part1/3.jpg") as image:
+        turned = image.transpose(Image.Transpose.ROTATE_90)
+        turned.save(folder / "images/part1/3.jpg", exif=exif, quality=95)
+    masks = Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
+    index = masks.images.paths.index("part1/3.jpg")
+    ((image, labels),) = whole_images(masks, [index], (87, 71), "inside", "bilinear", 3, 1)
+    assert tuple(image.shape) == (87, 71, 3)
+    expected = torch.where(labels == 255, 200, 20 * labels.int())
+    assert ((image[..., 0].int() - expected).abs() < 20).float().mean() > 0.95
+
+
+def test_a_bad_test_image_is_an_error(folder):
+    (folder / "images/part0/2.jpg").write_bytes(b"x" * 100)
+    masks = Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
+    with pytest.raises(BadFilesError, match="the test image '.*2.jpg' cannot be used"):
+        list(whole_images(masks, range(8), (48, 56), "inside", "bilinear", 3, 2))
+
+
+def test_masks_are_read_ahead(folder, data, monkeypatch):
+    """While the caller works, the masks of the next micro-batches become ready, and no more than these."""
+    read = []
+    original = Masks.read
+    monkeypatch.setattr(Masks, "read", lambda self, index: read.append(index) or original(self, index))
+    loader, masks = open_both(folder, data(CROPS[0], size=(48, 56), prefetch=2))
+    batches = masks.batches(sample_id(torch.arange(8), epoch) for epoch in range(6))
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(read) < 24 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(read) == 24
+    batches.close()
+    loader.close()
+    masks.close()

@@ -1,0 +1,144 @@
+"""Reads Triton's IR: what a value is made from, through loops and branches, and which offsets may pass 2^31."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+NAME = re.compile(r"%[\w$.-]+(?:#\d+)?")
+REGIONS = ("module", "tt.func", "scf.for", "scf.if", "tt.reduce", "tt.scan")
+INDICES = ("tt.get_program_id", "tt.load", "tt.atomic_rmw", "counter")
+GROWS = ("arith.muli", "arith.shli", "tt.reduce", "tt.scan")
+SUMS = ("arith.addi", "arith.subi")
+
+
+class Value(NamedTuple):
+    operation: str
+    sources: list[str]
+    type: str
+
+
+class Region(NamedTuple):
+    """A part of the code in braces, whose names hold until it ends."""
+
+    operation: str
+    names: dict[str, str]
+    results: list[str]
+    """Values that its `scf.yield` gives on: a loop's next round's, then the whole operation's."""
+
+
+def definitions(code: str) -> dict[str, Value]:
+    """Every value of a kernel, by a name of its own: regions side by side use the same ones. Arguments are no values.
+
+    Raises:
+        ValueError: an operation with a region, a call or a jump, which this does not follow.
+    """
+    values: dict[str, Value] = {}
+    regions: list[Region] = []
+
+    def define(region: Region, name: str, value: Value) -> str:
+        region.names[name] = f"{name}@{len(values)}"
+        values[region.names[name]] = value
+        return region.names[name]
+
+    def resolve(name: str) -> str:
+        return next((region.names[name] for region in reversed(regions) if name in region.names), name)
+
+    for line in code.splitlines():
+        line = re.sub(r" loc\((?:[^()]|\([^()]*\))*\)", "", line).strip()
+        if line.startswith("}"):
+            last = regions.pop()
+            if line.endswith("else {"):
+                regions.append(last._replace(names={}))
+            if last.operation in ("tt.reduce", "tt.scan"):
+                for name in last.results:
+                    values[name] = values[name]._replace(type=line.rsplit("-> ", 1)[1])
+            continue
+        found = re.match(r'(?:(%[\w$.-]+)(?::(\d+))? = )?"?([a-z]+[.\w]*)"?(.*)', line)
+        if found is None:
+            continue
+        name, count, operation, rest = found.groups()
+        if operation.startswith(("cf.", "tt.call")) or (rest.endswith("{") and operation not in REGIONS):
+            raise ValueError(f"values are not followed through {operation}: {line}")
+        sources = [resolve(source) for source in NAME.findall(rest)]
+        if operation == "scf.yield":
+            for k, source in enumerate(sources):
+                for result in regions[-1].results[k :: len(sources)]:
+                    values[result].sources.append(source)
+            continue
+        region = Region(operation, {}, [])
+        types = [rest.rsplit(" : ", 1)[-1]]
+        if operation in ("scf.for", "scf.if"):
+            types, sources = rest.split("-> (")[-1].split(")")[0].split(", "), []
+        if operation == "scf.for":
+            define(region, NAME.findall(rest)[0], Value("counter", [], rest.rsplit(": ", 1)[1].removesuffix(" {")))
+            carried = re.findall(rf"({NAME.pattern}) = ({NAME.pattern})", rest.partition("iter_args(")[2])
+            sources = [resolve(start) for _, start in carried]
+            for (inner, _), source, type_ in zip(carried, sources, types, strict=False):
+                region.results.append(define(region, inner, Value(operation, [source], type_)))
+        results = [f"{name}#{k}" for k in range(int(count))] if count else [name] if name else []
+        for k, result in enumerate(results):
+            own = sources[k : k + 1] if operation == "scf.for" else sources
+            region.results.append(define(regions[-1], result, Value(operation, list(own), types[k % len(types)])))
+        if rest.endswith("{"):
+            regions.append(region)
+    return values
+
+
+def narrow_offsets(code: str) -> set[str]:
+    """Arguments of a kernel, in Triton's IR, whose offsets might pass 2^31 in 32 bits.
+
+    They are of 32 bits from the tensor's start, or made in 32 bits from a product, a shift or a sum, such as a loop
+    adds up, of a program's number, a loop's counter or a loaded value.
+    """
+    values = definitions(code)
+
+    def tree(name: str, enter: Callable[[str], bool]) -> set[str]:
+        """A value and those it is made from, of those values which `enter` admits."""
+        found, todo = set(), [name]
+        while todo:
+            if (name := todo.pop()) in values and name not in found and enter(name):
+                found.add(name)
+                # What is loaded, or compared, is not as large as where it is loaded from, or what is compared.
+                todo += [] if values[name].operation in ("tt.load", "arith.cmpi") else values[name].sources
+        return found
+
+    def is_wide(name: str) -> bool:
+        return re.search(r"\bi64$|xi64>$", values[name].type) is not None
+
+    def grows(name: str) -> bool:
+        """Whether its size is that of several indices, or of as many as a loop has rounds."""
+        operation, sources, _ = values[name]
+        if operation in GROWS:
+            return any(values[v].operation in INDICES for v in tree(name, lambda v: True))
+        return operation in SUMS and any(name in tree(source, lambda v: True) for source in sources)
+
+    def wraps(name: str) -> bool:
+        return any(grows(v) for v in tree(name, lambda v: not is_wide(v)))
+
+    def origins(pointer: str, follows: bool, seen: set) -> set[tuple[str, bool]]:
+        """Arguments that a pointer may be of, and whether an offset of 64 bits comes before."""
+        if pointer not in values:
+            return {(pointer.removeprefix("%"), follows)}
+        if (pointer, follows) in seen:
+            return set()
+        seen.add((pointer, follows))
+        operation, sources, type_ = values[pointer]
+        if operation == "tt.addptr":
+            sources, follows = sources[:1], follows or "i64" in type_.rsplit(",", 1)[1]
+        elif operation == "arith.select":
+            sources = sources[1:]
+        return set().union(*(origins(source, follows, seen) for source in sources))
+
+    found = set()
+    for operation, sources, type_ in list(values.values()):
+        if operation != "tt.addptr":
+            continue
+        pointer, offset = sources
+        arguments = origins(pointer, False, set())
+        if "i64" in type_.rsplit(",", 1)[1]:
+            extended = (v for v in tree(offset, lambda v: True) if values[v].operation == "arith.extsi")
+            if any(wraps(values[v].sources[0]) for v in extended):
+                found |= {name for name, _ in arguments}
+        else:
+            found |= {name for name, follows in arguments if not follows}
+    return found

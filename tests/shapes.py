@@ -1,0 +1,71 @@
+"""Pictures of rectangles, discs and triangles on noise, with their boxes and masks in COCO's format and as labels.
+
+python -m tests.shapes FOLDER      # FOLDER/train, FOLDER/test, train.json, test.json, train_masks, test_masks
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+CATEGORIES = {3: "rectangle", 7: "disc", 11: "triangle"}
+COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230), (230, 200, 40), (200, 60, 210))
+
+
+def write_shapes(folder: Path, part: str, count: int, seed: int, side: int = 96, most: int = 4) -> None:
+    """`folder/part` with `count` images of 3/4 `side` to `side` pixels, 1 to `most` shapes on each that do not touch,
+    `folder/part.json`: polygons for rectangles and triangles, run lengths for discs; and `folder/part_masks`: for each
+    pixel 0, or the place of its shape's category in `CATEGORIES`, from 1."""
+    generator = np.random.default_rng(seed)
+    images, annotations = [], []
+    for name in (part, f"{part}_masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        height, width = (int(n) for n in generator.integers(3 * side // 4, side + 1, 2))
+        pixels = generator.normal(120, 30, (height, width, 3))
+        taken, labels = np.zeros((height, width), bool), np.zeros((height, width), np.uint8)
+        for _ in range(generator.integers(1, most + 1)):
+            category = int(generator.choice(list(CATEGORIES)))
+            w, h = (int(n) for n in generator.integers(side // 6, side // 2, 2))
+            if category == 7:
+                h = w
+            x, y = int(generator.integers(0, width - w)), int(generator.integers(0, height - h))
+            if taken[max(0, y - 2) : y + h + 2, max(0, x - 2) : x + w + 2].any():
+                continue
+            taken[y : y + h, x : x + w] = True
+            segmentation, mask = outline(category, x, y, w, h, (height, width))
+            pixels[mask] = generator.normal(COLOURS[generator.integers(len(COLOURS))], 12, (int(mask.sum()), 3))
+            labels[mask] = 1 + list(CATEGORIES).index(category)
+            entry = {"id": len(annotations), "image_id": 100 + number, "category_id": category, "iscrowd": 0}
+            entry |= {"bbox": [x, y, w, h], "area": int(mask.sum()), "segmentation": segmentation}
+            annotations.append(entry)
+        name = f"{number:04d}.png"
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / part / name)
+        Image.fromarray(labels).save(folder / f"{part}_masks" / name)
+        images.append({"id": 100 + number, "file_name": name, "height": height, "width": width})
+    categories = [{"id": id, "name": name} for id, name in CATEGORIES.items()]
+    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    (folder / f"{part}.json").write_text(text)
+
+
+def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]) -> tuple:
+    """The segmentation of a shape that fills a box, and its (H, W) bool mask."""
+    if category == 7:
+        rows, columns = np.ogrid[: size[0], : size[1]]
+        mask = (columns + 0.5 - x - w / 2) ** 2 + (rows + 0.5 - y - h / 2) ** 2 < (w / 2) ** 2
+        flat = mask.flatten(order="F")
+        changes = np.flatnonzero(np.diff(flat)) + 1
+        counts = np.diff([0, *changes, flat.size]).tolist()
+        return {"size": list(size), "counts": [0, *counts] if flat[0] else counts}, mask
+    points = [x, y, x + w, y, x + w, y + h, x, y + h] if category == 3 else [x, y + h, x + w / 2, y, x + w, y + h]
+    return [points], coco.decode(coco.merge(coco.frPyObjects([points], *size))).astype(bool)
+
+
+if __name__ == "__main__":
+    for part, count, seed in (("train", 400, 1), ("test", 100, 2)):
+        write_shapes(Path(sys.argv[1]), part, count, seed)

@@ -1,0 +1,131 @@
+"""Detection as a person starts it: learn, stop, go on, count every test image once, refuse."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmim import checkpoint
+from fastmim.bittrace import diff
+from fastmim.train import main
+from tests.shapes import write_shapes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/debug/shapes_detect_vit.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --data.size 64 64 --rcnn.channels 16 "
+SMALL += "--rcnn.box-width 32 --rcnn.mask-convs 1 --rcnn.proposals 16 --rcnn.anchor 4 --data.loader pillow "
+SMALL += "--train.global_batch 8 --train.epochs 3 --run.init None --run.log_every 2 --run.trace True"
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """20 test images, which two processes get 8 and 12 of."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, "train", 16, seed=1, side=64)
+    write_shapes(folder, "test", 20, seed=2, side=64)
+    return folder
+
+
+def words(shapes: Path, run: Path, *args: str) -> list[str]:
+    files = ["--data.root", str(shapes / "train"), "--data.annotations", str(shapes / "train.json")]
+    files += ["--data.test", str(shapes / "test"), "--data.test_annotations", str(shapes / "test.json")]
+    return [str(CONFIG), *SMALL.split(), *files, "--run.dir", str(run), *args]
+
+
+def train(shapes: Path, run: Path, *args: str, ranks=0):
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
+    command = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), *words(shapes, run, *args)]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def scores(run: Path) -> dict:
+    return {name: value for name, value in result(run).items() if "_AP" in name}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shapes):
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(shapes, run, "--run.evaluate_every", "3")
+    return run
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    found = result(undisturbed)
+    assert found["images"] == 20 and found["updates"] == 6 and found["hours"] > 0 and found["peak_bytes"] > 2**20
+    assert len(scores(undisturbed)) == 12 and 0 <= found["bbox_AP"] <= 1 and found["segm_AP_large"] is None
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    tested = [row for row in rows if "test_bbox_AP" in row]
+    assert [row["step"] for row in tested] == [3, 6] and tested[-1]["test_segm_AP"] == found["segm_AP"]
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_path):
+    run = tmp_path / "run"
+    train(shapes, run, "--run.stop_after", "2")
+    assert not (run / "result.json").exists()
+    train(shapes, run)
+    assert diff(undisturbed / "trace.jsonl", run / "trace.jsonl") is None
+    once, again = (checkpoint.load(folder / "checkpoints").state for folder in (undisturbed, run))
+    assert all(torch.equal(once[kind][n], again[kind][n]) for kind in once for n in once[kind])
+    assert scores(run) == scores(undisturbed)
+
+
+def test_processes_do_not_count(shapes, tmp_path):
+    """It finds something; the same weights, tested by two processes, find the same."""
+    fast = ["--optim.blr", "0.01", "--optim.layer_decay", "1", "--train.epochs", "60", "--data.crop.scale", "1", "1"]
+    train(shapes, tmp_path / "one", *fast)
+    assert result(tmp_path / "one")["bbox_AP50"] > 0.03
+    shutil.copytree(tmp_path / "one/checkpoints", tmp_path / "two/checkpoints")
+    train(shapes, tmp_path / "two", *fast, ranks=2)
+    assert [result(tmp_path / name)["processes"] for name in ("one", "two")] == [1, 2]
+    assert scores(tmp_path / "one") == scores(tmp_path / "two")
+
+
+def test_two_processes_train_on_the_same_samples(undisturbed, shapes, tmp_path):
+    train(shapes, tmp_path / "two", "--train.zero_stage", "2", ranks=2)
+    assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--data.annotations {root}/none.json", "none.json"),
+        ("--data.annotations {root}/train/0000.png", "expected COCO's format"),
+        ("--data.test {root}/train", "names 4 of 20 images that are not in"),
+        ("--data.test_annotations {root}/other.json", "have other categories"),
+        ("--rcnn.norm batch", "expected one of layer, none"),
+        ("--data.size 60 64", "must be a multiple of 8"),
+        ("--run.init {root}", "expected a run folder with checkpoints"),
+    ],
+)
+def test_refusals(arguments, message, shapes, tmp_path, capsys):
+    """One line, before anything has begun."""
+    content = json.loads((shapes / "test.json").read_text())
+    content["categories"][0]["name"] = "square"
+    (shapes / "other.json").write_text(json.dumps(content))
+    arguments = ["--train.device", "cpu", *arguments.format(root=shapes).split()]
+    with pytest.raises(SystemExit) as error:
+        main(words(shapes, tmp_path / "run", *arguments))
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+
+
+def test_an_image_of_another_size_than_its_annotations_stops_the_run(shapes, tmp_path, capsys):
+    content = json.loads((shapes / "train.json").read_text())
+    image = content["images"][0]
+    image["height"] += 1
+    content["annotations"] = [a for a in content["annotations"] if isinstance(a["segmentation"], list)]
+    content["images"] = [i for i in content["images"] if any(a["image_id"] == i["id"] for a in content["annotations"])]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="pixels as seen, .* correct one of them; saved: update 0"):
+        main(words(shapes, tmp_path / "run", "--train.device", "cpu", "--data.annotations", str(tmp_path / "a.json")))
