@@ -2,7 +2,7 @@
 # make test     everything a CPU can prove, in well under 40 minutes
 # make lint     ruff, as the tests run it
 # make bench    the op microbenchmarks and the whole-step comparison, on this machine
-# make readme   README.md's table of results, from bench/results
+# make readme   README.md's table of results and bench/results/kernels.md, from the rows in bench/results
 # make campaign the long proofs: slow tests, fuzz of every op, kills, every row of the tables
 #
 # VENV=path shares a virtual environment between work trees.
@@ -35,6 +35,7 @@ bench: $(LIBRARY)
 
 readme: $(LIBRARY)
 	python -m bench.readme
+	python -m bench.report
 
 campaign: $(LIBRARY) data/demo/.complete
 	python -m pytest -m slow

@@ -2,7 +2,7 @@
 
 `python -m bench.compile` prints registers, spills, shared memory, matrix instructions, and how wide loads and stores
 are; a kernel whose widest load or store is below 64 bits is called narrow. Exit status 1 when a kernel spills. May
-import fastmim_kernels.
+import fastmim_kernels, and bench.record for --record.
 """
 
 import argparse
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--arch", type=int, nargs="*", default=ARCHITECTURES, help="e.g. 80 90 100")
+    parser.add_argument("--record", action="store_true", help="append a row of each kernel to bench/results")
     args = parser.parse_args(argv)
 
     import fastmim_kernels
@@ -87,6 +88,12 @@ def main(argv: list[str] | None = None) -> int:
                 marks = "  spills" if spills else ""
                 marks += "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
                 print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{marks}", flush=True)
+                if args.record:
+                    from .record import record
+
+                    widest = {f"widest_{key}": max(code.pop(key), default=0) for key in ("loads", "stores")}
+                    found = {"case": f"{name}, {label}, sm_{arch}", "op": name, "kernel": label, "arch": arch}
+                    record({"device": "cpu"} | found | code | widest, "compile")
     print(f"{spilled} kernels spill")
     return 1 if spilled else 0
 

@@ -175,7 +175,7 @@ def bench(op, case_name: str, dtype_name: str, device: str, samples: int, phases
     return rows
 
 
-def plot(rows: list[dict], file: Path) -> None:
+def plot(rows: list[dict], file: Path, device: str) -> None:
     """Roofline: what each run attained, above its FLOPs per byte; ops that only move are drawn at 1/16.
 
     The roof is the copy of the same bytes, which differs a little between ops, and the matrix product.
@@ -197,7 +197,7 @@ def plot(rows: list[dict], file: Path) -> None:
         roof = [min(n * copies[r["op"], r["case"], r["dtype"]], rate) for n, r in zip(x, found, strict=True)]
         y = [top * r["of_limit"] for top, r in zip(roof, found, strict=True)]
         axes.scatter(x, y, s=14, alpha=0.7, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="FLOP / byte", ylabel="GFLOP/s", title=rows[0]["device"])
+    axes.set(xscale="log", yscale="log", xlabel="FLOP / byte", ylabel="GFLOP/s", title=device)
     axes.legend()
     figure.savefig(file, dpi=120)
 
@@ -249,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
                         record(row, "ops")
                 done += rows
     if args.plot:
-        plot(done, args.plot)
+        plot(done, args.plot, args.device)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -108,7 +109,7 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
         }
 
 
-class Stage0(torch.optim.Optimizer):
+class Stage0(torch.optim.Optimizer, ABC):
     """What the optimizers of ZeRO stage 0 share: fp32 masters, clipping, loss scaling and skips, all on the device.
 
     With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
@@ -151,13 +152,13 @@ class Stage0(torch.optim.Optimizer):
         self.loss_scale = torch.full((), 2.0**16 if loss_scaling else 1.0, device=device)
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
 
+    @abstractmethod
     def steps(self) -> list[Tensor]:
         """The counters of updates done, which may be set."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self) -> None:
         """Moves masters and moments by the masters' gradients, each first divided by `grad_scale`."""
-        raise NotImplementedError
 
     def copy_to_parameters(self) -> None:
         """Rounds the masters into the parameters that are not their own master."""
@@ -226,8 +227,9 @@ class _FromTimm(Stage0):
         torch._foreach_div_(grads, self.grad_scale)
         self.timm_step()
 
+    @abstractmethod
     def timm_step(self) -> None:
-        raise NotImplementedError
+        """One update of timm's."""
 
 
 class Lamb(_FromTimm, timm_optim.Lamb):

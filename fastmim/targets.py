@@ -34,7 +34,8 @@ class LowPass(Target):
     """
 
     radius: float = 40
-    """Radius of the disc, cycles per image, which is not scaled with the image. 40 was published for 224 pixels."""
+    """Radius of the disc, cycles per image, which is not scaled with the image. 40 was published for 224 pixels; from
+    half the image's diagonal on, the filter removes nothing."""
     center: Literal["official", "dc"] = "official"
     """"official": on a side of an even number of pixels n, the centre is at frequency -1/2, as the official code has
     (n - 1) / 2 in a spectrum whose origin is at n / 2. So frequencies -40 and 39 remain, -41 and 40 do not, and the
@@ -46,7 +47,7 @@ class LowPass(Target):
     the data, is 2.5e-4 in place of 8e-8 and the largest 1e-3 (see `low_pass`). The CPU computes in float32."""
 
     def __post_init__(self):
-        if self.radius < 1:
+        if not self.radius >= 1:
             raise ValueError(f"target.radius: expected at least 1 cycle per image, got {self.radius}")
         if self.center not in ("official", "dc"):
             raise ValueError(f'target.center is "official" or "dc"; got {self.center!r}')

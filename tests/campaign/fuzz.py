@@ -1,7 +1,8 @@
 """The fuzz campaign: every op's fuzz tests with the examples of the profile "campaign" in tests/conftest.py.
 
 `python -m tests.campaign.fuzz` from the repository root: C++ and Triton's interpreter; with `--device cuda` the kernels
-on a GPU. `--only OP ...` takes these ops. What is recorded and not stale is left out, so the same command continues.
+on a GPU, of whose examples few need a kernel to be compiled. `--only OP ...` takes these ops. What is recorded and not
+stale is left out, so the same command continues.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ BACKENDS = {"cpu": ("cpp", "interpreter"), "cuda": ("triton",)}
 WITH = {"composite_residual_backward": "composite_residual"}
 """Ops whose fuzz tests are those of another op."""
 FUZZED = tuple(name for name in OPS if name not in WITH)
-RUNS_AT_A_TIME = 2
+RUNS_AT_A_TIME = len(os.sched_getaffinity(0))
 
 
-def covered(op: str) -> dict[str, str]:
+GPU_TEST = "tests/kernels/test_fuzz_gpu.py"
+
+
+def covered(op: str, backend: str) -> dict[str, str]:
     """Digests of what the tests of an op depend on: its folder, those it imports from, what all share, and the tests.
 
     A change there makes an earlier result stale.
@@ -45,13 +49,14 @@ def covered(op: str) -> dict[str, str]:
     test = f"tests/kernels/test_{op}.py"
     helpers = re.findall(r"from tests\.kernels\.(\w+) import", (ROOT / test).read_text())
     shared = [p.relative_to(ROOT).as_posix() for p in (ROOT / PACKAGE).glob("_[a-z]*.py")]
-    tests = ("tests/conftest.py", "tests/kernels/conftest.py", test, *(f"tests/kernels/{name}.py" for name in helpers))
+    tests = ["tests/conftest.py", "tests/kernels/conftest.py", test, *(f"tests/kernels/{name}.py" for name in helpers)]
+    tests += [GPU_TEST] if backend == "triton" else []
     return found | {name: digest([name]) for name in (*sorted(shared), *tests)}
 
 
 def stale(row: dict) -> list[str]:
     """What a recorded row depends on and has changed since."""
-    found = covered(row["op"])
+    found = covered(row["op"], row["case"].rsplit(", ", 1)[1])
     return [name for name in found.keys() | row["covered"].keys() if row["covered"].get(name) != found.get(name)]
 
 
@@ -71,15 +76,17 @@ def attempt(op: str, backend: str, profile: str = "campaign") -> dict:
         AssertionError: an example failed; ends with what pytest printed.
         RuntimeError: the op's code changed meanwhile.
     """
-    before, started = covered(op), time.perf_counter()
+    before, started = covered(op, backend), time.perf_counter()
     environment = os.environ | {"TRITON_INTERPRET": "1" if backend == "interpreter" else "0"}
     test = f"tests/kernels/test_{op}.py::test_fuzz_{'cpp' if backend == 'cpp' else 'triton'}"
+    if backend == "triton":
+        test = f"{GPU_TEST}::test_fuzz[{op}]"
     options = [f"--hypothesis-profile={profile}", "--hypothesis-show-statistics", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", test, *options], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{case(op, backend)}: {done.stdout[-5000:]}{done.stderr[-2000:]}"
-    if covered(op) != before:
+    if covered(op, backend) != before:
         raise RuntimeError(f"{case(op, backend)}: the code changed meanwhile")
     return {
         "case": case(op, backend),

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fastmim_kernels
+from bench import compile, record
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,3 +47,14 @@ def test_kernels_compile_for_sm_80_90_100_without_spills_and_with_wide_access():
     narrow = [line for line in done.stdout.splitlines() if line.endswith(" narrow")]
     unexpected = [line for line in narrow if not any(line.split()[0] == op and label in line for op, label in NARROW)]
     assert not unexpected, unexpected
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, and interprets nothing")
+def test_rows_are_recorded(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.compile"])
+    assert compile.main(["--op", "scale_", "--arch", "90", "--record"]) == 0
+    rows = record.read("compile")
+    assert [row["case"] for row in rows] == [f"scale_, {dtype}, sm_90" for dtype in ("fp32", "bf16", "fp16")]
+    assert all(0 < row["registers"] <= 255 and row["spills"] == 0 and row["widest_loads"] >= 64 for row in rows)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, use_reference, window_attention
-from fastmim_kernels.window_attention.cases import CASES, functions, inputs
+from fastmim_kernels.window_attention.cases import CASES, flex, functions, inputs
 from tests.kernels.windows import any_case
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -81,6 +81,15 @@ def test_the_official_way_gives_the_same(case):
     for out, grad in results[1:]:
         torch.testing.assert_close(out, results[0][0], rtol=0, atol=1e-5)
         torch.testing.assert_close(grad, results[0][1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["um_shifted", "simmim", "small", "small_window_places", "rows_shifted"])
+def test_flex_attention_gives_the_same(case):
+    """Its arm of the benchmark, which only a GPU measures."""
+    qkv, codes, table, *options = inputs(CASES[case], torch.float32)
+    with torch.no_grad():
+        ours = OPS["window_attention"].overload(qkv, codes, table, *options)
+        torch.testing.assert_close(flex(codes, *options)(qkv, table), ours)
 
 
 def test_large_scores_do_not_overflow():

@@ -24,13 +24,20 @@ class Case:
 
 
 _PIXMIM = Case(batch=64, size=(224, 224), patch=16, rows=64 * 147)
+_PIXMIM_8 = replace(_PIXMIM, batch=8, rows=8 * 147)
+_ODD = Case(batch=8, size=(225, 190), patch=5, rows=8 * 1282)
 
 BENCH_DTYPES = ("fp32",)
 BENCH = {
     "pixmim_vit_b/16 uint8": _PIXMIM,
     "pixmim_vit_b/16 float": replace(_PIXMIM, images=torch.float32),
-    "pixmim_vit_b/16 uint8 batch 8": replace(_PIXMIM, batch=8, rows=8 * 147),
+    "pixmim_vit_b/16 uint8 batch 8": _PIXMIM_8,
     "pixmim_lsmae 448 uint8": replace(_PIXMIM, batch=16, size=(448, 448), patch=16, rows=16 * 588),
+    "radius 5 of 224 uint8 batch 8": replace(_PIXMIM_8, radius=5),
+    "radius 80 of 224 uint8 batch 8": replace(_PIXMIM_8, radius=80),
+    "radius 112 of 224 uint8 batch 8": replace(_PIXMIM_8, radius=112),
+    "radius 40 of 225 x 190 uint8 batch 8": _ODD,
+    "radius 95 of 225 x 190 uint8 batch 8": replace(_ODD, radius=95),
 }
 
 _SMALL = Case(batch=2, size=(32, 32), patch=8, rows=24, radius=6)

@@ -104,11 +104,45 @@ def flops(case: Case) -> int:
     return 14 * math.prod(case.window) * case.batch * math.prod(case.grid) * case.num_heads * case.dim
 
 
+def flex(codes, heads: int, window, shift, origin: int, scale: float):
+    """FlexAttention on the windows one after another: a function of qkv and the table, compiled on a GPU.
+
+    Bias and mask are looked up by index, as ours are; pairs that the roll alone brought together are left out, in place
+    of -100. The CPU has its forward pass only, uncompiled: there it is checked, on a GPU measured.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    attention = torch.compile(flex_attention) if codes.is_cuda else flex_attention
+    grid, tokens = codes.shape[1:], math.prod(window)
+    length = math.prod(grid)
+    code = cut(codes[..., None], window, shift).flatten(1)
+    rows, columns = (torch.arange(n, device=codes.device) >= n - s for n, s in zip(grid, shift, strict=True))
+    area = cut((2 * rows[:, None] + columns)[None, ..., None], window, (0, 0)).flatten()
+
+    def together(b, h, q, k):
+        return (q // tokens == k // tokens) & (area[q] == area[k])
+
+    mask = create_block_mask(together, None, None, length, length, device=codes.device)
+
+    def attend(qkv, table):
+        def biased(score, b, h, q, k):
+            image = b if len(code) > 1 else 0
+            # Of pairs of other windows too, which are left out afterwards and whose place may not be in the table.
+            return score + table[h, (code[image, k] - code[image, q] + origin).clamp(0, table.shape[1] - 1)]
+
+        q, k, v = cut(qkv, window, shift).unflatten(3, (3, heads, -1)).flatten(1, 2).permute(2, 0, 3, 1, 4)
+        out = attention(q, k, v, score_mod=biased, block_mask=mask, scale=scale)
+        return join(out.transpose(1, 2).flatten(2).unflatten(1, (-1, tokens)), grid, window, shift)
+
+    return attend
+
+
 def functions(case: Case, dtype: torch.dtype, device: str):
     """qkv, and the functions of it that the benchmark runs, the making of the table or the biases included.
 
     official is what models_mae_swin.py does (an MLP on the offset of every pair of every window) or, for places in the
-    window, what Swin does (a table indexed by pair); sdpa looks biases up, then runs torch's attention.
+    window, what Swin does (a table indexed by pair); sdpa looks biases up, then runs torch's attention; on a GPU, flex
+    is FlexAttention with the same table.
     """
     qkv, codes, table, heads, window, shift, origin, scale = inputs(case, dtype, device)
     where = places(case, torch.Generator().manual_seed(0)).to(device)
@@ -155,9 +189,11 @@ def functions(case: Case, dtype: torch.dtype, device: str):
 
     options = (heads, window, shift, origin, scale)
     names = ("num_heads", "window", "shift", "origin", "scale")
+    flexed = flex(codes, *options) if device == "cuda" else None
     return qkv.requires_grad_(), {
         "ours": lambda qkv: window_attention(qkv, codes, make_table(), **dict(zip(names, options, strict=True))),
         "reference": lambda qkv: reference.window_attention(qkv, codes, make_table(), *options),
         "official": lambda qkv: attend(qkv, unfused),
         "sdpa": lambda qkv: attend(qkv, fused),
+        **({"flex": lambda qkv: flexed(qkv, make_table())} if flexed else {}),
     }
