@@ -110,7 +110,10 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-image", "pycocotools", "segmentation-models-pytorch"],
+        "test": [
+            *("pytest", "hypothesis", "ruff", "scikit-image"),
+            *("pycocotools", "segmentation-models-pytorch", "torchmetrics"),
+        ],
         "detect": ["pycocotools"],
         "segment": ["segmentation-models-pytorch"],
         "tensorboard": ["tensorboard"],

@@ -32,6 +32,7 @@ from fastmim.config import load, to_json
 from tests.campaign import rows
 from tests.campaign.kills import digest
 from tests.methods.tiny import ROOT
+from tests.shapes import write_shapes
 
 SEEDS = (0, 1, 2)
 OWN = ("analysis/knn", "classifier", "data/augment", "tasks/classify", "tasks/knn", "transfer")
@@ -75,11 +76,13 @@ class Proof:
 
     data: makes the folder {data} from the user's, or from nothing.
     arms: by name; each needs what those before it left.
+    files: what its arms depend on beside `COVERED`.
     """
 
     data: Callable[[Path, Path | None], None]
     arms: dict[str, Arm]
     comparisons: tuple[Comparison, ...]
+    files: tuple[str, ...] = ()
 
 
 def few_labels(folder: Path, source: Path | None) -> None:
@@ -137,8 +140,35 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
     )
 
 
+def shapes(folder: Path, source: Path | None) -> None:
+    """Pictures of shapes: {data}/all without labels; {data}/few to train on, and {data}/test."""
+    for part, count, seed in (("all", 1000, 1), ("few", 48, 2), ("test", 100, 3)):
+        write_shapes(folder, part, count, seed)
+
+
+def segmentation() -> Proof:
+    """Segmentation with a few masks against the same from random initialisation."""
+    common = "--train.seed {seed} --run.dir {run}/"
+    segment = "fastmim/train.py configs/debug/shapes_segment_vit.py --train.epochs 40 --optim.warmup_epochs 4 "
+    segment += "--data.root {data}/few --data.masks {data}/few_masks "
+    segment += f"--data.test {{data}}/test --data.test_masks {{data}}/test_masks {common}"
+    return Proof(
+        shapes,
+        {
+            "pre-training": Arm(
+                f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
+            ),
+            "segmentation": Arm(f"{segment}segment --run.init {{run}}/pretrained", ("segment/result.json", "miou")),
+            "from scratch": Arm(f"{segment}scratch --run.init None", ("scratch/result.json", "miou")),
+        },
+        (Comparison("segmentation", "from scratch"),),
+        ("fastmim/data/masks.py", "fastmim/pyramid.py", "fastmim/segmenter.py", "fastmim/tasks/segment.py"),
+    )
+
+
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
+    "shapes_segment": segmentation(),
 }
 
 
@@ -157,7 +187,8 @@ def covered(name: str) -> dict[str, str]:
     paths = sorted({word for words_of in words for word in words_of.split() if word.startswith("configs/")})
     configs = [to_json(load(ROOT / path)) for path in paths]
     commands = hashlib.sha256(json.dumps([words, configs]).encode()).hexdigest()
-    return {file: digest([file]) for file in COVERED} | {"the commands and configs": commands}
+    files = (*COVERED, *PROOFS[name].files)
+    return {file: digest([file]) for file in files} | {"the commands and configs": commands}
 
 
 def stale(row: dict) -> list[str]:
