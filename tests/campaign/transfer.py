@@ -146,29 +146,46 @@ def shapes(folder: Path, source: Path | None) -> None:
         write_shapes(folder, part, count, seed)
 
 
-def segmentation() -> Proof:
-    """Segmentation with a few masks against the same from random initialisation."""
+def on_shapes(config: str, task: str, score: str, labels: str, files: tuple[str, ...]) -> Proof:
+    """Segmentation or detection with few labelled pictures against the same from random initialisation.
+
+    Args:
+        labels: its settings that name the labels.
+        score: the number of result.json that counts.
+    """
     common = "--train.seed {seed} --run.dir {run}/"
-    segment = "fastmim/train.py configs/debug/shapes_segment_vit.py --train.epochs 40 --optim.warmup_epochs 4 "
-    segment += "--data.root {data}/few --data.masks {data}/few_masks "
-    segment += f"--data.test {{data}}/test --data.test_masks {{data}}/test_masks {common}"
+    words = f"fastmim/train.py configs/debug/{config}.py --train.epochs 40 --optim.warmup_epochs 4 "
+    words += f"--data.root {{data}}/few --data.test {{data}}/test {labels} {common}"
     return Proof(
         shapes,
         {
             "pre-training": Arm(
                 f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
             ),
-            "segmentation": Arm(f"{segment}segment --run.init {{run}}/pretrained", ("segment/result.json", "miou")),
-            "from scratch": Arm(f"{segment}scratch --run.init None", ("scratch/result.json", "miou")),
+            task: Arm(f"{words}{task} --run.init {{run}}/pretrained", (f"{task}/result.json", score)),
+            "from scratch": Arm(f"{words}scratch --run.init None", ("scratch/result.json", score)),
         },
-        (Comparison("segmentation", "from scratch"),),
-        ("fastmim/data/masks.py", "fastmim/pyramid.py", "fastmim/segmenter.py", "fastmim/tasks/segment.py"),
+        (Comparison(task, "from scratch"),),
+        ("fastmim/pyramid.py", *files),
     )
 
 
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
-    "shapes_segment": segmentation(),
+    "shapes_segment": on_shapes(
+        "shapes_segment_vit",
+        "segmentation",
+        "miou",
+        "--data.masks {data}/few_masks --data.test_masks {data}/test_masks",
+        ("fastmim/data/masks.py", "fastmim/segmenter.py", "fastmim/tasks/segment.py"),
+    ),
+    "shapes_detect": on_shapes(
+        "shapes_detect_vit",
+        "detection",
+        "bbox_AP",
+        "--data.annotations {data}/few.json --data.test_annotations {data}/test.json",
+        ("fastmim/data/coco.py", "fastmim/detector.py", "fastmim/tasks/detect.py"),
+    ),
 }
 
 
