@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.shapes import write_shapes
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -41,11 +43,13 @@ class Proof:
 
     data: makes the folder {data} from the user's, or from nothing.
     arms: by name; each needs what those before it left.
+    files: of the source, what its arms depend on beside what every proof does.
     """
 
     data: Callable[[Path, Path | None], None]
     arms: dict[str, Arm]
     comparisons: tuple[Comparison, ...]
+    files: tuple[str, ...] = ()
 
 
 def few_labels(folder: Path, source: Path | None) -> None:
@@ -101,7 +105,51 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
     )
 
 
+def shapes(folder: Path, source: Path | None) -> None:
+    """Pictures of shapes: {data}/all without labels; {data}/few to train on, and {data}/test."""
+    for part, count, seed in (("all", 1000, 1), ("few", 48, 2), ("test", 100, 3)):
+        write_shapes(folder, part, count, seed)
+
+
+def on_shapes(config: str, task: str, score: str, labels: str, files: tuple[str, ...]) -> Proof:
+    """Segmentation or detection with few labelled pictures against the same from random initialisation.
+
+    Args:
+        labels: its settings that name the labels.
+        score: the number of result.json that counts.
+    """
+    common = "--train.seed {seed} --run.dir {run}/"
+    words = f"fastmim/train.py configs/debug/{config}.py --train.epochs 40 --optim.warmup_epochs 4 "
+    words += f"--data.root {{data}}/few --data.test {{data}}/test {labels} {common}"
+    return Proof(
+        shapes,
+        {
+            "pre-training": Arm(
+                f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
+            ),
+            task: Arm(f"{words}{task} --run.init {{run}}/pretrained", f"{task}/result.json:{score}"),
+            "from scratch": Arm(f"{words}scratch --run.init None", f"scratch/result.json:{score}"),
+        },
+        (Comparison(task, "from scratch"),),
+        ("fastmim/pyramid.py", "tests/shapes.py", *files),
+    )
+
+
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
     "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 34),
+    "shapes_segment": on_shapes(
+        "shapes_segment_vit",
+        "segmentation",
+        "miou",
+        "--data.masks {data}/few_masks --data.test_masks {data}/test_masks",
+        ("fastmim/data/masks.py", "fastmim/segmenter.py"),
+    ),
+    "shapes_detect": on_shapes(
+        "shapes_detect_vit",
+        "detection",
+        "bbox_AP",
+        "--data.annotations {data}/few.json --data.test_annotations {data}/test.json",
+        ("fastmim/data/coco.py", "fastmim/detector.py"),
+    ),
 }

@@ -55,7 +55,7 @@ def covered(name: str) -> dict[str, str]:
     configs = [load(ROOT / path) for path in paths]
     parts = {kind for config in configs for kind in (type(config.encoder), *TASKS[type(config)].__mro__)}
     own = (Path(inspect.getfile(part)) for part in parts if part.__module__.startswith("fastmim."))
-    files = {*COVERED, *(path.relative_to(ROOT).as_posix() for path in own)}
+    files = {*COVERED, *PROOFS[name].files, *(path.relative_to(ROOT).as_posix() for path in own)}
     commands = hashlib.sha256(json.dumps([words, [to_json(config) for config in configs]]).encode()).hexdigest()
     return {file: digest([file]) for file in sorted(files)} | {"the commands and configs": commands}
 
