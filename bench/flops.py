@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from bench import published
+from bench import published, trial
 from fastmim import config
 from fastmim.tasks import pretrain
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         for path in args.configs:
-            cfg = config.load(path)
+            cfg = trial.load(path, [])
             whole, done = model_flops(cfg) / 1e9, ours(cfg) / 1e9
             print(f"{path}: {whole:.3f} GFLOP an image forward as published, {done:.3f} ours ({done / whole:.0%})")
     except ValueError as error:

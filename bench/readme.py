@@ -1,4 +1,4 @@
-"""`python -m bench.readme`: writes README.md's table from the rows in bench/results; `--check` only compares.
+"""`python -m bench.readme`: writes README.md's tables from the rows in bench/results; `--check` only compares.
 
 May import bench.record.
 """
@@ -6,13 +6,17 @@ May import bench.record.
 from __future__ import annotations
 
 import argparse
+import statistics
 
 from bench import record
 
 README = record.ROOT / "README.md"
-START, END = "<!-- results: make readme -->\n", "<!-- end of results -->\n"
+RESULTS = "<!-- results: make readme -->\n", "<!-- end of results -->\n"
+TRANSFER = "<!-- transfer: make readme -->\n", "<!-- end of transfer -->\n"
 HEADER = "| method | model | epochs | hours | peak GB | accuracy | hardware | commit |\n" + "|---" * 8 + "|\n"
-
+TRANSFER_HEADER = (
+    "| data and network | arm | mean % | spread | CPU seconds | hardware | commit |\n" + "|---" * 7 + "|\n"
+)
 
 SETTING = ("config", "precision", "stage", "checkpointing", "ranks", "batch")
 """What an hours row and the memory row beside it have in common."""
@@ -48,16 +52,41 @@ def table() -> str:
     return HEADER + "".join(lines)
 
 
+def transfer() -> str:
+    """A line for each arm of the transfer campaign that ends in a number: mean and spread over its seeds."""
+    arms: dict[tuple[str, str], dict[int, dict]] = {}
+    for row in record.read("transfer"):
+        if "score" in row:
+            arms.setdefault((row["proof"], row["arm"]), {})[row["seed"]] = row
+    lines = []
+    for (proof, arm), rows in arms.items():
+        scores, seconds = ([row[key] for row in rows.values()] for key in ("score", "CPU seconds"))
+        origin = rows[max(rows)]["provenance"]
+        cells = [
+            proof,
+            arm,
+            f"{100 * statistics.mean(scores):.1f}",
+            f"{100 * (max(scores) - min(scores)):.1f} of {len(scores)} seeds",
+            f"{statistics.mean(seconds):.0f}",
+            origin["hardware"],
+            origin["commit"][:7],
+        ]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return TRANSFER_HEADER + "".join(lines)
+
+
 def rendered(readme: str) -> str:
-    """The page with its table made anew.
+    """The page with its tables made anew.
 
     Raises:
-        ValueError: the page has not both markers, each once.
+        ValueError: the page has not both markers of a table, each once.
     """
-    if readme.count(START) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md: expected the lines {START.strip()} and {END.strip()} once each")
-    before, rest = readme.split(START)
-    return before + START + table() + END + rest.split(END)[1]
+    for (start, end), text in ((RESULTS, table()), (TRANSFER, transfer())):
+        if readme.count(start) != 1 or readme.count(end) != 1:
+            raise ValueError(f"README.md: expected the lines {start.strip()} and {end.strip()} once each")
+        before, rest = readme.split(start)
+        readme = before + start + text + end + rest.split(end)[1]
+    return readme
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     now = README.read_text()
     fresh = rendered(now)
     if args.check:
-        raise SystemExit(now != fresh and "README.md's table is stale: run make readme")
+        raise SystemExit(now != fresh and "README.md's tables are stale: run make readme")
     README.write_text(fresh)
 
 

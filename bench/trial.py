@@ -63,7 +63,7 @@ def load(path: str, settings: list[str]) -> config.Config:
     """A config with `section.field=value` settings.
 
     Raises:
-        ValueError: see `config.load`, `config.override`; or a setting without "=".
+        ValueError: see `config.load`, `config.override`; a setting without "="; or not a config of pre-training.
     """
     words = []
     for setting in settings:
@@ -71,7 +71,13 @@ def load(path: str, settings: list[str]) -> config.Config:
         if not equals:
             raise ValueError(f"--set: expected section.field=value, got {setting!r}")
         words += [f"--{name}", *value.split(",")]
-    return config.override(config.load(path), words, prog="--set")
+    cfg = config.load(path)
+    if not isinstance(cfg, config.Config):
+        raise ValueError(
+            f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "
+            "result.json"
+        )
+    return config.override(cfg, words, prog="--set")
 
 
 def with_batch(cfg: config.Config, images: int) -> config.Config:

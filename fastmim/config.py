@@ -73,8 +73,9 @@ class Data:
 class Optim:
     """The optimizer and its learning rate."""
 
-    algorithm: Literal["adamw", "lamb", "lars"] = "adamw"
-    """AdamW; LAMB or LARS as timm has them, at ZeRO stage 0 only: they need the norm of each whole parameter."""
+    algorithm: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
+    """AdamW; at ZeRO stage 0 only also LAMB or LARS as timm has them, which need the norm of each whole parameter, or
+    torch's SGD with momentum."""
 
     blr: float = 1.5e-4
     """Base learning rate: lr = blr * global_batch / lr_batch."""
@@ -100,9 +101,9 @@ class Optim:
     eps: float = 1e-8
     """Epsilon of AdamW and LAMB."""
     momentum: float = 0.9
-    """LARS's."""
+    """LARS's and SGD's."""
     weight_decay: float = 0.05
-    """Weight decay, decoupled but in LARS; 1-D parameters and names ending in .bias have none."""
+    """Weight decay, decoupled but in LARS and SGD; 1-D parameters and names ending in .bias have none."""
     layer_decay: float = 1.0
     """Factor of the learning rate from each layer of the encoder to the one before; what follows the encoder has 1."""
     no_decay: tuple[str, ...] = ()

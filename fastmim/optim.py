@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -108,7 +109,7 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
         }
 
 
-class Stage0(torch.optim.Optimizer):
+class Stage0(torch.optim.Optimizer, ABC):
     """What the optimizers of ZeRO stage 0 share: fp32 masters, clipping, loss scaling and skips, all on the device.
 
     With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
@@ -151,13 +152,13 @@ class Stage0(torch.optim.Optimizer):
         self.loss_scale = torch.full((), 2.0**16 if loss_scaling else 1.0, device=device)
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
 
+    @abstractmethod
     def steps(self) -> list[Tensor]:
         """The counters of updates done, which may be set."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self) -> None:
         """Moves masters and moments by the masters' gradients, each first divided by `grad_scale`."""
-        raise NotImplementedError
 
     def copy_to_parameters(self) -> None:
         """Rounds the masters into the parameters that are not their own master."""
@@ -226,8 +227,9 @@ class _FromTimm(Stage0):
         torch._foreach_div_(grads, self.grad_scale)
         self.timm_step()
 
+    @abstractmethod
     def timm_step(self) -> None:
-        raise NotImplementedError
+        """One update of timm's."""
 
 
 class Lamb(_FromTimm, timm_optim.Lamb):
@@ -261,10 +263,29 @@ class Lars(_FromTimm, timm_optim.Lars):
             group["step"] += 1
 
 
+class Sgd(Stage0, torch.optim.SGD):
+    """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
+
+    moments = ("momentum_buffer",)
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, fused=True, **settings)
+        for master in self.masters.values():
+            self.state[master]["momentum_buffer"] = torch.zeros_like(master, requires_grad=False)
+        self.count = torch.zeros((), device=self.found_inf.device)
+
+    def steps(self) -> list[Tensor]:
+        return [self.count]
+
+    def update(self) -> None:
+        torch.optim.SGD.step(self)
+        self.count += 1 - self.found_inf
+
+
 def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
     """The optimizer that `optim.algorithm` names."""
     shared = {"clip": optim.clip, "loss_scaling": loss_scaling}
-    adam = {"betas": optim.betas, "eps": optim.eps}
-    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, {"momentum": optim.momentum})}
+    adam, momentum = {"betas": optim.betas, "eps": optim.eps}, {"momentum": optim.momentum}
+    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, momentum), "sgd": (Sgd, momentum)}
     kind, own = kinds[optim.algorithm]
     return kind(groups, **shared, **own)

@@ -40,8 +40,8 @@ class MaskData(Data):
     test_mode: Literal["whole", "slide"] = "whole"
     """How test images are looked at: resized to fit into `size`, the rest padding; or resized to cover it, as the crop
     with `fit` = "cover" does, and looked at through windows of `size`, whose logits are averaged where they overlap."""
-    stride: tuple[int, int] = (341, 341)
-    """Rows and columns from one such window to the next, pixels."""
+    stride: tuple[int, int] | None = None
+    """Rows and columns from one such window to the next, pixels; None = two thirds of `size`, rounded down."""
     held_out: int = 0
     """Has no use here: all is measured on `test`."""
 
@@ -53,8 +53,13 @@ class MaskData(Data):
             raise ValueError(f"data.held_out: expected 0, got {self.held_out}: segmentation is tested on data.test")
         if self.names and (len(self.names) != self.classes or len(set(self.names)) != self.classes):
             raise ValueError(f"data.names: expected () or {self.classes} different names, got {len(self.names)}")
-        if any(step > side for step, side in zip(self.stride, self.size, strict=True)) and self.test_mode == "slide":
+        if self.stride and any(step > side for step, side in zip(self.stride, self.size, strict=True)):
             raise ValueError(f"data.stride: expected at most data.size={self.size}, got {self.stride}: it leaves gaps")
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """`stride`, whatever stands for it."""
+        return self.stride or tuple(max(1, 2 * side // 3) for side in self.size)
 
 
 @dataclass(frozen=True)

@@ -83,9 +83,9 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
     zero: dict[str, Any] = {"stage": stage, "offload_optimizer": {"device": "cpu" if train.offload else "none"}}
     if stage and config.optim.algorithm != "adamw":
         raise ValueError(
-            f"optim.algorithm={config.optim.algorithm} needs train.zero_stage=0, got {stage}: it scales the step of "
-            "each parameter by that parameter's norm, and ZeRO updates flat parts of many parameters instead, whose "
-            "norms are others; use zero_stage=0 or algorithm=adamw"
+            f"optim.algorithm={config.optim.algorithm} needs train.zero_stage=0, got {stage}: ZeRO updates flat "
+            "parts of many parameters, with AdamW only (LAMB and LARS scale the step of each parameter by that "
+            "parameter's norm, which is no part's); use zero_stage=0 or algorithm=adamw"
         )
     if train.offload:
         if stage == 0:

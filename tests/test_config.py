@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fastmim.config import Config, from_json, load, override, to_json
+from fastmim.detection import Detect
 from fastmim.optim import parameter_groups
 from fastmim.segmentation import Segment
-from fastmim.tasks import classify, segment
+from fastmim.tasks import classify, detect, segment
 from fastmim.tasks.parts import PARTS, build
 from fastmim.tasks.task import total_steps
 from fastmim.transfer import Finetune, Probe
@@ -32,6 +33,7 @@ BUILDERS = {
     Config: build,
     Segment: segment.build,
     **dict.fromkeys((Finetune, Probe), lambda config: classify.build(config, 1000, torch.zeros(1, dtype=torch.int64))),
+    Detect: lambda config: detect.build(config, 80),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastmim.config import load
+from tests.shapes import write_shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,7 +19,7 @@ COMMANDS = [
     for language, block in BLOCKS
     if not language
     for line in block.splitlines()
-    if line.startswith(("make ", "deepspeed ", "python ", "fastmim "))
+    if line.startswith(("make ", "deepspeed ", "python ", "fastmim ", "mkdir "))
 ]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
 SMALL = (
@@ -55,7 +56,9 @@ def small(command: str) -> list[str]:
     words = re.sub(r"\bRUN\b", "runs/mine", words).split()
     if words[0] == "deepspeed":
         words = ["official.py" if word == "CONFIG" else word for word in words]
-        classifies = "--data.test" in words
+        sizes = CLASSIFIER if "--data.test" in words else SMALL
+        if "--data.masks" in words:
+            sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"  # none: it has one only
         return [
             sys.executable,
             "-m",
@@ -63,8 +66,12 @@ def small(command: str) -> list[str]:
             "--num_accelerators",
             "1",
             *words[1:],
-            *(CLASSIFIER if classifies else SMALL).split(),
+            *sizes.split(),
         ]
+    if words[0] == "mkdir":
+        return ["bash", "-ec", command]
+    if command.startswith("python fastmim/train.py"):
+        return [sys.executable, *words[1:], *(CLASSIFIER if "--data.test" in words else SMALL).split()]
     if words[0] == "python":
         words = [w if w not in ("A", "B") else "runs/mine/trace.jsonl" for w in words]
         if "bench.loader" in words:
@@ -83,6 +90,12 @@ def workplace(tmp_path_factory):
     images = [[*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"]]
     for name in ("train/a", "train/b", "test/a", "test/b"):
         images.append([*fastmim(), "demo-data", f"CLASSES/{name}", "--count", "20", "--size", "48"])
+        images.append([*fastmim(), "demo-data", f"CIFAR/{name}", "--count", "110", "--size", "32"])
+    # As CIFAR-10's images are named.
+    images.append(["bash", "-ec", "for i in CIFAR/*/*/demo_0*; do mv $i ${i/demo_0/}; done"])
+    for part in ("train", "test"):
+        for name in ("OBJECTS", "SCENES"):
+            write_shapes(folder / name, part, 30, seed=1, side=48)
     commands = [small(command) for command in COMMANDS if not command.startswith("make")]
     assert len(commands) >= 5
     for command in (*images, *commands):

@@ -18,6 +18,7 @@ resnet = load("cifar10_a2mim_resnet.py")
 config = replace(
     vit,
     encoder=resnet.encoder,
+    data=replace(vit.data, size=resnet.data.size),
     head=Head(norm="before", init_std=0.01),
     augment=replace(vit.augment, mixup=0.1, cutmix=1.0, smoothing=0.0, loss="bce"),
     optim=Optim(

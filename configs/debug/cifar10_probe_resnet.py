@@ -11,5 +11,8 @@ from fastmim.config import load
 vit = load("cifar10_probe_vit.py")
 resnet = load("cifar10_a2mim_resnet.py")
 config = replace(
-    vit, encoder=resnet.encoder, run=replace(vit.run, dir="runs/cifar10_probe_resnet", init=resnet.run.dir)
+    vit,
+    encoder=resnet.encoder,
+    data=replace(vit.data, size=resnet.data.size),
+    run=replace(vit.run, dir="runs/cifar10_probe_resnet", init=resnet.run.dir),
 )

@@ -47,9 +47,7 @@ class BatchNorm(nn.BatchNorm2d):
         """One line that says what the statistics of micro-batches of `batch` images are of."""
         seen = batch * processes if self.shares(batch, processes, device) else batch
         line = f"statistics of {seen} images"
-        return (
-            line if seen == self.batch else f"{line}, not of {self.batch} (encoder.bn_batch): the loss is another one"
-        )
+        return line if seen == self.batch else f"{line}, not of {self.batch} (bn_batch): the loss is another one"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """As nn.Module, but statistics stay out of 16 bits, in which a running mean stops running."""

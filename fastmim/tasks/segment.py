@@ -83,13 +83,13 @@ class Segmentation(Tested):
         rank, world, device = self.process.rank, self.process.world, self.process.device
         data, module = self.config.data, self.module
         self.share_statistics(module)
-        fit, stride = ("cover", data.stride) if data.test_mode == "slide" else ("inside", data.size)
+        fit = "cover" if data.test_mode == "slide" else "inside"
         settings = data.size, fit, data.crop.interpolation, len(data.mean), self.threads
         sums = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
         turns = -(-len(self.test) // world)
         with self.engine.inference():
             for image, labels in whole_images(self.test_masks, range(rank, len(self.test), world), *settings):
-                sums += confusion(slide(module, image.to(device), data.size, stride), labels.to(device))
+                sums += confusion(slide(module, image.to(device), data.size, data.step), labels.to(device))
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
                 module.predict(torch.zeros((1, *data.size, len(data.mean)), dtype=torch.uint8, device=device))

@@ -64,6 +64,7 @@ def test_no_sdpa_without_attention(monkeypatch):
         (["--arms", "ours,theirs"], "--arms: expected some of ours,eager,sdpa,compile, got 'theirs'"),
         (["--batch", "0"], "expected at least 1"),
         (["configs/mae/pretrain/vit_bose_patch16_224_800ep.py"], "did you mean"),
+        (["configs/debug/cifar10_probe_vit.py"], "is a Probe: expected a config of pre-training"),
     ],
 )
 def test_bad_arguments_are_one_line(capsys, arguments, message):

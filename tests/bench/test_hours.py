@@ -64,6 +64,7 @@ def test_figures_of_a_row():
         ([CONFIG, "--set", "train.epoch=3"], "nearest: --train.epochs"),
         ([CONFIG, "--set", "train.epochs"], "expected section.field=value"),
         (["configs/debug/tiny_gpu.py"], "did you mean"),
+        (["configs/debug/cifar10_finetune_vit.py"], "is a Finetune: expected a config of pre-training"),
     ],
 )
 def test_bad_arguments_are_one_line(capsys, words, message):

@@ -26,7 +26,11 @@ def test_lines_say_what_was_measured_and_what_was_projected(monkeypatch, tmp_pat
     assert "| CPU: " in line
     record.record(setting | other | {"peak GiB": 2.0}, "memory")
     assert "| 2.15 (batch 8) |" in readme.table()
-    page = readme.rendered(f"before\n{readme.START}{readme.END}after\n")
+    for seed, score in enumerate((0.4, 0.41, 0.43)):
+        arm = {"case": f"{seed}", "proof": "cifar10_vit", "arm": "probe", "seed": seed, "score": score}
+        record.record(arm | {"CPU seconds": 20.0 + seed, "device": "cpu"}, "transfer")
+    assert readme.transfer().splitlines()[-1].startswith("| cifar10_vit | probe | 41.3 | 3.0 of 3 seeds | 21 | ")
+    page = readme.rendered("before\n" + "".join(readme.RESULTS) + "".join(readme.TRANSFER) + "after\n")
     assert page.startswith("before\n") and page.endswith("after\n") and line.split("|")[1] in page
     assert readme.rendered(page) == page
 

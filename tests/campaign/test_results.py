@@ -4,7 +4,7 @@ import statistics
 import warnings
 
 from bench import record
-from tests.campaign import fuzz, kills, rows
+from tests.campaign import fuzz, kills, rows, transfer
 from tests.methods.tiny import ROOT, ROWS
 
 COMMAND = "python -m tests.campaign.kills --kills 50"
@@ -94,3 +94,41 @@ def test_a_save_cut_short_is_seen(tmp_path):
         (tmp_path / name).mkdir()
         assert kills.cut_short(tmp_path), name
         (tmp_path / name).rmdir()
+
+
+def transfer_rows(scores: dict[str, list[float]], seconds: dict[str, float]) -> dict[str, dict]:
+    return {
+        transfer.case("cifar10_vit", arm, seed): {"score": score, "CPU seconds": seconds[arm]}
+        for arm, seeds in scores.items()
+        for seed, score in enumerate(seeds)
+    }
+
+
+def test_a_comparison_holds_beyond_the_spread_and_the_budget():
+    comparison = transfer.Comparison("a", "b", ("pre", "a"))
+    none = [0.0, 0.0, 0.0]
+    for b, spent, holds in [
+        ([0.30, 0.31, 0.32], 30, True),
+        ([0.30, 0.31, 0.32], 29, False),  # less time than the two together
+        ([0.30, 0.30, 0.42], 30, False),  # a mean of 0.06 less, and a spread of 0.12
+    ]:
+        found = transfer_rows({"a": [0.39, 0.40, 0.41], "b": b, "pre": none}, {"a": 10, "b": spent, "pre": 20})
+        assert transfer.verdict(found, "cifar10_vit", comparison)[0] == holds, b
+    worse = transfer_rows({"a": [0.2, 0.2, 0.2], "b": [0.3, 0.3, 0.3], "pre": none}, {"a": 9, "b": 30, "pre": 20})
+    assert not transfer.verdict(worse, "cifar10_vit", comparison)[0]
+
+
+def test_pre_training_is_worth_something_and_says_when_that_is_stale():
+    """Comparisons of which all arms are recorded must hold; what is missing or stale is a warning."""
+    known = transfer.newest()
+    assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
+    for name, proof in transfer.PROOFS.items():
+        cases = [transfer.case(name, arm, seed) for arm in proof.arms for seed in transfer.SEEDS]
+        missing = [case for case in cases if case not in known]
+        changed = {file for case in cases if case in known for file in transfer.stale(known[case])}
+        if missing or changed:
+            words = f"{name}: {len(missing)} of {len(cases)} arms are not recorded, others before a change of"
+            warnings.warn(f"{words} {sorted(changed)}: run python -m tests.campaign.transfer", stacklevel=1)
+        for comparison in proof.comparisons if not missing else ():
+            holds, words = transfer.verdict(known, name, comparison)
+            assert holds, words

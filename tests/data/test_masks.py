@@ -81,11 +81,12 @@ def test_masks_are_cut_as_their_images_are(folder, data, crop):
     assert padding.any() == isinstance(crop, ScaleJitterCrop)
     right = ((gray - expected).abs() < 10) | padding
     assert right.float().mean() > 0.85
-    # Every wrong pixel lies beside another label.
+    # Every wrong pixel lies beside another label, or at the border, beyond which there may be another.
     flat = torch.nn.functional.max_pool2d(labels[:, None].float(), 9, 1, 4) == -torch.nn.functional.max_pool2d(
         -labels[:, None].float(), 9, 1, 4
     )
-    assert right[flat[:, 0]].float().mean() > 0.999
+    inner = flat[:, 0, 4:-4, 4:-4]
+    assert inner.float().mean() > 0.2 and right[:, 4:-4, 4:-4][inner].float().mean() > 0.999
 
 
 def test_labels_are_never_mixed():

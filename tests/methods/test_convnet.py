@@ -249,7 +249,7 @@ def test_batch_norm_says_what_its_statistics_are_of():
     norm = BatchNorm(nn.BatchNorm2d(4), 2048)
     assert norm.describe(256, 8, "cuda") == "statistics of 2048 images"
     assert norm.describe(2048, 8, "cuda") == "statistics of 2048 images"
-    assert "of 256 images, not of 2048 (encoder.bn_batch)" in norm.describe(256, 8, "cpu")
+    assert "of 256 images, not of 2048 (bn_batch)" in norm.describe(256, 8, "cpu")
     assert "of 512 images, not of 2048" in norm.describe(256, 2, "cuda")
 
 

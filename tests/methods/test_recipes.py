@@ -1,4 +1,4 @@
-"""Every recipe of fine-tuning, linear probe and segmentation, field by field, against a table typed from their sources.
+"""Every recipe of what follows pre-training, field by field, against a table typed from their sources.
 
 Sources: facebookresearch/mae FINETUNE.md, main_finetune.py, main_linprobe.py; microsoft/SimMIM configs; implus/UM-MAE
 Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints it.
@@ -151,7 +151,7 @@ def segment_recipe(config) -> dict:
         "clip": optim.clip, "layer_decay": optim.layer_decay, "no_decay": set(optim.no_decay),
         "drop_path": config.encoder.drop_path, "size": data.size,
         "crop": (data.crop.scale, data.crop.fit, data.crop.interpolation), "distort": config.distort,
-        "test": (data.test_mode, data.stride), "classes": data.classes, "reduce_zero_label": data.reduce_zero_label,
+        "test": (data.test_mode, data.step), "classes": data.classes, "reduce_zero_label": data.reduce_zero_label,
         "channels": decoder.channels, "blocks": decoder.blocks, "dropout": decoder.dropout,
         "aux": (decoder.aux_weight, decoder.aux_channels), "bn_batch": decoder.bn_batch,
     }  # fmt: skip
@@ -201,3 +201,66 @@ MODELS = {
 def test_model(name):
     encoder = load(ROOT / f"configs/{name}.py").encoder
     assert {field: getattr(encoder, field) for field in MODELS[name]} == MODELS[name]
+
+
+# What the sheets say, and where they say nothing what the config's docstring does. Warm-up is in updates of COCO's
+# 117,266 images with objects.
+DETECT = {
+    "algorithm": "adamw", "size": (1024, 1024), "warmup": 500, "weight_decay": 0.05, "batch": 16, "layer_decay": 1.0,
+    "convs": (1, 4), "norm": "layer", "channels": 256, "flip": 0.5,
+}  # fmt: skip
+VITDET = DETECT | {
+    "scale": (0.1, 2.0), "batch": 64, "epochs": 100, "decay_epochs": (88.89, 96.30), "warmup": 250, "weight_decay": 0.1,
+    "lr": 1e-4, "drop_path": 0.1, "layer_decay": 0.7, "convs": (2, 4), "no_decay": {"pos_embed"},
+}  # fmt: skip
+SWIN_1X = DETECT | {
+    "scale": (1.0, 1.0), "epochs": 12, "decay_epochs": (8, 11), "lr": 1e-4, "drop_path": 0.1, "no_decay": set(),
+    "convs": (1, 0), "norm": "none",
+}  # fmt: skip
+DETECTORS = {
+    "mae/detect/vit_base_patch16_1024_100ep": VITDET,
+    "mae/detect/vit_large_patch16_1024_100ep": VITDET | {"drop_path": 0.4, "layer_decay": 0.8},
+    "simmim/detect/swin_base_window7_1024_36ep": SWIN_1X | {
+        "scale": (0.6, 1.0), "epochs": 36, "decay_epochs": (27, 33), "drop_path": 0.3,
+        "no_decay": {"relative_position_bias_table"},
+    },
+    "um_mae/detect/swin_tiny_1024_12ep": SWIN_1X,
+    "um_mae/detect/pvt_small_1024_12ep": SWIN_1X | {"no_decay": {"pos_embed"}},
+    "a2mim/detect/resnet50_fpn_1024_24ep": DETECT | {
+        "algorithm": "sgd", "momentum": 0.9, "scale": (0.8, 1.0), "epochs": 24, "decay_epochs": (16, 23), "lr": 0.02,
+        "warmup": 1000, "weight_decay": 1e-4, "drop_path": 0.0, "no_decay": set(),
+    },
+    "a2mim/detect/vit_base_patch16_1024_12ep": DETECT | {
+        "scale": (0.6, 1.0), "epochs": 12, "decay_epochs": (9, 11), "lr": 3e-4, "drop_path": 0.2,
+        "no_decay": {"pos_embed"},
+    },
+}  # fmt: skip
+
+
+def test_every_detector_is_in_the_table():
+    paths = ROOT.glob("configs/*/detect/*.py")
+    assert {path.relative_to(ROOT / "configs").as_posix().removesuffix(".py") for path in paths} == set(DETECTORS)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector(name):
+    config, expected = load(ROOT / f"configs/{name}.py"), dict(DETECTORS[name])
+    data, optim, train, rcnn = config.data, config.optim, config.train, config.rcnn
+    assert optim.schedule == "multistep" and optim.decay_rate == 0.1 and optim.clip is None
+    lr = optim.blr * train.global_batch / optim.lr_batch
+    assert optim.warmup_lr == pytest.approx(lr / 1000)
+    found = {
+        "algorithm": optim.algorithm, "size": data.size, "scale": data.crop.scale, "flip": data.flip,
+        "batch": train.global_batch, "epochs": train.epochs, "weight_decay": optim.weight_decay,
+        "layer_decay": optim.layer_decay, "drop_path": config.encoder.drop_path, "no_decay": set(optim.no_decay),
+        "convs": (rcnn.rpn_convs, rcnn.box_convs), "norm": rcnn.norm, "channels": rcnn.channels,
+    }  # fmt: skip
+    if optim.algorithm == "sgd":
+        found["momentum"] = optim.momentum
+    else:
+        assert optim.betas == (0.9, 0.999)
+    print(f"\n{name}: " + ", ".join(f"{field} {value}" for field, value in sorted(found.items())))
+    assert optim.decay_epochs == pytest.approx(expected.pop("decay_epochs"), abs=0.01)
+    assert lr == pytest.approx(expected.pop("lr"))
+    assert optim.warmup_epochs * 117_266 / train.global_batch == pytest.approx(expected.pop("warmup"), rel=0.03)
+    assert found == expected

@@ -1,5 +1,7 @@
 """The segmenter: loss, windows, counts, levels, on every encoder."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -202,6 +204,12 @@ def test_bf16_weights():
     loss = module(*batch())
     loss.backward()
     assert torch.isfinite(loss) and module.predict(batch()[0]).dtype == torch.float32
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch.base.modules", None)
+    with pytest.raises(ValueError, match=r"needs segmentation-models-pytorch .*: pip install fastmim\[segment\]"):
+        build(config())
 
 
 def test_the_second_head_is_optional():

@@ -8,22 +8,23 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fastmim import encoders
 from fastmim.classifier import Batch, LinearProbe, pooling, recalibrate
 from fastmim.config import Optim
 from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from fastmim.masking import RandomMasking
-from fastmim.optim import Lamb, Lars, parameter_groups, stage0
+from fastmim.optim import Lamb, Lars, Sgd, parameter_groups, stage0
 from fastmim.tasks.classify import build, build_encoder, initialise
 from fastmim.tokens import sample_id, sample_index
 from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe
 from tests.methods.tiny import ENCODERS
 
 LABELS = torch.arange(20) % 4
-KINDS = (ViT, BEiT, Swin, UMSwin, UMPVT, ConvMAE, ResNet, ConvNeXt)
+KINDS = [getattr(encoders, name) for name in encoders.__all__]
 # Its own weight decay and clip are off, so that one number is looked at.
 PLAIN = Augment(rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
 
@@ -267,6 +268,28 @@ def test_lars_is_the_probe_s():
         one_step(optimizer)
     torch.testing.assert_close(linear.weight.detach(), w)
     torch.testing.assert_close(linear.bias.detach(), b)
+    assert all(int(step) == 3 for step in optimizer.steps())
+
+
+def test_sgd_is_that_of_detectors():
+    """v <- 0.9 v + g / max(1, |g| / clip) + wd * w, w <- w - lr v; no weight decay for biases; skips, and goes on."""
+    linear, (gw, gb) = pair()
+    w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
+    spec = Optim(algorithm="sgd", weight_decay=0.1, momentum=0.9, clip=1.0)
+    optimizer = stage0(parameter_groups(linear, spec), spec, loss_scaling=False)
+    assert isinstance(optimizer, Sgd)
+    norm = torch.cat([gw.flatten(), gb]).norm()
+    vw, vb = torch.zeros_like(w), torch.zeros_like(b)
+    for step in range(4):
+        linear.weight.grad, linear.bias.grad = gw.clone(), gb.clone()
+        if step == 1:
+            linear.bias.grad[0] = torch.nan
+        else:
+            vw, vb = 0.9 * vw + gw / norm + 0.1 * w, 0.9 * vb + gb / norm
+            w, b = w - 0.1 * vw, b - 0.1 * vb
+        one_step(optimizer)
+    torch.testing.assert_close(linear.weight.detach(), w, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(linear.bias.detach(), b, rtol=1e-5, atol=1e-6)
     assert all(int(step) == 3 for step in optimizer.steps())
 
 

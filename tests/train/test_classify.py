@@ -158,7 +158,7 @@ def plain(tmp_path_factory, images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--optim.algorithm lamb --train.zero_stage 2", "algorithm=lamb needs train.zero_stage=0, got 2: it scales"),
+        ("--optim.algorithm lamb --train.zero_stage 2", "algorithm=lamb needs train.zero_stage=0, got 2: ZeRO"),
         ("--optim.algoritm lamb", "--optim.algoritm: no such setting; nearest: --optim.algorithm"),
         ("--optim.algorithm lamp", "nearest: lamb"),
         ("--train.global_batch 15 --augment.mixup 0.8", "must be even, got 15"),

@@ -94,7 +94,7 @@ def test_learning_rate_curves(name):
     ("fields", "words"),
     [
         ({"schedule": "multistep"}, "decay_epochs"),
-        ({"schedule": "cosin"}, "one of cosine, multistep"),
+        ({"schedule": "cosin"}, "one of cosine, linear, multistep"),
         ({"cosine_from": "zero"}, "one of warmup, start"),
         ({"decay_epochs": (0,)}, "decay_epochs: expected above 0"),
         ({"warmup_lr": -1.0}, "warmup_lr: expected at least 0"),

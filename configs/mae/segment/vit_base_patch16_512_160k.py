@@ -29,7 +29,6 @@ config = Segment(
         size=(512, 512),
         crop=ScaleJitterCrop(scale=(0.5, 2.0), fit="cover", interpolation="bilinear"),
         test_mode="slide",
-        stride=(341, 341),
     ),
     decoder=UPerNet(channels=768, blocks=(3, 5, 7, 11), dropout=0.1, aux_weight=0.4, aux_channels=256, bn_batch=BATCH),
     distort=True,

@@ -1,0 +1,147 @@
+"""Segmentation as a person starts it: learn, stop, go on, count every test pixel once, refuse."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmim import checkpoint
+from fastmim.bittrace import diff
+from fastmim.train import main
+from tests.shapes import write_shapes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/debug/shapes_segment_vit.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --encoder.patch-size 16 --data.size 64 64 "
+SMALL += "--decoder.channels 16 --decoder.aux_channels 8 --data.loader pillow --train.global_batch 8 "
+SMALL += "--train.micro_batch 4 --train.epochs 3 --run.init None --run.log_every 2 --run.trace True"
+
+SLIDE = ("--data.test_mode", "slide", "--data.stride", "40", "40")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """An odd number of test images, some of them larger than a window."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, "train", 16, seed=1, side=64)
+    write_shapes(folder, "test", 7, seed=2, side=96)
+    return folder
+
+
+def words(shapes: Path, run: Path, *args: str) -> list[str]:
+    files = ["--data.root", str(shapes / "train"), "--data.masks", str(shapes / "train_masks")]
+    files += ["--data.test", str(shapes / "test"), "--data.test_masks", str(shapes / "test_masks")]
+    return [str(CONFIG), *SMALL.split(), *files, "--run.dir", str(run), *args]
+
+
+def train(shapes: Path, run: Path, *args: str, ranks=0):
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
+    command = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), *words(shapes, run, *args)]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def scores(run: Path) -> dict:
+    return {name: value for name, value in result(run).items() if name in ("miou", "pixel_accuracy", "iou")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shapes):
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    train(shapes, run, "--run.evaluate_every", "3", *SLIDE)
+    return run
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    found = result(undisturbed)
+    assert list(found["iou"]) == ["background", "rectangle", "disc", "triangle"]
+    assert found["images"] == 7 and found["updates"] == 6 and found["hours"] > 0 and found["peak_bytes"] > 2**20
+    known = [iou for iou in found["iou"].values() if iou is not None]
+    assert found["miou"] == pytest.approx(sum(known) / len(known)) and 0 < found["pixel_accuracy"] < 1
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    tested = [row for row in rows if "test_miou" in row]
+    assert [row["step"] for row in tested] == [3, 6] and tested[1]["test_miou"] == found["miou"]
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_path):
+    train(shapes, tmp_path / "run", *SLIDE, "--run.stop_after", "2")
+    assert not (tmp_path / "run/result.json").exists()
+    train(shapes, tmp_path / "run", *SLIDE)
+    assert diff(undisturbed / "trace.jsonl", tmp_path / "run/trace.jsonl") is None
+    once, again = (checkpoint.load(run / "checkpoints").state for run in (undisturbed, tmp_path / "run"))
+    assert all(torch.equal(once[kind][n], again[kind][n]) for kind in once for n in once[kind])
+    assert scores(tmp_path / "run") == scores(undisturbed)
+
+
+def test_processes_do_not_count(undisturbed, shapes, tmp_path):
+    """Two train on the same samples, and test 4 and 3 images, also at stage 3, where no process may wait for another;
+    then one tests the same weights."""
+    two, one, whole = (tmp_path / name for name in ("two", "one", "whole"))
+    train(shapes, two, *SLIDE, "--train.zero_stage", "3", ranks=2)
+    assert diff(undisturbed / "trace.jsonl", two / "trace.jsonl", ("samples",)) is None
+    for run, mode in ((one, SLIDE), (whole, ())):
+        shutil.copytree(two / "checkpoints", run / "checkpoints")
+        train(shapes, run, *mode)
+    assert (result(one)["processes"], result(two)["processes"]) == (1, 2)
+    assert scores(one) == scores(two) != scores(whole)
+
+
+def test_it_learns(tmp_path):
+    """What is bright, in noise."""
+    generator = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for kind in (part, f"{part}_masks"):
+            (tmp_path / kind).mkdir()
+        for i in range(16):
+            labels = np.kron(generator.integers(0, 2, (3, 4)), np.ones((20, 20))).astype(np.uint8)
+            pixels = 60 + 120 * labels[..., None] + generator.normal(0, 40, (60, 80, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(tmp_path / part / f"{i}.png")
+            Image.fromarray(labels).save(tmp_path / f"{part}_masks" / f"{i}.png")
+    fast = "--optim.blr 0.1 --optim.layer_decay 1 --train.epochs 20 --train.micro_batch 8"
+    train(tmp_path, tmp_path / "run", *fast.split(), "--data.classes", "2", "--data.names", "dark", "bright")
+    assert result(tmp_path / "run")["miou"] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--data.classes 1", "data.classes: expected at least 2 and at most 255, got 1"),
+        ("--data.names a b", "data.names: expected () or 4 different names, got 2"),
+        ("--data.stride 65 64", "data.stride: expected at most data.size=(64, 64)"),
+        ("--data.held_out 3", "data.held_out: expected 0, got 3"),
+        ("--data.test_mode slid", "nearest: slide"),
+        ("--data.masks {root}/test_masks", "expected one mask for each image in"),
+        ("--data.masks {root}/nothing", "no folder of images"),
+        ("--decoder.blocks 0 1 2 3", "decoder.blocks: expected 4 of 2 blocks, ascending from 0"),
+        ("--train.micro_batch 1", "needs micro-batches of 2 images or more, got 1"),
+        ("--run.init {root}", "expected a run folder with checkpoints"),
+    ],
+)
+def test_refusals(arguments, message, shapes, tmp_path, capsys):
+    """One line, before anything has begun."""
+    arguments = arguments.format(root=shapes).split()
+    with pytest.raises(SystemExit) as error:
+        main(words(shapes, tmp_path / "run", "--train.device", "cpu", *arguments))
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+
+
+def test_a_mask_of_another_size_ends_the_run(shapes, tmp_path):
+    folder = tmp_path / "shapes"
+    shutil.copytree(shapes, folder)
+    Image.new("L", (10, 10)).save(folder / "train_masks/0003.png")
+    with pytest.raises(SystemExit) as error:
+        main(words(folder, tmp_path / "run", "--train.device", "cpu"))
+    assert "0003.png' is 10x10 pixels" in str(error.value) and "saved: update" in str(error.value)
