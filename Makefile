@@ -2,8 +2,9 @@
 # make test     everything a CPU can prove, in well under 40 minutes
 # make lint     ruff, as the tests run it
 # make bench    the op microbenchmarks and the whole-step comparison, on this machine
-# make readme   README.md's table of results and bench/results/kernels.md, from the rows in bench/results
-# make campaign the long proofs: slow tests, fuzz of every op, kills, every row of the tables
+# make readme   README.md's tables of results and bench/results/kernels.md, from the rows in bench/results
+# make campaign the long proofs: slow tests, fuzz of every op, kills, every row of the tables; what pre-training is worth
+#               on CIFAR-10, which CIFAR=FOLDER holds as train/CLASS/0000.jpg and test/CLASS/0000.jpg
 #
 # VENV=path shares a virtual environment between work trees.
 
@@ -16,6 +17,7 @@ export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
 NATIVE := CMakeLists.txt $(shell find kernels -name '*.cpp' -o -name '*.h')
 LIBRARY := build/.built
 RUN := runs/demo
+CIFAR ?= data/cifar10
 
 .PHONY: demo test lint bench readme campaign clean
 
@@ -42,6 +44,7 @@ campaign: $(LIBRARY) data/demo/.complete
 	python -m tests.campaign.fuzz
 	python -m tests.campaign.kills --kills 50
 	python -m tests.campaign.rows
+	python -m tests.campaign.transfer --data $(CIFAR)
 
 clean:
 	rm -rf build dist *.egg-info runs/demo kernels/fastmim_kernels/*.so

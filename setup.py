@@ -83,8 +83,8 @@ class Wheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-DETECT, SEGMENT = ["pycocotools"], ["segmentation-models-pytorch"]
-ONNX = ["onnx", "onnxruntime", "onnxscript"]
+DETECT, SEGMENT = ["pycocotools>=2.0.8"], ["segmentation-models-pytorch>=0.5"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 
 setup(
     name="fastmim",
@@ -113,7 +113,7 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "ruff", "scikit-image", *DETECT, *SEGMENT, *ONNX],
+        "test": ["pytest", "hypothesis", "ruff", "scikit-image", "torchmetrics", *DETECT, *SEGMENT, *ONNX],
         "detect": DETECT,
         "segment": SEGMENT,
         "onnx": ONNX,

@@ -19,7 +19,10 @@ ARCHITECTURES = (80, 90, 100)
 
 
 def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> dict:
-    """One kernel at every stage, "ttir" to "cubin", its pointers and integers multiples of 16, as real pointers are."""
+    """One kernel at every stage, "ttir" to "cubin", and the bytes of "shared" memory it is launched with.
+
+    Its pointers and integers are multiples of 16, as real pointers are.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -29,11 +32,12 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
     aligned = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types) if t[0] in "*i"}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     target = GPUTarget("cuda", arch, 32)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm
+    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    return {**compiled.asm, "shared": compiled.metadata.shared}
 
 
 def read_code(cubin: bytes) -> dict:
-    """Registers, bytes of stack and shared memory, matrix instructions, loads and stores of each width in bits."""
+    """Registers, bytes of stack, matrix instructions, loads and stores of each width in bits."""
     tool = Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -42,7 +46,7 @@ def read_code(cubin: bytes) -> dict:
             subprocess.run([tool, option, file.name], check=True, capture_output=True, text=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+    counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL")}
     widths: dict[str, collections.Counter] = {"LDG": collections.Counter(), "STG": collections.Counter()}
     for instruction, modifiers in re.findall(r"\b(LDG|STG)(?:STS)?\.([\w.]+)", sass):
         size = next(
@@ -53,7 +57,6 @@ def read_code(cubin: bytes) -> dict:
     return {
         "registers": counts["REG"],
         "stack": counts["STACK"] + counts["LOCAL"],
-        "shared": counts["SHARED"],
         "spills": spills,
         "mma": len(re.findall(r"\b(?:UTC)?[HQ]G?MMA\b", sass)),
         "loads": dict(sorted(widths["LDG"].items())),
@@ -79,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(f"fastmim_kernels.{name}.cuda")
         for label, kernel, types, constants, warps in module.compile_only():
             for arch in args.arch:
-                code = read_code(compile_kernel(kernel, types, constants, warps, arch)["cubin"])
+                compiled = compile_kernel(kernel, types, constants, warps, arch)
+                code = {"shared": compiled["shared"], **read_code(compiled["cubin"])}
                 spills = bool(code["spills"] or code["stack"])
                 spilled += spills
                 widths = (("registers", 6), ("stack", 6), ("spills", 7), ("shared", 7), ("mma", 5))

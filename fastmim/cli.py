@@ -330,7 +330,7 @@ def _open(run: Path):
     config, loaded = _open_any(run)
     if not isinstance(config, Config):
         kind = type(config).__name__
-        raise ValueError(f"{run} is a run of a classifier ({kind}): expected a pre-training run, such as its run.init")
+        raise ValueError(f"{run} is a run of another kind ({kind}): expected a pre-training run, such as its run.init")
     return config, loaded
 
 

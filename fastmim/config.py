@@ -185,9 +185,9 @@ class Run:
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
-    """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; for a
-    classifier also an exported encoder's. None = initialise from train.seed. Weights only: updates, optimizer state and
-    schedule start afresh."""
+    """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; what
+    follows pre-training takes the encoder's, of an exported encoder too. None = initialise from train.seed. Weights
+    only: updates, optimizer state and schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
@@ -195,8 +195,8 @@ class Run:
     log_every: int = 20
     """Updates between log lines: the only time the host waits for the device."""
     evaluate_every: int = 500
-    """Updates between evaluations: pre-training draws reconstructions of the held-out images and compares losses, a
-    classifier is tested. 0 = never, but that a classifier is tested at the end."""
+    """Updates between evaluations: pre-training draws reconstructions of the held-out images and compares losses,
+    what follows it is tested. 0 = never, but that the latter is tested at the end."""
     stop_after: int | None = None
     """Stop after this many updates in total, saving; the schedule is unchanged."""
     trace: bool = False

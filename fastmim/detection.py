@@ -51,7 +51,7 @@ class RCNN:
     mask_convs: int = 4
     """3x3 convolutions of the mask head."""
     anchor: float = 8.0
-    """Side of the square anchor of a map, in its strides; there are two of half and of twice that ratio beside it."""
+    """Side of a map's square anchor, in its strides; those half and twice as high as wide have the same area."""
     proposals: int = 512
     """Of each image, that box and mask heads are trained on."""
 

@@ -64,7 +64,8 @@ class Annotations:
             try:
                 self.objects[entry["image_id"]].append(self._object(number, entry, sizes[entry["image_id"]]))
             except (ValueError, LookupError, TypeError) as error:
-                raise ValueError(f"{path}: annotation {entry.get('id', number)}: {error!r}") from error
+                name = entry.get("id", number) if isinstance(entry, dict) else f"number {number}"
+                raise ValueError(f"{path}: annotation {name}: {error!r}") from error
 
     def _object(self, number: int, entry: dict, size: tuple[int, int]) -> dict:
         box = [float(value) for value in entry["bbox"]]
@@ -75,6 +76,11 @@ class Annotations:
         mask = entry.get("segmentation")
         if isinstance(mask, list):  # fewer than 3 points enclose nothing
             mask = [np.asarray(polygon, np.float64) for polygon in mask if len(polygon) >= 6]
+            # Its rasteriser walks along every edge, in memory of that length.
+            if any(len(polygon) % 2 or not np.abs(polygon).max() <= 2 * max(size) for polygon in mask):
+                raise ValueError(
+                    f"segmentation: expected x, y, x, y, ... within an image of {size[0]} x {size[1]} pixels"
+                )
         if not mask:
             raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
         if isinstance(mask, dict) and tuple(mask["size"]) != size:

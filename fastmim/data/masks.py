@@ -118,7 +118,7 @@ def cut_labels(labels: np.ndarray, cut: Cut, flip: bool, size: tuple[int, int]) 
 
 
 class MaskLoader:
-    """Loads masks beside images, in threads of its own. Use it as a context manager, or `close` it."""
+    """Loads masks beside images, in threads of its own: `close` it."""
 
     def __init__(self, masks: Masks, loader: Loader, size: tuple[int, int], threads: int):
         """

@@ -30,16 +30,8 @@ from .parts import PARTS
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
     *("run.", "optim.", "train."),
-    *(
-        "data.root",
-        "data.test",
-        "data.masks",
-        "data.test_masks",
-        "data.loader",
-        "data.bad_budget",
-        "data.workers",
-        "data.prefetch",
-    ),
+    *("data.root", "data.masks", "data.test", "data.stride"),
+    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
 )
 
 

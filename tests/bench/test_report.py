@@ -43,8 +43,9 @@ def test_misses_are_seen(monkeypatch):
         row["provenance"]["commit"] = "0" * 40
     for rows, expected in (([*slow.values(), *fast.values()], []), (slow.values(), ["eager", "compile"])):
         monkeypatch.setattr(record, "read", lambda theme, rows=rows: list(rows))
-        lines, found = report.group_table(report.GROUPS[0], report.newest())
+        lines, found = report.group_table(report.GROUPS[0], report.newest(), "cpu")
         assert [name for _, name in found] == expected
+        assert report.group_table(report.GROUPS[0], report.newest(), "cuda") == ([], [])
         assert ("**2.90**" in lines[-2] and "**not measured**" in lines[-2]) == bool(expected)
     row = copied(slow["ours"], op="scale_")
     assert report.why(row, "copy") is None and "NOT EXPLAINED" in report.explained([(figures(row), "copy")])[0]

@@ -4,7 +4,7 @@ import statistics
 import warnings
 
 from bench import record
-from tests.campaign import fuzz, kills, rows, transfer
+from tests.campaign import fuzz, kills, proofs, rows, transfer
 from tests.methods.tiny import ROOT, ROWS
 
 COMMAND = "python -m tests.campaign.kills --kills 50"
@@ -105,7 +105,7 @@ def transfer_rows(scores: dict[str, list[float]], seconds: dict[str, float]) -> 
 
 
 def test_a_comparison_holds_beyond_the_spread_and_the_budget():
-    comparison = transfer.Comparison("a", "b", ("pre", "a"))
+    comparison = proofs.Comparison("a", "b", ("pre", "a"))
     none = [0.0, 0.0, 0.0]
     for b, spent, holds in [
         ([0.30, 0.31, 0.32], 30, True),
@@ -122,7 +122,7 @@ def test_pre_training_is_worth_something_and_says_when_that_is_stale():
     """Comparisons of which all arms are recorded must hold; what is missing or stale is a warning."""
     known = transfer.newest()
     assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
-    for name, proof in transfer.PROOFS.items():
+    for name, proof in proofs.PROOFS.items():
         cases = [transfer.case(name, arm, seed) for arm in proof.arms for seed in transfer.SEEDS]
         missing = [case for case in cases if case not in known]
         changed = {file for case in cases if case in known for file in transfer.stale(known[case])}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import resource
@@ -20,126 +21,22 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from bench import record
 from fastmim.config import load, to_json
+from fastmim.train import TASKS
 from tests.campaign import rows
 from tests.campaign.kills import digest
+from tests.campaign.proofs import PROOFS, Comparison
 from tests.methods.tiny import ROOT
 
 SEEDS = (0, 1, 2)
-OWN = ("analysis/knn", "classifier", "data/augment", "tasks/classify", "tasks/knn", "transfer")
-COVERED = (*rows.COVERED, *(f"fastmim/{name}.py" for name in OWN))
-"""What an arm depends on, beside the commands and the configs: a change here makes an earlier result stale."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One command, and the number that it leaves, if it does.
-
-    words: behind `python`; {data}, {run} (the folder of all runs of a seed) and {seed} are filled in.
-    found: file in {run}, and the name of the number in it.
-    """
-
-    words: str
-    found: tuple[str, str] | None = None
-
-    def command(self, data: Path, run: Path, seed: int) -> list[str]:
-        return [word.format(data=data, run=run, seed=seed) for word in self.words.split()]
-
-    @property
-    def folder(self) -> str | None:
-        """The run folder that it makes, by its name in {run}."""
-        words = self.words.split()
-        return words[words.index("--run.dir") + 1].removeprefix("{run}/") if "--run.dir" in words else None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two arms, of which the first must be better; the second must have had the CPU time of `budget` together."""
-
-    better: str
-    worse: str
-    budget: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What is compared on one data set.
-
-    data: makes the folder {data} from the user's, or from nothing.
-    arms: by name; each needs what those before it left.
-    """
-
-    data: Callable[[Path, Path | None], None]
-    arms: dict[str, Arm]
-    comparisons: tuple[Comparison, ...]
-
-
-def few_labels(folder: Path, source: Path | None) -> None:
-    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and all test images.
-
-    Raises:
-        ValueError: `source` has no class folders.
-    """
-    if source is None or not (source / "train").is_dir() or not (source / "test").is_dir():
-        raise ValueError("--data: expected CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
-    (folder / "few").mkdir(parents=True)
-    (folder / "all").symlink_to(source.resolve() / "train")
-    (folder / "few/test").symlink_to(source.resolve() / "test")
-    for image in source.glob("train/*/00??.jpg"):
-        (folder / "few/train" / image.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(image, folder / "few/train" / image.parent.name)
-
-
-def classification(network: str, pretraining: str, scratch: str, budget_epochs: int) -> Proof:
-    """Probe, k-NN and fine-tuning on a few labels against the same from random initialisation.
-
-    Args:
-        scratch: settings that are better for training from scratch than those of fine-tuning.
-        budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
-    """
-    pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
-    labelled = "--data.root {data}/few/train --data.test {data}/few/test --train.seed {seed} --run.dir {run}/"
-    probe, finetune = (f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py" for kind in ("probe", "finetune"))
-    knn = "-m fastmim.cli knn {run}/%s --data {data}/few --crop-pct 1"
-
-    def top1(run: str) -> tuple[str, str]:
-        return f"{run}/result.json", "top1"
-
-    return Proof(
-        few_labels,
-        {
-            "pre-training": Arm(f"{pretrain} --run.dir {{run}}/pretrained"),
-            "no pre-training": Arm(f"{pretrain} --run.dir {{run}}/random --optim.blr 0 --run.stop_after 1"),
-            "k-NN": Arm(knn % "pretrained", ("pretrained/knn.json", "top1")),
-            "k-NN, random": Arm(knn % "random", ("random/knn.json", "top1")),
-            "probe": Arm(f"{probe} {labelled}probe --run.init {{run}}/pretrained", top1("probe")),
-            "probe, random": Arm(f"{probe} {labelled}probe_random --run.init None", top1("probe_random")),
-            "fine-tuning": Arm(f"{finetune} {labelled}finetune --run.init {{run}}/pretrained", top1("finetune")),
-            "from scratch": Arm(f"{finetune} {labelled}scratch --run.init None {scratch}", top1("scratch")),
-            "from scratch, whole budget": Arm(
-                f"{finetune} {labelled}budget --run.init None {scratch} --train.epochs {budget_epochs}", top1("budget")
-            ),
-        },
-        (
-            Comparison("k-NN", "k-NN, random"),
-            Comparison("probe", "probe, random"),
-            Comparison("fine-tuning", "from scratch"),
-            Comparison("fine-tuning", "from scratch, whole budget", ("pre-training", "fine-tuning")),
-        ),
-    )
-
-
-PROOFS = {
-    "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
-}
+SHARED = ("analysis/knn", "classifier", "data/augment", "tasks/knn", "transfer")
+COVERED = (*rows.COVERED, *(f"fastmim/{name}.py" for name in SHARED))
+"""What an arm depends on, beside what `covered` adds: a change here makes an earlier result stale."""
 
 
 def case(proof: str, arm: str, seed: int) -> str:
@@ -155,9 +52,12 @@ def covered(name: str) -> dict[str, str]:
     """Digests of what the arms of a proof depend on: files, by their names, and all commands with their configs."""
     words = [arm.words for arm in PROOFS[name].arms.values()]
     paths = sorted({word for words_of in words for word in words_of.split() if word.startswith("configs/")})
-    configs = [to_json(load(ROOT / path)) for path in paths]
-    commands = hashlib.sha256(json.dumps([words, configs]).encode()).hexdigest()
-    return {file: digest([file]) for file in COVERED} | {"the commands and configs": commands}
+    configs = [load(ROOT / path) for path in paths]
+    parts = {kind for config in configs for kind in (type(config.encoder), *TASKS[type(config)].__mro__)}
+    own = (Path(inspect.getfile(part)) for part in parts if part.__module__.startswith("fastmim."))
+    files = {*COVERED, *PROOFS[name].files, *(path.relative_to(ROOT).as_posix() for path in own)}
+    commands = hashlib.sha256(json.dumps([words, [to_json(config) for config in configs]]).encode()).hexdigest()
+    return {file: digest([file]) for file in sorted(files)} | {"the commands and configs": commands}
 
 
 def stale(row: dict) -> list[str]:
@@ -198,8 +98,8 @@ def attempt(name: str, arm: str, seed: int, data: Path, folder: Path) -> dict:
     spec = PROOFS[name].arms[arm]
     if spec.folder:
         shutil.rmtree(folder / spec.folder, ignore_errors=True)
-    command = spec.command(data, folder, seed)
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [word.format(data=data, run=folder, seed=seed) for word in spec.words.split()]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels")))}
     done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -207,14 +107,14 @@ def attempt(name: str, arm: str, seed: int, data: Path, folder: Path) -> dict:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     row = {"case": case(name, arm, seed), "proof": name, "arm": arm, "seed": seed}
     if spec.found:
-        row["score"] = json.loads((folder / spec.found[0]).read_text())[spec.found[1]]
+        file, name_in_it = spec.found.split(":")
+        row["score"] = json.loads((folder / file).read_text())[name_in_it]
     if spec.folder:
         lines = (folder / spec.folder / "metrics.jsonl").read_text().splitlines()
         row["updates"] = max(json.loads(line)["step"] for line in lines)
         config = json.loads((folder / spec.folder / "config.json").read_text())
         row["images"] = row["updates"] * config["train"]["global_batch"]
     row["CPU seconds"] = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
-    row["seconds"] = round(time.perf_counter() - started, 1)
     return row | {"ran": record.command_line(["", *command])}
 
 
@@ -248,7 +148,10 @@ def main() -> int:
                     continue
                 if not data.exists():
                     shutil.rmtree(beside := data.with_name("making"), ignore_errors=True)
-                    PROOFS[name].data(beside, arguments.data)
+                    try:
+                        PROOFS[name].data(beside, arguments.data)
+                    except ValueError as error:
+                        parser.error(str(error))
                     beside.rename(data)
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row

@@ -237,6 +237,12 @@ def test_crowds_and_images_without_objects(shapes, tmp_path):
         (lambda c: c.pop("categories"), "expected COCO's format"),
         (lambda c: c["annotations"][0].update(category_id=4), "annotation 0: .*category_id 4 is none of"),
         (lambda c: c["annotations"][1].update(segmentation=[]), "annotation 1: .*no segmentation: Mask R-CNN needs"),
+        (lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "expected x, y, x, y"),
+        (
+            lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3, 1e9, 5, 6]]),
+            "expected x, y, .* within an image",
+        ),
+        (lambda c: c["annotations"].append(3), "annotation number .*TypeError"),
         (lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 4]), "annotation 2: .*expected 4 numbers"),
         (lambda c: c["annotations"][2].update(image_id=9), "annotation 2: KeyError"),
         (lambda c: c["images"].append(c["images"][0]), "a file_name of its own"),

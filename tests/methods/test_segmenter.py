@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from torch.nn import functional as F
 
 from fastmim.config import Train
@@ -147,7 +148,6 @@ def test_a_class_that_is_nowhere_is_left_out():
 
 
 def test_counts_agree_with_torchmetrics():
-    torchmetrics = pytest.importorskip("torchmetrics")
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 20, 30), torch.randint(0, 6, (40, 60), dtype=torch.uint8)
     labels[:3] = 255

@@ -124,7 +124,7 @@ def test_a_probe_of_a_resnet(images, tmp_path):
 
 
 def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
-    words = RESNET.replace("epochs 12", "epochs 4")
+    words = RESNET.replace("epochs 12", "epochs 4") + " --optim.algorithm lamb --augment.loss bce --augment.cutmix 1"
     train(images, tmp_path / "whole", config="cifar10_finetune_resnet", model=words)
     train(images, tmp_path / "parts", "--run.stop_after", "7", config="cifar10_finetune_resnet", model=words)
     train(images, tmp_path / "parts", config="cifar10_finetune_resnet", model=words)

@@ -62,6 +62,16 @@ CURVES = {
     "SimMIM, 800 epochs": (SIMMIM_800, 800, {
         0: 2e-6, 2.5: 2e-6 + (4e-4 - 2e-6) / 4, 10: 4e-4, 699.99: 4e-4, 700: 4e-5, 800: 4e-5,
     }),
+    "MMSegmentation's poly of power 1": (
+        config.Optim(
+            blr=1e-4, lr_batch=2048, schedule="linear", cosine_from="start", warmup_epochs=1.5, warmup_lr=1e-10
+        ),
+        160, {0: 1e-10, 0.75: (1e-4 + 1e-10) / 2, 1.5: 1e-4 * (1 - 1.5 / 160), 80: 5e-5, 120: 2.5e-5, 160: 0.0},
+    ),
+    "a line behind the warm-up": (
+        config.Optim(blr=1e-4, lr_batch=2048, schedule="linear", warmup_epochs=10, min_lr=2e-5),
+        110, {10: 1e-4, 60: 6e-5, 110: 2e-5},
+    ),
     "two steps": (
         config.Optim(
             blr=1e-4, lr_batch=2048, warmup_epochs=0, schedule="multistep", decay_epochs=(3, 2), decay_rate=0.5

@@ -1,0 +1,155 @@
+"""What the transfer campaign compares: for each data set and network, commands and the numbers that they leave."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.shapes import write_shapes
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One command, and the number that it leaves, if it does.
+
+    words: behind `python`; {data}, {run} (the folder of all runs of a seed) and {seed} are filled in.
+    found: FILE:NAME of the number, in {run}.
+    """
+
+    words: str
+    found: str = ""
+
+    @property
+    def folder(self) -> str | None:
+        """The run folder that it makes, by its name in {run}."""
+        words = self.words.split()
+        return words[words.index("--run.dir") + 1].removeprefix("{run}/") if "--run.dir" in words else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms, of which the first must be better; the second must have had the CPU time of `budget` together."""
+
+    better: str
+    worse: str
+    budget: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is compared on one data set.
+
+    data: makes the folder {data} from the user's, or from nothing.
+    arms: by name; each needs what those before it left.
+    files: of the source, what its arms depend on beside what every proof does.
+    """
+
+    data: Callable[[Path, Path | None], None]
+    arms: dict[str, Arm]
+    comparisons: tuple[Comparison, ...]
+    files: tuple[str, ...] = ()
+
+
+def few_labels(folder: Path, source: Path | None) -> None:
+    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on.
+
+    Raises:
+        ValueError: `source` has no class folders.
+    """
+    if source is None or not (source / "train").is_dir() or not (source / "test").is_dir():
+        raise ValueError("--data: expected CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
+    for images in ("train/*/00??.jpg", "test/*/0[01]??.jpg"):
+        for image in source.glob(images):
+            copy = folder / "few" / image.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, copy)
+    (folder / "all").symlink_to(source.resolve() / "train")
+
+
+def classification(network: str, pretraining: str, scratch: str, budget_epochs: int) -> Proof:
+    """Probe, k-NN and fine-tuning on a few labels against the same from random initialisation.
+
+    Args:
+        scratch: settings that are better for training from scratch than those of fine-tuning.
+        budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
+    """
+    pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
+    labelled = "--data.root {data}/few/train --data.test {data}/few/test --train.seed {seed} --run.dir {run}/"
+    probe, finetune = (f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py" for kind in ("probe", "finetune"))
+    knn = "-m fastmim.cli knn {run}/%s --data {data}/few --crop-pct 1"
+    found = "/result.json:top1"
+    return Proof(
+        few_labels,
+        {
+            "pre-training": Arm(f"{pretrain} --run.dir {{run}}/pretrained"),
+            "no pre-training": Arm(f"{pretrain} --run.dir {{run}}/random --optim.blr 0 --run.stop_after 1"),
+            "k-NN": Arm(knn % "pretrained", "pretrained/knn.json:top1"),
+            "k-NN, random": Arm(knn % "random", "random/knn.json:top1"),
+            "probe": Arm(f"{probe} {labelled}probe --run.init {{run}}/pretrained", "probe" + found),
+            "probe, random": Arm(f"{probe} {labelled}probe_random --run.init None", "probe_random" + found),
+            "fine-tuning": Arm(f"{finetune} {labelled}finetune --run.init {{run}}/pretrained", "finetune" + found),
+            "from scratch": Arm(f"{finetune} {labelled}scratch --run.init None {scratch}", "scratch" + found),
+            "from scratch, whole budget": Arm(
+                f"{finetune} {labelled}budget --run.init None {scratch} --train.epochs {budget_epochs}",
+                "budget" + found,
+            ),
+        },
+        (
+            Comparison("k-NN", "k-NN, random"),
+            Comparison("probe", "probe, random"),
+            Comparison("fine-tuning", "from scratch"),
+            Comparison("fine-tuning", "from scratch, whole budget", ("pre-training", "fine-tuning")),
+        ),
+    )
+
+
+def shapes(folder: Path, source: Path | None) -> None:
+    """Pictures of shapes: {data}/all without labels; {data}/few to train on, and {data}/test."""
+    for part, count, seed in (("all", 1000, 1), ("few", 48, 2), ("test", 100, 3)):
+        write_shapes(folder, part, count, seed)
+
+
+def on_shapes(config: str, task: str, score: str, labels: str, files: tuple[str, ...]) -> Proof:
+    """Segmentation or detection with few labelled pictures against the same from random initialisation.
+
+    Args:
+        labels: its settings that name the labels.
+        score: the number of result.json that counts.
+    """
+    common = "--train.seed {seed} --run.dir {run}/"
+    words = f"fastmim/train.py configs/debug/{config}.py --train.epochs 40 --optim.warmup_epochs 4 "
+    words += f"--data.root {{data}}/few --data.test {{data}}/test {labels} {common}"
+    return Proof(
+        shapes,
+        {
+            "pre-training": Arm(
+                f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
+            ),
+            task: Arm(f"{words}{task} --run.init {{run}}/pretrained", f"{task}/result.json:{score}"),
+            "from scratch": Arm(f"{words}scratch --run.init None", f"scratch/result.json:{score}"),
+        },
+        (Comparison(task, "from scratch"),),
+        ("fastmim/pyramid.py", "tests/shapes.py", *files),
+    )
+
+
+PROOFS = {
+    "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
+    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 34),
+    "shapes_segment": on_shapes(
+        "shapes_segment_vit",
+        "segmentation",
+        "miou",
+        "--data.masks {data}/few_masks --data.test_masks {data}/test_masks",
+        ("fastmim/data/masks.py", "fastmim/segmenter.py"),
+    ),
+    "shapes_detect": on_shapes(
+        "shapes_detect_vit",
+        "detection",
+        "bbox_AP",
+        "--data.annotations {data}/few.json --data.test_annotations {data}/test.json",
+        ("fastmim/data/coco.py", "fastmim/detector.py"),
+    ),
+}
