@@ -47,7 +47,10 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
     assert f"opset {onnx_export.OPSET}" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ENCODERS_OF_OURS)
+# The exporter takes half a minute for the windows of UM-MAE's Swin.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "UMSwin")) for n in ENCODERS_OF_OURS]
+)
 def test_encoders_of_every_kind(name, tmp_path):
     """The export compares features and tokens itself, and names operators that are not ONNX's."""
     config = config_of(*ENCODERS_OF_OURS[name])
