@@ -49,7 +49,7 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
 
 # The exporter takes half a minute for the windows of UM-MAE's Swin.
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "UMSwin")) for n in ENCODERS_OF_OURS]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "UMSwin" else []) for n in ENCODERS_OF_OURS]
 )
 def test_encoders_of_every_kind(name, tmp_path):
     """The export compares features and tokens itself, and names operators that are not ONNX's."""
