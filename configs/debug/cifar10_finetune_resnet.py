@@ -1,9 +1,9 @@
-"""Fine-tuning of the small ResNet of cifar10_um_resnet.py on 200 labelled images of CIFAR-10: a minute of a CPU core.
+"""Fine-tuning of the small ResNet of cifar10_um_resnet.py on 1000 labelled images of CIFAR-10: a minute of a CPU core.
 
-At 32 px: the 64 px of pre-training, of which a quarter is visible, are 32 px too as its last stages see them.
+At 32 px: of the 64 px of pre-training the network sees a quarter, put together to 32 px.
 
     deepspeed fastmim/train.py configs/debug/cifar10_um_resnet.py --data.root CIFAR/train
-    deepspeed fastmim/train.py configs/debug/cifar10_finetune_resnet.py --data.root FEWER/train --data.test FEWER/test
+    deepspeed fastmim/train.py configs/debug/cifar10_finetune_resnet.py --data.root FEW/train --data.test FEW/test
 
 The recipe is that of the small ViT; LAMB and binary cross-entropies, as RSB has them, need more updates than this.
 The same network from random initialisation: `--run.init None --run.dir runs/cifar10_scratch_resnet`.
@@ -22,6 +22,5 @@ config = replace(
     encoder=replace(resnet.encoder, reads="all"),
     head=Head(norm="before", init_std=0.01),
     optim=replace(vit.optim, layer_decay=1.0, no_decay=(), clip=1.0),
-    train=replace(vit.train, epochs=40, global_batch=20),
     run=replace(vit.run, dir="runs/cifar10_finetune_resnet", init=resnet.run.dir),
 )

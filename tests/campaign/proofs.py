@@ -52,39 +52,34 @@ class Proof:
     files: tuple[str, ...] = ()
 
 
-LABELLED = {"few": "train/*/00??.jpg", "fewer": "train/*/00[01]?.jpg"}
-"""CIFAR-10's labelled images: 100 and 20 a class."""
-
-
 def few_labels(folder: Path, source: Path | None) -> None:
-    """CIFAR-10 as README.md has it: {data}/all without labels; folders with few, and 200 a class to test on.
+    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on.
 
     Raises:
         ValueError: `source` has no class folders.
     """
     if source is None or not (source / "train").is_dir() or not (source / "test").is_dir():
         raise ValueError("--data: expected CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
-    for few, labelled in LABELLED.items():
-        for image in (*source.glob(labelled), *source.glob("test/*/0[01]??.jpg")):
-            copy = folder / few / image.relative_to(source)
+    for images in ("train/*/00??.jpg", "test/*/0[01]??.jpg"):
+        for image in source.glob(images):
+            copy = folder / "few" / image.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, copy)
     (folder / "all").symlink_to(source.resolve() / "train")
 
 
-def classification(network: str, pretraining: str, few: str, scratch: str, budget_epochs: int) -> Proof:
+def classification(network: str, pretraining: str, scratch: str, budget_epochs: int) -> Proof:
     """Probe, k-NN and fine-tuning on a few labels against the same from random initialisation.
 
     Args:
-        few: which labelled images are fine-tuned on.
         scratch: settings that are better for training from scratch than those of fine-tuning.
         budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
     """
     pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
     probe, finetune = (
-        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/{labelled}/train "
-        f"--data.test {{data}}/{labelled}/test --train.seed {{seed}} --run.dir {{run}}/"
-        for kind, labelled in (("probe", "few"), ("finetune", few))
+        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/few/train "
+        "--data.test {data}/few/test --train.seed {seed} --run.dir {run}/"
+        for kind in ("probe", "finetune")
     )
     knn = "-m fastmim.cli knn {run}/%s --data {data}/few --crop-pct 1"
     found = "/result.json:top1"
@@ -144,8 +139,8 @@ def on_shapes(config: str, task: str, score: str, labels: str, files: tuple[str,
 
 
 PROOFS = {
-    "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 56),
-    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "fewer", "", 450),
+    "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
+    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 90),
     "shapes_segment": on_shapes(
         "shapes_segment_vit",
         "segmentation",
