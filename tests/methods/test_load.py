@@ -195,7 +195,9 @@ def test_half_precision(name, runs):
     assert nn.functional.cosine_similarity(found.float(), expected).min() > 0.99
 
 
-@pytest.mark.parametrize("name", ["ViT", "Swin", "ResNet", "UMSwin"])
+@pytest.mark.parametrize(
+    "name", ["ViT", "Swin", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ResNet", "UMSwin"))]
+)
 def test_compile_takes_the_whole_graph(name, runs):
     """No breaks; the eager backend, as what a compiler makes of a graph is its own affair."""
     encoder, _ = fastmim.load(runs[name])

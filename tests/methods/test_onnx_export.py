@@ -18,7 +18,7 @@ from tests.methods.test_export import CONFIG, DATA, VIT, classifier
 from tests.methods.test_frameworks import TINY_SWIN, config_of, randomized
 from tests.methods.tiny import ENCODERS
 
-UM_SWIN = {"embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 1, 2), "window": 4}
+UM_SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window": 4}
 ENCODERS_OF_OURS = {
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
     "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 64)),
@@ -47,7 +47,10 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
     assert f"opset {onnx_export.OPSET}" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ENCODERS_OF_OURS)
+# The exporter takes half a minute for the windows of UM-MAE's Swin.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "UMSwin" else []) for n in ENCODERS_OF_OURS]
+)
 def test_encoders_of_every_kind(name, tmp_path):
     """The export compares features and tokens itself, and names operators that are not ONNX's."""
     config = config_of(*ENCODERS_OF_OURS[name])
