@@ -146,6 +146,7 @@ def _vit(encoder: BEiTEncoder | ViTEncoder, size: tuple[int, int], channels: int
         "use_abs_pos_emb": net.pos_embed is not None,
         "use_rel_pos_bias": net.rel_pos_bias is None,
         "use_shared_rel_pos_bias": net.rel_pos_bias is not None,
+        "layer_scale_init_value": 0.0 if first.gamma_1 is None else 0.1,  # 0: it has none
     }
     height, width_px = size
     notes = [f"Its biases of relative positions are for images, or crops, of {height} x {width_px} pixels only."]

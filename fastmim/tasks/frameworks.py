@@ -171,6 +171,7 @@ def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
         f"model.pixel_mean = {_bytes(trained.mean)}",
         f"model.pixel_std = {_bytes(trained.std)}",
         'model.input_format = "RGB"',
+        '# And of the data, which Detectron2 reads as BGR: dataloader.train.mapper.image_format = "RGB"',
     ]
     if vit:
         lines += [f"model.backbone.net.{name} = {value!r}" for name, value in found.args.items()]
