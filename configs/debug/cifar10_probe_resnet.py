@@ -9,10 +9,10 @@ from dataclasses import replace
 from fastmim.config import load
 
 vit = load("cifar10_probe_vit.py")
-finetune = load("cifar10_finetune_resnet.py")
+resnet = load("cifar10_um_resnet.py")
 config = replace(
     vit,
-    encoder=finetune.encoder,
-    data=finetune.data,
-    run=replace(vit.run, dir="runs/cifar10_probe_resnet", init=finetune.run.init),
+    encoder=replace(resnet.encoder, reads="all"),
+    data=replace(vit.data, size=resnet.data.size),
+    run=replace(vit.run, dir="runs/cifar10_probe_resnet", init=resnet.run.dir),
 )

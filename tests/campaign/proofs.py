@@ -76,8 +76,11 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
         budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
     """
     pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
-    labelled = "--data.root {data}/few/train --data.test {data}/few/test --train.seed {seed} --run.dir {run}/"
-    probe, finetune = (f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py" for kind in ("probe", "finetune"))
+    probe, finetune = (
+        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/few/train "
+        "--data.test {data}/few/test --train.seed {seed} --run.dir {run}/"
+        for kind in ("probe", "finetune")
+    )
     knn = "-m fastmim.cli knn {run}/%s --data {data}/few --crop-pct 1"
     found = "/result.json:top1"
     return Proof(
@@ -87,12 +90,12 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
             "no pre-training": Arm(f"{pretrain} --run.dir {{run}}/random --optim.blr 0 --run.stop_after 1"),
             "k-NN": Arm(knn % "pretrained", "pretrained/knn.json:top1"),
             "k-NN, random": Arm(knn % "random", "random/knn.json:top1"),
-            "probe": Arm(f"{probe} {labelled}probe --run.init {{run}}/pretrained", "probe" + found),
-            "probe, random": Arm(f"{probe} {labelled}probe_random --run.init None", "probe_random" + found),
-            "fine-tuning": Arm(f"{finetune} {labelled}finetune --run.init {{run}}/pretrained", "finetune" + found),
-            "from scratch": Arm(f"{finetune} {labelled}scratch --run.init None {scratch}", "scratch" + found),
+            "probe": Arm(f"{probe}probe --run.init {{run}}/pretrained", "probe" + found),
+            "probe, random": Arm(f"{probe}probe_random --run.init None", "probe_random" + found),
+            "fine-tuning": Arm(f"{finetune}finetune --run.init {{run}}/pretrained", "finetune" + found),
+            "from scratch": Arm(f"{finetune}scratch --run.init None {scratch}", "scratch" + found),
             "from scratch, whole budget": Arm(
-                f"{finetune} {labelled}budget --run.init None {scratch} --train.epochs {budget_epochs}",
+                f"{finetune}budget --run.init None {scratch} --train.epochs {budget_epochs}",
                 "budget" + found,
             ),
         },
@@ -137,7 +140,7 @@ def on_shapes(config: str, task: str, score: str, labels: str, files: tuple[str,
 
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
-    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 34),
+    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 90),
     "shapes_segment": on_shapes(
         "shapes_segment_vit",
         "segmentation",

@@ -69,8 +69,11 @@ def verdict(found: dict[str, dict], name: str, comparison: Comparison) -> tuple[
     """Whether a comparison of a proof holds, and the line that says so.
 
     Args:
-        found: rows by case; all seeds of all arms that are compared.
+        found: rows by case.
     """
+    arms = (comparison.better, comparison.worse, *comparison.budget)
+    if missing := [c for c in (case(name, arm, seed) for arm in arms for seed in SEEDS) if c not in found]:
+        return False, f"{comparison.better} > {comparison.worse}: not yet, {missing[0]} is not recorded"
 
     def column(arm: str, key: str) -> list[float]:
         return [found[case(name, arm, seed)][key] for seed in SEEDS]
@@ -123,6 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
     parser.add_argument("--only", default="", help="part of the proof's name")
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS, help="for several processes")
     parser.add_argument("--dir", type=Path, default=Path("runs/transfer"), help="where the runs go")
     parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
     arguments = parser.parse_args()
@@ -138,7 +142,7 @@ def main() -> int:
     for name in names:
         data = arguments.dir.resolve() / name / "data"
         known = {label for label, row in found.items() if row["proof"] == name and not stale(row)}
-        for seed in SEEDS:
+        for seed in arguments.seeds:
             folder = data.with_name(f"seed{seed}")
             missing = [arm for arm in PROOFS[name].arms if case(name, arm, seed) not in known]
             for arm, spec in PROOFS[name].arms.items():
@@ -147,7 +151,7 @@ def main() -> int:
                     kept += 1
                     continue
                 if not data.exists():
-                    shutil.rmtree(beside := data.with_name("making"), ignore_errors=True)
+                    shutil.rmtree(beside := data.with_name(f"making{seed}"), ignore_errors=True)
                     try:
                         PROOFS[name].data(beside, arguments.data)
                     except ValueError as error:
@@ -161,6 +165,7 @@ def main() -> int:
                         raise RuntimeError("the tree changed during the campaign: this row is not recorded")
                     record.record(row | {"covered": covered(name), "device": "cpu"}, "transfer")
     print(f"{kept} arms were recorded and not stale")
+    found |= newest()  # those of other processes too
     verdicts = [verdict(found, name, comparison) for name in names for comparison in PROOFS[name].comparisons]
     print("\n".join(words for _, words in verdicts))
     return int(not all(holds for holds, _ in verdicts))
