@@ -329,10 +329,11 @@ def page() -> str:
             *lines["cpu"],
             "### Roofline",
             "",
-            "Every run on a CPU: above the FLOPs of ours per byte that the op cannot do without, those FLOPs through the "
-            "time of each implementation, which may do others. The black line is the machine's limit: the median copy, then the matrix "
-            "product. Ops that move values, with a few operations each that are not counted, stand at 1/16 FLOP per "
-            "byte, where the height is their bandwidth through 16.",
+            "Every run on a CPU: above the FLOPs of ours per byte that the op cannot do without, those FLOPs through "
+            "the time of each implementation, which may do others. The black line is the machine's limit: the median "
+            "copy, then the matrix product; only scale_, which works in place, lies above it. Ops that move values, "
+            "with a few operations each that are not counted, stand at 1/16 FLOP per byte, where the height is their "
+            "bandwidth through 16.",
             "",
             "![FLOPs per byte and GFLOP/s of every implementation, below the copy and the matrix product]"
             "(ops_roofline.png)",
