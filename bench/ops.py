@@ -10,6 +10,7 @@ fastmim_kernels, and bench.record for --record.
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import importlib
 import itertools
@@ -135,7 +136,7 @@ def bench(op, case_name: str, dtype_name: str, device: str, samples: int, phases
     grad = gradient(functions["ours"](x))
     if grad is None:
         phases = ["forward"]
-    rate = matmul_rate(device, dtype if dtype.is_floating_point else torch.float32)
+    rate = max(matmul_rate(device, kind) for kind in {torch.float32, dtype} if kind.is_floating_point)
     moved, flops = cases.bytes_moved(case, dtype), cases.flops(case) if hasattr(cases, "flops") else 0
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -176,9 +177,9 @@ def bench(op, case_name: str, dtype_name: str, device: str, samples: int, phases
 
 
 def plot(rows: list[dict], file: Path, device: str) -> None:
-    """Roofline: what each run attained, above its FLOPs per byte; ops that only move are drawn at 1/16.
+    """Roofline: what each run attained, above its FLOPs per byte; ops whose FLOPs are not counted are drawn at 1/16.
 
-    The roof is the copy of the same bytes, which differs a little between ops, and the matrix product.
+    The roof is the median copy and the matrix product.
     """
     import matplotlib
 
@@ -187,15 +188,14 @@ def plot(rows: list[dict], file: Path, device: str) -> None:
 
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     rows = [row for row in rows if row["bytes"]]
-    copies = {(r["op"], r["case"], r["dtype"]): r["gb_per_s"] for r in rows if r["implementation"] == "copy"}
-    bandwidth, rate = statistics.median(copies.values()), max(row["matmul_tflop_per_s"] for row in rows) * 1e3
+    bandwidth = statistics.median(row["gb_per_s"] for row in rows if row["implementation"] == "copy")
+    rate = max(row["matmul_tflop_per_s"] for row in rows) * 1e3
     intensities = [2.0**n for n in range(-5, 12)]
     axes.plot(intensities, [min(n * bandwidth, rate) for n in intensities], color="black", label="copy, matrix product")
     for name in ("compiled", "official", "reference", "ours"):
-        found = [r for r in rows if r["implementation"] == name and r["of_limit"]]
+        found = [r for r in rows if r["implementation"] == name and r["gb_per_s"]]
         x = [max(r["flops"] / r["bytes"], 1 / 16) for r in found]
-        roof = [min(n * copies[r["op"], r["case"], r["dtype"]], rate) for n, r in zip(x, found, strict=True)]
-        y = [top * r["of_limit"] for top, r in zip(roof, found, strict=True)]
+        y = [n * r["gb_per_s"] for n, r in zip(x, found, strict=True)]
         axes.scatter(x, y, s=14, alpha=0.7, label=name)
     axes.set(xscale="log", yscale="log", xlabel="FLOP / byte", ylabel="GFLOP/s", title=device)
     axes.legend()
@@ -218,36 +218,46 @@ def main(argv: list[str] | None = None) -> None:
 
     import fastmim_kernels
 
+    names = [args.op] if args.op else list(fastmim_kernels.OPS)
+    if names[0] not in fastmim_kernels.OPS:
+        near = difflib.get_close_matches(args.op, fastmim_kernels.OPS, n=1, cutoff=0.0)[0]
+        parser.error(f"--op {args.op}: no such op; nearest: {near}")
+    modules = {name: importlib.import_module(f"fastmim_kernels.{name}.cases") for name in names}
+    every = [case for cases in modules.values() for case in cases.BENCH]
+    if args.case and not any(args.case in case for case in every):
+        near = difflib.get_close_matches(args.case, every, n=1, cutoff=0.0)[0]
+        parser.error(f"--case {args.case}: in no case's name; nearest: {near}")
+    chosen = [
+        (name, case, dtype)
+        for name, cases in modules.items()
+        for case in list(cases.BENCH)[: 1 if args.first else None]
+        if not args.case or args.case in case
+        for dtype in cases.BENCH_DTYPES
+        if not args.dtype or dtype in args.dtype
+    ]
+    if not chosen:
+        parser.error("--first, --case and --dtype together leave nothing to measure")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "cpu":
         fastmim_kernels.keep_freed_memory()  # as training does
     fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
     done = []
-    for name in [args.op] if args.op else fastmim_kernels.OPS:
-        cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
-        for case in list(cases.BENCH)[: 1 if args.first else None]:
-            if args.case and args.case not in case:
-                continue
-            for dtype in [name for name in cases.BENCH_DTYPES if not args.dtype or name in args.dtype]:
-                op = fastmim_kernels.OPS[name]
-                rows = bench(op, case, dtype, args.device, args.samples, args.phases)
-                title = f"{name}: {case}, {dtype}, {args.device}"
-                print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")
-                columns = ("p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "ours x", "MiB")
-                print(f"  {'':<12}{'':<9}" + "".join(f"{column:>9}" for column in columns))
-                for row in rows:
-                    keys = ("p20_ms", "p50_ms", "p80_ms", "gb_per_s", "of_copy_bandwidth", "ours_is_faster", "peak_mib")
-                    cells = ("" if row[key] is None else f"{row[key]:.3f}" for key in keys)
-                    print(
-                        f"  {row['implementation']:<12}{row['phase']:<9}" + "".join(f"{c:>9}" for c in cells),
-                        flush=True,
-                    )
-                    if args.record:
-                        from .record import record
+    for name, case, dtype in chosen:
+        rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples, args.phases)
+        title = f"{name}: {case}, {dtype}, {args.device}"
+        print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")
+        columns = ("p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "ours x", "MiB")
+        print(f"  {'':<12}{'':<9}" + "".join(f"{column:>9}" for column in columns))
+        for row in rows:
+            keys = ("p20_ms", "p50_ms", "p80_ms", "gb_per_s", "of_copy_bandwidth", "ours_is_faster", "peak_mib")
+            cells = ("" if row[key] is None else f"{row[key]:.3f}" for key in keys)
+            print(f"  {row['implementation']:<12}{row['phase']:<9}" + "".join(f"{c:>9}" for c in cells), flush=True)
+            if args.record:
+                from .record import record
 
-                        record(row, "ops")
-                done += rows
+                record(row, "ops")
+        done += rows
     if args.plot:
         plot(done, args.plot, args.device)
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 from typing import Any, NamedTuple
 
 from bench import ops, record
-from bench.misses import MISSES
+from bench.misses import MISSES, UNMEASURED
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
-COPY, MATMUL = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}
+COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12
 """Of an H200: bytes read and written a second by a copy, 0.9 of its 4.8 TB/s; FLOP/s of a large matrix product, in
-float32 of three TF32 ones."""
+float32 of three TF32 ones; FLOP/s of float32 outside the matrix units, of its data sheet."""
 BATCH = 256
+ALSO = {"composite_residual": ("a2mim_resnet101",)}
+"""Cases besides an op's first whose floor is wanted: here every image has a spectrum of its own."""
+NOISY = 1.5
 
 
 class Group(NamedTuple):
@@ -64,9 +66,36 @@ GROUPS = (
     Group("Uniform masks, one thread", ("uniform_mask",), {"us": 1.5}, {}),
     Group("Random masks, one thread", ("random_mask",), {"us": 1}, {}),
     Group("Masks of blocks, one thread", ("block_mask",), {}, {}),
+    Group(
+        "Parts of the above on their own",
+        ("unshuffle_backward", "patch_scatter", "focal_spectrum_", "scale_", "philox"),
+        {},
+        {},
+    ),
 )
 ARMS = {"eager": "reference", "compile": "compiled", "official": "official", "flex": "flex"}
-COLUMNS = (*ARMS, "copy", "memory", "us")
+COLUMNS = {
+    **{name: f"x {name}" for name in ARMS},
+    "copy": "of the copy",
+    "memory": "of its memory",
+    "us": "us / image",
+}
+LEGEND = f"""\
+* **ms**: p50 of a call, and p20 to p80; forward and backward together where there is a gradient. A `~` marks a p80 of \
+more than {NOISY} times p20: the machine was busy, and the ratios beside it, of calls that took turns, say more than \
+the times.
+* **x eager, x compile, x official, x flex**: how many times as long as ours the others take: the same in plain torch, \
+that under `torch.compile`, the published code of the method, and FlexAttention (on a GPU only).
+* **of the copy**: the time that a copy of the bytes the op cannot do without takes in the same run, through ours. 1 \
+is the limit of what is bound by memory.
+* **of its memory**: the peak of what ours allocates, through that of the published code.
+* **us / image**: p50 through the images of the batch.
+* **error**: from the same in float64, both as 2-norms, the largest of all outputs; of integers, how many differ. \
+Rounding an output to bfloat16 is up to 0.002; besides, of an L1 loss the gradients of a few pixels that are met to \
+within rounding take the other sign.
+* **run**: the command, in the list under the table.
+
+A column without a number is left out."""
 
 
 def cases_of(op: str):
@@ -81,6 +110,8 @@ def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
         if row["case"] not in cases.BENCH or row["dtype"] not in cases.BENCH_DTYPES or "phase" not in row:
             continue
         key = (row["op"], row["case"], row["dtype"], origin["hardware"])
+        if hasattr(cases, "flops"):  # rows older than the count lack it
+            row = row | {"flops": cases.flops(cases.BENCH[row["case"]])}
         run = (origin["commit"], origin["command"], row["threads"])
         if key not in runs or runs[key][0] != run:
             runs.pop(key, None)
@@ -94,6 +125,11 @@ def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
     phase = "both" if ("ours", "both") in rows else "forward"
     ours, official = rows["ours", phase], rows.get(("official", phase), {})
     found = {name: rows.get((arm, phase), {}).get("ours_is_faster") for name, arm in ARMS.items()}
+    found["alone"] = {
+        target: [rows.get((ARMS[target], alone), {}).get("ours_is_faster") for alone in ("forward", "backward")]
+        for target in ARMS
+        if phase == "both"
+    }
     found |= {"copy": ours["of_copy_bandwidth"], "memory": None, "us": None, "ms": ours["p50_ms"], "row": ours}
     if official.get("peak_mib"):
         found["memory"] = ours["peak_mib"] / official["peak_mib"]
@@ -121,6 +157,10 @@ def why(row: dict, target: str) -> tuple | None:
     return None
 
 
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
 def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[tuple[dict, str]]]:
     """Lines of a group's table of runs on a device, none if there are no runs; and (figures, target) of its misses."""
     targets = {"cpu": group.cpu, "cuda": group.cuda}[device]
@@ -130,88 +170,142 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
         "us": "at most {} us an image",
     }
     words = [wanted.get(name, f"{{}} x {name}").format(target) for name, target in targets.items()]
-    head = [f"### {group.title}", "", f"Target: {', '.join(words) or 'none of its own'}.", ""]
-    head += [
-        "| op | case | dtype | ms (p50) | x eager | x compile | x official | x flex | of the copy | of its memory "
-        "| us / image | machine, threads | commit |",
-        "|" + "---|" * 13,
-    ]
-    lines = []
-    misses = []
-    for (op, case, dtype, hardware), rows in sorted(runs.items()):
+    mine = []
+    for (op, case, *_), rows in sorted(runs.items()):
         found = figures(rows)
-        if op not in group.ops or group.part not in case or found["row"]["provenance"]["device"] != device:
-            continue
-        wrong = missed(found, targets)
-        misses += [(found, name) for name in wrong]
+        if op in group.ops and group.part in case and found["row"]["provenance"]["device"] == device:
+            mine.append((found, missed(found, targets)))
+    shown = [name for name in COLUMNS if name in targets or any(found[name] is not None for found, _ in mine)]
+    commands: dict[str, int] = {}
+    lines = []
+    for found, wrong in mine:
+        row = found["row"]
         cells = []
-        for name in COLUMNS:
+        for name in shown:
             text = "" if found[name] is None else f"{found[name]:.2f}"
             cells.append(f"**{text or 'not measured'}**" if name in wrong else text)
-        row = found["row"]
-        commit = row["provenance"]["commit"][:7] + ("+" if row["provenance"]["dirty"] else "")
-        lines.append(
-            f"| {op} | {case} | {dtype} | {found['ms']:.3f} | {' | '.join(cells)} | {hardware}, {row['threads']} "
-            f"| {commit} |"
-        )
-    return [*head, *lines, ""] if lines else [], misses
+        noisy = "~ " if row["p80_ms"] > NOISY * row["p20_ms"] else ""
+        ms = f"{noisy}{row['p50_ms']:.3f} ({row['p20_ms']:.3f} to {row['p80_ms']:.3f})"
+        number = commands.setdefault(command(row), len(commands) + 1)
+        lines.append([row["op"], row["case"], row["dtype"], ms, *cells, f"{row['error']:.0e}", str(number)])
+    if not lines:
+        return [], []
+    head = ["op", "case", "dtype", "ms", *(COLUMNS[name] for name in shown), "error", "run"]
+    missing = sorted({(op, dtype) for op, dtype in UNMEASURED if op in group.ops} if device == "cpu" else ())
+    page = [
+        f"### {group.title}",
+        "",
+        f"Target: {', '.join(words) or 'none of their own'}.",
+        "",
+        *(f"Not measured: {op} in {dtype}; {UNMEASURED[op, dtype]}.\n" for op, dtype in missing),
+        *table(head, lines),
+        "",
+        *(f"{number}. {words}" for words, number in commands.items()),
+        "",
+    ]
+    return page, [(found, name) for found, wrong in mine for name in wrong]
+
+
+def command(row: dict) -> str:
+    """What measured a row, where."""
+    origin = row["provenance"]
+    changed = ", with changes" if origin["dirty"] else ""
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    where = origin["hardware"] if origin["device"] == "cuda" else f"{origin['hardware']}, {threads}"
+    return f"`{origin['command']}` on {where}; commit {origin['commit'][:7]}{changed}"
 
 
 def explained(misses: list[tuple[dict, str]]) -> list[str]:
-    """Every reason, with the misses it is for."""
-    reasons: dict[str, list[str]] = {}
+    """Every reason and what was tried, with the misses it is for."""
+    reasons: dict[tuple | None, list[list[str]]] = {}
     for found, target in misses:
-        row, key = found["row"], why(found["row"], target)
-        value = "not measured" if found[target] is None else f"{found[target]:.2f}"
-        work = f"{row['bytes'] / 1e6:.1f} MB"
-        if row["flops"]:
-            work += f", {row['flops'] / 1e6:.0f} MFLOP"
-        copy = f"copied in {row['p50_ms'] * row['of_copy_bandwidth']:.2f} ms"
-        line = f"  * {row['op']}, {row['case']}, {row['dtype']}: {target} {value}; {work} {copy}"
-        reasons.setdefault("NOT EXPLAINED" if key is None else MISSES[key], []).append(line)
-    return [line for words, lines in reasons.items() for line in (f"* {words}", *lines)]
+        row = found["row"]
+        key = why(row, target)
+        work, seconds = row["flops"], row["p50_ms"] / 1e3
+        alone = [f"{x:.2f}" for x in found["alone"].get(target, ()) if x is not None]
+        cells = [
+            f"{row['op']}, {row['case']}, {row['dtype']}",
+            f"{target} {'not measured' if found[target] is None else format(found[target], '.2f')}",
+            " / ".join(alone),
+            f"{row['p50_ms']:.3f}",
+            f"{row['p50_ms'] * row['of_copy_bandwidth']:.3f}",
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['bytes'] / seconds / 1e9:.1f}",
+            f"{work / 1e6:.0f}" if work else "",
+            f"{work / seconds / row['threads'] / 1e9:.1f}" if work else "",
+        ]
+        reasons.setdefault(MISSES.get(key), []).append(cells)
+    head = ["case", "reached", "forward / backward alone", "ms", "ms of a copy", "MB", "GB/s"]
+    head += ["MFLOP", "GFLOP/s a thread"]
+    lines = []
+    for number, (reason, rows) in enumerate(reasons.items(), 1):
+        used = [i for i in range(len(head)) if any(cells[i] for cells in rows)]
+        ops_of = ", ".join(dict.fromkeys(cells[0].split(", ")[0] for cells in rows))
+        words = [reason.why, "", f"**Tried:** {reason.tried}"] if reason else ["NOT EXPLAINED"]
+        lines += [f"#### {number}. {ops_of}", "", *words, ""]
+        lines += [*table([head[i] for i in used], [[cells[i] for i in used] for cells in rows]), ""]
+    return lines
 
 
-def low_pass_flops(case) -> float:
-    """Of the pruned transform of one image: rows and columns folded, back for the real and the imaginary part."""
-    n, kept = case.size[0], math.floor(case.radius + 0.5) + 1
-    return 2 * 3 * case.channels * (4 * kept * (n / 2) ** 2 + 4 * kept**2 * (n / 2))
+def compiled_kernels(arch: int) -> dict[str, dict[str, dict]]:
+    """op -> kernel -> its newest row of what it compiled to."""
+    found: dict[str, dict[str, dict]] = {}
+    for row in record.read("compile"):
+        if row["arch"] == arch:
+            found.setdefault(row["op"], {})[row["kernel"]] = row
+    return found
 
 
 def floors() -> list[str]:
-    """What an H200 takes at least for a batch, and what compiled for one the kernels need."""
-    compiled: dict[str, dict[str, dict]] = {}
-    for row in record.read("compile"):
-        if row["arch"] == 90:
-            compiled.setdefault(row["op"], {})[row["kernel"]] = row
-    lines = [
-        "| op, first case | dtype | MB | us, bytes | GFLOP | us, FLOP | kernels | registers | spills | shared, bytes "
-        "| narrowest access, bits | matrix instructions |",
-        "|" + "---|" * 12,
-    ]
-    for op in sorted(compiled):
-        cases, kernels = cases_of(op), compiled[op].values()
-        name, case = next(iter(cases.BENCH.items()))
-        cells = ["", "", "", ""]
+    """What an H200 takes at least for a batch."""
+    rows = []
+    for op, kernels in sorted(compiled_kernels(90).items()):
+        cases = cases_of(op)
         dtype = cases.BENCH_DTYPES[-1]
-        if batch := getattr(getattr(case, "forward", case), "batch", None):
-            moved = cases.bytes_moved(case, ops.DTYPES[dtype]) * BATCH / batch
-            flops = cases.flops(case) * BATCH / batch if hasattr(cases, "flops") else 0
-            flops = low_pass_flops(case) * BATCH if op == "low_pass" else flops
-            cells = [f"{moved / 1e6:.1f}", f"{1e6 * moved / COPY:.1f}", "", ""]
-            if flops:
-                cells[2:] = f"{flops / 1e9:.1f}", f"{1e6 * flops / MATMUL[dtype]:.1f}"
-        narrowest = min(min(row["widest_loads"] or 128, row["widest_stores"] or 128) for row in kernels)
-        code = [
+        rate = MATMUL[dtype] if any(row["mma"] for row in kernels.values()) else VECTOR
+        for name in (next(iter(cases.BENCH)), *ALSO.get(op, ())):
+            case = cases.BENCH[name]
+            source = getattr(case, "forward", case)
+            batch = source.planes / 3 if hasattr(source, "planes") else getattr(source, "batch", None)
+            times = BATCH / batch if batch else 1
+            moved = cases.bytes_moved(case, ops.DTYPES[dtype]) * times
+            more = {"mirrors": 2} if op == "low_pass" else {}
+            flops = cases.flops(case, **more) * times if hasattr(cases, "flops") else 0
+            cells = [op, name, dtype, f"{moved / 1e6:.1f}", f"{1e6 * moved / COPY:.1f}"]
+            cells += [f"{flops / 1e9:.2f}", f"{1e6 * flops / rate:.1f}"] if flops else ["", ""]
+            rows.append([*cells, f"{1e6 * max(moved / COPY, flops / rate):.1f}"])
+    return table(["op", "case", "dtype", "MB", "us, bytes", "GFLOP", "us, FLOP", "floor, us"], rows)
+
+
+def code() -> list[str]:
+    """What compiled for an H200 the kernels need."""
+    rows = []
+    for op, found in sorted(compiled_kernels(90).items()):
+        kernels = found.values()
+        registers, matrix = [row["registers"] for row in kernels], sum(row["mma"] > 0 for row in kernels)
+        cells = [
+            op,
             len(kernels),
-            f"{min(row['registers'] for row in kernels)} to {max(row['registers'] for row in kernels)}",
+            f"{min(registers)} to {max(registers)}",
             sum(row["spills"] for row in kernels),
             max(row["shared"] for row in kernels),
-            narrowest,
-            f"in {sum(row['mma'] > 0 for row in kernels)} kernels" if any(row["mma"] for row in kernels) else "none",
+            min(min(row["widest_loads"] or 128, row["widest_stores"] or 128) for row in kernels),
+            f"in {matrix}" if matrix else "none",
         ]
-        lines.append(f"| {op}, {name} | {dtype} | {' | '.join(cells)} | {' | '.join(map(str, code))} |")
-    return lines
+        rows.append([str(cell) for cell in cells])
+    head = ["op", "kernels", "registers", "spills", "most shared memory, bytes", "narrowest access, bits"]
+    return table([*head, "matrix instructions"], rows)
+
+
+def spills() -> str:
+    """Where compiled kernels spill."""
+    sentences = []
+    for arch in (80, 90, 100):
+        found = [row for kernels in compiled_kernels(arch).values() for row in kernels.values() if row["spills"]]
+        names = ", ".join(f"{row['op']} {row['kernel']} ({row['spills']})" for row in found)
+        total = f"{sum(row['spills'] for row in found)} in all: {names}" if found else "none"
+        sentences.append(f"for sm_{arch} {total}")
+    return f"Spills, which tests/kernels/test_compile.py allows by name only: {'; '.join(sentences)}."
 
 
 def page() -> str:
@@ -224,29 +318,60 @@ def page() -> str:
             "# What the kernels were to reach, and what was measured",
             "",
             "Made by `python -m bench.report` from the rows of `python -m bench.ops --record` and `python -m "
-            "bench.compile --record` in this folder, which have the whole command, versions and settings. Times are of "
-            "forward and backward together where there is a gradient; arms are interleaved. In bold: a miss. "
-            "![Roofline](ops_roofline.png)",
+            "bench.compile --record` in this folder, which have the whole command, versions and settings.",
+            "",
+            "In bold: a target that was missed. The columns are:",
+            "",
+            LEGEND,
             "",
             "## On a CPU",
             "",
             *lines["cpu"],
-            "### Why targets were missed",
+            "### Roofline",
+            "",
+            "Every run on a CPU: above the FLOPs of ours per byte that the op cannot do without, those FLOPs through "
+            "the time of each implementation, which may do others. The black line is the machine's limit: the median "
+            "copy, then the matrix product; only scale_, which works in place, lies above it. Ops that move values, "
+            "with a few operations each that are not counted, stand at 1/16 FLOP per byte, where the height is their "
+            "bandwidth through 16.",
+            "",
+            "![FLOPs per byte and GFLOP/s of every implementation, below the copy and the matrix product]"
+            "(ops_roofline.png)",
+            "",
+            "### Why targets were missed, and what was tried",
+            "",
+            "`reached` names the target as the columns above do; `forward / backward alone` is the same ratio of one "
+            "phase; patch_loss forms its gradient in the forward one. `ms of a copy` is of the bytes in `MB`. FLOPs "
+            "are the whole case's where `cases.flops` counts them; elsewhere the text says what there is per value.",
             "",
             *explained([miss for _, wrong in tables["cpu"] for miss in wrong]),
-            "",
             "## On a GPU",
             "",
             *(lines["cuda"] or ["Not measured: none was there.", ""]),
             f"## Floors on an H200 at a batch of {BATCH}",
             "",
-            "The floor is the larger of the bytes that cannot be avoided at the copy's 4.3 TB/s "
-            "(0.9 of 4.8) and the FLOPs at 790 TFLOP/s in bf16, a sixth of that in float32 of three TF32 products. "
-            "Targets: 0.92 of the copy for moves and fills, 0.88 for the patch loss, 145 us for the low-pass. Beside "
-            "it, what the code for sm_90 needs; of `narrowest access`, tests/kernels/test_compile.py says why it is "
-            "below 64.",
+            "The floor is the larger of two times: of the bytes that cannot be avoided, at the copy's 4.3 TB/s (0.9 of "
+            "4.8); and of the FLOPs, at 790 TFLOP/s in bf16 or a sixth of that in float32 of three TF32 products where "
+            "the op's kernels use matrix units, at 67 TFLOP/s where they do not.",
+            "",
+            "Targets: 0.92 of the copy for moves and fills, 0.88 for the patch loss, 145 us for the low-pass.",
+            "",
+            "FLOPs follow from the kernels' shapes. The low-pass is pruned and folded once, without what its programs "
+            "repeat. "
+            "composite_residual is A2MIM's whole loss: its transforms are torch.fft's, of one residual image a batch "
+            "or, in ResNet-101's, of every image; as dense products those would be 105 GFLOP. Where the column is "
+            "empty there are a few operations a value, below the bytes' time. scale_ moves nothing where the factor "
+            "is 1; it and philox have no images: theirs is the case as it is.",
             "",
             *floors(),
+            "",
+            "### What the code for sm_90 needs",
+            "",
+            "tests/kernels/test_compile.py says why `narrowest access` is below 64 where it is.",
+            "",
+            spills(),
+            "",
+            *code(),
             "",
         ]
     )

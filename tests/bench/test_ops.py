@@ -47,6 +47,20 @@ def test_rows_and_roofline(tmp_path, capsys):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--op", "unshufle"], "--op unshufle: no such op; nearest: unshuffle"),
+        (["--op", "unshuffle", "--case", "mae_vit_h/15"], "nearest: mae_vit_h/14"),
+        (["--op", "philox", "--dtype", "fp32"], "nothing to measure"),
+    ],
+)
+def test_what_there_is_not_is_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as left:
+        ops.main(words)
+    assert left.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_peak_memory_counts_what_is_alive_at_once():
     def run(_):
         x = torch.empty(1 << 20)

@@ -56,6 +56,11 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     return 16 * case.planes * case.size[0] * (case.size[1] // 2 + 1)
 
 
+def flops(case: Case) -> int:
+    """About 12 a complex number: its modulus, the loss, the slope, the product."""
+    return 12 * case.planes * case.size[0] * (case.size[1] // 2 + 1)
+
+
 def functions(case: Case, dtype: torch.dtype, device: str):
     """The spectrum, and the functions of it that the benchmark runs, each on a copy."""
     spectrum, *rest = inputs(case, dtype, device)

@@ -1,5 +1,6 @@
 """Named inputs of low_pass, for its tests and its benchmark."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -91,6 +92,17 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     values = case.batch * case.size[0] * case.size[1] * case.channels
     wanted = values if case.rows is None else case.rows * case.patch**2 * case.channels
     return values * case.images.itemsize + wanted * dtype.itemsize
+
+
+def flops(case: Case, mirrors: int = 4) -> int:
+    """Of the pruned transform, and back for the real and the imaginary part.
+
+    `mirrors`: pixels of a line that share their products with the waves, 4 in C++ on sides of an even number; 2 in
+    Triton, whose programs repeat some of it besides.
+    """
+    rows, columns = (2 * (min(math.floor(case.radius + 0.5), n // 2) + 1) for n in case.size)
+    groups_y, groups_x = (n / (2 if n % 2 else mirrors) for n in case.size)
+    return int(2 * 3 * case.batch * case.channels * (case.size[1] * groups_y * rows + rows * groups_x * columns))
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
