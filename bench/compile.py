@@ -1,8 +1,8 @@
 """Compiles every Triton kernel for GPUs that need not be here, and reads what the code does.
 
 `python -m bench.compile` prints registers, spills, shared memory, matrix instructions, and how wide loads and stores
-are; a kernel whose widest load or store is below 64 bits is called narrow. Exit status 1 when a kernel spills. May
-import fastmim_kernels, and bench.record for --record.
+are; a kernel whose widest load or store is below 64 bits is called narrow. Exit status 1 when a kernel spills, or asks
+for more shared memory than it can get. May import fastmim_kernels, and bench.record for --record.
 """
 
 import argparse
@@ -15,7 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ARCHITECTURES = (80, 90, 100)
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes that a block of threads can have at most, of each architecture the kernels are compiled for: CUDA C++
+Programming Guide, table of technical specifications per compute capability. With more, no kernel starts."""
 
 
 def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> dict:
@@ -67,7 +69,7 @@ def read_code(cubin: bytes) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", help="this op only")
-    parser.add_argument("--arch", type=int, nargs="*", default=ARCHITECTURES, help="e.g. 80 90 100")
+    parser.add_argument("--arch", type=int, nargs="*", choices=SHARED_MEMORY, default=list(SHARED_MEMORY))
     parser.add_argument("--record", action="store_true", help="append a row of each kernel to bench/results")
     args = parser.parse_args(argv)
 
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{'op':<28}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}{'mma':>5}"
         "  loads / stores {bits: count}"
     )
-    spilled = 0
+    spilled = too_large = 0
     for name in [args.op] if args.op else fastmim_kernels.OPS:
         module = importlib.import_module(f"fastmim_kernels.{name}.cuda")
         for label, kernel, types, constants, warps in module.compile_only():
@@ -86,10 +88,13 @@ def main(argv: list[str] | None = None) -> int:
                 code = {"shared": compiled["shared"], **read_code(compiled["cubin"])}
                 spills = bool(code["spills"] or code["stack"])
                 spilled += spills
+                large = code["shared"] > SHARED_MEMORY[arch]
+                too_large += large
                 widths = (("registers", 6), ("stack", 6), ("spills", 7), ("shared", 7), ("mma", 5))
                 numbers = "".join(f"{code[key]:>{width}}" for key, width in widths)
                 access = f"{code['loads']} / {code['stores']}"
                 marks = "  spills" if spills else ""
+                marks += f"  above {SHARED_MEMORY[arch]:,}" if large else ""
                 marks += "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
                 print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{marks}", flush=True)
                 if args.record:
@@ -98,8 +103,8 @@ def main(argv: list[str] | None = None) -> int:
                     widest = {f"widest_{key}": max(code.pop(key), default=0) for key in ("loads", "stores")}
                     found = {"case": f"{name}, {label}, sm_{arch}", "op": name, "kernel": label, "arch": arch}
                     record({"device": "cpu"} | found | code | widest, "compile")
-    print(f"{spilled} kernels spill")
-    return 1 if spilled else 0
+    print(f"{spilled} kernels spill, {too_large} ask for too much shared memory")
+    return 1 if spilled or too_large else 0
 
 
 if __name__ == "__main__":

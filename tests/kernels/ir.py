@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 NAME = re.compile(r"%[\w$.-]+(?:#\d+)?")
 REGIONS = ("module", "tt.func", "scf.for", "scf.if", "tt.reduce", "tt.scan")
-INDICES = ("tt.get_program_id", "tt.load", "tt.atomic_rmw", "counter")
+UNKNOWN = ("tt.get_program_id", "tt.get_num_programs", "tt.load", "tt.atomic_rmw", "counter")
 GROWS = ("arith.muli", "arith.shli", "tt.reduce", "tt.scan")
 SUMS = ("arith.addi", "arith.subi")
+EXTENDS = ("arith.extsi", "arith.extui")
+ROUNDS = ("arith.fptosi", "arith.fptoui")
 
 
 class Value(NamedTuple):
@@ -30,7 +32,8 @@ def definitions(code: str) -> dict[str, Value]:
     """Every value of a kernel, by a name of its own: regions side by side use the same ones. Arguments are no values.
 
     Raises:
-        ValueError: an operation with a region, a call or a jump, which this does not follow.
+        ValueError: an operation with a region, a call or a jump, which this does not follow, or an address that is no
+            sum of a pointer and offsets, such as a tensor descriptor's.
     """
     values: dict[str, Value] = {}
     regions: list[Region] = []
@@ -59,6 +62,8 @@ def definitions(code: str) -> dict[str, Value]:
         name, count, operation, rest = found.groups()
         if operation.startswith(("cf.", "tt.call")) or (rest.endswith("{") and operation not in REGIONS):
             raise ValueError(f"values are not followed through {operation}: {line}")
+        if "!tt.tensordesc" in rest or "!tt.ptr<tensor" in rest or operation == "tt.int_to_ptr":
+            raise ValueError(f"addresses of {operation} are not followed: {line}")
         sources = [resolve(source) for source in NAME.findall(rest)]
         if operation == "scf.yield":
             for k, source in enumerate(sources):
@@ -84,11 +89,12 @@ def definitions(code: str) -> dict[str, Value]:
     return values
 
 
-def narrow_offsets(code: str) -> set[str]:
+def narrow_offsets(code: str, sizes: bool = True) -> set[str]:
     """Arguments of a kernel, in Triton's IR, whose offsets might pass 2^31 in 32 bits.
 
-    They are of 32 bits from the tensor's start, or made in 32 bits from a product, a shift or a sum, such as a loop
-    adds up, of a program's number, a loop's counter or a loaded value.
+    They are of 32 bits from the tensor's start, or made in 32 bits from a product or a shift of anything but constants
+    and ranges, from a sum such as a loop adds up, or from what 64 bits were cut to; or they are made from a float.
+    Without `sizes`, a product of arguments, constants and ranges alone counts as small.
     """
     values = definitions(code)
 
@@ -105,11 +111,17 @@ def narrow_offsets(code: str) -> set[str]:
     def is_wide(name: str) -> bool:
         return re.search(r"\bi64$|xi64>$", values[name].type) is not None
 
+    def is_constant(name: str) -> bool:
+        made_from = [values[v] for v in tree(name, lambda v: True)]
+        return not any(v.operation in UNKNOWN or sizes and any(s not in values for s in v.sources) for v in made_from)
+
     def grows(name: str) -> bool:
-        """Whether its size is that of several indices, or of as many as a loop has rounds."""
-        operation, sources, _ = values[name]
+        """Whether its size is that of several indices or arguments, of as many as a loop has rounds, or of 64 bits."""
+        operation, sources, type_ = values[name]
         if operation in GROWS:
-            return any(values[v].operation in INDICES for v in tree(name, lambda v: True))
+            return not is_constant(name)
+        if operation == "arith.trunci":
+            return "i64" in type_.split(" to ")[0]
         return operation in SUMS and any(name in tree(source, lambda v: True) for source in sources)
 
     def wraps(name: str) -> bool:
@@ -135,10 +147,11 @@ def narrow_offsets(code: str) -> set[str]:
             continue
         pointer, offset = sources
         arguments = origins(pointer, False, set())
-        if "i64" in type_.rsplit(",", 1)[1]:
-            extended = (v for v in tree(offset, lambda v: True) if values[v].operation == "arith.extsi")
-            if any(wraps(values[v].sources[0]) for v in extended):
-                found |= {name for name, _ in arguments}
-        else:
+        is_narrow = "i64" not in type_.rsplit(",", 1)[1]
+        made_from = tree(offset, lambda v: True)
+        extended = [values[v].sources[0] for v in made_from if values[v].operation in EXTENDS]
+        if any(map(wraps, [offset, *extended])) or any(values[v].operation in ROUNDS for v in made_from):
+            found |= {name for name, _ in arguments}
+        elif is_narrow:
             found |= {name for name, follows in arguments if not follows}
     return found

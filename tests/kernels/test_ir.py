@@ -1,6 +1,6 @@
 """What the intermediate code of every Triton kernel shows: offsets of 64 bits, and no atomic sum of floats.
 
-An offset of 32 bits may follow one of 64 bits: an image, or a row of features, has fewer than 2^31 values.
+One image, and one row of features, is taken to have fewer than 2^31 values; the tensor of a batch may have more.
 """
 
 import importlib
@@ -37,7 +37,28 @@ SMALL = {
         "mask_token_backward": {"hidden", "grad", "x", "out"},
     },
     "counts blocks of 1,024": {"scale_": {"x"}},
+    "a place in one image, behind 64 bits that count images": {
+        "low_pass": {"images", "out", "spectrum", "wanted"},
+        "mean_fill": {"hidden", "images", "out"},
+        "window_attention": {"codes", "out", "qkv"},
+        "window_attention_backward": {"codes", "grad", "qkv", "qkv_grad", "statistics"},
+    },
+    "a place in one image's spectrum, behind 64 bits that count planes": {"focal_spectrum_": {"spectrum"}},
+    "a place in one row of features, behind 64 bits that count rows": {
+        "mask_token_backward": {"gamma_sums", "token_sums"},
+        "unshuffle_backward": {"grad", "latent", "pos", "sums"},
+    },
+    "a place in one table's gradient": {"window_attention_backward": {"sums"}},
 }  # fmt: skip
+# Tensors with offsets from a product of 32 bits of sizes alone, no index among them: those of one image or its patches.
+SIZES = {
+    "composite_residual": {"fill", "images", "inverse", "pred", "residual"},
+    "composite_residual_backward": {"grad_residual", "images"},
+    "patch_gather": {"images", "out"},
+    "patch_loss": {"grad", "images", "pred"},
+    "patch_scatter": {"grad", "ids", "out"},
+    "uniform_mask": {"order"},
+}
 
 
 def other_atomics(code: str) -> list[str]:
@@ -60,7 +81,12 @@ def test_offsets_that_can_pass_2_to_the_31_have_64_bits(codes):
     for small in SMALL.values():
         for op, names in small.items():
             expected[op] |= names
-    assert {op: set().union(*map(narrow_offsets, kernels)) for op, kernels in codes.items()} == expected
+
+    def found(**options) -> dict[str, set[str]]:
+        return {op: set().union(*(narrow_offsets(code, **options) for code in codes[op])) for op in OPS}
+
+    assert found(sizes=False) == expected
+    assert found() == {op: names | SIZES.get(op, set()) for op, names in expected.items()}
 
 
 def test_only_integers_are_added_atomically(codes):
@@ -102,6 +128,40 @@ def test_offsets_of_32_bits_are_found():
     code = compile_kernel(copy, types, {"BLOCK": 128}, 4, 90)["ttir"]
     assert "scf.if" in code and "arith.shli" in code and "iter_args" in code
     assert narrow_offsets(code) == {"x", "y", "shifted", "carried", "pointer", "chosen", "counted"}
+
+
+def test_offsets_that_other_operations_than_a_product_of_indices_make_narrow_are_found():
+    triton = pytest.importorskip("triton")
+    import triton.language as tl
+
+    @triton.jit
+    def write(cut, unsigned, spread, product, rounded, after, constant, n, m, BLOCK: tl.constexpr):
+        program, i = tl.program_id(0), tl.arange(0, BLOCK)
+        tl.store(cut + (program.to(tl.int64) * n).to(tl.int32).to(tl.int64), 1.0)
+        tl.store(unsigned + (program.to(tl.uint32) * BLOCK).to(tl.int64), 1.0)
+        tl.store(spread + (i * n).to(tl.int64), 1.0)
+        tl.store(product + (n * m).to(tl.int64), 1.0)
+        tl.store(rounded + (program.to(tl.float32) * n).to(tl.int64), 1.0)
+        tl.store(after + program.to(tl.int64) * n + program * m, 1.0)
+        tl.store(constant + program.to(tl.int64) * n + i * 3, 1.0)
+
+    code = compile_kernel(write, [*["*fp32"] * 7, *["i32"] * 2], {"BLOCK": 128}, 4, 90)["ttir"]
+    assert all(operation in code for operation in ("arith.trunci", "arith.extui", "arith.fptosi"))
+    assert narrow_offsets(code) == {"cut", "unsigned", "spread", "product", "rounded", "after"}
+    assert narrow_offsets(code, sizes=False) == {"cut", "unsigned", "rounded", "after"}
+
+
+def test_a_tensor_descriptor_is_refused():
+    triton = pytest.importorskip("triton")
+    import triton.language as tl
+
+    @triton.jit
+    def write(x, n):
+        tl.make_tensor_descriptor(x, [n, n], [n, 1], [16, 16]).store([0, 0], tl.zeros((16, 16), tl.float32))
+
+    code = compile_kernel(write, ["*fp32", "i32"], {}, 4, 90)["ttir"]
+    with pytest.raises(ValueError, match="addresses"):
+        narrow_offsets(code)
 
 
 def test_a_loop_of_unknown_form_is_refused():

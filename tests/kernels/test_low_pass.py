@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, low_pass, use_reference
-from fastmim_kernels.low_pass import reference
+from fastmim_kernels.low_pass import _say_left, reference
 from fastmim_kernels.low_pass.cases import CASES, LARGE_CASES, Case, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -102,13 +102,17 @@ def test_only_wanted_patches_are_written():
     assert torch.equal(some[wanted], every[wanted]) and not some[~wanted].any()
 
 
-def test_discs_of_many_cycles_are_left_to_torch_fft():
+def test_discs_of_many_cycles_are_left_to_torch_fft(caplog):
+    _say_left.cache_clear()
     mean, std = torch.full((1,), 0.4), torch.full((1,), 0.2)
-    for size, radius, left in (((4, 310), 151, True), ((4, 310), 150, False), ((4, 290), 1000, False)):
+    cases = (((4, 310), 150, False), ((4, 290), 1000, False), ((4, 310), 151, True), ((4, 320), 160, True))
+    for size, radius, left in cases:
         args = inputs(Case(1, size, radius=radius, channels=1), torch.float32)
         expected = reference.low_pass(*args) if left else OPS["low_pass"].overload(*args)
         assert torch.equal(low_pass(args[0], mean, std, radius=radius), expected)
+        assert left or not caplog.messages
         assert not torch.equal(reference.low_pass(*args), OPS["low_pass"].overload(*args))  # they round differently
+    assert len(caplog.messages) == 1 and "150 cycles run on the reference" in caplog.messages[0]
 
 
 def test_bits_do_not_depend_on_threads_or_the_run():

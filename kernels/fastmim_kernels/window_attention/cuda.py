@@ -1,4 +1,4 @@
-"""window_attention for CUDA tensors, in Triton: one program per window and head, all keys of the window at hand."""
+"""window_attention for CUDA tensors, in Triton: all keys of a window and head at hand in one program."""
 
 import torch
 import triton
@@ -63,6 +63,7 @@ def _window(
     D: tl.constexpr,
     KEYS: tl.constexpr,  # power of two >= ROWS * COLUMNS
     QUERIES: tl.constexpr,  # that are worked on together
+    SHARE: tl.constexpr,  # queries of a program
     DIM: tl.constexpr,  # power of two >= D
     PRECISION: tl.constexpr,
     DOT: tl.constexpr,  # type of what is multiplied
@@ -81,8 +82,8 @@ def _window(
     key = ((place * 3 + 1) * heads + head)[:, None] * D + d[None, :]
     k = tl.load(qkv + key, mask=rows, other=0.0).to(DOT)
     v = tl.load(qkv + key + heads * D, mask=rows, other=0.0).to(DOT)
-    for first in range(0, T, QUERIES):
-        i = first + tl.arange(0, QUERIES)
+    for first in range(0, SHARE, QUERIES):
+        i = tl.program_id(2) * SHARE + first + tl.arange(0, QUERIES)
         own, own_area = locate(n % windows, i, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
         own_code = tl.load(codes + own, mask=i < T, other=0)
         own_rows = (i < T)[:, None] & (d < D)[None, :]
@@ -102,8 +103,10 @@ def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, 
     precise = dtype == torch.float32
     warps = 2 if keys == 16 else 8 if precise and keys > 64 else 4
     queries = max(16, min(keys, (1024 if precise else 4096) // keys))
+    # For several turns of the loop Triton would keep all keys in shared memory, split for tf32x3: more than there is.
+    share = queries if precise and keys > 64 else window[0] * window[1]
     return {
-        "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries,
+        "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries, "SHARE": share,
         "DIM": max(16, triton.next_power_of_2(dim)), "PRECISION": "tf32x3" if precise else "tf32",
         # Triton's interpreter, which runs on CPU tensors, multiplies the bits of bfloat16 as integers.
         "DOT": getattr(tl, "float32" if device == "cpu" else str(dtype).removeprefix("torch.")),
@@ -117,7 +120,8 @@ def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
     out = qkv.new_empty((batch, height, width, channels // 3))
     if qkv.numel():
         fixed, warps = constants(window, channels // (3 * num_heads), qkv.dtype, qkv.device.type)
-        _window[(batch * (height // window[0]) * (width // window[1]), num_heads)](
+        shares = triton.cdiv(window[0] * window[1], fixed["SHARE"])
+        _window[(batch * (height // window[0]) * (width // window[1]), num_heads, shares)](
             qkv, codes, table, out, height, width, *shift, num_heads,
             0 if codes.shape[0] == 1 else height * width, table.shape[1], origin, scale, **fixed, num_warps=warps,
         )  # fmt: skip

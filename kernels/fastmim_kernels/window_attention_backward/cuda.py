@@ -44,6 +44,7 @@ def _window(
     D: tl.constexpr,
     KEYS: tl.constexpr,  # that are worked on together, power of two
     QUERIES: tl.constexpr,  # that are worked on together
+    SHARE: tl.constexpr,  # queries of a program
     DIM: tl.constexpr,  # power of two >= D
     PRECISION: tl.constexpr,
     DOT: tl.constexpr,  # type of what is multiplied
@@ -63,7 +64,8 @@ def _window(
     means = logarithms + heads * height * width
     sums += (n % TABLES).to(tl.int64) * heads * offsets
     count = tl.load(units)
-    j, d = tl.program_id(2) * KEYS + tl.arange(0, KEYS), tl.arange(0, DIM)
+    part = tl.program_id(2)  # of the keys or, for the gradients of queries alone, of the queries
+    j, d = (part * KEYS if OF_KEYS else 0) + tl.arange(0, KEYS), tl.arange(0, DIM)
     place, area = locate(n % windows, j, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
     code = tl.load(codes + place, mask=j < T, other=0)
     rows = (j < T)[:, None] & (d < D)[None, :]
@@ -72,8 +74,8 @@ def _window(
     v = tl.load(qkv + key + heads * D, mask=rows, other=0.0).to(DOT)
     k_grad = tl.zeros((KEYS, DIM), tl.float32)
     v_grad = tl.zeros((KEYS, DIM), tl.float32)
-    for first in range(0, T, QUERIES):
-        i = first + tl.arange(0, QUERIES)
+    for first in range(0, SHARE, QUERIES):
+        i = (0 if OF_KEYS else part * SHARE) + first + tl.arange(0, QUERIES)
         own, own_area = locate(n % windows, i, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
         own_code = tl.load(codes + own, mask=i < T, other=0)
         own_rows = (i < T)[:, None] & (d < D)[None, :]
@@ -113,7 +115,8 @@ def _launches(window, dim: int, dtype: torch.dtype, device: str):
     fixed, warps = constants(window, dim, dtype, device)
     if fixed["KEYS"] > _KEYS:
         yield fixed | {"TABLES": _TABLES, "OF_KEYS": False}, warps
-        fixed, warps = fixed | {"KEYS": _KEYS, "QUERIES": 16 if dtype == torch.float32 else 32}, 4
+        queries = 16 if dtype == torch.float32 else 32
+        fixed, warps = fixed | {"KEYS": _KEYS, "QUERIES": queries, "SHARE": window[0] * window[1]}, 4
     yield fixed | {"TABLES": _TABLES, "OF_KEYS": True}, warps
 
 
@@ -133,9 +136,10 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
     units = 2.0**62 / bound
     sums = torch.zeros((_TABLES, *table.shape), dtype=torch.int64, device=table.device)
     statistics = qkv.new_empty((batch, 2, num_heads, height, width), dtype=torch.float32)
-    windows = batch * (height // window[0]) * (width // window[1])
+    windows, tokens = batch * (height // window[0]) * (width // window[1]), window[0] * window[1]
     for fixed, warps in _launches(window, dim, qkv.dtype, qkv.device.type):
-        _window[(windows, num_heads, triton.cdiv(window[0] * window[1], fixed["KEYS"]))](
+        parts = triton.cdiv(tokens, fixed["KEYS" if fixed["OF_KEYS"] else "SHARE"])
+        _window[(windows, num_heads, parts)](
             grad, qkv, codes, table, qkv_grad, statistics, sums, units, height, width, *shift, num_heads,
             0 if codes.shape[0] == 1 else height * width, table.shape[1], origin, scale, **fixed, num_warps=warps,
         )  # fmt: skip
