@@ -5,6 +5,7 @@ May import L3 and below, and convert.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,10 @@ class Classification(Tested):
         super().__init__(config, process)
         self.test_loader = whole_images(self.test, config.data, process.device)
         self.test_labels = torch.tensor(self.test.labels)
+
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        labels = hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()  # a list file gives them, not the paths
+        return super().trained_on() | {"labels": (self.config.data.root, labels)}
 
     def build(self) -> Classifier:
         config, data = self.config, self.config.data

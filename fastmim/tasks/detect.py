@@ -41,6 +41,7 @@ class Detection(Tested):
             raise ValueError(f"detection needs pycocotools ({error}): pip install fastmim[detect]") from error
         super().__init__(config, process)
         data, nothing = config.data, torch.empty(0, dtype=torch.int64)
+        self.same_everywhere(self.test_annotations.sha256, data.test_annotations)
         whole = ScaleJitterCrop((1.0, 1.0), interpolation=data.crop.interpolation)
         plain = replace(data, crop=whole, flip=0.0)
         self.test_loader = open_loader(self.test, plain, 0, Quarantine(self.test, 0), nothing, process.device)
@@ -54,6 +55,9 @@ class Detection(Tested):
                 f"{self.annotations.categories} and {self.test_annotations.categories}"
             )
         return self.annotations.within(super().scan(), with_objects=True)
+
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        return super().trained_on() | {"annotations": (self.config.data.annotations, self.annotations.sha256)}
 
     def build(self) -> Detector:
         self.test = self.test_annotations.within(Manifest.scan(self.config.data.test), with_objects=False)

@@ -33,10 +33,12 @@ class Segmentation(Tested):
 
     def __init__(self, config: Segment, process: Process):
         super().__init__(config, process)
-        for masks, folder in ((self.masks, config.data.masks), (self.test_masks, config.data.test_masks)):
-            self.same_everywhere(masks.manifest, folder)
+        self.same_everywhere(self.test_masks.manifest.hash, config.data.test_masks)
         self.threads = config.data.workers or share_of_cores()
         self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
+
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        return super().trained_on() | {"masks": (self.config.data.masks, self.masks.manifest.hash)}
 
     def build(self) -> Segmenter:
         config, data, process = self.config, self.config.data, self.process
