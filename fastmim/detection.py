@@ -32,6 +32,12 @@ class AnnotatedData(Data):
         super().__post_init__()
         if self.held_out:
             raise ValueError(f"data.held_out: expected 0, got {self.held_out}: a detector is tested on data.test")
+        # Of a sample that begins elsewhere than its window, or shows a border's reflection, no boxes are made.
+        if self.crop.cut(self.size, self.size, [0.0] * self.crop.draws).offset != (0, 0):
+            raise ValueError(
+                f"data.crop: {type(self.crop).__name__} shows reflections of an image at its borders, which boxes cannot "
+                "follow: use ScaleJitterCrop, RandomResizedCrop or CenterCrop"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from fastmim.analysis.average_precision import SCORES, average_precision
 from fastmim.config import Optim
 from fastmim.data.coco import Annotations, decode
-from fastmim.data.crops import CenterCrop, ScaleJitterCrop
+from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
@@ -255,6 +255,14 @@ def test_files_that_are_refused(change, message, shapes, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         Annotations(str(tmp_path / "a.json")).within(Manifest.scan(str(shapes / "train")), with_objects=True)
+
+
+def test_boxes_do_not_follow_reflections():
+    for crop in (ScaleJitterCrop(), RandomResizedCrop(), CenterCrop()):
+        AnnotatedData(crop=crop)
+    for pad in (0, 4):
+        with pytest.raises(ValueError, match="data.crop: SimpleResizedCrop .* use ScaleJitterCrop"):
+            AnnotatedData(crop=SimpleResizedCrop(pad))
 
 
 def test_a_detector_has_no_held_out_images():
