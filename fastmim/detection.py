@@ -32,11 +32,11 @@ class AnnotatedData(Data):
         super().__post_init__()
         if self.held_out:
             raise ValueError(f"data.held_out: expected 0, got {self.held_out}: a detector is tested on data.test")
-        # Of a sample that begins elsewhere than its window, or shows a border's reflection, no boxes are made.
-        if self.crop.cut(self.size, self.size, [0.0] * self.crop.draws).offset != (0, 0):
+        wide = self.size[0], 4 * self.size[1]
+        if self.crop.cut(wide, self.size, [0.5] * self.crop.draws).offset != (0, 0):
             raise ValueError(
-                f"data.crop: {type(self.crop).__name__} shows reflections of an image at its borders, which boxes cannot "
-                "follow: use ScaleJitterCrop, RandomResizedCrop or CenterCrop"
+                f"data.crop: {type(self.crop).__name__} cuts samples from an image with a border of reflections, "
+                "which boxes do not follow: use ScaleJitterCrop, RandomResizedCrop or CenterCrop"
             )
 
 

@@ -81,6 +81,11 @@ class Task(ABC):
         """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
         return {"manifest": (self.config.data.root, self.manifest.hash)}
 
+    @property
+    def source(self) -> Path | None:
+        """What a new run starts from."""
+        return Path(self.config.run.init) if self.config.run.init and self.fresh else None
+
     @abstractmethod
     def build(self) -> nn.Module:
         """The module, initialised from the seed, or in a new run from `run.init`; sets `labels` and `changes`."""

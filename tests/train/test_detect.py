@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from fastmim import checkpoint
 from fastmim.bittrace import diff
+from fastmim.data.coco import Annotations
 from fastmim.train import main
 from tests.shapes import write_shapes
 
@@ -119,6 +121,20 @@ def test_refusals(arguments, message, shapes, tmp_path, capsys):
         main(words(shapes, tmp_path / "run", *arguments))
     line = capsys.readouterr().err
     assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+
+
+def test_targets_are_made_ahead(shapes, tmp_path, monkeypatch):
+    """By threads, while the caller's computes, for every sample of the run."""
+    made, original = [], Annotations.target
+
+    def target(self, *arguments):
+        made.append(threading.current_thread() is threading.main_thread())
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Annotations, "target", target)
+    with pytest.raises(SystemExit) as error:
+        main(words(shapes, tmp_path / "run", "--train.device", "cpu", "--run.stop_after", "2"))
+    assert not error.value.code and made == [False] * 16
 
 
 def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path, capsys):
