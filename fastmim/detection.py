@@ -32,6 +32,12 @@ class AnnotatedData(Data):
         super().__post_init__()
         if self.held_out:
             raise ValueError(f"data.held_out: expected 0, got {self.held_out}: a detector is tested on data.test")
+        wide = self.size[0], 4 * self.size[1]
+        if self.crop.cut(wide, self.size, [0.5] * self.crop.draws).offset != (0, 0):
+            raise ValueError(
+                f"data.crop: {type(self.crop).__name__} cuts samples from an image with a border of reflections, "
+                "which boxes do not follow: use ScaleJitterCrop, RandomResizedCrop or CenterCrop"
+            )
 
 
 @dataclass(frozen=True)

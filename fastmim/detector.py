@@ -68,13 +68,6 @@ class FeaturePyramid(nn.Module):
         return list(self.fpn(named(normed)).values())
 
 
-class Anchors(AnchorGenerator):
-    """Torchvision's, in float32 whatever the maps are: 16 bits cannot hold places in an image."""
-
-    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
-        super().set_cell_anchors(torch.float32, device)
-
-
 class Detector(nn.Module):
     """Encoder, pyramid, proposals, box and mask heads: `detector(images, ids, targets) -> loss`.
 
@@ -95,7 +88,7 @@ class Detector(nn.Module):
         self.pyramid.out_channels = channels
         # Proposals are also made on a fifth map, of twice the stride of the last.
         strides = (*levels.strides, 2 * levels.strides[-1])
-        anchors = Anchors(tuple((rcnn.anchor * stride,) for stride in strides), (RATIOS,) * len(strides))
+        anchors = AnchorGenerator(tuple((rcnn.anchor * stride,) for stride in strides), (RATIOS,) * len(strides))
         box_size = 7
         if rcnn.box_convs:
             box_head = FastRCNNConvFCHead(

@@ -72,8 +72,8 @@ class UPerNet:
     channels: int = 512
     """Of its maps."""
     blocks: tuple[int, ...] = ()
-    """Of a plain ViT: the blocks, from 0, whose outputs become the levels of strides 4, 8, 16 and 32; () = the last
-    one, for all of them."""
+    """Of a plain ViT: the blocks, from 0, whose outputs become the levels of strides 4, 8, 16 and 32, the last
+    block at the end; () = the last one, for all of them."""
     dropout: float = 0.1
     """Part of the channels that the last layer does not see in training."""
     aux_weight: float = 0.4

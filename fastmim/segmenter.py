@@ -92,7 +92,7 @@ def classifier(width: int, classes: int, dropout: float) -> nn.Sequential:
 def check_blocks(encoder: nn.Module, blocks: tuple[int, ...]) -> None:
     """
     Raises:
-        ValueError: the encoder is no plain ViT, or has no such blocks, ascending.
+        ValueError: the encoder is no plain ViT, or has no such blocks, ascending to the last.
     """
     if not blocks:
         return
@@ -101,6 +101,11 @@ def check_blocks(encoder: nn.Module, blocks: tuple[int, ...]) -> None:
     count = len(encoder.layers()) - 1
     if sorted(set(blocks)) != list(blocks) or blocks[-1] >= count:
         raise ValueError(f"decoder.blocks: expected 4 of {count} blocks, ascending from 0, got {blocks}")
+    if blocks[-1] != count - 1:
+        raise ValueError(
+            f"decoder.blocks: expected the last of {count} blocks, {count - 1}, at the end, got {blocks}: those behind "
+            "have nothing to learn from; set encoder.depth to use fewer"
+        )
 
 
 def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -154,15 +159,15 @@ def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
-def overlap(confusion: Tensor) -> tuple[list[float | None], float, float]:
+def overlap(confusion: Tensor) -> tuple[list[float | None], float | None, float | None]:
     """Of a (K, K) confusion matrix: each class's intersection over union, their mean, and the part of pixels right.
 
-    A class that is neither there nor found has None, and is not in the mean; without any pixel all are NaN.
+    A class that is neither there nor found has None, and is not in the mean; without any pixel all are None.
     """
     right, there, found = confusion.diag().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
     unions = [a + b - c for a, b, c in zip(there, found, right, strict=True)]
     ious = [hit / union if union else None for hit, union in zip(right, unions, strict=True)]
     counted = [iou for iou in ious if iou is not None]
     if not counted:
-        return ious, float("nan"), float("nan")
+        return ious, None, None
     return ious, sum(counted) / len(counted), sum(right) / sum(there)

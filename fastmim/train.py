@@ -129,9 +129,8 @@ class Trainer:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
         state = self.task.state_dict()
         if self.writes:
-            meta = {"config": to_json(self.config), "manifest": self.task.manifest.hash}
             try:
-                checkpoint.save(self.checkpoints, done, state, meta, self.config.run.keep)
+                checkpoint.save(self.checkpoints, done, state, self.task.meta(), self.config.run.keep)
             except checkpoint.CheckpointError as error:
                 self.meter.say(f"warning: {error}")
                 done = done if error.saved else self.saved

@@ -20,10 +20,11 @@ from torch import Tensor
 from fastmim_kernels.reader import File, parse_header, xxh64
 
 from ..segmentation import IGNORED
-from ..tokens import Cut, sample_index
+from ..tokens import Cut
+from .ahead import Ahead
 from .crops import fitting
 from .decode import ERRORS, FILTERS, MODES, decode_window, places, seen_size
-from .loader import Loaded, Loader
+from .loader import Loader
 from .manifest import Manifest
 from .quarantine import BadFilesError
 
@@ -127,50 +128,30 @@ class MaskLoader:
             size: (H, W) of a sample.
         """
         self._masks, self._loader, self._size = masks, loader, size
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastmim-masks")
+        self._ahead = Ahead(loader, self._cut, threads)
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The training samples of every ids of `stream`, in order, as `Loader.loaded`, which loads as far ahead.
+        """The training samples of every ids of `stream`, in order, as `Ahead.batches`.
 
         Returns: images, ids, and labels (B, H, W) uint8 on the CPU.
         Raises:
             BadFilesError: as `Loader.load` and `Masks.read`; or image and mask are not of one size.
         """
-        waiting: deque[list[Future]] = deque()
-
-        def ahead() -> Iterator[Tensor]:
-            for ids in stream:
-                indices = sample_index(ids).tolist()
-                waiting.append([self._pool.submit(self._cut, *each) for each in zip(indices, ids, strict=True)])
-                yield ids
-
-        try:
-            with contextlib.closing(self._loader.loaded(ahead())) as batches:
-                for loaded in batches:
-                    yield loaded.images, loaded.ids, self._labels(loaded, waiting.popleft())
-        finally:
-            for future in (future for futures in waiting for future in futures):
-                future.cancel()
+        with contextlib.closing(self._ahead.batches(stream)) as batches:
+            for loaded, found in batches:
+                for index, size, (seen, _) in zip(loaded.indices.tolist(), loaded.sizes, found, strict=True):
+                    self._masks.compare(index, seen, size)
+                yield loaded.images, loaded.ids, torch.from_numpy(np.stack([labels for _, labels in found]))
 
     def close(self) -> None:
-        """Drops what has not begun, waits for the rest, ends the threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """As `Ahead.close`."""
+        self._ahead.close()
 
     def _cut(self, index: int, sample: Tensor) -> tuple[tuple[int, int], np.ndarray]:
         """Size of the mask of an image, and the labels of a sample of it."""
         labels = self._masks.read(index)
         ((cut, flip),) = self._loader.cuts(sample[None], [labels.shape])
         return labels.shape, cut_labels(labels, cut, flip, self._size)
-
-    def _labels(self, loaded: Loaded, futures: Sequence[Future]) -> Tensor:
-        labels = []
-        rows = zip(loaded.ids, loaded.indices.tolist(), loaded.sizes, futures, strict=True)
-        for sample, index, size, future in rows:
-            # Of an image in the place of a bad one no mask was read ahead.
-            shown = future.result() if index == sample_index(sample) else self._cut(index, sample)
-            self._masks.compare(index, shown[0], size)
-            labels.append(shown[1])
-        return torch.from_numpy(np.stack(labels))
 
 
 def whole_images(

@@ -5,6 +5,7 @@ May import L3 and below, and convert.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,11 @@ from ..data.loader import Loader, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import split_held_out
+from ..detection import Detect
 from ..encoders.convnet import ConvNet
 from ..engine import Process, StepResult
 from ..masking import UniformMasking
+from ..segmentation import Segment
 from ..settings import batch_plan
 from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
@@ -48,6 +51,10 @@ class Classification(Tested):
         self.test_loader = whole_images(self.test, config.data, process.device)
         self.test_labels = torch.tensor(self.test.labels)
 
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        labels = hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()  # a list file gives them, not the paths
+        return super().trained_on() | {"labels": (self.config.data.root, labels)}
+
     def build(self) -> Classifier:
         config, data = self.config, self.config.data
         self.test = Manifest.scan(data.test)
@@ -58,7 +65,7 @@ class Classification(Tested):
                 f"data.size={data.size} only; another size of test images needs a convolutional network"
             )
         self.labels = torch.tensor(self.manifest.labels)
-        return build(config, classes, self.labels, Path(config.run.init) if config.run.init and self.fresh else None)
+        return build(config, classes, self.labels, self.source)
 
     def facts(self) -> dict[str, str]:
         config, module = self.config, self.module
@@ -178,13 +185,18 @@ def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path |
     Raises:
         ValueError: parts that do not fit each other, the image size or the source.
     """
+    data, encoder = config.data, seeded_encoder(config, source)
+    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.mean, data.std)
+
+
+def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | None) -> nn.Module:
+    """`build_encoder` for a config, from its seed, which what is built next goes on with; from `source` if given."""
     torch.manual_seed(config.train.seed)
-    data = config.data
-    encoder = build_encoder(config.encoder, data)
+    encoder = build_encoder(config.encoder, config.data)
     if source:
         initialise(encoder, source)
     encoder.grad_checkpointing = config.train.activation_checkpointing
-    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.mean, data.std)
+    return encoder
 
 
 def build_encoder(spec: Encoder, data: LabelledData) -> nn.Module:

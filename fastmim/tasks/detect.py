@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,16 +16,17 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from ..analysis.average_precision import KINDS, SCORES, average_precision
+from ..data.ahead import Ahead
 from ..data.coco import Annotations
 from ..data.crops import ScaleJitterCrop
-from ..data.loader import Loaded, Loader, open_loader
+from ..data.loader import Loaded, open_loader, share_of_cores
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
 from ..detection import Detect
 from ..detector import Detector
 from ..engine import Process
 from ..tokens import Cut
-from .classify import build_encoder, initialise
+from .classify import seeded_encoder
 from .tested import Tested
 
 PIECE = 8
@@ -41,6 +43,8 @@ class Detection(Tested):
             raise ValueError(f"detection needs pycocotools ({error}): pip install fastmim[detect]") from error
         super().__init__(config, process)
         data, nothing = config.data, torch.empty(0, dtype=torch.int64)
+        self.same_everywhere(self.test_annotations.sha256, data.test_annotations)
+        self.ahead = Ahead(self.loader, self.target, data.workers or share_of_cores())
         whole = ScaleJitterCrop((1.0, 1.0), interpolation=data.crop.interpolation)
         plain = replace(data, crop=whole, flip=0.0)
         self.test_loader = open_loader(self.test, plain, 0, Quarantine(self.test, 0), nothing, process.device)
@@ -55,10 +59,12 @@ class Detection(Tested):
             )
         return self.annotations.within(super().scan(), with_objects=True)
 
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        return super().trained_on() | {"annotations": (self.config.data.annotations, self.annotations.sha256)}
+
     def build(self) -> Detector:
         self.test = self.test_annotations.within(Manifest.scan(self.config.data.test), with_objects=False)
-        source = Path(self.config.run.init) if self.config.run.init and self.fresh else None
-        return build(self.config, len(self.annotations.categories), source)
+        return build(self.config, len(self.annotations.categories), self.source)
 
     def facts(self) -> dict[str, str]:
         config = self.config
@@ -73,13 +79,18 @@ class Detection(Tested):
         }
 
     def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Tensor]]]]:
-        for batch in self.loader.loaded(ids for step in range(first, last) for ids in self.ids(step)):
-            cuts = cuts_of(self.loader, batch, self.manifest, self.annotations)
-            targets = [
-                self.annotations.target(self.manifest.paths[index], *drawn, self.config.data.size)
-                for index, drawn in zip(batch.indices.tolist(), cuts, strict=True)
-            ]
-            yield batch.images, batch.ids, targets
+        stream = (ids for step in range(first, last) for ids in self.ids(step))
+        with contextlib.closing(self.ahead.batches(stream)) as batches:
+            for loaded, targets in batches:
+                check_sizes(loaded, self.manifest, self.annotations)
+                yield loaded.images, loaded.ids, targets
+
+    def target(self, index: int, sample: Tensor) -> dict[str, Tensor]:
+        """What a training sample, a () int64 id, shows of an image of the size that its annotations say."""
+        name = self.manifest.paths[index]
+        image, _ = self.annotations.of(name)
+        (drawn,) = self.loader.cuts(sample[None], [(image["height"], image["width"])])
+        return self.annotations.target(name, *drawn, self.config.data.size)
 
     def score(self) -> dict[str, Any]:
         """Average precision on the test images, each of which counts once. Collective.
@@ -93,7 +104,8 @@ class Detection(Tested):
         turns, found = -(-len(pieces) // world), []
         with self.engine.inference():
             for batch in self.test_loader.loaded(pieces[rank::world]):
-                cuts = cuts_of(self.test_loader, batch, self.test, self.test_annotations)
+                check_sizes(batch, self.test, self.test_annotations)
+                cuts = self.test_loader.cuts(batch.ids, batch.sizes)
                 detections = self.module.predict(batch.images.to(device))
                 for index, (cut, _), detected in zip(batch.indices.tolist(), cuts, detections, strict=True):
                     found += results(self.test_annotations, self.test.paths[index], cut, detected)
@@ -112,6 +124,7 @@ class Detection(Tested):
         return "no objects to find" if box is None else f"box AP {100 * box:.1f}, mask AP {100 * mask:.1f}"
 
     def close(self) -> None:
+        self.ahead.close()
         super().close()
         self.test_loader.close()
 
@@ -122,18 +135,12 @@ def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
     Raises:
         ValueError: parts that do not fit each other, the image size or the source.
     """
-    torch.manual_seed(config.train.seed)
-    data = config.data
-    encoder = build_encoder(config.encoder, data)
-    if source:
-        initialise(encoder, source)
-    encoder.grad_checkpointing = config.train.activation_checkpointing
+    data, encoder = config.data, seeded_encoder(config, source)
     return Detector(encoder, config.rcnn, classes, data.mean, data.std)
 
 
-def cuts_of(loader: Loader, batch: Loaded, manifest: Manifest, annotations: Annotations) -> list[tuple[Cut, bool]]:
-    """How each sample of a batch was made of its image.
-
+def check_sizes(batch: Loaded, manifest: Manifest, annotations: Annotations) -> None:
+    """
     Raises:
         BadFilesError: an image has another size than its annotations say.
     """
@@ -144,7 +151,6 @@ def cuts_of(loader: Loader, batch: Loaded, manifest: Manifest, annotations: Anno
                 f"{manifest.path(index)} is {size[0]} x {size[1]} pixels as seen, {image['height']} x {image['width']} "
                 f"in {annotations.path}: correct one of them"
             )
-    return loader.cuts(batch.ids, batch.sizes)
 
 
 def gather(found: list, process: Process) -> list:

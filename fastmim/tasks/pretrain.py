@@ -81,8 +81,8 @@ class Pretrain(Task):
 
     def build(self) -> MIM:
         mim = build(self.config)
-        if self.config.run.init and self.fresh:
-            initialise(mim, Path(self.config.run.init))
+        if self.source:
+            initialise(mim, self.source)
         return mim
 
     def facts(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ..engine import Process
 from ..segmentation import Segment
 from ..segmenter import Segmenter, confusion, overlap, slide
 from ..settings import batch_plan
-from .classify import build_encoder, initialise
+from .classify import seeded_encoder
 from .tested import Tested
 
 
@@ -28,15 +28,18 @@ class Segmentation(Tested):
     """A run that trains a segmenter.
 
     Its scores are "miou", the mean over classes of intersection over union on all test pixels that have a class,
-    "pixel_accuracy", the part of these that is right, and "iou", by class (None: neither there nor found).
+    "pixel_accuracy", the part of these that is right, and "iou", by class (None: neither there nor found; no pixel
+    has a class, of all three).
     """
 
     def __init__(self, config: Segment, process: Process):
         super().__init__(config, process)
-        for masks, folder in ((self.masks, config.data.masks), (self.test_masks, config.data.test_masks)):
-            self.same_everywhere(masks.manifest, folder)
+        self.same_everywhere(self.test_masks.manifest.hash, config.data.test_masks)
         self.threads = config.data.workers or share_of_cores()
         self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
+
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        return super().trained_on() | {"masks": (self.config.data.masks, self.masks.manifest.hash)}
 
     def build(self) -> Segmenter:
         config, data, process = self.config, self.config.data, self.process
@@ -53,7 +56,7 @@ class Segmentation(Tested):
         )
         if config.distort:
             self.changes = Drawn(photometric_distortion(), config.train.seed)
-        return build(config, Path(config.run.init) if config.run.init and self.fresh else None)
+        return build(config, self.source)
 
     def facts(self) -> dict[str, str]:
         config, data, module = self.config, self.config.data, self.module
@@ -98,7 +101,8 @@ class Segmentation(Tested):
         return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, ious, strict=True))}
 
     def words(self) -> str:
-        return f"mIoU {self.scores['miou']:.2%}, pixel accuracy {self.scores['pixel_accuracy']:.2%}"
+        miou, accuracy = self.scores["miou"], self.scores["pixel_accuracy"]
+        return "no pixel with a class" if miou is None else f"mIoU {miou:.2%}, pixel accuracy {accuracy:.2%}"
 
     def close(self) -> None:
         super().close()
@@ -111,10 +115,5 @@ def build(config: Segment, source: Path | None = None) -> Segmenter:
     Raises:
         ValueError: parts that do not fit each other, the image size or the source.
     """
-    torch.manual_seed(config.train.seed)
-    data = config.data
-    encoder = build_encoder(config.encoder, data)
-    if source:
-        initialise(encoder, source)
-    encoder.grad_checkpointing = config.train.activation_checkpointing
+    data, encoder = config.data, seeded_encoder(config, source)
     return Segmenter(encoder, config.decoder, data.classes, data.mean, data.std)

@@ -30,7 +30,7 @@ from .parts import PARTS
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
     *("run.", "optim.", "train."),
-    *("data.root", "data.masks", "data.test", "data.stride"),
+    *("data.root", "data.annotations", "data.masks", "data.test", "data.stride"),
     *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
 )
 
@@ -68,13 +68,23 @@ class Task(ABC):
         self.engine = Engine(self.module, config, process)
         if process.rank == 0 and self.fresh:
             (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
-        self.same_everywhere(self.manifest, data.root)
+        for place, digest in self.trained_on().values():
+            self.same_everywhere(digest, place)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", self.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device, self.changes)
 
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
         return Manifest.scan(self.config.data.root)
+
+    def trained_on(self) -> dict[str, tuple[str, str]]:
+        """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
+        return {"manifest": (self.config.data.root, self.manifest.hash)}
+
+    @property
+    def source(self) -> Path | None:
+        """What a new run starts from."""
+        return Path(self.config.run.init) if self.config.run.init and self.fresh else None
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -96,15 +106,15 @@ class Task(ABC):
         """A hash of the masks of these samples, see `bittrace`; 0 where nothing is masked."""
         return 0
 
-    def same_everywhere(self, manifest: Manifest, root: str) -> None:
+    def same_everywhere(self, digest: str, place: str) -> None:
         """
         Raises:
-            ValueError: processes found different images at `root`.
+            ValueError: what processes found at `place` has different hashes.
         """
-        number = int(manifest.hash[:12], 16)
+        number = int(digest[:12], 16)
         total = torch.tensor(number, device=self.process.device)
         if int(self.engine.reduce_sum(total)) != number * self.process.world:
-            raise ValueError(f"the processes see different images in {root}: give all of them the same data")
+            raise ValueError(f"the processes see different data in {place}: give all of them the same")
 
     def epoch(self, step: int) -> float:
         """Passes over the training images before an update."""
@@ -179,6 +189,10 @@ class Task(ABC):
             "updates": f"{self.total}",
         }
 
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint says of its run."""
+        return {"config": to_json(self.config)} | {name: digest for name, (_, digest) in self.trained_on().items()}
+
     def state_dict(self) -> checkpoint.State:
         """On rank 0, everything that training continues from. Collective."""
         return self.engine.state_dict()
@@ -191,7 +205,7 @@ class Task(ABC):
         """Loads the newest valid checkpoint, if there is one; returns the updates done. Collective.
 
         Raises:
-            ValueError: the data set is not the one that the checkpoint was trained on; or there are checkpoints and
+            ValueError: images or labels are not those that the checkpoint was trained on; or there are checkpoints and
                 `run.resume` is off; or the checkpoint is of converted weights.
         """
         if not self.config.run.resume:
@@ -209,17 +223,22 @@ class Task(ABC):
         step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
         if step == 0:
             return 0
-        if loaded and loaded.meta["manifest"] != self.manifest.hash:
-            raise ValueError(
-                f"{self.config.data.root} has changed since {loaded.path} was saved (now {self.manifest.hash[:12]}, "
-                f"then {loaded.meta['manifest'][:12]}): sample numbers would mean other images. Restore the folder, or "
-                "start a new run"
-            )
         if loaded:
+            self._compare_data(loaded)
             self._compare(loaded.meta["config"])
             checkpoint.tidy(folder, loaded, self.config.run.keep)
         self.load_state_dict(loaded.state if loaded else {})
         return step
+
+    def _compare_data(self, loaded: checkpoint.Loaded) -> None:
+        """Refuses to go on with other images or labels."""
+        for name, (place, now) in self.trained_on().items():
+            then = loaded.meta.get(name, now)  # an earlier version wrote that of the images only
+            if then != now:
+                raise ValueError(
+                    f"{place} has changed since {loaded.path} was saved ({name}: now {now[:12]}, then {then[:12]}): "
+                    "the same samples would have other images or labels. Restore it, or start a new run"
+                )
 
     def _compare(self, stored: dict) -> None:
         """Refuses to go on under a config that would change samples, masks or model."""

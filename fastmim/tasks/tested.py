@@ -30,7 +30,7 @@ class Tested(Task):
         self.scores: dict[str, Any] = {}
         self.tested = -1
         super().__init__(config, process)
-        self.same_everywhere(self.test, config.data.test)
+        self.same_everywhere(self.test.hash, config.data.test)
 
     @abstractmethod
     def score(self) -> dict[str, Any]:

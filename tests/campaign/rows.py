@@ -112,8 +112,7 @@ def train(config: Config, process: Process, first: int) -> tuple[list[float], di
     losses = []
     for step in range(first, UPDATES):
         if step == SAVED > first:
-            meta = {"config": to_json(config), "manifest": task.manifest.hash}
-            checkpoint.save(folder, step, task.engine.state_dict(), meta, keep=1)
+            checkpoint.save(folder, step, task.engine.state_dict(), task.meta(), keep=1)
         result = task.train_step(step, task.batches(step, step + 1))
         assert not result.skipped and result.grad_norm > 0, (step, result)
         losses.append(result.loss.item())

@@ -101,6 +101,9 @@ def test_blocks_that_are_not_there_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             build(config(kind, decoder=UPerNet(**SMALL, blocks=blocks)))
+    with pytest.raises(ValueError, match="expected the last of 6 blocks, 5, at the end"):
+        build(config(decoder=UPerNet(**SMALL, blocks=(0, 1, 2, 3)), depth=6))
+    build(config(decoder=UPerNet(**SMALL, blocks=(0, 1, 2, 5)), depth=6))
     with pytest.raises(ValueError, match="expected none or 4"):
         UPerNet(blocks=(1, 2))
 
@@ -144,7 +147,7 @@ def test_counts_against_a_hand_count():
 def test_a_class_that_is_nowhere_is_left_out():
     ious, miou, accuracy = overlap(torch.tensor([[4, 0, 0], [2, 0, 0], [0, 0, 0]]))
     assert ious == [4 / 6, 0.0, None] and miou == pytest.approx(1 / 3) and accuracy == 4 / 6
-    assert np.isnan(overlap(torch.zeros(3, 3, dtype=torch.int64))[1])
+    assert overlap(torch.zeros(3, 3, dtype=torch.int64)) == ([None] * 3, None, None)
 
 
 def test_counts_agree_with_torchmetrics():

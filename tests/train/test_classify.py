@@ -206,3 +206,18 @@ def test_a_bad_image_gives_way_to_one_of_its_class(images):
         assert good != bad and labels[good] == labels[bad]
     with pytest.raises(BadFilesError, match=r"cannot be used \(broken\); `fastmim doctor`"):
         quarantine.resolve(0, torch.empty(0, dtype=torch.int64))
+
+
+def test_other_labels_end_a_resumed_run(undisturbed, images, tmp_path, capsys):
+    """The same images, in a list file with another label for one of them."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    folder, manifest = images / "train", Manifest.scan(str(images / "train"))
+    labels = [1 - manifest.labels[0], *manifest.labels[1:]]
+    lines = [f"{path} {label}\n" for path, label in zip(manifest.paths, labels, strict=True)]
+    (folder / "list.txt").write_text("".join(lines))
+    words = [str(CONFIGS / "cifar10_finetune_vit.py"), *SMALL.split(), "--train.device", "cpu"]
+    words += ["--data.root", str(folder / "list.txt"), "--data.test", str(images / "test")]
+    with pytest.raises(SystemExit) as error:
+        main([*words, "--run.dir", str(tmp_path / "run")])
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and "list.txt has changed since" in line and "(labels: now" in line, line

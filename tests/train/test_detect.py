@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from fastmim import checkpoint
 from fastmim.bittrace import diff
+from fastmim.data.coco import Annotations
 from fastmim.train import main
 from tests.shapes import write_shapes
 
@@ -73,7 +75,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_pat
     run = tmp_path / "run"
     train(shapes, run, "--run.stop_after", "2")
     assert not (run / "result.json").exists()
-    train(shapes, run)
+    shutil.copy(shapes / "train.json", tmp_path / "moved.json")
+    train(shapes, run, "--data.annotations", str(tmp_path / "moved.json"))
     assert diff(undisturbed / "trace.jsonl", run / "trace.jsonl") is None
     once, again = (checkpoint.load(folder / "checkpoints").state for folder in (undisturbed, run))
     assert all(torch.equal(once[kind][n], again[kind][n]) for kind in once for n in once[kind])
@@ -118,6 +121,33 @@ def test_refusals(arguments, message, shapes, tmp_path, capsys):
         main(words(shapes, tmp_path / "run", *arguments))
     line = capsys.readouterr().err
     assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+
+
+def test_targets_are_made_ahead(shapes, tmp_path, monkeypatch):
+    """By threads, while the caller's computes, for every sample of the run."""
+    made, original = [], Annotations.target
+
+    def target(self, *arguments):
+        made.append(threading.current_thread() is threading.main_thread())
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Annotations, "target", target)
+    with pytest.raises(SystemExit) as error:
+        main(words(shapes, tmp_path / "run", "--train.device", "cpu", "--run.stop_after", "2"))
+    assert not error.value.code and made == [False] * 16
+
+
+def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path, capsys):
+    """Those of the same objects of the same images."""
+    shutil.copytree(undisturbed, tmp_path / "run")
+    content = json.loads((shapes / "train.json").read_text())
+    content["annotations"][0]["bbox"][2] -= 1
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as error:
+        changed = ["--train.device", "cpu", "--data.annotations", str(tmp_path / "a.json")]
+        main(words(shapes, tmp_path / "run", *changed))
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and "a.json has changed since" in line and "(annotations: now" in line, line
 
 
 def test_an_image_of_another_size_than_its_annotations_stops_the_run(shapes, tmp_path, capsys):

@@ -138,6 +138,19 @@ def test_refusals(arguments, message, shapes, tmp_path, capsys):
     assert error.value.code == 2 and message in line and line.count("\n") == 1, line
 
 
+def test_other_masks_end_a_resumed_run(undisturbed, shapes, tmp_path, capsys):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.copytree(shapes / "train_masks", tmp_path / "masks")
+    same = ["--train.device", "cpu", *SLIDE, "--data.masks", str(tmp_path / "masks")]
+    main(words(shapes, tmp_path / "run", *same, "--run.stop_after", "1"))
+    with Image.open(tmp_path / "masks/0003.png") as mask:
+        Image.new("L", mask.size).save(tmp_path / "masks/0003.png")
+    with pytest.raises(SystemExit) as error:
+        main(words(shapes, tmp_path / "run", *same))
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and "masks has changed since" in line and "(masks: now" in line, line
+
+
 def test_a_mask_of_another_size_ends_the_run(shapes, tmp_path):
     folder = tmp_path / "shapes"
     shutil.copytree(shapes, folder)
