@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from bench import record
 from fastmim_kernels import OPS
-from tests.campaign.kills import ROOT, digest
+from tests.campaign.ledger import ROOT, Ledger, digest
 
 PACKAGE = "kernels/fastmim_kernels"
 BACKENDS = {"cpu": ("cpp", "interpreter"), "cuda": ("triton",)}
@@ -102,11 +102,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=sorted(BACKENDS), default="cpu")
     parser.add_argument("--only", nargs="+", choices=FUZZED, default=FUZZED, metavar="OP", help="these ops")
-    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
-    arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    if record.provenance(arguments.device)["dirty"] and not arguments.allow_dirty:
-        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+    ledger = Ledger(parser, "fuzz")
+    arguments = ledger.arguments
     known = newest()
     jobs = [(op, backend) for op in arguments.only for backend in BACKENDS[arguments.device]]
     todo = [job for job in jobs if (row := known.get(case(*job))) is None or stale(row)]
@@ -120,10 +117,7 @@ def main() -> int:
                 continue
             row = future.result()
             print("{case:<40}{examples:>6} examples  no mismatch  {seconds:>8} s".format(**row), flush=True)
-            if not arguments.allow_dirty:
-                if record.provenance(arguments.device)["dirty"]:
-                    raise RuntimeError("the tree changed during the campaign: this row is not recorded")
-                record.record(row | {"device": arguments.device}, "fuzz")
+            ledger.record(row)
     print(f"{len(todo) - failed} of {len(todo)} hold")
     return int(failed > 0)
 

@@ -24,12 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from bench import record
 from fastmim import bittrace, checkpoint
+from tests.campaign.ledger import ROOT, Ledger, digest
 
-ROOT = Path(__file__).parents[2]
 KEEP = 2
 SETTINGS = {
     "run.trace": True, "run.save_every": 1, "run.keep": KEEP, "run.evaluate_every": 0,
@@ -199,12 +197,6 @@ def result(folder: Path) -> dict[str, str]:
     return found | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def digest(names: list[str]) -> str:
-    """SHA-256 over names and contents of files of the repository."""
-    files = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(names)}
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
 def stale(row: dict) -> list[str]:
     """Files that a recorded campaign depends on and that have changed since."""
     return [name for name in COVERED if row["covered"].get(name) != digest([name])]
@@ -217,15 +209,10 @@ def main() -> int:
     parser.add_argument("--inside", type=int, default=15, help="kills inside a save at least")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", type=Path, default=Path("runs/kills"), help="run folders and progress; resumes there")
-    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
-    arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)  # what the provenance is to say of the training processes
-    origin = record.provenance("cpu")
-    if origin["dirty"] and not arguments.allow_dirty:
-        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
-    base = arguments.dir.resolve() / f"{origin['commit'][:12]}-seed{arguments.seed}"
-    if origin["dirty"]:
+    ledger = Ledger(parser, "kills")
+    arguments = ledger.arguments
+    base = arguments.dir.resolve() / f"{ledger.origin['commit'][:12]}-seed{arguments.seed}"
+    if ledger.origin["dirty"]:
         shutil.rmtree(base, ignore_errors=True)
 
     with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
@@ -268,14 +255,11 @@ def main() -> int:
         "share_in_saves": round(timeline["saving"] / timeline["end"], 3),
     }
     print(summary)
-    if record.provenance("cpu") != origin:
-        raise RuntimeError("the tree changed during the campaign: nothing is recorded")
-    if not arguments.allow_dirty:
-        tracked = record.git("ls-files", "--", "fastmim", "kernels").splitlines()
-        summary["sources"] = digest([name for name in tracked if name.endswith((".py", ".cpp", ".h"))])
-        summary["covered"] = {name: digest([name]) for name in COVERED}
-        summary["each"] = {key: [row[key] for row in rows] for key in ("run", "resumed_from", "reached", "inside_save")}
-        record.record(summary | {"device": "cpu"}, "kills")
+    tracked = record.git("ls-files", "--", "fastmim", "kernels").splitlines()
+    summary["sources"] = digest([name for name in tracked if name.endswith((".py", ".cpp", ".h"))])
+    summary["covered"] = {name: digest([name]) for name in COVERED}
+    summary["each"] = {key: [row[key] for row in rows] for key in ("run", "resumed_from", "reached", "inside_save")}
+    ledger.record(summary)
     return int(summary["not_identical"] > 0)
 
 

@@ -14,7 +14,6 @@ import hashlib
 import inspect
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from fastmim.engine import Process, init_distributed
 from fastmim.tasks.export import export_encoder
 from fastmim.tasks.load import from_export
 from fastmim.tasks.pretrain import Pretrain, build
-from tests.campaign.kills import digest
+from tests.campaign.ledger import Ledger, digest
 from tests.methods.tiny import ROOT, ROWS, tiny
 
 UPDATES, SAVED, BATCH = 3, 2, 2
@@ -181,13 +180,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="part of the config's path")
     parser.add_argument("--dir", type=Path, default=Path("runs/rows"), help="where the runs go; removed as they end")
-    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
-    arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)  # what the provenance is to say of the training processes
-    origin = record.provenance("cpu")
-    if origin["dirty"] and not arguments.allow_dirty:
-        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+    ledger = Ledger(parser, "rows")
+    arguments = ledger.arguments
     known = newest()
     paths = [path for path in ROWS if arguments.only in path.relative_to(ROOT).as_posix()]
     if not paths:
@@ -207,11 +201,7 @@ def main() -> int:
                 continue
             row = future.result()
             print(*row.values(), sep="  ", flush=True)
-            if not arguments.allow_dirty:
-                if record.provenance("cpu") != origin:
-                    raise RuntimeError("the tree changed during the campaign: this row is not recorded")
-                row["covered"] = covered(path)
-                record.record(row | {"device": "cpu"}, "rows")
+            ledger.record(row | {"covered": covered(path)})
     shutil.rmtree(arguments.dir)
     print(f"{len(todo) - len(failed)} of {len(todo)} hold")
     return int(bool(failed))

@@ -4,7 +4,7 @@ import statistics
 import warnings
 
 from bench import record
-from tests.campaign import fuzz, kills, proofs, rows, transfer
+from tests.campaign import fuzz, kills, ledger, proofs, rows, transfer
 from tests.methods.tiny import ROOT, ROWS
 
 COMMAND = "python -m tests.campaign.kills --kills 50"
@@ -70,7 +70,7 @@ def test_fuzz_counts_examples_and_names_what_changed():
 
 
 def test_a_change_of_a_covered_file_is_named():
-    covered = {name: kills.digest([name]) for name in kills.COVERED}
+    covered = {name: ledger.digest([name]) for name in kills.COVERED}
     assert kills.stale({"covered": covered}) == []
     assert kills.stale({"covered": covered | {"fastmim/checkpoint.py": "other"}}) == ["fastmim/checkpoint.py"]
 

@@ -23,13 +23,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from bench import record
 from fastmim.config import load, to_json
 from fastmim.train import TASKS
 from tests.campaign import rows
-from tests.campaign.kills import digest
+from tests.campaign.ledger import Ledger, digest
 from tests.campaign.proofs import PROOFS, Comparison
 from tests.methods.tiny import ROOT
 
@@ -128,13 +126,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of the proof's name")
     parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS, help="for several processes")
     parser.add_argument("--dir", type=Path, default=Path("runs/transfer"), help="where the runs go")
-    parser.add_argument("--allow-dirty", action="store_true", help="try it on uncommitted changes; records nothing")
-    arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)  # what the provenance is to say of the training processes
-    origin = record.provenance("cpu")
-    if origin["dirty"] and not arguments.allow_dirty:
-        parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+    ledger = Ledger(parser, "transfer")
+    arguments = ledger.arguments
     names = [name for name in PROOFS if arguments.only in name]
     if not names:
         parser.error(f"--only: none of {', '.join(PROOFS)} contains {arguments.only!r}")
@@ -160,10 +153,7 @@ def main() -> int:
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row
                 print(*row.values(), sep="  ", flush=True)
-                if not arguments.allow_dirty:
-                    if record.provenance("cpu") != origin:
-                        raise RuntimeError("the tree changed during the campaign: this row is not recorded")
-                    record.record(row | {"covered": covered(name), "device": "cpu"}, "transfer")
+                ledger.record(row | {"covered": covered(name)})
     print(f"{kept} arms were recorded and not stale")
     found |= newest()  # those of other processes too
     verdicts = [verdict(found, name, comparison) for name in names for comparison in PROOFS[name].comparisons]

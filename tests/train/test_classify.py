@@ -1,10 +1,7 @@
 """Fine-tuning and linear probe as a person starts them: learn, stop, go on, count every test image once, refuse."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +14,10 @@ from fastmim.bittrace import diff
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.train import main
+from tests.methods.tiny import ROOT
+from tests.train.launched import result, start
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/debug"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --data.size 32 32 --encoder.patch-size 8 "
 SMALL += "--optim.blr 1e-3 --train.global_batch 16 --train.epochs 4 --run.init None --run.log_every 4 --run.trace True"
 EVERYTHING = "--augment.rand_augment rand-m9-mstd0.5-inc1 --augment.erase 0.5 --augment.mixup 0.8 --augment.cutmix 1.0 "
@@ -43,16 +40,9 @@ def images(tmp_path_factory):
 
 
 def train(images: Path, run: Path, *args: str, config="cifar10_finetune_vit", model=SMALL, ranks=0, check=True):
-    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
-    words = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), str(CONFIGS / f"{config}.py"), *model.split()]
-    words += ["--data.root", str(images / "train"), "--data.test", str(images / "test"), "--run.dir", str(run), *args]
-    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
-
-
-def result(run: Path) -> dict:
-    return json.loads((run / "result.json").read_text())
+    words = [str(CONFIGS / f"{config}.py"), *model.split(), "--data.root", str(images / "train")]
+    words += ["--data.test", str(images / "test"), "--run.dir", str(run), *args]
+    return start(words, ranks, check)
 
 
 @pytest.fixture(scope="module")

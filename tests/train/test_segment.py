@@ -1,10 +1,7 @@
 """Segmentation as a person starts it: learn, stop, go on, count every test pixel once, refuse."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +12,11 @@ from PIL import Image
 from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.train import main
+from tests.methods.tiny import ROOT
 from tests.shapes import write_shapes
+from tests.train.launched import result, start
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/debug/shapes_segment_vit.py"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --encoder.patch-size 16 --data.size 64 64 "
 SMALL += "--decoder.channels 16 --decoder.aux_channels 8 --data.loader pillow --train.global_batch 8 "
 SMALL += "--train.micro_batch 4 --train.epochs 3 --run.init None --run.log_every 2 --run.trace True"
@@ -43,14 +40,7 @@ def words(shapes: Path, run: Path, *args: str) -> list[str]:
 
 
 def train(shapes: Path, run: Path, *args: str, ranks=0):
-    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
-    command = [sys.executable, *launcher, str(ROOT / "fastmim/train.py"), *words(shapes, run, *args)]
-    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def result(run: Path) -> dict:
-    return json.loads((run / "result.json").read_text())
+    start(words(shapes, run, *args), ranks)
 
 
 def scores(run: Path) -> dict:

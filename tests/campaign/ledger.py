@@ -1,0 +1,59 @@
+"""What every campaign does around its work: arguments, one thread, and rows of committed sources only."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import record
+
+ROOT = Path(__file__).parents[2]
+
+
+class Ledger:
+    """Where a campaign's rows go: bench/results, unless `--allow-dirty`.
+
+    Attributes:
+        origin: provenance at the start; a row of other sources is refused.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, bench: str):
+        """Reads the command line, which it ends if the tree has uncommitted changes, into `arguments`.
+
+        Args:
+            parser: may define `--device`, else a CPU's.
+            bench: name of the rows' file, as of `bench.record`.
+        """
+        words = "try it on uncommitted changes; records nothing"
+        parser.add_argument("--allow-dirty", action="store_true", help=words)
+        self.arguments, self._bench = parser.parse_args(), bench
+        self._device = getattr(self.arguments, "device", "cpu")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)  # what the provenance is to say of the campaign's processes
+        self.origin = record.provenance(self._device)
+        if self.origin["dirty"] and not self.arguments.allow_dirty:
+            parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
+
+    def record(self, row: dict[str, Any]) -> None:
+        """
+        Raises:
+            RuntimeError: the tree changed since the campaign began.
+        """
+        if self.arguments.allow_dirty:
+            return
+        if record.provenance(self._device) != self.origin:
+            raise RuntimeError("the tree changed during the campaign: this row is not recorded")
+        record.record(row | {"device": self._device}, self._bench)
+
+
+def digest(names: Iterable[str]) -> str:
+    """SHA-256 over names and contents of files of the repository."""
+    files = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(names)}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
