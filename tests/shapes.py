@@ -1,6 +1,6 @@
-"""Pictures of rectangles, discs and triangles on noise, with their boxes and masks in COCO's format and as labels.
+"""Pictures of rectangles, discs and triangles, with their boxes and masks in COCO's format and as labels.
 
-python -m tests.shapes FOLDER      # FOLDER/train, FOLDER/test, train.json, test.json, train_masks, test_masks
+python -m tests.shapes FOLDER      # {all,train,test}, {all,train,test}.json, {all,train,test}_masks
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from PIL import Image
 from pycocotools import mask as coco
 
 CATEGORIES = {3: "rectangle", 7: "disc", 11: "triangle"}
-COLOURS = ((220, 40, 40), (40, 200, 60), (60, 80, 230), (230, 200, 40), (200, 60, 210))
+NOISE = 6.0  # its standard deviation, of 255
 
 
 def write_shapes(folder: Path, part: str, count: int, seed: int, side: int = 96, most: int = 4) -> None:
     """`folder/part` with `count` images of 3/4 `side` to `side` pixels, 1 to `most` shapes on each that do not touch,
     `folder/part.json`: polygons for rectangles and triangles, run lengths for discs; and `folder/part_masks`: for each
-    pixel 0, or the place of its shape's category in `CATEGORIES`, from 1."""
+    pixel 0, or the place of its shape's category in `CATEGORIES`, from 1. Colours are drawn, so they tell nothing."""
     generator = np.random.default_rng(seed)
     images, annotations = [], []
     for name in (part, f"{part}_masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(count):
         height, width = (int(n) for n in generator.integers(3 * side // 4, side + 1, 2))
-        pixels = generator.normal(120, 30, (height, width, 3))
+        ground = generator.uniform(30, 225, 3)
+        pixels = np.tile(ground, (height, width, 1))
         taken, labels = np.zeros((height, width), bool), np.zeros((height, width), np.uint8)
         for _ in range(generator.integers(1, most + 1)):
             category = int(generator.choice(list(CATEGORIES)))
-            w, h = (int(n) for n in generator.integers(side // 6, side // 2, 2))
+            w, h = (int(n) for n in generator.integers(side // 4, side // 2, 2))
             if category == 7:
                 h = w
             x, y = int(generator.integers(0, width - w)), int(generator.integers(0, height - h))
@@ -39,12 +40,13 @@ def write_shapes(folder: Path, part: str, count: int, seed: int, side: int = 96,
                 continue
             taken[y : y + h, x : x + w] = True
             segmentation, mask = outline(category, x, y, w, h, (height, width))
-            pixels[mask] = generator.normal(COLOURS[generator.integers(len(COLOURS))], 12, (int(mask.sum()), 3))
+            pixels[mask] = (ground + 127.5 + generator.uniform(-80, 80, 3)) % 255
             labels[mask] = 1 + list(CATEGORIES).index(category)
             entry = {"id": len(annotations), "image_id": 100 + number, "category_id": category, "iscrowd": 0}
             entry |= {"bbox": [x, y, w, h], "area": int(mask.sum()), "segmentation": segmentation}
             annotations.append(entry)
         name = f"{number:04d}.png"
+        pixels += generator.normal(0, NOISE, pixels.shape)
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / part / name)
         Image.fromarray(labels).save(folder / f"{part}_masks" / name)
         images.append({"id": 100 + number, "file_name": name, "height": height, "width": width})
@@ -66,6 +68,11 @@ def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]
     return [points], coco.decode(coco.merge(coco.frPyObjects([points], *size))).astype(bool)
 
 
+def write_parts(folder: Path) -> None:
+    """2000 images to pre-train on, 64 to train on with labels, 100 to test on, of at most 64 pixels."""
+    for part, count, seed in (("all", 2000, 1), ("train", 64, 2), ("test", 100, 3)):
+        write_shapes(folder, part, count, seed, side=64)
+
+
 if __name__ == "__main__":
-    for part, count, seed in (("train", 400, 1), ("test", 100, 2)):
-        write_shapes(Path(sys.argv[1]), part, count, seed)
+    write_parts(Path(sys.argv[1]))

@@ -127,7 +127,9 @@ class Pretrain(Task):
             return
         state = load_run(self.folder, "run.dir").state["model"]
         encoder = export_encoder(self.config, state, self.folder / "encoder", run=self.folder)
-        meter.say(f"loss curve       {plot_curve(self.folder)}\nreconstructions  {self.folder / 'grids'}")
+        meter.say(f"loss curve       {plot_curve(self.folder)}")
+        if (grids := self.folder / "grids").is_dir():
+            meter.say(f"reconstructions  {grids}")
         meter.say(f"encoder          {encoder} for timm, or fastmim.load  (checked: bit-equal features)")
 
 

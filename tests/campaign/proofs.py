@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.shapes import write_shapes
+from tests.shapes import write_parts
 
 
 @dataclass(frozen=True)
@@ -108,51 +108,28 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
     )
 
 
-def shapes(folder: Path, source: Path | None) -> None:
-    """Pictures of shapes: {data}/all without labels; {data}/few to train on, and {data}/test."""
-    for part, count, seed in (("all", 1000, 1), ("few", 48, 2), ("test", 100, 3)):
-        write_shapes(folder, part, count, seed)
-
-
-def on_shapes(config: str, task: str, score: str, labels: str, files: tuple[str, ...]) -> Proof:
-    """Segmentation or detection with few labelled pictures against the same from random initialisation.
-
-    Args:
-        labels: its settings that name the labels.
-        score: the number of result.json that counts.
-    """
+def on_shapes() -> Proof:
+    """Segmentation and detection on a few labelled pictures against the same from random initialisation."""
     common = "--train.seed {seed} --run.dir {run}/"
-    words = f"fastmim/train.py configs/debug/{config}.py --train.epochs 40 --optim.warmup_epochs 4 "
-    words += f"--data.root {{data}}/few --data.test {{data}}/test {labels} {common}"
-    return Proof(
-        shapes,
-        {
-            "pre-training": Arm(
-                f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
-            ),
-            task: Arm(f"{words}{task} --run.init {{run}}/pretrained", f"{task}/result.json:{score}"),
-            "from scratch": Arm(f"{words}scratch --run.init None", f"scratch/result.json:{score}"),
-        },
-        (Comparison(task, "from scratch"),),
-        ("fastmim/pyramid.py", "tests/shapes.py", *files),
-    )
+    words = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
+    arms, comparisons = {"pre-training": Arm(words)}, []
+    for task, config, labels, score in (
+        ("segmentation", "segment", ("masks {data}/train_masks", "test_masks {data}/test_masks"), "miou"),
+        ("detection", "detect", ("annotations {data}/train.json", "test_annotations {data}/test.json"), "bbox_AP"),
+    ):
+        words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py --data.root {{data}}/train "
+        words += f"--data.test {{data}}/test --data.{labels[0]} --data.{labels[1]} {common}{config}"
+        scratch, found = f"{task}, from scratch", f"result.json:{score}"
+        arms[task] = Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}")
+        arms[scratch] = Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}")
+        comparisons.append(Comparison(task, scratch))
+    parts = ("pyramid", "data/masks", "segmenter", "data/coco", "detector", "analysis/average_precision")
+    files = (*(f"fastmim/{part}.py" for part in parts), "tests/shapes.py")
+    return Proof(lambda folder, source: write_parts(folder), arms, tuple(comparisons), files)
 
 
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
     "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 90),
-    "shapes_segment": on_shapes(
-        "shapes_segment_vit",
-        "segmentation",
-        "miou",
-        "--data.masks {data}/few_masks --data.test_masks {data}/test_masks",
-        ("fastmim/data/masks.py", "fastmim/segmenter.py"),
-    ),
-    "shapes_detect": on_shapes(
-        "shapes_detect_vit",
-        "detection",
-        "bbox_AP",
-        "--data.annotations {data}/few.json --data.test_annotations {data}/test.json",
-        ("fastmim/data/coco.py", "fastmim/detector.py"),
-    ),
+    "shapes": on_shapes(),
 }
