@@ -19,9 +19,8 @@ from tests.train.launched import result, start
 CONFIG = ROOT / "configs/debug/shapes_detect_vit.py"
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --data.size 64 64 --rcnn.channels 16 "
 SMALL += "--rcnn.box-width 32 --rcnn.mask-convs 1 --rcnn.proposals 16 --rcnn.anchor 4 --data.loader pillow "
-SMALL += (
-    "--train.global_batch 8 --train.epochs 3 --optim.warmup_epochs 1 --run.init None --run.log_every 2 --run.trace True"
-)
+SMALL += "--train.global_batch 8 --train.epochs 3 --optim.warmup_epochs 1 "
+SMALL += "--run.init None --run.log_every 2 --run.trace True"
 
 
 @pytest.fixture(scope="module")
