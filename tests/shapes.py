@@ -1,6 +1,6 @@
 """Pictures of rectangles, discs and triangles, with their boxes and masks in COCO's format and as labels.
 
-python -m tests.shapes FOLDER      # {all,train,test}, {all,train,test}.json, {all,train,test}_masks
+python -m tests.shapes FOLDER      # all, train, few and test; each with PART.json and PART_masks
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]
 
 
 def write_parts(folder: Path) -> None:
-    """2000 images to pre-train on, 64 to train on with labels, 100 to test on, of at most 64 pixels."""
-    for part, count, seed in (("all", 2000, 1), ("train", 64, 2), ("test", 100, 3)):
+    """Of at most 64 pixels: 2000 to pre-train on, 64 to train on with labels, the first 32 of these, 100 to test on."""
+    for part, count, seed in (("all", 2000, 1), ("train", 64, 2), ("few", 32, 2), ("test", 100, 3)):
         write_shapes(folder, part, count, seed, side=64)
 
 

@@ -1,4 +1,4 @@
-"""Mask R-CNN on a small ViT that finds rectangles, discs and triangles, shown 64 pictures: three minutes of a core.
+"""Mask R-CNN on a small ViT that finds rectangles, discs and triangles, shown 32 pictures: three minutes of a core.
 
     python -m tests.shapes data/shapes
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
@@ -18,8 +18,8 @@ mae = load("shapes_mae.py")
 config = Detect(
     encoder=replace(mae.encoder, pos="learned", drop_path=0.1),
     data=AnnotatedData(
-        root="data/shapes/train",
-        annotations="data/shapes/train.json",
+        root="data/shapes/few",
+        annotations="data/shapes/few.json",
         test="data/shapes/test",
         test_annotations="data/shapes/test.json",
         size=mae.data.size,
@@ -29,13 +29,13 @@ config = Detect(
     optim=Optim(
         blr=2e-3,
         lr_batch=16,
-        warmup_epochs=4,
+        warmup_epochs=8,
         betas=(0.9, 0.999),
         weight_decay=0.05,
         layer_decay=0.75,
         no_decay=("pos_embed", "cls_token"),
         clip=1.0,
     ),
-    train=Train(epochs=50, global_batch=8),
+    train=Train(epochs=100, global_batch=8),
     run=Run(dir="runs/shapes_detect_vit", init=mae.run.dir, log_every=25, evaluate_every=0),
 )

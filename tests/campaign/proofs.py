@@ -113,12 +113,13 @@ def on_shapes() -> Proof:
     common = "--train.seed {seed} --run.dir {run}/"
     words = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
     arms, comparisons = {"pre-training": Arm(words)}, []
-    for task, config, labels, score in (
-        ("segmentation", "segment", ("masks {data}/train_masks", "test_masks {data}/test_masks"), "miou"),
-        ("detection", "detect", ("annotations {data}/train.json", "test_annotations {data}/test.json"), "bbox_AP"),
+    for task, config, part, kind, form, score in (
+        ("segmentation", "segment", "train", "masks", "_masks", "miou"),
+        ("detection", "detect", "few", "annotations", ".json", "bbox_AP"),
     ):
-        words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py --data.root {{data}}/train "
-        words += f"--data.test {{data}}/test --data.{labels[0]} --data.{labels[1]} {common}{config}"
+        data = f"--data.root {{data}}/{part} --data.{kind} {{data}}/{part}{form} "
+        data += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} "
+        words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py {data}{common}{config}"
         scratch, found = f"{task}, from scratch", f"result.json:{score}"
         arms[task] = Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}")
         arms[scratch] = Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}")

@@ -118,6 +118,11 @@ def test_a_comparison_holds_beyond_the_spread_and_the_budget():
     assert not transfer.verdict(worse, "cifar10_vit", comparison)[0]
 
 
+def test_an_arm_depends_on_its_command_and_those_before_it():
+    commands = {"pre-training": 1, "detection": 2, "detection, from scratch": 1}
+    assert {arm: len(transfer.chain("shapes", arm)) for arm in commands} == commands
+
+
 def test_pre_training_is_worth_something_and_says_when_that_is_stale():
     """Comparisons of which all arms are recorded must hold; what is missing or stale is a warning."""
     known = transfer.newest()

@@ -46,21 +46,30 @@ def newest() -> dict[str, dict]:
     return {row["case"]: row for row in record.read("transfer")}
 
 
-def covered(name: str) -> dict[str, str]:
-    """Digests of what the arms of a proof depend on: files, by their names, and all commands with their configs."""
-    words = [arm.words for arm in PROOFS[name].arms.values()]
-    paths = sorted({word for words_of in words for word in words_of.split() if word.startswith("configs/")})
+def chain(proof: str, arm: str) -> list[str]:
+    """Commands of an arm and of those whose run folders it reads."""
+    arms = PROOFS[proof].arms
+    words = arms[arm].words.split()
+    before = [name for name, spec in arms.items() if name != arm and spec.folder and f"{{run}}/{spec.folder}" in words]
+    return [*(line for name in before for line in chain(proof, name)), arms[arm].words]
+
+
+def covered(proof: str, arm: str) -> dict[str, str]:
+    """Digests of what an arm depends on: files, by their names, and commands with their configs."""
+    lines = chain(proof, arm)
+    paths = sorted({word for line in lines for word in line.split() if word.startswith("configs/")})
     configs = [load(ROOT / path) for path in paths]
     parts = {kind for config in configs for kind in (type(config.encoder), *TASKS[type(config)].__mro__)}
     own = (Path(inspect.getfile(part)) for part in parts if part.__module__.startswith("fastmim."))
-    files = {*COVERED, *PROOFS[name].files, *(path.relative_to(ROOT).as_posix() for path in own)}
-    commands = hashlib.sha256(json.dumps([words, [to_json(config) for config in configs]]).encode()).hexdigest()
+    files = {*COVERED, *PROOFS[proof].files, *(path.relative_to(ROOT).as_posix() for path in own)}
+    commands = hashlib.sha256(json.dumps([lines, [to_json(config) for config in configs]]).encode()).hexdigest()
     return {file: digest([file]) for file in sorted(files)} | {"the commands and configs": commands}
 
 
 def stale(row: dict) -> list[str]:
     """What a recorded row depends on and has changed since."""
-    return [name for name, value in covered(row["proof"]).items() if row["covered"].get(name) != value]
+    now = covered(row["proof"], row["arm"])
+    return [name for name, value in now.items() if row["covered"].get(name) != value]
 
 
 def verdict(found: dict[str, dict], name: str, comparison: Comparison) -> tuple[bool, str]:
@@ -134,11 +143,13 @@ def main() -> int:
     found, kept = newest(), 0
     for name in names:
         data = arguments.dir.resolve() / name / "data"
-        known = {label for label, row in found.items() if row["proof"] == name and not stale(row)}
+        arms = PROOFS[name].arms
+        recorded = {label: row for label, row in found.items() if row["proof"] == name and row["arm"] in arms}
+        known = {label for label, row in recorded.items() if not stale(row)}
         for seed in arguments.seeds:
             folder = data.with_name(f"seed{seed}")
-            missing = [arm for arm in PROOFS[name].arms if case(name, arm, seed) not in known]
-            for arm, spec in PROOFS[name].arms.items():
+            missing = [arm for arm in arms if case(name, arm, seed) not in known]
+            for arm, spec in arms.items():
                 lost = bool(missing) and not spec.found and not (folder / spec.folder / "checkpoints/latest").exists()
                 if arm not in missing and not lost:
                     kept += 1
@@ -153,7 +164,7 @@ def main() -> int:
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row
                 print(*row.values(), sep="  ", flush=True)
-                ledger.record(row | {"covered": covered(name)})
+                ledger.record(row | {"covered": covered(name, arm)})
     print(f"{kept} arms were recorded and not stale")
     found |= newest()  # those of other processes too
     verdicts = [verdict(found, name, comparison) for name in names for comparison in PROOFS[name].comparisons]
