@@ -48,7 +48,8 @@ class Ledger:
         """
         if self.arguments.allow_dirty:
             return
-        if record.provenance(self._device) != self.origin:
+        now = record.provenance(self._device)
+        if any(now[name] != self.origin[name] for name in ("commit", "dirty")):
             raise RuntimeError("the tree changed during the campaign: this row is not recorded")
         record.record(row | {"device": self._device}, self._bench)
 

@@ -114,8 +114,8 @@ def on_shapes() -> Proof:
     words = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
     arms, comparisons = {"pre-training": Arm(words)}, []
     for task, config, part, kind, form, score in (
-        ("segmentation", "segment", "train", "masks", "_masks", "miou"),
         ("detection", "detect", "few", "annotations", ".json", "bbox_AP"),
+        ("segmentation", "segment", "train", "masks", "_masks", "miou"),
     ):
         data = f"--data.root {{data}}/{part} --data.{kind} {{data}}/{part}{form} "
         data += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} "

@@ -160,7 +160,8 @@ def main() -> int:
                         PROOFS[name].data(beside, arguments.data)
                     except ValueError as error:
                         parser.error(str(error))
-                    beside.rename(data)
+                    if not data.exists():  # else another process was first
+                        beside.rename(data)
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row
                 print(*row.values(), sep="  ", flush=True)
