@@ -7,14 +7,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import record
-
-ROOT = Path(__file__).parents[2]
+from bench.record import ROOT
 
 
 class Ledger:

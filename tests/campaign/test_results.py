@@ -1,7 +1,12 @@
 """What the kill campaign draws and counts, and whether the committed campaigns are still about this code."""
 
+import argparse
 import statistics
+import sys
 import warnings
+
+import pytest
+import torch
 
 from bench import record
 from tests.campaign import fuzz, kills, ledger, proofs, rows, transfer
@@ -116,6 +121,27 @@ def test_a_comparison_holds_beyond_the_spread_and_the_budget():
         assert transfer.verdict(found, "cifar10_vit", comparison)[0] == holds, b
     worse = transfer_rows({"a": [0.2, 0.2, 0.2], "b": [0.3, 0.3, 0.3], "pre": none}, {"a": 9, "b": 30, "pre": 20})
     assert not transfer.verdict(worse, "cifar10_vit", comparison)[0]
+
+
+def test_a_campaign_goes_on_past_midnight_but_not_on_another_tree(monkeypatch):
+    now, rows = {"date": "2026-01-01", "commit": "a", "dirty": False}, []
+    monkeypatch.setattr(sys, "argv", ["campaign"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which a campaign sets: put back behind the test
+    monkeypatch.setattr(record, "provenance", lambda device: dict(now))
+    monkeypatch.setattr(record, "record", lambda row, bench: rows.append(row))
+    threads = torch.get_num_threads()
+    try:
+        book = ledger.Ledger(argparse.ArgumentParser(), "rows")
+    finally:
+        torch.set_num_threads(threads)
+    now["date"] = "2026-01-02"
+    book.record({"case": "kept"})
+    for change in ({"commit": "b"}, {"dirty": True}):
+        now.update(commit="a", dirty=False)
+        now.update(change)
+        with pytest.raises(RuntimeError, match="the tree changed"):
+            book.record({"case": "refused"})
+    assert rows == [{"case": "kept", "device": "cpu"}]
 
 
 def test_an_arm_depends_on_its_command_and_those_before_it():
