@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..encoders.convnet import ResNetEncoder
+from ..encoders.convnet import STAGES, ConvEncoder, ResNetEncoder
 from ..encoders.swin import SwinEncoder
 from .a2mim import RESNETS
 from .format import Format, Rule
@@ -104,6 +104,7 @@ def resnet_depth(encoder: ResNetEncoder, name: str) -> int:
     Raises:
         ValueError: there is none.
     """
+    check_stride(encoder)
     depth, net = DEPTH.get(name), encoder.backbone
     depths = tuple(len(net.get_submodule(f"layer{i}")) for i in range(1, 5))
     if BLOCKS.get(depth) != depths:
@@ -111,6 +112,18 @@ def resnet_depth(encoder: ResNetEncoder, name: str) -> int:
             f"its ResNets are those of {', '.join(map(str, BLOCKS))} layers, not {name} with {depths} blocks a stage"
         )
     return depth
+
+
+def check_stride(encoder: ConvEncoder) -> None:
+    """
+    Raises:
+        ValueError: stages keep their size, with dilated convolutions.
+    """
+    if len(encoder.strides) < STAGES:
+        raise ValueError(
+            f"each stage of its network halves the map of the one before; encoder.output_stride={encoder.strides[-1]} "
+            "is for timm, ONNX and fastmim.load only"
+        )
 
 
 def no_backbone(library: str, encoder: nn.Module) -> ValueError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from timm.models import convnext, resnet
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .create import create, given, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
 STAGES = 4
+FULL_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,26 @@ class ConvNet(Encoder):
     """Blocks of each stage; None = the model's own."""
     dims: tuple[int, ...] | None = None
     """Width of each stage (of a ResNet's 3x3 convolutions); None = the model's own."""
+    output_stride: Literal[32, 16, 8] = 32
+    """Pixels from one position of the last stage to the next, so the side of a patch. Below 32 the last stages keep the
+    resolution of the one before and their convolutions are dilated: small images are left with more than a few."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
     timm_layout = "NCHW"
+    sizes: ClassVar[tuple[str, str]]
+    """What timm calls `depths` and `dims`."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
         check_bounds(self, "encoder.", "depths", "dims", "bn_batch", at_least=1)
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
         check_token_layer(self.token_layer, STAGES - 1, self.name)
+        if self.reads == "visible" and self.output_stride != FULL_STRIDE:
+            raise ValueError(
+                f"encoder.output_stride: expected {FULL_STRIDE} where visible patches of 16 pixels are read "
+                f"(reads=visible), got {self.output_stride}"
+            )
         for field in ("depths", "dims"):
             if len(getattr(self, field) or range(STAGES)) != STAGES:
                 raise ValueError(
@@ -61,6 +72,11 @@ class ConvNet(Encoder):
         check_size(size, stride if self.reads == "all" else 2 * stride, self.name)
         return backbone
 
+    def model_args(self) -> dict[str, Any]:
+        """What timm's model is told to have other than its own."""
+        stride = self.output_stride if self.output_stride != FULL_STRIDE else None
+        return given(**dict(zip(self.sizes, (self.depths, self.dims), strict=True)), output_stride=stride)
+
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         return {"architecture": self.name, "model_args": self.model_args()}
 
@@ -69,11 +85,9 @@ class ConvNet(Encoder):
 class ResNet(ConvNet):
     """A timm ResNet; the token joins the input of `layer{token_layer + 1}`, as in A2MIM (openmixup `mim_resnet.py`)."""
 
+    sizes = ("layers", "channels")
     bn_batch: int = 2048
     """Images that batch norm takes its statistics of: all processes' if one's micro-batch is smaller (on GPUs)."""
-
-    def model_args(self) -> dict[str, Any]:
-        return given(layers=self.depths, channels=self.dims)
 
     def timm_classifier(
         self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
@@ -100,9 +114,7 @@ class ConvNeXt(ConvNet):
 
     name: str = "convnext_small"
     """timm model name."""
-
-    def model_args(self) -> dict[str, Any]:
-        return given(depths=self.depths, dims=self.dims)
+    sizes = ("depths", "dims")
 
     def timm_classifier(
         self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
@@ -127,7 +139,7 @@ class ConvNeXt(ConvNet):
 
 
 class ConvEncoder(nn.Module):
-    """`encoder(images, mask) -> (B, N, D)`: a raster of the last stage's positions, of 32 x 32 pixels each.
+    """`encoder(images, mask) -> (B, N, D)`: a raster of the last stage's positions, `output_stride` pixels wide each.
 
     `backbone` is timm's model, so an export is a copy. Reading all, a position is a patch; reading visible patches of
     16 pixels, it stands for 2 x 2 of those that a uniform mask leaves, in a raster of a quarter as many positions.
@@ -152,9 +164,10 @@ class ConvEncoder(nn.Module):
         self.patch_values: int = self.patch_size**2 * len(mean)
         self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
         self.embed_dim: int = backbone.num_features
-        stages = backbone.feature_info[-STAGES:]
-        self.strides = tuple(stage["reduction"] for stage in stages)
-        self.widths = tuple(stage["num_chs"] for stage in stages)
+        stages = {stage["reduction"]: i for i, stage in enumerate(backbone.feature_info[-STAGES:])}
+        self.deepest = tuple(stages.values())
+        self.strides = tuple(stages)
+        self.widths = tuple(backbone.feature_info[-STAGES:][i]["num_chs"] for i in self.deepest)
         self.grad_checkpointing = False
         self.input = DenseInput(mean, std, spec.fill if spec.reads == "all" else "none")
         self.backbone = backbone
@@ -173,11 +186,13 @@ class ConvEncoder(nn.Module):
         return self.transform(self.input.compact(images, mask, self.patch_size, dtype), hidden)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, N, D) of whole, normalised (B, C, H, W) images, N = H/32 * W/32: timm's features, bit for bit."""
+        """(B, N, D) of whole, normalised (B, C, H, W) images: timm's features, bit for bit."""
         return self.transform(images, None)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        return self.stages(images, None)
+        """Of each stride the deepest stage's."""
+        maps = self.stages(images, None)
+        return [maps[i] for i in self.deepest]
 
     def transform(self, x: Tensor, hidden: Tensor | None) -> Tensor:
         """The last stage's tokens, normalised where timm's are."""

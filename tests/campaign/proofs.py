@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.figures import write_figures
 from tests.shapes import write_parts
 
 
@@ -53,35 +54,38 @@ class Proof:
 
 
 def few_labels(folder: Path, source: Path | None) -> None:
-    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on.
+    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on;
+    {data}/fewer with 20 a class, and all to test on.
 
     Raises:
         ValueError: `source` has no class folders.
     """
     if source is None or not (source / "train").is_dir() or not (source / "test").is_dir():
         raise ValueError("--data: expected CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
-    for images in ("train/*/00??.jpg", "test/*/0[01]??.jpg"):
-        for image in source.glob(images):
-            copy = folder / "few" / image.relative_to(source)
+    parts = {"few": ("train/*/00??.jpg", "test/*/0[01]??.jpg"), "fewer": ("train/*/00[01]?.jpg", "test/*/*.jpg")}
+    for part, kinds in parts.items():
+        for image in (image for images in kinds for image in source.glob(images)):
+            copy = folder / part / image.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, copy)
     (folder / "all").symlink_to(source.resolve() / "train")
 
 
-def classification(network: str, pretraining: str, scratch: str, budget_epochs: int) -> Proof:
+def classification(network: str, pretraining: str, part: str, scratch: str, budget_epochs: int) -> Proof:
     """Probe, k-NN and fine-tuning on a few labels against the same from random initialisation.
 
     Args:
+        part: of `few_labels`.
         scratch: settings that are better for training from scratch than those of fine-tuning.
         budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
     """
     pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
     probe, finetune = (
-        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/few/train "
-        "--data.test {data}/few/test --train.seed {seed} --run.dir {run}/"
+        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/{part}/train "
+        f"--data.test {{data}}/{part}/test --train.seed {{seed}} --run.dir {{run}}/"
         for kind in ("probe", "finetune")
     )
-    knn = "-m fastmim.cli knn {run}/%s --data {data}/few --crop-pct 1"
+    knn = f"-m fastmim.cli knn {{run}}/%s --data {{data}}/{part} --crop-pct 1"
     found = "/result.json:top1"
     return Proof(
         few_labels,
@@ -108,29 +112,34 @@ def classification(network: str, pretraining: str, scratch: str, budget_epochs: 
     )
 
 
-def on_shapes() -> Proof:
-    """Segmentation and detection on a few labelled pictures against the same from random initialisation."""
-    common = "--train.seed {seed} --run.dir {run}/"
-    words = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
-    arms, comparisons = {"pre-training": Arm(words)}, []
-    for task, config, part, kind, form, score in (
-        ("detection", "detect", "few", "annotations", ".json", "bbox_AP"),
-        ("segmentation", "segment", "train", "masks", "_masks", "miou"),
-    ):
-        data = f"--data.root {{data}}/{part} --data.{kind} {{data}}/{part}{form} "
-        data += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} "
-        words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py {data}{common}{config}"
-        scratch, found = f"{task}, from scratch", f"result.json:{score}"
-        arms[task] = Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}")
-        arms[scratch] = Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}")
-        comparisons.append(Comparison(task, scratch))
-    parts = ("pyramid", "data/masks", "segmenter", "data/coco", "detector", "analysis/average_precision")
-    files = (*(f"fastmim/{part}.py" for part in parts), "tests/shapes.py")
-    return Proof(lambda folder, source: write_parts(folder), arms, tuple(comparisons), files)
+def on_shapes(
+    task: str, config: str, kind: str, form: str, score: str, files: tuple[str, ...], data: Callable
+) -> Proof:
+    """Detection or segmentation of shapes on a few labelled pictures against the same from random initialisation.
+
+    Args:
+        kind, form: name in the config's data, and ending behind that of the pictures, of what the labels are in.
+    """
+    common = "--train.seed {{seed}} --run.dir {{run}}/"
+    pretrain = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
+    labels = f"--data.root {{data}}/few --data.{kind} {{data}}/few{form} "
+    labels += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} "
+    words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py {labels}{common}{config}"
+    scratch, found = f"{task}, from scratch", f"result.json:{score}"
+    arms = {
+        "pre-training": Arm(pretrain),
+        task: Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}"),
+        scratch: Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}"),
+    }
+    return Proof(lambda folder, source: data(folder), arms, (Comparison(task, scratch),), files)
 
 
+DETECTS = ("fastmim/data/coco.py", "fastmim/detector.py", "fastmim/analysis/average_precision.py")
+SEGMENTS = ("fastmim/data/masks.py", "fastmim/segmenter.py", "tests/figures.py")
+DRAWN = ("fastmim/pyramid.py", "tests/shapes.py")
 PROOFS = {
-    "cifar10_vit": classification("vit", "cifar10_mae_32px", "--optim.layer_decay 1", 56),
-    "cifar10_resnet": classification("resnet", "cifar10_um_resnet", "", 90),
-    "shapes": on_shapes(),
+    "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 56),
+    "cifar10_resnet": classification("resnet", "cifar10_a2mim_resnet", "fewer", "", 700),
+    "shapes": on_shapes("detection", "detect", "annotations", ".json", "bbox_AP", (*DETECTS, *DRAWN), write_parts),
+    "figures": on_shapes("segmentation", "segment", "masks", "_figures", "miou", (*SEGMENTS, *DRAWN), write_figures),
 }

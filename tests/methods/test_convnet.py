@@ -95,10 +95,10 @@ def test_convnext_names_are_converted_both_ways():
         assert [f.recognises(baseline) for f in FORMATS] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("reads", ["all", "visible"])
+@pytest.mark.parametrize(("reads", "stride"), [("all", 32), ("visible", 32), ("all", 16), ("all", 8)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_are_timms(kind, reads):
-    spec = kind(**SMALL, reads=reads)
+def test_features_are_timms(kind, reads, stride):
+    spec = kind(**SMALL, reads=reads, output_stride=stride)
     encoder, _ = build(spec)
     encoder.eval()
     description = spec.timm((64, 128))
@@ -106,8 +106,24 @@ def test_features_are_timms(kind, reads):
     model.load_state_dict(encoder.backbone.state_dict(), strict=True)
     images = torch.randn(2, 3, 64, 128)
     features = encoder.features(images)
-    assert features.shape == (2, 8, encoder.embed_dim)
+    assert features.shape == (2, 64 * 128 // stride**2, encoder.embed_dim)
     assert torch.equal(features, spec.timm_tokens(model, images))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_stride(kind):
+    """Patches are as small as it says; the maps are those of the deepest stage of each stride, as a pyramid wants."""
+    spec = kind(**SMALL, output_stride=8)
+    encoder, masking = build(spec, RandomMasking(0.5), (32, 64))
+    assert encoder.patch_size == 8 and encoder.grid == (4, 8)
+    assert encoder.strides == (4, 8) and encoder.widths == (encoder.widths[0], encoder.embed_dim)
+    mask, images = draw(encoder, masking), torch.randint(0, 256, (2, 32, 64, 3), dtype=torch.uint8)
+    assert encoder(images, mask).shape == (2, 32, encoder.embed_dim)
+    maps, stages = encoder.eval().maps(torch.ones(2, 3, 32, 64)), encoder.stages(torch.ones(2, 3, 32, 64), None)
+    assert [tuple(x.shape[2:]) for x in maps] == [(8, 16), (4, 8)]
+    assert torch.equal(maps[0], stages[0]) and torch.equal(maps[1], stages[3])
+    with pytest.raises(ValueError, match="output_stride: expected 32 where visible patches"):
+        kind(**SMALL, output_stride=8, reads="visible")
 
 
 def changed(encoder, masking, where):

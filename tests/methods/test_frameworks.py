@@ -234,6 +234,8 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
         (ResNet(**ENCODERS["ResNet"]), (64, 64), "mmdet", "not resnet50 with (1, 1, 2, 1) blocks"),
         (ResNet("resnet18", dims=(4, 8, 16, 32)), (64, 64), "detectron2", "18 layers is (64, 128, 256, 512) wide"),
         (ResNet("resnet18", dims=(4, 4, 4, 4)), (64, 64), "mmdet", "twice as wide"),
+        (ResNet("resnet18", output_stride=8), (64, 64), "detectron2", "output_stride=8 is for timm"),
+        (ConvNeXt(**ENCODERS["ConvNeXt"], output_stride=16), (64, 64), "mmdet", "output_stride=16 is for timm"),
         (Swin(**TINY_SWIN), (64, 64), "mmdet", "square windows of one size"),
         (ConvNeXt("convnextv2_atto", **ENCODERS["ConvNeXt"]), (64, 64), "mmdet", "no place for"),
     ],

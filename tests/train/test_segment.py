@@ -20,7 +20,8 @@ CONFIG = ROOT / "configs/debug/shapes_segment_vit.py"
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --encoder.patch-size 16 --data.size 64 64 "
 SMALL += "--decoder.channels 16 --decoder.aux_channels 8 --data.loader pillow --train.global_batch 8 "
 SMALL += "--train.micro_batch 4 --train.epochs 3 --optim.warmup_epochs 1 "
-SMALL += "--run.init None --run.log_every 2 --run.trace True"
+SMALL += "--run.init None --run.log_every 2 --run.trace True "
+SMALL += "--data.classes 4 --data.names background rectangle disc triangle"
 
 SLIDE = ("--data.test_mode", "slide", "--data.stride", "40", "40")
 

@@ -1,0 +1,36 @@
+"""A2MIM's mask with a small ResNet on CIFAR-10, without labels.
+
+    deepspeed fastmim/train.py configs/debug/cifar10_a2mim_resnet.py --data.root CIFAR/train
+
+Its last two stages are dilated: of 32 px, a stride of 32 would leave one position. The targets are MAE's normalised
+patches. Its encoder is what cifar10_finetune_resnet.py and cifar10_probe_resnet.py start from.
+Measured here: bench/results/transfer_*.jsonl.
+"""
+
+from dataclasses import replace
+
+from fastmim.config import load
+from fastmim.data.crops import RandomResizedCrop
+from fastmim.decoders import LinearHead
+from fastmim.encoders.convnet import ResNet
+from fastmim.masking import RandomMasking
+
+mae = load("cifar10_mae_32px.py")
+config = replace(
+    mae,
+    masking=RandomMasking(ratio=0.5),
+    encoder=ResNet(
+        "resnet18",
+        token_layer=2,
+        token="add",
+        depths=(1, 1, 1, 1),
+        dims=(32, 64, 128, 128),
+        output_stride=8,
+        bn_batch=64,
+    ),
+    decoder=LinearHead(init="trunc_normal"),
+    data=replace(mae.data, crop=RandomResizedCrop((0.5, 1.0))),
+    optim=replace(mae.optim, blr=8e-3, warmup_epochs=0.1, clip=5.0),
+    train=replace(mae.train, epochs=3),
+    run=replace(mae.run, dir="runs/cifar10_a2mim_resnet"),
+)
