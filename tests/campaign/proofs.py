@@ -120,7 +120,7 @@ def on_shapes(
     Args:
         kind, form: name in the config's data, and ending behind that of the pictures, of what the labels are in.
     """
-    common = "--train.seed {{seed}} --run.dir {{run}}/"
+    common = "--train.seed {seed} --run.dir {run}/"
     pretrain = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
     labels = f"--data.root {{data}}/few --data.{kind} {{data}}/few{form} "
     labels += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} "
