@@ -55,14 +55,14 @@ class Proof:
 
 def few_labels(folder: Path, source: Path | None) -> None:
     """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on;
-    {data}/fewer with 20 a class, and all to test on.
+    {data}/fewer with 10 a class, and all to test on.
 
     Raises:
         ValueError: `source` has no class folders.
     """
     if source is None or not (source / "train").is_dir() or not (source / "test").is_dir():
         raise ValueError("--data: expected CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
-    parts = {"few": ("train/*/00??.jpg", "test/*/0[01]??.jpg"), "fewer": ("train/*/00[01]?.jpg", "test/*/*.jpg")}
+    parts = {"few": ("train/*/00??.jpg", "test/*/0[01]??.jpg"), "fewer": ("train/*/000?.jpg", "test/*/*.jpg")}
     for part, kinds in parts.items():
         for image in (image for images in kinds for image in source.glob(images)):
             copy = folder / part / image.relative_to(source)
@@ -75,17 +75,17 @@ def classification(network: str, pretraining: str, part: str, scratch: str, budg
     """Probe, k-NN and fine-tuning on a few labels against the same from random initialisation.
 
     Args:
-        part: of `few_labels`.
+        part: of `few_labels`, for fine-tuning; the others have "few".
         scratch: settings that are better for training from scratch than those of fine-tuning.
         budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
     """
     pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
     probe, finetune = (
-        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/{part}/train "
-        f"--data.test {{data}}/{part}/test --train.seed {{seed}} --run.dir {{run}}/"
-        for kind in ("probe", "finetune")
+        f"fastmim/train.py configs/debug/cifar10_{kind}_{network}.py --data.root {{data}}/{labels}/train "
+        f"--data.test {{data}}/{labels}/test --train.seed {{seed}} --run.dir {{run}}/"
+        for kind, labels in (("probe", "few"), ("finetune", part))
     )
-    knn = f"-m fastmim.cli knn {{run}}/%s --data {{data}}/{part} --crop-pct 1"
+    knn = "-m fastmim.cli knn {run}/%s --data {data}/few --crop-pct 1"
     found = "/result.json:top1"
     return Proof(
         few_labels,
@@ -139,7 +139,7 @@ SEGMENTS = ("fastmim/data/masks.py", "fastmim/segmenter.py", "tests/figures.py")
 DRAWN = ("fastmim/pyramid.py", "tests/shapes.py")
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 56),
-    "cifar10_resnet": classification("resnet", "cifar10_a2mim_resnet", "fewer", "", 700),
+    "cifar10_resnet": classification("resnet", "cifar10_a2mim_resnet", "fewer", "", 1400),
     "shapes": on_shapes("detection", "detect", "annotations", ".json", "bbox_AP", (*DETECTS, *DRAWN), write_parts),
     "figures": on_shapes("segmentation", "segment", "masks", "_figures", "miou", (*SEGMENTS, *DRAWN), write_figures),
 }
