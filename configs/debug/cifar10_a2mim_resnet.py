@@ -31,6 +31,5 @@ config = replace(
     decoder=LinearHead(init="trunc_normal"),
     data=replace(mae.data, crop=RandomResizedCrop((0.5, 1.0))),
     optim=replace(mae.optim, blr=8e-3, warmup_epochs=0.1, clip=5.0),
-    train=replace(mae.train, epochs=3),
     run=replace(mae.run, dir="runs/cifar10_a2mim_resnet"),
 )
