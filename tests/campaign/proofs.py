@@ -140,7 +140,7 @@ DRAWN = ("fastmim/pyramid.py", "tests/shapes.py")
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 56),
     "cifar10_resnet": classification(
-        "resnet", "cifar10_a2mim_resnet", "fewer", "--optim.layer_decay 1 --optim.blr 8e-3", 700
+        "resnet", "cifar10_a2mim_resnet", "fewer", "--optim.layer_decay 1 --optim.blr 8e-3", 950
     ),
     "shapes": on_shapes("detection", "detect", "annotations", ".json", "bbox_AP", (*DETECTS, *DRAWN), write_parts),
     "figures": on_shapes("segmentation", "segment", "masks", "_figures", "miou", (*SEGMENTS, *DRAWN), write_figures),
