@@ -365,6 +365,8 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -
         )
     if encoder.drop_path:
         raise ValueError(f"encoder.drop_path={encoder.drop_path}: officially there is none here")
+    if encoder.output_stride != 32:
+        raise ValueError(f"encoder.output_stride={encoder.output_stride}: officially it is 32")
     place = {"mask_layer": encoder.token_layer, "token": encoder.token}
     if name in RESNETS:
         dims = encoder.dims or (64, 128, 256, 512)

@@ -121,8 +121,8 @@ def check_stride(encoder: ConvEncoder) -> None:
     """
     if len(encoder.strides) < STAGES:
         raise ValueError(
-            f"each stage of its network halves the map of the one before; encoder.output_stride={encoder.strides[-1]} "
-            "is for timm, ONNX and fastmim.load only"
+            f"expected stages that each halve the map of the one before, got encoder.output_stride="
+            f"{encoder.strides[-1]}: dilated networks are written for timm, ONNX and fastmim.load only"
         )
 
 

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..encoders.convnet import ConvEncoder
 from ..mim import MIM
 from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
+from .backbones import check_stride
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_table
@@ -132,6 +134,8 @@ def to_official(fmt: Format, mim: MIM) -> tuple[dict[str, Tensor], Account]:
     Raises:
         ValueError: the parts of `mim` do not allow those.
     """
+    if isinstance(mim.encoder, ConvEncoder):
+        check_stride(mim.encoder)
     official, unmatched = fmt.to_official(mim.state_dict())
     if not official:
         raise ValueError(f"{fmt.name} has no place for any tensor of this model")

@@ -142,7 +142,8 @@ def main() -> int:
         parser.error(f"--only: none of {', '.join(PROOFS)} contains {arguments.only!r}")
     found, kept = newest(), 0
     for name in names:
-        data = arguments.dir.resolve() / name / "data"
+        made = digest(["tests/campaign/proofs.py", *PROOFS[name].files])
+        data = arguments.dir.resolve() / name / f"data_{made[:8]}"
         arms = PROOFS[name].arms
         recorded = {label: row for label, row in found.items() if row["proof"] == name and row["arm"] in arms}
         known = {label for label, row in recorded.items() if not stale(row)}
@@ -150,7 +151,8 @@ def main() -> int:
             folder = data.with_name(f"seed{seed}")
             missing = [arm for arm in arms if case(name, arm, seed) not in known]
             for arm, spec in arms.items():
-                lost = bool(missing) and not spec.found and not (folder / spec.folder / "checkpoints/latest").exists()
+                needed = any(spec.words in chain(name, other) for other in missing)
+                lost = needed and not spec.found and not (folder / spec.folder / "checkpoints/latest").exists()
                 if arm not in missing and not lost:
                     kept += 1
                     continue
@@ -160,8 +162,10 @@ def main() -> int:
                         PROOFS[name].data(beside, arguments.data)
                     except ValueError as error:
                         parser.error(str(error))
-                    if not data.exists():  # else another process was first
+                    try:
                         beside.rename(data)
+                    except OSError:  # another process was first
+                        shutil.rmtree(beside)
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row
                 print(*row.values(), sep="  ", flush=True)

@@ -1,6 +1,7 @@
 """ResNet and ConvNeXt encoders: what they read, what they export, and their batch norm in every precision."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,17 @@ import torch
 from torch import nn
 
 from bench.published import a2mim as published
+from fastmim.config import load
 from fastmim.convert.a2mim import FORMATS
+from fastmim.convert.official import to_official
 from fastmim.decoders import LinearHead, TransformerDecoder
 from fastmim.encoders.batchnorm import BatchNorm
 from fastmim.encoders.convnet import ConvNeXt, ResNet
 from fastmim.encoders.dense import DenseInput
 from fastmim.masking import BlockMasking, RandomMasking, UniformMasking
+from fastmim.tasks import parts
 from fastmim.tokens import Mask
+from tests.methods.tiny import ROOT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -116,7 +121,10 @@ def test_output_stride(kind):
     spec = kind(**SMALL, output_stride=8)
     encoder, masking = build(spec, RandomMasking(0.5), (32, 64))
     assert encoder.patch_size == 8 and encoder.grid == (4, 8)
-    assert encoder.strides == (4, 8) and encoder.widths == (encoder.widths[0], encoder.embed_dim)
+    assert encoder.strides == (4, 8) and encoder.widths == (
+        encoder.backbone.feature_info[-4]["num_chs"],
+        encoder.embed_dim,
+    )
     mask, images = draw(encoder, masking), torch.randint(0, 256, (2, 32, 64, 3), dtype=torch.uint8)
     assert encoder(images, mask).shape == (2, 32, encoder.embed_dim)
     maps, stages = encoder.eval().maps(torch.ones(2, 3, 32, 64)), encoder.stages(torch.ones(2, 3, 32, 64), None)
@@ -124,6 +132,15 @@ def test_output_stride(kind):
     assert torch.equal(maps[0], stages[0]) and torch.equal(maps[1], stages[3])
     with pytest.raises(ValueError, match="output_stride: expected 32 where visible patches"):
         kind(**SMALL, output_stride=8, reads="visible")
+
+
+def test_official_code_has_no_output_stride():
+    config = load(ROOT / "configs/a2mim/pretrain/resnet50_300ep.py")
+    config = replace(config, encoder=replace(config.encoder, output_stride=16))
+    with torch.device("meta"), pytest.raises(ValueError, match="output_stride=16: dilated"):
+        to_official(FORMATS[0], parts.build(config))
+    with pytest.raises(ValueError, match="output_stride=16: officially it is 32"):
+        published.from_config(config)
 
 
 def changed(encoder, masking, where):
