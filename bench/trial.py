@@ -24,6 +24,7 @@ import torch
 import fastmim_kernels
 from fastmim import config
 from fastmim.engine import Process, init_distributed
+from fastmim.overrides import override
 from fastmim.tasks.pretrain import Pretrain
 
 
@@ -63,7 +64,7 @@ def load(path: str, settings: list[str]) -> config.Config:
     """A config with `section.field=value` settings.
 
     Raises:
-        ValueError: see `config.load`, `config.override`; a setting without "="; or not a config of pre-training.
+        ValueError: see `config.load`, `overrides.override`; a setting without "="; or not a config of pre-training.
     """
     words = []
     for setting in settings:
@@ -77,7 +78,7 @@ def load(path: str, settings: list[str]) -> config.Config:
             f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "
             "result.json"
         )
-    return config.override(cfg, words, prog="--set")
+    return override(cfg, words, prog="--set")
 
 
 def with_batch(cfg: config.Config, images: int) -> config.Config:

@@ -5,10 +5,8 @@ May import fields and tokens only.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import io
 import math
 import re
 import runpy
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .fields import check_bounds, check_types, choices, expected
+from .fields import check_bounds, check_types
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
 
@@ -153,7 +151,8 @@ class Train:
     """fp32; autocast (fp32 weights, bf16 compute); autocast-fp16 (with loss scaling, ZeRO 0 only); bf16-master (bf16
     weights, fp32 masters). auto = autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 parameters too."""
+    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 parameters too. At stage 3 DeepSpeed's
+    linear layers round before they add the bias: in bf16 its results differ from those of other stages by that."""
     offload: bool = False
     """Keep optimizer state in host memory (ZeRO >= 1)."""
     activation_checkpointing: bool = False
@@ -321,76 +320,3 @@ def from_json(value: Any, parts: tuple[type, ...]) -> Any:
             f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?"
         )
     return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
-
-
-def override(config: Experiment, args: list[str], prog: str) -> Experiment:
-    """Applies `--section.field VALUE` arguments; types, help and parsing come from the dataclasses (tyro).
-
-    Raises:
-        SystemExit: 0 after `--help`.
-        ValueError: an unknown key or a bad value: one sentence that names it, what was expected, the nearest spelling.
-    """
-    if {"-h", "--help"} & set(args):
-        return _parse(config, args, prog)
-    known = {name: (kind, value) for name, kind, value in _fields(config)}
-    for arg in args:
-        key = arg.split("=")[0][2:].replace("-", "_")
-        if arg.startswith("--") and key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"--{key}: no such setting; nearest: --{near} (currently {known[near][1]})")
-    starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
-    if args and starts[:1] != [0]:
-        raise ValueError(f"{args[0]!r}: expected --section.field VALUE")
-    if _try(config, args, prog) is None:
-        return _parse(config, args, prog)
-    for start, stop in zip(starts, [*starts[1:], len(args)], strict=True):
-        error = _try(config, args[start:stop], prog)
-        if error is None:
-            continue
-        key, *values = " ".join(args[start:stop]).replace("=", " ", 1).split(" ")
-        name = key[2:].replace("-", "_")
-        kind, value = known[name]
-        if (refusal := _refusal(error)) is not None:
-            raise ValueError(refusal if name in refusal else f"{key}: {refusal}")
-        got = " ".join(values) or "nothing"
-        near = difflib.get_close_matches(got, choices(kind), n=1, cutoff=0.3)
-        hint = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(f"{key}: expected {expected(kind)} (currently {value}), got {got}{hint}")
-    raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {_refusal(_try(config, args, prog))}")
-
-
-def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
-    import tyro  # half a second that resume and export need not pay
-
-    kind, plain = type(config), (tyro.conf.FlagConversionOff,)
-    return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
-
-
-def _try(config: Experiment, args: list[str], prog: str) -> SystemExit | None:
-    """What tyro raises on these arguments, or None; its boxed message is dropped."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            _parse(config, args, prog)
-    except SystemExit as error:
-        return error
-    return None
-
-
-def _refusal(error: BaseException | None) -> str | None:
-    """What a part said when it refused its own values (`__post_init__`), if that is the cause."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
-    """(dotted name, type, value) of every leaf field."""
-    for f in dataclasses.fields(value):
-        inner = getattr(value, f.name)
-        if dataclasses.is_dataclass(inner):
-            yield from _fields(inner, f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name, str(f.type), inner

@@ -13,11 +13,12 @@ from pathlib import Path
 import fastmim_kernels
 from fastmim import checkpoint
 from fastmim.bittrace import Trace
-from fastmim.config import Config, Experiment, load, override, to_json
+from fastmim.config import Config, Experiment, load, to_json
 from fastmim.data.quarantine import BadFilesError
 from fastmim.detection import Detect
 from fastmim.engine import init_distributed
 from fastmim.metrics import Meter, announce
+from fastmim.overrides import override
 from fastmim.segmentation import Segment
 from fastmim.stop import Stop, launchers
 from fastmim.tasks.classify import FineTuning, LinearProbing

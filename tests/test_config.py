@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim.config import Config, from_json, load, override, to_json
+from fastmim.config import Config, from_json, load, to_json
 from fastmim.detection import Detect
 from fastmim.optim import parameter_groups
+from fastmim.overrides import override
 from fastmim.segmentation import Segment
 from fastmim.tasks import classify, detect, segment
 from fastmim.tasks.parts import PARTS, build
@@ -108,6 +109,9 @@ def test_overrides():
         (["--decoder.num_heads", "3"], ["decoder.num_heads", "multiple"]),
         (["--run.save_every"], ["run.save_every", "int", "nothing"]),
         (["--run.resume", "maybe"], ["run.resume", "bool", "maybe"]),
+        # A decoder of 30 and 3 heads is right, 3 heads alone are not.
+        (["--decoder.num_heads=3", "--decoder.dim=30", "--masking.ratio=1.5"], ["masking.ratio", "between"]),
+        (["--decoder.num_heads=3", "--decoder.dim=30", "--train.epochs=many"], ["train.epochs", "float", "many"]),
         (["--train.zero_stage", "4"], ["train.zero_stage", "one of 0, 1, 2, 3", "4"]),
         (["0.5"], ["'0.5'", "--section.field VALUE"]),
     ],

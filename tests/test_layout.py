@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "transfer", "detection", "segmentation", "fields", "tokens", "optim"),
+    1: ("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens", "optim"),
     2: (
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
@@ -40,6 +40,8 @@ ALLOWED = {
     ("objective", "losses"),
     ("config", "fields"),
     ("config", "tokens"),
+    ("overrides", "config"),
+    ("overrides", "fields"),
     ("optim", "config"),
     ("transfer", "config"),
     ("transfer", "fields"),
@@ -66,7 +68,7 @@ ONLY_IN = {
     "torchvision": {"data", "detector", "tasks"},
     "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
-    "tyro": {"config", "cli"},
+    "tyro": {"overrides", "cli"},
 }
 
 

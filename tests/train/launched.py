@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.methods.tiny import ROOT
 
+# One thread: the order of sums, and so the last bit, depends on how many there are.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
 
 

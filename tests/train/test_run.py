@@ -1,7 +1,6 @@
 """Whole runs of train.py as a person starts them: stop, go on, refuse, survive."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,10 +15,13 @@ import torch
 from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.demo import write_demo_images
+from tests.methods.tiny import ROOT
+from tests.train.launched import ENVIRONMENT, start
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
-SMALL = "--encoder.depth 2 --train.global_batch 16 --train.epochs 3 --run.save_every 4 --run.log_every 2"
+# "auto" may be bf16, where another split of the batch or other kernels round otherwise: 1e-5 is of fp32.
+SMALL = "--train.precision fp32 --encoder.depth 2 --train.global_batch 16 --train.epochs 3 "
+SMALL += "--run.save_every 4 --run.log_every 2"
 STEPS = 3 * 56 // 16
 
 
@@ -30,32 +32,17 @@ def images(tmp_path_factory):
     return folder
 
 
+def words(run: Path, images: Path, *args: str) -> list[str]:
+    small = [*SMALL.split(), "--data.root", str(images), "--data.size", "32", "32"]
+    return [str(CONFIG), *small, "--run.dir", str(run), "--run.trace", "True", "--run.evaluate_every", "5", *args]
+
+
 def command(run: Path, images: Path, *args: str) -> list[str]:
-    return [
-        *[
-            str(ROOT / "fastmim/train.py"),
-            str(CONFIG),
-            *SMALL.split(),
-            "--data.root",
-            str(images),
-            "--data.size",
-            "32",
-            "32",
-        ],
-        *["--run.dir", str(run), "--run.trace", "True", "--run.evaluate_every", "5", *args],
-    ]
-
-
-# One thread: the order of sums, and so the last bit, depends on how many there are.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    return [str(ROOT / "fastmim/train.py"), *words(run, images, *args)]
 
 
 def train(run: Path, images: Path, *args: str, ranks: int = 0, check: bool = True) -> subprocess.CompletedProcess:
-    launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)] if ranks else []
-    words = [sys.executable, *launcher, *command(run, images, *args)]
-    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
+    return start(words(run, images, *args), ranks, check)
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +94,8 @@ def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_ends_well(undisturbed, images, tmp_path, number):
     run = tmp_path / "run"
-    words = [sys.executable, *command(run, images, "--run.save_every", "1000")]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    started = [sys.executable, *command(run, images, "--run.save_every", "1000")]
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     wait_for(lambda: lines(run / "trace.jsonl") >= 2)
     process.send_signal(number)
     assert process.wait(timeout=60) == 0
@@ -158,18 +145,18 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
         return last
 
     assert "no folder" in refusal(train(tmp_path / "a", tmp_path / "nowhere", check=False))
-    words = refusal(train(tmp_path / "b", images, "--train.micro_batch", "5", check=False))
-    assert "train.micro_batch=5" in words and "use" in words
+    line = refusal(train(tmp_path / "b", images, "--train.micro_batch", "5", check=False))
+    assert "train.micro_batch=5" in line and "use" in line
     changed = tmp_path / "changed"
     shutil.copytree(images, changed)
     next(changed.glob("*.jpg")).unlink()
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     assert "has changed since" in refusal(train(run, changed, "--train.epochs", "6", check=False))
-    words = refusal(train(run, images, "--masking.ratio", "0.5", "--train.epochs", "6", check=False))
-    assert "masking.ratio was 0.75, is now 0.5" in words
-    words = refusal(train(run, images, "--run.resume", "False", check=False))
-    assert "run.resume is False, but" in words
+    line = refusal(train(run, images, "--masking.ratio", "0.5", "--train.epochs", "6", check=False))
+    assert "masking.ratio was 0.75, is now 0.5" in line
+    line = refusal(train(run, images, "--run.resume", "False", check=False))
+    assert "run.resume is False, but" in line
 
 
 def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):

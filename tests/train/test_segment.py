@@ -79,13 +79,14 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_pat
 
 def test_processes_do_not_count(undisturbed, shapes, tmp_path):
     """Two train on the same samples, and test 4 and 3 images, also at stage 3, where no process may wait for another;
-    then one tests the same weights."""
+    then one tests the same weights, at the same stage, because stage 3 rounds otherwise."""
     two, one, whole = (tmp_path / name for name in ("two", "one", "whole"))
-    train(shapes, two, *SLIDE, "--train.zero_stage", "3", ranks=2)
+    stage = ("--train.zero_stage", "3")
+    train(shapes, two, *SLIDE, *stage, ranks=2)
     assert diff(undisturbed / "trace.jsonl", two / "trace.jsonl", ("samples",)) is None
     for run, mode in ((one, SLIDE), (whole, ())):
         shutil.copytree(two / "checkpoints", run / "checkpoints")
-        train(shapes, run, *mode)
+        train(shapes, run, *mode, *stage)
     assert (result(one)["processes"], result(two)["processes"]) == (1, 2)
     assert scores(one) == scores(two) != scores(whole)
 

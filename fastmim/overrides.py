@@ -1,0 +1,93 @@
+"""`--section.field VALUE` arguments applied to a config. May import config and fields only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import traceback
+import typing
+from typing import Any
+
+from .config import Experiment
+from .fields import choices, expected
+
+
+def override(config: Experiment, args: list[str], prog: str) -> Experiment:
+    """Applies `--section.field VALUE` arguments; types, help and parsing come from the dataclasses (tyro).
+
+    Raises:
+        SystemExit: 0 after `--help`.
+        ValueError: an unknown key or a bad value: one sentence that names it, what was expected, the nearest spelling.
+    """
+    if {"-h", "--help"} & set(args):
+        return _parse(config, args, prog)
+    known = {name: (kind, value) for name, kind, value in _fields(config)}
+    for arg in args:
+        key = arg.split("=")[0][2:].replace("-", "_")
+        if arg.startswith("--") and key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"--{key}: no such setting; nearest: --{near} (currently {known[near][1]})")
+    starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
+    if args and starts[:1] != [0]:
+        raise ValueError(f"{args[0]!r}: expected --section.field VALUE")
+    error = _try(config, args, prog)
+    if error is None:
+        return _parse(config, args, prog)
+    # Settings that need each other are refused one by one: what counts is why all of them together were.
+    refusal = _refusal(error)
+    settings = [args[start:stop] for start, stop in zip(starts, [*starts[1:], len(args)], strict=True)]
+    names = [setting[0].split("=")[0][2:].replace("-", "_") for setting in settings]
+    if refusal and any(name in refusal for name in names):
+        raise ValueError(refusal)
+    for name, setting in zip(names, settings, strict=True):
+        alone = _try(config, setting, prog)
+        if alone is None or _refusal(alone) != refusal:
+            continue
+        key, *values = " ".join(setting).replace("=", " ", 1).split(" ")
+        if refusal:
+            raise ValueError(f"{key}: {refusal}")
+        kind, value = known[name]
+        got = " ".join(values) or "nothing"
+        near = difflib.get_close_matches(got, choices(kind), n=1, cutoff=0.3)
+        hint = f"; nearest: {near[0]}" if near else ""
+        raise ValueError(f"{key}: expected {expected(kind)} (currently {value}), got {got}{hint}")
+    raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {refusal}")
+
+
+def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
+    import tyro  # half a second that resume and export need not pay
+
+    kind, plain = type(config), (tyro.conf.FlagConversionOff,)
+    return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
+
+
+def _try(config: Experiment, args: list[str], prog: str) -> SystemExit | None:
+    """What tyro raises on these arguments, or None; its boxed message is dropped."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            _parse(config, args, prog)
+    except SystemExit as error:
+        return error
+    return None
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """What a part said when it refused its own values (`__post_init__`), if that is the cause."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
+    """(dotted name, type, value) of every leaf field."""
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        if dataclasses.is_dataclass(inner):
+            yield from _fields(inner, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, str(f.type), inner
