@@ -1,6 +1,6 @@
 """Pictures of rectangles, discs and triangles, with their boxes and masks in COCO's format and as labels.
 
-python -m tests.shapes FOLDER      # all, train, few and test; each with PART.json and PART_masks
+python -m tests.shapes FOLDER      # all, few and test; each with PART.json, PART_masks and PART_figures
 """
 
 from __future__ import annotations
@@ -69,9 +69,13 @@ def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]
 
 
 def write_parts(folder: Path) -> None:
-    """Of at most 64 pixels: 2000 to pre-train on, 64 to train on with labels, the first 32 of these, 100 to test on."""
-    for part, count, seed in (("all", 2000, 1), ("train", 64, 2), ("few", 32, 2), ("test", 100, 3)):
+    """Of at most 64 pixels: 2000 to pre-train on, 32 to train on with labels, 100 to test on; for each part also
+    `folder/part_figures`, masks with 1 on every shape, whichever it is, 0 elsewhere."""
+    for part, count, seed in (("all", 2000, 1), ("few", 32, 2), ("test", 100, 3)):
         write_shapes(folder, part, count, seed, side=64)
+        (folder / f"{part}_figures").mkdir(exist_ok=True)
+        for mask in (folder / f"{part}_masks").iterdir():
+            Image.open(mask).point(lambda label: min(label, 1)).save(folder / f"{part}_figures" / mask.name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Segmentation of shapes from the ground with a small ViT, shown 32 pictures: two minutes of a CPU core.
 
-    python -m tests.figures data/shapes
+    python -m tests.shapes data/shapes
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
     deepspeed fastmim/train.py configs/debug/shapes_segment_vit.py
 

@@ -249,7 +249,10 @@ def from_run(config: Experiment, state: Mapping[str, Tensor]) -> Trained:
         head = config.head
         module = classify.build(config, len(state["fc.bias"]), torch.zeros(1, dtype=torch.int64))
     else:
-        raise ValueError(f"expected a pre-training, fine-tuning or probing run, got a {type(config).__name__}")
+        raise ValueError(
+            f"expected a pre-training, fine-tuning or probing run, got a {type(config).__name__} run, which trains no "
+            f"final norm: load what it started from, run.init={config.run.init}"
+        )
     module.load_state_dict(state)
     if isinstance(data, LabelledData):
         crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)

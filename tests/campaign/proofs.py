@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.figures import write_figures
 from tests.shapes import write_parts
 
 
@@ -17,10 +16,12 @@ class Arm:
 
     words: behind `python`; {data}, {run} (the folder of all runs of a seed) and {seed} are filled in.
     found: FILE:NAME of the number, in {run}.
+    files: of the source, what it depends on beside what every arm does.
     """
 
     words: str
     found: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str | None:
@@ -44,7 +45,7 @@ class Proof:
 
     data: makes the folder {data} from the user's, or from nothing.
     arms: by name; each needs what those before it left.
-    files: of the source, what its arms depend on beside what every proof does.
+    files: of the source, what `data` is made with.
     """
 
     data: Callable[[Path, Path | None], None]
@@ -112,36 +113,36 @@ def classification(network: str, pretraining: str, part: str, scratch: str, budg
     )
 
 
-def on_shapes(
-    task: str, config: str, kind: str, form: str, score: str, files: tuple[str, ...], data: Callable
-) -> Proof:
-    """Detection or segmentation of shapes on a few labelled pictures against the same from random initialisation.
+def shapes(folder: Path, source: Path | None) -> None:
+    """Pictures with boxes and masks, from nothing."""
+    write_parts(folder)
 
-    Args:
-        kind, form: name in the config's data, and ending behind that of the pictures, of what the labels are in.
-    """
+
+def on_shapes() -> Proof:
+    """Detection and segmentation on a few labelled pictures against the same from random initialisation."""
     common = "--train.seed {seed} --run.dir {run}/"
     pretrain = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
-    labels = f"--data.root {{data}}/few --data.{kind} {{data}}/few{form} "
-    labels += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} "
-    words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py {labels}{common}{config}"
-    scratch, found = f"{task}, from scratch", f"result.json:{score}"
-    arms = {
-        "pre-training": Arm(pretrain),
-        task: Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}"),
-        scratch: Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}"),
-    }
-    return Proof(lambda folder, source: data(folder), arms, (Comparison(task, scratch),), files)
+    arms, comparisons = {"pre-training": Arm(pretrain)}, []
+    detects, segments = ("data/coco", "detector", "analysis/average_precision"), ("data/masks", "segmenter")
+    for task, config, kind, form, score, files in (
+        ("detection", "detect", "annotations", ".json", "bbox_AP", detects),
+        ("segmentation", "segment", "masks", "_figures", "miou", segments),
+    ):
+        words = f"fastmim/train.py configs/debug/shapes_{config}_vit.py "
+        words += f"--data.root {{data}}/few --data.{kind} {{data}}/few{form} "
+        words += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} {common}{config}"
+        scratch, found = f"{task}, from scratch", f"result.json:{score}"
+        own = tuple(f"fastmim/{name}.py" for name in (*files, "pyramid"))
+        arms[task] = Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}", own)
+        arms[scratch] = Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}", own)
+        comparisons.append(Comparison(task, scratch))
+    return Proof(shapes, arms, tuple(comparisons), ("tests/shapes.py",))
 
 
-DETECTS = ("fastmim/data/coco.py", "fastmim/detector.py", "fastmim/analysis/average_precision.py")
-SEGMENTS = ("fastmim/data/masks.py", "fastmim/segmenter.py", "tests/figures.py")
-DRAWN = ("fastmim/pyramid.py", "tests/shapes.py")
 PROOFS = {
     "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 56),
     "cifar10_resnet": classification(
         "resnet", "cifar10_a2mim_resnet", "fewer", "--optim.layer_decay 1 --optim.blr 8e-3", 950
     ),
-    "shapes": on_shapes("detection", "detect", "annotations", ".json", "bbox_AP", (*DETECTS, *DRAWN), write_parts),
-    "figures": on_shapes("segmentation", "segment", "masks", "_figures", "miou", (*SEGMENTS, *DRAWN), write_figures),
+    "shapes": on_shapes(),
 }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import hashlib
-import inspect
 import json
 import multiprocessing
 import shutil
@@ -35,6 +34,7 @@ from fastmim.engine import Process, init_distributed
 from fastmim.tasks.export import export_encoder
 from fastmim.tasks.load import from_export
 from fastmim.tasks.pretrain import Pretrain, build
+from fastmim.tokens import Encoder
 from tests.campaign.ledger import Ledger, digest
 from tests.methods.tiny import ROOT, ROWS, tiny
 
@@ -54,9 +54,16 @@ COVERED = tuple(
 def covered(path: Path) -> dict[str, str]:
     """Digests of what a row depends on: files, by their names in the repository, and the config, whatever wrote it."""
     config = load(path)
-    encoder = Path(inspect.getfile(type(config.encoder))).relative_to(ROOT).as_posix()
-    files = {name: digest([name]) for name in (*COVERED, encoder)}
+    files = {name: digest([name]) for name in (*COVERED, *encoder_files(config.encoder))}
     return files | {"the config": hashlib.sha256(json.dumps(to_json(config)).encode()).hexdigest()}
+
+
+def encoder_files(encoder: Encoder) -> list[str]:
+    """Its module and those of its package that this takes names from."""
+    own = sys.modules[type(encoder).__module__]
+    names = {own.__name__, *(getattr(value, "__module__", "") for value in vars(own).values())}
+    modules = (sys.modules[name] for name in sorted(names) if name.startswith(f"{own.__package__}."))
+    return [Path(module.__file__).relative_to(ROOT).as_posix() for module in modules]
 
 
 def stale(row: dict, path: Path) -> list[str]:

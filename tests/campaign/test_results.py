@@ -145,7 +145,7 @@ def test_a_campaign_goes_on_past_midnight_but_not_on_another_tree(monkeypatch):
 
 
 def test_an_arm_depends_on_its_command_and_those_before_it():
-    commands = {"pre-training": 1, "detection": 2, "detection, from scratch": 1}
+    commands = {"pre-training": 1, "detection": 2, "detection, from scratch": 1, "segmentation": 2}
     assert {arm: len(transfer.chain("shapes", arm)) for arm in commands} == commands
 
 

@@ -59,11 +59,20 @@ def covered(proof: str, arm: str) -> dict[str, str]:
     lines = chain(proof, arm)
     paths = sorted({word for line in lines for word in line.split() if word.startswith("configs/")})
     configs = [load(ROOT / path) for path in paths]
-    parts = {kind for config in configs for kind in (type(config.encoder), *TASKS[type(config)].__mro__)}
-    own = (Path(inspect.getfile(part)) for part in parts if part.__module__.startswith("fastmim."))
-    files = {*COVERED, *PROOFS[proof].files, *(path.relative_to(ROOT).as_posix() for path in own)}
+    files = {*COVERED, *PROOFS[proof].arms[arm].files}
+    for config in configs:
+        kinds = [kind for kind in TASKS[type(config)].__mro__ if kind.__module__.startswith("fastmim.")]
+        files |= {Path(inspect.getfile(kind)).relative_to(ROOT).as_posix() for kind in kinds}
+        files |= set(rows.encoder_files(config.encoder))
     commands = hashlib.sha256(json.dumps([lines, [to_json(config) for config in configs]]).encode()).hexdigest()
-    return {file: digest([file]) for file in sorted(files)} | {"the commands and configs": commands}
+    found = {file: digest([file]) for file in sorted(files)}
+    return found | {"the commands and configs": commands, "the data": maker(proof)}
+
+
+def maker(proof: str) -> str:
+    """A digest of what makes the data of a proof."""
+    spec = PROOFS[proof]
+    return hashlib.sha256((inspect.getsource(spec.data) + digest(spec.files)).encode()).hexdigest()
 
 
 def stale(row: dict) -> list[str]:
@@ -124,6 +133,7 @@ def attempt(name: str, arm: str, seed: int, data: Path, folder: Path) -> dict:
         row["updates"] = max(json.loads(line)["step"] for line in lines)
         config = json.loads((folder / spec.folder / "config.json").read_text())
         row["images"] = row["updates"] * config["train"]["global_batch"]
+        row["precision"] = json.loads((folder / spec.folder / "facts.json").read_text())["precision"]
     row["CPU seconds"] = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
     return row | {"ran": record.command_line(["", *command])}
 
@@ -142,8 +152,7 @@ def main() -> int:
         parser.error(f"--only: none of {', '.join(PROOFS)} contains {arguments.only!r}")
     found, kept = newest(), 0
     for name in names:
-        made = digest(["tests/campaign/proofs.py", *PROOFS[name].files])
-        data = arguments.dir.resolve() / name / f"data_{made[:8]}"
+        data = arguments.dir.resolve() / name / f"data_{maker(name)[:8]}"
         arms = PROOFS[name].arms
         recorded = {label: row for label, row in found.items() if row["proof"] == name and row["arm"] in arms}
         known = {label for label, row in recorded.items() if not stale(row)}

@@ -24,7 +24,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.tasks import export
 from fastmim.tasks.classify import whole_images
-from fastmim.tasks.load import find
+from fastmim.tasks.load import find, from_run
 from fastmim.tasks.parts import build
 from fastmim.transfer import Finetune, Head, LabelledData
 from tests.methods.test_export import classifier
@@ -215,6 +215,9 @@ def test_importing_fastmim_imports_nothing():
 
 
 def test_what_is_none_of_these_is_refused(tmp_path, runs):
+    segmented = load_config(ROOT / "configs/debug/shapes_segment_vit.py")
+    with pytest.raises(ValueError, match=r"got a Segment run.*load what it started from, run\.init=runs/shapes_mae"):
+        from_run(segmented, {})
     with pytest.raises(ValueError, match="expected a run folder, a folder written by `fastmim export`"):
         fastmim.load(tmp_path)
     (tmp_path / "model.safetensors").touch()
