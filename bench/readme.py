@@ -61,15 +61,15 @@ def transfer() -> str:
     lines = []
     for (proof, arm), rows in arms.items():
         scores, seconds = ([row[key] for row in rows.values()] for key in ("score", "CPU seconds"))
-        origin = rows[max(rows)]["provenance"]
+        origins = [rows[seed]["provenance"] for seed in sorted(rows)]
         cells = [
             proof,
             arm,
             f"{100 * statistics.mean(scores):.1f}",
             f"{100 * (max(scores) - min(scores)):.1f} of {len(scores)} seeds",
             f"{statistics.mean(seconds):.0f}",
-            origin["hardware"],
-            origin["commit"][:7],
+            ", ".join(dict.fromkeys(origin["hardware"] for origin in origins)),
+            ", ".join(dict.fromkeys(origin["commit"][:7] for origin in origins)),
         ]
         lines.append(f"| {' | '.join(cells)} |\n")
     return TRANSFER_HEADER + "".join(lines)

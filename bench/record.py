@@ -114,13 +114,13 @@ def check(row: dict[str, Any]) -> None:
 
 
 def read(theme: str) -> list[dict[str, Any]]:
-    """All rows of a theme, oldest file first, each checked.
+    """All rows of a theme, the oldest first, each checked.
 
     Raises:
         ValueError: a row that `check` refuses; names the file and the line.
     """
     rows = []
-    for path in sorted(RESULTS.glob(f"{theme}_*.jsonl"), key=lambda p: p.stem.rsplit("_", 1)[1]):
+    for path in sorted(RESULTS.glob(f"{theme}_*.jsonl")):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             row = json.loads(line)
             try:
@@ -128,7 +128,7 @@ def read(theme: str) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise ValueError(f"{path.name}:{number}: {error}") from error
             rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: row["provenance"]["date"])
 
 
 def table(theme: str) -> str:

@@ -79,7 +79,7 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder, channels = encoder, rcnn.channels
         own, norm = encoder.take_norm(), LayerNorm2d if rcnn.norm == "layer" else None
-        levels = Levels(encoder.strides, encoder.widths)
+        levels = Levels(encoder.strides, encoder.widths, tuple(n * encoder.patch_size for n in encoder.grid))
         self.pyramid = (
             SimpleFeaturePyramid(levels, channels)
             if len(encoder.strides) == 1

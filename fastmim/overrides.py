@@ -25,25 +25,25 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
         return _parse(config, args, prog)
     known = {name: (kind, value) for name, kind, value in _fields(config)}
     for arg in args:
-        key = arg.split("=")[0][2:].replace("-", "_")
+        key = _name(arg)
         if arg.startswith("--") and key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             raise ValueError(f"--{key}: no such setting; nearest: --{near} (currently {known[near][1]})")
     starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
     if args and starts[:1] != [0]:
         raise ValueError(f"{args[0]!r}: expected --section.field VALUE")
-    error = _try(config, args, prog)
-    if error is None:
-        return _parse(config, args, prog)
+    parsed = _try(config, args, prog)
+    if not isinstance(parsed, SystemExit):
+        return parsed
     # Settings that need each other are refused one by one: what counts is why all of them together were.
-    refusal = _refusal(error)
+    refusal = _refusal(parsed)
     settings = [args[start:stop] for start, stop in zip(starts, [*starts[1:], len(args)], strict=True)]
-    names = [setting[0].split("=")[0][2:].replace("-", "_") for setting in settings]
+    names = [_name(setting[0]) for setting in settings]
     if refusal and any(name in refusal for name in names):
         raise ValueError(refusal)
     for name, setting in zip(names, settings, strict=True):
         alone = _try(config, setting, prog)
-        if alone is None or _refusal(alone) != refusal:
+        if not isinstance(alone, SystemExit) or _refusal(alone) != refusal:
             continue
         key, *values = " ".join(setting).replace("=", " ", 1).split(" ")
         if refusal:
@@ -56,6 +56,11 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {refusal}")
 
 
+def _name(arg: str) -> str:
+    """The setting that `--section.a-field=VALUE` is of."""
+    return arg.split("=")[0][2:].replace("-", "_")
+
+
 def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
     import tyro  # half a second that resume and export need not pay
 
@@ -63,14 +68,13 @@ def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
     return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
 
 
-def _try(config: Experiment, args: list[str], prog: str) -> SystemExit | None:
-    """What tyro raises on these arguments, or None; its boxed message is dropped."""
+def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemExit:
+    """The config with these arguments, or what tyro raises; its boxed message is dropped."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            _parse(config, args, prog)
+            return _parse(config, args, prog)
     except SystemExit as error:
         return error
-    return None
 
 
 def _refusal(error: BaseException | None) -> str | None:

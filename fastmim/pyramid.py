@@ -19,19 +19,27 @@ class Levels(nn.Module):
     convolutions). Of other encoders the last map is halved by a max pool until there are enough.
 
     strides, widths: of the maps, as an encoder's.
+
+    Raises:
+        ValueError: images smaller than the last stride.
     """
 
-    def __init__(self, strides: tuple[int, ...], widths: tuple[int, ...]):
+    def __init__(self, strides: tuple[int, ...], widths: tuple[int, ...], size: tuple[int, int]):
         super().__init__()
-        missing = LEVELS - len(strides)
+        missing, plain = LEVELS - len(strides), len(strides) == 1
+        further = tuple(strides[-1] << i for i in range(1, missing + 1))
+        self.strides = tuple((strides[0] << i) // 4 for i in range(LEVELS)) if plain else strides + further
+        if min(size) < self.strides[-1]:
+            raise ValueError(
+                f"data.size={size}: expected at least {self.strides[-1]} pixels a side, one position of a pyramid's "
+                "last map"
+            )
         self.scales = None
-        if len(strides) > 1:
-            self.strides = (*strides, *(strides[-1] << i for i in range(1, missing + 1)))
+        if not plain:
             self.widths = (*widths, *widths[-1:] * missing)
             return
-        (stride,), (width,) = strides, widths
+        (width,) = widths
         half = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
-        self.strides = tuple((stride << i) // 4 for i in range(LEVELS))
         self.widths = (width // 4, width // 2, width, width)
         self.scales = nn.ModuleList(
             [

@@ -44,7 +44,7 @@ class Segmenter(nn.Module):
         check_blocks(encoder, spec.blocks)
         encoder.take_norm()
         self.encoder, self.blocks, self.aux_weight = encoder, spec.blocks, spec.aux_weight
-        self.levels = Levels(encoder.strides, encoder.widths)
+        self.levels = Levels(encoder.strides, encoder.widths, tuple(n * encoder.patch_size for n in encoder.grid))
         self.decoder = UPerNetDecoder((*UNREAD, *self.levels.widths), LEVELS + 1, spec.channels)
         self.head = classifier(spec.channels, classes, spec.dropout)
         initialize_decoder(self.decoder)

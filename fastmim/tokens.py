@@ -187,10 +187,11 @@ class Encoder(ABC):
     * merge: side of the square of patches that one latent token stands for; visible ones, if only those are read.
     * grad_checkpointing: may be set.
     * features(images): the same tokens of whole, normalised (B, C, H, W) images of which nothing is hidden.
-    * maps(images): of such images, a list of what each stage gives, (B, C_i, H_i, W_i), the finest first. A pyramid's
-        are as the stages leave them: they do not pass the norm in front of `features`, and what reads them brings norms
-        of its own. A plain ViT has one, the tokens of `features` without class token; given the numbers of some of its
-        blocks as well, ascending from 0, it gives what leaves these.
+    * maps(images): of such images, a list of what each stage gives, (B, C_i, H_i, W_i), the finest first, of
+        stages of one stride only the last one's. A pyramid's are as the stages leave them: they do not pass the norm in
+        front of `features`, and what reads them brings norms of its own. A plain ViT has one, the tokens of `features`
+        without class token; given the numbers of some of its blocks as well, ascending from 0, it gives what leaves
+        these.
     * strides, widths: pixels that a position of each map stands for, in both directions; its channels.
     * layers(): prefixes of parameter names from the input on, those of the stem, then those of each block; parameters
       without such a prefix come last. For layer decay.

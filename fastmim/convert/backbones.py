@@ -104,7 +104,6 @@ def resnet_depth(encoder: ResNetEncoder, name: str) -> int:
     Raises:
         ValueError: there is none.
     """
-    check_stride(encoder)
     depth, net = DEPTH.get(name), encoder.backbone
     depths = tuple(len(net.get_submodule(f"layer{i}")) for i in range(1, 5))
     if BLOCKS.get(depth) != depths:
@@ -114,15 +113,15 @@ def resnet_depth(encoder: ResNetEncoder, name: str) -> int:
     return depth
 
 
-def check_stride(encoder: ConvEncoder) -> None:
+def check_not_dilated(encoder: nn.Module) -> None:
     """
     Raises:
-        ValueError: stages keep their size, with dilated convolutions.
+        ValueError: stages of a convolutional network keep their size.
     """
-    if len(encoder.strides) < STAGES:
+    if isinstance(encoder, ConvEncoder) and len(encoder.strides) < STAGES:
         raise ValueError(
             f"expected stages that each halve the map of the one before, got encoder.output_stride="
-            f"{encoder.strides[-1]}: dilated networks are written for timm, ONNX and fastmim.load only"
+            f"{encoder.strides[-1]}: dilated networks are written for timm, the hub and ONNX only"
         )
 
 

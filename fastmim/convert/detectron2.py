@@ -16,7 +16,7 @@ from ..encoders.swin import SwinEncoder
 from ..encoders.vit import ViTEncoder
 from ..tokens import Encoder
 from . import simmim
-from .backbones import INDEX, Backbone, no_backbone, resnet_depth, swin_notes, swin_sizes
+from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
 from .format import Rule
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -60,6 +60,7 @@ def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels:
     Raises:
         ValueError: there is none.
     """
+    check_not_dilated(encoder)
     if isinstance(encoder, SwinEncoder):
         own = swin_sizes(encoder)
         args = {"in_chans": channels, "window_size": own.pop("window")} | own

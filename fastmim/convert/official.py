@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..encoders.convnet import ConvEncoder
 from ..mim import MIM
 from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
-from .backbones import check_stride
+from .backbones import check_not_dilated
 from .format import Format
 from .read import OfficialFile
 from .resize import resize_table
@@ -134,8 +133,7 @@ def to_official(fmt: Format, mim: MIM) -> tuple[dict[str, Tensor], Account]:
     Raises:
         ValueError: the parts of `mim` do not allow those.
     """
-    if isinstance(mim.encoder, ConvEncoder):
-        check_stride(mim.encoder)
+    check_not_dilated(mim.encoder)
     official, unmatched = fmt.to_official(mim.state_dict())
     if not official:
         raise ValueError(f"{fmt.name} has no place for any tensor of this model")

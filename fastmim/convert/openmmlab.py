@@ -14,7 +14,7 @@ from ..encoders.swin import SwinEncoder
 from ..encoders.vit import ViTEncoder
 from ..tokens import Encoder
 from . import a2mim, a2mim_vit, pixmim
-from .backbones import INDEX, Backbone, check_stride, no_backbone, resnet_depth, swin_notes, swin_sizes
+from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
 from .format import Rule
 
 
@@ -72,6 +72,7 @@ def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels:
     Raises:
         ValueError: there is none.
     """
+    check_not_dilated(encoder)
     if isinstance(encoder, SwinEncoder):
         own = swin_sizes(encoder)
         args = {
@@ -108,7 +109,6 @@ def _resnet(encoder: ResNetEncoder, name: str, channels: int) -> Backbone:
 
 
 def _convnext(encoder: ConvNeXtEncoder, channels: int) -> Backbone:
-    check_stride(encoder)
     net = encoder.backbone
     widths = tuple(info["num_chs"] for info in net.feature_info)
     block = net.stages[0].blocks[0]

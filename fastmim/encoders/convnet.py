@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from timm.models import convnext, resnet
 from torch import Tensor, nn
@@ -40,13 +40,11 @@ class ConvNet(Encoder):
     """Width of each stage (of a ResNet's 3x3 convolutions); None = the model's own."""
     output_stride: Literal[32, 16, 8] = 32
     """Pixels from one position of the last stage to the next, so the side of a patch. Below 32 the last stages keep the
-    resolution of the one before and their convolutions are dilated: small images are left with more than a few."""
+    resolution of the one before and their convolutions are dilated, so that a small image has more positions."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
     timm_layout = "NCHW"
-    sizes: ClassVar[tuple[str, str]]
-    """What timm calls `depths` and `dims`."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
@@ -72,11 +70,6 @@ class ConvNet(Encoder):
         check_size(size, stride if self.reads == "all" else 2 * stride, self.name)
         return backbone
 
-    def model_args(self) -> dict[str, Any]:
-        """What timm's model is told to have other than its own."""
-        stride = self.output_stride if self.output_stride != FULL_STRIDE else None
-        return given(**dict(zip(self.sizes, (self.depths, self.dims), strict=True)), output_stride=stride)
-
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         return {"architecture": self.name, "model_args": self.model_args()}
 
@@ -85,9 +78,11 @@ class ConvNet(Encoder):
 class ResNet(ConvNet):
     """A timm ResNet; the token joins the input of `layer{token_layer + 1}`, as in A2MIM (openmixup `mim_resnet.py`)."""
 
-    sizes = ("layers", "channels")
     bn_batch: int = 2048
     """Images that batch norm takes its statistics of: all processes' if one's micro-batch is smaller (on GPUs)."""
+
+    def model_args(self) -> dict[str, Any]:
+        return given(layers=self.depths, channels=self.dims, output_stride=self.output_stride)
 
     def timm_classifier(
         self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
@@ -114,7 +109,9 @@ class ConvNeXt(ConvNet):
 
     name: str = "convnext_small"
     """timm model name."""
-    sizes = ("depths", "dims")
+
+    def model_args(self) -> dict[str, Any]:
+        return given(depths=self.depths, dims=self.dims, output_stride=self.output_stride)
 
     def timm_classifier(
         self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]

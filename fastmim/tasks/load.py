@@ -75,7 +75,7 @@ class FeatureExtractor(nn.Module):
         return as_map(self.tokens(images)[:, self.encoder.num_prefix_tokens :], grid)
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """(B, C_i, h_i, w_i) of each stage, the finest first; a plain ViT has one. See `tokens.Encoder`, maps."""
+        """(B, C_i, h_i, w_i) of each stride, the finest first; a plain ViT has one. See `tokens.Encoder`, maps."""
         return self.encoder.maps(images)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor]) -> Trained:
     else:
         raise ValueError(
             f"expected a pre-training, fine-tuning or probing run, got a {type(config).__name__} run, which trains no "
-            f"final norm: load what it started from, run.init={config.run.init}"
+            "final norm: the run that it was initialised from (run.init) can be loaded"
         )
     module.load_state_dict(state)
     if isinstance(data, LabelledData):

@@ -33,6 +33,14 @@ def test_row_is_appended_with_provenance(results):
     assert rows[0]["provenance"]["versions"]["python"] == platform.python_version()
 
 
+def test_rows_of_several_machines_come_by_their_dates(results, monkeypatch):
+    for hardware, date in (("B", "2026-01-01"), ("A", "2026-01-31"), ("B", "2026-01-02")):
+        now = results | {"hardware": hardware, "date": date}
+        monkeypatch.setattr(record, "provenance", lambda device, now=now: now)
+        record.record(ROW, "step")
+    assert [row["provenance"]["date"][-2:] for row in record.read("step")] == ["01", "02", "31"]
+
+
 def test_table_shows_the_newest_row_of_each_case(results):
     record.record(ROW, "step")
     record.record(ROW | {"seconds": 2.0}, "step")

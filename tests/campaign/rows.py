@@ -59,11 +59,14 @@ def covered(path: Path) -> dict[str, str]:
 
 
 def encoder_files(encoder: Encoder) -> list[str]:
-    """Its module and those of its package that this takes names from."""
-    own = sys.modules[type(encoder).__module__]
-    names = {own.__name__, *(getattr(value, "__module__", "") for value in vars(own).values())}
-    modules = (sys.modules[name] for name in sorted(names) if name.startswith(f"{own.__package__}."))
-    return [Path(module.__file__).relative_to(ROOT).as_posix() for module in modules]
+    """Its module, and those of its package that this, and these in turn, take classes and functions from."""
+    package = type(encoder).__module__.rpartition(".")[0]
+    found, waiting = set(), {type(encoder).__module__}
+    while waiting:
+        found.add(name := waiting.pop())
+        taken = {getattr(value, "__module__", "") for value in vars(sys.modules[name]).values()}
+        waiting |= {name for name in taken if name.startswith(f"{package}.")} - found
+    return sorted(Path(sys.modules[name].__file__).relative_to(ROOT).as_posix() for name in found)
 
 
 def stale(row: dict, path: Path) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import record
+from fastmim.encoders import ResNet, UMSwin
 from tests.campaign import fuzz, kills, ledger, proofs, rows, transfer
 from tests.methods.tiny import ROOT, ROWS
 
@@ -147,6 +148,30 @@ def test_a_campaign_goes_on_past_midnight_but_not_on_another_tree(monkeypatch):
 def test_an_arm_depends_on_its_command_and_those_before_it():
     commands = {"pre-training": 1, "detection": 2, "detection, from scratch": 1, "segmentation": 2}
     assert {arm: len(transfer.chain("shapes", arm)) for arm in commands} == commands
+
+
+def test_an_encoder_is_its_module_and_what_that_is_made_of():
+    folder = "fastmim/encoders"
+    assert set(rows.encoder_files(ResNet())) >= {f"{folder}/{name}.py" for name in ("convnet", "batchnorm", "dense")}
+    assert set(rows.encoder_files(UMSwin())) >= {f"{folder}/{name}.py" for name in ("um_swin", "um_pyramid", "dense")}
+    assert f"{folder}/swin.py" not in rows.encoder_files(UMSwin())
+
+
+def test_the_few_labels_of_cifar(tmp_path):
+    for part, label, number in (("train", "cat", 99), ("train", "cat", 100), ("train", "dog", 9), ("test", "dog", 199)):
+        (tmp_path / "source" / part / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / part / label / f"{number:04d}.jpg").touch()
+    with pytest.raises(ValueError, match=r"--data: expected CIFAR-10 as train/CLASS/0000\.jpg and on"):
+        proofs.few_labels(tmp_path / "data", tmp_path / "source")
+    for part in ("train", "test"):
+        (tmp_path / "source" / part / "dog/0000.jpg").touch()
+    proofs.few_labels(tmp_path / "data", tmp_path / "source")
+    found = {path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").glob("few*/*/*/*")}
+    few = {"few/train/cat/0099.jpg", *(f"few/{part}" for part in ("train/dog/0009.jpg", "test/dog/0199.jpg"))}
+    fewer = {f"fewer/{part}" for part in ("train/dog/0009.jpg", "test/dog/0199.jpg")}
+    first = {f"{some}/{part}/dog/0000.jpg" for some in ("few", "fewer") for part in ("train", "test")}
+    assert found == few | fewer | first
+    assert (tmp_path / "data/all/cat/0100.jpg").is_file()
 
 
 def test_pre_training_is_worth_something_and_says_when_that_is_stale():

@@ -173,8 +173,10 @@ def main() -> int:
                         parser.error(str(error))
                     try:
                         beside.rename(data)
-                    except OSError:  # another process was first
-                        shutil.rmtree(beside)
+                    except OSError:
+                        if not data.exists():
+                            raise
+                        shutil.rmtree(beside)  # another process was first
                 row = attempt(name, arm, seed, data, folder)
                 found[row["case"]] = row
                 print(*row.values(), sep="  ", flush=True)

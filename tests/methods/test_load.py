@@ -38,6 +38,7 @@ SIZES = {
     "Swin": (Swin(**TINY_SWIN), (96, 96)),
     "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 96)),
     "ConvNeXt": (ConvNeXt(**ENCODERS["ConvNeXt"]), (64, 64)),
+    "dilated ResNet": (ResNet(**ENCODERS["ResNet"], output_stride=8), (32, 64)),
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
     "UMSwin": (UMSwin(**UM_SWIN), (64, 64)),
     "UMPVT": (UMPVT(**ENCODERS["UMPVT"], reductions=(2, 2, 1, 1)), (64, 64)),
@@ -216,7 +217,7 @@ def test_importing_fastmim_imports_nothing():
 
 def test_what_is_none_of_these_is_refused(tmp_path, runs):
     segmented = load_config(ROOT / "configs/debug/shapes_segment_vit.py")
-    with pytest.raises(ValueError, match=r"got a Segment run.*load what it started from, run\.init=runs/shapes_mae"):
+    with pytest.raises(ValueError, match=r"got a Segment run, which trains no final norm: .*run\.init"):
         from_run(segmented, {})
     with pytest.raises(ValueError, match="expected a run folder, a folder written by `fastmim export`"):
         fastmim.load(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim.encoders import UMPVT, ConvMAE, ResNet, Swin, UMSwin
+from fastmim.encoders import UMPVT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin
 from fastmim.tasks import export, onnx_export
 from fastmim.tasks.load import from_run
 from fastmim.tasks.parts import build
@@ -23,6 +23,7 @@ ENCODERS_OF_OURS = {
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
     "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 64)),
     "Swin": (Swin(**TINY_SWIN), (192, 192)),
+    "dilated ConvNeXt": (ConvNeXt(**ENCODERS["ConvNeXt"], output_stride=8), (32, 64)),
     "UMSwin": (UMSwin(**UM_SWIN), (64, 64)),
     "UMPVT": (UMPVT(**ENCODERS["UMPVT"], reductions=(2, 2, 1, 1)), (64, 64)),
 }

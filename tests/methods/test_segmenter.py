@@ -61,17 +61,19 @@ def test_every_encoder_trains(kind):
 
 
 def test_levels():
-    plain = Levels((16,), (32,))
+    with pytest.raises(ValueError, match=r"data\.size=\(64, 24\): expected at least 32 pixels a side"):
+        Levels((4, 8), (8, 16), (64, 24))
+    plain = Levels((16,), (32,), (64, 64))
     x = torch.randn(1, 32, 4, 6)
     assert (plain.strides, plain.widths) == ((4, 8, 16, 32), (8, 16, 32, 32))
     assert [tuple(y.shape) for y in plain([x])] == [(1, 8, 16, 24), (1, 16, 8, 12), (1, 32, 4, 6), (1, 32, 2, 3)]
     for one, other in zip(plain([x]), plain([x] * 4), strict=True):
         assert torch.equal(one, other)
-    three = Levels((4, 8, 16), (8, 16, 32))
+    three = Levels((4, 8, 16), (8, 16, 32), (64, 64))
     maps = [torch.randn(1, 8, 16, 24), torch.randn(1, 16, 8, 12), x]
     assert (three.strides, three.widths) == ((4, 8, 16, 32), (8, 16, 32, 32))
     assert torch.equal(three(maps)[3], F.max_pool2d(x, 2)) and three(maps)[:3] == maps
-    four = Levels((4, 8, 16, 32), (8, 16, 32, 64))
+    four = Levels((4, 8, 16, 32), (8, 16, 32, 64), (64, 64))
     assert four.widths == (8, 16, 32, 64) and four([*maps, x]) == [*maps, x]
 
 
