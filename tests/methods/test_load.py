@@ -38,7 +38,7 @@ SIZES = {
     "Swin": (Swin(**TINY_SWIN), (96, 96)),
     "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 96)),
     "ConvNeXt": (ConvNeXt(**ENCODERS["ConvNeXt"]), (64, 64)),
-    "dilated ResNet": (ResNet(**ENCODERS["ResNet"], output_stride=8), (32, 64)),
+    "dilated ResNet": (ResNet(**ENCODERS["ResNet"], output_stride=8), (64, 96)),
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
     "UMSwin": (UMSwin(**UM_SWIN), (64, 64)),
     "UMPVT": (UMPVT(**ENCODERS["UMPVT"], reductions=(2, 2, 1, 1)), (64, 64)),

@@ -23,7 +23,7 @@ ENCODERS_OF_OURS = {
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
     "ResNet": (ResNet(**ENCODERS["ResNet"]), (64, 64)),
     "Swin": (Swin(**TINY_SWIN), (192, 192)),
-    "dilated ConvNeXt": (ConvNeXt(**ENCODERS["ConvNeXt"], output_stride=8), (32, 64)),
+    "dilated ConvNeXt": (ConvNeXt(**ENCODERS["ConvNeXt"], output_stride=8), (64, 96)),
     "UMSwin": (UMSwin(**UM_SWIN), (64, 64)),
     "UMPVT": (UMPVT(**ENCODERS["UMPVT"], reductions=(2, 2, 1, 1)), (64, 64)),
 }
