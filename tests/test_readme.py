@@ -94,9 +94,9 @@ def workplace(tmp_path_factory):
     images = [[*fastmim(), "demo-data", "FOLDER", "--count", "100", "--size", "48"]]
     for name in ("train/a", "train/b", "test/a", "test/b"):
         images.append([*fastmim(), "demo-data", f"CLASSES/{name}", "--count", "20", "--size", "48"])
-        images.append([*fastmim(), "demo-data", f"CIFAR/{name}", "--count", "110", "--size", "32"])
+        images.append([*fastmim(), "demo-data", f"data/cifar10/{name}", "--count", "110", "--size", "32"])
     # As CIFAR-10's images are named.
-    images.append(["bash", "-ec", "for i in CIFAR/*/*/demo_0*; do mv $i ${i/demo_0/}; done"])
+    images.append(["bash", "-ec", "for i in data/cifar10/*/*/demo_0*; do mv $i ${i/demo_0/}; done"])
     for part in ("train", "test"):
         for name in ("OBJECTS", "SCENES"):
             write_shapes(folder / name, part, 30, seed=1, side=48)
