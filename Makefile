@@ -1,5 +1,5 @@
 # make demo     pre-train a small MAE on photographs, from nothing
-# make test     everything a CPU can prove, in about 50 minutes of one core
+# make test     everything a CPU can prove, in about an hour of one core
 # make lint     ruff, as the tests run it
 # make bench    the op microbenchmarks and the whole-step comparison, on this machine
 # make readme   README.md's tables of results and bench/results/kernels.md, from the rows in bench/results

@@ -141,7 +141,7 @@ def on_shapes() -> Proof:
 
 
 PROOFS = {
-    "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 56),
+    "cifar10_vit": classification("vit", "cifar10_mae_32px", "few", "--optim.layer_decay 1", 85),
     "cifar10_resnet": classification(
         "resnet", "cifar10_a2mim_resnet", "fewer", "--optim.layer_decay 1 --optim.blr 8e-3", 950
     ),
