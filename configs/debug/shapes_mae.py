@@ -1,4 +1,4 @@
-"""MAE with a small ViT on the pictures that shapes_detect_vit.py finds shapes in: six minutes of a CPU core.
+"""MAE with a small ViT on the pictures that shapes_detect_vit.py finds shapes in: six to twelve minutes of a CPU core.
 
     python -m tests.shapes data/shapes
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
