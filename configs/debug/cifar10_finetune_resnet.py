@@ -6,8 +6,8 @@
 README.md makes FEWER. LAMB and binary cross-entropies, as RSB has them, need more updates than this.
 The same network from random initialisation: `--run.init None --optim.layer_decay 1 --optim.blr 8e-3 --run.dir
 runs/cifar10_scratch_resnet`.
-Chosen on one seed after 3 epochs of pre-training (1.5 now), of three each: this (30.8 %) over a rate of 5e-2 (29.7) and one of
-8e-3 without decay (28.6); from scratch that (27.1 %) over 2e-2 without decay (26.5) and with it (26.6).
+Chosen on one seed after 3 epochs of pre-training (1.5 now), of three each: this (30.8 %) over a rate of 5e-2 (29.7) and
+one of 8e-3 without decay (28.6); from scratch that (27.1 %) over 2e-2 without decay (26.5) and with it (26.6).
 Measured here: bench/results/transfer_*.jsonl.
 """
 
