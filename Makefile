@@ -25,8 +25,10 @@ demo: $(LIBRARY) data/demo/.complete
 	deepspeed fastmim/train.py configs/debug/demo.py
 	@echo "The encoder in timm: timm.create_model('local-dir:$(RUN)/encoder', pretrained=True)"
 
+test: export OMP_NUM_THREADS = 1
 test: lint
-	python -m pytest
+	python -m pytest -n 2 --dist worksteal
+	TRITON_INTERPRET=1 python -m pytest -n 2 --dist worksteal -m triton tests/kernels
 
 lint: $(LIBRARY)
 	ruff check . && ruff format --check .

@@ -6,6 +6,8 @@ import re
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.cpu_seconds"]
+
 # Examples of a fuzz test, `pytest --hypothesis-profile=NAME`: of an op, and of one in Triton's interpreter.
 EXAMPLES = {"test": (100, 20), "campaign": (10_000, 300)}
 for name, (compiled, interpreted) in EXAMPLES.items():

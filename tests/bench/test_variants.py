@@ -34,7 +34,6 @@ def launched(op: str, case, dtype: torch.dtype, monkeypatch) -> list[tuple]:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_compiled_kernel_is_launched(op, monkeypatch):
-    pytest.importorskip("triton")
     calls, labels = variants(op), []
     for label, kernel, types, constants, warps in importlib.import_module(f"fastmim_kernels.{op}.cuda").compile_only():
         fixed = {key: value for key, value in constants.items() if key not in NOT_COMPARED}
@@ -47,7 +46,6 @@ def test_every_compiled_kernel_is_launched(op, monkeypatch):
 
 def test_every_kernel_is_compiled():
     """Of an op's own functions of Triton, all that no other function calls."""
-    pytest.importorskip("triton")
     from triton.runtime.jit import JITFunction
 
     modules = [importlib.import_module(f"fastmim_kernels.{op}.cuda") for op in OPS]

@@ -1,7 +1,7 @@
 """The sweep every op goes through, as a fixture so that no test imports another.
 
-Triton's kernels run in its interpreter, which must be on before triton is imported anywhere. So tests marked `triton`
-run in a child process (test_interpreter.py), or right here when there is a GPU, and are not collected otherwise.
+Triton's kernels run on a GPU, or in Triton's interpreter, which must be on before triton is imported anywhere:
+`TRITON_INTERPRET=1 python -m pytest`. Elsewhere tests marked `triton` are deselected.
 """
 
 import importlib

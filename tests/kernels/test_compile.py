@@ -52,7 +52,6 @@ def test_kernels_compile_for_sm_80_90_100_without_spills_in_the_shared_memory_th
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, and interprets nothing")
 def test_rows_are_recorded(monkeypatch, tmp_path):
-    pytest.importorskip("triton")
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.compile"])
     assert compile.main(["--op", "focal_spectrum_", "--arch", "90", "--record"]) == 0

@@ -68,7 +68,6 @@ def other_atomics(code: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def codes() -> dict[str, list[str]]:
-    pytest.importorskip("triton")
     found = {}
     for op in OPS:
         kernels = importlib.import_module(f"fastmim_kernels.{op}.cuda").compile_only()
@@ -95,7 +94,7 @@ def test_only_integers_are_added_atomically(codes):
 
 
 def test_offsets_of_32_bits_are_found():
-    triton = pytest.importorskip("triton")
+    import triton
     import triton.language as tl
 
     @triton.jit
@@ -131,7 +130,7 @@ def test_offsets_of_32_bits_are_found():
 
 
 def test_offsets_that_other_operations_than_a_product_of_indices_make_narrow_are_found():
-    triton = pytest.importorskip("triton")
+    import triton
     import triton.language as tl
 
     @triton.jit
@@ -152,7 +151,7 @@ def test_offsets_that_other_operations_than_a_product_of_indices_make_narrow_are
 
 
 def test_a_tensor_descriptor_is_refused():
-    triton = pytest.importorskip("triton")
+    import triton
     import triton.language as tl
 
     @triton.jit
@@ -170,7 +169,7 @@ def test_a_loop_of_unknown_form_is_refused():
 
 
 def test_an_atomic_sum_of_floats_is_found():
-    triton = pytest.importorskip("triton")
+    import triton
     import triton.language as tl
 
     @triton.jit
