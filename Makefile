@@ -1,12 +1,4 @@
-# make demo     pre-train a small MAE on photographs, from nothing
-# make test     everything a CPU can prove, in about an hour of one core
-# make lint     ruff, as the tests run it
-# make bench    the op microbenchmarks and the whole-step comparison, on this machine
-# make readme   README.md's tables of results and bench/results/kernels.md, from the rows in bench/results
-# make campaign the long proofs: slow tests, fuzz of every op, kills, every row of the tables; what pre-training is worth
-#               on CIFAR-10, which CIFAR=FOLDER holds as train/CLASS/0000.jpg and test/CLASS/0000.jpg
-#
-# VENV=path shares a virtual environment between work trees.
+# `make` or `make help` lists the targets. V=1 shows the commands. VENV=path shares an environment between work trees.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -14,55 +6,92 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 # This tree's packages, also where the environment was installed from another tree.
 export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
+OPS := $(words $(wildcard kernels/fastmim_kernels/*/cpu.cpp))
 NATIVE := CMakeLists.txt $(shell find kernels -name '*.cpp' -o -name '*.h')
+TOOLS := $(VENV)/.tools
 LIBRARY := build/.built
+INSTALLED := $(VENV)/.installed
 RUN := runs/demo
 CIFAR ?= data/cifar10
+CAMPAIGN := slow fuzz kills rows mutants transfer
 
-.PHONY: demo test lint bench readme campaign clean
+$(if $(V),,.SILENT:)
+.NOTPARALLEL:
+.PHONY: help demo test lint bench readme campaign $(CAMPAIGN:%=campaign-%) clean
 
-demo: $(LIBRARY) data/demo/.complete
-	deepspeed fastmim/train.py configs/debug/demo.py
-	@echo "The encoder in timm: timm.create_model('local-dir:$(RUN)/encoder', pretrained=True)"
+help: ## this list
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
+	echo
+	echo "The first target that needs them installs an environment into VENV=$(VENV) and compiles the ops: about 5 minutes,"
+	echo "7 GB. PYTHON=path and CXX=path choose another Python (3.10 or newer) and C++20 compiler; V=1 shows commands."
+
+demo: $(INSTALLED) data/demo/.complete ## pre-train a small MAE on photographs, from nothing: about 2 minutes
+	.ci/quietly --live "training on the demo images, about 2 minutes" deepspeed fastmim/train.py configs/debug/demo.py
+	echo "The encoder in timm: timm.create_model('local-dir:$(RUN)/encoder', pretrained=True)"
 
 test: export OMP_NUM_THREADS = 1
-test: lint
+test: lint ## lint and the short test suite: about 10 minutes
+	echo "testing in two processes, about 9 minutes"
 	python -m pytest -n 2 --dist worksteal
+	echo "testing the Triton kernels in its interpreter, about 1 minute"
 	TRITON_INTERPRET=1 python -m pytest -n 2 --dist worksteal -m triton tests/kernels
 
-lint: $(LIBRARY)
+lint: $(INSTALLED) ## ruff, as the tests run it: seconds
+	echo "linting"
 	ruff check . && ruff format --check .
 
-bench: $(LIBRARY)
+bench: $(INSTALLED) ## the op microbenchmarks and the whole-step comparison, on this machine
 	python -m bench.ops
 	python -m bench.compare
 
-readme: $(LIBRARY)
+readme: $(INSTALLED) ## the tables of results in README.md and bench/results/kernels.md, from bench/results: seconds
 	python -m bench.readme
 	python -m bench.report
 
-campaign: $(LIBRARY) data/demo/.complete
-	python -m pytest -m slow
+campaign: $(CAMPAIGN:%=campaign-%) ## the long proofs, one after another: COST; each continues where it was stopped
+
+campaign-slow: $(INSTALLED) ## the tests that are too slow for `make test`: COST
+	python -m tests.campaign.slow
+
+campaign-fuzz: $(INSTALLED) ## 10,000 random cases of every op: COST
 	python -m tests.campaign.fuzz
+
+campaign-kills: $(INSTALLED) data/demo/.complete ## 50 SIGKILLs of a training run, which must end as if undisturbed: COST
 	python -m tests.campaign.kills --kills 50
+
+campaign-rows: $(INSTALLED) data/demo/.complete ## every config trains, resumes and is exported: COST
 	python -m tests.campaign.rows
+
+campaign-mutants: $(INSTALLED) ## seeded errors, each of which the short suite must catch: COST
+	python -m tests.mutants
+
+campaign-transfer: $(INSTALLED) ## what pre-training is worth; CIFAR=FOLDER has train/CLASS/0000.jpg and test/CLASS: COST
+	test -d $(CIFAR)/train || { echo "$(CIFAR)/train is missing: pass CIFAR=FOLDER, as the README says."; exit 1; } >&2
 	python -m tests.campaign.transfer --data $(CIFAR)
 
-clean:
+clean: ## remove what was built and the demo's run; the environment stays
 	rm -rf build dist *.egg-info runs/demo kernels/fastmim_kernels/*.so
 
 # torch, torchvision and triton come first and together, so that pip picks builds that fit each other.
-$(VENV)/.installed: setup.py pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --upgrade pip setuptools wheel cmake ninja
-	python -m pip install --quiet torch torchvision
-	python -m pip install --quiet --no-build-isolation --editable '.[test,demo]'
+$(TOOLS): setup.py pyproject.toml
+	.ci/needs $(PYTHON) $(VENV)
+	test -x $(BIN)/pip || .ci/quietly "making a Python environment in $(VENV)" $(PYTHON) -m venv $(VENV)
+	.ci/quietly "installing pip, setuptools, cmake and ninja" \
+		python -m pip install --upgrade pip setuptools wheel cmake ninja
+	.ci/quietly "installing torch and 40 packages with it, about 2 minutes" python -m pip install torch torchvision
 	touch $@
 
-$(LIBRARY): $(VENV)/.installed $(NATIVE)
-	python setup.py --quiet build_ext --inplace
-	mkdir -p build && touch $@
+$(LIBRARY): $(TOOLS) $(NATIVE)
+	.ci/needs $(BIN)/python $(VENV)
+	.ci/quietly "compiling $(OPS) ops and the file reader, about 1 minute" python setup.py build_ext --inplace
+	touch $@
 
-data/demo/.complete: $(VENV)/.installed
-	fastmim demo-data data/demo
+# After the library, which pip would otherwise compile.
+$(INSTALLED): $(TOOLS) | $(LIBRARY)
+	.ci/quietly "installing fastmim and 60 other packages, about 2 minutes" \
+		python -m pip install --no-build-isolation --editable '.[test,demo]'
+	touch $@
+
+data/demo/.complete: $(INSTALLED)
+	.ci/quietly "writing the demo images" fastmim demo-data data/demo
 	touch $@

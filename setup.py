@@ -35,11 +35,17 @@ def missing_tool() -> str | None:
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake and puts the libraries next to the package: in the source tree for editable and in-place builds."""
+    """Runs CMake and puts the libraries next to the package: in the source tree for editable and in-place builds.
+
+    Both of these build in one folder, so that the second of them compiles nothing.
+    """
+
+    @property
+    def in_tree(self) -> bool:
+        return self.inplace or getattr(self, "editable_mode", False)
 
     def libraries_built(self) -> list[Path]:
-        in_tree = self.inplace or getattr(self, "editable_mode", False)
-        folder = (ROOT / "kernels" if in_tree else Path(self.build_lib)) / "fastmim_kernels"
+        folder = (ROOT / "kernels" if self.in_tree else Path(self.build_lib)) / "fastmim_kernels"
         return [folder / "_cpu.so", folder / "_reader.so"]
 
     def run(self) -> None:
@@ -51,7 +57,7 @@ class CMakeBuild(build_ext):
             )
             return
         torch = Path(importlib.util.find_spec("torch").origin).parent
-        build = Path(self.build_temp).resolve() / "cmake"
+        build = (ROOT / "build" if self.in_tree else Path(self.build_temp).resolve()) / "cmake"
         options = [f"-DTORCH_INCLUDE={torch / 'include'}", f"-DTORCH_LIB={torch / 'lib'}"]
         ninja = shutil.which("ninja", path=PATH)
         if ninja:  # named, because the one remembered from an earlier build may have lived in a temporary environment
