@@ -119,7 +119,17 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "scikit-image", "torchmetrics", *DETECT, *SEGMENT, *ONNX],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "scikit-image",
+            "torchmetrics",
+            *DETECT,
+            *SEGMENT,
+            *ONNX,
+        ],
         "detect": DETECT,
         "segment": SEGMENT,
         "onnx": ONNX,
