@@ -7,9 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from timm.data.mixup import Mixup
-from timm.data.random_erasing import RandomErasing
-from timm.loss import create_classification_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +24,9 @@ class Batch:
     """
 
     def __init__(self, augment: Augment, classes: int):
+        from timm.data.mixup import Mixup
+        from timm.data.random_erasing import RandomErasing
+
         self.mixes = augment.mixup > 0 or augment.cutmix > 0
         self.erase = RandomErasing(augment.erase, mode="pixel") if augment.erase else None
         self.mix = (
@@ -95,6 +95,8 @@ class Classifier(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ):
+        from timm.loss import create_classification_loss
+
         super().__init__()
         self.encoder = encoder
         self.pool = pooling(encoder, head)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from timm.models import checkpoint_seq
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastmim_kernels import patch_gather, unshuffle
 
 from .fields import check_bounds, check_types
-from .tokens import Decoder, Mask, init_transformer, sincos_position_embedding, take
+from .tokens import Decoder, Mask, init_transformer, run_blocks, sincos_position_embedding, take
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import Block
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,12 @@ class TransformerDecoder(Decoder):
         return TransformerDecoderModule(self, encoder)
 
 
-class LastBlock(Block):
+class LastBlock(nn.Module):
     """A block of which only the last tokens are wanted: they attend to all, the others stop at key and value."""
+
+    def __init__(self, block: Block):
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
 
     def forward(self, x: Tensor, num_tokens: int) -> Tensor:
         """(B, N, D) to (B, num_tokens, D): the last rows of what `Block` returns."""
@@ -77,6 +82,8 @@ class TransformerDecoderModule(nn.Module):
     """
 
     def __init__(self, spec: TransformerDecoder, encoder: nn.Module):
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         self.grad_checkpointing = False
         self.raster, self.official_pos_order = spec.order == "raster", spec.official_pos_order
@@ -90,16 +97,16 @@ class TransformerDecoderModule(nn.Module):
         pos_embed = sincos_position_embedding(spec.dim, encoder.grid, num_prefix_tokens=encoder.num_prefix_tokens)
         self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
         norm = partial(nn.LayerNorm, eps=1e-6)
-        kinds = [Block] * (spec.depth - 1) + [LastBlock]
-        self.blocks = nn.Sequential(*(kind(spec.dim, spec.num_heads, qkv_bias=True, norm_layer=norm) for kind in kinds))
+        blocks = [Block(spec.dim, spec.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(spec.depth)]
+        self.blocks = nn.Sequential(*blocks[:-1], LastBlock(blocks[-1]))
         self.norm = norm(spec.dim)
         self.pred = nn.Linear(spec.dim, encoder.patch_values)
         self.apply(init_transformer)
 
     def forward(self, latent: Tensor, mask: Mask, num_pred: int) -> Tensor:
         x = self.tokens(self.unmerge(self.embed(latent)), mask)
-        blocks, last_block = self.blocks[:-1], self.blocks[-1]
-        x = checkpoint_seq(blocks, x) if self.grad_checkpointing else blocks(x)
+        *blocks, last_block = self.blocks
+        x = run_blocks(blocks, x, self.grad_checkpointing)
         if self.raster:
             x = take(last_block(x, x.shape[1])[:, self.prefix :], mask.ids[:, -num_pred:])
         else:

@@ -9,15 +9,7 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from fastmim_kernels import mean_fill
 
@@ -34,6 +26,8 @@ class SimpleFeaturePyramid(nn.Module):
     """
 
     def __init__(self, levels: Levels, channels: int):
+        from timm.layers import LayerNorm2d
+
         super().__init__()
         self.levels = levels
         self.convs = nn.ModuleList(
@@ -58,6 +52,10 @@ class FeaturePyramid(nn.Module):
     """
 
     def __init__(self, levels: Levels, channels: int, norms: bool, norm: type[nn.Module] | None):
+        from timm.layers import LayerNorm2d
+        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
         super().__init__()
         self.levels = levels
         self.norms = nn.ModuleList(LayerNorm2d(width) if norms else nn.Identity() for width in levels.widths)
@@ -76,6 +74,11 @@ class Detector(nn.Module):
 
     def __init__(self, encoder: nn.Module, rcnn: RCNN, classes: int, mean: tuple[float, ...], std: tuple[float, ...]):
         """classes: of objects, without background."""
+        from timm.layers import LayerNorm2d
+        from torchvision.models.detection import faster_rcnn, mask_rcnn
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.rpn import RPNHead
+
         super().__init__()
         self.encoder, channels = encoder, rcnn.channels
         own, norm = encoder.take_norm(), LayerNorm2d if rcnn.norm == "layer" else None
@@ -91,20 +94,20 @@ class Detector(nn.Module):
         anchors = AnchorGenerator(tuple((rcnn.anchor * stride,) for stride in strides), (RATIOS,) * len(strides))
         box_size = 7
         if rcnn.box_convs:
-            box_head = FastRCNNConvFCHead(
+            box_head = faster_rcnn.FastRCNNConvFCHead(
                 (channels, box_size, box_size), [channels] * rcnn.box_convs, [rcnn.box_width], norm
             )
         else:
-            box_head = TwoMLPHead(channels * box_size**2, rcnn.box_width)
-        whole = MaskRCNN(
+            box_head = faster_rcnn.TwoMLPHead(channels * box_size**2, rcnn.box_width)
+        whole = mask_rcnn.MaskRCNN(
             self.pyramid,
             rpn_anchor_generator=anchors,
             rpn_head=RPNHead(channels, len(RATIOS), conv_depth=rcnn.rpn_convs),
             box_head=box_head,
-            box_predictor=FastRCNNPredictor(rcnn.box_width, classes + 1),
+            box_predictor=faster_rcnn.FastRCNNPredictor(rcnn.box_width, classes + 1),
             box_batch_size_per_image=rcnn.proposals,
-            mask_head=MaskRCNNHeads(channels, [channels] * rcnn.mask_convs, 1, norm),
-            mask_predictor=MaskRCNNPredictor(channels, channels, classes + 1),
+            mask_head=mask_rcnn.MaskRCNNHeads(channels, [channels] * rcnn.mask_convs, 1, norm),
+            mask_predictor=mask_rcnn.MaskRCNNPredictor(channels, channels, classes + 1),
         )
         self.rpn, self.heads = whole.rpn, whole.roi_heads
         heads = self.heads
@@ -134,6 +137,8 @@ class Detector(nn.Module):
         self, images: Tensor, targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Detections in evaluation, losses in training."""
+        from torchvision.models.detection.image_list import ImageList
+
         weight = next(self.pyramid.parameters())
         pixels = mean_fill(images, None, self.mean.float(), self.std.float(), torch.float32).permute(0, 3, 1, 2)
         maps = named(self.pyramid(self.encoder.maps(pixels.to(weight.dtype))))

@@ -1,6 +1,6 @@
 """Optimisation: learning-rate rule, parameter groups, and the optimizers that run at ZeRO stage 0.
 
-May import torch, timm and config only.
+May import torch and config only; layerwise where LAMB or LARS is asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from timm import optim as timm_optim
 from torch import Tensor, nn
 
 from . import config
@@ -207,62 +206,6 @@ class AdamW(Stage0, torch.optim.AdamW):
         torch.optim.AdamW.step(self)
 
 
-class _FromTimm(Stage0):
-    """An optimizer of timm's, which knows no skipping: whether to skip is read from the device, once an update."""
-
-    def __init__(self, groups: list[dict], **settings: Any):
-        super().__init__(groups, **settings)
-        for master in self.masters.values():
-            self.state[master] = {name: torch.zeros_like(master, requires_grad=False) for name in self.moments}
-        for group in self.param_groups:
-            group["step"] = torch.zeros(())
-
-    def steps(self) -> list[Tensor]:
-        return [group["step"] for group in self.param_groups]
-
-    def update(self) -> None:
-        if self.found_inf:
-            return
-        grads = [m.grad for m in self.masters.values() if m.grad is not None]
-        torch._foreach_div_(grads, self.grad_scale)
-        self.timm_step()
-
-    @abstractmethod
-    def timm_step(self) -> None:
-        """One update of timm's."""
-
-
-class Lamb(_FromTimm, timm_optim.Lamb):
-    """LAMB (arXiv:1904.00962); parameters without weight decay take plain Adam steps."""
-
-    def __init__(self, groups: list[dict], **settings: Any):
-        super().__init__(groups, max_grad_norm=None, **settings)
-
-    def timm_step(self) -> None:
-        timm_optim.Lamb.step(self)
-
-
-class Lars(_FromTimm, timm_optim.Lars):
-    """LARS (arXiv:1708.03888) as MAE's linear probe has it: 1-D parameters take plain steps with momentum."""
-
-    moments = ("momentum_buffer",)
-
-    def __init__(self, groups: list[dict], **settings: Any):
-        split = []
-        for group in groups:
-            for adapts in (True, False):
-                pairs = list(zip(group["names"], group["params"], strict=True))
-                if inside := [pair for pair in pairs if (pair[1].ndim > 1) == adapts]:
-                    names, params = zip(*inside, strict=True)
-                    split.append({**group, "names": names, "params": params, "always_adapt": adapts})
-        super().__init__(split, **settings)
-
-    def timm_step(self) -> None:
-        timm_optim.Lars.step(self)
-        for group in self.param_groups:
-            group["step"] += 1
-
-
 class Sgd(Stage0, torch.optim.SGD):
     """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
 
@@ -284,8 +227,14 @@ class Sgd(Stage0, torch.optim.SGD):
 
 def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
     """The optimizer that `optim.algorithm` names."""
-    shared = {"clip": optim.clip, "loss_scaling": loss_scaling}
-    adam, momentum = {"betas": optim.betas, "eps": optim.eps}, {"momentum": optim.momentum}
-    kinds = {"adamw": (AdamW, adam), "lamb": (Lamb, adam), "lars": (Lars, momentum), "sgd": (Sgd, momentum)}
-    kind, own = kinds[optim.algorithm]
-    return kind(groups, **shared, **own)
+    settings: dict[str, Any] = {"clip": optim.clip, "loss_scaling": loss_scaling}
+    adam = {"betas": optim.betas, "eps": optim.eps}
+    if optim.algorithm == "adamw":
+        return AdamW(groups, **settings, **adam)
+    if optim.algorithm == "sgd":
+        return Sgd(groups, **settings, momentum=optim.momentum)
+    from .layerwise import Lamb, Lars
+
+    if optim.algorithm == "lamb":
+        return Lamb(groups, **settings, **adam)
+    return Lars(groups, **settings, momentum=optim.momentum)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +24,8 @@ class Levels(nn.Module):
     """
 
     def __init__(self, strides: tuple[int, ...], widths: tuple[int, ...], size: tuple[int, int]):
+        from timm.layers import LayerNorm2d
+
         super().__init__()
         missing, plain = LEVELS - len(strides), len(strides) == 1
         further = tuple(strides[-1] << i for i in range(1, missing + 1))

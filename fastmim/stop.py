@@ -11,9 +11,6 @@ import time
 from pathlib import Path
 from types import FrameType
 
-import torch
-from torch import distributed as dist
-
 _REASONS = (None, "SIGUSR1", "SIGTERM", "SIGINT", "launcher gone")
 _SIGNALS = {signal.SIGUSR1: 1, signal.SIGTERM: 2, signal.SIGINT: 3}
 _LAUNCHER_GONE = 4
@@ -35,6 +32,9 @@ class Stop:
         Args:
             watched: what `launchers` gave when the process began: one that has ended since then is noticed too.
         """
+        import torch
+        from torch import distributed as dist
+
         self._code = 0
         self._interrupted = False
         self._launchers = launchers() if watched is None else watched
@@ -52,6 +52,9 @@ class Stop:
         With several ranks, an asynchronous all-reduce on the CPU is started here and read at the next call: nothing
         waits for a device, and an answer comes one step after the request.
         """
+        import torch
+        from torch import distributed as dist
+
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + _CHECK_SECONDS
             if any(_start_time(pid) != start for pid, start in self._launchers.items()):

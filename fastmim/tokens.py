@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Stream(enum.IntEnum):
@@ -69,6 +69,8 @@ class Mask:
     @property
     def mask(self) -> Tensor:
         """(B, L) bool, True = hidden."""
+        import torch
+
         return torch.ones_like(self.ids, dtype=torch.bool).scatter_(1, self.ids_keep, False)
 
     def hidden_map(self, size: tuple[int, int]) -> Tensor:
@@ -127,17 +129,22 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tok
     Raises:
         ValueError: `dim` is not a multiple of 4.
     """
+    import torch
+    from torch.nn.functional import pad
+
     if dim % 4:
         raise ValueError(f"a sine-cosine position embedding needs a dimension divisible by 4, got {dim}")
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [positions.reshape(-1, 1) * omega for positions in (columns, rows)]
     table = torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
-    return nn.functional.pad(table, (0, 0, num_prefix_tokens, 0))[None]
+    return pad(table, (0, 0, num_prefix_tokens, 0))[None]
 
 
 def init_transformer(module: nn.Module) -> None:
     """MAE's initialisation of one module (models_mae.py `_init_weights`): Xavier-uniform weights, zero biases."""
+    from torch import nn
+
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -145,6 +152,15 @@ def init_transformer(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
+
+
+def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor, recompute: bool) -> Tensor:
+    """Passes x through blocks; `recompute` keeps only what each is given, and computes the rest again for gradients."""
+    from torch.utils.checkpoint import checkpoint
+
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+    return x
 
 
 @dataclass(frozen=True)

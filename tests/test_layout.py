@@ -25,14 +25,14 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens", "optim"),
+    1: ("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens", "optim", "layerwise"),
     2: (
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
     3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
-    5: ("train", "cli"),
+    5: ("train", "trainer", "cli"),
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
@@ -43,6 +43,8 @@ ALLOWED = {
     ("overrides", "config"),
     ("overrides", "fields"),
     ("optim", "config"),
+    ("optim", "layerwise"),
+    ("layerwise", "optim"),
     ("transfer", "config"),
     ("transfer", "fields"),
     ("transfer", "tokens"),
@@ -58,13 +60,14 @@ ALLOWED = {
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
+    ("train", "trainer"),
 }
 # Which part of fastmim may import which library.
 ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
     "segmentation_models_pytorch": {"segmenter"},
-    "timm": {"encoders", "decoders", "optim", "classifier", "detector", "pyramid", "data", "tasks"},
+    "timm": {"encoders", "decoders", "layerwise", "classifier", "detector", "pyramid", "data", "tasks"},
     "torchvision": {"data", "detector", "tasks"},
     "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import posterize, rand_augment_transform
 from torch import Tensor
-from torchvision.transforms import ColorJitter
-from torchvision.transforms import functional as tvf
-from torchvision.transforms.v2 import RandomPhotometricDistort
 
 from fastmim_kernels.philox import philox
 
@@ -51,6 +47,8 @@ def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
     Raises:
         ValueError: not a description of RandAugment; or images are not of 3 channels, which its colour operations need.
     """
+    from timm.data.auto_augment import posterize, rand_augment_transform
+
     if len(data.mean) != 3:
         raise ValueError(f"augment.rand_augment needs images of 3 channels, got {len(data.mean)}: set it to None")
     settings = {
@@ -65,13 +63,12 @@ def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
             f"augment.rand_augment: expected timm's form, such as rand-m9-mstd0.5-inc1, got {text!r} ({error})"
         ) from error
     for operation in transform.ops:
-        operation.aug_fn = _added(operation.aug_fn)
+        operation.aug_fn = _added(_posterize if operation.aug_fn is posterize else operation.aug_fn)
     return lambda: transform([])
 
 
 def _added(function: Callable[..., Image.Image]) -> Callable[..., list[Change]]:
     """An operation of timm's that is told to be done later."""
-    function = _posterize if function is posterize else function
 
     def add(changes: list[Change], *args: Any, **kwargs: Any) -> list[Change]:
         return [*changes, lambda image: function(image, *args, **kwargs)]
@@ -80,14 +77,18 @@ def _added(function: Callable[..., Image.Image]) -> Callable[..., list[Change]]:
 
 
 def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
+    from timm.data.auto_augment import posterize
+
     # Of the largest magnitude timm keeps 0 bits, which older Pillows took and newer ones refuse.
     return posterize(image, bits, **kwargs) if bits else image.point(lambda value: 0)
 
 
 def color_jitter(strength: float) -> Callable[[], list[Change]]:
     """torchvision's ColorJitter of brightness, contrast and saturation, in a drawn order."""
+    from torchvision.transforms import ColorJitter, functional
+
     low_high = [max(0.0, 1 - strength), 1 + strength]
-    functions = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation)
+    functions = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
 
     def draw() -> list[Change]:
         with torch.random.fork_rng(devices=[]):
@@ -107,6 +108,8 @@ def photometric_distortion() -> Callable[[], list[Change]]:
     with a probability of a half. (There brightness is shifted, here scaled; there contrast is about black, here about
     the mean.)
     """
+    from torchvision.transforms.v2 import RandomPhotometricDistort
+
     limit = 32 / 255
     transform = RandomPhotometricDistort(brightness=(1 - limit, 1 + limit), hue=(-0.1, 0.1))
 

@@ -6,18 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from timm.models import checkpoint
-from timm.models.beit import Beit
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, as_map
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
+
+if TYPE_CHECKING:
+    from timm.models.beit import Beit
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class BEiT(Encoder):
         Raises:
             ValueError: timm has no such model, or the image size, the masking or `token_layer` does not fit it.
         """
+        from timm.models.beit import Beit
+
         check_masking(masking, "all")
         args = self.timm(size)["model_args"]
         beit = create(self.name, Beit, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
@@ -168,7 +172,7 @@ class BEiTEncoder(nn.Module):
         for i, block in enumerate(beit.blocks, 1):
             if hidden is not None and i == self.token_layer:
                 x = self.token(x, nn.functional.pad(hidden, (1, 0)))
-            x = checkpoint(block, x, bias) if self.grad_checkpointing else block(x, bias)
+            x = checkpoint(block, x, bias, use_reentrant=False) if self.grad_checkpointing else block(x, bias)
             yield x
 
 

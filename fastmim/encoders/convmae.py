@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates
-from timm.models import checkpoint_seq
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +20,7 @@ from ..tokens import (
     as_map,
     init_transformer,
     patchify,
+    run_blocks,
     sincos_position_embedding,
     take,
     unpatchify,
@@ -104,6 +102,8 @@ class ConvBlock(nn.Module):
     """A transformer block with a 5x5 depthwise convolution over visible positions as its attention."""
 
     def __init__(self, dim: int, drop_path: float):
+        from timm.layers import DropPath
+
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-5)
         self.conv1 = nn.Conv2d(dim, dim, 1)
@@ -144,6 +144,9 @@ class ConvMAEEncoder(nn.Module):
     merge = 1
 
     def __init__(self, spec: ConvMAE, grid: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
+        from timm.layers import calculate_drop_path_rates
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         (p1, p2, p3), (c1, c2, c3) = spec.patch_sizes, spec.embed_dims
         self.grid, self.patch_sizes, self.patch_size, self.embed_dim = grid, spec.patch_sizes, p1 * p2 * p3, c3
@@ -226,8 +229,4 @@ class ConvMAEEncoder(nn.Module):
 
     def run(self, blocks: list, x: Tensor) -> Tensor:
         """The blocks one after the other."""
-        if self.grad_checkpointing:
-            return checkpoint_seq(blocks, x)
-        for block in blocks:
-            x = block(x)
-        return x
+        return run_blocks(blocks, x, self.grad_checkpointing)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from timm.models import convnext, resnet
 from torch import Tensor, nn
 
 from ..fields import check_bounds, check_types
@@ -98,6 +97,8 @@ class ResNet(ConvNet):
         Raises:
             ValueError: timm has no such ResNet, or the image size or the masking does not fit.
         """
+        from timm.models import resnet
+
         backbone = self.create(resnet.ResNet, len(mean), size, masking)
         replace_batch_norms(backbone, self.bn_batch)
         return ResNetEncoder(self, backbone, size, mean, std, masking)
@@ -126,6 +127,8 @@ class ConvNeXt(ConvNet):
         Raises:
             ValueError: timm has no such ConvNeXt, or the image size or the masking does not fit.
         """
+        from timm.models import convnext
+
         backbone = self.create(convnext.ConvNeXt, len(mean), size, masking)
         for name, part in backbone.head.named_children():
             part.requires_grad_(name == "norm")  # some models have a layer behind the pooling, which no loss reaches

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -21,6 +20,8 @@ def create(name: str, kind: type[nn.Module], **args: Any) -> nn.Module:
     Raises:
         ValueError: timm has no model of this name in the family of `kind`, or none of these sizes.
     """
+    import timm
+
     known = timm.list_models(module=kind.__module__.rpartition(".")[2])
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0))
@@ -34,6 +35,8 @@ def with_sizes(name: str, **args: Any) -> nn.Module:
     Raises:
         ValueError: its sizes do not fit each other.
     """
+    import timm
+
     try:
         return timm.create_model(name, num_classes=0, **args)
     except (AssertionError, IndexError) as error:  # so timm says that heads do not divide a width, or a stage has none

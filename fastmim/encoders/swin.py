@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from timm.models import checkpoint_seq
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
 from fastmim_kernels import window_attention
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking
+from ..tokens import Encoder, Mask, Masking, run_blocks
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype, convolve
+
+if TYPE_CHECKING:
+    from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Swin(Encoder):
         Raises:
             ValueError: timm has no such Swin, or the image size, the masking or `token_layer` does not fit it.
         """
+        from timm.models.swin_transformer import SwinTransformer
+
         check_masking(masking, self.reads)
         args = self.timm(size)["model_args"]
         swin = create(self.name, SwinTransformer, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
@@ -182,11 +185,7 @@ class SwinEncoder(nn.Module):
             if hidden is not None and i == self.token_stage:
                 x = self.token(x, hidden)
             blocks = [block if exact else partial(run_block, block) for block in stage.blocks]
-            if self.grad_checkpointing:
-                x = checkpoint_seq(blocks, x)
-            else:
-                for block in blocks:
-                    x = block(x)
+            x = run_blocks(blocks, x, self.grad_checkpointing)
             maps.append(x)
         return maps
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import torch
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -116,6 +115,8 @@ class PyramidBlock(nn.Module):
     """Pre-norm attention and MLP, after a downsampling in the first block of a stage. The norms' eps is 1e-5."""
 
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, downsample: nn.Module | None):
+        from timm.layers import DropPath, Mlp
+
         super().__init__()
         self.downsample = nn.Identity() if downsample is None else downsample
         self.norm1 = nn.LayerNorm(dim)
@@ -142,6 +143,8 @@ class PyramidEncoder(nn.Module, ABC):
     def __init__(
         self, spec: UMPyramid, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
     ):
+        from timm.layers import calculate_drop_path_rates
+
         super().__init__()
         self.reads = spec.reads
         self.grid = (size[0] // PATCH, size[1] // PATCH)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import timm
 import torch
-from timm import layers
-from timm.models import checkpoint_seq
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastmim_kernels import mask_token, patch_gather
 
 from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Mask, Masking, as_map, init_transformer, sincos_position_embedding
+from ..tokens import Encoder, Mask, Masking, as_map, init_transformer, run_blocks, sincos_position_embedding
 from .checks import check_masking, check_size, check_token_layer
 from .create import given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ class ViT(Encoder):
             ValueError: timm has no such ViT, the image size does not fit its patches, or the model has parts that
                 reading visible patches only does not cover.
         """
+        import timm
+
         if not timm.is_model(self.name):
             near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
             raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
@@ -94,6 +95,10 @@ class ViT(Encoder):
 @functools.cache
 def misfit(name: str) -> str | None:
     """What a timm model is that ViT does not cover, or None; told by itself, as others would not take ViT's fields."""
+    import timm
+    from timm import layers
+    from timm.models.vision_transformer import VisionTransformer
+
     with torch.device("meta"):
         vit = timm.create_model(name, num_classes=0)
     if not isinstance(vit, VisionTransformer):
@@ -216,4 +221,4 @@ class ViTEncoder(nn.Module):
 
     def run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
         """Some of the blocks, whose activations are kept or not."""
-        return checkpoint_seq(blocks, x) if self.grad_checkpointing and len(blocks) else blocks(x)
+        return run_blocks(blocks, x, self.grad_checkpointing)

@@ -6,10 +6,10 @@ import json
 import platform
 import statistics
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -106,7 +106,7 @@ def _training(config: Experiment, run: Path | None) -> str:
         rows.append(("images/s", f"{statistics.median(speeds):.1f} (median)"))
         rows.append(("time", f"{duration(hours * 3600)} ({hours:.3g} hours)"))
         rows.append(("peak memory", f"{peak / 2**30:.2f} GiB a process"))
-    versions = {"fastmim": fastmim.__version__, "torch": torch.__version__, "timm": timm.__version__}
+    versions = {"fastmim": fastmim.__version__, "torch": torch.__version__, "timm": version("timm")}
     rows.append(("versions at export", ", ".join(f"{k} {v}" for k, v in versions.items())))
     rows.append(("Python", platform.python_version()))
     return _table(rows)

@@ -9,10 +9,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from .. import checkpoint
@@ -35,6 +35,9 @@ from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
 from .task import load_run
 from .tested import Tested
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
 
 PIECE = 128
 """Test images in a forward, whatever the number of processes: so no process count changes a sum."""
@@ -119,6 +122,8 @@ class FineTuning(Classification):
     """Trains encoder and head."""
 
     def build(self) -> Classifier:
+        from timm.utils import ModelEmaV3
+
         config, augment = self.config, self.config.augment
         micro, _ = batch_plan(config.train, self.process.world)
         if micro % 2 and (augment.mixup or augment.cutmix):

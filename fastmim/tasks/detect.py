@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from ..analysis.average_precision import KINDS, SCORES, average_precision
 from ..data.ahead import Ahead
@@ -165,6 +164,7 @@ def gather(found: list, process: Process) -> list:
 def results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Detections on a whole image that was resized and padded, in COCO's format and pixels of the image."""
     from pycocotools import mask as coco
+    from torchvision.models.detection.roi_heads import paste_masks_in_image
 
     image, _ = annotations.of(name)
     size, categories = (image["height"], image["width"]), list(annotations.categories)

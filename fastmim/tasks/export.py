@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import timm
 import torch
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def export_encoder(
         notes = layout.write(trained, new)
         if problem := _problem(trained, layout, new):
             raise RuntimeError(
-                f"{folder} was not written: {problem}. Please report it, with the version of timm, {timm.__version__}"
+                f"{folder} was not written: {problem}. Please report it, with the version of timm, {version('timm')}"
             )
         snippet = layout.snippet(trained, str(folder))
         (new / snippet.file).write_text(snippet.code)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -58,6 +57,8 @@ def place_timm(trained: Trained) -> None:
 
 def write_timm(trained: Trained, folder: Path) -> list[str]:
     """model.safetensors and config.json, for timm where it has the model, and for `fastmim.load`."""
+    import timm
+
     plain = trained.merged()
     own, state = plain.timm, plain.model.state_dict()
     tensors = {theirs: state[ours].contiguous() for ours, theirs in plain.names().items()}
@@ -93,6 +94,8 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
 @torch.no_grad()
 def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     """A loaded copy must be bit-equal, but for a probe's batch norm, which is merged: features, or logits if any."""
+    import timm
+
     copies = {"fastmim": from_export(folder).model}
     if trained.timm is not None:
         copies["timm"] = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

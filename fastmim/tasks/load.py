@@ -9,14 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.transforms import Compose
 
 from fastmim_kernels import mean_fill
 
@@ -33,6 +32,9 @@ from ..transfer import Finetune, Head, LabelledData, Probe
 from . import classify
 from .parts import PARTS, PRETRAINING_ONLY, build
 from .task import load_run
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 CONTENT = "fastmim"
 """What an export's config.json calls the part that is ours."""
@@ -138,6 +140,8 @@ class Trained:
 
     def transform(self) -> Compose:
         """From a PIL image to a normalised (C, H, W) float32 tensor, with the pixels that evaluation sees."""
+        from torchvision.transforms import Compose
+
         return Compose([Window(self.crop, self.test_size, len(self.mean)), Normalize(self.mean, self.std)])
 
     def normalize(self, images: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ PATIENCE_SECONDS = 600
 COVERED = tuple(
     f"fastmim/{name}.py"
     for name in ("bittrace", "checkpoint", "data/loader", "data/sampler", "engine", "optim", "stop", "tasks/pretrain")
-) + ("fastmim/train.py",)
+) + ("fastmim/train.py", "fastmim/trainer.py")
 """What kills and restarts depend on: a change here makes an earlier result stale."""
 
 

@@ -16,8 +16,9 @@ from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
+from fastmim.layerwise import Lamb, Lars
 from fastmim.masking import RandomMasking
-from fastmim.optim import Lamb, Lars, Sgd, parameter_groups, stage0
+from fastmim.optim import Sgd, parameter_groups, stage0
 from fastmim.tasks.classify import build, build_encoder, initialise
 from fastmim.tokens import sample_id, sample_index
 from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe
