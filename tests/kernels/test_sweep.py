@@ -19,8 +19,9 @@ MODULES = {op: importlib.import_module(f"fastmim_kernels.{op}.cases") for op in 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # These ops copy values or round once, so that every implementation gives the same bits.
 SAME_BITS = {"patch_gather", "patch_scatter", "unshuffle"}
-# Inputs of (op, case) that take the interpreter seconds: the campaign's.
-COSTLY = set()
+# Large cases that take the interpreter two seconds or more each, and that smaller cases stand for.
+COSTLY = {("low_pass", case) for case in ("small", "small_float", "small_fp16", "all_patches", "one_patch", "no_patch")}
+COSTLY |= {("patch_scatter", "mae_vit_b")}
 
 
 def dtypes(op: str) -> tuple[torch.dtype, ...]:
