@@ -9,7 +9,7 @@ from hypothesis import settings
 pytest_plugins = ["tests.cpu_seconds"]
 
 # Examples of a fuzz test, `pytest --hypothesis-profile=NAME`: of an op, and of one in Triton's interpreter.
-EXAMPLES = {"test": (100, 20), "campaign": (10_000, 300)}
+EXAMPLES = {"test": (100, 8), "campaign": (10_000, 300)}
 for name, (compiled, interpreted) in EXAMPLES.items():
     examples = interpreted if os.environ.get("TRITON_INTERPRET") == "1" else compiled
     settings.register_profile(name, max_examples=examples, deadline=None, derandomize=True)

@@ -28,6 +28,25 @@ class Region(NamedTuple):
     """Values that its `scf.yield` gives on: a loop's next round's, then the whole operation's."""
 
 
+def lower(kernel, types: list[str], constants: dict, warps: int) -> str:
+    """Returns a kernel in Triton's IR, for sm_90. Later stages, which `bench.compile` needs, take most of the time."""
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, make_backend
+
+    names, target, stages = kernel.arg_names, GPUTarget("cuda", 90, 32), {}
+    signature = {name: "constexpr" if name in constants else types[names.index(name)] for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(types) if kind[0] in "*i"}
+    source, backend = ASTSource(kernel, signature, constants, aligned), make_backend(target)
+    options, context = backend.parse_options({"num_warps": warps}), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    functions = backend.get_codegen_implementation(options)
+    module = source.make_ir(target, options, functions, backend.get_module_map(), context)
+    backend.add_stages(stages, options, source.language)
+    return str(stages["ttir"](module, {}))
+
+
 def definitions(code: str) -> dict[str, Value]:
     """Every value of a kernel, by a name of its own: regions side by side use the same ones. Arguments are no values.
 

@@ -1,6 +1,8 @@
 """Every Triton kernel compiles for GPUs that are not here, and keeps its values in registers."""
 
+import importlib
 import importlib.metadata
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import fastmim_kernels
 from bench import compile, record
 
 ROOT = Path(__file__).parents[2]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ARCHITECTURES = [str(arch) for arch in compile.SHARED_MEMORY]
 
 # (op, kernel's label) -> the only architecture on which it may spill: on an A100 windows in float32 need a few more
 # than the 255 registers there are (8 to 30 spills).
@@ -31,6 +35,26 @@ NARROW = {
 }
 
 
+def check(text: str) -> None:
+    """Only the known kernels spill or are narrow, and each gets the shared memory that it asks for."""
+    lines = text.splitlines()
+    spills = [line for line in lines if "  spills" in line]
+    known = [f"{op:<28}{label:<36}{arch:>4}" for (op, label), arch in SPILLS.items()]
+    assert all(line.startswith(tuple(known)) for line in spills), spills
+    totals = [line for line in lines if line.endswith(" ask for too much shared memory")]
+    assert totals and all(line.endswith(", 0 ask for too much shared memory") for line in totals), text
+    narrow = [line for line in lines if line.endswith(" narrow")]
+    unexpected = [line for line in narrow if not any(line.split()[0] == op and label in line for op, label in NARROW)]
+    assert not unexpected, unexpected
+
+
+def compiled(text: str) -> set[tuple[str, str]]:
+    """Returns op and architecture of every kernel in the output of `bench.compile`."""
+    columns = {(line[:28].strip(), line[64:68].strip()) for line in text.splitlines()}
+    return {(op, arch) for op, arch in columns if op in fastmim_kernels.OPS}
+
+
+@pytest.mark.slow
 def test_kernels_compile_for_sm_80_90_100_without_spills_in_the_shared_memory_there_is_and_with_wide_access():
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
@@ -38,24 +62,39 @@ def test_kernels_compile_for_sm_80_90_100_without_spills_in_the_shared_memory_th
         [sys.executable, "-m", "bench.compile"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert "kernels spill" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
-    lines = [line.split() for line in done.stdout.splitlines()]
-    for name in fastmim_kernels.OPS:
-        assert {"80", "90", "100"} <= {word for line in lines if line and line[0] == name for word in line}, name
-    spills = [line for line in done.stdout.splitlines() if "  spills" in line]
-    known = [f"{op:<28}{label:<36}{arch:>4}" for (op, label), arch in SPILLS.items()]
-    assert all(line.startswith(tuple(known)) for line in spills), spills
-    assert done.stdout.splitlines()[-1].endswith(", 0 ask for too much shared memory"), done.stdout
-    narrow = [line for line in done.stdout.splitlines() if line.endswith(" narrow")]
-    unexpected = [line for line in narrow if not any(line.split()[0] == op and label in line for op, label in NARROW)]
-    assert not unexpected, unexpected
+    assert compiled(done.stdout) == set(itertools.product(fastmim_kernels.OPS, ARCHITECTURES))
+    check(done.stdout)
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, and interprets nothing")
-def test_rows_are_recorded(monkeypatch, tmp_path):
+def keep_first(monkeypatch, op: str, count: int) -> None:
+    """Leaves `bench.compile` the first kernels of an op."""
+    module = importlib.import_module(f"fastmim_kernels.{op}.cuda")
+    kernels = list(module.compile_only())[:count]
+    monkeypatch.setattr(module, "compile_only", lambda: kernels)
+
+
+@pytest.mark.costly("compile", "one kernel of each op, for one architecture each")
+@pytest.mark.skipif(INTERPRETED, reason="compiles, and interprets nothing")
+def test_a_kernel_of_each_op_compiles(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    expected = set(zip(fastmim_kernels.OPS, itertools.cycle(ARCHITECTURES), strict=False))
+    for op, arch in sorted(expected):
+        keep_first(monkeypatch, op, 1)
+        compile.main(["--op", op, "--arch", arch])
+    text = capsys.readouterr().out
+    assert compiled(text) == expected
+    check(text)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="compiles, and interprets nothing")
+@pytest.mark.parametrize("count", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_rows_are_recorded(monkeypatch, tmp_path, count):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.compile"])
+    keep_first(monkeypatch, "focal_spectrum_", count)
     assert compile.main(["--op", "focal_spectrum_", "--arch", "90", "--record"]) == 0
     rows = record.read("compile")
-    assert len(rows) == 6 and rows[0]["case"] == "focal_spectrum_, focal frequency, sm_90"
+    assert len(rows) == count and rows[0]["case"] == "focal_spectrum_, focal frequency, sm_90"
     assert all(0 < row["shared"] <= 227 * 1024 for row in rows)  # of a sum over the program's warps
     assert all(0 < row["registers"] <= 255 and row["spills"] == 0 and row["widest_loads"] >= 64 for row in rows)

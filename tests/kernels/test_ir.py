@@ -8,9 +8,8 @@ import os
 
 import pytest
 
-from bench.compile import compile_kernel
 from fastmim_kernels import OPS
-from tests.kernels.ir import narrow_offsets
+from tests.kernels.ir import lower, narrow_offsets
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, and interprets nothing")
 
@@ -66,17 +65,13 @@ def other_atomics(code: str) -> list[str]:
     return [line for line in code.splitlines() if "tt.atomic" in line and "tt.atomic_rmw add," not in line]
 
 
-@pytest.fixture(scope="module")
-def codes() -> dict[str, list[str]]:
-    found = {}
+@pytest.mark.costly("compile", "Triton's IR of every kernel, which only one test lowers")
+def test_offsets_have_64_bits_and_only_integers_are_added_atomically():
+    """A sum of integers does not depend on the order, so that gradients have the same bits in every run."""
+    codes, expected = {}, {op: set() for op in OPS}
     for op in OPS:
         kernels = importlib.import_module(f"fastmim_kernels.{op}.cuda").compile_only()
-        found[op] = [compile_kernel(*kernel, arch=90)["ttir"] for _, *kernel in kernels]
-    return found
-
-
-def test_offsets_that_can_pass_2_to_the_31_have_64_bits(codes):
-    expected = {op: set() for op in OPS}
+        codes[op] = [lower(*kernel) for _, *kernel in kernels]
     for small in SMALL.values():
         for op, names in small.items():
             expected[op] |= names
@@ -86,10 +81,6 @@ def test_offsets_that_can_pass_2_to_the_31_have_64_bits(codes):
 
     assert found(sizes=False) == expected
     assert found() == {op: names | SIZES.get(op, set()) for op, names in expected.items()}
-
-
-def test_only_integers_are_added_atomically(codes):
-    """Their sum does not depend on the order, so that gradients have the same bits in every run."""
     assert not {op for op, kernels in codes.items() for code in kernels if other_atomics(code)}
 
 
@@ -124,7 +115,7 @@ def test_offsets_of_32_bits_are_found():
         tl.store(chosen + branch.to(tl.int64), 1.0)
 
     types = [*["*fp32"] * 9, "i32"]
-    code = compile_kernel(copy, types, {"BLOCK": 128}, 4, 90)["ttir"]
+    code = lower(copy, types, {"BLOCK": 128}, 4)
     assert "scf.if" in code and "arith.shli" in code and "iter_args" in code
     assert narrow_offsets(code) == {"x", "y", "shifted", "carried", "pointer", "chosen", "counted"}
 
@@ -144,7 +135,7 @@ def test_offsets_that_other_operations_than_a_product_of_indices_make_narrow_are
         tl.store(after + program.to(tl.int64) * n + program * m, 1.0)
         tl.store(constant + program.to(tl.int64) * n + i * 3, 1.0)
 
-    code = compile_kernel(write, [*["*fp32"] * 7, *["i32"] * 2], {"BLOCK": 128}, 4, 90)["ttir"]
+    code = lower(write, [*["*fp32"] * 7, *["i32"] * 2], {"BLOCK": 128}, 4)
     assert all(operation in code for operation in ("arith.trunci", "arith.extui", "arith.fptosi"))
     assert narrow_offsets(code) == {"cut", "unsigned", "spread", "product", "rounded", "after"}
     assert narrow_offsets(code, sizes=False) == {"cut", "unsigned", "rounded", "after"}
@@ -158,7 +149,7 @@ def test_a_tensor_descriptor_is_refused():
     def write(x, n):
         tl.make_tensor_descriptor(x, [n, n], [n, 1], [16, 16]).store([0, 0], tl.zeros((16, 16), tl.float32))
 
-    code = compile_kernel(write, ["*fp32", "i32"], {}, 4, 90)["ttir"]
+    code = lower(write, ["*fp32", "i32"], {}, 4)
     with pytest.raises(ValueError, match="addresses"):
         narrow_offsets(code)
 
@@ -177,5 +168,5 @@ def test_an_atomic_sum_of_floats_is_found():
         tl.atomic_add(n, 1)
         tl.atomic_add(x, 1.0)
 
-    code = compile_kernel(add, ["*fp32", "*i64"], {}, 4, 90)["ttir"]
+    code = lower(add, ["*fp32", "*i64"], {}, 4)
     assert [line for line in other_atomics(code) if "fadd" in line] == other_atomics(code) != []

@@ -1,4 +1,4 @@
-"""mask_token_backward: every implementation against the float64 reference, order of the sums, errors."""
+"""mask_token_backward: fuzz, order of the sums, errors."""
 
 import pytest
 import torch
@@ -9,19 +9,6 @@ from fastmim_kernels import OPS
 from fastmim_kernels.mask_token_backward import mask_token_backward
 from fastmim_kernels.mask_token_backward.cases import CASES, Case, inputs
 from tests.kernels.cells import DTYPES, MODES, any_case
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_cpp(check_op, case, dtype):
-    check_op("mask_token_backward", "cpp", CASES[case], dtype)
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_triton(check_op, case, dtype):
-    check_op("mask_token_backward", "triton", CASES[case], dtype)
 
 
 @given(case=any_case(largest=5), dtype=st.sampled_from(DTYPES))

@@ -1,6 +1,4 @@
-"""mean_fill: visible pixels to the bit, hidden ones against float64, every implementation; errors."""
-
-import os
+"""mean_fill: fuzz, constant images, order of the sums, errors."""
 
 import pytest
 import torch
@@ -10,52 +8,14 @@ from hypothesis import strategies as st
 from fastmim_kernels import OPS, mean_fill, require, use_reference
 from fastmim_kernels.mean_fill import reference
 from fastmim_kernels.mean_fill.cases import CASES, Case, inputs
+from tests.kernels.fills import check_fill
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-def check(function, case: Case, dtype: torch.dtype) -> None:
-    """Visible pixels have the reference's bits, hidden ones are within a rounding of the mean in float64."""
-    images, hidden, mean, std, _ = args = inputs(case, dtype)
-    ours, expected = function(args), reference.mean_fill(*args)
-    assert (ours.shape, ours.dtype) == (expected.shape, dtype)
-    eps = torch.finfo(dtype).eps
-    cut = dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1"  # there bits are cut off, not rounded
-    where = torch.zeros(images.shape, dtype=torch.bool)
-    if hidden is not None:
-        height, width = (n // cells for n, cells in zip(case.size, hidden.shape[1:], strict=True))
-        where |= hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)[..., None]
-    if cut:
-        torch.testing.assert_close(ours, expected, rtol=eps, atol=1e-6)
-    else:
-        assert torch.equal(ours[~where], expected[~where])
-    exact = reference.mean_fill(
-        images if images.dtype == torch.uint8 else images.double(), hidden, mean.double(), std.double(), torch.float64
-    )
-    torch.testing.assert_close(ours.double()[where], exact[where], rtol=eps, atol=1e-6)
 
 
 def cpp(args):
     require("cpp")
     return OPS["mean_fill"].overload(*args)
-
-
-@pytest.fixture
-def triton(run_triton):
-    return lambda args: run_triton("mean_fill", args)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_cpp(case, dtype):
-    check(cpp, CASES[case], dtype)
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_triton(triton, case, dtype):
-    check(triton, CASES[case], dtype)
 
 
 @st.composite
@@ -73,13 +33,13 @@ def any_case(draw, largest: int):
 
 @given(case=any_case(largest=20), dtype=st.sampled_from(DTYPES))
 def test_fuzz_cpp(case, dtype):
-    check(cpp, case, dtype)
+    check_fill(cpp, case, dtype)
 
 
 @pytest.mark.triton
 @given(case=any_case(largest=6), dtype=st.sampled_from(DTYPES))
 def test_fuzz_triton(run_triton, case, dtype):
-    check(lambda args: run_triton("mean_fill", args), case, dtype)
+    check_fill(lambda args: run_triton("mean_fill", args), case, dtype)
 
 
 @pytest.mark.parametrize("value", [0, 255])

@@ -1,4 +1,4 @@
-"""patch_loss: every implementation against the float64 reference, gradients, errors, and the official numbers."""
+"""patch_loss: fuzz, gradients, errors, and the official numbers."""
 
 import threading
 from dataclasses import replace
@@ -18,19 +18,6 @@ from fastmim_kernels.patch_loss.cases import BENCH, CASES, Case, functions, inpu
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 pytestmark = pytest.mark.filterwarnings("ignore:var_mean")  # the reference of an empty batch
 GOLDEN = Path(__file__).parents[1] / "golden" / "mae_loss.npz"
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_cpp(check_op, case, dtype):
-    check_op("patch_loss", "cpp", CASES[case], dtype)
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_triton(check_op, case, dtype):
-    check_op("patch_loss", "triton", CASES[case], dtype)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""philox: known answers, every implementation against the reference bit for bit, errors."""
+"""philox: known answers, fuzz, errors."""
 
 from functools import partial
 
@@ -46,17 +46,6 @@ def test_known_answers_triton(counter, seed, expected):
     out = torch.zeros(4, dtype=torch.int64, device="cuda" if torch.cuda.is_available() else "cpu")
     four[(1,)](signed_seed, stream, signed_id, block, out, words=words)
     assert out.tolist() == expected
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_cpp(check_op, case):
-    check_op("philox", "cpp", CASES[case], torch.int64)
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("case", CASES)
-def test_triton(check_op, case):
-    check_op("philox", "triton", CASES[case], torch.int64)
 
 
 ANY = {

@@ -328,7 +328,8 @@ def test_tiff_strips_beyond_the_end():
         assert words in error_of(data[:-cut]) and not pillow_loads(data[:-cut])
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+@pytest.mark.costly("build", "the reader's C++ for the sanitizers of addresses and overflows")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", pytest.param("thread", marks=pytest.mark.slow)])
 def test_under_sanitizers(tmp_path, sanitizer):
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cmake = shutil.which("cmake", path=path)

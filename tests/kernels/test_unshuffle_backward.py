@@ -1,4 +1,4 @@
-"""unshuffle_backward: every implementation against the float64 reference, order of the sums, errors."""
+"""unshuffle_backward: fuzz, order of the sums, errors."""
 
 import pytest
 import torch
@@ -11,19 +11,6 @@ from fastmim_kernels.unshuffle_backward import unshuffle_backward
 from fastmim_kernels.unshuffle_backward.cases import CASES, Case, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_cpp(check_op, case, dtype):
-    check_op("unshuffle_backward", "cpp", CASES[case], dtype)
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_triton(check_op, case, dtype):
-    check_op("unshuffle_backward", "triton", CASES[case], dtype)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""window_attention_backward: every implementation against the float64 reference, order of the sums, errors."""
+"""window_attention_backward: fuzz, order of the sums, errors."""
 
 from dataclasses import replace
 
@@ -13,19 +13,6 @@ from fastmim_kernels.window_attention_backward.cases import CASES, inputs
 from tests.kernels.windows import any_case
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_cpp(check_op, case, dtype):
-    check_op("window_attention_backward", "cpp", CASES[case], dtype)
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES)
-def test_triton(check_op, case, dtype):
-    check_op("window_attention_backward", "triton", CASES[case], dtype)
 
 
 @given(case=any_case(largest_side=9, largest_dim=70), dtype=st.sampled_from(DTYPES))
