@@ -55,6 +55,8 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
 def test_encoders_of_every_kind(name, tmp_path):
     """The export compares features and tokens itself, and names operators that are not ONNX's."""
     config = config_of(*ENCODERS_OF_OURS[name])
+    import onnx
+
     folder = export.export_encoder(config, randomized(build(config)).state_dict(), tmp_path / "out", "onnx")
     graph = onnx.load(folder / "model.onnx")
     assert [imported.version for imported in graph.opset_import if imported.domain == ""] == [onnx_export.OPSET]
@@ -64,6 +66,8 @@ def test_encoders_of_every_kind(name, tmp_path):
 
 def test_a_convolutional_network_tested_on_larger_images(tmp_path):
     """The graph takes images of the size that is tested on."""
+    import onnx
+
     config = Finetune(ResNet(**ENCODERS["ResNet"]), replace(DATA, test_size=(96, 64)), Head())
     folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
     dims = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
