@@ -23,15 +23,6 @@ from fastmim.tokens import Mask
 CONFIGS = Path(__file__).parents[2] / "configs"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPEC = ConvMAE(embed_dims=(8, 12, 16), depths=(2, 1, 2), num_heads=2)
-PUBLISHED = dict(
-    img_size=96,
-    embed_dims=(8, 12, 16),
-    depths=(2, 1, 2),
-    num_heads=2,
-    decoder_embed_dim=8,
-    decoder_depth=2,
-    decoder_num_heads=2,
-)
 
 
 def official_name(ours):

@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from PIL import Image

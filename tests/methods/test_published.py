@@ -1,26 +1,13 @@
 """The published way of MAE: equal to the official code's outputs, and to ours with the same weights."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
 from bench.published.layers import patchify
 from bench.published.mae import MaskedAutoencoder
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 TINY = dict(img_size=96, embed_dim=64, depth=2, num_heads=4, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
-
-
-def test_keys_and_shapes_are_the_official_ones():
-    entries = json.loads((GOLDEN / "state_dict_keys/mae_vit_base_patch16.json").read_text())["entries"]
-    with torch.device("meta"):
-        model = MaskedAutoencoder()
-    assert {k: list(v.shape) for k, v in model.state_dict().items()} == {e["key"]: e["shape"] for e in entries}
-    trained = {k for k, p in model.named_parameters() if p.requires_grad}
-    assert trained == {e["key"] for e in entries if e["kind"] == "param"}
 
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])

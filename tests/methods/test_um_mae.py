@@ -9,7 +9,7 @@ import torch
 from bench.published import um_mae as published
 from fastmim import optim
 from fastmim.config import load
-from fastmim.convert import official, um_mae
+from fastmim.convert import um_mae
 from fastmim.decoders import TransformerDecoder
 from fastmim.encoders import UMPVT, UMSwin, ViT
 from fastmim.encoders.dense import DenseInput
@@ -46,12 +46,6 @@ def randomize(module):
     for p in module.parameters():
         if p.requires_grad:
             p.data += 0.1 * torch.randn_like(p)
-
-
-def official_gradients(mim):
-    """Gradients by official name."""
-    grads = {name: p.grad for name, p in mim.named_parameters() if p.requires_grad}
-    return official.choose(mim, None).to_official(grads)[0]
 
 
 class TestMasks:
