@@ -22,7 +22,7 @@ from tests.sweep import covering
 METHODS = {name: config for name, config in methods().items() if not isinstance(config.encoder, (ResNet, ConvNeXt))}
 
 
-def row(name, **parts):
+def varied(name, **parts):
     """The small config of a row with other parts; `encoder` and `data` are fields of these parts."""
     config = methods()[name]
     nested = {part: replace(getattr(config, part), **parts.pop(part)) for part in ("encoder", "data") if part in parts}
@@ -38,24 +38,24 @@ DEEP_SWIN = {"depths": (2, 2, 2, 1), "window": 3}
 RECTANGLE = {"size": (96, 64)}
 UM_VIT = "um_mae/pretrain/vit_base_patch16_224_200ep"
 OTHERS = {
-    "MAE on pixels": row(MAE, target=Pixels()),
-    "MAE with more decoder blocks": row(MAE, decoder=TransformerDecoder(dim=32, depth=3, num_heads=4)),
-    "LSMAE's frequencies": row(LSMAE, target=LowPass(10)),
-    "PixMIM": row("pixmim/pretrain/vit_base_patch16_224_300ep", target=LowPass(12)),
-    "ConvMAE with more blocks": row("convmae/pretrain/convmae_base_224_1600ep", encoder={"depths": (2, 1, 2)}),
-    "shifted windows": row(SWIN, encoder=DEEP_SWIN),
-    "SimMIM's ViT": row(BEIT, encoder={"depth": 3, "drop_path": 0.0}, data=RECTANGLE),
-    "A2MIM": row(A2MIM, loss=WithFourier(fourier=FocalFrequency(batch=4)), data=RECTANGLE),
-    "A2MIM's token later": row(
+    "MAE on pixels": varied(MAE, target=Pixels()),
+    "MAE with more decoder blocks": varied(MAE, decoder=TransformerDecoder(dim=32, depth=3, num_heads=4)),
+    "LSMAE's frequencies": varied(LSMAE, target=LowPass(10)),
+    "PixMIM": varied("pixmim/pretrain/vit_base_patch16_224_300ep", target=LowPass(12)),
+    "ConvMAE with more blocks": varied("convmae/pretrain/convmae_base_224_1600ep", encoder={"depths": (2, 1, 2)}),
+    "shifted windows": varied(SWIN, encoder=DEEP_SWIN),
+    "SimMIM's ViT": varied(BEIT, encoder={"depth": 3, "drop_path": 0.0}, data=RECTANGLE),
+    "A2MIM": varied(A2MIM, loss=WithFourier(fourier=FocalFrequency(batch=4)), data=RECTANGLE),
+    "A2MIM's token later": varied(
         A2MIM, encoder={"token_layer": 2, "mlp_ratio": 3.0, "depth": 3}, loss=MaskedL1(), data=RECTANGLE
     ),
-    "A2MIM's gate": row(A2MIM, encoder={"token": "gated", "token_layer": 1}, loss=MaskedL1(), data=RECTANGLE),
-    "A2MIM's baseline": row(BASELINE, data=RECTANGLE),
-    "UM-MAE's shifted windows": row(UM_SWIN, encoder=SHIFTED),
-    "UM-MAE's Swin, nothing replaced": row(UM_SWIN, encoder=SHIFTED, masking=UniformMasking(secondary=0.0)),
-    "UM-MAE's PVT, nothing replaced": row(UM_PVT, masking=UniformMasking(secondary=0.0)),
-    "UM-MAE's ViT, nothing replaced": row(UM_VIT, masking=UniformMasking(secondary=0.0)),
-    "UM-MAE's SimMIM, shifted windows": row("um_mae/pretrain/swin_tiny_256_simmim_200ep", encoder=SHIFTED),
+    "A2MIM's gate": varied(A2MIM, encoder={"token": "gated", "token_layer": 1}, loss=MaskedL1(), data=RECTANGLE),
+    "A2MIM's baseline": varied(BASELINE, data=RECTANGLE),
+    "UM-MAE's shifted windows": varied(UM_SWIN, encoder=SHIFTED),
+    "UM-MAE's Swin, nothing replaced": varied(UM_SWIN, encoder=SHIFTED, masking=UniformMasking(secondary=0.0)),
+    "UM-MAE's PVT, nothing replaced": varied(UM_PVT, masking=UniformMasking(secondary=0.0)),
+    "UM-MAE's ViT, nothing replaced": varied(UM_VIT, masking=UniformMasking(secondary=0.0)),
+    "UM-MAE's SimMIM, shifted windows": varied("um_mae/pretrain/swin_tiny_256_simmim_200ep", encoder=SHIFTED),
 }
 
 
