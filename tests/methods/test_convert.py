@@ -16,10 +16,11 @@ from fastmim.convert.read import OfficialFile
 from fastmim.targets import LowPass
 from fastmim.tasks.parts import PARTS, build
 from fastmim.tokens import Mask, patchify, take
+from tests.methods.tiny import ROWS, row, tiny, traits
+from tests.sweep import covering
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEY_LISTS = {path.stem: path for path in sorted((GOLDEN / "state_dict_keys").glob("*.json"))}
-ROWS = sorted((GOLDEN.parents[1] / "configs").glob("*/pretrain/*.py"))
 # One of those that differ in their epochs only.
 CONFIGS = {(path.parts[-3], path.stem.rpartition("_")[0]): path for path in ROWS}
 TINY_MAE = """
@@ -139,7 +140,10 @@ def test_a_file_that_lacks_what_tells_its_size_is_refused_in_words(name):
         official.configuration(fmt, {})
 
 
-@pytest.mark.parametrize("path", CONFIGS.values(), ids=map("-".join, CONFIGS))
+@pytest.mark.parametrize(
+    "path",
+    covering(zip(CONFIGS.values()), lambda path: traits(tiny(row(path))), lambda path: f"{path.parts[-3]}-{path.stem}"),
+)
 def test_models_of_all_configs_go_out_and_come_back(path):
     """To every official format that has a place for all their weights, of which there is one at least."""
     with torch.device("meta"):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard
 
 from fastmim import checkpoint
 from fastmim.config import load, to_json
@@ -208,6 +207,8 @@ def test_timm_can_give_it_another_number_of_classes(weights_of_run, tmp_path):
 
 def test_a_folder_for_the_hub(weights_of_run, tmp_path):
     """timm loads it, and its card has a header that huggingface_hub reads."""
+    from huggingface_hub import ModelCard  # here, as it takes a third of a second
+
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out", "hub-folder")
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_features == 64
     card = ModelCard.load(folder / "README.md")

@@ -6,7 +6,8 @@ import torch
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import sample_id
 from fastmim_kernels import use_reference
-from tests.methods.tiny import methods
+from tests.methods.tiny import methods, traits
+from tests.sweep import covering
 
 METHODS = methods()
 
@@ -31,7 +32,7 @@ def curve(config, reference: bool) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", covering(zip(METHODS), lambda name: traits(METHODS[name])))
 def test_same_loss_curve(name):
     fused, plain = (curve(METHODS[name], reference) for reference in (False, True))
     assert fused == pytest.approx(plain, rel=1e-3)

@@ -196,6 +196,7 @@ def test_half_precision(name, runs):
     assert nn.functional.cosine_similarity(found.float(), expected).min() > 0.99
 
 
+@pytest.mark.costly("compile", "torch.compile traces a small encoder, Swin twice")
 @pytest.mark.parametrize(
     "name", ["ViT", "Swin", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ResNet", "UMSwin"))]
 )

@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +17,8 @@ from tests.methods.test_export import CONFIG, DATA, VIT, classifier
 from tests.methods.test_frameworks import TINY_SWIN, config_of, randomized
 from tests.methods.tiny import ENCODERS
 
+COSTLY = pytest.mark.costly("onnx", "the exporter takes 3 to 30 seconds for a model, however small")
+
 UM_SWIN = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window": 4}
 ENCODERS_OF_OURS = {
     "ConvMAE": (ConvMAE(**ENCODERS["ConvMAE"]), (32, 48)),
@@ -29,6 +30,11 @@ ENCODERS_OF_OURS = {
 }
 
 
+def slow(name):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@COSTLY
 def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
     """The snippet reads a file and gives the logits that the run's own transform and model give."""
     config = Finetune(VIT, replace(DATA, test_interpolation="bilinear"), Head("cls", "before"))
@@ -48,12 +54,12 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
     assert f"opset {onnx_export.OPSET}" in (folder / "README.md").read_text()
 
 
-# The exporter takes half a minute for the windows of UM-MAE's Swin.
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n == "UMSwin" else []) for n in ENCODERS_OF_OURS]
-)
+@COSTLY
+@pytest.mark.parametrize("name", [name if name == "Swin" else slow(name) for name in ENCODERS_OF_OURS])
 def test_encoders_of_every_kind(name, tmp_path):
     """The export compares features and tokens itself, and names operators that are not ONNX's."""
+    import onnx
+
     config = config_of(*ENCODERS_OF_OURS[name])
     folder = export.export_encoder(config, randomized(build(config)).state_dict(), tmp_path / "out", "onnx")
     graph = onnx.load(folder / "model.onnx")
@@ -62,21 +68,21 @@ def test_encoders_of_every_kind(name, tmp_path):
     assert [output.name for output in graph.graph.output] == ["features", "tokens"]
 
 
-def test_a_convolutional_network_tested_on_larger_images(tmp_path):
-    """The graph takes images of the size that is tested on."""
+@COSTLY
+def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
+    """The graph takes images of the size that is tested on. Many weights lie beside the graph."""
+    import onnx
+
+    monkeypatch.setattr(onnx_export, "MOST", 1000)
     config = Finetune(ResNet(**ENCODERS["ResNet"]), replace(DATA, test_size=(96, 64)), Head())
     folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
+    export.check_replaceable(folder)
     dims = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims[2:]] == [96, 64] and "resize((64, 96)" in (folder / "usage.py").read_text()
 
 
-def test_many_weights_lie_beside_the_graph(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "MOST", 1000)
-    folder = export.export_encoder(CONFIG, build(CONFIG).state_dict(), tmp_path / "out", "onnx")
-    assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
-    export.check_replaceable(folder)
-
-
+@COSTLY
 def test_other_values_are_refused(tmp_path, monkeypatch):
     """As where the graph is of another model, or of one batch size only."""
     write = onnx_export.write_onnx

@@ -3,6 +3,7 @@
 import math
 import subprocess
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from fastmim import masking
 from fastmim.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Masking
-from tests.methods.tiny import ROOT, methods
+from tests.methods.tiny import ROOT, methods, traits
+from tests.sweep import covering
 
 SEEDS = st.integers(0, 2**63 - 1)
 GRIDS = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -126,8 +128,14 @@ def check_finite(config, images):
     return loss.item()
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("value", [0, 255])
+def colours_and_traits(name, value):
+    """Facts: each trait, and both colours with each kind of encoder, target and loss."""
+    config = METHODS[name]
+    kinds = {(value, type(part)) for part in (config.encoder, config.target, config.loss)}
+    return traits(config) | kinds
+
+
+@pytest.mark.parametrize(("name", "value"), covering(product(METHODS, (0, 255)), colours_and_traits))
 def test_constant_images(name, value):
     config = METHODS[name]
     check_finite(config, torch.full((2, *config.data.size, len(config.data.mean)), value, dtype=torch.uint8))
@@ -145,7 +153,7 @@ def extremes(config):
     return [replace(config, masking=replace(law, ratio=ratio)) for ratio in (0.5 / cells, 1 - 1.2 / cells)]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", covering(zip(METHODS), lambda name: traits(METHODS[name])))
 def test_extreme_ratios(name):
     config = METHODS[name]
     shape = (2, *config.data.size, len(config.data.mean))

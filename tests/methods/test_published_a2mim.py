@@ -16,7 +16,6 @@ from bench.published.a2mim import (
     ConvNeXt,
     FocalFrequencyLoss,
     MaskToken,
-    Neck,
     ResNet,
     from_config,
     head_of,
@@ -76,14 +75,6 @@ def test_mean_fill(golden):
     model = A2MIM(torch.nn.Identity(), torch.nn.Identity(), A2MIMHead())
     filled = model.masked_input(data["target"], data["mask"].long())
     torch.testing.assert_close(filled, data["masked_input_mean"], rtol=0, atol=1e-6)
-
-
-def test_keys_and_shapes_are_the_official_ones():
-    entries = json.loads((GOLDEN / "state_dict_keys/a2mim_r50.json").read_text())["entries"]
-    with torch.device("meta"):
-        model = A2MIM(ResNet(), Neck(2048, 32), A2MIMHead())
-    assert {k: list(v.shape) for k, v in model.state_dict().items()} == {e["key"]: e["shape"] for e in entries}
-    assert {k for k, _ in model.named_parameters()} == {e["key"] for e in entries if e["kind"] == "param"}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.published.convmae import ConvMaskedAutoencoder
 from bench.published.pixmim import LowFrequencyTarget
@@ -123,10 +122,3 @@ def test_low_pass_target(model):
     loss, pred, mask = filtered(images, noise)
     torch.testing.assert_close(pred, model(images, noise)[1])
     torch.testing.assert_close(loss, model.forward_loss(LowFrequencyTarget(64, 5)(images), pred, mask))
-
-
-def test_multiplications_are_those_of_the_sheet():
-    """Forward, per image, in 10^9 multiply-adds."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        ConvMaskedAutoencoder()(torch.rand(1, 3, 224, 224), torch.rand(1, 196))
-    assert counter.get_total_flops() / 2e9 == pytest.approx(17.2, rel=0.01)

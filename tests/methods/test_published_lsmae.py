@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench.published.lsmae import LongSequenceMaskedAutoencoder, joint_mask
 from bench.published.mae import MaskedAutoencoder
@@ -24,14 +23,11 @@ def test_keys_are_those_of_mae():
     assert all(shapes[e["key"]] == tuple(e["shape"]) for e in entries if e["key"].startswith(("blocks", "norm")))
 
 
-@pytest.mark.parametrize(("sizes", "millions", "multiplications"), [({}, 101.3, 33.1), (LARGE, 330.4, 87.2)])
-def test_sizes(sizes, millions, multiplications):
-    """The sheet's parameter counts, with the fixed position tables, and 10^9 multiply-adds of a forward pass."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+@pytest.mark.parametrize(("sizes", "millions"), [({}, 101.3), (LARGE, 330.4)])
+def test_sizes(sizes, millions):
+    """The sheet's parameter counts, with the fixed position tables."""
+    with torch.device("meta"):
         model = LongSequenceMaskedAutoencoder(**sizes)
-        ids = torch.zeros(1, 784, dtype=torch.int64)
-        model(torch.rand(1, 3, 448, 448), ids[:, :196], ids)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(multiplications, rel=0.01)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
 

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torchmetrics
 from torch.nn import functional as F
 
 from fastmim.config import Train
@@ -153,6 +152,8 @@ def test_a_class_that_is_nowhere_is_left_out():
 
 
 def test_counts_agree_with_torchmetrics():
+    import torchmetrics  # here, as it takes a second or two
+
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 20, 30), torch.randint(0, 6, (40, 60), dtype=torch.uint8)
     labels[:3] = 255

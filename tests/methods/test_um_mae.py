@@ -9,7 +9,7 @@ import torch
 from bench.published import um_mae as published
 from fastmim import optim
 from fastmim.config import load
-from fastmim.convert import official, um_mae
+from fastmim.convert import um_mae
 from fastmim.decoders import TransformerDecoder
 from fastmim.encoders import UMPVT, UMSwin, ViT
 from fastmim.encoders.dense import DenseInput
@@ -19,7 +19,7 @@ from fastmim.objective import Objective
 from fastmim.targets import NormalizedPatches, Pixels
 from fastmim.tasks import export
 from fastmim.tasks.pretrain import build
-from fastmim.tokens import Mask, take
+from fastmim.tokens import Mask
 
 CONFIGS = Path(__file__).parents[2] / "configs/um_mae/pretrain"
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -46,12 +46,6 @@ def randomize(module):
     for p in module.parameters():
         if p.requires_grad:
             p.data += 0.1 * torch.randn_like(p)
-
-
-def official_gradients(mim):
-    """Gradients by official name."""
-    grads = {name: p.grad for name, p in mim.named_parameters() if p.requires_grad}
-    return official.choose(mim, None).to_official(grads)[0]
 
 
 class TestMasks:
@@ -240,42 +234,7 @@ def loss_of(mim, images, mask):
     return mim.objective(mim.predict(images, mask), images, mask)
 
 
-@torch.no_grad()
-def smallest_residual(mim, images, mask) -> float:
-    return (mim.predict(images, mask) - take(mim.objective.targets(images), mask.ids_hidden)).abs().min().item()
-
-
 class TestOursEqualsThePublishedWay:
-    @pytest.mark.parametrize(
-        ("name", "parts"),
-        [(name, {}) for name in TINY]
-        + [(name, {"masking": UniformMasking(secondary=0.0)}) for name in TINY if "simmim" not in name],
-    )
-    def test_losses_and_gradients(self, name, parts):
-        config = tiny(name, **parts)
-        mim = build(config)
-        randomize(mim)
-        model = published.from_config(config)
-        state, unmatched = official.choose(mim, None).to_official(mim.state_dict())
-        assert not unmatched
-        model.load_state_dict(state, strict=True)
-        images, mask = batch(config, mim)
-        while smallest_residual(mim, images, mask) < 3e-6:  # whose sign, the gradient of L1, is a matter of rounding
-            images, mask = batch(config, mim)
-        mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
-        normalized = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-        loss = loss_of(mim, images, mask)
-        expected, _, _ = model(normalized, *published.inputs(mask))
-        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-        loss.backward()
-        expected.backward()
-        gradients = official_gradients(mim)
-        for key, p in model.named_parameters():
-            if p.requires_grad:
-                scale = p.grad.abs().max().item()
-                atol = 1e-4 * scale + 1e-7  # posmlp.2.bias: zero in theory, and rounding in both
-                torch.testing.assert_close(gradients[key], p.grad, rtol=0, atol=atol, msg=key)
-
     def test_other_configs_are_refused(self):
         config = tiny("swin_tiny_256_200ep")
         published.from_config(config)

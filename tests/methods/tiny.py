@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 from fastmim.config import Config, load
+from fastmim.targets import LowPass
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(ROOT.glob("configs/*/pretrain/*.py"))
 """Every row of the tables."""
+row = cache(load)
+"""Loads a config file once in a process."""
+PARTS = ("masking", "encoder", "decoder", "target", "loss")
+"""Fields of a config that make its method."""
 
 ENCODERS = {
     "ViT": {"depth": 2, "embed_dim": 32, "num_heads": 2},
@@ -32,14 +39,39 @@ def tiny(config: Config) -> Config:
     return replace(config, encoder=encoder, decoder=decoder, train=replace(config.train, precision="fp32"))
 
 
+SIDES = {192: 96, 224: 96, 256: 128, 448: 128}
+"""Pixels a side of a small image by those of a row's: few patches, blocks and windows, but several of each."""
+
+
+def small(config: Config) -> Config:
+    """Returns the tiny config on small images, of which a low-pass filter still takes something away."""
+    config = tiny(config)
+    before = config.data.size[0]
+    side = 84 if "patch14" in getattr(config.encoder, "name", "") else SIDES[before]
+    target = config.target
+    if isinstance(target, LowPass):
+        target = replace(target, radius=target.radius * side // before)
+    return replace(config, target=target, data=replace(config.data, size=(side, side)))
+
+
+@cache
 def methods() -> dict[str, Config]:
-    """Name -> small config of each method that the rows use; rows that differ in size or recipe only count once."""
+    """Returns the small config of each method by its name; rows that differ in size or recipe only count once."""
     found, seen = {}, []
     for path in ROWS:
-        config = tiny(load(path))
-        parts = [getattr(config, f.name) for f in fields(config) if f.name not in ("data", "optim", "train", "run")]
-        parts.append((config.data.size, len(config.data.mean)))
+        config = small(row(path))
+        parts = [getattr(config, part) for part in PARTS] + [config.data.size, len(config.data.mean)]
         if parts not in seen:
             seen.append(parts)
             found[str(path.relative_to(ROOT / "configs")).removesuffix(".py")] = config
+    return found
+
+
+def traits(config: Config) -> set[Hashable]:
+    """Returns the kinds of the parts and their settings: a sample of methods is to cover all of these."""
+    found = {config.data.size}
+    for part in PARTS:
+        spec = getattr(config, part)
+        found |= {(part, type(spec), f.name, getattr(spec, f.name)) for f in fields(spec) if f.name != "name"}
+        found |= {(part, type(spec))}
     return found
