@@ -24,7 +24,10 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith(("make ", "deepspeed ", "python ", "fastmim ", "mkdir "))
 ]
-RUN = [command for command in COMMANDS if not command.startswith("make")]
+RUN = [
+    "fastmim demo-data FOLDER --count 100 --size 48",  # the page's FOLDER
+    *(command for command in COMMANDS if not command.startswith("make")),
+]
 PYTHON = [block for language, block in BLOCKS if language == "python"]
 CONFIGS = [code for code in PYTHON if "config = " in code]
 PROGRAMS = [code.replace("runs/demo", "runs/mine") for code in PYTHON if code not in CONFIGS]
@@ -90,7 +93,6 @@ def small(command: str) -> list[str]:
 def write_inputs(folder: Path) -> None:
     """Writes the images that the page's commands read, and the configuration of the small model."""
     (folder / "official.py").write_text(OFFICIAL.format(configs=str(ROOT / "configs")))
-    write_demo_images(str(folder / "FOLDER"), 100, (48, 48))
     for name in ("train/a", "train/b", "test/a", "test/b"):
         write_demo_images(str(folder / "CLASSES" / name), 20, (48, 48))
         write_demo_images(str(folder / "data/cifar10" / name), 110, (32, 32))
