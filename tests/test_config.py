@@ -51,12 +51,13 @@ def test_every_config_is_listed_and_survives_json(path):
     assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
 
 
+FAMILIES = re.compile("a2mim|convmae|convnext|lsmae|mae|pvt|resnet|swin|um_mae|vit|huge|large")
+
+
 def facts(path: Path) -> set[tuple[str, ...]]:
     """Returns what a config is one of: method, kind of task and family of network, in pairs; the paper's models."""
     method, kind, *_ = name(path).split("/")
-    families = re.findall("a2mim|convmae|convnext|lsmae|mae|pvt|resnet|swin|um_mae|vit|huge|large", path.stem) or [
-        "other"
-    ]
+    families = FAMILIES.findall(path.stem) or ["other"]
     found = {(method, kind), *((method, family) for family in families), *((kind, family) for family in families)}
     return found | {(model,) for model in PARAMETERS if name(path).startswith(model)}
 
