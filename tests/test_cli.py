@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from PIL import Image
 
@@ -57,6 +56,8 @@ def refusal(capsys):
 
 
 def test_export(run):
+    import timm
+
     cli.main(["export", str(run)])
     assert timm.create_model(f"local-dir:{run / 'encoder'}", pretrained=True).num_features == 64
     cli.main(["export", str(run), "--to", "hub-folder"])

@@ -17,10 +17,12 @@ from fastmim.tasks import classify, detect, segment
 from fastmim.tasks.parts import PARTS, build
 from fastmim.tasks.task import total_steps
 from fastmim.transfer import Finetune, Probe
+from tests.sweep import covering
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 TINY = ROOT / "configs/debug/tiny_cpu.py"
+LISTED = (ROOT / "configs/README.md").read_text()
 
 # The paper's models: trained parameters (millions) of encoder + decoder, and of the frozen position embeddings.
 PARAMETERS = {
@@ -38,23 +40,43 @@ BUILDERS = {
 }
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
-def test_every_config_builds_and_is_listed(path):
+def name(path: Path) -> str:
+    return path.relative_to(ROOT / "configs").as_posix()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name)
+def test_every_config_is_listed_and_survives_json(path):
+    config = load(path)
+    assert name(path) in LISTED
+    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+
+
+FAMILIES = re.compile("a2mim|convmae|convnext|lsmae|mae|pvt|resnet|swin|um_mae|vit|huge|large")
+
+
+def facts(path: Path) -> set[tuple[str, ...]]:
+    """Returns what a config is one of: method, kind of task and family of network, in pairs; the paper's models."""
+    method, kind, *_ = name(path).split("/")
+    families = FAMILIES.findall(path.stem) or ["other"]
+    found = {(method, kind), *((method, family) for family in families), *((kind, family) for family in families)}
+    return found | {(model,) for model in PARAMETERS if name(path).startswith(model)}
+
+
+@pytest.mark.parametrize("path", covering([(path,) for path in CONFIGS], facts, id=name))
+def test_every_config_builds(path):
     config = load(path)
     with torch.device("meta"):
         mim = BUILDERS[type(config)](config)
     trained = sum(p.numel() for p in mim.parameters() if p.requires_grad) / 1e6
     frozen = sum(p.numel() for p in mim.parameters() if not p.requires_grad) / 1e6
-    for name, expected in PARAMETERS.items():
-        if str(path.relative_to(ROOT / "configs")).startswith(name):
+    for model, expected in PARAMETERS.items():
+        if name(path).startswith(model):
             assert (round(trained, 3), round(frozen, 3)) == pytest.approx(expected, abs=1.5e-3)
-    assert str(path.relative_to(ROOT / "configs")) in (ROOT / "configs/README.md").read_text()
-    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
     parameter_groups(mim, config.optim)  # refuses a pattern that is in no parameter's name
 
 
 def test_every_listed_config_is_there():
-    listed = re.findall(r"`([\w/]+\.py)`", (ROOT / "configs/README.md").read_text())
+    listed = re.findall(r"`([\w/]+\.py)`", LISTED)
     rows = [name for name in listed if "/pretrain/" in name]
     assert rows and not [name for name in rows if not (ROOT / "configs" / name).is_file()]
 

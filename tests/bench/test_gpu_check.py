@@ -1,16 +1,19 @@
 """The GPU round: its parts keep to their limits and are judged; it refuses a machine without a GPU."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastmim_kernels
-from bench import each_op, gpu_check
+from bench import gpu_check
 from bench.gpu_check import Part, python
+from tests import conftest
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,22 +51,52 @@ def test_nothing_runs_when_the_time_is_up(tmp_path, capsys):
     assert "no time left" in capsys.readouterr().out
 
 
-def test_every_part_can_be_started(tmp_path):
+def start(monkeypatch, capsys, *words) -> tuple[int, str, str]:
+    """Runs `python -m WORDS` in this process; returns exit status, output and errors."""
+    monkeypatch.setattr(sys, "argv", list(words))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(words[0], run_name="__main__")
+    return (end.value.code, *capsys.readouterr())
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_every_part_can_be_started(tmp_path, monkeypatch, capsys):
     """Modules and configs that it names exist, and take these options."""
+    started = set()
     for part in gpu_check.parts("images", tmp_path):
         command = part.commands[0]
         script, *options = command[command.index(sys.executable) + 1 :]
         if script != "-m":
             assert (ROOT / script).is_file()
         elif options[0].startswith("bench"):
-            done = subprocess.run(
-                [sys.executable, "-m", options[0], "--help"], cwd=ROOT, capture_output=True, text=True
-            )
-            assert all(option in done.stdout for option in options if option.startswith("--")), (options, done.stderr)
+            status, help_, _ = start(monkeypatch, capsys, options[0], "--help")
+            assert status == 0 and all(option in help_ for option in options if option.startswith("--")), options
+            started.add(options[0])
+    assert started == {"bench.each_op", "bench.ops", "bench.compare", "bench.loader"}
+
+
+def shared(share: str, items: list) -> list:
+    """Returns the items that a process with this `--share` takes; the others are reported as deselected."""
+    left, given = list(items), []
+    hook = SimpleNamespace(pytest_deselected=lambda items: given.extend(items))
+    conftest.pytest_collection_modifyitems(SimpleNamespace(getoption=lambda name: share, hook=hook), left)
+    assert sorted(left + given) == items
+    return left
 
 
 def test_shares_are_all_tests():
-    """Of the tests that the processes of a part take, each is taken once."""
+    """Each test is taken once."""
+    items = list(range(11))
+    shares = [shared(f"{k}/3", items) for k in (1, 2, 3)]
+    assert sorted(sum(shares, [])) == items and {len(share) for share in shares} == {3, 4}
+    assert shared(None, items) == shared("1/1", items) == items
+    for share in ("0/2", "3/2", "2", "1/0"):
+        with pytest.raises(pytest.UsageError, match=rf"--share: expected K/N with 1 <= K <= N, got {share}"):
+            shared(share, items)
+
+
+@pytest.mark.slow
+def test_shares_of_three_processes():
     options = ["tests/kernels/test_scale_.py", "--collect-only", "-q", "-k", "cpp"]
     shares = ([], ["--share", "1/2"], ["--share", "2/2"])
     outputs = [
@@ -74,7 +107,24 @@ def test_shares_are_all_tests():
     assert sorted(first + second) == sorted(every) and abs(len(first) - len(second)) <= 1 < len(every)
 
 
-def test_a_share_of_the_calls_runs():
+def test_a_share_of_the_calls_runs(monkeypatch, capsys):
+    from bench import each_op
+
+    found, launched = each_op.calls(), []
+    assert {name for name, *_ in found} == fastmim_kernels.OPS.keys()
+    name, case, dtype = found[3]
+    module = SimpleNamespace(inputs=lambda *call: call, launch=lambda *inputs: launched.append(inputs))
+    monkeypatch.setattr(each_op, "calls", lambda: found)
+    monkeypatch.setattr(each_op, "importlib", SimpleNamespace(import_module=lambda path: module))
+    monkeypatch.setattr(sys, "argv", ["each_op", "--device", "cpu", "--share", f"4/{len(found)}"])
+    each_op.main()
+    assert launched == [(case, dtype, "cpu")] and capsys.readouterr().out == f"{name} {case} {dtype}\n"
+
+
+@pytest.mark.slow
+def test_a_share_of_the_calls_runs_in_the_interpreter():
+    from bench import each_op
+
     found = each_op.calls()
     done = subprocess.run(
         python("-m", "bench.each_op", "--device", "cpu", "--share", f"4/{len(found)}"),
@@ -82,10 +132,10 @@ def test_a_share_of_the_calls_runs():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [" ".join(map(str, found[3]))]
-    assert {name for name, *_ in found} == fastmim_kernels.OPS.keys()
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_refuses_without_a_gpu():
-    done = subprocess.run([sys.executable, "-m", "bench.gpu_check"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "expected a GPU" in done.stderr and not done.stdout
+def test_refuses_without_a_gpu(monkeypatch, capsys):
+    status, output, errors = start(monkeypatch, capsys, "bench.gpu_check")
+    assert status == 2 and "expected a GPU" in errors and not output

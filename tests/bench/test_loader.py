@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms
 
-from bench import loader
 from fastmim.data.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def loader():
+    from bench import loader  # which imports torchvision
+
+    return loader
 
 
 @pytest.fixture
@@ -18,7 +23,9 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-def test_contenders_make_the_same_batches(folder):
+def test_contenders_make_the_same_batches(loader, folder):
+    from torchvision import transforms
+
     setting = loader.Setting(Manifest.scan(folder), 4, 3, 1, torch.device("cpu"))
     for name in ("ours, DALI", "ours, Pillow", "stock DALI"):
         batches = list(loader.CONTENDERS[name](setting))
@@ -28,7 +35,7 @@ def test_contenders_make_the_same_batches(folder):
     assert len(files) == 12 and files[11].shape == (3, 224, 224) and files[11].dtype == torch.uint8
 
 
-def test_rows(folder, capsys, monkeypatch):
+def test_rows(loader, folder, capsys, monkeypatch):
     monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours, DALI", "stock DALI")})
     loader.main(["--data", folder, "--batch", "4", "--batches", "4", "--rounds", "1", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
@@ -37,7 +44,7 @@ def test_rows(folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["--batches", "1"], ["--threads", "0"]])
-def test_bad_arguments_are_one_line(folder, capsys, arguments):
+def test_bad_arguments_are_one_line(loader, folder, capsys, arguments):
     with pytest.raises(SystemExit) as refusal:
         loader.main(["--data", folder, *arguments])
     assert refusal.value.code == 2

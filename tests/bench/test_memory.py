@@ -1,6 +1,8 @@
 """Peak memory is measured in children, running out of it is a result, and the search for what fits is right."""
 
 import argparse
+import json
+import subprocess
 
 import pytest
 
@@ -73,6 +75,7 @@ def test_the_largest_batch_of_a_budget(case):
     assert row["out of memory"] and memory.text(row).endswith("out of memory of 0.05 GiB")
 
 
+@pytest.mark.slow
 def test_two_processes_under_the_launcher(capsys, monkeypatch, tmp_path):
     write_demo_images(str(tmp_path / "images"), 24, (48, 48))
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
@@ -86,9 +89,31 @@ def test_two_processes_under_the_launcher(capsys, monkeypatch, tmp_path):
     assert row["weights GiB"] * 2**30 == 4 * 225_968
 
 
-def test_running_out_of_memory_is_a_result(tmp_path):
+@pytest.fixture
+def settings(tmp_path):
     write_demo_images(str(tmp_path), 24, (48, 48))
-    settings = [f"data.root={tmp_path}", "data.size=32,32", "train.global_batch=4"]
+    return [f"data.root={tmp_path}", "data.size=32,32", "train.global_batch=4"]
+
+
+@pytest.mark.costly("processes", "the limit of memory is that of a child process")
+def test_running_out_of_memory_is_a_result(settings):
     assert trial.launch(CONFIG, settings, 1, 1, 0, limit=2**20) is None
+
+
+def run_inside(command, **_) -> subprocess.CompletedProcess:
+    """Runs a child of `trial.launch` in this process."""
+    try:
+        trial.main(json.loads(command[-1]))
+    except ValueError as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
+    return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.mark.parametrize("inside", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_child_trains_or_says_why_it_cannot(settings, inside, monkeypatch):
+    if inside:
+        monkeypatch.setattr(trial.subprocess, "run", run_inside)
+    (found,) = trial.launch(CONFIG, settings, 1, 1, 0)
+    assert len(found.losses) == 1 and found.batch == 4 and found.trained + found.frozen == 225_968
     with pytest.raises(ValueError, match=f"^{CONFIG}: train.epochs=1e-05"):
         trial.launch(CONFIG, [*settings, "train.epochs=1e-5"], 1, 1, 0)

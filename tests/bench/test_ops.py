@@ -27,7 +27,10 @@ def test_functions_run(name):
     assert ops.error(OPS[name], cases.inputs(cases.BENCH[case], dtype)) < 1e-4
 
 
-def test_rows_and_roofline(tmp_path, capsys):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_rows_and_roofline(compiled, tmp_path, capsys, monkeypatch):
+    if not compiled:  # the compiler takes most of the time
+        monkeypatch.setattr(torch, "compile", lambda function: function)
     ops.main(
         [
             "--op",

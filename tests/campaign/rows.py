@@ -22,7 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor
 
@@ -172,6 +171,8 @@ def attempt(path: Path, images: Path, small: bool = False, **how: Any) -> dict:
 @torch.no_grad()
 def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
     """Exports an encoder, loads it the way a user does, and compares its features with the trained one's."""
+    import timm
+
     export_encoder(config, model, folder)
     mim = build(config)
     mim.load_state_dict(model)

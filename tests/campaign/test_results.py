@@ -1,7 +1,9 @@
 """What the kill campaign draws and counts, and whether the committed campaigns are still about this code."""
 
 import argparse
+import os
 import statistics
+import subprocess
 import sys
 import warnings
 
@@ -10,7 +12,7 @@ import torch
 
 from bench import record
 from fastmim.encoders import ResNet, UMSwin
-from tests.campaign import fuzz, kills, ledger, proofs, rows, transfer
+from tests.campaign import fuzz, kills, ledger, proofs, rows, slow, transfer
 from tests.methods.tiny import ROOT, ROWS
 
 COMMAND = "python -m tests.campaign.kills --kills 50"
@@ -65,7 +67,13 @@ def test_every_op_has_fuzz_tests():
         assert "def test_fuzz_cpp" in tests and "def test_fuzz_triton" in tests, op
 
 
-def test_fuzz_counts_examples_and_names_what_changed():
+@pytest.mark.parametrize("inside", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_fuzz_counts_examples_and_names_what_changed(inside, monkeypatch):
+    if inside:
+        done = subprocess.CompletedProcess(
+            [], 0, "  - during generate phase (1 s):\n    - 100 passing examples, 0 failing", ""
+        )
+        monkeypatch.setattr(fuzz.subprocess, "run", lambda *_, **__: done)
     row = fuzz.attempt("scale_", "cpp", profile="test")
     assert row["examples"] == 100 and fuzz.stale(row) == []
     assert set(fuzz.covered("mask_token_backward", "cpp")) >= {
@@ -73,6 +81,60 @@ def test_fuzz_counts_examples_and_names_what_changed():
     }
     changed = {name: "other" for name in row["covered"] if name.endswith("scale_")}
     assert fuzz.stale(row | {"covered": row["covered"] | changed}) == [f"{fuzz.PACKAGE}/scale_"]
+
+
+def test_every_slow_test_was_run_and_says_when_it_is_stale():
+    """As above: what is missing or stale is a warning."""
+    known = slow.newest()
+    assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
+    cases = [slow.case(*job) for job in slow.jobs()]
+    missing = [case for case in cases if case not in known]
+    changed = {name for case in cases if case in known for name in slow.stale(known[case])}
+    if missing or changed:
+        words = f"{len(missing)} of {len(cases)} runs of slow tests are missing, others are before a change of"
+        warnings.warn(f"{words} {sorted(changed)}: run python -m tests.campaign.slow", stacklevel=1)
+
+
+def test_slow_tests_depend_on_their_file_its_helpers_and_the_sources():
+    test = "tests/train/test_rows.py"
+    covered = slow.covered(test)
+    helpers = {"tests/conftest.py", "tests/campaign/rows.py", "tests/campaign/ledger.py", "tests/methods/tiny.py"}
+    assert covered.keys() == {test, *helpers, "kernels", "tests/golden", "fastmim", "bench", "configs", "README.md"}
+    assert {test, "tests/kernels/conftest.py"}.isdisjoint(slow.covered("tests/bench/test_flops.py"))
+    row = {"file": test, "covered": covered}
+    assert slow.stale(row) == []
+    assert slow.stale(row | {"covered": covered | {"fastmim": "other"}}) == ["fastmim"]
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "counts"),
+    [
+        ("2 passed, 1 skipped, 9 deselected in 3.21s", 0, (2, 1)),
+        ("9 deselected in 0.10s", slow.NO_TESTS, (0, 0)),
+        ("1 failed, 2 passed in 3.21s", 1, None),
+    ],
+)
+def test_slow_tests_are_counted(last, status, counts, tmp_path, monkeypatch):
+    pytest_ = tmp_path / "pytest.py"
+    pytest_.write_text(f"print('...')\nprint({last!r})\nraise SystemExit({status})")
+    monkeypatch.setattr(slow, "ROOT", tmp_path)
+    if counts is None:
+        with pytest.raises(AssertionError, match=f"a, compiled: (.|\n)*{last}"):
+            slow.attempt("a", "compiled")
+        return
+    row = slow.attempt("a", "compiled")
+    assert (row["case"], row["file"], row["passed"], row["skipped"]) == ("a, compiled", "a", *counts)
+    assert 0 <= row["CPU seconds"] < 5
+
+
+@pytest.mark.slow
+def test_the_slow_campaign_knows_every_file_with_slow_tests():
+    for mode, mark in slow.MODES.items():
+        environment = os.environ | {"TRITON_INTERPRET": "1" if mode == "interpreter" else "0"}
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", mark]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        found = {line.split("::")[0] for line in done.stdout.splitlines() if "::" in line}
+        assert found and {(test, mode) for test in found} <= set(slow.jobs())
 
 
 def test_a_change_of_a_covered_file_is_named():

@@ -1,0 +1,143 @@
+"""The slow campaign: the tests that `make test` leaves out, by file; Triton's kernels in its interpreter.
+
+`python -m tests.campaign.slow` from the repository root runs the tests marked `slow`; `--only PATTERN` takes the test
+files whose path contains it. A file that is recorded and not stale is left out, so the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from bench import record
+from tests.campaign.ledger import ROOT, Ledger, digest
+
+MODES = {"compiled": "slow and not gpu", "interpreter": "slow and triton and not gpu"}
+"""Marks of the tests of each mode: the second runs with TRITON_INTERPRET=1."""
+RUNS_AT_A_TIME = len(os.sched_getaffinity(0))
+COUNTS = ("passed", "skipped", "failed", "error")
+NO_TESTS = 5  # pytest's exit status
+
+
+@functools.cache
+def parts(test: str) -> tuple[str, ...]:
+    """Returns a test file, the conftest.py files above it and the helpers in tests/ that any of them imports."""
+    folders = [path for path in (ROOT / test).parents if path.is_relative_to(ROOT / "tests")]
+    waiting = {test, *(f"{path.relative_to(ROOT).as_posix()}/conftest.py" for path in folders)}
+    found = set()
+    while waiting:
+        if (name := waiting.pop()) in found or not (ROOT / name).is_file():
+            continue
+        found.add(name)
+        imports = re.findall(r"^\s*from (tests[\w.]*) import (\([^)]*|.+)", (ROOT / name).read_text(), re.MULTILINE)
+        for module, names in imports:
+            folder = module.replace(".", "/")
+            waiting |= {f"{folder}.py", *(f"{folder}/{word}.py" for word in re.findall(r"\w+", names))}
+    return tuple(sorted(found))
+
+
+def files() -> list[str]:
+    """Returns the test files that may have slow tests: they, or a helper, mark some or sample a sweep."""
+    marks = re.compile(r"mark\.slow\b|\bcovering\(")
+    tests = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py"))
+    return [
+        test
+        for test in tests
+        if any(marks.search((ROOT / name).read_text()) for name in parts(test) if name != "tests/sweep.py")
+    ]
+
+
+@functools.cache
+def sources(folder: str) -> str:
+    """Returns a digest of the committed files of a folder, except the results of measurements."""
+    return digest(record.git("ls-files", "--", folder, ":!bench/results").splitlines())
+
+
+@functools.cache
+def covered(test: str) -> dict[str, str]:
+    """Returns digests of what the tests of a file depend on.
+
+    They are the file and its helpers, the kernels, and of the other folders all if these files name one of them.
+    A change there makes an earlier row stale.
+    """
+    text = "".join((ROOT / name).read_text() for name in parts(test))
+    folders = ["kernels", "tests/golden"]
+    if re.search(r"\b(fastmim|bench|configs|README)\b", text):
+        folders += ["fastmim", "bench", "configs", "README.md"]
+    return {name: digest([name]) for name in parts(test)} | {folder: sources(folder) for folder in folders}
+
+
+def stale(row: dict) -> list[str]:
+    """Returns what a recorded row depends on and has changed since."""
+    found = covered(row["file"])
+    return sorted(name for name in found.keys() | row["covered"].keys() if row["covered"].get(name) != found.get(name))
+
+
+def newest() -> dict[str, dict]:
+    """Returns the last recorded row of each file and mode."""
+    return {row["case"]: row for row in record.read("slow")}
+
+
+def case(test: str, mode: str) -> str:
+    return f"{test}, {mode}"
+
+
+def jobs() -> list[tuple[str, str]]:
+    """Returns each test file with its modes; only Triton's kernels have the interpreter's."""
+    return [(test, mode) for test in files() for mode in MODES if mode == "compiled" or "/kernels/" in test]
+
+
+def attempt(test: str, mode: str) -> dict:
+    """Runs the slow tests of a file in a process of its own.
+
+    Raises:
+        AssertionError: a test failed; ends with pytest's report.
+    """
+    environment = os.environ | {"TRITON_INTERPRET": "1" if mode == "interpreter" else "0"}
+    command = [sys.executable, "-m", "pytest", test, "-q", "-m", MODES[mode], "-p", "no:cacheprovider"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    with process.stdout as pipe:
+        output = pipe.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode in (0, NO_TESTS), f"{case(test, mode)}: {output[-5000:]}"
+    last = output.strip().splitlines()[-1]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last) if word in COUNTS}
+    seconds = round(usage.ru_utime + usage.ru_stime, 1)
+    return {"case": case(test, mode), "file": test, "passed": 0, "skipped": 0} | counts | {"CPU seconds": seconds}
+
+
+def main() -> int:
+    """Runs the campaign, prints it and records what holds in bench/results; 0 if all did."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="part of the test file's path")
+    ledger = Ledger(parser, "slow")
+    wanted = [job for job in jobs() if ledger.arguments.only in job[0]]
+    if not wanted:
+        parser.error(f"--only: expected part of a test file with slow tests, got {ledger.arguments.only!r}")
+    known = newest()
+    todo = [job for job in wanted if (row := known.get(case(*job))) is None or stale(row)]
+    print(f"{len(wanted)} runs of test files, {len(wanted) - len(todo)} of them recorded and not stale", flush=True)
+    failed = 0
+    with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
+        for future in as_completed([pool.submit(attempt, *job) for job in todo]):
+            if (error := future.exception()) is not None:
+                failed += 1
+                print(f"{type(error).__name__}: {error}", flush=True)
+                continue
+            row = future.result()
+            print("{case:<60}{passed:>6} passed{skipped:>5} skipped{CPU seconds:>9} s".format(**row), flush=True)
+            ledger.record(row | {"covered": covered(row["file"])})
+    print(f"{len(todo) - failed} of {len(todo)} hold")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
