@@ -471,6 +471,7 @@ def test_an_abandoned_iterator_drops_its_work(photographs, data, monkeypatch):
     assert len(decoded) <= 12 + 1 + 2
 
 
+@pytest.mark.costly("processes", "an interpreter ends, one of them with DALI imported")
 @pytest.mark.parametrize("name", ["pillow", "dali"])
 def test_the_interpreter_exits_with_an_abandoned_iterator(photographs, name):
     program = f"""

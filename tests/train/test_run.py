@@ -19,7 +19,7 @@ from tests.train.launched import Forks, refusal, rows, start, wait_for
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
 # "auto" may be bf16, where another split of the batch or other kernels round otherwise: 1e-5 is of fp32.
-SMALL = "--train.precision fp32 --encoder.depth 1 --encoder.embed_dim 32 --encoder.patch_size 8 --train.epochs 3 "
+SMALL = "--train.precision fp32 --encoder.depth 2 --encoder.embed_dim 32 --encoder.patch_size 8 --train.epochs 3 "
 SMALL += "--train.global_batch 16 --run.save_every 4 --run.log_every 2"
 STEPS = 3 * 56 // 16
 
@@ -200,7 +200,7 @@ def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
     checkpoint.save(converted / "checkpoints", 0, {"model": given.state["model"]}, given.meta, keep=1)
     for arguments, message in [
         ((tmp_path / "a", "--run.init", tmp_path / "gone"), "run.init: expected a run folder with checkpoints"),
-        ((tmp_path / "b", *weights, "--encoder.depth", "2"), "here missing"),
+        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "here missing"),
         ((converted,), "give its run folder as run.init"),
     ]:
         assert message in refusal(words(arguments[0], images, *map(str, arguments[1:])))
