@@ -310,7 +310,7 @@ def test_cancel_drops_what_has_not_begun(picture, dali):
     jobs = photographs_as_jobs(picture, 96)
     decoder, _ = dali(threads=1)
     cancelled = threading.Event()
-    decoder._pool.submit(cancelled.wait, 300)
+    decoder._pool.submit(cancelled.wait, 1800)
     first, second = decoder.start(jobs), decoder.start(jobs)
     second.cancel()
     cancelled.set()

@@ -26,7 +26,7 @@ from fastmim.tokens import Stream, sample_id
 from fastmim_kernels.philox import uniform
 
 SEED = 3
-PATIENCE = 300  # seconds
+PATIENCE = 1800  # seconds
 
 
 def open_loader(root, data, workers=2, prefetch=2, manifest=None, file=None):

@@ -203,7 +203,7 @@ def test_masks_are_read_ahead(folder, data, monkeypatch):
     loader, masks = open_both(folder, data(CROPS[0], size=(48, 56), prefetch=2))
     batches = masks.batches(sample_id(torch.arange(8), epoch) for epoch in range(6))
     next(batches)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 1800
     while len(read) < 24 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)

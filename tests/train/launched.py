@@ -1,6 +1,7 @@
 """Runs of fastmim/train.py on CPUs: in this process, in forks of a process that has imported it, under the launcher."""
 
 import contextlib
+import faulthandler
 import functools
 import gc
 import io
@@ -26,7 +27,7 @@ from tests.methods.tiny import ROOT
 SCRIPT = str(ROOT / "fastmim/train.py")
 # One thread: the order of sums, and so the last bit, depends on how many there are.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
-PATIENCE = 300  # seconds
+PATIENCE = 1800  # seconds; a busy machine is slow
 
 
 @contextlib.contextmanager
@@ -91,6 +92,7 @@ def _run_rank(output: Path, environment: dict[str, str], call: Callable, *argume
     with open(output, "w") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
+    faulthandler.dump_traceback_later(0.9 * PATIENCE)  # says where a rank waits that will be killed
     os.environ.update(environment)
     torch.set_num_threads(1)
     call(*arguments)
