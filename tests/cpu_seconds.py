@@ -3,8 +3,10 @@
 It works in one process and on the workers of pytest-xdist.
 """
 
+import os
 import resource
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,9 @@ LONG = 5.0
 
 
 def pytest_addoption(parser):
-    parser.addoption("--cpu-seconds", type=int, metavar="N", help="list the N costliest files and tests, in CPU seconds")
+    parser.addoption(
+        "--cpu-seconds", type=int, metavar="N", help="list the N costliest files and tests, in CPU seconds"
+    )
 
 
 def pytest_configure(config):
@@ -23,9 +27,23 @@ def pytest_configure(config):
 
 
 def spent() -> float:
-    """Returns the CPU seconds of this process and of the children that it has waited for."""
+    """Returns the CPU seconds of this process and of its children, whether they have ended or still run."""
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + sum(map(_running, _children()))
+
+
+def _children() -> list[int]:
+    """Returns the processes that this one has started and not waited for; none on systems that do not tell."""
+    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+
+
+def _running(pid: int) -> float:
+    """Returns the CPU seconds of a process and of the children that it has waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

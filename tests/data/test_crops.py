@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
 from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop, move
 from fastmim.data.decode import Job, places
@@ -28,6 +27,8 @@ def features(windows, image):
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.67, 1.0), (0.08, 1.0)])
 @pytest.mark.parametrize("image", [(375, 500), (500, 333), (60, 64)])
 def test_same_distribution_as_torchvision(scale, image):
+    from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
+
     count = 3000
     torch.manual_seed(0)
     blank, ratio = torch.empty(3, *image), (3 / 4, 4 / 3)
@@ -56,6 +57,8 @@ def test_a_window_reaches_both_edges():
 
 def test_fallback_is_torchvisions():
     """No attempt fits an image this long: the largest central window of an allowed ratio."""
+    from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
+
     for image in [(10, 400), (400, 10), (1, 7)]:
         theirs = TorchvisionCrop.get_params(torch.empty(3, *image), [0.9, 1.0], [3 / 4, 4 / 3])
         assert RandomResizedCrop(scale=(0.9, 1.0)).cut(image, (224, 224), [0.5] * 40).window == theirs

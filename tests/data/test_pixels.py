@@ -3,6 +3,7 @@
 import re
 import tarfile
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.tokens import sample_id
+from tests.sweep import covering
 
 README = Path(__file__).parents[2] / "fastmim/data/README.md"
 ROW = re.compile(r"^\| (?P<kind>[^|]+?) \| (?P<decoder>DALI|Pillow) \| (?P<mean>[\d.]+) \| (?P<max>\d+) \|$", re.M)
@@ -71,10 +73,10 @@ def test_the_table_is_of_these_kinds():
     assert set(TABLE) == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize("crop", [RandomResizedCrop, SimpleResizedCrop])
+SWEEP = list(product(KINDS, ("bicubic", "bilinear"), (3, 1), (RandomResizedCrop, SimpleResizedCrop)))
+
+
+@pytest.mark.parametrize(("kind", "interpolation", "channels", "crop"), covering(SWEEP))
 def test_difference(tmp_path, data, picture, kind, interpolation, channels, crop):
     """Random windows or borders, enlarged and reduced, flipped and not, and the centre."""
     name, write = KINDS[kind]

@@ -1,6 +1,7 @@
 """Any loader in any layout, interrupted or not, asks for the same crop of the same file at each position."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.data.sampler import Sampler
 from fastmim.masking import RandomMasking
+from tests.sweep import covering
 
 SEED, BATCH, UPDATES = 5, 8, 5
 
@@ -61,9 +63,10 @@ def stream(photographs):
     return run
 
 
-@pytest.mark.parametrize("name", ["pillow", "dali"])
-@pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("crop", [RandomResizedCrop(), SimpleResizedCrop()])
+SWEEP = list(product(("pillow", "dali"), (1, 2, 4), (RandomResizedCrop(), SimpleResizedCrop())))
+
+
+@pytest.mark.parametrize(("name", "world", "crop"), covering(SWEEP))
 def test_the_same_on_every_layout_loader_and_after_a_resume(stream, data, name, world, crop):
     expected, pixels = stream(data(crop), "pillow", 1)
     assert sorted(expected) == list(range(BATCH * UPDATES))

@@ -1,13 +1,7 @@
-"""What the ranks of a test run: `python engine_checks.py FOLDER CHECK...` runs the checks, writes one outcome a line.
-
-Started by test_engine.py once for each number of processes, because importing DeepSpeed costs seconds.
-"""
+"""What each rank of a test of the engine runs: `run(folder, NAME, ...)` calls check_NAME."""
 
 import json
 import os
-import sys
-import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -25,8 +19,6 @@ from fastmim.losses import MaskedL2
 from fastmim.masking import RandomMasking
 from fastmim.targets import NormalizedPatches
 
-FOLDER = Path(sys.argv[1])
-FRAGMENT = FOLDER / "deepspeed.json"
 LR = 0.005
 
 
@@ -165,22 +157,22 @@ def check_plain_loop(process):
 
 
 def check_stages_agree(process, precision, stages, tolerance):
-    losses = {stage: train(make_engine(process, int(stage), precision), range(6)) for stage in stages}
+    losses = {stage: train(make_engine(process, stage, precision), range(6)) for stage in stages}
     first = torch.tensor(losses[stages[0]])
     assert first[-1] < first[0]
     for stage in stages[1:]:
-        torch.testing.assert_close(torch.tensor(losses[stage]), first, rtol=float(tolerance), atol=0)
+        torch.testing.assert_close(torch.tensor(losses[stage]), first, rtol=tolerance, atol=0)
 
 
 def check_resume(process, stage, precision, **train_fields):
     """Saving changes nothing; a new engine with the loaded state continues bit for bit."""
-    engine = make_engine(process, int(stage), precision, **train_fields)
+    engine = make_engine(process, stage, precision, **train_fields)
     train(engine, range(3))
     saved = copy(engine.state_dict())
     with engine.inference():
         engine.module(*batches(0, process.world, process.rank)[0])
     losses = train(engine, range(3, 6))
-    again = make_engine(process, int(stage), precision, other=True, **train_fields)
+    again = make_engine(process, stage, precision, other=True, **train_fields)
     again.load_state_dict(saved)
     loaded = again.state_dict()
     assert train(again, range(3, 6)) == losses
@@ -198,7 +190,7 @@ def check_resume(process, stage, precision, **train_fields):
 def check_batch_norm(process, stage, precision):
     """Its statistics are kept in fp32, saved, and loaded whatever the precision and the stage."""
     check_resume(process, stage, precision, kind=TinyConv)
-    engine = make_engine(process, int(stage), precision, kind=TinyConv)
+    engine = make_engine(process, stage, precision, kind=TinyConv)
     train(engine, range(3))
     if state := engine.state_dict():
         assert state["model"]["blocks.1.num_batches_tracked"] == 6
@@ -232,11 +224,11 @@ def check_change_stage(process, precision, tolerance):
             loaded = engine.state_dict()
             assert process.rank or differences(loaded, state) == []
             continued = torch.tensor(train(engine, range(2, 5)))
-            torch.testing.assert_close(continued, losses[source], rtol=float(tolerance), atol=0)
+            torch.testing.assert_close(continued, losses[source], rtol=tolerance, atol=0)
 
 
 def check_write_state(process, stage):
-    engine = make_engine(process, int(stage), dropout=0.0)
+    engine = make_engine(process, stage, dropout=0.0)
     train(engine, range(2))
     state = engine.state_dict()
     losses = train(engine, range(2, 5))
@@ -253,7 +245,7 @@ def check_read_state(process, stage):
     for key, tensor in flat.items():
         kind, name = key.split("/")
         state.setdefault(kind, {})[name] = tensor
-    engine = make_engine(process, int(stage), dropout=0.0, other=True)
+    engine = make_engine(process, stage, dropout=0.0, other=True)
     engine.load_state_dict(state)
     assert differences(engine.state_dict(), state) == []
     torch.testing.assert_close(torch.tensor(train(engine, range(2, 5))), losses, rtol=1e-5, atol=0)
@@ -261,7 +253,7 @@ def check_read_state(process, stage):
 
 def check_not_finite(process, stage, precision, kind=Tiny):
     """A bad micro-batch on the last rank: every rank skips, nothing changes, and the run is as if it had not been."""
-    engine, clean = (make_engine(process, int(stage), precision, kind=kind) for _ in range(2))
+    engine, clean = (make_engine(process, stage, precision, kind=kind) for _ in range(2))
     train(engine, range(2))
     train(clean, range(2))
     before = copy(engine.state_dict())
@@ -350,28 +342,16 @@ def check_reseeds(process):
     assert result[0].loss == result[1].loss != result[2].loss
 
 
-def main():
+def run(folder: Path, check: str, *arguments) -> None:
+    """Runs one check as this rank. Ranks share the folder, and what checks write to it."""
+    global FOLDER, FRAGMENT
+    FOLDER, FRAGMENT = folder, folder / "deepspeed.json"
+    if check == "process":  # the number of threads is then for `init_distributed` to choose
+        del os.environ["OMP_NUM_THREADS"]
+        torch.set_num_threads(5)
     process = init_distributed("cpu")
     if process.rank == 0:
-        FRAGMENT.write_text(
-            json.dumps({"zero_optimization": {"stage3_param_persistence_threshold": 30, "sub_group_size": 1000}})
-        )
+        zero = {"stage3_param_persistence_threshold": 30, "sub_group_size": 1000}
+        FRAGMENT.write_text(json.dumps({"zero_optimization": zero}))
     torch.distributed.barrier()
-    with open(FOLDER / f"rank{process.rank}of{process.world}.jsonl", "w") as outcomes:
-        for check in sys.argv[2:]:
-            name, *arguments = check.split(":")
-            error, start = None, time.monotonic()
-            try:
-                globals()[f"check_{name}"](process, *arguments)
-            except Exception:
-                error = traceback.format_exc()
-            print(
-                json.dumps({"check": check, "error": error, "seconds": time.monotonic() - start}),
-                file=outcomes,
-                flush=True,
-            )
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    globals()[f"check_{check}"](process, *arguments)

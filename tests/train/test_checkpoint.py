@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 
 from fastmim import checkpoint
 from fastmim.checkpoint import CheckpointError, load, lock, save
+from tests.train.launched import Forks, wait_for
 
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -313,15 +312,19 @@ def test_refusals(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def hold(folder: Path) -> None:
+    """Locks a run folder until killed."""
+    lock_file = lock(folder)
+    (folder / "locked").touch()
+    signal.pause()
+    lock_file.close()
+
+
 def test_second_run_is_refused(tmp_path):
-    script = "import sys; from pathlib import Path; from fastmim.checkpoint import lock\n"
-    script += "held = lock(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", script, str(tmp_path / "run")]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "locked\n"
-    with pytest.raises(RuntimeError, match=f"in use by process {holder.pid} on .*choose another") as refusal:
-        lock(tmp_path / "run")
-    assert "\n" not in str(refusal.value)
-    holder.send_signal(signal.SIGKILL)
-    holder.communicate()
+    with Forks(tmp_path / "output", 1, hold, tmp_path / "run") as forks:
+        wait_for((tmp_path / "run/locked").exists)
+        pid = forks.ranks[0].pid
+        with pytest.raises(RuntimeError, match=f"in use by process {pid} on .*choose another") as refused:
+            lock(tmp_path / "run")
+        assert "\n" not in str(refused.value)
     lock(tmp_path / "run").close()

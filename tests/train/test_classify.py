@@ -1,6 +1,5 @@
 """Fine-tuning and linear probe as a person starts them: learn, stop, go on, count every test image once, refuse."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
-from fastmim.train import main
 from tests.methods.tiny import ROOT
-from tests.train.launched import result, start
+from tests.train import launched
+from tests.train.launched import refusal, result, rows
 
 CONFIGS = ROOT / "configs/debug"
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --data.size 32 32 --encoder.patch-size 8 "
@@ -39,10 +38,17 @@ def images(tmp_path_factory):
     return folder
 
 
-def train(images: Path, run: Path, *args: str, config="cifar10_finetune_vit", model=SMALL, ranks=0, check=True):
-    words = [str(CONFIGS / f"{config}.py"), *model.split(), "--data.root", str(images / "train")]
-    words += ["--data.test", str(images / "test"), "--run.dir", str(run), *args]
-    return start(words, ranks, check)
+def words(images: Path, run: Path, *args: str, config="cifar10_finetune_vit", model=SMALL) -> list[str]:
+    parts = ["--data.root", str(images / "train"), "--data.test", str(images / "test"), "--run.dir", str(run)]
+    return [str(CONFIGS / f"{config}.py"), *model.split(), *parts, *args]
+
+
+def train(images: Path, run: Path, *args: str, **parts):
+    launched.train(words(images, run, *args, **parts))
+
+
+def train_on_two(images: Path, run: Path, *args: str, **parts):
+    launched.train_on_two(words(images, run, *args, **parts), run.with_name(f"{run.name}-output"))
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     found = result(undisturbed)
     assert found["images"] == 150 and 0 <= found["top1"] <= found["top5"] == 1.0
     assert found["hours"] > 0 and found["peak_bytes"] > 2**20 and found["updates"] == 4 * 72 // 16
-    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    tested = [row for row in rows if "test_top1" in row]
+    tested = [row for row in rows(undisturbed) if "test_top1" in row]
     assert [row["step"] for row in tested] == [18] and tested[0]["test_top1"] == found["top1"]
 
 
@@ -81,7 +86,7 @@ def test_it_learns_and_processes_do_not_count(images, tmp_path):
     assert result(tmp_path / "one")["top1"] > 0.9
     # Nothing is left to train: the same weights, tested again.
     shutil.copytree(tmp_path / "one/checkpoints", tmp_path / "two/checkpoints")
-    train(images, tmp_path / "two", *fast, ranks=2)
+    train_on_two(images, tmp_path / "two", *fast)
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert (one["top1"], one["top5"]) == (two["top1"], two["top5"])
@@ -89,7 +94,7 @@ def test_it_learns_and_processes_do_not_count(images, tmp_path):
 
 
 def test_two_processes_train_on_the_same_samples(undisturbed, images, tmp_path):
-    train(images, tmp_path / "two", *EVERYTHING.split(), ranks=2)
+    train_on_two(images, tmp_path / "two", *EVERYTHING.split())
     assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None
 
 
@@ -101,10 +106,10 @@ RESNET += "--train.epochs 12 --train.micro_batch 16 --run.init None --run.log_ev
 
 def test_a_probe_of_a_resnet(images, tmp_path):
     """Random features of brightness are enough for a linear layer; what is frozen stays as calibrated; it resumes."""
-    words = ["--optim.blr", "100", "--train.epochs", "40"]
+    learn = ["--optim.blr", "100", "--train.epochs", "40"]
     for name, stops in (("whole", [[]]), ("parts", [["--run.stop_after", "70"], []])):
         for stop in stops:
-            train(images, tmp_path / name, *words, *stop, config="cifar10_probe_resnet", model=RESNET)
+            train(images, tmp_path / name, *learn, *stop, config="cifar10_probe_resnet", model=RESNET)
     assert result(tmp_path / "whole")["top1"] > 0.6
     assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
     whole, parts = (checkpoint.load(tmp_path / name / "checkpoints").state for name in ("whole", "parts"))
@@ -114,19 +119,19 @@ def test_a_probe_of_a_resnet(images, tmp_path):
 
 
 def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
-    words = RESNET.replace("epochs 12", "epochs 4") + " --optim.algorithm lamb --augment.loss bce --augment.cutmix 1"
-    train(images, tmp_path / "whole", config="cifar10_finetune_resnet", model=words)
-    train(images, tmp_path / "parts", "--run.stop_after", "7", config="cifar10_finetune_resnet", model=words)
-    train(images, tmp_path / "parts", config="cifar10_finetune_resnet", model=words)
+    model = RESNET.replace("epochs 12", "epochs 4") + " --optim.algorithm lamb --augment.loss bce --augment.cutmix 1"
+    train(images, tmp_path / "whole", config="cifar10_finetune_resnet", model=model)
+    train(images, tmp_path / "parts", "--run.stop_after", "7", config="cifar10_finetune_resnet", model=model)
+    train(images, tmp_path / "parts", config="cifar10_finetune_resnet", model=model)
     assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
 
 
 def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
     """They saw other images: without that, each would test with its own."""
-    words = [*RESNET.replace("micro_batch 16", "micro_batch 8").split(), "--ema.decay", "0.5"]
-    train(images, tmp_path / "two", config="cifar10_finetune_resnet", model=" ".join(words), ranks=2)
+    small = [*RESNET.replace("micro_batch 16", "micro_batch 8").split(), "--ema.decay", "0.5"]
+    train_on_two(images, tmp_path / "two", config="cifar10_finetune_resnet", model=" ".join(small))
     shutil.copytree(tmp_path / "two/checkpoints", tmp_path / "one/checkpoints")
-    train(images, tmp_path / "one", config="cifar10_finetune_resnet", model=" ".join(words))
+    train(images, tmp_path / "one", config="cifar10_finetune_resnet", model=" ".join(small))
     two, one = result(tmp_path / "two"), result(tmp_path / "one")
     assert one["top1"] == two["top1"] and one["loss"] == pytest.approx(two["loss"], rel=1e-12)
 
@@ -137,7 +142,7 @@ EXACT = ["--train.epochs", "2", "--encoder.drop_path", "0"]  # which paths are d
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_stages_agree(stage, images, tmp_path, plain):
     """Two processes at every ZeRO stage, the test pieces divided unevenly, give what one gives."""
-    train(images, tmp_path / "run", "--train.zero_stage", str(stage), *EXACT, ranks=2)
+    train_on_two(images, tmp_path / "run", "--train.zero_stage", str(stage), *EXACT)
     assert result(tmp_path / "run")["loss"] == pytest.approx(result(plain)["loss"], rel=1e-4)
 
 
@@ -166,24 +171,12 @@ def plain(tmp_path_factory, images):
         ("--head.pool max", "expected one of mean, cls"),
     ],
 )
-def test_refusals(arguments, message, images, tmp_path, capsys):
+def test_refusals(arguments, message, images, tmp_path):
     """One line, before anything has begun."""
     for name in ("blue", "red"):
         (images / "other" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(images / f"other/{name}/0.png")
-    words = [str(CONFIGS / "cifar10_finetune_vit.py"), *SMALL.split(), "--train.device", "cpu"]
-    words += [
-        "--data.root",
-        str(images / "train"),
-        "--data.test",
-        str(images / "test"),
-        "--run.dir",
-        str(tmp_path / "run"),
-    ]
-    with pytest.raises(SystemExit) as error:
-        main([*words, *arguments.format(root=images).split()])
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+    assert message in refusal(words(images, tmp_path / "run", *arguments.format(root=images).split()))
 
 
 def test_a_bad_image_gives_way_to_one_of_its_class(images):
@@ -198,16 +191,12 @@ def test_a_bad_image_gives_way_to_one_of_its_class(images):
         quarantine.resolve(0, torch.empty(0, dtype=torch.int64))
 
 
-def test_other_labels_end_a_resumed_run(undisturbed, images, tmp_path, capsys):
+def test_other_labels_end_a_resumed_run(undisturbed, images, tmp_path):
     """The same images, in a list file with another label for one of them."""
     shutil.copytree(undisturbed, tmp_path / "run")
     folder, manifest = images / "train", Manifest.scan(str(images / "train"))
     labels = [1 - manifest.labels[0], *manifest.labels[1:]]
     lines = [f"{path} {label}\n" for path, label in zip(manifest.paths, labels, strict=True)]
     (folder / "list.txt").write_text("".join(lines))
-    words = [str(CONFIGS / "cifar10_finetune_vit.py"), *SMALL.split(), "--train.device", "cpu"]
-    words += ["--data.root", str(folder / "list.txt"), "--data.test", str(images / "test")]
-    with pytest.raises(SystemExit) as error:
-        main([*words, "--run.dir", str(tmp_path / "run")])
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and "list.txt has changed since" in line and "(labels: now" in line, line
+    line = refusal(words(images, tmp_path / "run", "--data.root", str(folder / "list.txt")))
+    assert "list.txt has changed since" in line and "(labels: now" in line, line

@@ -1,6 +1,7 @@
 """Detection as a person starts it: learn, stop, go on, count every test image once, refuse."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -11,10 +12,9 @@ import torch
 from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.coco import Annotations
-from fastmim.train import main
 from tests.methods.tiny import ROOT
-from tests.shapes import write_shapes
-from tests.train.launched import result, start
+from tests.train import launched
+from tests.train.launched import refusal, result, rows
 
 CONFIG = ROOT / "configs/debug/shapes_detect_vit.py"
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --data.size 64 64 --rcnn.channels 16 "
@@ -26,6 +26,8 @@ SMALL += "--run.init None --run.log_every 2 --run.trace True"
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     """20 test images, which two processes get 8 and 12 of."""
+    from tests.shapes import write_shapes
+
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, "train", 16, seed=1, side=64)
     write_shapes(folder, "test", 20, seed=2, side=64)
@@ -38,8 +40,12 @@ def words(shapes: Path, run: Path, *args: str) -> list[str]:
     return [str(CONFIG), *SMALL.split(), *files, "--run.dir", str(run), *args]
 
 
-def train(shapes: Path, run: Path, *args: str, ranks=0):
-    start(words(shapes, run, *args), ranks)
+def train(shapes: Path, run: Path, *args: str):
+    launched.train(words(shapes, run, *args))
+
+
+def train_on_two(shapes: Path, run: Path, *args: str):
+    launched.train_on_two(words(shapes, run, *args), run.with_name(f"{run.name}-output"))
 
 
 def scores(run: Path) -> dict:
@@ -57,8 +63,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     found = result(undisturbed)
     assert found["images"] == 20 and found["updates"] == 6 and found["hours"] > 0 and found["peak_bytes"] > 2**20
     assert len(scores(undisturbed)) == 12 and 0 <= found["bbox_AP"] <= 1 and found["segm_AP_large"] is None
-    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    tested = [row for row in rows if "test_bbox_AP" in row]
+    tested = [row for row in rows(undisturbed) if "test_bbox_AP" in row]
     assert [row["step"] for row in tested] == [3, 6] and tested[-1]["test_segm_AP"] == found["segm_AP"]
 
 
@@ -80,13 +85,13 @@ def test_processes_do_not_count(shapes, tmp_path):
     train(shapes, tmp_path / "one", *fast)
     assert result(tmp_path / "one")["bbox_AP50"] > 0.03
     shutil.copytree(tmp_path / "one/checkpoints", tmp_path / "two/checkpoints")
-    train(shapes, tmp_path / "two", *fast, ranks=2)
+    train_on_two(shapes, tmp_path / "two", *fast)
     assert [result(tmp_path / name)["processes"] for name in ("one", "two")] == [1, 2]
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
 def test_two_processes_train_on_the_same_samples(undisturbed, shapes, tmp_path):
-    train(shapes, tmp_path / "two", "--train.zero_stage", "2", ranks=2)
+    train_on_two(shapes, tmp_path / "two", "--train.zero_stage", "2")
     assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None
 
 
@@ -102,16 +107,12 @@ def test_two_processes_train_on_the_same_samples(undisturbed, shapes, tmp_path):
         ("--run.init {root}", "expected a run folder with checkpoints"),
     ],
 )
-def test_refusals(arguments, message, shapes, tmp_path, capsys):
+def test_refusals(arguments, message, shapes, tmp_path):
     """One line, before anything has begun."""
     content = json.loads((shapes / "test.json").read_text())
     content["categories"][0]["name"] = "square"
     (shapes / "other.json").write_text(json.dumps(content))
-    arguments = ["--train.device", "cpu", *arguments.format(root=shapes).split()]
-    with pytest.raises(SystemExit) as error:
-        main(words(shapes, tmp_path / "run", *arguments))
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+    assert message in refusal(words(shapes, tmp_path / "run", *arguments.format(root=shapes).split()))
 
 
 def test_targets_are_made_ahead(shapes, tmp_path, monkeypatch):
@@ -123,30 +124,28 @@ def test_targets_are_made_ahead(shapes, tmp_path, monkeypatch):
         return original(self, *arguments)
 
     monkeypatch.setattr(Annotations, "target", target)
-    with pytest.raises(SystemExit) as error:
-        main(words(shapes, tmp_path / "run", "--train.device", "cpu", "--run.stop_after", "2"))
-    assert not error.value.code and made == [False] * 16
+    train(shapes, tmp_path / "run", "--run.stop_after", "2")
+    assert made == [False] * 16
 
 
-def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path, capsys):
+def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path):
     """Those of the same objects of the same images."""
     shutil.copytree(undisturbed, tmp_path / "run")
     content = json.loads((shapes / "train.json").read_text())
     content["annotations"][0]["bbox"][2] -= 1
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(SystemExit) as error:
-        changed = ["--train.device", "cpu", "--data.annotations", str(tmp_path / "a.json")]
-        main(words(shapes, tmp_path / "run", *changed))
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and "a.json has changed since" in line and "(annotations: now" in line, line
+    line = refusal(words(shapes, tmp_path / "run", "--data.annotations", str(tmp_path / "a.json")))
+    assert "a.json has changed since" in line and "(annotations: now" in line, line
 
 
-def test_an_image_of_another_size_than_its_annotations_stops_the_run(shapes, tmp_path, capsys):
+def test_an_image_of_another_size_than_its_annotations_stops_the_run(shapes, tmp_path):
     content = json.loads((shapes / "train.json").read_text())
     image = content["images"][0]
     image["height"] += 1
     content["annotations"] = [a for a in content["annotations"] if isinstance(a["segmentation"], list)]
     content["images"] = [i for i in content["images"] if any(a["image_id"] == i["id"] for a in content["annotations"])]
     (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match="pixels as seen, .* correct one of them; saved: update 0"):
-        main(words(shapes, tmp_path / "run", "--train.device", "cpu", "--data.annotations", str(tmp_path / "a.json")))
+    changed = words(shapes, tmp_path / "run", "--data.annotations", str(tmp_path / "a.json"))
+    done = launched.train(changed, check=False)
+    assert done.returncode == 1
+    assert re.search("pixels as seen, .* correct one of them; saved: update 0", done.stderr), done.stderr

@@ -1,165 +1,85 @@
 """The engine on two processes and one: ZeRO stages agree, resume bit for bit, load each other, skip together."""
 
-import functools
-import json
 import os
-import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from fastmim import config
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.vit import ViT
-from fastmim.engine import step_seed
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
 from fastmim.settings import batch_plan, deepspeed_config, resolve_precision
-from fastmim.targets import NormalizedPatches
+from tests.sweep import covering
+from tests.train.launched import ENVIRONMENT, Forks
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-# "check:argument:..." runs engine_checks.check_check(process, argument, ...)
-CORE = [
-    "process",
-    "reseeds",
-    "plain_loop",
-    "refuses_state",
-    "micro_batches",
-    "no_reads:fp32",
-    "no_reads:autocast-fp16",
-    "no_reads:bf16-master",
-    "stages_agree:fp32:0123:1e-5",
-    "stages_agree:bf16-master:123:1e-3",
-    "resume:0:fp32",
-    "resume:1:fp32",
-    "resume:2:fp32",
-    "resume:3:fp32",
-    "resume:0:bf16-master",
-    "resume:2:bf16-master",
-    "batch_norm:0:fp32",
-    "batch_norm:0:bf16-master",
-    "batch_norm:2:bf16-master",
-    "batch_norm_not_finite:0:fp32",
-    "batch_norm_not_finite:1:fp32",
-    "not_finite:0:fp32",
-    "not_finite:1:fp32",
-    "not_finite:2:fp32",
-    "not_finite:3:fp32",
-    "write_state:0",
-    "write_state:2",
-    "write_state:3",
-]
-LONG = [
-    "stages_agree:autocast:0123:3e-3",
-    "stages_agree:bf16-master:0123:2e-3",
-    "resume:1:bf16-master",
-    "resume:3:bf16-master",
-    "resume:0:autocast-fp16",
-    "resume:0:autocast",
-    "resume:1:autocast",
-    "resume:2:autocast",
-    "resume:3:autocast",
-    "batch_norm:0:autocast-fp16",
-    "batch_norm:0:autocast",
-    "batch_norm:1:bf16-master",
-    "batch_norm:3:bf16-master",
-    "batch_norm:3:fp32",
-    "offload:1:fp32",
-    "offload:2:fp32",
-    "offload:3:fp32",
-    "offload:1:bf16-master",
-    "offload:2:bf16-master",
-    "offload:3:bf16-master",
-    "not_finite:0:autocast-fp16",
-    "not_finite:0:bf16-master",
-    "not_finite:1:bf16-master",
-    "not_finite:2:bf16-master",
-    "not_finite:3:bf16-master",
-    "change_stage:fp32:1e-5",
-    "change_stage:bf16-master:1e-3",
-]
-ALONE = [
-    "read_state:0",
-    "read_state:2",
-    "read_state:3",
-    "resume:0:fp32",
-    "resume:1:fp32",
-]
+FP32, BF16, AUTOCAST, FP16 = "fp32", "bf16-master", "autocast", "autocast-fp16"
+# Check of tests/train/engine_checks.py, processes, ZeRO stage, precision.
+SWEEP = [("resume", 2, stage, precision) for stage in range(4) for precision in (FP32, BF16, AUTOCAST)]
+SWEEP += [("resume", 1, stage, FP32) for stage in range(4)] + [("resume", 2, 0, FP16)]
+SWEEP += [("offload", 2, stage, precision) for stage in (1, 2, 3) for precision in (FP32, BF16)]
+SWEEP += [("batch_norm", 2, stage, precision) for stage in (0, 3) for precision in (FP32, BF16)]
+SWEEP += [("batch_norm", 2, *rest) for rest in ((1, BF16), (2, BF16), (0, AUTOCAST), (0, FP16))]
+SWEEP += [("batch_norm_not_finite", 2, stage, FP32) for stage in (0, 1)]
+SWEEP += [("not_finite", 2, stage, precision) for stage in range(4) for precision in (FP32, BF16)]
+SWEEP += [("not_finite", 2, 0, FP16)]
 
 
-@functools.cache
-def folder():
-    return tempfile.TemporaryDirectory(prefix="fastmim-engine-")
+def run(folder, processes, check, *arguments):
+    from tests.train import engine_checks
+
+    with Forks(folder / f"output{processes}", processes, engine_checks.run, folder, check, *arguments) as forks:
+        forks.check()
 
 
-@functools.cache
-def outcomes(world, checks):
-    """Error (None = passed) of each check on each rank, all run in one start of `world` processes."""
-    path = folder().name
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    if world > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment |= {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = []
-    for rank in range(world):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {"OMP_NUM_THREADS": "1"}
-        with open(f"{path}/output{rank}of{world}", "w") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(HERE / "engine_checks.py"), path, *checks],
-                    env=environment | own,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        for process in processes:
-            process.wait(timeout=900)
-    finally:
-        for process in processes:
-            process.kill()
-    results = []
-    for rank in range(world):
-        lines = Path(f"{path}/rank{rank}of{world}.jsonl").read_text().splitlines()
-        results.append({line["check"]: line["error"] for line in map(json.loads, lines)})
-    return results
+@pytest.mark.parametrize("check", ["process", "reseeds", "plain_loop", "refuses_state", "micro_batches"])
+def test_two_processes(tmp_path, check):
+    run(tmp_path, 2, check)
 
 
-def report(world, checks, check):
-    for rank, result in enumerate(outcomes(world, tuple(checks))):
-        output = Path(folder().name, f"output{rank}of{world}").read_text()[-2000:]
-        assert check in result, f"rank {rank} stopped before this check; its output ends:\n{output}"
-        assert result[check] is None, f"rank {rank}:\n{result[check]}"
+@pytest.mark.parametrize(("check", "processes", "stage", "precision"), covering(SWEEP))
+def test_stage_and_precision(tmp_path, check, processes, stage, precision):
+    run(tmp_path, processes, check, stage, precision)
 
 
-@pytest.mark.parametrize("check", CORE)
-def test_two_processes(check):
-    report(2, CORE, check)
+@pytest.mark.parametrize("precision", [FP32, FP16])
+def test_the_host_waits_for_no_device(tmp_path, precision):
+    run(tmp_path, 2, "no_reads", precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stages", "tolerance"),
+    [
+        (FP32, (0, 1, 2, 3), 1e-5),
+        (BF16, (1, 2, 3), 1e-3),
+        pytest.param(BF16, (0, 1, 2, 3), 2e-3, marks=pytest.mark.slow),
+        pytest.param(AUTOCAST, (0, 1, 2, 3), 3e-3, marks=pytest.mark.slow),
+    ],
+)
+def test_stages_agree(tmp_path, precision, stages, tolerance):
+    run(tmp_path, 2, "stages_agree", precision, stages, tolerance)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", LONG)
-def test_two_processes_long(check):
-    report(2, LONG, check)
+@pytest.mark.parametrize(("precision", "tolerance"), [(FP32, 1e-5), (BF16, 1e-3)])
+def test_every_stage_loads_every_other(tmp_path, precision, tolerance):
+    run(tmp_path, 2, "change_stage", precision, tolerance)
 
 
-@pytest.mark.parametrize("check", ALONE)
-def test_one_process_without_a_launcher(check):
-    outcomes(2, tuple(CORE))  # writes the states that are read
-    report(1, ALONE, check)
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_one_process_continues_two(tmp_path, stage):
+    run(tmp_path, 2, "write_state", stage)
+    run(tmp_path, 1, "read_state", stage)
 
 
 def make_config(**train):
+    from fastmim.data.crops import RandomResizedCrop
+    from fastmim.decoders import TransformerDecoder
+    from fastmim.encoders.vit import ViT
+    from fastmim.losses import MaskedL2
+    from fastmim.masking import RandomMasking
+    from fastmim.targets import NormalizedPatches
+
     parts = RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()
     return config.Config(*parts, config.Data(RandomResizedCrop()), config.Optim(), config.Train(**train))
 
@@ -236,6 +156,8 @@ def test_clipping_is_done_once():
 
 
 def test_step_seeds_differ():
+    from fastmim.engine import step_seed
+
     places = [
         (seed, step, rank, micro) for seed in (0, 1) for step in range(4) for rank in range(3) for micro in (0, 1)
     ]
@@ -243,7 +165,7 @@ def test_step_seeds_differ():
     assert all(0 <= step_seed(*place) < 2**64 for place in places)
 
 
+@pytest.mark.costly("processes", "what an import loads is seen in a process of its own")
 def test_importing_the_engine_is_light():
     code = "import sys, fastmim.engine; sys.exit('deepspeed' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
-    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | ENVIRONMENT).returncode == 0

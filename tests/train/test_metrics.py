@@ -1,12 +1,13 @@
 """What a person reads is true: speed without pauses, whole files, no crash for want of disk."""
 
 import json
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from fastmim import metrics
 from fastmim.config import load
 from fastmim.metrics import Meter, duration, whole_lines
 
@@ -14,7 +15,15 @@ CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 ima
 
 
 @pytest.fixture
-def meter(tmp_path):
+def clock(monkeypatch):
+    """Seconds pass when a test adds them to `now`."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def meter(tmp_path, clock):
     with Meter(tmp_path, 0, 100, CONFIG, torch.device("cpu"), True) as meter:
         yield meter
 
@@ -27,30 +36,30 @@ def rows(meter):
     return [json.loads(line) for line in whole_lines(meter.folder / "metrics.jsonl")]
 
 
-def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter):
+def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter, clock):
     for _ in range(3):
-        time.sleep(0.1)  # training
+        clock.now += 0.1  # training
         update(meter)
-        pause = time.perf_counter()
-        time.sleep(0.1)  # reading the device waits for it, so this is training too
+        pause = clock.now
+        clock.now += 0.1  # reading the device waits for it, so this is training too
         meter.read()
         meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
-        time.sleep(0.3)  # a checkpoint
+        clock.now += 0.3  # a checkpoint
         meter.exclude(pause)
     for row in rows(meter):
-        assert row["images_per_s"] == pytest.approx(32 / 0.2, rel=0.2)
+        assert row["images_per_s"] == pytest.approx(32 / 0.2, rel=0.01)
 
 
-def test_share_of_time_waiting_for_data(meter):
+def test_share_of_time_waiting_for_data(meter, clock):
     def slow():
         for _ in range(2):
-            time.sleep(0.1)
+            clock.now += 0.1
             yield 0
 
     for _ in meter.waiting(slow()):
-        time.sleep(0.1)
+        clock.now += 0.3
     meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=2, bad_files=0)
-    assert rows(meter)[0]["data_wait"] == pytest.approx(0.5, abs=0.1)
+    assert rows(meter)[0]["data_wait"] == pytest.approx(0.25, abs=0.01)
 
 
 def test_skips_are_counted_in_a_row_and_named(meter, capsys):

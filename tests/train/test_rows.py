@@ -1,37 +1,48 @@
 """A covering sample of the row campaign: each kind of encoder, made tiny, trains, resumes bit for bit, is exported."""
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-
 import pytest
 
-from fastmim.config import load
 from fastmim.data.demo import write_demo_images
-from fastmim.tasks.parts import PARTS
-from fastmim.tokens import Encoder
-from tests.campaign import rows
-from tests.methods.tiny import ENCODERS, ROWS
+from tests.methods.tiny import ENCODERS, ROOT, ROWS
+from tests.train.launched import restored
 
-SAMPLE = {}
-for path in ROWS:
-    parts = load(path)
-    kinds = [type(part).__name__ for part in (parts.encoder, parts.masking, parts.decoder)]
-    SAMPLE.setdefault("-".join(kinds), path)
+# A row of each kind: encoder, masking, decoder.
+SAMPLE = {
+    "ConvNeXt-BlockMasking-LinearHead": "a2mim/pretrain/convnext_base_300ep",
+    "ResNet-BlockMasking-LinearHead": "a2mim/pretrain/resnet101_300ep",
+    "BEiT-BlockMasking-LinearHead": "a2mim/pretrain/simmim_vit_base_patch16_224_800ep",
+    "ConvMAE-RandomMasking-TransformerDecoder": "convmae/pretrain/convmae_base_224_1600ep",
+    "ViT-JointMasking-TransformerDecoder": "lsmae/pretrain/vit_base_patch16_448_1600ep",
+    "ViT-RandomMasking-TransformerDecoder": "mae/pretrain/vit_base_patch16_224_1600ep",
+    "Swin-BlockMasking-LinearHead": "simmim/pretrain/swin_base_window6_192_100ep",
+    "UMPVT-UniformMasking-TransformerDecoder": "um_mae/pretrain/pvt_small_256_200ep",
+    "UMPVT-RandomMasking-LinearHead": "um_mae/pretrain/pvt_small_256_simmim_200ep",
+    "UMSwin-UniformMasking-TransformerDecoder": "um_mae/pretrain/swin_large_256_800ep",
+    "UMSwin-RandomMasking-LinearHead": "um_mae/pretrain/swin_tiny_256_simmim_200ep",
+    "ViT-UniformMasking-TransformerDecoder": "um_mae/pretrain/vit_base_patch16_224_200ep",
+}
+
+
+def attempt(name, images, **how):
+    from tests.campaign import rows
+
+    with restored():
+        return rows.attempt(ROOT / f"configs/{SAMPLE[name]}.py", images, small=True, **how)
 
 
 @pytest.fixture(scope="module")
-def attempt(tmp_path_factory):
-    """attempt(path, **train): in a process of its own, as a run changes the environment of its process."""
-    images = tmp_path_factory.mktemp("rows") / "images"
-    write_demo_images(str(images), rows.UPDATES * rows.BATCH, (64, 64))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield lambda path, **how: pool.submit(rows.attempt, path, images, True, **how).result()
+def images(tmp_path_factory):
+    from tests.campaign import rows
+
+    folder = tmp_path_factory.mktemp("rows") / "images"
+    write_demo_images(str(folder), rows.UPDATES * rows.BATCH, (64, 64))
+    return folder
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_a_row_trains_resumes_and_is_exported(attempt, name):
-    row = attempt(SAMPLE[name])
-    assert len(row["losses"]) == rows.UPDATES and row["parameters_millions"] > 0
+def test_a_row_trains_resumes_and_is_exported(images, name):
+    row = attempt(name, images)
+    assert len(row["losses"]) == 3 and row["parameters_millions"] > 0
 
 
 @pytest.mark.slow
@@ -39,16 +50,28 @@ def test_a_row_trains_resumes_and_is_exported(attempt, name):
 @pytest.mark.parametrize(
     ("precision", "zero_stage"), [("autocast", 0), ("bf16-master", 0), ("fp32", 3), ("bf16-master", 3)]
 )
-def test_a_row_in_other_arithmetic(attempt, name, precision, zero_stage):
-    attempt(SAMPLE[name], precision=precision, zero_stage=zero_stage, activation_checkpointing=True)
+def test_a_row_in_other_arithmetic(images, name, precision, zero_stage):
+    attempt(name, images, precision=precision, zero_stage=zero_stage, activation_checkpointing=True)
 
 
 def test_every_encoder_has_a_row_and_a_small_form():
+    from fastmim.config import load
+    from fastmim.tasks.parts import PARTS
+    from fastmim.tokens import Encoder
+
+    kinds = {}
+    for path in ROWS:
+        parts = load(path)
+        kind = "-".join(type(part).__name__ for part in (parts.encoder, parts.masking, parts.decoder))
+        kinds.setdefault(kind, set()).add(path.relative_to(ROOT / "configs").with_suffix("").as_posix())
+    assert kinds.keys() == SAMPLE.keys() and all(SAMPLE[kind] in rows for kind, rows in kinds.items())
     encoders = {part.__name__ for part in PARTS if issubclass(part, Encoder)}
     assert encoders == ENCODERS.keys() == {name.split("-")[0] for name in SAMPLE}
 
 
 def test_a_change_of_what_a_row_depends_on_is_named():
+    from tests.campaign import rows
+
     path = ROWS[0]
     covered = rows.covered(path)
     assert "fastmim/encoders/convnet.py" in covered and "fastmim/engine.py" in covered
@@ -58,6 +81,9 @@ def test_a_change_of_what_a_row_depends_on_is_named():
 
 
 def test_a_large_model_is_made_shallower():
+    from fastmim.config import load
+    from tests.campaign import rows
+
     large = next(path for path in ROWS if "vit_huge" in path.name)
     config, changed = rows.shallower(load(large))
     assert config.encoder.depth == 4 and changed == "depth 4"

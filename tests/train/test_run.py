@@ -1,27 +1,26 @@
-"""Whole runs of train.py as a person starts them: stop, go on, refuse, survive."""
+"""Whole runs of train.py: stop, go on, refuse, survive."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 
-from fastmim import checkpoint
-from fastmim.bittrace import diff
+from fastmim import bittrace, checkpoint
+from fastmim.bittrace import Trace, diff
 from fastmim.data.demo import write_demo_images
 from tests.methods.tiny import ROOT
-from tests.train.launched import ENVIRONMENT, start
+from tests.train import launched
+from tests.train.launched import Forks, refusal, rows, start, wait_for
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
 # "auto" may be bf16, where another split of the batch or other kernels round otherwise: 1e-5 is of fp32.
-SMALL = "--train.precision fp32 --encoder.depth 2 --train.global_batch 16 --train.epochs 3 "
-SMALL += "--run.save_every 4 --run.log_every 2"
+SMALL = "--train.precision fp32 --encoder.depth 2 --encoder.embed_dim 32 --encoder.patch_size 8 --train.epochs 3 "
+SMALL += "--train.global_batch 16 --run.save_every 4 --run.log_every 2"
 STEPS = 3 * 56 // 16
 
 
@@ -37,12 +36,8 @@ def words(run: Path, images: Path, *args: str) -> list[str]:
     return [str(CONFIG), *small, "--run.dir", str(run), "--run.trace", "True", "--run.evaluate_every", "5", *args]
 
 
-def command(run: Path, images: Path, *args: str) -> list[str]:
-    return [str(ROOT / "fastmim/train.py"), *words(run, images, *args)]
-
-
-def train(run: Path, images: Path, *args: str, ranks: int = 0, check: bool = True) -> subprocess.CompletedProcess:
-    return start(words(run, images, *args), ranks, check)
+def train(run: Path, images: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess:
+    return launched.train(words(run, images, *args), check)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +49,14 @@ def undisturbed(tmp_path_factory, images):
 
 
 def test_a_run_leaves_what_it_promises(undisturbed):
+    import timm
+
     facts = json.loads((undisturbed / "facts.json").read_text())
     assert facts["loss"].endswith("fused patch_loss (cpp)") and facts["devices"].startswith("1 x CPU")
-    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6, 8, STEPS]
-    assert {"loss", "lr", "grad_norm", "images_per_s", "seconds_left", "peak_bytes", "data_wait"} <= rows[0].keys()
-    held_out = [r for r in rows if "held_out" in r]
+    found = rows(undisturbed)
+    assert [r["step"] for r in found if "loss" in r] == [2, 4, 6, 8, STEPS]
+    assert {"loss", "lr", "grad_norm", "images_per_s", "seconds_left", "peak_bytes", "data_wait"} <= found[0].keys()
+    held_out = [r for r in found if "held_out" in r]
     assert [r["step"] for r in held_out] == [5, STEPS]
     assert held_out[0]["trivial"].keys() == {"zero", "mean_patch", "interpolation"}
     assert sorted(p.name for p in (undisturbed / "grids").iterdir()) == ["00000005.png", f"{STEPS:08d}.png"]
@@ -69,7 +66,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
         f"step-{STEPS:08d}",
     ]
     encoder = timm.create_model(f"local-dir:{undisturbed / 'encoder'}", pretrained=True)
-    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
+    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
 
 
 def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
@@ -81,82 +78,112 @@ def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
 
 def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_path):
     """One process up to update 4; then two, accumulating, at ZeRO stage 2."""
-    train(tmp_path / "run", images, "--run.stop_after", "4")
-    train(tmp_path / "run", images, "--train.micro_batch", "4", "--train.zero_stage", "2", ranks=2)
-    ours, theirs = tmp_path / "run/trace.jsonl", undisturbed / "trace.jsonl"
-    assert diff(theirs, ours, ("samples", "masks")) is None
-    losses = [
-        [float.fromhex(json.loads(line)["loss"]) for line in path.read_text().splitlines()] for path in (ours, theirs)
-    ]
-    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-5, atol=0)
+    run = tmp_path / "run"
+    train(run, images, "--run.stop_after", "4")
+    two = words(run, images, "--train.micro_batch", "4", "--train.zero_stage", "2")
+    launched.train_on_two(two, tmp_path / "output")
+    assert_same_training(undisturbed, run, STEPS)
+
+
+def assert_same_training(one: Path, other: Path, steps: int) -> None:
+    """Samples and masks of the first updates are equal, losses are close."""
+    found = [list(bittrace.read(run / "trace.jsonl"))[:steps] for run in (one, other)]
+    fields = [[(line["step"], line["samples"], line["masks"]) for line in lines] for lines in found]
+    assert len(fields[0]) == steps and fields[0] == fields[1]
+    losses = [torch.tensor([float.fromhex(line["loss"]) for line in lines]) for lines in found]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+@pytest.mark.costly("processes", "deepspeed starts two ranks: four processes that import it")
+def test_under_the_launcher(images, tmp_path):
+    """Two ranks go on with the run of one process. SIGKILL to `deepspeed`: the ranks notice, save and stop."""
+    long = ("--train.epochs", "3000", "--run.save_every", "1000000")
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(one, images, *long, "--run.stop_after", "2")
+    shutil.copytree(one, two)
+    train(one, images, *long, "--run.stop_after", "5")
+    begun = lambda: lines(two / "trace.jsonl") >= 5  # noqa: E731
+    with launched.launch(words(two, images, *long), 2, tmp_path / "output", begun) as launcher:
+        launcher.kill()
+    wait_for(lambda: not processes(str(two)))
+    assert checkpoint.load(two / "checkpoints").step == lines(two / "trace.jsonl") >= 5
+    assert_same_training(one, two, 5)
+
+
+def train_signalled(number: int, words: list[str]) -> None:
+    """Trains with a signal to this process behind its second update, which is heard after the third."""
+    from fastmim import train
+
+    class Signalled(Trace):
+        def record(self, step, **values):
+            super().record(step, **values)
+            if step == 1:
+                os.kill(os.getpid(), number)
+
+    train.Trace = Signalled
+    train.main(words)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_ends_well(undisturbed, images, tmp_path, number):
     run = tmp_path / "run"
-    started = [sys.executable, *command(run, images, "--run.save_every", "1000")]
-    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
-    wait_for(lambda: lines(run / "trace.jsonl") >= 2)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 0
+    stopped = words(run, images, "--run.save_every", "1000", "--train.device", "cpu")
+    with Forks(tmp_path / "output", 1, train_signalled, number, stopped) as forks:
+        forks.check()
+        assert f"stopped at update 3 of {STEPS} ({number.name})" in forks.outputs[0].read_text()
     assert (run / "checkpoints/latest").is_file()
     train(run, images)
     assert diff(undisturbed / "trace.jsonl", run / "trace.jsonl") is None
 
 
-def test_nothing_outlives_the_launcher(images, tmp_path):
-    """SIGKILL to `deepspeed`: the ranks notice, save and stop."""
+@pytest.mark.costly("processes", "starts train.py as a person does")
+def test_one_folder_one_run_until_a_signal(images, tmp_path):
     run = tmp_path / "run"
-    arguments = command(run, images, "--train.epochs", "3000", "--run.save_every", "1000000")
-    launcher = subprocess.Popen(
-        [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2", *arguments],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT,
-    )  # fmt: skip
-    wait_for(lambda: lines(run / "trace.jsonl") >= 2)
-    launcher.kill()
-    launcher.wait()
-    wait_for(lambda: not processes(str(run)))
-    assert (run / "checkpoints/latest").is_file()
+    endless = words(run, images, "--train.epochs", "3000", "--run.save_every", "1000000")
+    first = start(endless, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: lines(run / "trace.jsonl") >= 2 or first.poll() is not None)
+        assert f"is in use by process {first.pid}" in refusal(words(run, images))
+        first.terminate()
+        output = first.communicate(timeout=launched.PATIENCE)[0]
+    finally:
+        first.kill()
+    assert first.returncode == 0 and "(SIGTERM)" in output
+    assert checkpoint.load(run / "checkpoints").step == lines(run / "trace.jsonl")
 
 
 def test_reference_kernels_give_the_same_losses(undisturbed, images, tmp_path):
     train(tmp_path / "run", images, "--train.kernels", "reference")
-    losses = []
-    for run in (undisturbed, tmp_path / "run"):
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        losses.append(torch.tensor([row["loss"] for row in rows if "loss" in row]))
+    found = [[row["loss"] for row in rows(run) if "loss" in row] for run in (undisturbed, tmp_path / "run")]
+    losses = map(torch.tensor, found)
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
 
 
 def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     run = tmp_path / "run"
     result = train(run, images, "--optim.blr", "1e30", "--train.max_skipped", "3", check=False)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 1
     assert "updates in a row skipped" in result.stdout and "Last good checkpoint: update" in result.stdout
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
 
 
 def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_path):
-    def refusal(result):
-        assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
-        last = result.stderr.strip().splitlines()[-1]
-        assert last.startswith("train.py: ")
-        return last
+    def refused(*arguments):
+        return refusal(words(*arguments))
 
-    assert "no folder" in refusal(train(tmp_path / "a", tmp_path / "nowhere", check=False))
-    line = refusal(train(tmp_path / "b", images, "--train.micro_batch", "5", check=False))
+    assert "no folder" in refused(tmp_path / "a", tmp_path / "nowhere")
+    line = refused(tmp_path / "b", images, "--train.micro_batch", "5")
     assert "train.micro_batch=5" in line and "use" in line
     changed = tmp_path / "changed"
     shutil.copytree(images, changed)
     next(changed.glob("*.jpg")).unlink()
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
-    assert "has changed since" in refusal(train(run, changed, "--train.epochs", "6", check=False))
-    line = refusal(train(run, images, "--masking.ratio", "0.5", "--train.epochs", "6", check=False))
+    assert "has changed since" in refused(run, changed, "--train.epochs", "6")
+    line = refused(run, images, "--masking.ratio", "0.5", "--train.epochs", "6")
     assert "masking.ratio was 0.75, is now 0.5" in line
-    line = refusal(train(run, images, "--run.resume", "False", check=False))
-    assert "run.resume is False, but" in line
+    assert "run.resume is False, but" in refused(run, images, "--run.resume", "False")
 
 
 def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
@@ -171,28 +198,12 @@ def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
 
     converted = tmp_path / "converted"
     checkpoint.save(converted / "checkpoints", 0, {"model": given.state["model"]}, given.meta, keep=1)
-    for words, message in [
+    for arguments, message in [
         ((tmp_path / "a", "--run.init", tmp_path / "gone"), "run.init: expected a run folder with checkpoints"),
         ((tmp_path / "b", *weights, "--encoder.depth", "1"), "here missing"),
         ((converted,), "give its run folder as run.init"),
     ]:
-        result = train(words[0], images, *map(str, words[1:]), check=False)
-        assert result.returncode == 2 and message in result.stderr.splitlines()[-1], result.stderr
-
-
-def test_one_folder_one_run(images, tmp_path):
-    run = tmp_path / "run"
-    first = subprocess.Popen(
-        [sys.executable, *command(run, images, "--train.epochs", "3000")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=ENVIRONMENT,
-    )
-    wait_for(lambda: (run / "trace.jsonl").exists())
-    second = train(run, images, check=False)
-    first.kill()
-    first.wait()
-    assert second.returncode == 2 and "is in use by process" in second.stderr.splitlines()[-1]
+        assert message in refusal(words(arguments[0], images, *map(str, arguments[1:])))
 
 
 def lines(path: Path) -> int:
@@ -204,18 +215,8 @@ def processes(word: str) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if (
-                word in (folder / "cmdline").read_text()
-                and (folder / "stat").read_text().split(")")[1].split()[0] != "Z"
-            ):
+            if word in (folder / "cmdline").read_text() and "Z" not in (folder / "stat").read_text().rpartition(")")[2]:
                 found.append(int(folder.name))
         except OSError:
             continue
     return found
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

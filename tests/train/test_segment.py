@@ -1,6 +1,5 @@
 """Segmentation as a person starts it: learn, stop, go on, count every test pixel once, refuse."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from PIL import Image
 
 from fastmim import checkpoint
 from fastmim.bittrace import diff
-from fastmim.train import main
 from tests.methods.tiny import ROOT
-from tests.shapes import write_shapes
-from tests.train.launched import result, start
+from tests.train import launched
+from tests.train.launched import refusal, result, rows
 
 CONFIG = ROOT / "configs/debug/shapes_segment_vit.py"
 SMALL = "--encoder.depth 2 --encoder.embed-dim 32 --encoder.num-heads 2 --encoder.patch-size 16 --data.size 64 64 "
@@ -29,6 +27,8 @@ SLIDE = ("--data.test_mode", "slide", "--data.stride", "40", "40")
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
     """An odd number of test images, some of them larger than a window."""
+    from tests.shapes import write_shapes
+
     folder = tmp_path_factory.mktemp("shapes")
     write_shapes(folder, "train", 16, seed=1, side=64)
     write_shapes(folder, "test", 7, seed=2, side=96)
@@ -41,8 +41,8 @@ def words(shapes: Path, run: Path, *args: str) -> list[str]:
     return [str(CONFIG), *SMALL.split(), *files, "--run.dir", str(run), *args]
 
 
-def train(shapes: Path, run: Path, *args: str, ranks=0):
-    start(words(shapes, run, *args), ranks)
+def train(shapes: Path, run: Path, *args: str):
+    launched.train(words(shapes, run, *args))
 
 
 def scores(run: Path) -> dict:
@@ -62,8 +62,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert found["images"] == 7 and found["updates"] == 6 and found["hours"] > 0 and found["peak_bytes"] > 2**20
     known = [iou for iou in found["iou"].values() if iou is not None]
     assert found["miou"] == pytest.approx(sum(known) / len(known)) and 0 < found["pixel_accuracy"] < 1
-    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    tested = [row for row in rows if "test_miou" in row]
+    tested = [row for row in rows(undisturbed) if "test_miou" in row]
     assert [row["step"] for row in tested] == [3, 6] and tested[1]["test_miou"] == found["miou"]
 
 
@@ -82,7 +81,7 @@ def test_processes_do_not_count(undisturbed, shapes, tmp_path):
     then one tests the same weights, at the same stage, because stage 3 rounds otherwise."""
     two, one, whole = (tmp_path / name for name in ("two", "one", "whole"))
     stage = ("--train.zero_stage", "3")
-    train(shapes, two, *SLIDE, *stage, ranks=2)
+    launched.train_on_two(words(shapes, two, *SLIDE, *stage), tmp_path / "output")
     assert diff(undisturbed / "trace.jsonl", two / "trace.jsonl", ("samples",)) is None
     for run, mode in ((one, SLIDE), (whole, ())):
         shutil.copytree(two / "checkpoints", run / "checkpoints")
@@ -122,32 +121,26 @@ def test_it_learns(tmp_path):
         ("--run.init {root}", "expected a run folder with checkpoints"),
     ],
 )
-def test_refusals(arguments, message, shapes, tmp_path, capsys):
+def test_refusals(arguments, message, shapes, tmp_path):
     """One line, before anything has begun."""
-    arguments = arguments.format(root=shapes).split()
-    with pytest.raises(SystemExit) as error:
-        main(words(shapes, tmp_path / "run", "--train.device", "cpu", *arguments))
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and message in line and line.count("\n") == 1, line
+    assert message in refusal(words(shapes, tmp_path / "run", *arguments.format(root=shapes).split()))
 
 
-def test_other_masks_end_a_resumed_run(undisturbed, shapes, tmp_path, capsys):
+def test_other_masks_end_a_resumed_run(undisturbed, shapes, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     shutil.copytree(shapes / "train_masks", tmp_path / "masks")
-    same = ["--train.device", "cpu", *SLIDE, "--data.masks", str(tmp_path / "masks")]
-    main(words(shapes, tmp_path / "run", *same, "--run.stop_after", "1"))
+    same = [*SLIDE, "--data.masks", str(tmp_path / "masks")]
+    train(shapes, tmp_path / "run", *same, "--run.stop_after", "1")
     with Image.open(tmp_path / "masks/0003.png") as mask:
         Image.new("L", mask.size).save(tmp_path / "masks/0003.png")
-    with pytest.raises(SystemExit) as error:
-        main(words(shapes, tmp_path / "run", *same))
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and "masks has changed since" in line and "(masks: now" in line, line
+    line = refusal(words(shapes, tmp_path / "run", *same))
+    assert "masks has changed since" in line and "(masks: now" in line, line
 
 
 def test_a_mask_of_another_size_ends_the_run(shapes, tmp_path):
     folder = tmp_path / "shapes"
     shutil.copytree(shapes, folder)
     Image.new("L", (10, 10)).save(folder / "train_masks/0003.png")
-    with pytest.raises(SystemExit) as error:
-        main(words(folder, tmp_path / "run", "--train.device", "cpu"))
-    assert "0003.png' is 10x10 pixels" in str(error.value) and "saved: update" in str(error.value)
+    done = launched.train(words(folder, tmp_path / "run"), check=False)
+    assert done.returncode == 1
+    assert "0003.png' is 10x10 pixels" in done.stderr and "saved: update" in done.stderr

@@ -2,74 +2,89 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from torch import distributed as dist
+
+from fastmim.stop import Stop
+from tests.train.launched import ENVIRONMENT, PATIENCE, Forks, wait_for
 
 RANK = """
 import os, sys, time
-from torch import distributed as dist
 from fastmim.stop import Stop
-if "RANK" in os.environ:
-    dist.init_process_group("gloo")
-stop = Stop()
-print("ready", os.getpid(), flush=True)
-for step in range(2000):
-    time.sleep(float(os.environ.get("STEP_SECONDS", 0.01)))
+stop, began, waited = Stop(), time.monotonic(), False
+print(os.getpid(), flush=True)
+for step in range(60_000):
+    time.sleep(0.01)
     if reason := stop.poll():
         break
+    if not waited and time.monotonic() > began + 2.2:
+        waited = True
+        print("still running", flush=True)
 stop.close()
-with open(os.path.join(sys.argv[1], "rank" + os.environ.get("RANK", "0")), "w") as file:
-    file.write(f"{step} {reason}")
+with open(os.path.join(sys.argv[1], "reason"), "w") as file:
+    file.write(reason)
 """
 
 # The shape of DeepSpeed's chain: `deepspeed` starts `launch`, which starts the ranks and waits for them.
 LAUNCH = "import subprocess, sys\nsys.exit(subprocess.Popen([sys.executable, *sys.argv[1:]]).wait())\n"
 
 
-def start(command, **env):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **env}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-
-
-@pytest.mark.parametrize("name, times", [("SIGTERM", 20), ("SIGINT", 1)])
-def test_signal(tmp_path, name, times):
-    process = start([sys.executable, "-c", RANK, tmp_path], STEP_SECONDS="0.3")
-    process.stdout.readline()
+def signalled(number: int, times: int, file: Path) -> None:
+    """Writes the reason to stop after so many signals."""
+    before = signal.getsignal(number)
+    stop = Stop()
     for _ in range(times):
-        process.send_signal(getattr(signal, name))
-    assert process.communicate(timeout=20) == ("", "") and process.returncode == 0
-    assert (tmp_path / "rank0").read_text().endswith(name)
+        signal.raise_signal(number)
+    file.write_text(stop.poll())
+    stop.close()
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("name, times", [("SIGTERM", 20), ("SIGINT", 1), ("SIGUSR1", 3)])
+def test_signal(tmp_path, name, times):
+    with Forks(tmp_path, 1, signalled, getattr(signal, name), times, tmp_path / "reason") as forks:
+        forks.check()
+    assert (tmp_path / "reason").read_text() == name and forks.outputs[0].read_text() == ""
+
+
+def interrupted_twice() -> None:
+    stop = Stop()
+    signal.raise_signal(signal.SIGINT)
+    print("running", stop.poll(), flush=True)
+    signal.raise_signal(signal.SIGINT)
+    print("not interrupted")
 
 
 def test_second_sigint_interrupts(tmp_path):
-    process = start([sys.executable, "-c", RANK, tmp_path], STEP_SECONDS="60")
-    process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=30)[1]
-    assert process.returncode != 0
+    with Forks(tmp_path, 1, interrupted_twice) as forks:
+        assert forks.wait() != [0]
+    output = forks.outputs[0].read_text()
+    assert output.startswith("running SIGINT") and "KeyboardInterrupt" in output and "not interrupted" not in output
+
+
+def stops_together(folder: Path) -> None:
+    """The last rank gets a signal in its sixth step."""
+    dist.init_process_group("gloo")
+    stop = Stop()
+    for step in range(2000):
+        if dist.get_rank() == 1 and step == 5:
+            signal.raise_signal(signal.SIGUSR1)
+        if reason := stop.poll():
+            break
+    stop.close()
+    (folder / f"reason{dist.get_rank()}").write_text(f"{step} {reason}")
 
 
 def test_ranks_agree(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [start([sys.executable, "-c", RANK, tmp_path], RANK=str(r), **common) for r in range(2)]
-    for process in ranks:
-        assert process.stdout.readline().startswith("ready")
-    time.sleep(0.2)
-    ranks[1].send_signal(signal.SIGUSR1)
-    assert [process.wait(timeout=20) for process in ranks] == [0, 0]
-    first, second = ((tmp_path / f"rank{r}").read_text() for r in range(2))
+    with Forks(tmp_path, 2, stops_together, tmp_path) as forks:
+        forks.check()
+    first, second = ((tmp_path / f"reason{r}").read_text() for r in range(2))
     assert first == second and first.endswith("SIGUSR1")
-    assert 0 < int(first.split()[0]) < 1999
+    assert 5 < int(first.split()[0]) < 1999
 
 
 @pytest.mark.parametrize("victim, how", [("deepspeed", signal.SIGTERM), ("launch", signal.SIGKILL)])
@@ -79,36 +94,28 @@ def test_launcher_gone(tmp_path, victim, how):
     (tmp_path / "deepspeed.launcher.launch").write_text(LAUNCH)
     (tmp_path / "rank.py").write_text(RANK)
     chain = ["deepspeed", "deepspeed.launcher.launch", "rank.py", "."]
-    runner = subprocess.Popen(
-        [sys.executable, *chain],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
-    )
-    rank = int(runner.stdout.readline().split()[1])
+    command, environment = [sys.executable, *chain], os.environ | ENVIRONMENT
+    runner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment)
+    rank = int(runner.stdout.readline())
     launch = int(Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(runner.pid if victim == "deepspeed" else launch, how)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "rank0").exists() or alive(rank) or alive(launch):
-        assert time.monotonic() < deadline, "still running 30 s after its launcher's end"
-        time.sleep(0.02)
-    assert (tmp_path / "rank0").read_text().endswith("launcher gone")
+    wait_for(lambda: (tmp_path / "reason").exists() and not alive(rank) and not alive(launch))
+    assert (tmp_path / "reason").read_text() == "launcher gone"
     runner.communicate()
 
 
 def test_a_shell_is_no_launcher(tmp_path):
     """`nohup python ... &` goes on when its shell ends, even where the shell's command line mentions deepspeed."""
     (tmp_path / "rank.py").write_text(RANK)
-    shell = start(["bash", "-c", f"# deepspeed\n{sys.executable} {tmp_path}/rank.py {tmp_path} & wait"])
-    rank = int(shell.stdout.readline().split()[1])
+    command = ["bash", "-c", f"# deepspeed\n{sys.executable} {tmp_path}/rank.py {tmp_path} & wait"]
+    shell = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+    rank = int(shell.stdout.readline())
     shell.kill()
     shell.wait()
-    time.sleep(2.2)
-    assert alive(rank) and not (tmp_path / "rank0").exists()
+    assert shell.stdout.readline() == "still running\n"
     os.kill(rank, signal.SIGTERM)
-    shell.communicate(timeout=30)
-    assert (tmp_path / "rank0").read_text().endswith("SIGTERM")
+    shell.communicate(timeout=PATIENCE)
+    assert (tmp_path / "reason").read_text() == "SIGTERM"
 
 
 def alive(pid):
