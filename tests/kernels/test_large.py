@@ -103,6 +103,7 @@ def check_last_image(op: str, case, device: str, batch: int | None = None) -> No
 
 
 @pytest.mark.triton
+@pytest.mark.costly("interpreter", "the last image of each op; patch_scatter's are of real size")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the large tensors are real")
 @pytest.mark.parametrize("op", [op for op in PER_IMAGE if op != "low_pass"])  # slow in the interpreter
 def test_the_check_of_large_tensors(op):
