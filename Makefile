@@ -34,7 +34,7 @@ test: lint ## lint and the short test suite: about 10 minutes
 	echo "testing in two processes, about 9 minutes"
 	python -m pytest -n 2 --dist worksteal
 	echo "testing the Triton kernels in its interpreter, about 1 minute"
-	TRITON_INTERPRET=1 python -m pytest -n 2 --dist worksteal -m triton tests/kernels
+	TRITON_INTERPRET=1 python -m pytest -n 2 --dist worksteal -m "triton and not slow" tests/kernels
 
 lint: $(INSTALLED) ## ruff, as the tests run it: seconds
 	echo "linting"
