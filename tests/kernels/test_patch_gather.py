@@ -134,6 +134,7 @@ WRONG = {
     "ids of 1 dimension": {"ids": torch.zeros(2, dtype=torch.int64)},
     "ids of another batch": {"ids": torch.zeros(3, 1, dtype=torch.int64)},
     "patch that does not divide": {"patch_size": 3},
+    "width that does not divide": {"images": torch.zeros(2, 8, 10, 3)},
     "patch of 0": {"patch_size": 0},
     "token that does not divide": {"token_size": 3},
     "token of 0": {"token_size": 0},

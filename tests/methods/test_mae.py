@@ -13,7 +13,7 @@ from fastmim.masking import RandomMasking
 from fastmim.mim import MIM
 from fastmim.objective import Objective
 from fastmim.targets import NormalizedPatches, Pixels
-from fastmim.tokens import Mask, Stream, patchify, sample_id, unpatchify
+from fastmim.tokens import Mask, Stream, patchify, sample_id, sincos_position_embedding, unpatchify
 from fastmim_kernels import philox
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -71,6 +71,19 @@ def test_forward(golden, check_gradients, target, suffix):
     if suffix == "normpix":
         loss.backward()
         check_gradients(FORMATS[0].to_official({k: p.grad for k, p in mim.named_parameters()})[0], data)
+
+
+@pytest.mark.parametrize(("name", "dim"), [("pos_embed", 64), ("decoder_pos_embed", 32)])
+def test_position_tables(golden, name, dim):
+    table = sincos_position_embedding(dim, (6, 6), num_prefix_tokens=1)
+    torch.testing.assert_close(table, golden("forward_mae_tiny")[f"sd/{name}"], rtol=0, atol=1e-6)
+
+
+def test_masks_follow_the_seed():
+    masking, ids = RandomMasking(), torch.arange(4)
+    encoder = ViT("vit_base_patch16_224", embed_dim=32, depth=1, num_heads=2).build((64, 64), *IDENTITY, masking)
+    mim = MIM(masking, encoder, torch.nn.Identity(), torch.nn.Identity(), seed=7)
+    assert torch.equal(mim.mask(ids).ids, masking(7, ids, (4, 4), 16).ids)
 
 
 def test_random_masking_law():

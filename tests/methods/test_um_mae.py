@@ -82,6 +82,13 @@ class TestMasks:
         counts = (mask.ids_keep // 16 % 2 * 2 + mask.ids_keep % 2 == 0).sum(dim=1).double()
         assert counts.var().item() == pytest.approx(64 * 0.25 * 0.75, rel=0.1)
 
+    def test_replaced_patches_are_of_any_corner(self):
+        """Their draws have a stream of their own: from the draws of the corners, all would be of the last corner."""
+        mask = UniformMasking(draw="iid")(0, torch.arange(1000), (8, 8), 16)
+        corners = mask.ids_keep // 8 % 2 * 2 + mask.ids_keep % 2
+        shares = torch.nn.functional.one_hot(corners[mask.secondary], 4).double().mean(dim=0)
+        torch.testing.assert_close(shares, torch.full_like(shares, 0.25), rtol=0, atol=0.03)
+
     @pytest.mark.parametrize(("grid", "kept"), [((16, 16), 48), ((14, 14), 36), ((4, 8), 6)])
     def test_secondary_counts(self, grid, kept):
         mask = UniformMasking(secondary=0.25)(0, torch.arange(500), grid, 16)

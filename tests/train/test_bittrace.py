@@ -45,6 +45,7 @@ def test_parameters_hash():
     assert base == parameters_hash(tensors[::-1]) == parameters_hash((n, t.contiguous()) for n, t in tensors)
     assert base != parameters_hash([("c", tensors[0][1]), tensors[1]])
     assert base != parameters_hash([("b", tensors[0][1].reshape(-1)), tensors[1]])
+    assert base != parameters_hash([tensors[0], ("a", tensors[1][1].view(torch.int16))])
     changed = tensors[1][1].clone().view(torch.int16)
     changed[4] ^= 1
     assert base != parameters_hash([tensors[0], ("a", changed.view(torch.bfloat16))])
