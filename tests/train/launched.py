@@ -27,6 +27,8 @@ from tests.methods.tiny import ROOT
 SCRIPT = str(ROOT / "fastmim/train.py")
 # One thread: the order of sums, and so the last bit, depends on how many there are.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+# What DeepSpeed imports in a run at ZeRO 1 to 3; Muon, which no run uses, brings torch.compile's modules: two seconds.
+ZERO = [f"deepspeed.runtime.zero.{name}" for name in ("muon.muon_optimizer", "stage_1_and_2", "stage3")]
 PATIENCE = 1800  # seconds; a busy machine is slow
 
 
@@ -48,6 +50,18 @@ def restored() -> Iterator[None]:
         gc.collect()  # closes the lock of the run folder
 
 
+@functools.cache
+def _main() -> Callable:
+    """Imports what trains, once, and keeps the garbage collector from looking through all of it after every run."""
+    import deepspeed  # noqa: F401 - a run imports it
+
+    from fastmim.train import main
+
+    gc.collect()
+    gc.freeze()
+    return main
+
+
 def train(words: list[str], check: bool = True) -> CompletedProcess:
     """Trains in this process.
 
@@ -55,8 +69,7 @@ def train(words: list[str], check: bool = True) -> CompletedProcess:
         words: config and settings, as on the command line.
         check: the run must succeed.
     """
-    from fastmim.train import main
-
+    main = _main()
     output, errors, code = io.StringIO(), io.StringIO(), 0
     with restored(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
@@ -82,7 +95,7 @@ def refusal(words: list[str]) -> str:
 def _forks() -> multiprocessing.context.ForkServerContext:
     """Starts a process that only imports: each of its forks has imported all that training needs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "fastmim.train", "deepspeed", "tests.train.launched"])
+    context.set_forkserver_preload(["pytest", "fastmim.train", *ZERO, "tests.train.launched"])
     with mock.patch.dict(os.environ, ENVIRONMENT):
         forkserver.ensure_running()
     return context
@@ -95,6 +108,7 @@ def _run_rank(output: Path, environment: dict[str, str], call: Callable, *argume
     faulthandler.dump_traceback_later(0.9 * PATIENCE)  # says where a rank waits that will be killed
     os.environ.update(environment)
     torch.set_num_threads(1)
+    gc.freeze()  # DeepSpeed collects garbage often
     call(*arguments)
 
 
@@ -144,15 +158,13 @@ class Forks:
         assert self.wait() == [0] * len(self.ranks), "\n".join(path.read_text() for path in self.outputs)
 
 
-def _main(words: list[str]) -> None:
-    from fastmim.train import main
-
-    main(words)
+def _train_rank(words: list[str]) -> None:
+    _main()(words)
 
 
 def train_on_two(words: list[str], folder: Path) -> None:
     """Trains in two processes; what they print goes to `folder`."""
-    with Forks(folder, 2, _main, [*words, "--train.device", "cpu"]) as forks:
+    with Forks(folder, 2, _train_rank, [*words, "--train.device", "cpu"]) as forks:
         forks.check()
 
 
