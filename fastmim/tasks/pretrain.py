@@ -155,13 +155,13 @@ class Pretrain(Task):
         for name, words in {
             "learnt": learnt(folder),
             "pictures": pictures,
-            "loss curve": curve,
+            "curve": curve,
             "encoder": f"{encoder} for timm, or fastmim.load  (checked: bit-equal features)",
             "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB at most",
             "next": "the same command with --data.root FOLDER --run.dir OTHER trains on your images; "
             f"fastmim visualize {folder} --images FOLDER shows what this run makes of them",
         }.items():
-            meter.say(f"{name:<12}{words}")
+            meter.say(f"{name:<10}{words}")
 
 
 def initialise(mim: MIM, run: Path) -> None:
