@@ -23,10 +23,8 @@ from fastmim.targets import Pixels
 mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(
     mae,
-    masking=RandomMasking(ratio=0.65),
-    encoder=ConvNeXt(
-        "convnextv2_tiny", token_layer=0, depths=(1, 2, 2, 1), dims=(48, 96, 128, 128), output_stride=8
-    ),
+    masking=RandomMasking(ratio=0.7),
+    encoder=ConvNeXt("convnextv2_tiny", token_layer=0, depths=(1, 2, 2, 1), dims=(48, 96, 128, 128), output_stride=8),
     decoder=LinearHead(),
     target=Pixels(),
     loss=MaskedL2(),
@@ -36,7 +34,7 @@ config = replace(
         held_out_root="data/demo/held_out",
         held_out=48,
         size=(64, 64),
-        crop=RandomResizedCrop(scale=(0.4, 1.0)),
+        crop=RandomResizedCrop(scale=(0.5, 1.0)),
     ),
     optim=replace(mae.optim, blr=2.4e-2, warmup_epochs=0.5, betas=(0.9, 0.99), clip=1.0),
     train=replace(mae.train, epochs=6, global_batch=16),

@@ -158,8 +158,8 @@ class Pretrain(Task):
             "curve": curve,
             "encoder": f"{encoder} for timm, or fastmim.load  (checked: bit-equal features)",
             "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB at most",
-            "next": "the same command with --data.root FOLDER --run.dir OTHER trains on your images; "
-            f"fastmim visualize {folder} --images FOLDER shows what this run makes of them",
+            "next": f"fastmim visualize {folder} --images FOLDER, or train on your images: the same command with "
+            "--data.root FOLDER --run.dir OTHER",
         }.items():
             meter.say(f"{name:<10}{words}")
 
