@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
 from bench.record import record
 from fastmim import config
@@ -58,10 +57,16 @@ def ours(setting: Setting, decoder: str) -> Iterator[Tensor]:
 class Files(Dataset):
     """The images of a manifest, again and again, through torchvision's transforms."""
 
-    def __init__(self, setting: Setting, *last):
+    def __init__(self, setting: Setting, normalised: bool):
+        from torchvision import transforms
+
         self.manifest = setting.manifest
         self.length = setting.batch * setting.batches
         crop = transforms.RandomResizedCrop(SIZE, SCALE, interpolation=transforms.InterpolationMode.BICUBIC)
+        last = [transforms.PILToTensor()]
+        if normalised:
+            normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+            last = [transforms.ToTensor(), normalize]
         self.transform = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *last])
 
     def __len__(self) -> int:
@@ -72,9 +77,9 @@ class Files(Dataset):
             return self.transform(image.convert("RGB"))
 
 
-def data_loader(setting: Setting, *last) -> Iterator[Tensor]:
+def data_loader(setting: Setting, normalised: bool) -> Iterator[Tensor]:
     loader = DataLoader(
-        Files(setting, *last),
+        Files(setting, normalised),
         setting.batch,
         num_workers=setting.threads,
         pin_memory=setting.device.type == "cuda",
@@ -113,10 +118,8 @@ CONTENDERS = {
     "ours, DALI": lambda setting: ours(setting, "dali"),
     "ours, Pillow": lambda setting: ours(setting, "pillow"),
     "stock DALI": stock_dali,
-    "DataLoader, uint8": lambda setting: data_loader(setting, transforms.PILToTensor()),
-    "DataLoader, normalised": lambda setting: data_loader(
-        setting, transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    ),
+    "DataLoader, uint8": lambda setting: data_loader(setting, normalised=False),
+    "DataLoader, normalised": lambda setting: data_loader(setting, normalised=True),
 }
 
 

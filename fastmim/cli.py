@@ -61,25 +61,22 @@ def visualize(
     import torch
 
     from .analysis.reconstruction import reconstruction_grid, save_png
-    from .data.loader import open_loader
     from .data.manifest import Manifest
-    from .data.quarantine import Quarantine
-    from .data.sampler import split_held_out
     from .tasks import pretrain
+    from .tasks.task import split
 
     config, loaded = _open(run)
-    seed, held_out = config.train.seed, config.data.held_out
-    if not images and not held_out:
+    if not images and not config.data.held_out:
         raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
     manifest = Manifest.scan(str(images or config.data.root))
-    index = torch.arange(len(manifest)) if images else split_held_out(len(manifest), held_out, seed)[1]
+    if images:
+        index = torch.arange(len(manifest))
+    else:
+        _, manifest, index = split(manifest, config.data, config.train.seed)
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
-    quarantine = Quarantine(manifest, seed)
-    with torch.no_grad(), open_loader(manifest, config.data, seed, quarantine, index, torch.device("cpu")) as loader:
-        held = pretrain.HeldOut.draw(mim.eval(), *loader.held_out(index[:count]))
-        for path, reason in loader.bad_files().items():
-            print(f"left out: {path}: {reason}")
+    with torch.no_grad():
+        held = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
@@ -223,17 +220,23 @@ def _to_official(run: Path, file: Path, name: str | None) -> None:
     print(f"{file}: {{{fmt.container!r}: {len(state)} tensors}}; optimizer state, schedule and epoch stay behind")
 
 
-def demo_data(folder: tyro.conf.Positional[Path] = Path("data/demo"), count: int = 600, size: int = 256) -> None:
+def demo_data(
+    folder: tyro.conf.Positional[Path] = Path("data/demo"),
+    count: int = 600,
+    size: int = 256,
+    part: Literal["all", "train", "held_out"] = "all",
+) -> None:
     """Makes a small folder of photographs, without any download, from those inside installed packages.
 
     Args:
         folder: where to write.
         count: images.
         size: side of each image, pixels.
+        part: all = windows of every photograph; held_out = of three photographs; train = of all others, and drawings.
     """
     from .data.demo import write_demo_images
 
-    write_demo_images(str(folder), count, (size, size))
+    write_demo_images(str(folder), count, (size, size), part)
 
 
 def doctor(

@@ -44,7 +44,11 @@ class Data:
     """Repeats of an image follow each other, so that a batch holds them, and an epoch is as many samples as there are
     images (repeated augmentation, arXiv:1902.05509). False = they are spread over an epoch that is longer."""
     held_out: int = 8
-    """Images kept out of training for the reconstruction grids and the comparison with trivial predictors."""
+    """Images kept out of training for the reconstruction grids and the comparison with trivial predictors. Drawn from
+    `held_out_root` if that is given, else from `root`."""
+    held_out_root: str | None = None
+    """A folder, list file or manifest, as `root`, of images outside of `root`; all images of `root` are then trained
+    on. None = `held_out` images of `root` are left out."""
     loader: Literal["auto", "dali", "pillow"] = "auto"
     """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
@@ -63,6 +67,8 @@ class Data:
         check_bounds(self, "data.", "std", above=0, below=math.inf)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
         check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
+        if self.held_out_root and not self.held_out:
+            raise ValueError("data.held_out_root: data.held_out=0 takes no image from it; raise it, or leave it out")
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
 

@@ -1,6 +1,6 @@
 """The training engine: process set-up, DeepSpeed's settings, one optimizer update, and its state by parameter name.
 
-The only module that imports deepspeed. May import torch, deepspeed, config, settings and optim.
+The only module that imports deepspeed. May import torch, deepspeed, config, settings, optim and stage0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fastmim_kernels import keep_freed_memory
 
-from . import optim
+from . import optim, stage0
 from .config import Config
 from .settings import batch_plan, deepspeed_config, resolve_precision
 
@@ -152,14 +152,14 @@ class Engine:
         else:
             optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.optim.betas, eps=config.optim.eps, fused=True)
         self.optimizer = optimizer
-        self.moments = optimizer.moments if self.stage == 0 else optim.AdamW.moments
+        self.moments = optimizer.moments if self.stage == 0 else stage0.AdamW.moments
         self.kinds = ("model", *self.moments)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
             self._deepspeed, *_ = deepspeed.initialize(
                 model=Autocast(module, self.autocast), optimizer=optimizer, config=self.settings
             )
         if self.stage:
-            optim.create_state(optimizer, [flat for _, flat in self._partitions()])
+            stage0.create_state(optimizer, [flat for _, flat in self._partitions()])
         self._statistics = [tensor for name, tensor in self._untrained().items() if name not in self._frozen]
 
     def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple]) -> StepResult:

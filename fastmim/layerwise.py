@@ -1,4 +1,4 @@
-"""LAMB and LARS of ZeRO stage 0, which scale each layer's step, from timm. May import torch, timm and optim only."""
+"""LAMB and LARS of ZeRO stage 0, which scale each layer's step, from timm. May import torch, timm and stage0 only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from timm import optim as timm_optim
 from torch import Tensor
 
-from .optim import Stage0
+from .stage0 import Stage0
 
 
 class _FromTimm(Stage0):

@@ -219,6 +219,25 @@ def spent(folder: Path, samples: int) -> tuple[float, int]:
     return seconds / 3600, max((row["peak_bytes"] for row in rows), default=0)
 
 
+def learnt(folder: Path) -> str:
+    """How a run's last loss compares with the trivial predictors, in words, from its metrics.jsonl."""
+    rows = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
+    tests = [row for row in rows if "held_out" in row]
+    if not tests:
+        losses = [row["loss"] for row in rows if "loss" in row]
+        return f"loss {losses[-1]:.4f} on training images; there are no held-out images to compare it on"
+    loss, trivial = tests[-1]["held_out"], tests[-1]["trivial"]
+    beside = ", ".join(
+        f"{_below(loss, value)} {name.replace('_', ' ')} ({value:.4f})" for name, value in trivial.items()
+    )
+    return f"held-out loss {loss:.4f}: {beside}"
+
+
+def _below(loss: float, value: float) -> str:
+    """0.9 and 1 to '10.0 % below'."""
+    return f"{abs(1 - loss / value):.1%} {'below' if loss < value else 'above'}".replace("%", " %")
+
+
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file that end with a newline, if it exists: a crash can leave half a line at the end."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []

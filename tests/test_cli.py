@@ -78,7 +78,7 @@ def test_visualize(run, images, words, rows, monkeypatch):
     cli.main(["visualize", str(run), *(str(images) if word == "all" else word for word in words)])
     (pred,) = seen
     assert len(pred) == rows and not pred.requires_grad
-    cell = 128 + reconstruction.GAP
+    cell = reconstruction.CELL + reconstruction.GAP
     size = (4 * cell + reconstruction.GAP, rows * cell + reconstruction.GAP + reconstruction.HEADER)
     assert Image.open(run / "reconstruction.png").size == size
 

@@ -25,7 +25,18 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    1: ("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens", "optim", "layerwise"),
+    1: (
+        "config",
+        "overrides",
+        "transfer",
+        "detection",
+        "segmentation",
+        "fields",
+        "tokens",
+        "optim",
+        "stage0",
+        "layerwise",
+    ),
     2: (
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
@@ -43,7 +54,7 @@ ALLOWED = {
     ("overrides", "config"),
     ("overrides", "fields"),
     ("optim", "config"),
-    ("optim", "layerwise"),
+    ("optim", "stage0", "layerwise"),
     ("layerwise", "optim"),
     ("transfer", "config"),
     ("transfer", "fields"),

@@ -1,11 +1,19 @@
-"""The loss curve of a run, with the trivial predictors that make it readable. May import L3 and below."""
+"""The loss curve of a run with the trivial predictors, alone or beside reconstructions. May import L3 and below."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from ..metrics import whole_lines
+
+_DPI = 120
+# Okabe and Ito's colours, which colour-blind people can tell apart; dashes tell the predictors apart.
+_TRAINING, _HELD_OUT = "#0072B2", "#D55E00"
+_DASHES = (":", "-.", "--")
 
 
 def plot_curve(run: Path) -> Path:
@@ -14,6 +22,27 @@ def plot_curve(run: Path) -> Path:
     Raises:
         ValueError: the folder holds no metrics.
     """
+    target = run / "loss.png"
+    _curve(run, 960, 600).save(target)
+    return target
+
+
+def plot_summary(run: Path, grid: Image.Image) -> Path:
+    """Draws the losses and, on their right, a grid of reconstructions into `run`/summary.png.
+
+    Raises:
+        ValueError: the folder holds no metrics.
+    """
+    curve, target = _curve(run, 840, grid.height), run / "summary.png"
+    sheet = Image.new("RGB", (curve.width + grid.width, grid.height), "white")
+    sheet.paste(curve, (0, 0))
+    sheet.paste(grid, (curve.width, 0))
+    sheet.save(target, optimize=True)
+    return target
+
+
+def _curve(run: Path, width: int, height: int) -> Image.Image:
+    """The losses as a picture of this many pixels."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,16 +54,17 @@ def plot_curve(run: Path) -> Path:
     held_out = [(row["step"], row["held_out"]) for row in rows if "held_out" in row]
     if not train:
         raise ValueError(f"{path}: expected the metrics of a run, found none; give the folder of a run that has logged")
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    axes.plot(*zip(*train, strict=True), label="training images", linewidth=1)
+    figure, axes = plt.subplots(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+    axes.plot(*zip(*train, strict=True), color=_TRAINING, linewidth=1.5, label="training images")
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), label="held-out images", marker="o", markersize=3)
+        axes.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=2.5, marker="o", label="held-out images")
         trivial = next(row["trivial"] for row in reversed(rows) if "trivial" in row)
-        for color, (name, value) in zip(("0.75", "0.5", "0.25"), trivial.items(), strict=True):
-            axes.axhline(value, color=color, linestyle="--", linewidth=1, label=f"trivial: {name} ({value:.3f})")
+        for dashes, (name, value) in zip(_DASHES, trivial.items(), strict=True):
+            label = f"held-out, trivial: {name.replace('_', ' ')} ({value:.3f})"
+            axes.axhline(value, color="0.3", linestyle=dashes, label=label)
     axes.set(xlabel="update", ylabel="loss on hidden patches", title=run.name)
     axes.legend()
-    target = run / "loss.png"
-    figure.savefig(target, dpi=120)
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
-    return target
+    return picture

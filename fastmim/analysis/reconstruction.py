@@ -14,8 +14,9 @@ from ..tokens import Mask, patchify, take, unpatchify
 
 COLUMNS = ("original", "masked", "reconstruction", "paste-back")
 GREY = 0.5
+CELL = 192  # pixels; smaller images are enlarged by the largest whole number that fits
 GAP = 4
-HEADER = 16
+HEADER = 24
 
 
 def reconstruction_grid(objective: Objective, images: Tensor, mask: Mask, pred: Tensor) -> Image.Image:
@@ -45,21 +46,31 @@ def reconstruction_grid(objective: Objective, images: Tensor, mask: Mask, pred: 
     return _montage(tiles)
 
 
+def first_rows(grid: Image.Image, size: tuple[int, int], count: int) -> Image.Image:
+    """The header and the first `count` rows of a grid of images of this (height, width); all if there are fewer."""
+    cell = size[0] * _zoom(size[1]) + GAP
+    return grid.crop((0, 0, grid.width, min(grid.height, HEADER + GAP + count * cell)))
+
+
 def save_png(image: Image.Image, path: Path) -> None:
     """Writes a picture, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 
 
+def _zoom(width: int) -> int:
+    return max(1, CELL // width)
+
+
 def _montage(tiles: list[np.ndarray]) -> Image.Image:
     """Columns of (B, H, W, C) tiles under their names; small images are enlarged to stay visible."""
     count, height, width, channels = tiles[0].shape
-    zoom = max(1, 128 // width)
+    zoom = _zoom(width)
     cell_w, cell_h = width * zoom + GAP, height * zoom + GAP
     sheet = Image.new("RGB", (len(tiles) * cell_w + GAP, count * cell_h + GAP + HEADER), "white")
     draw = ImageDraw.Draw(sheet)
     for column, (name, stack) in enumerate(zip(COLUMNS, tiles, strict=True)):
-        draw.text((GAP + column * cell_w, 2), name, fill="black")
+        draw.text((GAP + column * cell_w, 2), name, fill="black", font_size=HEADER - 8)
         for row, tile in enumerate(stack):
             picture = Image.fromarray(tile if channels == 3 else tile[..., 0]).resize(
                 (width * zoom, height * zoom), Image.Resampling.NEAREST

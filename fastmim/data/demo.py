@@ -1,4 +1,4 @@
-"""A small folder of photographs made from those inside installed packages, so that a demo needs no download.
+"""A small folder of pictures made from photographs inside installed packages, so that a demo needs no download.
 
 May import tokens, fastmim_kernels and this folder's crops.
 """
@@ -6,15 +6,20 @@ May import tokens, fastmim_kernels and this folder's crops.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+from random import Random
+from typing import Literal
 
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
 from fastmim_kernels.philox import uniform
 
 from ..tokens import Stream
 from .crops import RandomResizedCrop
+
+Part = Literal["all", "train", "held_out"]
 
 # Each lies in the package's wheel; scikit-image would download others. Left out: drawings, a second view of the
 # motorcycle, and textures of grass and gravel, of which little can be predicted.
@@ -33,28 +38,46 @@ _PHOTOGRAPHS = (
     ("skimage", "data/rocket.jpg"),
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
-_CROP = RandomResizedCrop(scale=(0.1, 0.8))
+_HELD_OUT = ("data/astronaut.png", "data/chelsea.png", "data/coffee.png")
+_SEEDS = {"all": 0, "train": 0, "held_out": 6}  # of the latter, the first pictures are easy to recognise
+_CROPS = {
+    "all": RandomResizedCrop(scale=(0.1, 0.8)),
+    "train": RandomResizedCrop(scale=(0.01, 0.15)),
+    "held_out": RandomResizedCrop(scale=(0.01, 0.1)),
+}
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+_ELLIPSE = 40  # corners
 
 
-def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (256, 256)) -> None:
-    """Writes `count` JPEG files of `size` (height, width): windows of the photographs, flipped and varied in colour.
+def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (256, 256), part: Part = "all") -> None:
+    """Writes `count` JPEG files of `size` (height, width).
 
-    Files that exist are kept, so a complete folder is left alone and a half-written one is completed. Image i depends
-    on i and `size` only.
+    They are windows of photographs, flipped and varied in colour. Files that exist are kept, so a complete folder is
+    left alone and a half-written one is completed. Image i depends on i, `size` and `part` only.
 
+    Args:
+        part: "all" takes every photograph. "held_out" takes three photographs, "train" takes the others; its colours
+            vary more, and every second image is a drawing of overlapping shapes.
     Raises:
         FileNotFoundError: a package that carries photographs is missing, or lacks one.
     """
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"demo_{i:05d}.jpg") for i in range(count)]
     missing = [i for i in range(count) if not os.path.exists(paths[i])]
-    photographs = [_open(*photograph) for photograph in _PHOTOGRAPHS] if missing else []
+    wanted = [p for p in _PHOTOGRAPHS if part == "all" or (p[1] in _HELD_OUT) == (part == "held_out")]
+    photographs = [_open(*photograph) for photograph in wanted] if missing else []
     ids = torch.tensor(missing, dtype=torch.int64)
-    windows = uniform(0, Stream.CROP, ids, _CROP.draws).tolist()
-    variations = uniform(0, Stream.FLIP, ids, 1 + len(_ENHANCERS)).tolist()
-    for i, window, (flip, *strengths) in zip(missing, windows, variations, strict=True):
-        image = _vary(photographs[i % len(photographs)], size, window, flip < 0.5, strengths)
+    seed, crop = _SEEDS[part], _CROPS[part]
+    windows = uniform(seed, Stream.CROP, ids, crop.draws).tolist()
+    variations = uniform(seed, Stream.FLIP, ids, 1 + len(_ENHANCERS)).tolist()
+    for i, uniforms, (flip, *strengths) in zip(missing, windows, variations, strict=True):
+        if part == "train" and i % 2:
+            image = _draw(photographs, size, Random(i))
+        else:
+            photograph = photographs[i // (1 + (part == "train")) % len(photographs)]
+            cut = crop.cut((photograph.height, photograph.width), size, uniforms)
+            image = _vary(photograph, cut.window, size, flip < 0.5, strengths)
+            image = _recolour(image, Random(i)) if part == "train" else image
         # A name that the manifest ignores, until the file is whole.
         temporary = os.path.join(folder, f".demo_{i:05d}.tmp")
         image.save(temporary, format="JPEG", quality=90)
@@ -73,10 +96,14 @@ def _open(package: str, name: str) -> Image.Image:
 
 
 def _vary(
-    photograph: Image.Image, size: tuple[int, int], uniforms: list[float], flip: bool, strengths: list[float]
+    photograph: Image.Image,
+    window: tuple[int, int, int, int],
+    size: tuple[int, int],
+    flip: bool,
+    strengths: list[float],
 ) -> Image.Image:
     """One window of the photograph; brightness, contrast and colour change by at most a fifth."""
-    top, left, height, width = _CROP.cut((photograph.height, photograph.width), size, uniforms).window
+    top, left, height, width = window
     image = photograph.crop((left, top, left + width, top + height))
     image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     if flip:
@@ -84,3 +111,41 @@ def _vary(
     for enhancer, strength in zip(_ENHANCERS, strengths, strict=True):
         image = enhancer(image).enhance(0.8 + 0.4 * strength)
     return image
+
+
+def _recolour(image: Image.Image, random: Random) -> Image.Image:
+    """Shuffles the channels and scales and shifts each, so that a few photographs show many colours."""
+    channels = sorted(image.split(), key=lambda _: random.random())
+    lines = [(random.uniform(0.7, 1.3), random.uniform(-25, 25)) for _ in channels]
+    return Image.merge(
+        "RGB", [c.point(lambda v, a=a, b=b: a * v + b) for c, (a, b) in zip(channels, lines, strict=True)]
+    )
+
+
+def _draw(photographs: list[Image.Image], size: tuple[int, int], random: Random) -> Image.Image:
+    """Overlapping polygons and ellipses, in random colours and colours of the photographs, unevenly lit."""
+
+    def colour() -> tuple[int, ...]:
+        if random.random() < 0.4:
+            return tuple(int(256 * random.random()) for _ in range(3))
+        photograph = photographs[int(len(photographs) * random.random())]
+        return photograph.getpixel((int(photograph.width * random.random()), int(photograph.height * random.random())))
+
+    height, width = 2 * size[0], 2 * size[1]  # halved in the end, for smooth edges
+    image = Image.new("RGB", (width, height), colour())
+    draw = ImageDraw.Draw(image)
+    for _ in range(4 + int(20 * random.random())):
+        radius = 0.05 * max(size) * 24 ** random.random()
+        flat, turn = random.uniform(0.15, 1), random.uniform(0, math.pi)
+        x, y = random.uniform(0, width), random.uniform(0, height)
+        corners = (3, 4, 4, 5, _ELLIPSE, _ELLIPSE, _ELLIPSE)[int(7 * random.random())]
+        points = []
+        for corner in range(corners):
+            angle = 2 * math.pi * corner / corners
+            across, along = radius * math.cos(angle), flat * radius * math.sin(angle)
+            points.append((x + across * math.cos(turn) - along * math.sin(turn),
+                           y + across * math.sin(turn) + along * math.cos(turn)))  # fmt: skip
+        draw.polygon(points, fill=colour())
+    light = Image.new("RGB", (3, 3))
+    light.putdata([colour() for _ in range(9)])
+    return Image.blend(image.reduce(2), light.resize((size[1], size[0]), Image.Resampling.BICUBIC), 0.12)

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .. import bittrace
-from ..analysis.curve import plot_curve
+from ..analysis.curve import plot_curve, plot_summary
 from ..analysis.predictors import trivial_losses
-from ..analysis.reconstruction import reconstruction_grid, save_png
-from ..config import Config
+from ..analysis.reconstruction import first_rows, reconstruction_grid, save_png
+from ..config import Config, Data
+from ..data.loader import open_loader
+from ..data.manifest import Manifest
+from ..data.quarantine import Quarantine
 from ..engine import Process
-from ..metrics import Meter
+from ..metrics import Meter, learnt, spent
 from ..mim import MIM
 from ..tokens import Mask, sample_id
 from .export import export_encoder
@@ -38,7 +42,18 @@ class HeldOut:
     @staticmethod
     def draw(mim: MIM, images: Tensor, index: Tensor) -> HeldOut:
         """Draws the masks that the images at these manifest indices would have in epoch 0."""
-        return HeldOut(images, mim.mask(sample_id(index, 0).to(images.device)))
+        device = next(mim.parameters()).device
+        return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)))
+
+    @staticmethod
+    def load(mim: MIM, manifest: Manifest, index: Tensor, data: Data) -> HeldOut:
+        """Loads the images at these indices of the manifest, and prints which are left out as bad."""
+        quarantine, nothing = Quarantine(manifest, 0), torch.empty(0, dtype=torch.int64)
+        with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
+            held_out = HeldOut.draw(mim, *loader.held_out(index))
+            for path, reason in loader.bad_files().items():
+                print(f"left out: {path}: {reason}")
+        return held_out
 
     def first(self, count: int) -> HeldOut:
         """The first `count` images."""
@@ -66,9 +81,11 @@ class Pretrain(Task):
         super().__init__(config, process)
         self.held_out, self.trivial = None, None
         if len(self.held_out_index) and config.run.evaluate_every:
-            images, usable = self.loader.held_out(self.held_out_index)
-            if len(usable):
-                self.held_out = HeldOut.draw(self.mim, images.to(process.device), usable)
+            if config.data.held_out_root:
+                held_out = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
+            else:
+                held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
+            self.held_out = held_out if len(held_out.images) else None
 
     @property
     def mim(self) -> MIM:
@@ -91,7 +108,8 @@ class Pretrain(Task):
         held_out = len(self.held_out.images) if self.held_out else 0
         return {
             "images": f"{len(self.sampler) // config.data.repeats} for training, {held_out} held out, "
-            f"in {config.data.root} (manifest {self.manifest.hash[:12]})",
+            f"in {config.data.root} (manifest {self.manifest.hash[:12]})"
+            + (f" and {config.data.held_out_root}" if config.data.held_out_root else ""),
             "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
             f"{self.parameters / 1e6:.2f} M trained parameters",
             "weights": f"at first those of {config.run.init}"
@@ -122,15 +140,28 @@ class Pretrain(Task):
             save_png(grid, self.folder / f"grids/{done:08d}.png")
 
     def finish(self, meter: Meter) -> None:
-        """The encoder, checked, and the curve."""
+        """Writes the encoder, checked, and the pictures, and says where they are and what was learnt."""
         if self.process.rank:
             return
-        state = load_run(self.folder, "run.dir").state["model"]
-        encoder = export_encoder(self.config, state, self.folder / "encoder", run=self.folder)
-        meter.say(f"loss curve       {plot_curve(self.folder)}")
-        if (grids := self.folder / "grids").is_dir():
-            meter.say(f"reconstructions  {grids}")
-        meter.say(f"encoder          {encoder} for timm, or fastmim.load  (checked: bit-equal features)")
+        folder, batch = self.folder, self.config.train.global_batch
+        state = load_run(folder, "run.dir").state["model"]
+        encoder = export_encoder(self.config, state, folder / "encoder", run=folder)
+        curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
+        if grids := sorted((folder / "grids").glob("*.png")):
+            with Image.open(grids[-1]) as grid:
+                summary = plot_summary(folder, first_rows(grid, self.config.data.size, 4))
+            pictures = f"{summary}, with the curve; all of them in {folder / 'grids'}"
+        hours, peak = spent(folder, batch)
+        for name, words in {
+            "learnt": learnt(folder),
+            "pictures": pictures,
+            "curve": curve,
+            "encoder": f"{encoder} for timm, or fastmim.load  (checked: bit-equal features)",
+            "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB at most",
+            "next": f"fastmim visualize {folder} --images FOLDER, or train on your images: the same command with "
+            "--data.root FOLDER --run.dir OTHER",
+        }.items():
+            meter.say(f"{name:<10}{words}")
 
 
 def initialise(mim: MIM, run: Path) -> None:

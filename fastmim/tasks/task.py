@@ -5,6 +5,7 @@ May import L3 and below.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
-from ..config import Experiment, from_json, to_json
+from ..config import Data, Experiment, from_json, to_json
 from ..data.loader import Changes, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
@@ -30,7 +31,7 @@ from .parts import PARTS
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
     *("run.", "optim.", "train."),
-    *("data.root", "data.annotations", "data.masks", "data.test", "data.stride"),
+    *("data.root", "data.held_out_root", "data.annotations", "data.masks", "data.test", "data.stride"),
     *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
 )
 
@@ -40,6 +41,7 @@ class Task(ABC):
 
     Attributes:
         total: updates in the run.
+        held_out_images, held_out_index: the images that held-out ones are chosen from, and which are.
         module: what is trained, `module(images, ids) -> loss`.
         labels: (N,) int64 of the images of the manifest, if the module reads them.
         changes: what is done to samples beside crop and flip.
@@ -59,7 +61,7 @@ class Task(ABC):
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
         self.fresh = not (self.folder / "checkpoints/latest").exists()
         self.manifest = self.scan()
-        train_index, self.held_out_index = split_held_out(len(self.manifest), data.held_out, seed)
+        train_index, self.held_out_images, self.held_out_index = split(self.manifest, data, seed)
         self.images = len(train_index)
         self.sampler = Sampler(train_index, seed, data.repeats, data.repeats_together)
         self.total = total_steps(config, self.images)
@@ -70,6 +72,7 @@ class Task(ABC):
             (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
+        self.same_everywhere(self.held_out_images.hash, data.held_out_root or data.root)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", self.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device, self.changes)
 
@@ -245,7 +248,13 @@ class Task(ABC):
         # By way of the classes, which know the values of fields that an earlier version did not write.
         then, now = _leaves(to_json(from_json(stored, PARTS))), _leaves(to_json(self.config))
         changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
-        fixed = [name for name in changed if not name.startswith(FREE) or name in ("train.seed", "train.global_batch")]
+        fixed = [
+            name
+            for name in changed
+            if not name.startswith(FREE)
+            or name in ("train.seed", "train.global_batch")
+            or (name == "data.held_out_root" and None in (then.get(name), now.get(name)))  # so data.root was split
+        ]
         if fixed:
             words = ", ".join(f"{name} was {then.get(name)}, is now {now.get(name)}" for name in fixed[:4])
             raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
@@ -289,6 +298,31 @@ def load_run(run: Path, field: str) -> checkpoint.Loaded:
     if loaded is None:
         raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
     return loaded
+
+
+def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:
+    """Chooses the images that are trained on, and the held-out ones.
+
+    Of `data.held_out_root`, images at even distances of its list are taken, whatever the seed.
+
+    Args:
+        manifest: images of `data.root`.
+    Returns: indices of `manifest` to train on, ascending; the images that held-out ones are chosen from; the indices of
+        those.
+    Raises:
+        ValueError: too few images, or images that are in `data.root` as well.
+    """
+    if not data.held_out_root:
+        train, held_out = split_held_out(len(manifest), data.held_out, seed)
+        return train, manifest, held_out
+    others, count = Manifest.scan(data.held_out_root), data.held_out
+    if len(others) < count:
+        raise ValueError(f"data.held_out={count}, but {data.held_out_root} has {len(others)} images: lower it")
+    known = set(manifest.paths)
+    for path in map(others.path, range(len(others))):
+        if not known.isdisjoint((path, os.path.relpath(path, manifest.root))):
+            raise ValueError(f"data.held_out_root: {path} is in {data.root} too; give images that are not trained on")
+    return torch.arange(len(manifest)), others, torch.arange(count) * len(others) // count
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

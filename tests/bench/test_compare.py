@@ -20,11 +20,11 @@ def test_arms_lose_alike(capsys):
 
 
 def test_a_pair_takes_turns(capsys):
-    words = ["configs/debug/tiny_cpu.py", "--pair", "configs/debug/demo.py", "--batch", "2", "--steps", "1"]
+    words = ["configs/debug/tiny_cpu.py", "--pair", "configs/debug/photographs_mae.py", "--batch", "2", "--steps", "1"]
     small = ["--set", "data.size=32,32", "encoder.patch_size=16", "encoder.depth=1", "decoder.depth=1"]
     compare.main([*words, "--arms", "ours,eager", *small])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["debug/tiny_cpu"] * 2 + ["debug/demo"] * 2
+    assert [line.split(",")[0] for line in lines] == ["debug/tiny_cpu"] * 2 + ["debug/photographs_mae"] * 2
     assert ["over base" in line for line in lines] == [False, False, True, True]
 
 

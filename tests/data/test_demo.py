@@ -4,8 +4,9 @@ import hashlib
 import socket
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageStat
 
+from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 
@@ -41,6 +42,26 @@ def test_made_once_and_completed(tmp_path, capsys):
     write_demo_images(str(folder), count=40, size=(48, 64))
     assert digests(folder) == first
     assert "2 written" in capsys.readouterr().out
+
+
+def test_held_out_photographs_are_not_trained_on(tmp_path, monkeypatch):
+    opened, photographs, images, original = [], {}, {}, demo._open
+    monkeypatch.setattr(demo, "_open", lambda *photograph: opened.append(photograph) or original(*photograph))
+    for part in ("all", "train", "held_out"):
+        for again in ("first", "second"):
+            write_demo_images(str(tmp_path / part / again), count=4, size=(20, 24), part=part)
+        photographs[part], images[part] = set(opened), digests(tmp_path / part / "first")
+        assert len(set(images[part].values())) == 4 and images[part] == digests(tmp_path / part / "second")
+        opened.clear()
+    assert photographs["train"] | photographs["held_out"] == photographs["all"] and len(photographs["held_out"]) == 3
+    assert not photographs["train"] & photographs["held_out"]
+
+
+def test_colours_of_training_pictures_vary(tmp_path):
+    """Brick is grey; its windows are tinted, each otherwise. Every second picture is a drawing."""
+    write_demo_images(str(tmp_path), count=42, size=(32, 32), part="train")
+    tints = [ImageStat.Stat(Image.open(tmp_path / f"demo_{i:05d}.jpg")).mean for i in (0, 20, 40)]
+    assert all(max(tint) - min(tint) > 5 for tint in tints) and len(set(map(tuple, tints))) == 3
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from fastmim.decoders import LinearHead, TransformerDecoder
 from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 from fastmim.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
-from fastmim.optim import AdamW, parameter_groups
+from fastmim.optim import parameter_groups
+from fastmim.stage0 import AdamW
 from fastmim.targets import LowPass, NormalizedPatches, Pixels
 from fastmim.tasks.pretrain import build
 from tests.methods.tiny import tiny

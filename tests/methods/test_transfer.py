@@ -18,7 +18,8 @@ from fastmim.data.sampler import Sampler
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from fastmim.layerwise import Lamb, Lars
 from fastmim.masking import RandomMasking
-from fastmim.optim import Sgd, parameter_groups, stage0
+from fastmim.optim import parameter_groups, stage0
+from fastmim.stage0 import Sgd
 from fastmim.tasks.classify import build, build_encoder, initialise
 from fastmim.tokens import sample_id, sample_index
 from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe

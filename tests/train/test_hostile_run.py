@@ -30,6 +30,7 @@ def train(run, folder, *options):
     return launched.train([str(ROOT / "configs/debug/tiny_cpu.py"), *words, *options], check=False)
 
 
+@pytest.mark.costly("model", "one epoch of a folder of which one file in twenty is bad")
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_the_run_completes_and_names_each_bad_file_once(folder, tmp_path):
     images, bad = folder

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from fastmim import config
-from fastmim.optim import AdamW, learning_rate, parameter_groups
+from fastmim.optim import learning_rate, parameter_groups
+from fastmim.stage0 import AdamW
 
 OPTIM = config.Optim(weight_decay=0.05)
 

@@ -76,6 +76,7 @@ def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
     assert diff(undisturbed / "trace.jsonl", tmp_path / "run/trace.jsonl") is None
 
 
+@pytest.mark.costly("processes", "two ranks; the first test of ranks imports all that they need")
 def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_path):
     """One process up to update 4; then two, accumulating, at ZeRO stage 2."""
     run = tmp_path / "run"

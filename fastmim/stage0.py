@@ -1,0 +1,139 @@
+"""Optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skipped updates, all on the device.
+
+May import torch only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
+    """Gives every tensor its zero moments now, so that they can be saved and loaded before the first step."""
+    for tensor in tensors:
+        optimizer.state[tensor] = {
+            "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+            "exp_avg": torch.zeros_like(tensor, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(tensor, requires_grad=False),
+        }
+
+
+class Stage0(torch.optim.Optimizer, ABC):
+    """What the optimizers of ZeRO stage 0 share: fp32 masters, clipping, loss scaling and skips, all on the device.
+
+    With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
+    divided by s * max(1, (norm + 1e-6) / clip); a non-finite norm leaves masters, moments and step counters untouched.
+    bf16 parameters accumulate their gradients in fp32 and are rounded from their fp32 master after each step.
+
+    Args:
+        groups: from `parameter_groups`.
+        clip: global gradient norm above which gradients are scaled down; None = no clipping.
+        loss_scaling: keep a dynamic loss scale (fp16): halved at each overflow, doubled after 2000 steps without one.
+        settings: the optimizer's own.
+
+    Attributes:
+        moments: names in `state` of what is kept for each master beside itself.
+        grad_norm: () fp32, global norm of the last step's gradients, before clipping.
+        found_inf: () fp32, 1 if the last step was skipped, else 0.
+        loss_scale: () fp32; multiply the loss by it before the backward pass.
+        growth: () int32, steps since the loss scale last changed.
+    """
+
+    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, groups: list[dict], clip: float | None = None, loss_scaling: bool = False, **settings: Any):
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.masters: dict[str, nn.Parameter] = {}
+        for group in groups:
+            for name, p in zip(group["names"], group["params"], strict=True):
+                self.parameters[name] = p
+                self.masters[name] = p
+                if p.dtype != torch.float32:
+                    p.grad_dtype = torch.float32
+                    self.masters[name] = nn.Parameter(p.detach().float())
+        groups = [{**group, "params": [self.masters[name] for name in group["names"]]} for group in groups]
+        super().__init__(groups, lr=0.0, **settings)
+        self.clip = clip
+        self.loss_scaling = loss_scaling
+        device = next(iter(self.masters.values())).device
+        self.grad_norm = torch.zeros((), device=device)
+        self.found_inf = torch.zeros((), device=device)
+        self.loss_scale = torch.full((), 2.0**16 if loss_scaling else 1.0, device=device)
+        self.growth = torch.zeros((), dtype=torch.int32, device=device)
+
+    @abstractmethod
+    def steps(self) -> list[Tensor]:
+        """The counters of updates done, which may be set."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Moves masters and moments by the masters' gradients, each first divided by `grad_scale`."""
+
+    def copy_to_parameters(self) -> None:
+        """Rounds the masters into the parameters that are not their own master."""
+        pairs = [(p, self.masters[name]) for name, p in self.parameters.items() if p is not self.masters[name]]
+        if pairs:
+            torch._foreach_copy_([p.detach() for p, _ in pairs], [m.detach() for _, m in pairs])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the parameters' gradients, which are consumed; see the class."""
+        for name, p in self.parameters.items():
+            if p is not self.masters[name]:
+                self.masters[name].grad, p.grad = p.grad, None
+        grads = [m.grad for m in self.masters.values() if m.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm(grads) / self.loss_scale
+        self.found_inf = (~torch.isfinite(self.grad_norm)).float()
+        self.grad_scale = self.loss_scale.clone()
+        if self.clip is not None:
+            self.grad_scale *= ((self.grad_norm + 1e-6) / self.clip).clamp_(min=1.0)
+        self.update()
+        for m in self.masters.values():
+            m.grad = None
+        self.copy_to_parameters()
+        if self.loss_scaling:
+            torch._amp_update_scale_(self.loss_scale, self.growth, self.found_inf, 2.0, 0.5, 2000)
+
+
+class AdamW(Stage0, torch.optim.AdamW):
+    """torch's fused AdamW, which divides and skips by itself: nothing waits for the device."""
+
+    def __init__(
+        self,
+        groups: list[dict],
+        betas: tuple[float, float],
+        eps: float,
+        clip: float | None = None,
+        loss_scaling: bool = False,
+    ):
+        super().__init__(groups, clip, loss_scaling, betas=betas, eps=eps, fused=True)
+        create_state(self, list(self.masters.values()))
+
+    def steps(self) -> list[Tensor]:
+        return [state["step"] for state in self.state.values()]
+
+    def update(self) -> None:
+        torch.optim.AdamW.step(self)
+
+
+class Sgd(Stage0, torch.optim.SGD):
+    """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
+
+    moments = ("momentum_buffer",)
+
+    def __init__(self, groups: list[dict], **settings: Any):
+        super().__init__(groups, fused=True, **settings)
+        for master in self.masters.values():
+            self.state[master]["momentum_buffer"] = torch.zeros_like(master, requires_grad=False)
+        self.count = torch.zeros((), device=self.found_inf.device)
+
+    def steps(self) -> list[Tensor]:
+        return [self.count]
+
+    def update(self) -> None:
+        torch.optim.SGD.step(self)
+        self.count += 1 - self.found_inf

@@ -1,0 +1,116 @@
+"""A pre-training run in this process: what it says at its end, and held-out images from a folder of their own."""
+
+import gc
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from fastmim.analysis import reconstruction
+from fastmim.cli import main as fastmim
+from fastmim.config import load
+from fastmim.data.demo import write_demo_images
+from fastmim.data.manifest import Manifest
+from fastmim.metrics import learnt
+from fastmim.tasks.task import split
+from fastmim.train import main
+from tests.methods.tiny import ROOT
+
+CONFIG = ROOT / "configs/debug/tiny_cpu.py"
+TINY = load(CONFIG)
+SMALL = """--data.size 16 24 --data.held_out 3 --data.workers 1 --encoder.depth 1 --encoder.embed_dim 32
+--train.device cpu --train.precision fp32 --train.global_batch 8 --train.epochs 2
+--run.log_every 1 --run.evaluate_every 2"""
+
+
+@pytest.fixture
+def images(tmp_path):
+    for part, count in (("train", 16), ("held_out", 4)):
+        write_demo_images(str(tmp_path / part), count, (20, 20), part)
+    return tmp_path
+
+
+def train(images, *more):
+    """Runs train.py on the images here, into `images`/run."""
+    words = [*SMALL.split(), "--data.root", str(images / "train"), "--run.dir", str(images / "run")]
+    gc.collect()  # an earlier run lets go of its folder
+    before = dict(os.environ)
+    try:
+        main([str(CONFIG), *words, *map(str, more)])
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def refusal(capsys, images, *more):
+    with pytest.raises(SystemExit) as error:
+        train(images, *more)
+    line = capsys.readouterr().err
+    assert error.value.code == 2 and line.count("\n") == 1
+    return line
+
+
+def test_a_run_with_a_folder_of_held_out_images(images, capsys, monkeypatch):
+    train(images, "--data.held_out_root", images / "held_out")
+    out = capsys.readouterr().out
+    assert "16 for training, 3 held out" in out and f") and {images / 'held_out'}" in out
+    said = {line.split()[0]: line for line in out.splitlines()[-6:]}
+    assert list(said) == ["learnt", "pictures", "curve", "encoder", "speed", "next"]
+    assert said["learnt"].endswith(learnt(images / "run")) and "% above interpolation (" in said["learnt"]
+    for place in ("run/summary.png", "run/grids", "run/loss.png", "run/encoder"):
+        assert (images / place).exists() and any(str(images / place) in line for line in said.values())
+    # Three rows of images of 16 x 24 pixels, eight times as large, below the header, and the curve on the left.
+    grid = Image.open(images / "run/grids/00000004.png")
+    assert grid.size == (4 * (8 * 24 + reconstruction.GAP) + reconstruction.GAP,
+                         3 * (8 * 16 + reconstruction.GAP) + reconstruction.GAP + reconstruction.HEADER)  # fmt: skip
+    with Image.open(images / "run/summary.png") as summary:
+        assert summary.height == grid.height
+        assert list(summary.crop((summary.width - grid.width, 0, *summary.size)).getdata()) == list(grid.getdata())
+
+    # The folder may move, as that of the training images; but a run without one has split the latter.
+    (images / "held_out").rename(images / "moved")
+    train(images, "--data.held_out_root", images / "moved")
+    assert capsys.readouterr().out.splitlines()[-6:] == out.splitlines()[-6:]
+    assert "another run: data.held_out_root was " in refusal(capsys, images)
+    shown = []
+    monkeypatch.setattr(reconstruction, "reconstruction_grid", lambda _, pictures, *__: shown.append(pictures) or grid)
+    (images / "moved").rename(images / "held_out")
+    fastmim(["visualize", str(images / "run")])
+    assert len(shown[0]) == 3
+
+
+def test_refusals(images, capsys):
+    line = refusal(capsys, images, "--data.held_out_root", images / "held_out", "--data.held_out", 5)
+    assert f"data.held_out=5, but {images / 'held_out'} has 4 images: lower it" in line
+    line = refusal(capsys, images, "--data.held_out_root", images / "nowhere")
+    assert "no folder of images or list file at" in line
+    line = refusal(capsys, images, "--data.held_out_root", images / "held_out", "--data.root", images)
+    assert f"data.held_out_root: {images / 'held_out/demo_00000.jpg'} is in {images} too; give images" in line
+    line = refusal(capsys, images, "--data.held_out_root", images / "held_out", "--data.held_out", 0)
+    assert "data.held_out_root: data.held_out=0 takes no image from it; raise it, or leave it out" in line
+
+
+def test_split(images):
+    train, other = Manifest.scan(str(images / "train")), str(images / "held_out")
+    data = replace(TINY.data, held_out=2, held_out_root=other)
+    for seed in (0, 1):
+        trained, manifest, held_out = split(train, data, seed)
+        assert torch.equal(trained, torch.arange(16)) and manifest == Manifest.scan(other)
+        assert held_out.tolist() == [0, 2]
+    trained, manifest, held_out = split(train, replace(data, held_out_root=None), 0)
+    assert manifest is train and len(held_out) == 2 and len(trained) == 14
+    (images / "list.txt").write_text(f"{images / 'train/demo_00003.jpg'}\n{images / 'held_out/demo_00003.jpg'}\n")
+    with pytest.raises(ValueError, match=r"demo_00003.jpg is in .* too"):
+        split(train, replace(data, held_out_root=str(images / "list.txt")), 0)
+
+
+def test_what_was_learnt(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
+    assert learnt(tmp_path) == "loss 0.2500 on training images; there are no held-out images to compare it on"
+    with log.open("a") as file:
+        file.write('{"step": 1, "held_out": 3.0, "trivial": {"zero": 1.0}}\n')
+        file.write('{"step": 2, "held_out": 0.9, "trivial": {"zero": 1.0, "mean_patch": 0.5}}\n')
+    assert learnt(tmp_path) == "held-out loss 0.9000: 10.0 % below zero (1.0000), 80.0 % above mean patch (0.5000)"
