@@ -26,16 +26,8 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
     1: (
-        "config",
-        "overrides",
-        "transfer",
-        "detection",
-        "segmentation",
-        "fields",
-        "tokens",
-        "optim",
-        "stage0",
-        "layerwise",
+        *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
+        *("optim", "stage0", "layerwise"),
     ),
     2: (
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
@@ -54,8 +46,9 @@ ALLOWED = {
     ("overrides", "config"),
     ("overrides", "fields"),
     ("optim", "config"),
-    ("optim", "stage0", "layerwise"),
-    ("layerwise", "optim"),
+    ("optim", "layerwise"),
+    ("optim", "stage0"),
+    ("layerwise", "stage0"),
     ("transfer", "config"),
     ("transfer", "fields"),
     ("transfer", "tokens"),

@@ -31,7 +31,7 @@ def test_contenders_make_the_same_batches(loader, folder):
         batches = list(loader.CONTENDERS[name](setting))
         assert [(batch.shape, batch.dtype) for batch in batches] == [((4, 224, 224, 3), torch.uint8)] * 3, name
     # Worker processes take seconds to start; what they run does not.
-    files = loader.Files(setting, transforms.PILToTensor())
+    files = loader.Files(setting, normalised=False)
     assert len(files) == 12 and files[11].shape == (3, 224, 224) and files[11].dtype == torch.uint8
 
 
