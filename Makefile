@@ -6,6 +6,8 @@ BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 # This tree's packages, also where the environment was installed from another tree.
 export PYTHONPATH := $(CURDIR):$(CURDIR)/kernels
+# Without bytecode on disk, each process would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 OPS := $(words $(wildcard kernels/fastmim_kernels/*/cpu.cpp))
 NATIVE := CMakeLists.txt $(shell find kernels -name '*.cpp' -o -name '*.h')
 TOOLS := $(VENV)/.tools
