@@ -1,4 +1,4 @@
-"""The mutant campaign: seeds one mistake at a time in a copy of the tree, where the named test must fail.
+"""Seeds one mistake at a time in a copy of the tree, where the test that the mistake names must fail.
 
 `python -m tests.mutants` from the repository root; `--only PATTERN` takes the mutants whose id or file contains it.
 tests/mutants.json lists the mistakes. The test of a mistake in a Triton kernel runs in Triton's interpreter. A mutant
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from bench import record
@@ -27,8 +28,7 @@ from tests.campaign.ledger import ROOT, Ledger, digest
 LIST = ROOT / "tests/mutants.json"
 COPY = ROOT / "runs/mutants"
 SAVED = COPY / "saved"
-BUILT = ("build", "kernels/fastmim_kernels/_cpu.so", "kernels/fastmim_kernels/_reader.so")
-TIMEOUT_SECONDS = 600
+BUILT = ("build/cmake", "kernels/fastmim_kernels/_cpu.so", "kernels/fastmim_kernels/_reader.so")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Mutant:
 
 
 def read() -> list[Mutant]:
-    """Reads the list, Python first, so that the library is whole while Python is tested."""
+    """Reads the list: Python, Triton, C++."""
     mutants = [Mutant(**entry) for entry in json.loads(LIST.read_text())]
-    return sorted(mutants, key=lambda mutant: mutant.compiled)
+    return sorted(mutants, key=lambda mutant: (mutant.compiled, mutant.interpreted))
 
 
 def newest() -> dict[str, dict]:
@@ -75,7 +75,7 @@ def stale(row: dict, mutant: Mutant) -> list[str]:
 
 
 def update_copy() -> None:
-    """Brings the copy up to date with the tracked files. What did not change keeps its time, so it is not rebuilt."""
+    """Brings the copy up to date with the tracked files. What did not change keeps its time and is not rebuilt."""
     names, known = set(record.git("ls-files").splitlines()), COPY / "files.json"
     COPY.mkdir(parents=True, exist_ok=True)
     for name in set(json.loads(known.read_text()) if known.exists() else []) - names:
@@ -89,35 +89,42 @@ def update_copy() -> None:
     known.write_text(json.dumps(sorted(names)))
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a Python command in the copy."""
-    here = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (COPY, COPY / "kernels")))} | environment
-    return subprocess.run(
-        [sys.executable, *words], cwd=COPY, env=here, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-    )
+def environment(**more: str) -> dict[str, str]:
+    """Returns the environment of a process in the copy."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (COPY, COPY / "kernels")))} | more
 
 
-def build() -> subprocess.CompletedProcess:
-    """Compiles what has changed in the copy."""
-    return run("setup.py", "--quiet", "build_ext", "--inplace")
-
-
-def pytest(interpreted: bool, *tests: str) -> subprocess.CompletedProcess:
-    """Runs tests of the short suite in the copy."""
-    words = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests)
-    return run(*words, TRITON_INTERPRET=str(int(interpreted)))
+def build() -> str:
+    """Compiles what has changed in the copy; returns the compiler's messages if that fails."""
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(command, cwd=COPY, env=environment(), capture_output=True, text=True)
+    return f"does not build: {done.stdout[-1000:]}{done.stderr[-1000:]}" if done.returncode else ""
 
 
 def copy_built(source: Path, target: Path) -> None:
-    """Copies what the build made, with its times: so a mistake is taken back without compiling again."""
-    for name in BUILT:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if (source / name).is_dir():
-            shutil.rmtree(target / name, ignore_errors=True)
-            shutil.copytree(source / name, target / name)
-        else:
-            (target / name).unlink(missing_ok=True)
-            shutil.copy2(source / name, target / name)
+    """Copies what the build made and has changed, with its times, so that a mistake is taken back without compiling."""
+    paths = [path for name in BUILT for path in (source / name, *(source / name).rglob("*")) if path.is_file()]
+    for path in paths:
+        other = target / path.relative_to(source)
+        if not (other.exists() and other.stat().st_mtime_ns == path.stat().st_mtime_ns):
+            other.parent.mkdir(parents=True, exist_ok=True)
+            other.unlink(missing_ok=True)  # a process that has the old library mapped keeps it
+            shutil.copy2(path, other)
+
+
+@cache
+def warm(interpreted: bool) -> subprocess.Popen:
+    """Starts tests/warm.py in the copy, with Triton's interpreter or without."""
+    here = environment(TRITON_INTERPRET=str(int(interpreted)))
+    command = [sys.executable, "-m", "tests.warm"]
+    return subprocess.Popen(command, cwd=COPY, env=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def pytest(interpreted: bool, *tests: str) -> dict:
+    """Runs tests of the short suite in the copy; returns what `tests.warm.run` does."""
+    process = warm(interpreted)
+    print(json.dumps(tests), file=process.stdin, flush=True)
+    return json.loads(process.stdout.readline())
 
 
 @contextmanager
@@ -131,23 +138,26 @@ def applied(mutant: Mutant) -> Iterator[None]:
         yield
     finally:
         path.write_text(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         if mutant.compiled:
             copy_built(SAVED, COPY)
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def verdict(mutant: Mutant) -> str:
-    """Returns "caught" if the named test fails on the mistake, else what happened, in words."""
+def verdict(mutant: Mutant) -> tuple[str, float]:
+    """Returns "caught" if the named test fails on the mistake, else what happened in words; and the CPU seconds."""
+    seconds = 0.0
     with applied(mutant):
-        if mutant.compiled and (built := build()).returncode:
-            return f"does not build: {built.stderr[-1000:]}"
-        try:
-            done = pytest(mutant.interpreted, mutant.test)
-        except subprocess.TimeoutExpired:
-            return f"hangs for {TIMEOUT_SECONDS} s"
-    if done.returncode == 1 and re.search(r"\b\d+ failed", done.stdout):
-        return "caught"
-    return "survives" if done.returncode == 0 else f"breaks: {done.stdout[-1000:]}{done.stderr[-1000:]}"
+        if mutant.compiled:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            if problem := build():
+                return problem, seconds
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        done = pytest(mutant.interpreted, mutant.test)
+    seconds += done["seconds"]
+    if done["code"] == 1 and re.search(r"\b\d+ failed", done["output"]):
+        return "caught", seconds
+    return "passes" if done["code"] == 0 else f"exit code {done['code']}: {done['output'][-2000:]}", seconds
 
 
 def main() -> int:
@@ -161,30 +171,24 @@ def main() -> int:
         parser.error(f"--only: no mutant's id or file contains {pattern!r}")
     known = newest()
     todo = [m for m in mutants if (row := known.get(m.id)) is None or stale(row, m)]
-    print(f"{len(mutants)} mutants, {len(mutants) - len(todo)} of them recorded as caught and not stale", flush=True)
-    if todo:
-        update_copy()
-        if (built := build()).returncode:
-            parser.error(f"the unchanged copy does not build: {built.stderr[-2000:]}")
-        copy_built(COPY, SAVED)
-    for interpreted in (False, True):
-        if tests := sorted({m.test for m in todo if m.interpreted == interpreted}):
-            done = pytest(interpreted, *tests)
-            if done.returncode:
-                parser.error(f"a test fails on the unchanged copy: {done.stdout[-3000:]}{done.stderr[-1000:]}")
     caught = len(mutants) - len(todo)
+    print(f"{len(mutants)} mutants, {caught} of them recorded as caught and not stale", flush=True)
+    update_copy()
+    if problem := build():
+        parser.error(f"the unchanged copy {problem}")
+    copy_built(COPY, SAVED)
+    for interpreted in (False, True):
+        if tests := sorted({mutant.test for mutant in todo if mutant.interpreted == interpreted}):
+            done = pytest(interpreted, *tests)
+            if done["code"]:
+                parser.error(f"a test fails on the unchanged copy: {done['output'][-3000:]}")
     for mutant in todo:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        covered, found = mutant.covered(), verdict(mutant)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds = round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1)
-        if found != "caught":
-            print(f"{mutant.id}: SURVIVED {mutant.test} ({found})", flush=True)
-            continue
-        caught += 1
-        print(f"{mutant.id}: caught by {mutant.test} ({seconds} CPU s)", flush=True)
-        row = {"case": mutant.id, "verdict": found, "file": mutant.file, "test": mutant.test}
-        ledger.record(row | {"CPU seconds": seconds, "covered": covered})
+        covered, (found, seconds) = mutant.covered(), verdict(mutant)
+        print(f"{mutant.id}: {found} ({mutant.test}, {seconds:.1f} CPU s)", flush=True)
+        if found == "caught":
+            caught += 1
+            row = {"case": mutant.id, "verdict": found, "file": mutant.file, "test": mutant.test}
+            ledger.record(row | {"CPU seconds": round(seconds, 1), "covered": covered})
     print(f"{caught} of {len(mutants)} caught")
     return int(caught < len(mutants))
 

@@ -290,8 +290,11 @@ def test_sizes_that_do_not_fit(change, words):
 
 
 def test_too_little_data():
+    config = load(TINY)
+    config = replace(config, train=replace(config.train, epochs=1, global_batch=32))
+    assert total_steps(config, 32) == 1
     with pytest.raises(ValueError, match="fewer than one update"):
-        total_steps(load(TINY), 3)
+        total_steps(config, 31)
 
 
 def test_unknown_parts_are_refused():

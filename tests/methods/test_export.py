@@ -74,6 +74,10 @@ def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
     with pytest.raises(ValueError, match=r"found 'README\.md' there"):
         export.export_encoder(CONFIG, weights_of_run, tmp_path)
     assert names(tmp_path) == ["README.md", "config.json", "model.safetensors"]
+    (tmp_path / "README.md").rename(tmp_path / "thesis.tex")
+    with pytest.raises(ValueError, match=r"found 'thesis\.tex' there"):
+        export.export_encoder(CONFIG, weights_of_run, tmp_path)
+    assert names(tmp_path) == ["config.json", "model.safetensors", "thesis.tex"]
 
 
 def another_timm(monkeypatch):

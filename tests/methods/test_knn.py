@@ -41,9 +41,10 @@ def test_too_few_features():
 
 def test_pieces_give_what_the_whole_gives(monkeypatch):
     generator = torch.Generator().manual_seed(1)
-    bank, queries = torch.randn(300, 8, generator=generator), torch.randn(70, 8, generator=generator)
     bank_labels, labels = torch.arange(300) % 5, torch.arange(70) % 5
+    bank, queries = (torch.eye(8)[x] + 0.5 * torch.randn(len(x), 8, generator=generator) for x in (bank_labels, labels))
     whole = knn_accuracy(bank, bank_labels, queries, labels, k=7)
+    assert 0.5 < whole < 1
     monkeypatch.setattr(knn, "_PIECE", 16)
     monkeypatch.setattr(knn, "_BANK_PIECE", 5)
     assert knn_accuracy(bank, bank_labels, queries, labels, k=7) == whole

@@ -182,8 +182,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     assert "has changed since" in refused(run, changed, "--train.epochs", "6")
-    line = refused(run, images, "--masking.ratio", "0.5", "--train.epochs", "6")
-    assert "masking.ratio was 0.75, is now 0.5" in line
+    line = refused(run, images, "--masking.ratio", "0.5", "--train.seed", "9", "--train.epochs", "6")
+    assert "masking.ratio was 0.75, is now 0.5, train.seed was 0, is now 9" in line
     assert "run.resume is False, but" in refused(run, images, "--run.resume", "False")
 
 
