@@ -13,7 +13,7 @@ from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.encoders.vit import ViTEncoder
-from fastmim.tasks import classify, export, layouts
+from fastmim.tasks import classify, export
 from fastmim.tasks.load import from_export, from_run, weights
 from fastmim.tasks.pretrain import build
 from fastmim.transfer import Finetune, Head, LabelledData, Probe
@@ -88,7 +88,7 @@ def another_timm(monkeypatch):
         model.norm.bias.data += 1e-6
         return model
 
-    monkeypatch.setattr(layouts.timm, "create_model", create_model)
+    monkeypatch.setattr(timm, "create_model", create_model)
     return "a copy loaded by timm gives other features"
 
 
