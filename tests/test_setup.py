@@ -21,7 +21,7 @@ def machine(tmp_path):
     """Returns a function that runs a command in an empty folder, with programs of these names and shell texts only."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("sh", "dirname", "awk", "tail", "grep", "sed", "wc", "mkdir", "make", "find", "touch"):
+    for name in ("sh", "dirname", "awk", "tail", "grep", "sed", "wc", "mkdir", "make", "find", "touch", "tee"):
         (programs / name).symlink_to(shutil.which(name))
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
 
@@ -140,6 +140,17 @@ def test_training_is_shown_without_the_launcher(machine, tmp_path, status):
     assert (done.returncode, done.stdout) == (status, "training\n20/400 loss 0.5\na mistake\n")
     assert done.stderr == f"Failed: training: exit status {status}. The log is {LOG}.\n" * bool(status)
     assert launcher in (tmp_path / LOG).read_text()
+
+
+def test_training_is_shown_while_it_runs(tmp_path):
+    """The command ends only after its first line was seen."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    waits = "echo first; while [ ! -e seen ]; do sleep 0.05; done"
+    command = [".ci/quietly", "--live", "training", "sh", "-c", waits]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["training\n", "first\n"]
+        (tmp_path / "seen").touch()
+    assert process.returncode == 0
 
 
 def test_make_stops_at_what_is_missing(machine, tmp_path):

@@ -24,8 +24,6 @@ def folder(tmp_path):
 
 
 def test_contenders_make_the_same_batches(loader, folder):
-    from torchvision import transforms
-
     setting = loader.Setting(Manifest.scan(folder), 4, 3, 1, torch.device("cpu"))
     for name in ("ours, DALI", "ours, Pillow", "stock DALI"):
         batches = list(loader.CONTENDERS[name](setting))

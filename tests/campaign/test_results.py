@@ -99,6 +99,7 @@ def test_slow_tests_depend_on_their_file_its_helpers_and_the_sources():
     test = "tests/train/test_rows.py"
     covered = slow.covered(test)
     helpers = {"tests/conftest.py", "tests/campaign/rows.py", "tests/campaign/ledger.py", "tests/methods/tiny.py"}
+    helpers.add("tests/train/launched.py")
     assert covered.keys() == {test, *helpers, "kernels", "tests/golden", "fastmim", "bench", "configs", "README.md"}
     assert {test, "tests/kernels/conftest.py"}.isdisjoint(slow.covered("tests/bench/test_flops.py"))
     row = {"file": test, "covered": covered}

@@ -44,6 +44,7 @@ def test_fuzz_cpp(check_op, case):
     check_op("low_pass", "cpp", case, torch.float32, terms=1)
 
 
+@pytest.mark.costly("interpreter", "three kernels for each of the examples")
 @pytest.mark.triton
 @given(case=any_case(longest=40, images=2, channels=2))
 def test_fuzz_triton(check_op, case):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -103,6 +102,8 @@ def test_convnext_names_are_converted_both_ways():
 @pytest.mark.parametrize(("reads", "stride"), [("all", 32), ("visible", 32), ("all", 16), ("all", 8)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_are_timms(kind, reads, stride):
+    import timm
+
     spec = kind(**SMALL, reads=reads, output_stride=stride)
     encoder, _ = build(spec)
     encoder.eval()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.ops import box_iou
 
 from fastmim.analysis.average_precision import SCORES, average_precision
 from fastmim.config import Optim
@@ -115,6 +114,8 @@ def test_proposals_are_drawn_from_the_seed_alone(shapes):
 
 def test_sixteen_bits(shapes):
     """Anchors, boxes and scores are float32 and as in 32 bits, whatever computes the maps."""
+    from torchvision.ops import box_iou
+
     images, targets = batch_of(shapes, torch.arange(2))
     plain = detector(shapes, ViT).eval()
     with torch.no_grad():

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 
 from fastmim import checkpoint
@@ -14,7 +13,7 @@ from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.encoders.vit import ViTEncoder
-from fastmim.tasks import classify, export, layouts
+from fastmim.tasks import classify, export
 from fastmim.tasks.load import from_export, from_run, weights
 from fastmim.tasks.pretrain import build
 from fastmim.transfer import Finetune, Head, LabelledData, Probe
@@ -40,6 +39,8 @@ def names(folder: Path) -> list[str]:
 
 
 def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
+    import timm
+
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "deep/encoder")
     assert names(folder.parent) == ["encoder"] and names(folder) == FILES
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -49,6 +50,8 @@ def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
 
 
 def test_an_old_export_is_replaced(weights_of_run, tmp_path):
+    import timm
+
     folder, link = tmp_path / "encoder", tmp_path / "link"
     link.symlink_to(folder)
     export.export_encoder(CONFIG, weights_of_run, folder)
@@ -78,12 +81,14 @@ def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
 
 
 def another_timm(monkeypatch):
+    import timm
+
     def create_model(*args, **kwargs):
         model = timm.models.create_model(*args, **kwargs)
         model.norm.bias.data += 1e-6
         return model
 
-    monkeypatch.setattr(layouts.timm, "create_model", create_model)
+    monkeypatch.setattr(timm, "create_model", create_model)
     return "a copy loaded by timm gives other features"
 
 
@@ -149,6 +154,8 @@ SMALL |= {"Swin": Swin(window=4, **ENCODERS["Swin"]), "ViT": VIT}
     ],
 )
 def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
+    import timm
+
     config = Finetune(SMALL[kind], DATA, head)
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out")
@@ -175,6 +182,8 @@ def test_a_head_that_timm_has_not_is_refused(kind, norm, tmp_path):
 
 
 def test_a_probe_s_batch_norm_is_in_the_linear_layer(tmp_path):
+    import timm
+
     config = Probe(VIT, DATA, Head("cls", "before"))
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out")
@@ -189,6 +198,8 @@ def test_a_probe_s_batch_norm_is_in_the_linear_layer(tmp_path):
 
 
 def test_averaged_weights_are_those_that_leave(tmp_path):
+    import timm
+
     config = Finetune(VIT, DATA)
     module = classifier(config)
     averages = {name: p.detach() + 1 for name, p in module.named_parameters() if p.requires_grad}
@@ -203,6 +214,8 @@ def test_averaged_weights_are_those_that_leave(tmp_path):
 
 
 def test_timm_can_give_it_another_number_of_classes(weights_of_run, tmp_path):
+    import timm
+
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out")
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=7)
     assert model.head.out_features == 7
@@ -211,6 +224,7 @@ def test_timm_can_give_it_another_number_of_classes(weights_of_run, tmp_path):
 
 def test_a_folder_for_the_hub(weights_of_run, tmp_path):
     """timm loads it, and its card has a header that huggingface_hub reads."""
+    import timm
     from huggingface_hub import ModelCard  # here, as it takes a third of a second
 
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out", "hub-folder")
@@ -224,6 +238,8 @@ def test_a_folder_for_the_hub(weights_of_run, tmp_path):
 
 def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
     """Data, schedule, losses, speed, results; and of paths only the last part."""
+    import timm
+
     run = tmp_path / "run"
     write_demo_images(str(tmp_path / "private/photographs"), 4, (20, 20))
     config = replace(CONFIG, data=replace(CONFIG.data, root=str(tmp_path / "private/photographs")))

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 import fastmim
 from fastmim import checkpoint
@@ -86,6 +84,8 @@ def images_of(name: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", SIZES)
 def test_features_of_every_kind(name, runs):
     """Shapes, the last stage beside `dense`, and timm's `forward_features` bit for bit."""
+    import timm
+
     encoder, _ = fastmim.load(runs[name])
     images, (height, width) = images_of(name), SIZES[name][1]
     with torch.no_grad():
@@ -168,6 +168,8 @@ def test_the_transform_sees_what_evaluation_sees(runs, photographs):
 
 def test_in_a_pipeline_of_torchvision(runs, photographs):
     """With worker processes, and pooled features as timm's models give them."""
+    from torchvision.datasets import ImageFolder
+
     encoder, transform = fastmim.load(runs["ViT"])
     loader = DataLoader(ImageFolder(str(photographs), transform), batch_size=3, num_workers=1)
     with torch.no_grad():

@@ -1,9 +1,7 @@
 """Learned tables at other sizes: the official splines, and timm's geometry."""
 
 import pytest
-import timm.layers.pos_embed_rel as timm_tables
 import torch
-from timm.layers import resample_abs_pos_embed
 
 from fastmim.convert.resize import _spread, resize_position_embedding, resize_relative_bias
 
@@ -49,6 +47,8 @@ def test_cubics_come_out_exactly(source, target):
 @pytest.mark.parametrize("extra", [0, 3])
 def test_near_timms(source, target, extra):
     """timm interpolates linearly between the same places unless SciPy is asked for."""
+    import timm.layers.pos_embed_rel as timm_tables
+
     y = torch.arange((2 * source - 1) ** 2).reshape(2 * source - 1, -1)
     smooth = torch.stack([(y * 0.002).sin() + 0.3 * (y.T * 0.002).cos(), (y + y.T) * 0.001], dim=-1).flatten(0, 1)
     table = torch.cat([smooth, torch.randn(extra, 2)])
@@ -71,6 +71,8 @@ def test_only_the_side_that_changes_is_resized():
 @pytest.mark.parametrize(("prefix", "grid"), [(1, (16, 16)), (1, (14, 28)), (0, (7, 7))])
 def test_position_embeddings(prefix, grid):
     """Bicubic on the grid, as timm does without antialiasing; prefix rows untouched."""
+    from timm.layers import resample_abs_pos_embed
+
     table = torch.randn(1, prefix + 14 * 14, 8)
     out = resize_position_embedding(table, grid, prefix)
     expected = resample_abs_pos_embed(table, list(grid), num_prefix_tokens=prefix, antialias=False)

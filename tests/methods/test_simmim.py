@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 from fastmim.config import Config, Data, load
@@ -130,6 +129,8 @@ A2MIM_BEIT = replace(TINY_BEIT, **A2MIM)
 )
 def test_features_are_those_of_timm(spec, size):
     """Bit for bit, of the exported weights; and training with nothing hidden sees the same."""
+    import timm
+
     encoder = randomized(spec.build(size, *IMAGENET, BlockMasking())).eval()
     export = spec.timm(size)
     model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"]).eval()
@@ -328,6 +329,8 @@ TINY_VIT = ViT("vit_base_patch16_224", embed_dim=24, depth=3, num_heads=4, reads
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_plain_vit_reads_all(spec, checkpointing):
     """As timm's model does with the token put in by a hook."""
+    import timm
+
     torch.manual_seed(0)
     mim = randomized(mim_of(spec, (64, 96)))
     mim.encoder.grad_checkpointing = checkpointing
@@ -358,6 +361,8 @@ def test_a_plain_vit_reads_all(spec, checkpointing):
 @pytest.mark.parametrize("spec", [TINY_SWIN, A2MIM_BEIT, TINY_VIT])
 def test_export(spec, tmp_path):
     """timm loads what was trained, without the mask token."""
+    import timm
+
     data = Data(crop=CenterCrop(), size=(96, 96))
     parts = dict(masking=BlockMasking(), decoder=LinearHead(), target=Pixels(), loss=MaskedL1(), data=data)
     config = Config(encoder=spec, **parts)
@@ -374,6 +379,8 @@ COMPACT_SWIN = replace(TINY_SWIN, window=4, reads="visible")
 @pytest.mark.parametrize("secondary", [0.0, 0.25])
 def test_swin_on_the_compact_grid(secondary, tmp_path):
     """What timm makes of the visible patches side by side; and it trains, and its export takes whole images."""
+    import timm
+
     torch.manual_seed(0)
     masking, loss = UniformMasking(secondary), MaskedL1()
     parts = dict(masking=masking, decoder=TransformerDecoder(32, 2, 4), target=Pixels(), loss=loss)

@@ -16,7 +16,6 @@ from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
-from fastmim.layerwise import Lamb, Lars
 from fastmim.masking import RandomMasking
 from fastmim.optim import parameter_groups, stage0
 from fastmim.stage0 import Sgd
@@ -170,9 +169,10 @@ def drawn(changes, image):
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("draw", [rand_augment("rand-m9-n3-mstd0.5-inc1", data()), color_jitter(0.4)])
+@pytest.mark.parametrize("draw", ["rand_augment", "color_jitter"])
 def test_changes_are_of_the_sample_alone(draw):
     """Whatever was drawn before, in whatever order; other repeats and epochs are changed otherwise."""
+    draw = rand_augment("rand-m9-n3-mstd0.5-inc1", data()) if draw == "rand_augment" else color_jitter(0.4)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     ids = sample_id(torch.arange(20), 3)
     one = [drawn(changes, image) for changes in Drawn(draw, 5)(ids)]
@@ -260,7 +260,7 @@ def test_lars_is_the_probe_s():
     w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
     spec = Optim(algorithm="lars", weight_decay=0.0, momentum=0.9)
     optimizer = stage0(parameter_groups(linear, spec), spec, loss_scaling=False)
-    assert isinstance(optimizer, Lars)
+    assert type(optimizer).__name__ == "Lars"
     vw, vb = torch.zeros_like(w), torch.zeros_like(b)
     for _ in range(3):
         vw = 0.9 * vw + gw * (0.001 * w.norm() / gw.norm())
@@ -301,7 +301,7 @@ def test_lamb_is_rsb_s():
     w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
     spec = Optim(algorithm="lamb", weight_decay=0.02, betas=(0.9, 0.999), eps=1e-6, clip=1.0)
     optimizer = stage0(parameter_groups(linear, spec), spec, loss_scaling=False)
-    assert isinstance(optimizer, Lamb)
+    assert type(optimizer).__name__ == "Lamb"
     norm = torch.cat([gw.flatten(), gb]).norm()
     gw, gb = gw / norm, gb / norm
     step_w, step_b = gw / (gw.abs() + 1e-6) + 0.02 * w, gb / (gb.abs() + 1e-6)

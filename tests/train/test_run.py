@@ -113,7 +113,7 @@ def test_under_the_launcher(images, tmp_path):
 
 def train_signalled(number: int, words: list[str]) -> None:
     """Trains with a signal to this process behind its second update, which is heard after the third."""
-    from fastmim import train
+    from fastmim import train, trainer
 
     class Signalled(Trace):
         def record(self, step, **values):
@@ -121,7 +121,7 @@ def train_signalled(number: int, words: list[str]) -> None:
             if step == 1:
                 os.kill(os.getpid(), number)
 
-    train.Trace = Signalled
+    trainer.Trace = Signalled
     train.main(words)
 
 
