@@ -12,14 +12,11 @@ import hashlib
 import json
 import os
 import re
-import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from bench import record
@@ -27,8 +24,6 @@ from tests.campaign.ledger import ROOT, Ledger, digest
 
 LIST = ROOT / "tests/mutants.json"
 COPY = ROOT / "runs/mutants"
-SAVED = COPY / "saved"
-BUILT = ("build/cmake", "kernels/fastmim_kernels/_cpu.so", "kernels/fastmim_kernels/_reader.so")
 
 
 @dataclass(frozen=True)
@@ -59,9 +54,9 @@ class Mutant:
 
 
 def read() -> list[Mutant]:
-    """Reads the list: Python, Triton, C++."""
+    """Reads the list, C++ last: the library is whole while anything else is tested."""
     mutants = [Mutant(**entry) for entry in json.loads(LIST.read_text())]
-    return sorted(mutants, key=lambda mutant: (mutant.compiled, mutant.interpreted))
+    return sorted(mutants, key=lambda mutant: mutant.compiled)
 
 
 def newest() -> dict[str, dict]:
@@ -75,18 +70,12 @@ def stale(row: dict, mutant: Mutant) -> list[str]:
 
 
 def update_copy() -> None:
-    """Brings the copy up to date with the tracked files. What did not change keeps its time and is not rebuilt."""
-    names, known = set(record.git("ls-files").splitlines()), COPY / "files.json"
-    COPY.mkdir(parents=True, exist_ok=True)
-    for name in set(json.loads(known.read_text()) if known.exists() else []) - names:
-        (COPY / name).unlink(missing_ok=True)
-    for name in sorted(names):
-        content, target = (ROOT / name).read_bytes(), COPY / name
-        if not (target.exists() and target.read_bytes() == content):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-            target.chmod((ROOT / name).stat().st_mode)
-    known.write_text(json.dumps(sorted(names)))
+    """Checks the tree out in a work tree of its own, with changes to tracked files. What is the same is not rebuilt."""
+    commit = record.git("stash", "create") or "HEAD"
+    if COPY.exists():
+        record.git("-C", str(COPY), "checkout", "--quiet", "--detach", "--force", commit)
+    else:
+        record.git("worktree", "add", "--quiet", "--detach", "--force", str(COPY), commit)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -101,18 +90,6 @@ def build() -> str:
     return f"does not build: {done.stdout[-1000:]}{done.stderr[-1000:]}" if done.returncode else ""
 
 
-def copy_built(source: Path, target: Path) -> None:
-    """Copies what the build made and has changed, with its times, so that a mistake is taken back without compiling."""
-    paths = [path for name in BUILT for path in (source / name, *(source / name).rglob("*")) if path.is_file()]
-    for path in paths:
-        other = target / path.relative_to(source)
-        if not (other.exists() and other.stat().st_mtime_ns == path.stat().st_mtime_ns):
-            other.parent.mkdir(parents=True, exist_ok=True)
-            other.unlink(missing_ok=True)  # a process that has the old library mapped keeps it
-            shutil.copy2(path, other)
-
-
-@cache
 def warm(interpreted: bool) -> subprocess.Popen:
     """Starts tests/warm.py in the copy, with Triton's interpreter or without."""
     here = environment(TRITON_INTERPRET=str(int(interpreted)))
@@ -120,16 +97,15 @@ def warm(interpreted: bool) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=COPY, env=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def pytest(interpreted: bool, *tests: str) -> dict:
-    """Runs tests of the short suite in the copy; returns what `tests.warm.run` does."""
-    process = warm(interpreted)
+def run(process: subprocess.Popen, *tests: str) -> dict:
+    """Runs tests in a warm process; returns what `tests.warm.run` does."""
     print(json.dumps(tests), file=process.stdin, flush=True)
     return json.loads(process.stdout.readline())
 
 
 @contextmanager
 def applied(mutant: Mutant) -> Iterator[None]:
-    """Seeds the mistake in the copy for as long as the context lasts."""
+    """Seeds the mistake in the copy for as long as the context lasts. C++ is taken back by the next build."""
     path = COPY / mutant.file
     content, times = path.read_text(), path.stat()
     assert content.count(mutant.before) == 1, f"{mutant.id}: {mutant.file} must hold {mutant.before!r} once"
@@ -138,26 +114,20 @@ def applied(mutant: Mutant) -> Iterator[None]:
         yield
     finally:
         path.write_text(content)
-        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-        if mutant.compiled:
-            copy_built(SAVED, COPY)
+        if not mutant.compiled:  # Python takes bytecode for a file's by the file's time
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def verdict(mutant: Mutant) -> tuple[str, float]:
-    """Returns "caught" if the named test fails on the mistake, else what happened in words; and the CPU seconds."""
-    seconds = 0.0
+def verdict(process: subprocess.Popen, mutant: Mutant) -> tuple[str, float]:
+    """Returns "caught" if the named test fails on the mistake, else what happened; and the test's CPU seconds."""
     with applied(mutant):
-        if mutant.compiled:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            if problem := build():
-                return problem, seconds
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        done = pytest(mutant.interpreted, mutant.test)
-    seconds += done["seconds"]
+        if mutant.compiled and (problem := build()):
+            return problem, 0.0
+        done = run(process, mutant.test)
     if done["code"] == 1 and re.search(r"\b\d+ failed", done["output"]):
-        return "caught", seconds
-    return "passes" if done["code"] == 0 else f"exit code {done['code']}: {done['output'][-2000:]}", seconds
+        return "caught", done["seconds"]
+    found = "passes" if done["code"] == 0 else f"exit code {done['code']}: {done['output'][-2000:]}"
+    return found, done["seconds"]
 
 
 def main() -> int:
@@ -176,19 +146,21 @@ def main() -> int:
     update_copy()
     if problem := build():
         parser.error(f"the unchanged copy {problem}")
-    copy_built(COPY, SAVED)
-    for interpreted in (False, True):
-        if tests := sorted({mutant.test for mutant in todo if mutant.interpreted == interpreted}):
-            done = pytest(interpreted, *tests)
+    for interpreted in (True, False):
+        group = [mutant for mutant in todo if mutant.interpreted == interpreted]
+        if not group:
+            continue
+        with warm(interpreted) as process:
+            done = run(process, *sorted({mutant.test for mutant in group}))
             if done["code"]:
                 parser.error(f"a test fails on the unchanged copy: {done['output'][-3000:]}")
-    for mutant in todo:
-        covered, (found, seconds) = mutant.covered(), verdict(mutant)
-        print(f"{mutant.id}: {found} ({mutant.test}, {seconds:.1f} CPU s)", flush=True)
-        if found == "caught":
-            caught += 1
-            row = {"case": mutant.id, "verdict": found, "file": mutant.file, "test": mutant.test}
-            ledger.record(row | {"CPU seconds": round(seconds, 1), "covered": covered})
+            for mutant in group:
+                covered, (found, seconds) = mutant.covered(), verdict(process, mutant)
+                print(f"{mutant.id}: {found} ({mutant.test}, {seconds:.1f} CPU s)", flush=True)
+                if found == "caught":
+                    caught += 1
+                    row = {"case": mutant.id, "verdict": found, "file": mutant.file, "test": mutant.test}
+                    ledger.record(row | {"CPU seconds": round(seconds, 1), "covered": covered})
     print(f"{caught} of {len(mutants)} caught")
     return int(caught < len(mutants))
 
