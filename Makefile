@@ -48,24 +48,24 @@ readme: $(INSTALLED) ## the tables of results in README.md and bench/results/ker
 	python -m bench.readme
 	python -m bench.report
 
-campaign: $(CAMPAIGN:%=campaign-%) ## the long proofs, one after another: COST; each continues where it was stopped
+campaign: $(CAMPAIGN:%=campaign-%) ## the long proofs, one after another: about 5 hours; each continues where it was stopped
 
-campaign-slow: $(INSTALLED) ## the tests that are too slow for `make test`: COST
+campaign-slow: $(INSTALLED) ## the tests that are too slow for `make test`: about 40 minutes
 	python -m tests.campaign.slow
 
-campaign-fuzz: $(INSTALLED) ## 10,000 random cases of every op: COST
+campaign-fuzz: $(INSTALLED) ## 10,000 random cases of every op: about 40 minutes
 	python -m tests.campaign.fuzz
 
-campaign-kills: $(INSTALLED) data/demo/held_out/.complete ## 50 SIGKILLs of a training run, which must end as if undisturbed: COST
+campaign-kills: $(INSTALLED) data/demo/held_out/.complete ## 50 SIGKILLs of a training run, which must end as if undisturbed: about 15 minutes
 	python -m tests.campaign.kills --kills 50
 
-campaign-rows: $(INSTALLED) data/demo/held_out/.complete ## every config trains, resumes and is exported: COST
+campaign-rows: $(INSTALLED) data/demo/held_out/.complete ## every config trains, resumes and is exported: about 30 minutes
 	python -m tests.campaign.rows
 
-campaign-mutants: $(INSTALLED) ## seeded errors, each of which the short suite must catch: COST
+campaign-mutants: $(INSTALLED) ## seeded errors, each of which the short suite must catch: about 15 minutes
 	python -m tests.mutants
 
-campaign-transfer: $(INSTALLED) ## what pre-training is worth; CIFAR=FOLDER has train/CLASS/0000.jpg and test/CLASS: COST
+campaign-transfer: $(INSTALLED) ## what pre-training is worth; CIFAR=FOLDER has train/CLASS/0000.jpg and test/CLASS: 2.5 hours
 	test -d $(CIFAR)/train || { echo "$(CIFAR)/train is missing: pass CIFAR=FOLDER, as the README says."; exit 1; } >&2
 	python -m tests.campaign.transfer --data $(CIFAR)
 

@@ -79,6 +79,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, images, tmp_pat
     }
 
 
+@pytest.mark.costly("processes", "one process, then two ranks")
 def test_it_learns_and_processes_do_not_count(images, tmp_path):
     """Test images are spread over two processes unevenly: 150 in pieces of 128. Each counts once."""
     fast = ["--head.init_std", "0.01", "--optim.blr", "0.05", "--optim.layer_decay", "1", "--train.epochs", "12"]
@@ -93,6 +94,7 @@ def test_it_learns_and_processes_do_not_count(images, tmp_path):
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-12)
 
 
+@pytest.mark.costly("processes", "two ranks")
 def test_two_processes_train_on_the_same_samples(undisturbed, images, tmp_path):
     train_on_two(images, tmp_path / "two", *EVERYTHING.split())
     assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None
@@ -104,6 +106,7 @@ RESNET = (
 RESNET += "--train.epochs 12 --train.micro_batch 16 --run.init None --run.log_every 4 --run.trace True"
 
 
+@pytest.mark.costly("model", "trains a probe twice")
 def test_a_probe_of_a_resnet(images, tmp_path):
     """Random features of brightness are enough for a linear layer; what is frozen stays as calibrated; it resumes."""
     learn = ["--optim.blr", "100", "--train.epochs", "40"]
@@ -126,6 +129,7 @@ def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
     assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
 
 
+@pytest.mark.costly("processes", "two ranks")
 def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
     """They saw other images: without that, each would test with its own."""
     small = [*RESNET.replace("micro_batch 16", "micro_batch 8").split(), "--ema.decay", "0.5"]
@@ -139,6 +143,7 @@ def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
 EXACT = ["--train.epochs", "2", "--encoder.drop_path", "0"]  # which paths are dropped depends on the process
 
 
+@pytest.mark.costly("processes", "two ranks at each stage of ZeRO")
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_stages_agree(stage, images, tmp_path, plain):
     """Two processes at every ZeRO stage, the test pieces divided unevenly, give what one gives."""

@@ -92,6 +92,7 @@ def test_processes_do_not_count(shapes, tmp_path, epochs, least):
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
+@pytest.mark.costly("processes", "two ranks")
 def test_two_processes_train_on_the_same_samples(undisturbed, shapes, tmp_path):
     train_on_two(shapes, tmp_path / "two", "--train.zero_stage", "2")
     assert diff(undisturbed / "trace.jsonl", tmp_path / "two/trace.jsonl", ("samples",)) is None

@@ -125,6 +125,7 @@ def train_signalled(number: int, words: list[str]) -> None:
     train.main(words)
 
 
+@pytest.mark.costly("processes", "a signal is sent to a process that trains")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_ends_well(undisturbed, images, tmp_path, number):
     run = tmp_path / "run"
