@@ -71,7 +71,7 @@ def stale(row: dict, mutant: Mutant) -> list[str]:
 
 def update_copy() -> None:
     """Checks the tree out in a work tree of its own, with changes to tracked files. What is the same is not rebuilt."""
-    commit = record.git("stash", "create") or "HEAD"
+    commit = record.git("stash", "create") or record.git("rev-parse", "HEAD")
     if COPY.exists():
         record.git("-C", str(COPY), "checkout", "--quiet", "--detach", "--force", commit)
     else:
@@ -114,7 +114,7 @@ def applied(mutant: Mutant) -> Iterator[None]:
         yield
     finally:
         path.write_text(content)
-        if not mutant.compiled:  # Python takes bytecode for a file's by the file's time
+        if not mutant.compiled:  # bytecode is known by the time of its source
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
