@@ -104,6 +104,7 @@ RESNET = (
 RESNET += "--train.epochs 12 --train.micro_batch 16 --run.init None --run.log_every 4 --run.trace True"
 
 
+@pytest.mark.costly("model", "a linear layer must learn, twice")
 def test_a_probe_of_a_resnet(images, tmp_path):
     """Random features of brightness are enough for a linear layer; what is frozen stays as calibrated; it resumes."""
     learn = ["--optim.blr", "100", "--train.epochs", "40"]
@@ -126,6 +127,7 @@ def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
     assert diff(tmp_path / "whole/trace.jsonl", tmp_path / "parts/trace.jsonl") is None
 
 
+@pytest.mark.costly("processes", "two ranks train a ResNet")
 def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
     """They saw other images: without that, each would test with its own."""
     small = [*RESNET.replace("micro_batch 16", "micro_batch 8").split(), "--ema.decay", "0.5"]
