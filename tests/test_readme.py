@@ -13,6 +13,7 @@ from PIL import Image
 from fastmim.config import load
 from fastmim.data.demo import write_demo_images
 from tests.shapes import write_shapes
+from tests.train.launched import free_port
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -72,6 +73,8 @@ def small(command: str) -> list[str]:
             "deepspeed.launcher.runner",
             "--num_accelerators",
             "1",
+            "--master_port",
+            free_port(),
             *words[1:],
             *sizes.split(),
         ]

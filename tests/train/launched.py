@@ -36,6 +36,7 @@ PATIENCE = 1800  # seconds; a busy machine is slow
 def restored() -> Iterator[None]:
     """Gives one thread, and restores afterwards the state of this process that a run changes."""
     environment, threads, reference = dict(os.environ), torch.get_num_threads(), fastmim_kernels.using_reference()
+    linear = torch.nn.functional.linear  # DeepSpeed replaces it at ZeRO 3, by one that rounds otherwise
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     torch.set_num_threads(1)
     try:
@@ -45,6 +46,7 @@ def restored() -> Iterator[None]:
         os.environ.update(environment)
         torch.set_num_threads(threads)
         fastmim_kernels.use_reference(reference)
+        torch.nn.functional.linear = linear
         for number, handler in handlers.items():
             signal.signal(number, handler)
         gc.collect()  # closes the lock of the run folder

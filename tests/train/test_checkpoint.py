@@ -320,7 +320,7 @@ def hold(folder: Path) -> None:
     lock_file.close()
 
 
-@pytest.mark.costly("processes", "one process holds the lock")
+@pytest.mark.costly("processes", "ranks; the first test of ranks imports all that they need")
 def test_second_run_is_refused(tmp_path):
     with Forks(tmp_path / "output", 1, hold, tmp_path / "run") as forks:
         wait_for((tmp_path / "run/locked").exists)

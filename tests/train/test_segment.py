@@ -76,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_pat
     assert scores(tmp_path / "run") == scores(undisturbed)
 
 
-@pytest.mark.costly("processes", "one process, then two ranks")
+@pytest.mark.costly("processes", "two ranks train at ZeRO 3")
 def test_processes_do_not_count(undisturbed, shapes, tmp_path):
     """Two train on the same samples, and test 4 and 3 images, also at stage 3, where no process may wait for another;
     then one tests the same weights, at the same stage, because stage 3 rounds otherwise."""
