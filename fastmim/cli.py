@@ -76,7 +76,9 @@ def visualize(
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
     with torch.no_grad():
-        held = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
+        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
+        for path, reason in bad.items():
+            print(f"left out: {path}: {reason}")
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)

@@ -47,8 +47,8 @@ class Data:
     """Images kept out of training for the reconstruction grids and the comparison with trivial predictors. Drawn from
     `held_out_root` if that is given, else from `root`."""
     held_out_root: str | None = None
-    """A folder, list file or manifest, as `root`, of images outside of `root`; all images of `root` are then trained
-    on. None = `held_out` images of `root` are left out."""
+    """Folder, list file or manifest of held-out images, which must not be in `root`. `root` is then trained on whole.
+    None = `held_out` images of `root` are left out of training."""
     loader: Literal["auto", "dali", "pillow"] = "auto"
     """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
@@ -68,7 +68,10 @@ class Data:
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
         check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
         if self.held_out_root and not self.held_out:
-            raise ValueError("data.held_out_root: data.held_out=0 takes no image from it; raise it, or leave it out")
+            raise ValueError(
+                "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise data.held_out, or "
+                "leave out data.held_out_root"
+            )
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
 

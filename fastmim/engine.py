@@ -148,7 +148,7 @@ class Engine:
         )
         groups = optim.parameter_groups(self.module, config.optim)
         if self.stage == 0:
-            optimizer = optim.stage0(groups, config.optim, loss_scaling=self.precision == "autocast-fp16")
+            optimizer = optim.stage0_optimizer(groups, config.optim, loss_scaling=self.precision == "autocast-fp16")
         else:
             optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.optim.betas, eps=config.optim.eps, fused=True)
         self.optimizer = optimizer

@@ -23,6 +23,7 @@ from torch import Tensor
 from .config import Config
 
 console = Console(highlight=False, soft_wrap=True)
+NOT_FINITE = "nothing: the last loss is not finite"
 
 
 def peak_memory(device: torch.device) -> int:
@@ -220,13 +221,17 @@ def spent(folder: Path, samples: int) -> tuple[float, int]:
 
 
 def learnt(folder: Path) -> str:
-    """How a run's last loss compares with the trivial predictors, in words, from its metrics.jsonl."""
+    """Says in words how far a run's last loss is from the trivial predictors, from its metrics.jsonl."""
     rows = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
     tests = [row for row in rows if "held_out" in row]
     if not tests:
-        losses = [row["loss"] for row in rows if "loss" in row]
-        return f"loss {losses[-1]:.4f} on training images; there are no held-out images to compare it on"
+        loss = [row["loss"] for row in rows if "loss" in row][-1]
+        if loss is None:
+            return NOT_FINITE
+        return f"loss {loss:.4f} on training images; there are no held-out images to compare it on"
     loss, trivial = tests[-1]["held_out"], tests[-1]["trivial"]
+    if loss is None:
+        return NOT_FINITE
     beside = ", ".join(
         f"{_below(loss, value)} {name.replace('_', ' ')} ({value:.4f})" for name, value in trivial.items()
     )
@@ -235,6 +240,8 @@ def learnt(folder: Path) -> str:
 
 def _below(loss: float, value: float) -> str:
     """0.9 and 1 to '10.0 % below'."""
+    if not value:  # of held-out images without any contrast
+        return "at" if loss == value else "above"
     return f"{abs(1 - loss / value):.1%} {'below' if loss < value else 'above'}".replace("%", " %")
 
 

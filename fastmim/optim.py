@@ -97,7 +97,7 @@ def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set
     return found
 
 
-def stage0(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
+def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
     """The optimizer that `optim.algorithm` names."""
     settings: dict[str, Any] = {"clip": optim.clip, "loss_scaling": loss_scaling}
     adam = {"betas": optim.betas, "eps": optim.eps}

@@ -23,7 +23,7 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
 
 
 class Stage0(torch.optim.Optimizer, ABC):
-    """What the optimizers of ZeRO stage 0 share: fp32 masters, clipping, loss scaling and skips, all on the device.
+    """Base of the optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skips, all on the device.
 
     With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
     divided by s * max(1, (norm + 1e-6) / clip); a non-finite norm leaves masters, moments and step counters untouched.

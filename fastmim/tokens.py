@@ -155,7 +155,7 @@ def init_transformer(module: nn.Module) -> None:
 
 
 def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor, recompute: bool) -> Tensor:
-    """Passes x through blocks; `recompute` keeps only what each is given, and computes the rest again for gradients."""
+    """Runs blocks one after another; `recompute` stores only the input of each and recomputes the rest."""
     from torch.utils.checkpoint import checkpoint
 
     for block in blocks:

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError) as error:
         refuse(error)
 
-    # Only now: torch, timm and DeepSpeed take seconds, which help and a wrong setting need not.
+    # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
     from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError

@@ -25,7 +25,7 @@ TASKS = {
     Detect: Detection,
     Segment: Segmentation,
 }
-"""What trains the config of each class."""
+"""The task that trains a config of each class."""
 
 
 class Trainer:

@@ -88,7 +88,7 @@ class Totals:
             for table in (self.by_file, self.by_test):
                 for name, seconds in table.most_common(count):
                     say(f"{seconds:8.1f}  {name}")
-            for kind, seconds in self.by_kind.most_common():
-                say(f"{seconds:8.1f}  {kind}: {self.tests[kind]} tests")
+        for kind, seconds in self.by_kind.most_common():
+            say(f"{seconds:8.1f} CPU seconds in {self.tests[kind]} costly tests: {kind}")
         for name in self.unmarked:
             say(f"{self.by_test[name]:.1f} CPU seconds without the mark `costly`: {name}")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from bench import record
 from tests.campaign.ledger import ROOT, Ledger, digest
+from tests.campaign.slow import parts
 
 LIST = ROOT / "tests/mutants.json"
 COPY = ROOT / "runs/mutants"
@@ -47,10 +49,10 @@ class Mutant:
         return self.file.endswith((".cpp", ".h"))
 
     def covered(self) -> dict[str, str]:
-        """Returns digests of the file, of the test's file and of the mistake; a change makes a verdict stale."""
+        """Returns digests of the file, the test, its helpers and the mistake; a change makes a verdict stale."""
         test = self.test.partition("::")[0]
         edit = hashlib.sha256(json.dumps([self.before, self.after, self.test]).encode()).hexdigest()
-        return {name: digest([name]) for name in (self.file, test)} | {"the mutant": edit}
+        return {name: digest([name]) for name in (self.file, *parts(test))} | {"the mutant": edit}
 
 
 def read() -> list[Mutant]:
@@ -72,9 +74,10 @@ def stale(row: dict, mutant: Mutant) -> list[str]:
 def update_copy() -> None:
     """Checks the tree out in a work tree of its own, with changes to tracked files. What is the same is not rebuilt."""
     commit = record.git("stash", "create") or record.git("rev-parse", "HEAD")
-    if COPY.exists():
+    if (COPY / ".git").is_file():
         record.git("-C", str(COPY), "checkout", "--quiet", "--detach", "--force", commit)
     else:
+        shutil.rmtree(COPY, ignore_errors=True)
         record.git("worktree", "add", "--quiet", "--detach", "--force", str(COPY), commit)
 
 

@@ -11,7 +11,7 @@ config = replace(
     mae,
     encoder=ViT("vit_tiny_patch16_224", patch_size=4, depth=4, embed_dim=64, num_heads=2),
     decoder=TransformerDecoder(dim=32, depth=1, num_heads=2),
-    data=replace(mae.data, root="data/demo", size=(32, 32), held_out=8),
+    data=replace(mae.data, root="data/demo/train", size=(32, 32), held_out=8),
     optim=replace(mae.optim, blr=1e-3, warmup_epochs=1),
     train=replace(mae.train, epochs=4, global_batch=32),
     run=replace(mae.run, dir="runs/tiny_cpu", save_every=10, log_every=5, evaluate_every=20),

@@ -42,7 +42,7 @@ def plot_summary(run: Path, grid: Image.Image) -> Path:
 
 
 def _curve(run: Path, width: int, height: int) -> Image.Image:
-    """The losses as a picture of this many pixels."""
+    """Draws the losses as a picture of `width` x `height` pixels."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -47,7 +47,7 @@ def reconstruction_grid(objective: Objective, images: Tensor, mask: Mask, pred: 
 
 
 def first_rows(grid: Image.Image, size: tuple[int, int], count: int) -> Image.Image:
-    """The header and the first `count` rows of a grid of images of this (height, width); all if there are fewer."""
+    """Returns the header and at most the first `count` rows of a grid of images of this (height, width)."""
     cell = size[0] * _zoom(size[1]) + GAP
     return grid.crop((0, 0, grid.width, min(grid.height, HEADER + GAP + count * cell)))
 

@@ -70,11 +70,12 @@ def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (25
     seed, crop = _SEEDS[part], _CROPS[part]
     windows = uniform(seed, Stream.CROP, ids, crop.draws).tolist()
     variations = uniform(seed, Stream.FLIP, ids, 1 + len(_ENHANCERS)).tolist()
+    turns = 2 if part == "train" else 1  # every second training picture is a drawing
     for i, uniforms, (flip, *strengths) in zip(missing, windows, variations, strict=True):
-        if part == "train" and i % 2:
+        if i % turns:
             image = _draw(photographs, size, Random(i))
         else:
-            photograph = photographs[i // (1 + (part == "train")) % len(photographs)]
+            photograph = photographs[i // turns % len(photographs)]
             cut = crop.cut((photograph.height, photograph.width), size, uniforms)
             image = _vary(photograph, cut.window, size, flip < 0.5, strengths)
             image = _recolour(image, Random(i)) if part == "train" else image
@@ -123,7 +124,7 @@ def _recolour(image: Image.Image, random: Random) -> Image.Image:
 
 
 def _draw(photographs: list[Image.Image], size: tuple[int, int], random: Random) -> Image.Image:
-    """Overlapping polygons and ellipses, in random colours and colours of the photographs, unevenly lit."""
+    """Draws overlapping polygons and ellipses, unevenly lit, in random colours and colours of the photographs."""
 
     def colour() -> tuple[int, ...]:
         if random.random() < 0.4:

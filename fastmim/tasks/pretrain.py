@@ -46,14 +46,11 @@ class HeldOut:
         return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)))
 
     @staticmethod
-    def load(mim: MIM, manifest: Manifest, index: Tensor, data: Data) -> HeldOut:
-        """Loads the images at these indices of the manifest, and prints which are left out as bad."""
+    def load(mim: MIM, manifest: Manifest, index: Tensor, data: Data) -> tuple[HeldOut, dict[str, str]]:
+        """Loads the images at these indices of the manifest; returns also why bad ones are left out, by path."""
         quarantine, nothing = Quarantine(manifest, 0), torch.empty(0, dtype=torch.int64)
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
-            held_out = HeldOut.draw(mim, *loader.held_out(index))
-            for path, reason in loader.bad_files().items():
-                print(f"left out: {path}: {reason}")
-        return held_out
+            return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
 
     def first(self, count: int) -> HeldOut:
         """The first `count` images."""
@@ -82,7 +79,9 @@ class Pretrain(Task):
         self.held_out, self.trivial = None, None
         if len(self.held_out_index) and config.run.evaluate_every:
             if config.data.held_out_root:
-                held_out = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
+                held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
+                for path, reason in bad.items() if process.rank == 0 else ():
+                    print(f"left out of data.held_out_root: {path}: {reason}")
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
             self.held_out = held_out if len(held_out.images) else None
@@ -147,19 +146,21 @@ class Pretrain(Task):
         state = load_run(folder, "run.dir").state["model"]
         encoder = export_encoder(self.config, state, folder / "encoder", run=folder)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
-        if grids := sorted((folder / "grids").glob("*.png")):
-            with Image.open(grids[-1]) as grid:
+        last = folder / f"grids/{self.total:08d}.png"
+        if last.exists():
+            with Image.open(last) as grid:
                 summary = plot_summary(folder, first_rows(grid, self.config.data.size, 4))
             pictures = f"{summary}, with the curve; all of them in {folder / 'grids'}"
         hours, peak = spent(folder, batch)
+        own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         for name, words in {
             "learnt": learnt(folder),
             "pictures": pictures,
             "curve": curve,
             "encoder": f"{encoder} for timm, or fastmim.load  (checked: bit-equal features)",
-            "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB at most",
-            "next": f"fastmim visualize {folder} --images FOLDER, or train on your images: the same command with "
-            "--data.root FOLDER --run.dir OTHER",
+            "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory",
+            "next": f"fastmim visualize {folder} --images FOLDER; to train on your images: "
+            f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",
         }.items():
             meter.say(f"{name:<10}{words}")
 

@@ -72,7 +72,8 @@ class Task(ABC):
             (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
-        self.same_everywhere(self.held_out_images.hash, data.held_out_root or data.root)
+        if data.held_out_root:
+            self.same_everywhere(self.held_out_images.hash, data.held_out_root)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", self.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device, self.changes)
 
@@ -303,7 +304,7 @@ def load_run(run: Path, field: str) -> checkpoint.Loaded:
 def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:
     """Chooses the images that are trained on, and the held-out ones.
 
-    Of `data.held_out_root`, images at even distances of its list are taken, whatever the seed.
+    Of `data.held_out_root`, evenly spaced images of the list are taken, whatever the seed.
 
     Args:
         manifest: images of `data.root`.
@@ -317,7 +318,8 @@ def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, 
         return train, manifest, held_out
     others, count = Manifest.scan(data.held_out_root), data.held_out
     if len(others) < count:
-        raise ValueError(f"data.held_out={count}, but {data.held_out_root} has {len(others)} images: lower it")
+        few = f"data.held_out={count}, but {data.held_out_root} has {len(others)} images"
+        raise ValueError(f"{few}: lower data.held_out, or add images")
     known = set(manifest.paths)
     for path in map(others.path, range(len(others))):
         if not known.isdisjoint((path, os.path.relpath(path, manifest.root))):

@@ -26,9 +26,11 @@ from pathlib import Path
 
 from bench import record
 from fastmim import bittrace, checkpoint
+from fastmim.data.demo import write_demo_images
 from tests.campaign.ledger import ROOT, Ledger, digest
 
 KEEP = 2
+IMAGES = "images"
 SETTINGS = {
     "run.trace": True, "run.save_every": 1, "run.keep": KEEP, "run.evaluate_every": 0,
     "train.epochs": 1, "train.global_batch": 8, "optim.warmup_epochs": 0.25,
@@ -40,8 +42,8 @@ POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 600
 COVERED = tuple(
     f"fastmim/{name}.py"
-    for name in ("bittrace", "checkpoint", "data/loader", "data/sampler", "engine", "optim", "stop", "tasks/pretrain")
-) + ("fastmim/train.py", "fastmim/trainer.py")
+    for name in ("bittrace", "checkpoint", "data/loader", "data/sampler", "engine", "optim", "stage0", "stop")
+) + tuple(f"fastmim/{name}.py" for name in ("tasks/pretrain", "tasks/task", "train", "trainer"))
 """What kills and restarts depend on: a change here makes an earlier result stale."""
 
 
@@ -65,6 +67,7 @@ class Training:
         before, self.found = self._inode(), self.saves()
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "fastmim/train.py", "configs/debug/tiny_cpu.py", "--run.dir", str(folder)]
+        command.append(f"--data.root={folder.parent / IMAGES}")
         command += [f"--{name}={value}" for name, value in SETTINGS.items()]
         environment = {**os.environ, "PYTHONPATH": ".:kernels"}
         with open(folder / "output.txt", "ab") as output:
@@ -215,6 +218,7 @@ def main() -> int:
     if ledger.origin["dirty"]:
         shutil.rmtree(base, ignore_errors=True)
 
+    write_demo_images(str(base / IMAGES), 600, (64, 64))
     with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
         references = [base / f"undisturbed{number}" for number in range(RUNS_AT_A_TIME)]
         timeline, *_ = pool.map(undisturbed, references)

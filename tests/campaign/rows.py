@@ -44,7 +44,8 @@ COVERED = tuple(
     f"fastmim/{name}.py"
     for name in (
         "checkpoint", "data/crops", "data/decode", "data/loader", "decoders", "engine", "losses", "masking", "mim",
-        "objective", "optim", "targets", "tasks/export", "tasks/layouts", "tasks/load", "tasks/pretrain", "tokens",
+        "objective", "optim", "stage0", "targets", "tasks/export", "tasks/layouts", "tasks/load", "tasks/pretrain",
+        "tokens",
     )
 )  # fmt: skip
 """What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""

@@ -98,7 +98,9 @@ def attempt(test: str, mode: str) -> dict:
     Raises:
         AssertionError: a test failed; ends with pytest's report.
     """
-    environment = os.environ | {"TRITON_INTERPRET": "1" if mode == "interpreter" else "0"}
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    if mode == "interpreter":
+        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", test, "-q", "-m", MODES[mode], "-p", "no:cacheprovider"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -125,7 +127,7 @@ def main() -> int:
     known = newest()
     todo = [job for job in wanted if (row := known.get(case(*job))) is None or stale(row)]
     print(f"{len(wanted)} runs of test files, {len(wanted) - len(todo)} of them recorded and not stale", flush=True)
-    failed = 0
+    failed, before = 0, {test: covered(test) for test, _ in todo}
     with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
         for future in as_completed([pool.submit(attempt, *job) for job in todo]):
             if (error := future.exception()) is not None:
@@ -134,7 +136,7 @@ def main() -> int:
                 continue
             row = future.result()
             print("{case:<60}{passed:>6} passed{skipped:>5} skipped{CPU seconds:>9} s".format(**row), flush=True)
-            ledger.record(row | {"covered": covered(row["file"])})
+            ledger.record(row | {"covered": before[row["file"]]})
     print(f"{len(todo) - failed} of {len(todo)} hold")
     return int(failed > 0)
 

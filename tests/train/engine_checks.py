@@ -1,4 +1,4 @@
-"""What each rank of a test of the engine runs: `run(folder, NAME, ...)` calls check_NAME."""
+"""Checks of the engine that each rank of a test runs: `run(folder, NAME, ...)` calls check_NAME."""
 
 import json
 import os

@@ -180,7 +180,7 @@ def start(words: list[str], ranks: int = 0, **options) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def launch(words: list[str], ranks: int, output: Path, begun: Callable[[], bool]) -> Iterator[subprocess.Popen]:
-    """Starts `ranks` under deepspeed's launcher, once more when another process takes their port; killed on leaving.
+    """Starts `ranks` under deepspeed's launcher, up to three times if their port is taken; kills them on leaving.
 
     Args:
         output: the file that gets what they print.

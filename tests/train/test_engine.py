@@ -42,7 +42,7 @@ def test_stage_and_precision(tmp_path, check, processes, stage, precision):
     run(tmp_path, processes, check, stage, precision)
 
 
-@pytest.mark.parametrize("precision", [FP32, FP16])
+@pytest.mark.parametrize("precision", [FP32, BF16, FP16])
 def test_the_host_waits_for_no_device(tmp_path, precision):
     run(tmp_path, 2, "no_reads", precision)
 

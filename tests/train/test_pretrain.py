@@ -1,7 +1,5 @@
 """A pre-training run in this process: what it says at its end, and held-out images from a folder of their own."""
 
-import gc
-import os
 from dataclasses import replace
 
 import pytest
@@ -15,13 +13,13 @@ from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.metrics import learnt
 from fastmim.tasks.task import split
-from fastmim.train import main
 from tests.methods.tiny import ROOT
+from tests.train import launched
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
 TINY = load(CONFIG)
 SMALL = """--data.size 16 24 --data.held_out 3 --data.workers 1 --encoder.depth 1 --encoder.embed_dim 32
---train.device cpu --train.precision fp32 --train.global_batch 8 --train.epochs 2
+--train.precision fp32 --train.global_batch 8 --train.epochs 2
 --run.log_every 1 --run.evaluate_every 2"""
 
 
@@ -32,29 +30,15 @@ def images(tmp_path):
     return tmp_path
 
 
-def train(images, *more):
-    """Runs train.py on the images here, into `images`/run."""
-    words = [*SMALL.split(), "--data.root", str(images / "train"), "--run.dir", str(images / "run")]
-    gc.collect()  # an earlier run lets go of its folder
-    before = dict(os.environ)
-    try:
-        main([str(CONFIG), *words, *map(str, more)])
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def words(images, *more):
+    """Config and settings of a run on the images here, into `images`/run."""
+    settings = [*SMALL.split(), "--data.root", images / "train", "--run.dir", images / "run", *more]
+    return [str(CONFIG), *map(str, settings)]
 
 
-def refusal(capsys, images, *more):
-    with pytest.raises(SystemExit) as error:
-        train(images, *more)
-    line = capsys.readouterr().err
-    assert error.value.code == 2 and line.count("\n") == 1
-    return line
-
-
-def test_a_run_with_a_folder_of_held_out_images(images, capsys, monkeypatch):
-    train(images, "--data.held_out_root", images / "held_out")
-    out = capsys.readouterr().out
+@pytest.mark.costly("model", "two runs; the first run in a process imports all that training needs")
+def test_a_run_with_a_folder_of_held_out_images(images, monkeypatch):
+    out = launched.train(words(images, "--data.held_out_root", images / "held_out")).stdout
     assert "16 for training, 3 held out" in out and f") and {images / 'held_out'}" in out
     said = {line.split()[0]: line for line in out.splitlines()[-6:]}
     assert list(said) == ["learnt", "pictures", "curve", "encoder", "speed", "next"]
@@ -71,9 +55,9 @@ def test_a_run_with_a_folder_of_held_out_images(images, capsys, monkeypatch):
 
     # The folder may move, as that of the training images; but a run without one has split the latter.
     (images / "held_out").rename(images / "moved")
-    train(images, "--data.held_out_root", images / "moved")
-    assert capsys.readouterr().out.splitlines()[-6:] == out.splitlines()[-6:]
-    assert "another run: data.held_out_root was " in refusal(capsys, images)
+    again = launched.train(words(images, "--data.held_out_root", images / "moved")).stdout
+    assert again.splitlines()[-6:] == out.splitlines()[-6:]
+    assert "another run: data.held_out_root was " in launched.refusal(words(images))
     shown = []
     monkeypatch.setattr(reconstruction, "reconstruction_grid", lambda _, pictures, *__: shown.append(pictures) or grid)
     (images / "moved").rename(images / "held_out")
@@ -81,15 +65,15 @@ def test_a_run_with_a_folder_of_held_out_images(images, capsys, monkeypatch):
     assert len(shown[0]) == 3
 
 
-def test_refusals(images, capsys):
-    line = refusal(capsys, images, "--data.held_out_root", images / "held_out", "--data.held_out", 5)
-    assert f"data.held_out=5, but {images / 'held_out'} has 4 images: lower it" in line
-    line = refusal(capsys, images, "--data.held_out_root", images / "nowhere")
+def test_refusals(images):
+    line = launched.refusal(words(images, "--data.held_out_root", images / "held_out", "--data.held_out", 5))
+    assert f"data.held_out=5, but {images / 'held_out'} has 4 images: lower data.held_out, or add images" in line
+    line = launched.refusal(words(images, "--data.held_out_root", images / "nowhere"))
     assert "no folder of images or list file at" in line
-    line = refusal(capsys, images, "--data.held_out_root", images / "held_out", "--data.root", images)
+    line = launched.refusal(words(images, "--data.held_out_root", images / "held_out", "--data.root", images))
     assert f"data.held_out_root: {images / 'held_out/demo_00000.jpg'} is in {images} too; give images" in line
-    line = refusal(capsys, images, "--data.held_out_root", images / "held_out", "--data.held_out", 0)
-    assert "data.held_out_root: data.held_out=0 takes no image from it; raise it, or leave it out" in line
+    line = launched.refusal(words(images, "--data.held_out_root", images / "held_out", "--data.held_out", 0))
+    assert "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise" in line
 
 
 def test_split(images):
@@ -114,3 +98,14 @@ def test_what_was_learnt(tmp_path):
         file.write('{"step": 1, "held_out": 3.0, "trivial": {"zero": 1.0}}\n')
         file.write('{"step": 2, "held_out": 0.9, "trivial": {"zero": 1.0, "mean_patch": 0.5}}\n')
     assert learnt(tmp_path) == "held-out loss 0.9000: 10.0 % below zero (1.0000), 80.0 % above mean patch (0.5000)"
+    with log.open("a") as file:
+        file.write('{"step": 3, "held_out": 0.5, "trivial": {"zero": 0.0, "mean_patch": 1.0}}\n')
+    assert learnt(tmp_path) == "held-out loss 0.5000: above zero (0.0000), 50.0 % below mean patch (1.0000)"
+
+
+@pytest.mark.parametrize(
+    "row", ['{"step": 1, "loss": null}', '{"step": 1, "held_out": null, "trivial": {"zero": 1.0}}']
+)
+def test_nothing_was_learnt(tmp_path, row):
+    (tmp_path / "metrics.jsonl").write_text(f"{row}\n")
+    assert learnt(tmp_path) == "nothing: the last loss is not finite"
