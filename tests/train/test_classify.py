@@ -172,6 +172,7 @@ def plain(tmp_path_factory, images):
         ("--ema.decay 0.9 --train.zero_stage 3", "ema.decay needs train.zero_stage below 3"),
         ("--data.test {root}", "expected one folder for each class"),
         ("--data.test {root}/other", "class 0 is 'blue' there and 'bright' in"),
+        ("--data.test {root}/other/list.txt", "has images of class 7, of which"),
         ("--run.init {root}", "expected a run folder with checkpoints"),
         ("--head.pool max", "expected one of mean, cls"),
     ],
@@ -181,6 +182,7 @@ def test_refusals(arguments, message, images, tmp_path):
     for name in ("blue", "red"):
         (images / "other" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(images / f"other/{name}/0.png")
+    (images / "other/list.txt").write_text("blue/0.png 7\nred/0.png 7\n")
     assert message in refusal(words(images, tmp_path / "run", *arguments.format(root=images).split()))
 
 
