@@ -83,7 +83,17 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_pat
 @pytest.mark.parametrize(("epochs", "least"), [("20", 0.0), pytest.param("60", 0.03, marks=pytest.mark.slow)])
 def test_processes_do_not_count(shapes, tmp_path, epochs, least):
     """It finds something; the same weights, tested by two processes, find the same."""
-    fast = "--optim.blr 0.01 --optim.layer_decay 1 --data.crop.scale 1 1 --train.precision fp32".split()
+    fast = [
+        "--optim.blr",
+        "0.01",
+        "--optim.layer_decay",
+        "1",
+        "--data.crop.scale",
+        "1",
+        "1",
+        "--train.precision",
+        "fp32",
+    ]
     fast += ["--train.epochs", epochs]
     train(shapes, tmp_path / "one", *fast)
     assert result(tmp_path / "one")["bbox_AP50"] > least
