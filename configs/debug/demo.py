@@ -25,7 +25,7 @@ mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(
     mae,
     masking=RandomMasking(ratio=0.7),
-    encoder=ConvNeXt("convnextv2_tiny", token_layer=0, depths=(1, 2, 2, 1), dims=(48, 96, 128, 128), output_stride=8),
+    encoder=ConvNeXt("convnextv2_tiny", token_layer=0, depths=(1, 4, 1, 1), dims=(48, 96, 128, 128), output_stride=8),
     decoder=LinearHead(),
     target=Pixels(),
     loss=MaskedL2(),
