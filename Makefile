@@ -26,8 +26,10 @@ help: ## this list
 	echo "The first target that needs them installs an environment into VENV=$(VENV) and compiles the ops: about 4 minutes,"
 	echo "8 GB. PYTHON=path and CXX=path choose another Python (3.10 or newer) and C++20 compiler; V=1 shows commands."
 
-demo: $(INSTALLED) data/demo/held_out/.complete ## pre-train a small ConvNeXt on photographs, from nothing: about 2 minutes
+demo: $(INSTALLED) data/demo/held_out/.complete ## pre-train a small ConvNeXt on photographs and drawings: about 2 minutes, after installing
 	.ci/quietly --live "training on the demo images, about 2 minutes" deepspeed fastmim/train.py configs/debug/demo.py
+	echo "On your images: source $(VENV)/bin/activate, then"
+	echo "  deepspeed fastmim/train.py configs/debug/demo.py --data.root FOLDER --data.held_out_root None --run.dir runs/mine"
 
 test: export OMP_NUM_THREADS = 1
 test: lint ## lint and the short test suite: about 6 minutes

@@ -152,7 +152,8 @@ class Meter:
         self.write({"step": self.step, "held_out": loss, "trivial": trivial})
         best = min(trivial.values())
         beside = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in trivial.items())
-        verdict = f"{1 - loss / best:.0%} below the best of them" if loss < best else "not yet below them"
+        nearest = min(trivial, key=trivial.get).replace("_", " ")
+        verdict = f"{1 - loss / best:.0%} below {nearest}" if loss < best else f"not yet below {nearest}"
         self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
 
     def tested(self, scores: dict[str, Any], words: str) -> None:
@@ -233,7 +234,8 @@ def learnt(folder: Path) -> str:
     if loss is None:
         return NOT_FINITE
     beside = ", ".join(
-        f"{_below(loss, value)} {name.replace('_', ' ')} ({value:.4f})" for name, value in trivial.items()
+        f"{_below(loss, value)} {name.replace('_', ' ')} ({value:.4f})"
+        for name, value in sorted(trivial.items(), key=lambda item: item[1])
     )
     return f"held-out loss {loss:.4f}: {beside}"
 

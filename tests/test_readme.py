@@ -38,7 +38,7 @@ SMALL = (
     "--run.log_every 1 --run.trace True --train.micro_batch 8"
 )
 CLASSIFIER = re.sub(r"--decoder\.\w+ \d+ |--data.held_out \d+ ", "", SMALL)
-# The ResNet is small as it is; of one class of its few images there are 10.
+# The ResNet and the demo's network are small as they are; of one class of its few images there are 10.
 RESNET = re.sub(r"--(en|de)coder\.\w+ \d+ |--data.held_out \d+ ", "", SMALL).replace("epochs 0.3", "epochs 1")
 
 # The small model as a configuration: its heads are not those of published models of its width.
@@ -64,7 +64,7 @@ def small(command: str) -> list[str]:
     words = re.sub(r"\bRUN\b", "runs/mine", words).split()
     if words[0] == "deepspeed":
         words = ["official.py" if word == "CONFIG" else word for word in words]
-        sizes = CLASSIFIER if "--data.test" in words else SMALL
+        sizes = CLASSIFIER if "--data.test" in words else RESNET if "demo.py" in command else SMALL
         if "--data.masks" in words:
             sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"  # none: it has one only
         return [

@@ -150,14 +150,14 @@ class Pretrain(Task):
         if last.exists():
             with Image.open(last) as grid:
                 summary = plot_summary(folder, first_rows(grid, self.config.data.size, 4))
-            pictures = f"{summary}, with the curve; all of them in {folder / 'grids'}"
+            pictures = f"{summary} (curve and first images); each evaluation's in {folder / 'grids'}"
         hours, peak = spent(folder, batch)
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         for name, words in {
             "learnt": learnt(folder),
             "pictures": pictures,
             "curve": curve,
-            "encoder": f"{encoder} for timm, or fastmim.load  (checked: bit-equal features)",
+            "encoder": f"{encoder} for timm or fastmim.load (features compared: bit-equal)",
             "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory",
             "next": f"fastmim visualize {folder} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",

@@ -97,7 +97,7 @@ def test_what_was_learnt(tmp_path):
     with log.open("a") as file:
         file.write('{"step": 1, "held_out": 3.0, "trivial": {"zero": 1.0}}\n')
         file.write('{"step": 2, "held_out": 0.9, "trivial": {"zero": 1.0, "mean_patch": 0.5}}\n')
-    assert learnt(tmp_path) == "held-out loss 0.9000: 10.0 % below zero (1.0000), 80.0 % above mean patch (0.5000)"
+    assert learnt(tmp_path) == "held-out loss 0.9000: 80.0 % above mean patch (0.5000), 10.0 % below zero (1.0000)"
     with log.open("a") as file:
         file.write('{"step": 3, "held_out": 0.5, "trivial": {"zero": 0.0, "mean_patch": 1.0}}\n')
     assert learnt(tmp_path) == "held-out loss 0.5000: above zero (0.0000), 50.0 % below mean patch (1.0000)"
