@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from bench import record
 from fastmim_kernels import OPS
@@ -24,7 +23,6 @@ BACKENDS = {"cpu": ("cpp", "interpreter"), "cuda": ("triton",)}
 WITH = {"composite_residual_backward": "composite_residual"}
 """Ops whose fuzz tests are those of another op."""
 FUZZED = tuple(name for name in OPS if name not in WITH)
-RUNS_AT_A_TIME = len(os.sched_getaffinity(0))
 
 
 GPU_TEST = "tests/kernels/test_fuzz_gpu.py"
@@ -108,16 +106,7 @@ def main() -> int:
     jobs = [(op, backend) for op in arguments.only for backend in BACKENDS[arguments.device]]
     todo = [job for job in jobs if (row := known.get(case(*job))) is None or stale(row)]
     print(f"{len(jobs)} fuzz tests, {len(jobs) - len(todo)} of them recorded and not stale", flush=True)
-    failed = 0
-    with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
-        for future in as_completed([pool.submit(attempt, *job) for job in todo]):
-            if (error := future.exception()) is not None:
-                failed += 1
-                print(f"{type(error).__name__}: {error}", flush=True)
-                continue
-            row = future.result()
-            print("{case:<40}{examples:>6} examples  no mismatch  {seconds:>8} s".format(**row), flush=True)
-            ledger.record(row)
+    failed = ledger.run(attempt, todo, "{case:<40}{examples:>6} examples  no mismatch  {seconds:>8} s")
     print(f"{len(todo) - failed} of {len(todo)} hold")
     return int(failed > 0)
 

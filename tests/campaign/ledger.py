@@ -6,7 +6,8 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import torch
@@ -50,6 +51,24 @@ class Ledger:
         if any(now[name] != self.origin[name] for name in ("commit", "dirty")):
             raise RuntimeError("the tree changed during the campaign: this row is not recorded")
         record.record(row | {"device": self._device}, self._bench)
+
+    def run(self, attempt: Callable[..., dict], jobs: Iterable[tuple], line: str) -> int:
+        """Runs jobs, one a core at a time, and records the row of each; returns how many failed.
+
+        Args:
+            attempt: maps a job's values to its row, or raises.
+            line: format of the printed line, with names of the row's values.
+        """
+        failed = 0
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for future in as_completed([pool.submit(attempt, *job) for job in jobs]):
+                if (error := future.exception()) is not None:
+                    failed += 1
+                    print(f"{type(error).__name__}: {error}", flush=True)
+                    continue
+                print(line.format(**future.result()), flush=True)
+                self.record(future.result())
+        return failed
 
 
 def digest(names: Iterable[str]) -> str:

@@ -12,14 +12,12 @@ import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from bench import record
 from tests.campaign.ledger import ROOT, Ledger, digest
 
 MODES = {"compiled": "slow and not gpu", "interpreter": "slow and triton and not gpu"}
 """Marks of the tests of each mode: the second runs with TRITON_INTERPRET=1."""
-RUNS_AT_A_TIME = len(os.sched_getaffinity(0))
 COUNTS = ("passed", "skipped", "failed", "error")
 NO_TESTS = 5  # pytest's exit status
 
@@ -98,7 +96,7 @@ def attempt(test: str, mode: str) -> dict:
     Raises:
         AssertionError: a test failed; ends with pytest's report.
     """
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    before, environment = covered(test), os.environ | {"TRITON_INTERPRET": "0"}
     if mode == "interpreter":
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", test, "-q", "-m", MODES[mode], "-p", "no:cacheprovider"]
@@ -113,7 +111,8 @@ def attempt(test: str, mode: str) -> dict:
     last = output.strip().splitlines()[-1]
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", last) if word in COUNTS}
     seconds = round(usage.ru_utime + usage.ru_stime, 1)
-    return {"case": case(test, mode), "file": test, "passed": 0, "skipped": 0} | counts | {"CPU seconds": seconds}
+    row = {"case": case(test, mode), "file": test, "passed": 0, "skipped": 0} | counts
+    return row | {"CPU seconds": seconds, "covered": before}
 
 
 def main() -> int:
@@ -127,16 +126,7 @@ def main() -> int:
     known = newest()
     todo = [job for job in wanted if (row := known.get(case(*job))) is None or stale(row)]
     print(f"{len(wanted)} runs of test files, {len(wanted) - len(todo)} of them recorded and not stale", flush=True)
-    failed, before = 0, {test: covered(test) for test, _ in todo}
-    with ThreadPoolExecutor(RUNS_AT_A_TIME) as pool:
-        for future in as_completed([pool.submit(attempt, *job) for job in todo]):
-            if (error := future.exception()) is not None:
-                failed += 1
-                print(f"{type(error).__name__}: {error}", flush=True)
-                continue
-            row = future.result()
-            print("{case:<60}{passed:>6} passed{skipped:>5} skipped{CPU seconds:>9} s".format(**row), flush=True)
-            ledger.record(row | {"covered": before[row["file"]]})
+    failed = ledger.run(attempt, todo, "{case:<60}{passed:>6} passed{skipped:>5} skipped{CPU seconds:>9} s")
     print(f"{len(todo) - failed} of {len(todo)} hold")
     return int(failed > 0)
 
