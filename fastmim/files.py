@@ -1,0 +1,138 @@
+"""Files that somebody else may have made or prepared: read with limits, written whole and never through a link.
+
+A run folder, a data folder or a checkpoint can come from a stranger. Every module opens files in such places with the
+functions of this one. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from .terminal import shown
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
+}
+MODE = 0o644
+"""Permissions of new files, before the umask."""
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Opens a regular file for reading; a link is followed, a pipe or device is refused without waiting for it.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: `path` is not a regular file.
+    """
+    # O_NONBLOCK: opening a pipe without a writer would wait for ever. It means nothing for regular files.
+    return os.fdopen(_checked(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path), "rb")
+
+
+def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
+    """Returns the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: `path` is not a regular file, or is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{shown(path)}: expected at most {limit} bytes, found more")
+    return content
+
+
+def output(folder: Path, *names: str) -> Path:
+    """Returns the path of an output inside a folder, after checking that no link leads it out of the folder.
+
+    Args:
+        folder: the folder that the user named; may be a link itself.
+        names: folders below it, then the file.
+
+    Raises:
+        ValueError: a folder below `folder` is a link, so the output would lie elsewhere.
+    """
+    path = folder.joinpath(*names)
+    expected = os.path.join(os.path.realpath(folder), *names[:-1])
+    if (found := os.path.realpath(path.parent)) != expected:
+        raise ValueError(
+            f"{shown(path)}: expected a folder inside {shown(folder)}, but a link leads to {shown(found)}; "
+            "remove the link, or name that folder itself"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
+    """Opens a new file that takes the place of `path` at the end, whole or not at all; a link there is replaced.
+
+    Args:
+        path: file to write. Its folder must exist.
+        mode: "wb", or "w" for UTF-8 text in which bytes of file names that are not text stay as they are.
+
+    Raises:
+        OSError: the file cannot be written; `path` is untouched.
+        ValueError: `path` is a folder, pipe or device.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _refuse(os.lstat(path).st_mode, path, stat.S_IFREG, stat.S_IFLNK)
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
+    descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, mode, **text) as file:
+            os.fchmod(file.fileno(), MODE & ~_umask())
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Writes a file with `writing`."""
+    with writing(path, "wb" if isinstance(content, bytes) else "w") as file:
+        file.write(content)
+
+
+def open_append(path: Path) -> BinaryIO:
+    """Opens a regular file, made if missing, for unbuffered appending; a link is refused.
+
+    Raises:
+        OSError: the file cannot be opened; for a link, `errno.ELOOP`.
+        ValueError: `path` is not a regular file.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.fdopen(_checked(os.open(path, flags, MODE), path), "ab", buffering=0)
+
+
+def _checked(descriptor: int, path: str | os.PathLike) -> int:
+    try:
+        _refuse(os.fstat(descriptor).st_mode, path, stat.S_IFREG)
+    except ValueError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse(mode: int, path: str | os.PathLike, *allowed: int) -> None:
+    if (kind := stat.S_IFMT(mode)) not in allowed:
+        raise ValueError(f"{shown(path)}: expected a file, found {_KINDS.get(kind, 'something else')}")
+
+
+def _umask() -> int:
+    """This process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

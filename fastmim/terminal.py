@@ -1,0 +1,23 @@
+"""Text for people: names from outside, escaped before they are printed. Standard library only."""
+
+from __future__ import annotations
+
+import os
+
+
+def shown(name: str | bytes | os.PathLike) -> str:
+    """Returns a name from outside as one line of plain characters.
+
+    Control characters, terminal codes, line breaks, invisible characters and bytes that are not text appear as escapes
+    (`\\n`, `\\x1b`, `\\xff`). A name without any of them is returned unchanged.
+
+    Args:
+        name: a file name, a key of a foreign file, or any text that fastmim did not write.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in os.fsdecode(name))
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as `os.fsdecode` carries it
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

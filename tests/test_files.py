@@ -1,0 +1,82 @@
+"""Files in folders that a stranger prepared: no waiting, nothing outside, nothing half written. Names, escaped."""
+
+import os
+import stat
+
+import pytest
+
+from fastmim import files
+from fastmim.terminal import shown
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plain ünïcödé 日本.jpg", "plain ünïcödé 日本.jpg"),
+        ("new\nline\ttab", "new\\nline\\ttab"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        (os.fsdecode(b"\xff\xe9.jpg"), "\\xff\\xe9.jpg"),
+        ("right\u202eleft", "right\\u202eleft"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_a_shown_name_is_one_line_of_any_encoding(name, expected):
+    assert shown(name) == expected
+    shown(name).encode("utf-8")
+
+
+@pytest.fixture
+def kinds(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    return [tmp_path / "pipe", tmp_path / "folder", "/dev/zero"]
+
+
+def test_only_regular_files_are_read(kinds, tmp_path):
+    for path in kinds:
+        with pytest.raises(ValueError, match="expected a file, found a"):
+            files.open_regular(path)
+    (tmp_path / "file").write_bytes(b"12345")
+    assert files.read_bytes(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(ValueError, match="at most 4 bytes"):
+        files.read_bytes(tmp_path / "file", 4)
+
+
+def test_only_regular_files_are_written(kinds):
+    for path in kinds[:2]:
+        with pytest.raises(ValueError, match="expected a file, found a"):
+            files.write(path, "x")
+        with pytest.raises((ValueError, OSError)):
+            files.open_append(path)
+
+
+def test_a_link_is_replaced_and_its_target_untouched(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "link").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.open_append(tmp_path / "link")
+    files.write(tmp_path / "link", "new")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert (tmp_path / "link").read_text() == "new"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_outputs_stay_inside_their_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run/encoder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "alias").symlink_to("run")
+    with pytest.raises(ValueError, match="a link leads to"):
+        files.output(tmp_path / "run", "encoder", "model.safetensors")
+    assert files.output(tmp_path / "alias", "loss.png") == tmp_path / "alias/loss.png"
+    assert files.output(tmp_path / "run", "new", "x.json") == tmp_path / "run/new/x.json"
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    files.write(tmp_path / "file", "old")
+    with pytest.raises(RuntimeError), files.writing(tmp_path / "file", "w") as file:
+        file.write("half")
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
