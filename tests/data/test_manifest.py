@@ -391,7 +391,7 @@ def test_a_disk_that_fails_for_a_moment_is_asked_again(make_folder, monkeypatch)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"paths": ["../1.png"]}, r"paths\[0\]: expected a path in the folder.*\.\./1\.png"),
+        ({"paths": ["../1.png"]}, r"paths\[0\]: expected a path inside the folder.*\.\./1\.png"),
         ({"paths": ["a/../../1.png"]}, r"paths\[0\]"),
         ({"paths": ["a\0.png"]}, r"paths\[0\].*a\\u0000"),
         ({"paths": ["\ud800.png"]}, r"paths\[0\]"),
