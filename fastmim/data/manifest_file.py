@@ -12,11 +12,12 @@ from typing import IO, Any
 
 from ..files import open_regular
 from ..terminal import shown
+from . import strict_json
 from .listing import MAX_LABEL
+from .strict_json import is_whole, short
 
 _FORMAT = "fastmim-manifest-1"
-_BRACKETS = 8  # a manifest is one object of up to four lists
-_NEITHER = bytes(set(range(256)) - set(b'"[{'))
+_NESTED = 16  # lists and objects; four and one are needed
 _CHECKSUM = re.compile("[0-9a-f]{16}")
 _MAX_SIZE = 2**63
 
@@ -31,23 +32,9 @@ def read(path: str) -> tuple[dict[str, Any], str]:
     with open_regular(path) as file:
         content = file.read()
     try:
-        # Lists of lists take many times the file's size in memory, and a manifest has none.
-        if _brackets(content) > _BRACKETS:
-            raise ValueError("it has lists or objects inside of lists")
-        try:
-            data = json.loads(content.decode("ascii"))
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
-        except UnicodeDecodeError as error:
-            raise ValueError(f"byte {error.start} is not ASCII") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"no JSON at line {error.lineno}, column {error.colno}") from None
-        except ValueError:  # of a number with thousands of digits
-            raise ValueError("a number in it is too long") from None
-        if not isinstance(data, dict):
-            raise ValueError("it is no object")
+        data = strict_json.parse(content, lists=_NESTED, objects=_NESTED)
         if (found := data.get("format")) != _FORMAT:
-            raise ValueError(f"its format is {_short(found)}")
+            raise ValueError(f"its format is {short(found)}")
         return _fields(os.path.dirname(os.path.abspath(path)), data)
     except ValueError as error:
         raise ValueError(
@@ -67,17 +54,15 @@ def write(file: IO[str], columns: dict[str, Any], checksums: list[int] | None) -
 def _fields(folder: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
     root, digest = data.get("root"), data.get("hash")
     if not isinstance(root, str) or "\0" in root or not (root == "." or os.path.isabs(root)):
-        raise ValueError(f"root: expected '.' or an absolute path, got {_short(root)}")
+        raise ValueError(f"root: expected '.' or an absolute path, got {short(root)}")
     if not isinstance(digest, str):
-        raise ValueError(f"hash: expected text, got {_short(digest)}")
+        raise ValueError(f"hash: expected text, got {short(digest)}")
     paths = data.get("paths")
     if not isinstance(paths, list) or not paths:
-        raise ValueError(f"paths: expected a list of paths, got {_short(paths)}")
+        raise ValueError(f"paths: expected a list of paths, got {short(paths)}")
     for index, path in enumerate(paths):
         if not _is_path(path):
-            raise ValueError(
-                f"paths[{index}]: expected a path inside the folder or an absolute one, got {_short(path)}"
-            )
+            raise ValueError(f"paths[{index}]: expected a path inside the folder or an absolute one, got {short(path)}")
     sizes = _numbers(data, "sizes", len(paths), _MAX_SIZE)
     labels = None if data.get("labels") is None else _numbers(data, "labels", len(paths), MAX_LABEL)
     checksums = data.get("checksums")
@@ -85,19 +70,10 @@ def _fields(folder: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
         _check_length("checksums", checksums, len(paths))
         for index, text in enumerate(checksums):
             if not isinstance(text, str) or not _CHECKSUM.fullmatch(text):
-                raise ValueError(f"checksums[{index}]: expected 16 hexadecimal digits, got {_short(text)}")
+                raise ValueError(f"checksums[{index}]: expected 16 hexadecimal digits, got {short(text)}")
         checksums = [int(text, 16) for text in checksums]
     root = os.path.normpath(os.path.join(folder, root))
     return dict(root=root, paths=paths, sizes=sizes, labels=labels, checksums=checksums), digest
-
-
-def _brackets(content: bytes) -> int:
-    """Counts lists and objects, without parsing: exactly while they are few."""
-    if (count := content.count(b"[") + content.count(b"{")) <= _BRACKETS:
-        return count
-    # Those inside of strings do not count. Two quotes with nothing between them change nothing for what follows.
-    marks = content.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NEITHER).replace(b'""', b"")
-    return sum(map(len, marks.split(b'"', 4 * _BRACKETS)[::2]))
 
 
 def _is_path(path: Any) -> bool:
@@ -115,18 +91,12 @@ def _numbers(data: dict[str, Any], name: str, count: int, limit: int) -> list[in
     values = data.get(name)
     _check_length(name, values, count)
     for index, value in enumerate(values):
-        if type(value) is not int or not 0 <= value < limit:
-            raise ValueError(f"{name}[{index}]: expected a whole number from 0 to {limit - 1}, got {_short(value)}")
+        if not is_whole(value, 0, limit - 1):
+            raise ValueError(f"{name}[{index}]: expected a whole number from 0 to {limit - 1}, got {short(value)}")
     return values
 
 
 def _check_length(name: str, values: Any, count: int) -> None:
     if not isinstance(values, list) or len(values) != count:
-        got = f"{len(values)}" if isinstance(values, list) else _short(values)
+        got = f"{len(values)}" if isinstance(values, list) else short(values)
         raise ValueError(f"{name}: expected a list of {count}, one for each path, got {got}; the file is damaged")
-
-
-def _short(value: Any) -> str:
-    """A value of a foreign file, for a message."""
-    text = json.dumps(value, default=str) if not isinstance(value, list | dict) else f"a {type(value).__name__}"
-    return shown(text if len(text) <= 60 else f"{text[:60]}...")
