@@ -129,8 +129,8 @@ class Annotations:
         return kept
 
     def _object(self, number: int, entry: dict, size: tuple[int, int]) -> dict:
-        box = _floats(entry.get("bbox"))
-        if box is None or len(box) != 4 or not np.isfinite(box).all():
+        box = entry.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
             raise ValueError(f"bbox: expected 4 numbers, got {short(entry.get('bbox'))}")
         category, crowd, area = (entry.get(name) for name in ("category_id", "iscrowd", "area"))
         if type(category) is not int or category not in self.categories:
@@ -143,7 +143,7 @@ class Annotations:
             "id": number,  # pycocotools takes an id of 0 for no match
             "image_id": entry["image_id"],
             "category_id": category,
-            "bbox": box.tolist(),
+            "bbox": list(map(float, box)),
             "segmentation": segmentation(entry.get("segmentation"), size),
             "iscrowd": int(crowd or 0),
             "area": None if area is None else float(area),
@@ -276,6 +276,10 @@ def _compact(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def _is_coordinate(value: Any) -> bool:
+    return isinstance(value, int | float) and -_MAX_PIXELS <= value <= _MAX_PIXELS
+
+
 def _floats(values: Any) -> np.ndarray | None:
     """A list of numbers as (N,) float64; None for anything else."""
     if not isinstance(values, list):
@@ -308,12 +312,13 @@ def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
     mask = [polygon for polygon in mask if len(polygon) >= 6]  # fewer than 3 points enclose nothing
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
-    outline = 0.0
+    reach, outline = 2 * max(size), 0.0
     for polygon in mask:
-        if len(polygon) % 2 or not np.abs(polygon).max() <= 2 * max(size):
+        if len(polygon) % 2 or not (-reach <= polygon.min() and polygon.max() <= reach):
             raise ValueError(f"segmentation: {expected}")
-        points = polygon.reshape(-1, 2)
-        outline += np.abs(points - np.roll(points, 1, axis=0)).sum()
+        if len(polygon) * 2 * reach > _MAX_OUTLINE / len(mask):  # else it cannot be too long
+            points = polygon.reshape(-1, 2)
+            outline += np.abs(points - np.roll(points, 1, axis=0)).sum()
     if outline > _MAX_OUTLINE or len(mask) > _MAX_POLYGONS:
         raise ValueError(
             f"segmentation: expected at most {_MAX_POLYGONS} polygons of {_MAX_OUTLINE} pixels around, got {len(mask)} "
