@@ -19,6 +19,7 @@ from fastmim_kernels.reader import Batch, File, Reader
 
 from .. import config
 from ..tokens import Crop, Cut, Stream, sample_index
+from .away import Patience
 from .crops import CenterCrop
 from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour, seen_size
 from .manifest import Manifest
@@ -58,6 +59,9 @@ class Loader:
 
     Windows, flips and further changes are drawn for the sample id, so they stay when a bad file is replaced by another.
     Use it as a context manager, or `close` it: it owns threads.
+
+    Attributes:
+        patience: waits where files cannot be read.
     """
 
     def __init__(
@@ -82,12 +86,14 @@ class Loader:
         self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
         self._decoder, self._quarantine, self._changes, self._note = decoder, quarantine, changes, note
         self._reader = Reader(_READING_THREADS, checksum=manifest.checksums is not None)
+        self.patience = Patience(manifest, lambda indices: self._read(indices).result())
 
     def load(self, ids: Tensor) -> Tensor:
         """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous, on the decoder's device.
 
         Raises:
             BadFilesError: an image and everything that could take its place cannot be used.
+            DataAwayError: the data folder is away.
         """
         return self._training(ids).result()
 
@@ -119,7 +125,8 @@ class Loader:
         While the caller has one batch, the next `data.prefetch` are being read or decoded or wait in memory, no more.
 
         Raises:
-            BadFilesError: as `load`; raised in place of its batch or of one of the `data.prefetch` before it.
+            BadFilesError, DataAwayError: as `load`; raised in place of its batch or of one of the `data.prefetch`
+                before it.
         """
         waiting: deque[tuple[Tensor, _Batch]] = deque()
         try:
@@ -204,11 +211,14 @@ class _Batch:
         if self._decoding is not None:
             return
         loader, files = self._loader, self.reading.result()
+        loader.patience.insist(self._indices, files)
         while refused := {
             i: reason for i, file in enumerate(files) if (reason := loader._refusal(self._indices[i], file))
         }:
             self._replace(refused)
-            again = loader._read([self._indices[i] for i in refused]).result()
+            substitutes = [self._indices[i] for i in refused]
+            again = loader._read(substitutes).result()
+            loader.patience.insist(substitutes, again)
             for i, file in zip(refused, again, strict=True):
                 files[i] = file
         fill, jobs = mean_colour(loader._data.mean), []

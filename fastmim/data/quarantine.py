@@ -15,13 +15,18 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
+from ..terminal import shown
 from ..tokens import Stream
 from .manifest import Manifest
 
 _ATTEMPTS = 64
 
 
-class BadFilesError(ValueError):
+class DataError(ValueError):
+    """The data cannot be used: the run saves and stops."""
+
+
+class BadFilesError(DataError):
     """No image can take the place of a bad one."""
 
 
@@ -65,7 +70,7 @@ class Quarantine:
         reason = self._named[self._manifest.paths[index]]
         others = f", nor can any of its {_ATTEMPTS} substitutes" if len(pool) else ""
         raise BadFilesError(
-            f"{self._manifest.path(index)!r} cannot be used ({reason}){others}; "
+            f"{shown(self._manifest.path(index))} cannot be used ({reason}){others}; "
             "`fastmim doctor`, given what data.root is, says what is wrong with each file"
         )
 
