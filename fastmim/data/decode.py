@@ -199,8 +199,10 @@ def seen_size(file: File) -> tuple[int, int]:
     return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
 
 
-def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> Image.Image:
+def decode_window(file: File, window: tuple[int, int, int, int], mode: str | None) -> Image.Image:
     """A window of a file's image, in `mode` ("RGB" or "L"), with exactly the pixels that the whole image has there.
+
+    With None as `mode` the samples stay as Pillow reads them.
 
     Cutting before resizing is part of the definition: a resize of the whole image would read beyond the window.
     Transparency is dropped; 16-bit samples keep their high byte.
@@ -216,7 +218,8 @@ def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> I
         if (image.height, image.width) != seen_size(file):
             raise ValueError(f"its header says {seen_size(file)[::-1]} pixels, Pillow decodes {image.size}")
         top, left, height, width = window
-        return to_mode(image.crop((left, top, left + width, top + height)), mode)
+        cropped = image.crop((left, top, left + width, top + height))
+        return cropped if mode is None else to_mode(cropped, mode)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

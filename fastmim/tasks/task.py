@@ -18,6 +18,7 @@ import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
 from ..config import Data, Experiment, from_json, to_json
+from ..data.doctor import first_look
 from ..data.loader import Changes, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
@@ -176,9 +177,17 @@ class Task(ABC):
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
         kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
+        facts, warnings = self.facts(), first_look(self.manifest)
+        facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
+        if len(self.held_out_index) > self.images:
+            warnings.append(
+                f"{len(self.held_out_index)} images are held out, more than the {self.images} that are trained on: "
+                "lower data.held_out"
+            )
         return {
             "run folder": config.run.dir,
-            **self.facts(),
+            **facts,
+            **({"warning": "; ".join(warnings)} if warnings else {}),
             **({"batch norm": "; ".join(norms)} if norms else {}),
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
