@@ -4,10 +4,11 @@ and fastmim_kernels only, but for tokens.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
+import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
+from ..files import open_append, open_regular
+from ..records import LONGEST, Records, Row, parse
+from ..records import reason as why
 from ..terminal import shown
 from ..tokens import Stream
 from .manifest import Manifest
@@ -28,6 +32,11 @@ class DataError(ValueError):
 
 class BadFilesError(DataError):
     """No image can take the place of a bad one."""
+
+
+def repair_list(file: Path, fresh: bool, say: Callable[[str], None]) -> None:
+    """Repairs a run's bad_files.jsonl before its processes open it; that of an earlier run is emptied (`fresh`)."""
+    Records(file, _is_entry, lambda row: not fresh, say).close()
 
 
 class Quarantine:
@@ -49,7 +58,7 @@ class Quarantine:
         self._manifest, self._seed, self._file = manifest, seed, file
         self._bad: set[int] = set()
         self._named: dict[str, str] = {}  # path: reason
-        self._offset = 0
+        self._offset, self._failing = 0, False
         if file is not None:
             self._read_named()
 
@@ -83,8 +92,13 @@ class Quarantine:
         if self._file is not None:
             try:
                 self._append(path, reason)
-            except OSError as error:
-                warnings.warn(f"{path!r} could not be added to {self._file}: {error}", stacklevel=2)
+            except (OSError, ValueError) as error:
+                if not self._failing:
+                    text = f"{shown(path)} could not be added to {shown(self._file)}: {why(error)}"
+                    warnings.warn(text, stacklevel=2)
+                self._failing = True
+            else:
+                self._failing = False
         self._named.setdefault(path, reason)
 
     def bad_files(self) -> dict[str, str]:
@@ -94,24 +108,30 @@ class Quarantine:
         return self._named
 
     def _append(self, path: str, reason: str) -> None:
-        with self._file.open("ab") as file:
+        with open_append(self._file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             self._read_named()
             if path not in self._named:
                 # A process killed while writing leaves half a line; it then stands alone.
-                gap = "\n" * (file.tell() > self._offset)
-                file.write(f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode())
+                size = os.fstat(file.fileno()).st_size
+                gap = "\n" * (size > self._offset)
+                line = f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode()
+                if file.write(line) != len(line):  # a full disk takes a part
+                    os.ftruncate(file.fileno(), size)
+                    raise OSError("no space left")
 
     def _read_named(self) -> None:
-        """Reads the whole lines appended since the last time."""
-        if not self._file.exists():
+        """Reads the whole lines appended since the last time; damaged ones, and half a line, are left out."""
+        try:
+            with open_regular(self._file) as file:
+                file.seek(self._offset)
+                while (line := file.readline(LONGEST)).endswith(b"\n"):
+                    self._offset += len(line)
+                    if entry := parse(line, _is_entry):
+                        self._named.setdefault(entry["path"], entry["reason"])
+        except (OSError, ValueError):
             return
-        with self._file.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                with contextlib.suppress(ValueError):  # half a line, see above
-                    entry = json.loads(line)
-                    self._named.setdefault(entry["path"], entry["reason"])
+
+
+def _is_entry(row: Row) -> bool:
+    return isinstance(row.get("path"), str) and isinstance(row.get("reason"), str)

@@ -21,10 +21,10 @@ from ..config import Data, Experiment, from_json, to_json
 from ..data.doctor import first_look
 from ..data.loader import Changes, open_loader
 from ..data.manifest import Manifest
-from ..data.quarantine import Quarantine
+from ..data.quarantine import Quarantine, repair_list
 from ..data.sampler import Sampler, split_held_out
 from ..engine import Engine, Process, StepResult
-from ..metrics import Meter
+from ..metrics import Meter, say
 from ..optim import learning_rate
 from ..tokens import sample_index
 from .parts import PARTS
@@ -69,8 +69,8 @@ class Task(ABC):
         self.module = self.build()
         self.parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.engine = Engine(self.module, config, process)
-        if process.rank == 0 and self.fresh:
-            (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
+        if process.rank == 0:
+            repair_list(self.folder / "bad_files.jsonl", self.fresh, say)
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
         if data.held_out_root:
