@@ -255,6 +255,14 @@ def environment() -> dict[str, str]:
     return {"torch": version("torch"), "Pillow": version("pillow"), "DALI": found, "a run decodes with": loader}
 
 
+def still_bad(manifest: Manifest, paths: Iterable[str], threads: int) -> dict[str, str]:
+    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest."""
+    index = {path: i for i, path in enumerate(manifest.paths)}
+    indices = [index[path] for path in paths if path in index]
+    found = zip(indices, _examined(manifest, indices, threads, quick=False), strict=True)
+    return {manifest.paths[i]: reason for i, (_, _, reason) in found if reason is not None}
+
+
 def first_look(manifest: Manifest) -> list[str]:
     """What a run should know about its pixels before it starts, a sentence each, from a few images of the list."""
     indices = range(0, len(manifest), -(-len(manifest) // _LOOKS))

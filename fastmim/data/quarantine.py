@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from fastmim_kernels.philox import philox
 
 from ..files import open_append, open_regular
-from ..records import LONGEST, Records, Row, parse
+from ..records import LONGEST, Records, Row, parse, read_rows
 from ..records import reason as why
 from ..terminal import shown
 from ..tokens import Stream
@@ -34,17 +34,27 @@ class BadFilesError(DataError):
     """No image can take the place of a bad one."""
 
 
-def repair_list(file: Path, fresh: bool, say: Callable[[str], None]) -> None:
-    """Repairs a run's bad_files.jsonl before its processes open it; that of an earlier run is emptied (`fresh`)."""
-    Records(file, _is_entry, lambda row: not fresh, say).close()
+def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], say: Callable[[str], None]) -> None:
+    """Repairs a run's bad_files.jsonl before its processes open it, and drops the files that are not bad any more.
+
+    Args:
+        still_bad: returns those of the listed paths that stay.
+        say: prints a line.
+    """
+    listed = list(dict.fromkeys(row["path"] for row in read_rows(file, _is_entry)))
+    bad = still_bad(listed)
+    if good := [path for path in listed if path not in bad]:
+        say(f"{file.name}: {len(good)} of {len(listed)} files are good now, such as {shown(good[0])}")
+    Records(file, _is_entry, lambda row: row["path"] in bad, say).close()
 
 
 class Quarantine:
     """Replaces bad files, each by an image that depends on the seed and its own index only, and names each once.
 
-    Which file is bad is a property of its bytes (or of a disk that fails for good: the reader tries again before it
-    gives up), and the substitute of image i is the first good one in a list drawn for i: so every process, whatever it
-    has found so far, puts the same image in the same place.
+    Which file is bad is a property of its bytes (or of a disk that fails for good: see `away`), and the substitute of
+    image i is the first good one in a list drawn for i: so every process, whatever it has found so far, puts the same
+    image in the same place. The list of bad files is for people and for the budget. It decides nothing about samples:
+    every process finds anew which files are bad. So a file that was mended is used again from the next start on.
     """
 
     def __init__(self, manifest: Manifest, seed: int, file: Path | None = None, labels: Tensor | None = None):

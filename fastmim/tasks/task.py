@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
 from ..config import Data, Experiment, from_json, to_json
-from ..data.doctor import first_look
-from ..data.loader import Changes, open_loader
+from ..data.doctor import first_look, still_bad
+from ..data.loader import Changes, open_loader, share_of_cores
 from ..data.manifest import Manifest
-from ..data.quarantine import Quarantine, repair_list
+from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler, split_held_out
 from ..engine import Engine, Process, StepResult
 from ..metrics import Meter, say
@@ -70,7 +70,7 @@ class Task(ABC):
         self.parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.engine = Engine(self.module, config, process)
         if process.rank == 0:
-            repair_list(self.folder / "bad_files.jsonl", self.fresh, say)
+            recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
         if data.held_out_root:
@@ -81,6 +81,12 @@ class Task(ABC):
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
         return Manifest.scan(self.config.data.root)
+
+    def still_bad(self, paths: list[str]) -> Container[str]:
+        """Returns those of the bad files of earlier starts that are still bad."""
+        if self.fresh or not paths:  # an earlier run's, which is not continued
+            return ()
+        return still_bad(self.manifest, paths, self.config.data.workers or share_of_cores())
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
