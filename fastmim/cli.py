@@ -17,6 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import shown
+
 
 def export(
     run: tyro.conf.Positional[Path],
@@ -78,7 +80,7 @@ def visualize(
     with torch.no_grad():
         held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
         for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
+            print(f"left out: {shown(path)}: {reason}")
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
@@ -264,7 +266,7 @@ def doctor(
             replaced are named.
         threads: decoding threads; 0 = the CPU cores.
     """
-    from .data.doctor import environment, examine, write_bad_files
+    from .data.doctor import check_bad_files, environment, examine, write_bad_files
     from .data.manifest import Manifest
     from .metrics import console
 
@@ -281,6 +283,7 @@ def doctor(
     if not verifies:
         if target.exists():
             before = Manifest.load(str(target))  # refuses to overwrite what is something else
+        check_bad_files(target.with_name("bad_files.jsonl"))
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
@@ -299,12 +302,13 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
         except OSError as error:
-            raise RuntimeError(f"{target} and bad_files.jsonl beside it could not be written: {error}") from error
-        print(target)
+            words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
+            raise RuntimeError(words) from error
+        print(shown(target))
     elif listed.checksums is None:
-        print(f"{images} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
+        print(f"{shown(images)} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
     if found.broken:
         raise SystemExit(1)
 

@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
 from fastmim_kernels.reader import Batch, File, Header, Reader
 
 from ..config import Data
+from ..files import write
+from ..records import read_rows
 from ..terminal import shown
 from .away import Patience
 from .decode import ERRORS, decode_window, seen_size, to_mode
 from .listing import reasons
 from .manifest import Manifest
+from .quarantine import is_entry
 
 _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # of the 0..1 scale
@@ -238,10 +242,19 @@ def examine(
     )
 
 
-def write_bad_files(path: str, broken: dict[str, str]) -> None:
+def check_bad_files(path: Path) -> None:
+    """Refuses to replace a file that is no list of bad files.
+
+    Raises:
+        ValueError: `path` is something else.
+    """
+    if path.exists() and (path.is_dir() or (path.stat().st_size and not read_rows(path, is_entry))):
+        raise ValueError(f"{shown(path)}: expected a list of bad files to replace, or none; move what is there")
+
+
+def write_bad_files(path: Path, broken: dict[str, str]) -> None:
     """Lists broken files as a training run does: one JSON object a line."""
-    with open(path, "w", encoding="ascii") as file:
-        file.writelines(json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in broken.items())
+    write(path, "".join(json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in broken.items()))
 
 
 def environment() -> dict[str, str]:

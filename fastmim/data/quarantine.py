@@ -41,11 +41,11 @@ def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], s
         still_bad: returns those of the listed paths that stay.
         say: prints a line.
     """
-    listed = list(dict.fromkeys(row["path"] for row in read_rows(file, _is_entry)))
+    listed = list(dict.fromkeys(row["path"] for row in read_rows(file, is_entry)))
     bad = still_bad(listed)
     if good := [path for path in listed if path not in bad]:
         say(f"{file.name}: {len(good)} of {len(listed)} files are good now, such as {shown(good[0])}")
-    Records(file, _is_entry, lambda row: row["path"] in bad, say).close()
+    Records(file, is_entry, lambda row: row["path"] in bad, say).close()
 
 
 class Quarantine:
@@ -137,11 +137,12 @@ class Quarantine:
                 file.seek(self._offset)
                 while (line := file.readline(LONGEST)).endswith(b"\n"):
                     self._offset += len(line)
-                    if entry := parse(line, _is_entry):
+                    if entry := parse(line, is_entry):
                         self._named.setdefault(entry["path"], entry["reason"])
         except (OSError, ValueError):
             return
 
 
-def _is_entry(row: Row) -> bool:
+def is_entry(row: Row) -> bool:
+    """True if a row of a list of bad files is sound."""
     return isinstance(row.get("path"), str) and isinstance(row.get("reason"), str)

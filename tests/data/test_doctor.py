@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastmim import cli
 from fastmim.data import doctor as doctoring
-from fastmim.data.doctor import Levels, environment, examine, first_look
+from fastmim.data.doctor import Levels, environment, examine, first_look, still_bad
 from fastmim.data.manifest import Manifest
 from tests.data.hostile import NOT_UTF8, spoil
 
@@ -126,6 +126,16 @@ def test_a_file_read_as_another_than_was_listed_is_broken(folder):
     with open(folder / "c.bmp", "ab") as file:
         file.write(b"x")
     assert "changed since it was listed" in examine(manifest, threads=1).broken["c.bmp"]
+
+
+def test_a_list_of_bad_files_is_examined_again(folder):
+    whole = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(bytes(len(whole)))
+    (folder / "c.bmp").write_bytes((folder / "c.bmp").read_bytes()[:-1] + b"x")
+    manifest = Manifest.scan(str(folder))
+    assert list(still_bad(manifest, ["c.bmp", "b.png", "a.png", "gone.png"], 1)) == ["a.png"]
+    (folder / "a.png").write_bytes(whole)
+    assert not still_bad(manifest, ["a.png"], 1)
 
 
 def save_16(folder, name, values):
@@ -323,6 +333,20 @@ def test_where_the_manifest_goes(doctor, folder, tmp_path):
     status, printed = doctor(folder, "--manifest", tmp_path / "nowhere/m.json")
     assert status == 2 and "nowhere/m.json cannot be written" in printed.err and "--manifest" in printed.err
     assert len(printed.err.splitlines()) == 1 and "images/s" not in printed.out
+
+
+def test_outputs_replace_links_and_only_what_the_doctor_wrote(doctor, folder, tmp_path):
+    assert doctor(folder)[0] == 0
+    precious = tmp_path / "precious"
+    precious.write_text('{"path": "a", "reason": "b"}\n')
+    (folder / "bad_files.jsonl").unlink()
+    (folder / "bad_files.jsonl").symlink_to(precious)
+    assert doctor(folder)[0] == 0 and not (folder / "bad_files.jsonl").is_symlink()
+    assert precious.read_text() == '{"path": "a", "reason": "b"}\n'
+    (folder / "bad_files.jsonl").write_text("my own notes\n")
+    status, printed = doctor(folder)
+    assert status == 2 and "expected a list of bad files to replace, or none; move what is there" in printed.err
+    assert (folder / "bad_files.jsonl").read_text() == "my own notes\n"
 
 
 def test_usage_errors(doctor, folder, tmp_path):
