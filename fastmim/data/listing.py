@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import time
@@ -70,6 +71,7 @@ _ENCODINGS = (  # by byte order mark; the longer one first
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_PLAIN = bytes({*range(32, 256), *b"\t\r\n\f"})  # what text consists of, in any encoding
 _LONGEST = 2**15  # characters of a line; a path has 4,096 at most
 
 _NAMED = 6  # reasons
@@ -259,21 +261,23 @@ def _is_image(head: bytes) -> bool:
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is neither blank nor a comment."""
-    with open_regular(path) as file:
-        head = file.read(4096)
-    encoding, errors = _encoding(path, head)
-    with open(path, encoding=encoding, errors=errors) as file:
-        number = 0
-        while line := file.readline(_LONGEST):
-            number += 1
-            if len(line) == _LONGEST:
-                raise ValueError(
-                    f"{shown(path)}, line {number} has more than {_LONGEST} characters: expected the path of an image "
-                    "a line"
-                )
-            line = line.strip()
-            if line and not line.startswith("#"):
-                yield number, line
+    try:
+        with open_regular(path) as file:
+            encoding, errors = _encoding(path, file.peek()[:4096])
+            text = io.TextIOWrapper(file, encoding, errors)
+            number = 0
+            while line := text.readline(_LONGEST):
+                number += 1
+                if len(line) == _LONGEST:
+                    raise ValueError(
+                        f"{shown(path)}, line {number} has more than {_LONGEST} characters: expected the path of an "
+                        "image a line"
+                    )
+                line = line.strip()
+                if line and not line.startswith("#"):
+                    yield number, line
+    except OSError as error:
+        raise OSError(f"{shown(path)} cannot be read: {error.strerror}") from error
 
 
 def _encoding(path: str, head: bytes) -> tuple[str, str]:
@@ -295,8 +299,7 @@ def _encoding(path: str, head: bytes) -> tuple[str, str]:
         zeros = head[start::2].count(0)
         if zeros > len(head) / 4 and not head[1 - start :: 2].count(0):
             return encoding, "replace"
-    text = head.decode("utf-8", "replace")
-    if any(c < " " and c not in "\t\r\n\f\0" for c in text) and text.count("\0") > len(text) / 100:
+    if len(head.translate(None, _PLAIN)) > len(head) / 20:
         raise ValueError(f"{name} is neither text nor a folder: {wanted}")
     return "utf-8-sig", "surrogateescape"
 
