@@ -46,14 +46,14 @@ def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
     """Prints what a run is, and leaves it in the run folder: facts.json (as printed), config.json (resolved)."""
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        console.print(f"{name:<{width}}{value}", markup=False)
+        say(f"{name:<{width}}{shown(value)}")
     for name, value in (("facts", facts), ("config", config)):
         put(folder / f"{name}.json", json.dumps(value, indent=2) + "\n", say)
 
 
 def say(text: str) -> None:
-    """Prints a line, above the progress bar if there is one."""
-    console.print(text, markup=False)
+    """Prints lines, above the progress bar if there is one; names from outside appear as `shown`."""
+    console.print("\n".join(map(shown, text.split("\n"))), markup=False)
 
 
 class Meter:

@@ -92,5 +92,13 @@ def test_a_continued_run_drops_what_it_repeats(tmp_path):
         assert [row["step"] for row in rows(meter)] == [1, 2]
 
 
+def test_what_a_run_says_reaches_the_terminal_as_plain_characters(meter, tmp_path, capsys):
+    meter.say("bad: a\x1b[31m\udcff.jpg\nsecond line")
+    metrics.announce(tmp_path, {"images": "in new\nline\x07"}, {})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("bad: a\\x1b[31m\\xff.jpg", "second line")
+    assert third == "images  in new\\nline\\x07"
+
+
 def test_durations():
     assert [duration(s) for s in (5, 65, 3725)] == ["0m05s", "1m05s", "1h02m"]
