@@ -1,5 +1,5 @@
-"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config and
-fastmim_kernels.
+"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config, image
+and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from fastmim_kernels.reader import Batch, File, Header, Reader
 
 from ..config import Data
-from .decode import ERRORS, decode_window, seen_size
+from .decode import decode_window
+from .image import DEFAULT_LIMITS, Limits, memory_needed, refusal, reserved, seen_size
 from .manifest import Manifest
 
 _VALUES = np.arange(256) / 255
@@ -123,6 +124,7 @@ def examine(
     quick: bool = False,
     before: Manifest | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
     """Reads every image of a manifest, decodes it with Pillow, and sums up.
 
@@ -132,6 +134,7 @@ def examine(
         quick: headers and checksums only: no pixels, so no damage inside of them and no mean.
         before: an earlier manifest of these files; what differs from it is not broken for that, but named.
         progress: wraps what is iterated over, one item an image.
+        limits: files whose headers say that decoding needs more are broken.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
@@ -140,7 +143,7 @@ def examine(
     unusual: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, "tiny")}
     same: dict[int, list[str]] = defaultdict(list)
     sizes, checksums, total, decoded, read = [], [], np.zeros((3, 2)), 0, 0
-    found = _examined(manifest, threads, quick)
+    found = _examined(manifest, threads, quick, limits)
     for path, (file, moments, reason) in zip(manifest.paths, progress(found), strict=True):
         read += len(file.data)
         checksums.append(file.checksum or 0)
@@ -194,21 +197,25 @@ def environment() -> dict[str, str]:
     return {"torch": version("torch"), "Pillow": version("pillow"), "DALI": found, "a run decodes with": loader}
 
 
-def _examined(manifest: Manifest, threads: int, quick: bool) -> Iterator[tuple[File, np.ndarray | None, str | None]]:
+def _examined(
+    manifest: Manifest, threads: int, quick: bool, limits: Limits
+) -> Iterator[tuple[File, np.ndarray | None, str | None]]:
     """(file, its `_moments`, why it is broken) of every image, in order; a few files ahead are in memory."""
 
     def look(index: int, reading: Batch) -> tuple[File, np.ndarray | None, str | None]:
         (file,) = reading.result()
-        reason = file.error or manifest.difference(index, len(file.data), file.checksum)
+        reason = refusal(file, limits) or manifest.difference(index, len(file.data), file.checksum)
         if reason is not None or quick:
             return file, None, reason
         try:
-            return file, _moments(file), None
-        except ERRORS as error:
-            return file, None, " ".join(str(error).split()) or type(error).__name__
+            with reserved(memory_needed(file), limits):
+                return file, _moments(file, limits), None
+        except ValueError as error:
+            return file, None, str(error)
 
     pending: deque[Future] = deque()
-    with Reader(threads, checksum=True) as reader, ThreadPoolExecutor(threads) as pool:
+    reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
+    with reader, ThreadPoolExecutor(threads) as pool:
         for index in range(len(manifest)):
             pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
             if len(pending) > 4 * threads:
@@ -222,10 +229,11 @@ def _first(items: Iterable[str]) -> str:
     return "\n".join(items[:_NAMED] + [f"and {len(items) - _NAMED} more"] * (len(items) > _NAMED))
 
 
-def _moments(file: File) -> np.ndarray:
+def _moments(file: File, limits: Limits) -> np.ndarray:
     """(3, 2) float64: mean and standard deviation of red, green and blue on the 0..1 scale, over all pixels."""
-    image = decode_window(file, (0, 0, *seen_size(file)), "RGB")
-    share = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
+    image = decode_window(file, (0, 0, *seen_size(file)), "RGB", limits)
+    share = np.array(image.histogram()).reshape(-1, 256).repeat(3 // len(image.getbands()), axis=0)
+    share = share / (image.width * image.height)
     mean = share @ _VALUES
     variance = (share * (_VALUES - mean[:, None]) ** 2).sum(axis=1)
     return np.stack([mean, np.sqrt(variance)], axis=1)

@@ -32,7 +32,7 @@ from .parts import PARTS
 FREE = (
     *("run.", "optim.", "train."),
     *("data.root", "data.held_out_root", "data.annotations", "data.masks", "data.test", "data.stride"),
-    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch", "data.decode_memory", "data.decode_seconds"),
 )
 
 
