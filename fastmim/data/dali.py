@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fastmim_kernels.reader import Header
 
 from .decode import Decoder, Job, Pending
-from .image import DEFAULT_LIMITS, Limits, memory_needed, reserved, seconds_needed
+from .image import DEFAULT_LIMITS, Limits, refusal, reserved, seconds_needed
 
 # Formats that DALI decodes to the pixels of Pillow, bit for bit, and faster. It has no GIF; BMP, TIFF, palettes, CMYK
 # and 16-bit samples it decodes more slowly.
@@ -91,8 +91,9 @@ class DaliDecoder(Decoder):
             images.record_stream(self._stream)
         ours, others = [], []
         for position, job in enumerate(jobs):
-            # Changes are Pillow's, on the host: there the sample is made too.
-            (ours if self._takes(job.file.header) and not job.changes else others).append(position)
+            # Changes are Pillow's, on the host: there the sample is made too. So are refusals.
+            takes = self._takes(job.file.header) and not job.changes and not refusal(job.file, self._limits)
+            (ours if takes else others).append(position)
         decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in self._chunks(ours, jobs)]
         return _Batch(images, self._start_pillow(others, jobs), decoding)
 
@@ -136,8 +137,7 @@ class DaliDecoder(Decoder):
 
     def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Decoded:
         """Fills the rows at `positions`; leaves those that DALI cannot decode to Pillow."""
-        memory = sum(memory_needed(jobs[i].file) for i in positions)
-        with reserved(memory, self._limits):
+        with reserved(self._limits, *(jobs[i].file for i in positions)):
             failed = self._fill_or_name(positions, jobs, images)
         filled = self._stream.record_event() if self._stream else None
         return _Decoded(self._start_pillow(failed, jobs), filled)

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastmim_kernels.reader import File
 
 from ..tokens import Cut
-from .image import DEFAULT_LIMITS, Limits, decode_upright, memory_needed, reserved, seen_size
+from .image import DEFAULT_LIMITS, Limits, decode_upright, reserved
 
 MODES = {1: "L", 3: "RGB"}
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -134,8 +134,8 @@ class PillowDecoder(Decoder):
         """Writes one sample; returns why it cannot."""
         *size, channels = self._shape
         try:
-            with reserved(memory_needed(job.file), self._limits):
-                window = decode_window(job.file, job.cut.window, MODES[channels], self._limits)
+            with reserved(self._limits, job.file):
+                window = decode_window(job.file, job.cut.window, MODES[channels])
                 image = window.resize(job.cut.resized[::-1], self._filter).convert(MODES[channels])
                 del window
         except ValueError as error:
@@ -179,16 +179,14 @@ def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(min(255, max(0, round(255 * m))) for m in mean)
 
 
-def decode_window(
-    file: File, window: tuple[int, int, int, int], mode: str, limits: Limits = DEFAULT_LIMITS
-) -> Image.Image:
+def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> Image.Image:
     """Decodes a window of a file's image, with exactly the pixels that the whole image has there.
 
     Cutting before resizing is part of the definition: a resize of the whole image would read beyond the window.
     Transparency is dropped. Samples of more than 8 bits keep their high bits.
 
     Args:
-        file: of which `decode_upright` decodes the image; its memory is reserved.
+        file: for which memory is `reserved`.
         window: (top, left, height, width) in pixels.
         mode: "RGB" or "L".
 
@@ -197,7 +195,7 @@ def decode_window(
     Raises:
         ValueError: the file cannot be decoded; the text is the reason.
     """
-    image = decode_upright(file, limits)
+    image = decode_upright(file)
     top, left, height, width = window
     if (top, left, height, width) != (0, 0, image.height, image.width):
         image = image.crop((left, top, left + width, top + height))

@@ -18,7 +18,7 @@ from fastmim_kernels.reader import Batch, File, Header, Reader
 
 from ..config import Data
 from .decode import decode_window
-from .image import DEFAULT_LIMITS, Limits, memory_needed, refusal, reserved, seen_size
+from .image import DEFAULT_LIMITS, Limits, refusal, reserved, seen_size
 from .manifest import Manifest
 
 _VALUES = np.arange(256) / 255
@@ -208,8 +208,8 @@ def _examined(
         if reason is not None or quick:
             return file, None, reason
         try:
-            with reserved(memory_needed(file), limits):
-                return file, _moments(file, limits), None
+            with reserved(limits, file):
+                return file, _moments(file), None
         except ValueError as error:
             return file, None, str(error)
 
@@ -229,9 +229,9 @@ def _first(items: Iterable[str]) -> str:
     return "\n".join(items[:_NAMED] + [f"and {len(items) - _NAMED} more"] * (len(items) > _NAMED))
 
 
-def _moments(file: File, limits: Limits) -> np.ndarray:
+def _moments(file: File) -> np.ndarray:
     """(3, 2) float64: mean and standard deviation of red, green and blue on the 0..1 scale, over all pixels."""
-    image = decode_window(file, (0, 0, *seen_size(file)), "RGB", limits)
+    image = decode_window(file, (0, 0, *seen_size(file)), "RGB")
     share = np.array(image.histogram()).reshape(-1, 256).repeat(3 // len(image.getbands()), axis=0)
     share = share / (image.width * image.height)
     mean = share @ _VALUES

@@ -52,6 +52,7 @@ _NANOSECONDS = {
 }  # fmt: skip
 _SCAN_NANOSECONDS, _SCANNED_BYTE_NANOSECONDS, _RAW_NANOSECONDS, _PART_NANOSECONDS = 1.2, 30, 4, 8_000
 _PART_BYTES = 512
+_MANY = 1000  # parts that are worth a word
 _COPIED_BYTES_A_SECOND = 2e10  # of metadata, which Pillow copies anew for each segment
 
 
@@ -100,7 +101,8 @@ def memory_needed(file: File) -> int:
         per_pixel = 2 if single else 8
     if header.orientation > 1:
         per_pixel += 1 if single else 4
-    return 2 * len(file.data) + header.buffer + _PART_BYTES * header.parts + per_pixel * header.width * header.height
+    parts = 0 if header.format == "bmp" else header.parts  # run lengths are not kept
+    return 2 * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
 
 
 def seconds_needed(file: File) -> float:
@@ -123,31 +125,28 @@ def refusal(file: File, limits: Limits) -> str | None:
     header = file.header
     if header.bits > 16 or header.kind != "unsigned":
         return f"unsupported samples: {_samples(header)} have no defined range to bring to 8 bits"
-    size = f"{header.width} x {header.height} pixels"
     if (memory := memory_needed(file)) > limits.bytes:
         return (
-            f"too large: decoding its {size} takes about {memory / MB:.0f} MB, more than "
+            f"too large: decoding {_extent(header)} takes about {memory / MB:.0f} MB, more than "
             f"data.decode_memory={limits.memory}; raise that to use the image"
         )
     if (seconds := seconds_needed(file)) > limits.seconds:
-        passes = f"{header.scans} passes over {size}" if header.scans > 1 else size
         return (
-            f"too slow: decoding its {passes} in {header.parts} parts takes about {seconds:.1f} seconds, more than "
+            f"too slow: decoding {_extent(header)} takes about {seconds:.1f} seconds, more than "
             f"data.decode_seconds={limits.seconds:g}; raise that to use the image"
         )
     return None
 
 
-def decode_upright(file: File, limits: Limits) -> Image.Image:
+def decode_upright(file: File) -> Image.Image:
     """Decodes a file with Pillow and turns the image by its EXIF orientation. All image files are opened here.
 
-    Waits while the other threads of the process use too much memory, see `reserved`.
+    Args:
+        file: for which memory is `reserved`.
 
     Raises:
-        ValueError: the file cannot or must not be decoded; the text is the reason, the same in every run.
+        ValueError: the file cannot be decoded; the text is the reason, the same in every run.
     """
-    if reason := refusal(file, limits):
-        raise ValueError(reason)
     header = file.header
     with _large_images(header.width * header.height):
         try:
@@ -183,13 +182,11 @@ def open_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> Imag
     """Reads and decodes one image file.
 
     Raises:
-        ValueError: as `decode_upright`.
+        ValueError: the file cannot or must not be decoded; the text is the reason, the same in every run.
     """
     file = read_image(path, limits)
-    if file.error is not None:
-        raise ValueError(file.error)
-    with reserved(memory_needed(file), limits):
-        return decode_upright(file, limits)
+    with reserved(limits, file):
+        return decode_upright(file)
 
 
 def seen_size(file: File) -> tuple[int, int]:
@@ -214,11 +211,18 @@ os.register_at_fork(after_in_child=lambda: _used.__init__())  # a child has none
 
 
 @contextlib.contextmanager
-def reserved(memory: int, limits: Limits) -> Iterator[None]:
-    """Waits until `memory` bytes can be used for decoding, and counts them as used inside the `with` block.
+def reserved(limits: Limits, *files: File) -> Iterator[None]:
+    """Waits until there is memory to decode files, and counts it as used inside the `with` block.
 
-    All threads of a process together use at most four times the limit of one image.
+    All threads of a process together use at most four times the limit of one image. Files are decoded nowhere else.
+
+    Raises:
+        ValueError: a file must not be decoded; the text is the reason.
     """
+    for file in files:
+        if reason := refusal(file, limits):
+            raise ValueError(reason)
+    memory = sum(map(memory_needed, files))
     with _used.changed:
         _used.changed.wait_for(lambda: _used.bytes == 0 or _used.bytes + memory <= _SHARE * limits.bytes)
         _used.bytes += memory
@@ -245,6 +249,12 @@ def _large_images(pixels: int) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def _extent(header: Header) -> str:
+    scans = f", {header.scans} scans" if header.scans > 1 else ""
+    parts = f", {header.parts} parts" if header.parts >= _MANY else ""
+    return f"{header.width} x {header.height} pixels{scans}{parts}"
 
 
 def _samples(header: Header) -> str:

@@ -21,7 +21,7 @@ from ..tokens import Cut
 from .ahead import Ahead
 from .crops import fitting
 from .decode import FILTERS, MODES, decode_window, places
-from .image import DEFAULT_LIMITS, Limits, memory_needed, open_image, read_image, reserved, seen_size
+from .image import DEFAULT_LIMITS, Limits, open_image, read_image, reserved, seen_size
 from .loader import Loader
 from .manifest import Manifest
 from .quarantine import BadFilesError
@@ -213,7 +213,7 @@ def _decode(manifest: Manifest, index: int, mode: str, limits: Limits) -> Image.
         checksum = file.checksum if manifest.checksums else None
         if error := file.error or manifest.difference(index, len(file.data), checksum):
             raise ValueError(error)
-        with reserved(memory_needed(file), limits):
-            return decode_window(file, (0, 0, *seen_size(file)), mode, limits).convert(mode)
+        with reserved(limits, file):
+            return decode_window(file, (0, 0, *seen_size(file)), mode).convert(mode)
     except ValueError as error:
         raise BadFilesError(f"the test image {path!r} cannot be used: {error}") from error
