@@ -249,6 +249,8 @@ def doctor(
     tiny: int = 32,
     manifest: Path | None = None,
     threads: int = 0,
+    decode_memory: int = 500,
+    decode_seconds: float = 2.0,
 ) -> None:
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
@@ -265,13 +267,20 @@ def doctor(
             in the same place, lists the broken ones with their reasons. Files that differ from the manifest that is
             replaced are named.
         threads: decoding threads; 0 = the CPU cores.
+        decode_memory: as data.decode_memory in training, MB an image.
+        decode_seconds: as data.decode_seconds in training.
     """
     from .data.doctor import check_bad_files, environment, examine, write_bad_files
+    from .data.image import Limits
     from .data.manifest import Manifest
     from .metrics import console
 
     if tiny < 0 or threads < 0:
         raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    if decode_memory < 1 or not decode_seconds > 0:
+        raise ValueError(
+            f"--decode-memory and --decode-seconds: expected more than 0, got {decode_memory} and {decode_seconds}"
+        )
     for name, value in environment().items():
         print(f"{name:<20}{value}")
     listed = Manifest.scan(str(images))
@@ -292,7 +301,7 @@ def doctor(
             ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
-    found = examine(listed, threads, tiny, quick, before, progress)
+    found = examine(listed, threads, tiny, quick, before, progress, Limits(decode_memory, decode_seconds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in found.rows():
         table.add_row(*(Text(cell, overflow="fold") for cell in row))

@@ -39,13 +39,16 @@ class Patience:
     still not there is bad. After two waits in vain, files are bad at once, until one comes back.
     """
 
-    def __init__(self, manifest: Manifest, read: Callable[[list[int]], list[File]]):
+    def __init__(self, manifest: Manifest, read: Callable[[list[int]], list[File]], largest: int):
         """
         Args:
             read: reads the images at these indices of the manifest.
+            largest: bytes of a file that `read` reads.
         """
         self._manifest, self._read = manifest, read
-        full = [index for index, size in enumerate(manifest.sizes) if size]
+        # What was listed with 0 bytes was not there then either, and is bad.
+        self._sizes = range(1, largest + 1)
+        full = [index for index, size in enumerate(manifest.sizes) if size in self._sizes]
         self._probes = full[:: -(-len(full) // _PROBES)] if full else []
         self._in_vain, self._lock = 0, threading.Lock()
 
@@ -82,9 +85,9 @@ class Patience:
                     self._in_vain = 0
 
     def _lost(self, indices: list[int], files: list[File]) -> list[int]:
-        # What was listed with 0 bytes was not there then either, and is bad.
-        sizes = (self._manifest.sizes[index] for index in indices)
-        return [i for i, (size, file) in enumerate(zip(sizes, files, strict=True)) if size and len(file.data) != size]
+        listed = (self._manifest.sizes[index] for index in indices)
+        pairs = enumerate(zip(listed, files, strict=True))
+        return [i for i, (size, file) in pairs if size in self._sizes and len(file.data) != size]
 
     def _away(self) -> bool:
         """True if not one of the files that were listed can be read, as far as a few can tell."""

@@ -1,5 +1,5 @@
-"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config and
-fastmim_kernels.
+"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config, image
+and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from ..files import write
 from ..records import read_rows
 from ..terminal import shown
 from .away import Patience
-from .decode import ERRORS, decode_window, seen_size, to_mode
+from .decode import to_8_bits
+from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size
 from .listing import reasons
 from .manifest import Manifest
 from .quarantine import is_entry
@@ -60,9 +61,9 @@ _EFFECTS = {
 
 @dataclass(frozen=True)
 class Levels:
-    """Sample values of images with more than 8 bits, and how many are left when the high byte is kept.
+    """Sample values of images with more than 8 bits, and how many are left when the high 8 bits are kept.
 
-    low, high: smallest and largest value. levels: different values. kept: different high bytes.
+    low, high: smallest and largest value. levels: different values. kept: different values of 8 bits.
     """
 
     low: int
@@ -71,12 +72,10 @@ class Levels:
     kept: int
 
     @staticmethod
-    def of(seen: np.ndarray) -> Levels | None:
-        """Sums up which values occur, (65536,) bool."""
+    def of(seen: np.ndarray, kept: np.ndarray) -> Levels | None:
+        """Sums up which values occur, (65536,) bool, and which are left, (256,) bool."""
         values = np.flatnonzero(seen)
-        if not len(values):
-            return None
-        return Levels(int(values[0]), int(values[-1]), len(values), len(np.unique(values >> 8)))
+        return Levels(int(values[0]), int(values[-1]), len(values), int(kept.sum())) if len(values) else None
 
     @property
     def lost(self) -> bool:
@@ -181,6 +180,7 @@ def examine(
     quick: bool = False,
     before: Manifest | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
     """Reads every image of a manifest, decodes it with Pillow, and sums up.
 
@@ -190,6 +190,7 @@ def examine(
         quick: headers and checksums only: no pixels, so no damage inside of them and no mean.
         before: an earlier manifest of these files; what differs from it is not broken for that, but named.
         progress: wraps what is iterated over, one item an image.
+        limits: files whose headers say that decoding needs more are broken.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
@@ -198,8 +199,8 @@ def examine(
     unusual: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, "tiny")}
     same: dict[int, list[str]] = defaultdict(list)
     sizes, checksums, total, decoded, read, frames = [], [], np.zeros((3, 2)), 0, 0, 0
-    values = np.zeros(2**16, bool)
-    found = _examined(manifest, range(len(manifest)), threads, quick)
+    values, kept = np.zeros(2**16, bool), np.zeros(2**8, bool)
+    found = _examined(manifest, range(len(manifest)), threads, quick, limits)
     for path, (file, pixels, reason) in zip(manifest.paths, progress(found), strict=True):
         read += len(file.data)
         checksums.append(file.checksum or 0)
@@ -221,8 +222,8 @@ def examine(
         if pixels is not None:
             total += pixels.moments
             decoded += 1
-            if pixels.values is not None:
-                values |= pixels.values
+            values |= pixels.values
+            kept |= pixels.kept
     mean, std = map(tuple, (total.T / decoded).tolist()) if decoded else (None, None)
     return Report(
         images=len(manifest),
@@ -234,7 +235,7 @@ def examine(
         duplicates=[paths for paths in same.values() if len(paths) > 1],
         left_out=manifest.left_out,
         frames=frames,
-        levels=Levels.of(values),
+        levels=Levels.of(values, kept),
         sizes=np.array(sizes).reshape(-1, 2),
         mean=mean,
         std=std,
@@ -268,31 +269,34 @@ def environment() -> dict[str, str]:
     return {"torch": version("torch"), "Pillow": version("pillow"), "DALI": found, "a run decodes with": loader}
 
 
-def still_bad(manifest: Manifest, paths: Iterable[str], threads: int) -> dict[str, str]:
+def still_bad(manifest: Manifest, paths: Iterable[str], threads: int, limits: Limits) -> dict[str, str]:
     """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest."""
     index = {path: i for i, path in enumerate(manifest.paths)}
     indices = [index[path] for path in paths if path in index]
-    found = zip(indices, _examined(manifest, indices, threads, quick=False), strict=True)
+    found = zip(indices, _examined(manifest, indices, threads, quick=False, limits=limits), strict=True)
     return {manifest.paths[i]: reason for i, (_, _, reason) in found if reason is not None}
 
 
-def first_look(manifest: Manifest) -> list[str]:
+def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:
     """What a run should know about its pixels before it starts, a sentence each, from a few images of the list."""
     indices = range(0, len(manifest), -(-len(manifest) // _LOOKS))
-    values, frames, bands = np.zeros(2**16, bool), 0, 0
-    with Reader(1) as reader:
+    values, kept, frames, bands = np.zeros(2**16, bool), np.zeros(2**8, bool), 0, 0
+    with Reader(1, largest=limits.file_bytes) as reader:
         files = reader.submit([manifest.path(index) for index in indices]).result()
     for file in files:
-        if file.error is not None:
+        if refusal(file, limits):
             continue
         frames += file.header.frames > 1
         bands += _KINDS["bands"](file.header)
         if file.header.bits > 8:
             try:
-                values |= _pixels(file).values
-            except ERRORS:  # a bad file, of which the run says more
+                with reserved(limits, file):
+                    pixels = _pixels(file)
+            except ValueError:  # a bad file, of which the run says more
                 continue
-    found, levels = [], Levels.of(values)
+            values |= pixels.values
+            kept |= pixels.kept
+    found, levels = [], Levels.of(values, kept)
     if levels and levels.lost:
         found.append(f"images of more than 8 bits lose levels ({levels}): {_SCALE}")
     for count, what in ((frames, "several pages or frames, of which the first is used"), (bands, "unused bands")):
@@ -306,15 +310,17 @@ class _Pixels:
     """What the pixels of one image are.
 
     moments: (3, 2) float64, mean and standard deviation of red, green and blue on the 0..1 scale.
-    values: (65536,) bool, the values that occur in an image of more than 8 bits; else None.
+    values, kept: (65536,) and (256,) bool, which values occur in an image of more than 8 bits, and to which of 8 bits
+        they are brought.
     """
 
     moments: np.ndarray
-    values: np.ndarray | None
+    values: np.ndarray
+    kept: np.ndarray
 
 
 def _examined(
-    manifest: Manifest, indices: Iterable[int], threads: int, quick: bool
+    manifest: Manifest, indices: Iterable[int], threads: int, quick: bool, limits: Limits
 ) -> Iterator[tuple[File, _Pixels | None, str | None]]:
     """(file, its pixels, why it is broken) of the images at `indices`, in order; a few files ahead are in memory."""
 
@@ -322,20 +328,22 @@ def _examined(
         files = reading.result()
         patience.insist([index], files)
         (file,) = files
-        reason = file.error or manifest.difference(index, len(file.data), file.checksum)
+        reason = refusal(file, limits) or manifest.difference(index, len(file.data), file.checksum)
         if reason is not None or quick:
             return file, None, reason
         try:
-            return file, _pixels(file), None
-        except ERRORS as error:
-            return file, None, " ".join(str(error).split()) or type(error).__name__
+            with reserved(limits, file):
+                return file, _pixels(file), None
+        except ValueError as error:
+            return file, None, str(error)
 
     def read(several: list[int]) -> list[File]:
         return reader.submit([manifest.path(index) for index in several]).result()
 
     pending: deque[Future] = deque()
-    with Reader(threads, checksum=True) as reader, ThreadPoolExecutor(threads) as pool:
-        patience = Patience(manifest, read)
+    reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
+    with reader, ThreadPoolExecutor(threads) as pool:
+        patience = Patience(manifest, read, limits.file_bytes)
         for index in indices:
             pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
             if len(pending) > 4 * threads:
@@ -350,17 +358,21 @@ def _first(items: Iterable[str]) -> str:
 
 
 def _pixels(file: File) -> _Pixels:
-    image = decode_window(file, (0, 0, *seen_size(file)), None)
-    values = None
+    """
+    Raises:
+        ValueError: the file cannot be decoded; the text is the reason.
+    """
+    image, bits = decode_upright(file), file.header.bits
+    values = np.zeros(2**16, bool)
     if image.mode.startswith("I;16"):
-        values = np.zeros(2**16, bool)
         for row in np.asarray(image):  # one by one: as indices, all of them would take eight times the memory
             values[row] = True
-    image = to_mode(image, "RGB")
-    counts = np.array(image.histogram()).reshape(3, 256)
-    if values is None and file.header.bits > 8:  # Pillow gives the high bytes only
-        values = np.repeat(counts.sum(axis=0) > 0, 256)
+    image = to_8_bits(image, "RGB", bits)
+    counts = np.array(image.histogram()).reshape(-1, 256).repeat(3 // len(image.getbands()), axis=0)
+    kept = counts.sum(axis=0) > 0
+    if bits > 8 and not values.any():  # Pillow gives the high bits only
+        values = kept.repeat(256)
     share = counts / (image.width * image.height)
     mean = share @ _VALUES
     variance = (share * (_VALUES - mean[:, None]) ** 2).sum(axis=1)
-    return _Pixels(np.stack([mean, np.sqrt(variance)], axis=1), values)
+    return _Pixels(np.stack([mean, np.sqrt(variance)], axis=1), values, kept & (bits > 8))

@@ -21,7 +21,8 @@ from .. import config
 from ..tokens import Crop, Cut, Stream, sample_index
 from .away import Patience
 from .crops import CenterCrop
-from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour, seen_size
+from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour
+from .image import Limits, refusal, seen_size
 from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
 
@@ -85,8 +86,14 @@ class Loader:
         """
         self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
         self._decoder, self._quarantine, self._changes, self._note = decoder, quarantine, changes, note
-        self._reader = Reader(_READING_THREADS, checksum=manifest.checksums is not None)
-        self.patience = Patience(manifest, lambda indices: self._read(indices).result())
+        self._limits = limits_of(data)
+        self._reader = Reader(
+            _READING_THREADS,
+            checksum=manifest.checksums is not None,
+            largest=self._limits.file_bytes,
+            advice=self._limits.advice,
+        )
+        self.patience = Patience(manifest, lambda indices: self._read(indices).result(), self._limits.file_bytes)
 
     def load(self, ids: Tensor) -> Tensor:
         """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous, on the decoder's device.
@@ -191,9 +198,7 @@ class Loader:
 
     def _refusal(self, index: int, file: File) -> str | None:
         """Why a file is not even decoded."""
-        if file.error is not None:
-            return file.error
-        return self._manifest.difference(index, len(file.data), file.checksum)
+        return refusal(file, self._limits) or self._manifest.difference(index, len(file.data), file.checksum)
 
 
 class _Batch:
@@ -280,17 +285,23 @@ def open_loader(
         )
     threads = data.workers or share_of_cores()
     settings = data.size, channels, data.crop.interpolation, threads
-    pillow = PillowDecoder(*settings, pin=device.type == "cuda")
+    limits = limits_of(data)
+    pillow = PillowDecoder(*settings, pin=device.type == "cuda", limits=limits)
     if data.loader == "pillow":
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes)
     try:
         from .dali import DaliDecoder
 
-        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow), quarantine, pool, changes)
+        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow, limits), quarantine, pool, changes)
     except ImportError as error:
         if data.loader == "dali":
             raise ValueError(f"data.loader=dali: {error}") from error
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
+
+
+def limits_of(data: config.Data) -> Limits:
+    """The limits on decoding one image that the settings give."""
+    return Limits(data.decode_memory, data.decode_seconds)
 
 
 def share_of_cores() -> int:

@@ -1,6 +1,6 @@
 """Masks: the labels of the pixels of images, cut, placed and flipped as the images are.
 
-May import config, segmentation, tokens and fastmim_kernels.
+May import config, segmentation, tokens, image and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fastmim_kernels.reader import File, parse_header, xxh64
-
 from ..segmentation import IGNORED
 from ..tokens import Cut
 from .ahead import Ahead
 from .crops import fitting
-from .decode import ERRORS, FILTERS, MODES, decode_window, places, seen_size
+from .decode import FILTERS, MODES, decode_window, places
+from .image import DEFAULT_LIMITS, Limits, open_image, read_image, reserved, seen_size
 from .loader import Loader
 from .manifest import Manifest
 from .quarantine import BadFilesError
@@ -34,14 +32,22 @@ _NAMED = 3
 class Masks:
     """The masks of a manifest's images: files of the same names, extensions apart, below a folder."""
 
-    def __init__(self, images: Manifest, folder: str, classes: int, reduce_zero_label: bool = False):
+    def __init__(
+        self,
+        images: Manifest,
+        folder: str,
+        classes: int,
+        reduce_zero_label: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ):
         """
         Args:
             classes: how many; in the files they are 0, 1, ..., with `reduce_zero_label` 1, 2, ...
+            limits: of decoding a mask, and an image in `whole_images`.
         Raises:
             ValueError: an image has no mask, or more than one.
         """
-        self.images, self.manifest = images, Manifest.scan(folder)
+        self.images, self.manifest, self.limits = images, Manifest.scan(folder), limits
         self._classes, self._reduce = classes, reduce_zero_label
         found: dict[str, list[int]] = {}
         for i, path in enumerate(self.manifest.paths):
@@ -67,10 +73,10 @@ class Masks:
         """
         path = self.manifest.path(self._index[index])
         try:
-            with Image.open(path) as image:
-                mode, labels = image.mode, np.array(image)
-        except ERRORS as error:
+            image = open_image(path, self.limits)
+        except ValueError as error:
             raise BadFilesError(f"the mask {path!r} cannot be read: {error}") from error
+        mode, labels = image.mode, np.array(image)
         if mode not in ("L", "P"):
             raise BadFilesError(
                 f"the mask {path!r}: expected one channel of 8 bits, gray or with a palette, whose values are classes, "
@@ -175,7 +181,7 @@ def whole_images(
     """
 
     def load(index: int) -> tuple[Tensor, Tensor]:
-        image, labels = _decode(masks.images, index, MODES[channels]), masks.read(index)
+        image, labels = _decode(masks.images, index, MODES[channels], masks.limits), masks.read(index)
         masks.compare(index, labels.shape, (image.height, image.width))
         factor = fitting(labels.shape, size, fit)
         resized = tuple(max(1, round(side * factor)) for side in labels.shape)
@@ -196,18 +202,18 @@ def whole_images(
                 future.cancel()
 
 
-def _decode(manifest: Manifest, index: int, mode: str) -> Image.Image:
+def _decode(manifest: Manifest, index: int, mode: str, limits: Limits) -> Image.Image:
     """
     Raises:
         BadFilesError: it gives no picture, or is not the file that was listed.
     """
     path = manifest.path(index)
     try:
-        data = Path(path).read_bytes()
-        header, error = parse_header(data)
-        if error := error or manifest.difference(index, len(data), xxh64(data) if manifest.checksums else None):
+        file = read_image(path, limits)
+        checksum = file.checksum if manifest.checksums else None
+        if error := file.error or manifest.difference(index, len(file.data), checksum):
             raise ValueError(error)
-        file = File(path, np.frombuffer(data, dtype=np.uint8), header, None, None)
-        return decode_window(file, (0, 0, *seen_size(file)), mode)
-    except ERRORS as error:
+        with reserved(limits, file):
+            return decode_window(file, (0, 0, *seen_size(file)), mode).convert(mode)
+    except ValueError as error:
         raise BadFilesError(f"the test image {path!r} cannot be used: {error}") from error

@@ -19,7 +19,7 @@ import fastmim_kernels
 from .. import bittrace, checkpoint, encoders
 from ..config import Data, Experiment, from_json, to_json
 from ..data.doctor import first_look, still_bad
-from ..data.loader import Changes, open_loader, share_of_cores
+from ..data.loader import Changes, limits_of, open_loader, share_of_cores
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler, split_held_out
@@ -33,7 +33,7 @@ from .parts import PARTS
 FREE = (
     *("run.", "optim.", "train."),
     *("data.root", "data.held_out_root", "data.annotations", "data.masks", "data.test", "data.stride"),
-    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch", "data.decode_memory", "data.decode_seconds"),
 )
 
 
@@ -86,7 +86,8 @@ class Task(ABC):
         """Returns those of the bad files of earlier starts that are still bad."""
         if self.fresh or not paths:  # an earlier run's, which is not continued
             return ()
-        return still_bad(self.manifest, paths, self.config.data.workers or share_of_cores())
+        data = self.config.data
+        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
@@ -183,7 +184,7 @@ class Task(ABC):
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
         kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
-        facts, warnings = self.facts(), first_look(self.manifest)
+        facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
         facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
         if len(self.held_out_index) > self.images:
             warnings.append(

@@ -111,7 +111,7 @@ def _load() -> ctypes.CDLL:
         raise RuntimeError(f"the C++ library does not load: {error}; to rebuild it, {_library.BUILD}") from error
     pointer, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
     for name, result, arguments in [
-        ("reader_open", pointer, [ctypes.c_int, size, ctypes.c_int, size]),
+        ("reader_open", pointer, [ctypes.c_int, size, ctypes.c_int, size, text]),
         ("reader_close", None, [pointer]),
         ("reader_submit", pointer, [pointer, text, size]),
         ("batch_wait", ctypes.c_int, [pointer, ctypes.c_int]),
@@ -148,13 +148,15 @@ def _header(raw: _Header) -> Header:
 class Reader:
     """A pool of threads that read files in the order of submission. Use it as a context manager, or `close` it."""
 
-    def __init__(self, threads: int, max_bytes: int = 1 << 30, checksum: bool = False, largest: int = 1 << 28):
+    def __init__(
+        self, threads: int, max_bytes: int = 1 << 30, checksum: bool = False, largest: int = 1 << 28, advice: str = ""
+    ):
         """
         Args:
             max_bytes: of file contents held, in batches and in `File`s not yet released. At the bound reading waits
                 for releases; only a batch whose `result` is waited for, and those before it, may exceed it.
             checksum: whether to compute `File.checksum`.
-            largest: bytes of a file that is read; of a larger one `File.error` says so.
+            largest: bytes of a file that is read; of a larger one `File.error` says so, and ends in `advice`.
         Raises:
             ValueError: `threads` not in 1 .. 1024, `max_bytes` below 1.
             RuntimeError: the C++ library is missing or out of date (there is no other implementation), or the system
@@ -166,7 +168,7 @@ class Reader:
         self._checksum = checksum
         self._process = os.getpid()
         self._lock = threading.Lock()  # or a thread could submit to what another one closes
-        self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum, largest)
+        self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum, largest, advice.encode())
         if not self._pool:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
         self._finalizer = weakref.finalize(self, _close, self._library, self._pool, self._process)

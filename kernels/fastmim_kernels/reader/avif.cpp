@@ -126,7 +126,7 @@ class Avif {
         content.skip(4);
         walk(content, [&](Bytes kind, Cursor inside) { read_meta(kind, inside); });
       }
-      if (named(type, "moov")) read_movie(type, content, header);
+      if (named(type, "moov")) read_movie(content, 0, header);
     });
     double largest = largest_;
     for (const auto& [id, item] : items_) {
@@ -204,19 +204,20 @@ class Avif {
   }
 
   // The tracks of a sequence: its size, the number of its frames, and the data of the first.
-  void read_movie(Bytes type, Cursor content, Header& header) {
-    for (const char* folder : {"moov", "trak", "mdia", "minf", "stbl"}) {
-      if (named(type, folder)) {
-        offset_ = size_ = 0;
-        walk(content, [&](Bytes kind, Cursor inside) { read_movie(kind, inside, header); });
-        if (named(type, "stbl") && size_) {
-          Cursor file(bytes_);
-          file.seek(offset_);
-          largest_ = std::max(largest_, largest_frame_in(Cursor(file.take(size_))));
-        }
-        return;
-      }
-    }
+  void read_movie(Cursor content, size_t depth, Header& header) {
+    constexpr const char* folders[] = {"trak", "mdia", "minf", "stbl"};
+    walk(content, [&](Bytes type, Cursor inside) {
+      if (depth == std::size(folders)) return read_samples(type, inside, header);
+      if (named(type, folders[depth])) read_movie(inside, depth + 1, header);
+    });
+    if (depth < std::size(folders) || !size_) return;
+    Cursor file(bytes_);
+    file.seek(offset_);
+    largest_ = std::max(largest_, largest_frame_in(Cursor(file.take(size_))));
+    offset_ = size_ = 0;
+  }
+
+  void read_samples(Bytes type, Cursor content, Header& header) {
     if (named(type, "stsz")) {
       content.skip(4);
       size_ = content.u32();

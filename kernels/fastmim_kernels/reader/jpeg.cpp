@@ -197,7 +197,7 @@ int64_t coefficients(const Jpeg& jpeg) {
 void parse_segments(Cursor& cursor, Header& header) {
   constexpr int64_t most_scans = 1 << 16;  // beyond any limit on the time
   Jpeg jpeg;
-  bool scanned = false, exif = false;
+  bool scanned = false, last = false, exif = false;
   header.scans = 0;
   for (;;) {
     const uint8_t marker = next_marker(cursor, scanned ? nullptr : &header.parts);
@@ -224,12 +224,13 @@ void parse_segments(Cursor& cursor, Header& header) {
         const bool all = read_scan(Cursor(segment), jpeg);
         header.scans = std::min(header.scans + 1, most_scans);
         if (progressive(jpeg) || !all) header.buffer = std::max(header.buffer, coefficients(jpeg));
-        if (all && !progressive(jpeg)) return check_only_scan(cursor, header);
+        last = all && !progressive(jpeg);
         if (header.scans == most_scans) throw Hopeless{"damaged: the JPEG has more than 65535 scans"};
       }
     } catch (const OutOfBytes&) {
       throw Hopeless{"damaged: a JPEG segment is shorter than its content"};
     }
+    if (last) return check_only_scan(cursor, header);
     if (scanned) continue;
     ++header.parts;
     header.metadata += static_cast<int64_t>(segment.size);
