@@ -52,6 +52,16 @@ class Patience:
         self._probes = full[:: -(-len(full) // _PROBES)] if full else []
         self._in_vain, self._lock = 0, threading.Lock()
 
+    def read(self, index: int) -> File:
+        """Reads one image of the manifest, as `insist` does.
+
+        Raises:
+            DataAwayError: as `insist`.
+        """
+        files = self._read([index])
+        self.insist([index], files)
+        return files[0]
+
     def insist(self, indices: list[int], files: list[File]) -> None:
         """Reads those of `files` again, in place, that are not as listed; waits between attempts.
 

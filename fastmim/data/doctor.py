@@ -269,7 +269,9 @@ def environment() -> dict[str, str]:
     return {"torch": version("torch"), "Pillow": version("pillow"), "DALI": found, "a run decodes with": loader}
 
 
-def still_bad(manifest: Manifest, paths: Iterable[str], threads: int, limits: Limits) -> dict[str, str]:
+def still_bad(
+    manifest: Manifest, paths: Iterable[str], threads: int, limits: Limits = DEFAULT_LIMITS
+) -> dict[str, str]:
     """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest."""
     index = {path: i for i, path in enumerate(manifest.paths)}
     indices = [index[path] for path in paths if path in index]

@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from fastmim.data import away, loader
 from fastmim.data.away import DataAwayError
 from fastmim.data.manifest import Manifest
+from fastmim.data.masks import Masks, whole_images
 from fastmim.data.quarantine import Quarantine
 
 
@@ -137,3 +139,20 @@ def test_what_was_not_there_when_it_was_listed_is_not_waited_for(root, data, nap
         open_.load(torch.arange(14))
         assert sorted(open_.bad_files()) == ["a/link.png", "b/empty.png"]
     assert not naps
+
+
+def test_masks_and_whole_images_are_waited_for_too(make_folder, naps):
+    images = make_folder(["0.png", "1.png"])
+    folder = images.with_name("masks")
+    folder.mkdir()
+    for name in ("0.png", "1.png"):
+        Image.new("L", (16, 12), 1).save(folder / name)
+    masks = Masks(Manifest.scan(str(images)), str(folder), 2)
+    for path in (folder, images):
+        naps.clear()
+        path.rename(path.with_name("elsewhere"))
+        naps.then(3, lambda path=path: path.with_name("elsewhere").rename(path))
+        assert len(list(whole_images(masks, range(2), (12, 16), "inside", "bilinear", 3, threads=1))) == 2
+    shutil.rmtree(folder)
+    with pytest.raises(DataAwayError, match="masks has been away for 300 s"):
+        masks.read(0)
