@@ -16,7 +16,7 @@ from fastmim_kernels.reader import File
 from ..files import open_regular
 from ..terminal import shown
 from .manifest import Manifest
-from .quarantine import DataError
+from .quarantine import BadFilesError
 
 AWAY_SECONDS = 300
 """Longest wait for a data folder of which nothing can be read."""
@@ -27,7 +27,7 @@ _IN_VAIN = 2  # waits for parts of the data after which files are bad at once
 _PROBES = 16
 
 
-class DataAwayError(DataError):
+class DataAwayError(BadFilesError):
     """Nothing in the data folder can be read, and waiting has not helped."""
 
 

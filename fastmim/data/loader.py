@@ -19,7 +19,7 @@ from fastmim_kernels.reader import Batch, File, Reader
 
 from .. import config
 from ..tokens import Crop, Cut, Stream, sample_index
-from .away import Patience
+from .away import DataAwayError, Patience
 from .crops import CenterCrop
 from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour
 from .image import Limits, refusal, seen_size
@@ -99,8 +99,8 @@ class Loader:
         """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous, on the decoder's device.
 
         Raises:
-            BadFilesError: an image and everything that could take its place cannot be used.
-            DataAwayError: the data folder is away.
+            BadFilesError: an image and everything that could take its place cannot be used; as DataAwayError, the data
+                folder is away.
         """
         return self._training(ids).result()
 
@@ -113,9 +113,13 @@ class Loader:
         images, usable = [], []
         # One at a time, each its own only substitute.
         for index in indices:
-            with contextlib.suppress(BadFilesError):
+            try:
                 images.append(_Batch(self, [Sample(int(index), crop, [], False)], index[None]).result())
                 usable.append(index)
+            except DataAwayError:
+                raise
+            except BadFilesError:
+                continue
         if not usable:
             return torch.empty((0, *self._data.size, len(self._data.mean)), dtype=torch.uint8), indices[:0]
         return torch.cat(images), torch.stack(usable)
@@ -132,8 +136,7 @@ class Loader:
         While the caller has one batch, the next `data.prefetch` are being read or decoded or wait in memory, no more.
 
         Raises:
-            BadFilesError, DataAwayError: as `load`; raised in place of its batch or of one of the `data.prefetch`
-                before it.
+            BadFilesError: as `load`; raised in place of its batch or of one of the `data.prefetch` before it.
         """
         waiting: deque[tuple[Tensor, _Batch]] = deque()
         try:

@@ -26,12 +26,8 @@ from .manifest import Manifest
 _ATTEMPTS = 64
 
 
-class DataError(ValueError):
-    """The data cannot be used: the run saves and stops."""
-
-
-class BadFilesError(DataError):
-    """No image can take the place of a bad one."""
+class BadFilesError(ValueError):
+    """Images cannot be used, and no others can take their place: the run saves and stops."""
 
 
 def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], say: Callable[[str], None]) -> None:
