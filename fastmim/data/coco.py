@@ -6,6 +6,7 @@ May import tokens. pycocotools (`pip install fastmim[detect]`) rasterises polygo
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
@@ -176,13 +177,17 @@ class Annotations:
         image = self.images[name]
         return image, [entry for entry in self.objects[image["id"]] if not entry["iscrowd"]]
 
-    def truth(self) -> list[dict]:
-        """All objects, crowds too, as pycocotools measures against them: masks are encoded, areas never missing."""
+    def truth(self, left_out: Container[str] = ()) -> list[dict]:
+        """All objects, crowds too, as pycocotools measures against them: masks are encoded, areas never missing.
+
+        Args:
+            left_out: images whose objects do not count.
+        """
         from pycocotools import mask as coco
 
         found = []
-        for image in self.images.values():
-            for entry in self.objects[image["id"]]:
+        for name, image in self.images.items():
+            for entry in self.objects[image["id"]] if name not in left_out else ():
                 mask = encode(entry["segmentation"], (image["height"], image["width"]))
                 area = float(coco.area(mask)) if entry["area"] is None else entry["area"]
                 found.append(entry | {"segmentation": mask, "area": area})

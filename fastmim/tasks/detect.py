@@ -21,6 +21,7 @@ from ..data.crops import ScaleJitterCrop
 from ..data.loader import Loaded, open_loader, share_of_cores
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
+from ..data.strict_json import short
 from ..detection import Detect
 from ..detector import Detector
 from ..engine import Process
@@ -51,10 +52,11 @@ class Detection(Tested):
     def scan(self) -> Manifest:
         data = self.config.data
         self.annotations, self.test_annotations = Annotations(data.annotations), Annotations(data.test_annotations)
-        if self.annotations.categories != self.test_annotations.categories:
+        ours, theirs = self.annotations.categories.items(), self.test_annotations.categories.items()
+        if different := ours ^ theirs:
             raise ValueError(
                 f"{data.annotations} and {data.test_annotations} have other categories: "
-                f"{self.annotations.categories} and {self.test_annotations.categories}"
+                f"{len(different)} are in one file only, such as {short(min(different)[1])}"
             )
         return self.annotations.within(super().scan(), with_objects=True)
 
