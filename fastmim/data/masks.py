@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -214,7 +215,8 @@ def patient(manifest: Manifest, limits: Limits) -> Patience:
     """Returns what reads single files of a manifest, and waits for them."""
 
     def read(indices: list[int]) -> list[File]:
-        return [read_image(manifest.path(index), limits) for index in indices]
+        paths = map(manifest.path, indices)
+        return list(map(partial(read_image, limits=limits), paths))
 
     return Patience(manifest, read, limits.file_bytes)
 
