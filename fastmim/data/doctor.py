@@ -217,7 +217,7 @@ def _examined(
     reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
     with reader, ThreadPoolExecutor(threads) as pool:
         for index in range(len(manifest)):
-            pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
+            pending.append(pool.submit(look, index, reader.submit([manifest.path(index)], [not quick])))
             if len(pending) > 4 * threads:
                 yield pending.popleft().result()
         while pending:
