@@ -1,6 +1,7 @@
 // Checks the entropy-coded pixels of a JPEG: that there are as many blocks as the header says. Decoders fill what lacks
 // with gray and say nothing.
 #include <algorithm>
+#include <memory>
 
 #include "jpeg.h"
 
@@ -9,10 +10,10 @@ namespace {
 
 constexpr uint8_t first_restart = 0xd0, last_restart = 0xd7;
 
-// Codes of up to `bits` bits by table, longer ones by search.
+// Codes of up to `bits` bits by table, two at once where they fit, longer ones by search.
 class Table {
  public:
-  static constexpr int bits = 10;
+  static constexpr int bits = 12;
   struct Entry {
     uint8_t length = 0;  // bits of the code and of the number behind it, 0 = a longer code
     uint8_t step = 0;    // coefficients to go on by
@@ -28,11 +29,25 @@ class Table {
         std::fill_n(entries_ + (code << shift), 1u << shift, entry);
       }
     }
+    if (dc) return;
+    for (unsigned i = 0; i < 1u << bits; ++i) {
+      const Entry first = entries_[i], second = entries_[i << first.length & ((1u << bits) - 1)];
+      const bool fits = first.step < 64 && second.length && first.length + second.length <= bits;
+      pairs_[i] = first;
+      if (!fits) continue;
+      pairs_[i].length = static_cast<uint8_t>(first.length + second.length);
+      pairs_[i].step = static_cast<uint8_t>(first.step + second.step);
+    }
   }
 
   // `next`: the next 16 bits. A length of 0: there is no such code.
   Entry find(unsigned next) const {
     const Entry entry = entries_[next >> (16 - bits)];
+    return entry.length ? entry : search(next);
+  }
+  // Of two codes, if the first does not end the block: it steps by 16 at most.
+  Entry find_pair(unsigned next) const {
+    const Entry entry = pairs_[next >> (16 - bits)];
     return entry.length ? entry : search(next);
   }
 
@@ -57,7 +72,7 @@ class Table {
 
   const Huffman& huffman_;
   bool dc_;
-  Entry entries_[1 << bits];
+  Entry entries_[1 << bits], pairs_[1 << bits];
 };
 
 // Reads entropy-coded bits: a byte 0xff is followed by a stuffed zero. At a marker zeros follow.
@@ -139,7 +154,7 @@ void skip_block(Bits& bits, const Table& dc, const Table& ac) {
   if (!entry.length) throw BadCode{};
   bits.skip(entry.length);
   for (int k = 1; k < 64; k += entry.step) {
-    entry = ac.find(bits.next16());
+    entry = k < 48 ? ac.find_pair(bits.next16()) : ac.find(bits.next16());
     if (!entry.length) throw BadCode{};
     bits.skip(entry.length);
   }
@@ -156,15 +171,19 @@ bool whole(Bits& bits, const Jpeg& jpeg) {
   const bool single = jpeg.components == 1;  // not interleaved: an MCU is one block
   int64_t mcus = single ? ceil_div(jpeg.width * jpeg.component[0].h, 8 * h) * ceil_div(jpeg.height * jpeg.component[0].v, 8 * v)
                         : ceil_div(jpeg.width, 8 * h) * ceil_div(jpeg.height, 8 * v);
-  const Table dc[] = {{jpeg.dc[0], true}, {jpeg.dc[1], true}, {jpeg.dc[2], true}, {jpeg.dc[3], true}};
-  const Table ac[] = {{jpeg.ac[0], false}, {jpeg.ac[1], false}, {jpeg.ac[2], false}, {jpeg.ac[3], false}};
+  std::unique_ptr<Table> dc[4], ac[4];
+  for (int i = 0; i < jpeg.components; ++i) {
+    const Component& c = jpeg.component[i];
+    if (!dc[c.dc]) dc[c.dc] = std::make_unique<Table>(jpeg.dc[c.dc], true);
+    if (!ac[c.ac]) ac[c.ac] = std::make_unique<Table>(jpeg.ac[c.ac], false);
+  }
   size_t zeros = 0;
   for (uint8_t restart = first_restart;; restart = restart == last_restart ? first_restart : restart + 1) {
     const int64_t stretch = jpeg.restart ? std::min<int64_t>(jpeg.restart, mcus) : mcus;
     for (int64_t mcu = 0; mcu < stretch; ++mcu) {
       for (int i = 0; i < jpeg.components; ++i) {
         const Component& c = jpeg.component[i];
-        for (int block = single ? 1 : c.h * c.v; block > 0; --block) skip_block(bits, dc[c.dc], ac[c.ac]);
+        for (int block = single ? 1 : c.h * c.v; block > 0; --block) skip_block(bits, *dc[c.dc], *ac[c.ac]);
       }
       if (bits.exhausted()) return false;
     }
