@@ -136,8 +136,9 @@ class PillowDecoder(Decoder):
         try:
             with reserved(self._limits, job.file):
                 window = decode_window(job.file, job.cut.window, MODES[channels])
-                image = window.resize(job.cut.resized[::-1], self._filter).convert(MODES[channels])
-                del window
+                image = window.resize(job.cut.resized[::-1], self._filter)
+                if image.mode != MODES[channels]:
+                    image = image.convert(MODES[channels])
         except ValueError as error:
             return str(error)
         pixels = np.asarray(image).reshape(*job.cut.resized, channels)

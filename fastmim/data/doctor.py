@@ -339,15 +339,15 @@ def _examined(
         except ValueError as error:
             return file, None, str(error)
 
-    def read(several: list[int]) -> list[File]:
-        return reader.submit([manifest.path(index) for index in several]).result()
+    def submit(several: list[int]) -> Batch:
+        return reader.submit([manifest.path(index) for index in several], [not quick] * len(several))
 
     pending: deque[Future] = deque()
     reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
     with reader, ThreadPoolExecutor(threads) as pool:
-        patience = Patience(manifest, read, limits.file_bytes)
+        patience = Patience(manifest, lambda several: submit(several).result(), limits.file_bytes)
         for index in indices:
-            pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
+            pending.append(pool.submit(look, index, submit([index])))
             if len(pending) > 4 * threads:
                 yield pending.popleft().result()
         while pending:

@@ -48,7 +48,7 @@ _ERRORS = (
 )
 # Nanoseconds per pixel and per byte of the file: the slowest contents found of each format, rounded up.
 _NANOSECONDS = {
-    "jpeg": (10, 10), "png": (8, 6), "webp": (45, 0), "bmp": (8, 0), "tiff": (25, 40), "gif": (12, 5), "avif": (45, 0)
+    "jpeg": (10, 20), "png": (8, 6), "webp": (45, 0), "bmp": (8, 0), "tiff": (25, 40), "gif": (12, 5), "avif": (45, 0)
 }  # fmt: skip
 _SCAN_NANOSECONDS, _SCANNED_BYTE_NANOSECONDS, _RAW_NANOSECONDS, _PART_NANOSECONDS = 1.2, 30, 4, 8_000
 _PART_BYTES = 512
@@ -174,7 +174,7 @@ def read_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> File
         return File(os.fspath(path), np.empty(0, np.uint8), None, f"cannot be read: {error.strerror}", None)
     except ValueError as error:
         return File(os.fspath(path), np.empty(0, np.uint8), None, str(error), None)
-    header, error = parse_header(data)
+    header, error = parse_header(data, pixels=True)
     return File(os.fspath(path), np.frombuffer(data, dtype=np.uint8), header, error, xxh64(data))
 
 

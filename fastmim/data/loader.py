@@ -87,6 +87,7 @@ class Loader:
         self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
         self._decoder, self._quarantine, self._changes, self._note = decoder, quarantine, changes, note
         self._limits = limits_of(data)
+        self._looked_through = bytearray(len(manifest))
         self._reader = Reader(
             _READING_THREADS,
             checksum=manifest.checksums is not None,
@@ -197,10 +198,13 @@ class Loader:
                 batch.decode()
 
     def _read(self, indices: list[int]) -> Batch:
-        return self._reader.submit([self._manifest.path(i) for i in indices])
+        # A JPEG's pixels are looked through once a run, as that takes longer than reading them.
+        pixels = [not self._looked_through[i] for i in indices]
+        return self._reader.submit([self._manifest.path(i) for i in indices], pixels)
 
     def _refusal(self, index: int, file: File) -> str | None:
         """Why a file is not even decoded."""
+        self._looked_through[index] = True
         return refusal(file, self._limits) or self._manifest.difference(index, len(file.data), file.checksum)
 
 

@@ -108,7 +108,7 @@ def avif_of_another_size() -> bytes:
 APP1, EXIF = b"\xff\xe1\0\x10", b"Exif\0\0II*\0\x08\0\0\0"
 BOMBS = {
     "jpeg-scans": lambda: scans(1000),
-    "jpeg-canvas": lambda: marked(b"", 0).replace(struct.pack(">HH", 40, 60), struct.pack(">HH", 65000, 65000), 1),
+    "jpeg-canvas": lambda: save(Image.new("RGB", (8100, 8100)), "JPEG"),
     "jpeg-comments": lambda: marked(b"\xff\xfe\0\4ab", 300_000),
     "jpeg-exif-segments": lambda: marked(APP1 + EXIF, 200_000),
     "jpeg-large-metadata": lambda: marked(b"\xff\xe1\xff\xffExif\0\0" + bytes(65527), 1200),

@@ -194,7 +194,7 @@ def test_a_jpeg_without_its_end_marker_is_truncated_whatever_fills_its_place():
         scan = whole.index(b"\xff\xda") + 14
         half = whole[: (scan + len(whole)) // 2]
         for data in (whole[:-2], whole[:-2] + bytes(2), whole[:-2] + b"garbage", half, half + bytes(len(whole))):
-            assert "truncated: the JPEG has no end marker" == error_of(data)
+            assert error_of(data) == "truncated: the JPEG has no end marker"
         for data in (whole, whole + bytes(5000), whole + b"any garbage \xff\xd8\xff", whole + b"\xff\xd9"):
             assert parse_header(data)[1] is None and pillow_loads(data)
 

@@ -113,12 +113,12 @@ def _load() -> ctypes.CDLL:
     for name, result, arguments in [
         ("reader_open", pointer, [ctypes.c_int, size, ctypes.c_int, size, text]),
         ("reader_close", None, [pointer]),
-        ("reader_submit", pointer, [pointer, text, size]),
+        ("reader_submit", pointer, [pointer, text, text, size]),
         ("batch_wait", ctypes.c_int, [pointer, ctypes.c_int]),
         ("batch_take", None, [pointer, ctypes.POINTER(_Taken)]),
         ("batch_release", None, [pointer]),
         ("file_release", None, [pointer]),
-        ("parse_header", None, [text, size, ctypes.POINTER(_Header), text, size]),
+        ("parse_header", None, [text, size, ctypes.c_int, ctypes.POINTER(_Header), text, size]),
         ("xxh64", size, [text, size]),
     ]:
         function = getattr(library, f"fastmim_{name}")
@@ -173,9 +173,12 @@ class Reader:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
         self._finalizer = weakref.finalize(self, _close, self._library, self._pool, self._process)
 
-    def submit(self, paths: Sequence[str]) -> Batch:
+    def submit(self, paths: Sequence[str], pixels: Sequence[bool] | None = None) -> Batch:
         """Starts reading files and returns at once; batches submitted ahead are prefetched.
 
+        Args:
+            pixels: of each path, whether the pixels of a JPEG are checked too: a truncated or damaged one then has an
+                `error`, where decoders would fill the rest with gray. Takes about a tenth of the time of decoding.
         Raises:
             ValueError: a path contains a zero byte.
             RuntimeError: the reader is closed, or belongs to the process from which this one was forked.
@@ -185,11 +188,12 @@ class Reader:
         for name in names:
             if b"\0" in name:
                 raise ValueError(f"expected file names, which have no zero bytes, got {name!r}")
+        flags = bytes(len(names) if pixels is None else map(bool, pixels))
         joined = b"".join(name + b"\0" for name in names)
         with self._lock:
             if not self._finalizer.alive:
                 raise RuntimeError("the reader is closed")
-            batch = self._library.fastmim_reader_submit(self._pool, joined, len(names))
+            batch = self._library.fastmim_reader_submit(self._pool, joined, flags, len(names))
         return Batch(self, batch, list(paths))
 
     def close(self) -> None:
@@ -262,14 +266,16 @@ class Batch:
         )
 
 
-def parse_header(data: bytes) -> tuple[Header | None, str | None]:
+def parse_header(data: bytes, pixels: bool = False) -> tuple[Header | None, str | None]:
     """The header of an image in memory, or why it is hopeless: exactly one of the two is not None.
 
+    Args:
+        pixels: also looks through the pixels of a JPEG, see `Reader.submit`.
     Raises:
         RuntimeError: see `Reader`.
     """
     raw, error = _Header(), ctypes.create_string_buffer(256)
-    _load().fastmim_parse_header(data, len(data), raw, error, len(error))
+    _load().fastmim_parse_header(data, len(data), pixels, raw, error, len(error))
     return (None, error.value.decode()) if error.value else (_header(raw), None)
 
 

@@ -112,7 +112,7 @@ void check_size(const Header& header) {
   if (header.width > INT32_MAX || header.height > INT32_MAX) throw Hopeless{"damaged: the header says " + size};
 }
 
-std::string parse(Bytes bytes, Header& header) {
+std::string parse(Bytes bytes, Header& header, bool pixels) {
   header = Header{};
   if (bytes.size == 0) return "empty: the file has no bytes";
   header.format = sniff(bytes);
@@ -120,6 +120,7 @@ std::string parse(Bytes bytes, Header& header) {
   try {
     parse_known(bytes, header);
     check_size(header);
+    if (pixels && header.format == jpeg) check_pixels(bytes);
   } catch (const Hopeless& hopeless) {
     return hopeless.why;
   } catch (const OutOfBytes&) {

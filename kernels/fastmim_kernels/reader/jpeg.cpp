@@ -1,30 +1,10 @@
 // JPEG (ITU-T T.81): walks the marker segments, and no further than needed into the entropy-coded data.
-#include <algorithm>
+#include "jpeg.h"
 
-#include "header.h"
+#include <algorithm>
 
 namespace fastmim::reader {
 namespace {
-
-struct Huffman {
-  bool defined = false;
-  uint8_t counts[17] = {};  // codes of each length, 1..16
-  uint8_t symbols[256] = {};
-};
-
-struct Component {
-  uint8_t id, h, v, quantization;  // h, v: sampling factors
-  uint8_t dc = 0, ac = 0;          // Huffman tables in the current scan
-};
-
-struct Jpeg {
-  uint8_t frame = 0;  // the SOF marker's second byte
-  int components = 0;
-  int64_t width = 0, height = 0;
-  Component component[4];
-  bool quantization[4] = {};
-  Huffman dc[4], ac[4];
-};
 
 enum Marker : uint8_t {
   SOF0 = 0xc0, SOF1 = 0xc1, SOF2 = 0xc2, SOF3 = 0xc3, SOF9 = 0xc9, SOF10 = 0xca,
@@ -194,9 +174,9 @@ int64_t coefficients(const Jpeg& jpeg) {
   return product(static_cast<double>(jpeg.width), static_cast<double>(jpeg.height), 2 * blocks);
 }
 
-void parse_segments(Cursor& cursor, Header& header) {
+void parse_segments(Cursor& cursor, Header& header, Scan& scan) {
   constexpr int64_t most_scans = 1 << 16;  // beyond any limit on the time
-  Jpeg jpeg;
+  Jpeg& jpeg = scan.jpeg;
   bool scanned = false, last = false, exif = false;
   header.scans = 0;
   for (;;) {
@@ -219,6 +199,7 @@ void parse_segments(Cursor& cursor, Header& header) {
       if (frame) read_frame(marker, Cursor(segment), jpeg, header);
       if (marker == DQT) read_quantization(Cursor(segment), jpeg);
       if (marker == DHT) read_huffman(Cursor(segment), jpeg);
+      if (marker == DRI) jpeg.restart = Cursor(segment).u16();
       if (marker == SOS) {
         scanned = true;
         const bool all = read_scan(Cursor(segment), jpeg);
@@ -230,7 +211,10 @@ void parse_segments(Cursor& cursor, Header& header) {
     } catch (const OutOfBytes&) {
       throw Hopeless{"damaged: a JPEG segment is shorter than its content"};
     }
-    if (last) return check_only_scan(cursor, header);
+    if (last) {
+      if (!arithmetic(jpeg) && jpeg.frame != SOF3) scan.begin = cursor.at();
+      return check_only_scan(cursor, header);
+    }
     if (scanned) continue;
     ++header.parts;
     header.metadata += static_cast<int64_t>(segment.size);
@@ -248,10 +232,15 @@ void parse_segments(Cursor& cursor, Header& header) {
 }  // namespace
 
 void parse_jpeg(Bytes bytes, Header& header) {
+  Scan scan;
+  parse_jpeg_scan(bytes, header, scan);
+}
+
+void parse_jpeg_scan(Bytes bytes, Header& header, Scan& scan) {
   Cursor cursor(bytes);
   cursor.skip(2);
   try {
-    parse_segments(cursor, header);
+    parse_segments(cursor, header, scan);
   } catch (const OutOfBytes&) {
     if (header.scans) throw Hopeless{"truncated: the JPEG has no end marker"};
     throw;

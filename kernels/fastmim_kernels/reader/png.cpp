@@ -96,7 +96,7 @@ void walk_after_data(Cursor& cursor, bool animated, Header& header) {
 void parse_png(Bytes bytes, Header& header) {
   Cursor cursor(bytes);
   cursor.skip(8);
-  bool animated = false;
+  bool animated = false, colours = false;
   for (;;) {
     const size_t begin = cursor.at();
     const uint32_t length = cursor.u32();
@@ -106,6 +106,7 @@ void parse_png(Bytes bytes, Header& header) {
     if (named(kind, "IEND")) throw Hopeless{"damaged: the PNG has no image data"};
     if (named(kind, "IDAT") || named(kind, "fdAT")) {
       if (header.channels == 0) throw Hopeless{"damaged: the PNG has image data before its header"};
+      if (header.palette && !colours) throw Hopeless{"damaged: the PNG has no palette"};
       cursor.seek(begin);
       return walk_after_data(cursor, animated, header);
     }
@@ -114,6 +115,7 @@ void parse_png(Bytes bytes, Header& header) {
     const uint32_t checksum = cursor.u32();
     if (checksum != crc32({kind.data, length + 4ull})) throw Hopeless{"damaged: wrong checksum in PNG chunk " + name};
     if (named(kind, "IHDR")) read_ihdr(data, header);
+    colours |= named(kind, "PLTE");
     if (named(kind, "acTL")) {
       animated = true;
       if (data.size >= 4) header.frames = std::max<int64_t>(1, Cursor(data).u32());

@@ -53,6 +53,7 @@ struct Batch {
   std::shared_ptr<Shared> shared;
   uint64_t number = 0;
   std::vector<std::string> paths;
+  std::vector<bool> pixels;  // of each file, whether its pixels are checked
   std::vector<std::unique_ptr<File>> files;
   size_t taken = 0, unfinished = 0;
   bool dropped = false;
@@ -63,7 +64,7 @@ class Pool {
   // Throws std::system_error when a thread cannot be started.
   Pool(int threads, uint64_t bound, bool checksum, uint64_t largest, std::string advice);
   ~Pool();
-  std::shared_ptr<Batch> submit(std::vector<std::string> paths);
+  std::shared_ptr<Batch> submit(std::vector<std::string> paths, std::vector<bool> pixels);
 
  private:
   void stop();
