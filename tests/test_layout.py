@@ -34,7 +34,7 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
+    3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "processes", "stop", "peers", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -68,11 +68,13 @@ ALLOWED = {
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
+    ("processes", "engine"),
+    ("stop", "peers"),
     ("train", "trainer"),
 }
 # Which part of fastmim may import which library.
 ONLY_IN = {
-    "deepspeed": {"engine"},
+    "deepspeed": {"engine", "processes"},
     "nvidia": {"data"},
     "segmentation_models_pytorch": {"segmenter"},
     "timm": {"encoders", "decoders", "layerwise", "classifier", "detector", "pyramid", "data", "tasks"},
