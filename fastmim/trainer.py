@@ -45,7 +45,8 @@ class Trainer:
         self.checkpoints = self.folder / "checkpoints"
         self.process = init_distributed(config.train.device, config.train.deterministic)
         stop.join(self.process.rank, self.process.world, config.train.timeout)
-        self.writes, self.busy = self.process.rank == 0, threading.Lock()
+        self.writes = self.process.rank == 0
+        self.busy, self.writing = threading.Lock(), False
         self.lock = checkpoint.lock(self.folder) if self.writes else None
         self.task = TASKS[type(config)](config, self.process)
         self.first = self.task.resume(self.checkpoints)
@@ -117,7 +118,9 @@ class Trainer:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
         state = self.task.state_dict()
         with self.busy:
+            self.writing = True
             self.write(done, state)
+            self.writing = False
 
     def write(self, done: int, state: checkpoint.State) -> None:
         """Writes a checkpoint of a state, which is empty on ranks that do not write."""
@@ -159,7 +162,9 @@ class Trainer:
 
     def save_now(self) -> None:
         """Saves the last finished update from another thread; training cannot go on afterwards."""
-        self.busy.acquire()  # for good
+        while not self.busy.acquire(timeout=5.0):  # for good
+            if not self.writing:
+                return  # an update hangs: what there is may be half of it
         engine = self.task.engine
         engine.rewind()
         engine.saves = True
