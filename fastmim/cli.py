@@ -17,6 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import steady_output
+
 
 def export(
     run: tyro.conf.Positional[Path],
@@ -351,6 +353,7 @@ COMMANDS = {
 }
 
 
+@steady_output()
 def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     about = "fastmim: masked-image modelling."

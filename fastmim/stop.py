@@ -141,6 +141,10 @@ class Stop:
         """Inside, a failed collective ends this process with a line that names the lost one; other errors are told."""
         try:
             yield
+        except SystemExit as end:
+            if end.code == 2:
+                self.tell(f"refused: {end.__context__ or 'see there'}")
+            raise
         except Exception as error:
             words = self._lost() if isinstance(error, RuntimeError) else None
             if words:
@@ -156,6 +160,8 @@ class Stop:
         if done != saved and self._rescue.can_save():
             self._rescue.save_now()
             done, saved = self._rescue.updates()
+        if done == 0:
+            return f"{words}; no update was done"
         if done == saved:
             return f"{words}; saved: update {saved}; the same command continues"
         return f"{words}; update {done} is not saved; the same command continues from {saved}"

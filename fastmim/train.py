@@ -1,8 +1,11 @@
 """Trains what a config describes:  deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]"""
 
 import os
+import signal
 import sys
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process without a traceback
 if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
     sys.path[0] = os.path.dirname(sys.path[0])  # a script's own folder would shadow the standard library
 
@@ -43,7 +46,6 @@ def run(argv: list[str], stop: Stop) -> None:
         try:
             trainer = Trainer(config, stop)
         except (ValueError, OSError, FolderError) as error:
-            stop.tell(f"refused: {error}")
             refuse(error)
         try:
             trainer.fit()

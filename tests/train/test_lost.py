@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from unittest import mock
 
 import pytest
 
@@ -31,6 +32,33 @@ def words(run, images, *more: str) -> list[str]:
 def wait(*_) -> None:
     signal.raise_signal(signal.SIGTERM)
     threading.Event().wait()
+
+
+def train_until_wait(place: str, words: list[str]) -> None:
+    """Trains; where the run calls a function, a signal comes and the function waits for ever."""
+    from fastmim import train
+
+    with mock.patch(place, wait):
+        train.main(words)
+
+
+@pytest.mark.costly("processes", "ranks that train")
+@pytest.mark.parametrize(
+    "place, status, said",
+    [
+        ("fastmim.data.manifest.Manifest.scan", 143, "stopped by SIGTERM before the first update"),
+        ("fastmim.data.loader._Batch.result", 0, "stopped by SIGTERM; no update was done"),
+        ("fastmim.tasks.pretrain.Pretrain.evaluate", 0, "stopped by SIGTERM; saved: update 3"),
+        ("fastmim.tasks.pretrain.Pretrain.finish", 0, "stopped by SIGTERM; saved: update 3"),
+        ("fastmim.trainer.Trainer.log", 0, "stopped by SIGTERM; saved: update 3"),
+    ],
+)
+def test_sigterm_is_obeyed_at_every_moment(images, tmp_path, place, status, said):
+    run = tmp_path / "run"
+    every = ["--run.evaluate_every", "3" if "evaluate" in place else "0", "--data.held_out", "2", "--train.epochs", "2"]
+    with Forks(tmp_path / "output", 1, train_until_wait, place, words(run, images, *every)) as forks:
+        assert forks.wait() == [status]
+        assert forks.outputs[0].read_text().splitlines()[-1].startswith(f"train.py: {said}")
 
 
 def train_until(rank: int, event: str, words: list[str]) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fastmim.data.demo import write_demo_images
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import Forks, refusal, rows, start, wait_for
+from tests.train.test_records import full_disk
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
 # "auto" may be bf16, where another split of the batch or other kernels round otherwise: 1e-5 is of fp32.
@@ -109,6 +111,50 @@ def test_under_the_launcher(images, tmp_path):
     wait_for(lambda: not processes(str(two)))
     assert checkpoint.load(two / "checkpoints").step == lines(two / "trace.jsonl") >= 5
     assert_same_training(one, two, 5)
+
+
+def test_damaged_side_files_do_not_keep_a_run_from_going_on(undisturbed, images, tmp_path):
+    run = tmp_path / "run"
+    train(run, images, "--run.stop_after", "5")
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        lines = (run / name).read_bytes().splitlines(keepends=True)
+        (run / name).write_bytes(b"".join([*lines[:1], b'{"step": "x"}\n\xff\x00\n[1', *lines[1:]]))
+    (run / "bad_files.jsonl").mkdir()
+    os.mkfifo(run / "skipped.jsonl")
+    for name in ("facts.json", "config.json", "manifest.json"):
+        (run / name).unlink()
+        (run / name).mkdir()
+    result = train(run, images)
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        assert f"warning: {name} is damaged: its " in result.stdout
+    for name in ("bad_files.jsonl", "skipped.jsonl", "facts.json", "config.json"):
+        assert f"warning: {name}: expected a file" in result.stdout
+    assert json.loads((run / "facts.json").read_text())["start"] == "update 5"
+    states = [checkpoint.load(folder / "checkpoints").state["model"] for folder in (run, undisturbed)]
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+def test_on_a_full_disk_a_run_trains_and_says_at_the_end_that_nothing_is_saved(images, tmp_path):
+    with full_disk(0):
+        result = train(tmp_path / "run", images, "--run.stop_after", "4", "--run.log_every", "1", check=False)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("train.py: update 4 is not saved")
+    for name in ("facts.json", "config.json", "metrics.jsonl", "trace.jsonl"):
+        assert result.stdout.count(f"warning: {name} could not be written (File too large)") == 1, name
+    assert "4/10  loss" in result.stdout and "Traceback" not in result.stdout
+
+
+def test_a_run_whose_output_nobody_takes_finishes(images, tmp_path, monkeypatch):
+    """Standard output is a closed pipe."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    from fastmim.train import main
+
+    with launched.restored(), open(writes, "w") as output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as ended:
+            main([*words(tmp_path / "run", images, "--run.stop_after", "2"), "--train.device", "cpu"])
+    assert ended.value.code == 0 and checkpoint.load(tmp_path / "run/checkpoints").step == 2
 
 
 def train_signalled(number: int, words: list[str]) -> None:
