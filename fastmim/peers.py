@@ -94,7 +94,11 @@ class Peers:
         return not self._failed and max(self._silent.values()) < _EARLY
 
     def close(self) -> None:
-        """Says that this process has ended as it should; the one that keeps the store waits for the others."""
+        """Says that this process has ended as it should; the one that keeps the store waits for the others.
+
+        When the run ends for an error, the others wait for the first one too: a launcher that sees one process end would
+        end the first before it has said why.
+        """
         self._closing.set()
         self._thread.join(self._timeout)
         if self._thread.is_alive():
@@ -103,8 +107,9 @@ class Peers:
         self._mark()
         with contextlib.suppress(RuntimeError):
             deadline, before = 0.0, []
-            while self._rank == 0 and not self._kept_by_launcher:
-                numbers = [self._store.add(self._key(other), 0) for other in self._others]
+            keeps = self._rank == 0 and not self._kept_by_launcher
+            while waited := self._others if keeps else [0] if self._verdict and self._rank else []:
+                numbers = [self._store.add(self._key(other), 0) for other in waited]
                 if numbers != before:
                     deadline, before = time.monotonic() + patience, numbers
                 if min(numbers) >= _ENDED or time.monotonic() > deadline:
