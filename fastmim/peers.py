@@ -96,8 +96,8 @@ class Peers:
     def close(self) -> None:
         """Says that this process has ended as it should; the one that keeps the store waits for the others.
 
-        When the run ends for an error, the others wait for the first one too: a launcher that sees one process end would
-        end the first before it has said why.
+        When the run ends for an error, the others wait for the first one too: a launcher that sees one process end
+        would end the first before it has said why.
         """
         self._closing.set()
         self._thread.join(self._timeout)
