@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from .config import Config
+from .pace import Heartbeat, Rise, Window
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_FINITE = "nothing: the last loss is not finite"
@@ -55,17 +56,31 @@ class Meter:
     Args:
         folder: where metrics.jsonl (and TensorBoard events) go; lines of updates after `first` are dropped.
         first, total: updates done before, and in the whole run.
+        accumulation: micro-batches in an update.
         writes: whether this process prints and writes (rank 0).
     """
 
-    def __init__(self, folder: Path, first: int, total: int, config: Config, device: torch.device, writes: bool):
+    def __init__(
+        self,
+        folder: Path,
+        first: int,
+        total: int,
+        config: Config,
+        device: torch.device,
+        writes: bool,
+        accumulation: int = 1,
+    ):
         self.step, self.total, self.device, self.writes = first, total, device, writes
-        self.samples = config.train.global_batch
+        self.samples, self.accumulation = config.train.global_batch, accumulation
         self.folder = folder
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.waited = 0.0
         self.since = time.perf_counter()
         self.skipped = self.skips_in_a_row = 0
+        self.micro_batches, self.waits, self.update_since = 0, False, self.since
+        self.optim = config.optim
+        self.rise, self.window = Rise([]), Window(config.run.log_every, [], first)
+        self.heartbeat = Heartbeat(self.still_there)
         self.progress = self.file = self.events = None
         if not writes:
             return
@@ -73,6 +88,8 @@ class Meter:
         kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= first]
         replace(path, "".join(kept))
         self.file = path.open("a", buffering=1)
+        rows = [json.loads(line) for line in kept]
+        self.rise, self.window = Rise(rows), Window(config.run.log_every, rows, first)
         if config.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -86,9 +103,12 @@ class Meter:
     def __enter__(self) -> Meter:
         if self.progress:
             self.progress.start()
+        if self.writes:
+            self.heartbeat.start()
         return self
 
     def __exit__(self, *_) -> None:
+        self.heartbeat.stop()
         if self.progress:
             self.progress.stop()
         if self.events:
@@ -100,16 +120,17 @@ class Meter:
         """Passes batches on, timing how long the loop waits for them."""
         batches = iter(batches)
         while True:
-            start = time.perf_counter()
+            start, self.waits = time.perf_counter(), True
             batch = next(batches, None)
-            self.waited += time.perf_counter() - start
+            self.waited, self.waits = self.waited + time.perf_counter() - start, False
             if batch is None:
                 return
             yield batch
+            self.micro_batches += 1  # asked for the next one: this one is trained on
 
     def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
         """Notes one update; nothing is read from the device."""
-        self.step += 1
+        self.step, self.micro_batches, self.update_since = self.step + 1, 0, time.perf_counter()
         self.pending.append((loss.detach(), grad_norm.detach(), skipped.detach()))
         if self.progress:
             self.progress.update(self.task, completed=self.step)
@@ -120,11 +141,22 @@ class Meter:
         loss, norm, skipped = (torch.stack([p[i].float() for p in pending]).tolist() for i in range(3))
         return loss, norm, [bool(s) for s in skipped]
 
-    def log(self, **values: float) -> None:
+    def average(self, loss: float, updates: int) -> tuple[float, int]:
+        """Returns the loss of a log line and of how many updates it is the mean; see `Window`."""
+        return self.window.mean(loss, updates, self.step)
+
+    def elapsed(self) -> float:
+        """Returns the seconds since the start, or since the last log line."""
+        return time.perf_counter() - self.since
+
+    def log(self, **values: float) -> float:
         """Writes one line of `values` with speed, time left, memory and the share of time spent waiting for data.
 
         Args:
-            values: loss, lr, grad_norm, epoch, bad_files; updates = how many since the last line.
+            values: loss, lr, grad_norm, epoch, bad_files; averaged = updates that the loss is the mean of; updates =
+                how many since the last line.
+
+        Returns: seconds an update.
         """
         elapsed = time.perf_counter() - self.since
         seconds = elapsed / values["updates"]
@@ -143,9 +175,31 @@ class Meter:
             f"data wait {row['data_wait']:.0%}{skips}{bad}"
         )
         if self.progress:
+            self.heartbeat.beat()
             self.progress.update(self.task, description=text)
         else:
             self.say(f"{self.step}/{self.total}  {text}")
+        if found := self.rise.notice(row["loss"]):
+            start, now = found
+            self.say(
+                f"warning: the loss has risen to {now:.4g} from {start:.4g} at the start: training diverges. Lower "
+                f"optim.blr (now {self.optim.blr:g}), raise optim.warmup_epochs (now {self.optim.warmup_epochs:g}), or "
+                f"limit gradients with optim.clip (now {self.optim.clip})"
+            )
+        return seconds
+
+    def still_there(self, seconds: float) -> None:
+        """Says what has been done since the last line, where lines are far apart."""
+        update = f"update {self.step + 1} of {self.total}"
+        if self.waits:
+            self.print(f"{update}: waiting for images; the last line was {duration(seconds)} ago")
+        elif not self.micro_batches:
+            self.print(f"{update}: its first micro-batch is under way; the last line was {duration(seconds)} ago")
+        else:
+            spent = time.perf_counter() - self.update_since
+            done, all = self.micro_batches, self.accumulation
+            update_takes = duration(spent / done * all)
+            self.print(f"{update}: {done} of {all} micro-batches in {duration(spent)}; an update takes {update_takes}")
 
     def evaluated(self, loss: float, trivial: dict[str, float]) -> None:
         """Writes the loss on held-out images beside what trivial predictors reach on them."""
@@ -185,6 +239,10 @@ class Meter:
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
+        self.heartbeat.beat()
+        self.print(text)
+
+    def print(self, text: str) -> None:
         if self.writes:
             console.print(text, markup=False)
 

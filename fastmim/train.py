@@ -41,7 +41,8 @@ def main(argv: list[str]) -> None:
     try:
         trainer.fit(Stop(watched))
     except BadFilesError as error:
-        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}") from None
+        saved = f"saved: update {trainer.saved} in {trainer.checkpoints}" if trainer.saved else "no update was saved"
+        raise SystemExit(f"train.py: {error}; {saved}") from None
 
 
 def refuse(error: Exception) -> NoReturn:

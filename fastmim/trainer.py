@@ -4,12 +4,16 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from . import checkpoint
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
+from .data.quarantine import BadFilesError
 from .detection import Detect
 from .engine import init_distributed
 from .metrics import Meter, announce
+from .pace import Pace
 from .segmentation import Segment
 from .stop import Stop
 from .tasks.classify import FineTuning, LinearProbing
@@ -29,16 +33,24 @@ TASKS = {
 
 
 class Trainer:
-    """The loop around a task: train, log, look, save, stop."""
+    """The loop around a task: train, log, save, look, stop."""
 
     def __init__(self, config: Experiment):
         self.config, self.folder = config, Path(config.run.dir)
         self.checkpoints = self.folder / "checkpoints"
+        kind = TASKS[type(config)]
+        kind.check_packages(config)
         self.process = init_distributed(config.train.device, config.train.deterministic)
         self.writes = self.process.rank == 0
         self.lock = checkpoint.lock(self.folder) if self.writes else None
-        self.task = TASKS[type(config)](config, self.process)
+        kind.check_outputs(self.folder)
+        self.task = kind(config, self.process)
         self.first = self.task.resume(self.checkpoints)
+        if self.first > self.task.total:
+            raise ValueError(
+                f"{self.checkpoints} holds update {self.first}, but train.epochs={config.train.epochs:g} ends at "
+                f"{self.task.total}: raise train.epochs, or choose another run.dir"
+            )
         self.saved = self.first
         if self.writes:
             announce(self.folder, self.task.describe() | {"start": f"update {self.first}"}, to_json(config))
@@ -50,45 +62,77 @@ class Trainer:
         batches, every = task.batches(self.first, last), run.evaluate_every or task.total
         trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
         done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
-        with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
+        self.pace = Pace(self.first, run.log_every)
+        place = self.folder, self.first, task.total, self.config, self.process.device, self.writes
+        with Meter(*place, task.engine.accumulation) as self.meter:
+            for line in (*task.notes, *task.doubts()):
+                self.meter.say(f"warning: {line}")
             for step in range(self.first, last):
-                result = task.train_step(step, self.meter.waiting(islice(batches, task.engine.accumulation)))
-                self.meter.update(result.loss, result.grad_norm, result.skipped)
+                result = self.update(step, islice(batches, task.engine.accumulation))
                 done = step + 1
                 why = ("finished" if last == task.total else "run.stop_after") if done == last else stop.poll()
                 pause = time.perf_counter()
                 values = task.fingerprint(step, result) if run.trace else {}
                 if trace:
                     trace.record(step, **values)
-                if done % run.log_every == 0 or why:
+                if why or self.log_is_due(done):
                     why = (failure := self.log(done)) or why
-                if task.evaluates and (done % every == 0 or why == "finished"):
-                    task.evaluate(done, self.meter)
                 if done % run.save_every == 0 or why:
                     self.save(done)
+                # The last evaluation is part of `finish`, once all is saved.
+                if task.evaluates and done % every == 0 and done < task.total:
+                    with task.promises.attempt("the evaluation", self.meter, "training goes on"):
+                        task.evaluate(done, self.meter)
                 self.meter.exclude(pause)
                 if why:
                     break
-        stop.close()
-        finished = done == task.total and not failure
+            stop.close()
+            finished = done == task.total and not failure
+            try:
+                if self.writes and not (finished and self.saved == done):
+                    self.end(done, why, failure)
+                if finished:
+                    task.finish(self.meter)
+            finally:
+                task.close()
+        if finished and (missing := task.promises.missing):
+            words = f"finished and saved, but without {', '.join(missing)}: the same command tries again"
+            raise SystemExit(f"train.py: {words}" if self.writes else 1)
+
+    def update(self, step: int, micro_batches):
+        """One update. Images that cannot be used end the run, but nothing that was trained is lost."""
         try:
-            if self.writes and not (finished and self.saved == done):
-                self.end(done, why, failure)
-            if finished:
-                task.finish(self.meter)
-        finally:
-            task.close()
+            result = self.task.train_step(step, self.meter.waiting(micro_batches))
+        except BadFilesError:
+            # On several processes only stage 0 can save without the others, which wait for this one.
+            if step > self.saved and (self.process.world == 1 or self.task.engine.stage == 0):
+                self.save(step)
+            raise
+        self.meter.update(result.loss, result.grad_norm, result.skipped)
+        return result
+
+    def log_is_due(self, done: int) -> bool:
+        """True if a log line is due, on all processes or on none. Collective."""
+        seconds = self.from_first(self.meter.elapsed()) if self.pace.asks(done) else 0.0
+        return self.pace.due(done, seconds)
+
+    def from_first(self, value: float) -> float:
+        """Returns the first process's number. Collective."""
+        return float(self.task.engine.reduce_sum(torch.tensor(value if self.writes else 0.0, dtype=torch.float64)))
 
     def log(self, done: int) -> str | None:
         """Reads what the updates since the last log gave: the only wait for the device. Returns a reason to stop."""
         task, (losses, norms, skipped) = self.task, self.meter.read()
         bad, failure = task.bad_files()
-        values = {"loss": task.mean(losses, skipped), "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
-        self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
+        loss, averaged = self.meter.average(task.mean(losses, skipped), skipped.count(False))
+        values = {"loss": loss, "averaged": averaged, "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
+        seconds = self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
+        self.pace.logged(done, self.from_first(seconds))
         if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
+            saved = f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
             self.meter.say(  # not saved: the weights may be bad already
                 f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
-                f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
+                f"{saved if self.saved else 'There is no checkpoint yet. '}"
                 "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
             raise SystemExit(1)
@@ -108,7 +152,8 @@ class Trainer:
     def end(self, done: int, why: str, failure: str | None) -> None:
         """Says why a run ends before it has finished, or with a failure, and ends it."""
         if self.saved != done:
-            raise SystemExit(f"train.py: update {done} is not saved; the same command continues from {self.saved}")
+            again = f"continues from {self.saved}" if self.saved else "starts again"
+            raise SystemExit(f"train.py: update {done} is not saved in {self.checkpoints}; the same command {again}")
         go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
         self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
         raise SystemExit(1 if failure else 0)

@@ -22,11 +22,14 @@ from ..data.loader import Changes, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import Sampler, split_held_out
+from ..extras import require
 from ..engine import Engine, Process, StepResult
 from ..metrics import Meter
 from ..optim import learning_rate
 from ..tokens import sample_index
 from .parts import PARTS
+from . import doubts
+from .promises import Promises
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
@@ -45,7 +48,9 @@ class Task(ABC):
         module: what is trained, `module(images, ids) -> loss`.
         labels: (N,) int64 of the images of the manifest, if the module reads them.
         changes: what is done to samples beside crop and flip.
-        evaluates: whether there is anything to evaluate on.
+        evaluates: True if there is anything to evaluate on.
+        notes: lines to print before the first update, about what is left out or looks like a mistake.
+        promises: the results beside the checkpoints.
     """
 
     labels: Tensor | None = None
@@ -59,6 +64,8 @@ class Task(ABC):
         """
         data, seed = config.data, config.train.seed
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
+        self.notes: list[str] = []
+        self.promises = Promises()
         self.fresh = not (self.folder / "checkpoints/latest").exists()
         self.manifest = self.scan()
         train_index, self.held_out_images, self.held_out_index = split(self.manifest, data, seed)
@@ -90,6 +97,39 @@ class Task(ABC):
         """What a new run starts from."""
         return Path(self.config.run.init) if self.config.run.init and self.fresh else None
 
+    @classmethod
+    def check_packages(cls, config: Experiment) -> None:
+        """Checks that the packages which the run will need at some time are installed.
+
+        Raises:
+            ValueError: one is not.
+        """
+        if config.run.tensorboard:
+            require("run.tensorboard", "tensorboard", "torch.utils.tensorboard")
+
+    @classmethod
+    def check_outputs(cls, folder: Path) -> None:
+        """Checks that what the run will write at some time can be written.
+
+        Raises:
+            ValueError: something in the run folder is in the way.
+        """
+        for name in ("checkpoints", "grids", "encoder", "tensorboard"):
+            path = folder / name
+            if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+                raise ValueError(
+                    f"{path}: expected a folder that can be written to, or none; remove what is there, or choose "
+                    "another run.dir"
+                )
+        for name in ("metrics.jsonl", "result.json", "loss.png", "summary.png", "trace.jsonl", "bad_files.jsonl"):
+            if (path := folder / name).is_dir():
+                raise ValueError(f"{path}: expected a file or none, found a folder; choose another run.dir")
+
+    def doubts(self) -> list[str]:
+        """Says what about the settings looks like a mistake."""
+        room = doubts.room(self.folder, self.parameters, self.config.run.keep) if self.process.rank == 0 else []
+        return [*doubts.doubts(self.config, self.images, self.total), *room]
+
     @abstractmethod
     def build(self) -> nn.Module:
         """The module, initialised from the seed, or in a new run from `run.init`; sets `labels` and `changes`."""
@@ -104,7 +144,7 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, meter: Meter) -> None:
-        """Leaves what a finished run promises, once it is saved. Collective."""
+        """Makes what a finished run promises, once it is saved; failures are in `promises`. Collective."""
 
     def mask_hashes(self, ids: Tensor) -> int:
         """A hash of the masks of these samples, see `bittrace`; 0 where nothing is masked."""

@@ -105,6 +105,7 @@ def test_without_the_libraries(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     config, mim = CONFIG, build(CONFIG)
     with pytest.raises(
-        ValueError, match=r"ONNX needs onnxscript, which is not installed: run `pip install onnxscript`; this encoder can go --to timm"
+        ValueError,
+        match=r"ONNX needs onnxscript, which is not installed: run `pip install onnxscript`; this encoder can go --to timm",
     ):
         export.export_encoder(config, mim.state_dict(), tmp_path / "out", "onnx")
