@@ -1,4 +1,7 @@
-"""Packages that only some runs and commands need: imported by one function, refused in one line. Standard library only."""
+"""Packages that only some runs and commands need: imported by one function, refused in one line.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ def require(purpose: str, *modules: str) -> None:
         except Exception as error:  # a package that is installed in part, or for another Python, can raise anything
             broken.append(f"{package}, which cannot be imported ({' '.join(str(error).split())})")
     if missing:
-        many = "are" if len(missing) > 1 else "is"
+        names, verb = " ".join(missing), "are" if len(missing) > 1 else "is"
         raise ValueError(
-            f"{purpose} needs {' and '.join(missing)}, which {many} not installed: run `pip install {' '.join(missing)}`"
+            f"{purpose} needs {' and '.join(missing)}, which {verb} not installed: run `pip install {names}`"
         )
     if broken:
         names = " ".join(words.partition(",")[0] for words in broken)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from fastmim_kernels import mean_fill
 
-from .extras import require
 from .encoders.batchnorm import replace_batch_norms
+from .extras import require
 from .pyramid import LEVELS, Levels
 from .segmentation import IGNORED, UPerNet
 

@@ -19,6 +19,7 @@ from .stop import Stop
 from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection
 from .tasks.pretrain import Pretrain
+from .tasks.promises import attempt
 from .tasks.segment import Segmentation
 from .transfer import Finetune, Probe
 
@@ -81,7 +82,7 @@ class Trainer:
                     self.save(done)
                 # The last evaluation is part of `finish`, once all is saved.
                 if task.evaluates and done % every == 0 and done < task.total:
-                    with task.promises.attempt("the evaluation", self.meter, "training goes on"):
+                    with attempt("the evaluation", self.meter, "training goes on"):
                         task.evaluate(done, self.meter)
                 self.meter.exclude(pause)
                 if why:

@@ -153,9 +153,8 @@ class Pretrain(Task):
 
     def finish(self, meter: Meter) -> None:
         """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
-        then = "the weights are saved; the same command tries again"
         if self.evaluates:
-            with self.promises.attempt("the last evaluation", meter, then):
+            with self.promises.keep("the last evaluation", meter):
                 self.evaluate(self.total, meter)
         if self.process.rank:
             return
@@ -167,7 +166,7 @@ class Pretrain(Task):
             "speed": ("the speed", self.speed),
             "next": ("the next step", self.next_step),
         }.items():
-            with self.promises.attempt(result, meter, then):
+            with self.promises.keep(result, meter):
                 meter.say(f"{name:<10}{words()}")
 
     def summary(self) -> str:

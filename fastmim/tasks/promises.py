@@ -27,32 +27,37 @@ class LateError(RuntimeError):
 
 
 class Promises:
-    """Attempts the results that a run promises and collects the names of those that are missing."""
+    """Makes the results of a finished run and collects the names of those that are missing."""
 
     def __init__(self):
         self.missing: list[str] = []
 
     @contextlib.contextmanager
-    def attempt(self, name: str, meter: Meter, then: str) -> Iterator[None]:
-        """Reports a failure inside in one line and goes on; `name` is then missing until an attempt succeeds.
-
-        Args:
-            name: the result, for a person.
-            then: what happens now, or how to get the result later.
-        """
-        if name in self.missing:
-            self.missing.remove(name)
-        try:
+    def keep(self, name: str, meter: Meter) -> Iterator[None]:
+        """As `attempt`, for a result that the run promises."""
+        self.missing.append(name)
+        with attempt(name, meter, "the weights are saved; the same command tries again"):
             yield
-        except Exception as error:  # of any library: whatever it is, training counts more
-            reason = explain(error)
-            self.missing.append(name)
-        else:
-            return
-        # Behind the handler, which held the memory of the failed work.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        meter.say(f"warning: {name} failed ({reason}); {then}")
+            self.missing.remove(name)
+
+
+@contextlib.contextmanager
+def attempt(name: str, meter: Meter, then: str) -> Iterator[None]:
+    """Reports a failure inside in one line and goes on.
+
+    Args:
+        name: of what is done inside, for a person.
+        then: what happens after a failure.
+    """
+    try:
+        yield
+        return
+    except Exception as error:  # of any library: whatever it is, training counts more
+        reason = explain(error)
+    # Behind the handler, which held the memory of the failed work.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    meter.say(f"warning: {name} failed ({reason}); {then}")
 
 
 def together(process: Process, work: Callable[[], T]) -> T:
@@ -81,6 +86,8 @@ def together(process: Process, work: Callable[[], T]) -> T:
 def explain(error: Exception) -> str:
     """Returns the reason of a failure in one line, without addresses or names of classes."""
     text = str(error)
+    if isinstance(error, LateError):
+        return text
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY):
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:

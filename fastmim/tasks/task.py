@@ -22,13 +22,13 @@ from ..data.loader import Changes, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import Sampler, split_held_out
-from ..extras import require
 from ..engine import Engine, Process, StepResult
+from ..extras import require
 from ..metrics import Meter
 from ..optim import learning_rate
 from ..tokens import sample_index
-from .parts import PARTS
 from . import doubts
+from .parts import PARTS
 from .promises import Promises
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.

@@ -89,8 +89,8 @@ class Tested(Task):
         if len(found) > budget * count or len(found) == count:
             path, reason = min(found.items())
             raise BadFilesError(
-                f"data.test: {len(found)} of {count} images in {shown(self.config.data.test)} cannot be used, more than "
-                f"data.bad_budget={budget}; the first is {shown(path)} ({shown(reason)}). Repair or remove them"
+                f"data.test: {len(found)} of {count} images in {shown(self.config.data.test)} cannot be used, more "
+                f"than data.bad_budget={budget}; the first is {shown(path)} ({shown(reason)}). Repair or remove them"
             )
         self.bad = found
 
@@ -121,8 +121,7 @@ class Tested(Task):
 
     def finish(self, meter: Meter) -> None:
         """Writes result.json: the scores and what they took."""
-        then = f"the weights are saved; for {self.folder / 'result.json'} run the same command again"
-        with self.promises.attempt("the test score", meter, then):
+        with self.promises.keep("the test score", meter):
             self.evaluate(self.total, meter)
             if self.process.rank == 0:
                 self.write_result(meter)
@@ -145,7 +144,7 @@ class Tested(Task):
         }
         metrics.replace(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
         took = f"{metrics.duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
-        others = f" ({len(self.bad)} bad ones left out)" if self.bad else ""
+        others = f" ({len(self.bad)} bad left out)" if self.bad else ""
         meter.say(f"{self.words()} on {counted} images{others}; {took}: {self.folder / 'result.json'}")
 
     def close(self) -> None:
