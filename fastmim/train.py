@@ -9,7 +9,7 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 from typing import NoReturn
 
 from fastmim.config import load
-from fastmim.overrides import override
+from fastmim.overrides import given, override
 from fastmim.stop import Stop, launchers
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
     try:
-        trainer = Trainer(config)
+        trainer = Trainer(config, given(argv[1:]))
     except (ValueError, OSError, FolderError) as error:
         refuse(error)
     try:

@@ -1,6 +1,7 @@
 """The training loop around a task. May import L4 and below."""
 
 import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .segmentation import Segment
 from .stop import Stop
 from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection
+from .tasks.inherit import inherit
 from .tasks.pretrain import Pretrain
 from .tasks.promises import attempt
 from .tasks.segment import Segmentation
@@ -36,8 +38,12 @@ TASKS = {
 class Trainer:
     """The loop around a task: train, log, save, look, stop."""
 
-    def __init__(self, config: Experiment):
-        self.config, self.folder = config, Path(config.run.dir)
+    def __init__(self, config: Experiment, given: Mapping[str, str]):
+        """
+        Args:
+            given: the words of each setting that was given on the command line, by name.
+        """
+        self.folder = Path(config.run.dir)
         self.checkpoints = self.folder / "checkpoints"
         kind = TASKS[type(config)]
         kind.check_packages(config)
@@ -45,6 +51,8 @@ class Trainer:
         self.writes = self.process.rank == 0
         self.lock = checkpoint.lock(self.folder) if self.writes else None
         kind.check_outputs(self.folder)
+        self.inherited = inherit(config, given)
+        self.config = config = self.inherited.config
         self.task = kind(config, self.process)
         self.first = self.task.resume(self.checkpoints)
         if self.first > self.task.total:
@@ -54,7 +62,9 @@ class Trainer:
             )
         self.saved = self.first
         if self.writes:
-            announce(self.folder, self.task.describe() | {"start": f"update {self.first}"}, to_json(config))
+            words = {"inherited": self.inherited.words} if self.inherited.words else {}
+            facts = self.task.describe() | words | {"start": f"update {self.first}"}
+            announce(self.folder, facts, to_json(config))
             self.task.manifest.save(str(self.folder / "manifest.json"))
 
     def fit(self, stop: Stop) -> None:
@@ -141,10 +151,12 @@ class Trainer:
 
     def save(self, done: int) -> None:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
-        state = self.task.state_dict()
+        state, meta = self.task.state_dict(), self.task.meta()
+        if self.inherited.before:
+            meta["inherited"] = self.inherited.before
         if self.writes:
             try:
-                checkpoint.save(self.checkpoints, done, state, self.task.meta(), self.config.run.keep)
+                checkpoint.save(self.checkpoints, done, state, meta, self.config.run.keep)
             except checkpoint.CheckpointError as error:
                 self.meter.say(f"warning: {error}")
                 done = done if error.saved else self.saved

@@ -6,7 +6,7 @@ May import L3 and below, and convert.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -236,7 +236,15 @@ def initialise(encoder: nn.Module, source: Path) -> None:
     else:
         model = load_run(source, "run.init").state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
-    ours = encoder.state_dict()
+    state, problems = fit(encoder, given)
+    if problems:
+        raise ValueError(f"run.init: {source} has another encoder than this config ({'; '.join(problems[:3])})")
+    encoder.load_state_dict(state)
+
+
+def fit(encoder: nn.Module, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the state of an encoder with the weights of another one, see `initialise`, and what does not fit."""
+    given, ours = dict(given), encoder.state_dict()
     if shared := [name for name in given if name.endswith(SHARED) and name not in ours]:
         table = given.pop(shared[0])
         given |= {name: table for name in ours if name.endswith(OWN)}
@@ -254,9 +262,7 @@ def initialise(encoder: nn.Module, source: Path) -> None:
                 ours[name] = resized
         else:
             ours[name] = tensor
-    if problems:
-        raise ValueError(f"run.init: {source} has another encoder ({'; '.join(problems[:3])}): take its encoder")
-    encoder.load_state_dict(ours)
+    return ours, problems
 
 
 def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import bittrace
 from ..analysis.curve import plot_curve, plot_summary
@@ -206,12 +206,15 @@ def initialise(mim: MIM, run: Path) -> None:
         ValueError: there is none, or its names and shapes are not the module's.
     """
     loaded = load_run(run, "run.init")
-    then, now = (
-        {name: tuple(t.shape) for name, t in state.items()} for state in (loaded.state["model"], mim.state_dict())
-    )
+    then, now = {name: tuple(t.shape) for name, t in loaded.state["model"].items()}, shapes(mim)
     if others := [name for name in now | then if then.get(name) != now.get(name)]:
         named = "; ".join(
             f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]
         )
-        raise ValueError(f"run.init: {run} has other weights ({named}): take its encoder, decoder and data.size")
+        raise ValueError(f"run.init: {run} has other weights than this config's encoder and decoder ({named})")
     mim.load_state_dict(loaded.state["model"])
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Maps each tensor of a module's state to its shape."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

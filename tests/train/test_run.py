@@ -202,7 +202,7 @@ def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
     checkpoint.save(converted / "checkpoints", 0, {"model": given.state["model"]}, given.meta, keep=1)
     for arguments, message in [
         ((tmp_path / "a", "--run.init", tmp_path / "gone"), "run.init: expected a run folder with checkpoints"),
-        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "here missing"),
+        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "--encoder.depth 1 (command line), but the weights"),
         ((converted,), "give its run folder as run.init"),
     ]:
         assert message in refusal(words(arguments[0], images, *map(str, arguments[1:])))
