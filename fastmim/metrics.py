@@ -204,11 +204,9 @@ class Meter:
     def evaluated(self, loss: float, trivial: dict[str, float]) -> None:
         """Writes the loss on held-out images beside what trivial predictors reach on them."""
         self.write({"step": self.step, "held_out": loss, "trivial": trivial})
-        best = min(trivial.values())
         beside = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in trivial.items())
-        nearest = min(trivial, key=trivial.get).replace("_", " ")
-        verdict = f"{1 - loss / best:.0%} below {nearest}" if loss < best else f"not yet below {nearest}"
-        self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
+        found = f"held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict(loss, trivial)}"
+        self.say(f"{self.step}/{self.total}  {found}")
 
     def tested(self, scores: dict[str, Any], words: str) -> None:
         """Writes how a model does on the test images: those of the scores that are numbers, and `words`."""
@@ -277,6 +275,20 @@ def spent(folder: Path, samples: int) -> tuple[float, int]:
     rows = [row for row in map(json.loads, whole_lines(folder / "metrics.jsonl")) if "images_per_s" in row]
     seconds = sum(row["updates"] * samples / row["images_per_s"] for row in rows)
     return seconds / 3600, max((row["peak_bytes"] for row in rows), default=0)
+
+
+def verdict(loss: float, trivial: dict[str, float]) -> str:
+    """Says which trivial predictors a loss is below."""
+    if not math.isfinite(loss):
+        return "the loss is not finite"
+    names = {name.replace("_", " "): value for name, value in sorted(trivial.items(), key=lambda item: item[1])}
+    beaten = [name for name, value in names.items() if loss < value]
+    others = [name for name in names if name not in beaten]
+    if not others:
+        return f"{1 - loss / names[beaten[0]]:.0%} below {beaten[0]}, the best of them"
+    if not beaten:
+        return f"below none of them; {_below(loss, names[others[-1]])} {others[-1]}"
+    return f"below {' and '.join(beaten)}, not yet below {' and '.join(others)}"
 
 
 def learnt(folder: Path) -> str:

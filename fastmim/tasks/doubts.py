@@ -47,11 +47,16 @@ def _below(images: int) -> int:
     return 2 ** max(0, (images // 8).bit_length() - 1)
 
 
+def highest_rate(config: Experiment, total: int) -> float:
+    """Returns the highest learning rate of a run of so many updates, looked for at some of them."""
+    steps = {round(i * (total - 1) / (_LOOKS - 1)) for i in range(_LOOKS)}
+    epochs = (step * config.train.epochs / total for step in steps)
+    return max(learning_rate(config.optim, config.train, epoch) for epoch in epochs)
+
+
 def _rate(config: Experiment, images: int, total: int) -> list[str]:
     optim, train = config.optim, config.train
-    per_update = train.epochs / total
-    steps = {round(i * (total - 1) / (_LOOKS - 1)) for i in range(_LOOKS)}
-    highest = max(learning_rate(optim, train, step * per_update) for step in steps)
+    highest = highest_rate(config, total)
     peak = optim.blr * train.global_batch / optim.lr_batch
     if highest == 0:
         if optim.blr == 0:

@@ -209,6 +209,12 @@ class Task(ABC):
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
         threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
         peak = config.optim.blr * train.global_batch / config.optim.lr_batch
+        highest = doubts.highest_rate(config, self.total)
+        rate = (
+            f"{peak:.3g} at its peak"
+            if highest > 0.9 * peak
+            else f"{highest:.3g} at most, never its peak of {peak:.3g}"
+        )
         above = [f"optim.{name}" for name in ("warmup_lr", "min_lr") if getattr(config.optim, name) > peak]
         norms = {
             m.describe(micro, process.world, process.device.type)
@@ -227,8 +233,8 @@ class Task(ABC):
             "decoding": self.loader.describe(),
             "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
             f"x {process.world} processes",
-            "learning rate": f"{peak:.3g} at its peak (blr {config.optim.blr:g} x {train.global_batch} / "
-            f"{config.optim.lr_batch}), {config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
+            "learning rate": f"{rate} (blr {config.optim.blr:g} x {train.global_batch} / {config.optim.lr_batch}), "
+            f"{config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
             + (f"; below {' and '.join(above)}, which do not follow the batch size: lower them" if above else ""),
             "updates": f"{self.total}",
         }
