@@ -10,7 +10,7 @@ from fastmim.extras import require
 from tests.methods.tiny import ROOT
 from tests.train import launched
 
-TINY = ROOT / "configs/debug/tiny_cpu.py"
+UPERNET = "segmentation_models_pytorch.decoders.upernet.decoder"
 
 
 def test_what_is_there_is_no_problem():
@@ -39,12 +39,7 @@ def test_a_package_that_is_damaged_is_told_from_one_that_is_missing(tmp_path, mo
         ("tiny_cpu", ["--run.tensorboard", "True"], "tensorboard", "run.tensorboard needs tensorboard"),
         ("tiny_cpu", [], "matplotlib", "the loss curve of a pre-training run needs matplotlib"),
         ("shapes_detect_vit", [], "pycocotools.mask", "detection needs pycocotools"),
-        (
-            "shapes_segment_vit",
-            [],
-            "segmentation_models_pytorch.decoders.upernet.decoder",
-            "segmentation needs segment",
-        ),
+        ("shapes_segment_vit", [], UPERNET, "segmentation needs segmentation-models-pytorch"),
     ],
 )
 def test_a_run_without_a_package_is_refused_before_data_are_looked_for(config, arguments, module, message, monkeypatch):

@@ -105,7 +105,7 @@ class Task(ABC):
             ValueError: one is not.
         """
         if config.run.tensorboard:
-            require("run.tensorboard", "tensorboard", "torch.utils.tensorboard")
+            require("run.tensorboard", "tensorboard")
 
     @classmethod
     def check_outputs(cls, folder: Path) -> None:
