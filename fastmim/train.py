@@ -12,7 +12,7 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 from typing import NoReturn
 
 from fastmim.config import load
-from fastmim.overrides import override
+from fastmim.overrides import given, override
 from fastmim.stop import Stop, launchers
 from fastmim.terminal import steady_output
 
@@ -44,7 +44,7 @@ def run(argv: list[str], stop: Stop) -> None:
     fastmim_kernels.use_reference(config.train.kernels == "reference")
     with stop.explaining():
         try:
-            trainer = Trainer(config, stop)
+            trainer = Trainer(config, given(argv[1:]), stop)
         except (ValueError, OSError, FolderError) as error:
             refuse(error)
         try:

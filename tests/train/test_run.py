@@ -211,7 +211,8 @@ def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     run = tmp_path / "run"
     result = train(run, images, "--optim.blr", "1e30", "--train.max_skipped", "3", check=False)
     assert result.returncode == 1
-    assert "updates in a row skipped" in result.stdout and "Last good checkpoint: update" in result.stdout
+    assert "updates in a row skipped" in result.stdout and "There is no checkpoint yet." in result.stdout
+    assert "warning: the learning rate" not in result.stdout and not list((run / "checkpoints").glob("step-*"))
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
 
@@ -248,7 +249,7 @@ def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
     checkpoint.save(converted / "checkpoints", 0, {"model": given.state["model"]}, given.meta, keep=1)
     for arguments, message in [
         ((tmp_path / "a", "--run.init", tmp_path / "gone"), "run.init: expected a run folder with checkpoints"),
-        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "here missing"),
+        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "--encoder.depth 1 (command line), but the weights"),
         ((converted,), "give its run folder as run.init"),
     ]:
         assert message in refusal(words(arguments[0], images, *map(str, arguments[1:])))
