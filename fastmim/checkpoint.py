@@ -190,9 +190,10 @@ def lock(run_dir: Path) -> IO[str]:
         holder = file.read().strip() or "another process"
         file.close()
         raise FolderError(f"{run_dir} is in use by {holder}: stop it, or choose another run folder") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # the lock holds on a full disk too, only without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
 
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from .terminal import shown
+from .terminal import shown, steady_output
 
 
 def export(
@@ -364,6 +364,7 @@ COMMANDS = {
 }
 
 
+@steady_output()
 def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     about = "fastmim: masked-image modelling."

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .config import Config
 from .files import write
+from .pace import Heartbeat, Rise, Window
 from .records import Records, Row, is_count, put, read_rows, reason
 from .terminal import shown
 
@@ -62,23 +63,39 @@ class Meter:
     Args:
         folder: where metrics.jsonl (and TensorBoard events) go; lines of updates after `first` are dropped.
         first, total: updates done before, and in the whole run.
+        accumulation: micro-batches in an update.
         writes: whether this process prints and writes (rank 0).
     """
 
-    def __init__(self, folder: Path, first: int, total: int, config: Config, device: torch.device, writes: bool):
+    def __init__(
+        self,
+        folder: Path,
+        first: int,
+        total: int,
+        config: Config,
+        device: torch.device,
+        writes: bool,
+        accumulation: int = 1,
+    ):
         self.step, self.total, self.device, self.writes = first, total, device, writes
-        self.samples = config.train.global_batch
+        self.samples, self.accumulation = config.train.global_batch, accumulation
         self.folder = folder
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.waited = 0.0
         self.since = time.perf_counter()
         self.skipped = self.skips_in_a_row = 0
+        self.micro_batches, self.waits, self.update_since = 0, False, self.since
+        self.optim = config.optim
+        self.rise, self.window = Rise([]), Window(config.run.log_every, [], first)
+        self.heartbeat = Heartbeat(self.still_there)
         self.failing: set[str] = set()
         self.progress = self.rows = self.events = None
         if not writes:
             return
         self.rows = Records(folder / "metrics.jsonl", _is_sound, lambda row: row["step"] <= first, say)
         self.skipped_rows = Records(folder / "skipped.jsonl", _is_skip, lambda row: row["step"] < first, say)
+        rows = read_metrics(folder)
+        self.rise, self.window = Rise(rows), Window(config.run.log_every, rows, first)
         self.tensorboard = config.run.tensorboard
         self.write_events({})
         if console.is_terminal:
@@ -90,9 +107,12 @@ class Meter:
     def __enter__(self) -> Meter:
         if self.progress:
             self.progress.start()
+        if self.writes:
+            self.heartbeat.start()
         return self
 
     def __exit__(self, *_) -> None:
+        self.heartbeat.stop()
         if self.progress:
             self.progress.stop()
         if self.events:
@@ -106,16 +126,17 @@ class Meter:
         """Passes batches on, timing how long the loop waits for them."""
         batches = iter(batches)
         while True:
-            start = time.perf_counter()
+            start, self.waits = time.perf_counter(), True
             batch = next(batches, None)
-            self.waited += time.perf_counter() - start
+            self.waited, self.waits = self.waited + time.perf_counter() - start, False
             if batch is None:
                 return
             yield batch
+            self.micro_batches += 1  # asked for the next one: this one is trained on
 
     def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
         """Notes one update; nothing is read from the device."""
-        self.step += 1
+        self.step, self.micro_batches, self.update_since = self.step + 1, 0, time.perf_counter()
         self.pending.append((loss.detach(), grad_norm.detach(), skipped.detach()))
         if self.progress:
             self.progress.update(self.task, completed=self.step)
@@ -126,11 +147,22 @@ class Meter:
         loss, norm, skipped = (torch.stack([p[i].float() for p in pending]).tolist() for i in range(3))
         return loss, norm, [bool(s) for s in skipped]
 
-    def log(self, **values: float) -> None:
+    def average(self, loss: float, updates: int) -> tuple[float, int]:
+        """Returns the loss of a log line and of how many updates it is the mean; see `Window`."""
+        return self.window.mean(loss, updates, self.step)
+
+    def elapsed(self) -> float:
+        """Returns the seconds since the start, or since the last log line."""
+        return time.perf_counter() - self.since
+
+    def log(self, **values: float) -> float:
         """Writes one line of `values` with speed, time left, memory and the share of time spent waiting for data.
 
         Args:
-            values: loss, lr, grad_norm, epoch, bad_files; updates = how many since the last line.
+            values: loss, lr, grad_norm, epoch, bad_files; averaged = updates that the loss is the mean of; updates =
+                how many since the last line.
+
+        Returns: seconds an update.
         """
         elapsed = time.perf_counter() - self.since
         seconds = elapsed / values["updates"]
@@ -149,18 +181,38 @@ class Meter:
             f"data wait {row['data_wait']:.0%}{skips}{bad}"
         )
         if self.progress:
+            self.heartbeat.beat()
             self.progress.update(self.task, description=text)
         else:
             self.say(f"{self.step}/{self.total}  {text}")
+        if found := self.rise.notice(row["loss"]):
+            start, now = found
+            self.say(
+                f"warning: the loss has risen to {now:.4g} from {start:.4g} at the start: training diverges. Lower "
+                f"optim.blr (now {self.optim.blr:g}), raise optim.warmup_epochs (now {self.optim.warmup_epochs:g}), or "
+                f"limit gradients with optim.clip (now {self.optim.clip})"
+            )
+        return seconds
+
+    def still_there(self, seconds: float) -> None:
+        """Says what has been done since the last line, where lines are far apart."""
+        update = f"update {self.step + 1} of {self.total}"
+        if self.waits:
+            self.print(f"{update}: waiting for images; the last line was {duration(seconds)} ago")
+        elif not self.micro_batches:
+            self.print(f"{update}: its first micro-batch is under way; the last line was {duration(seconds)} ago")
+        else:
+            spent = time.perf_counter() - self.update_since
+            done, all = self.micro_batches, self.accumulation
+            update_takes = duration(spent / done * all)
+            self.print(f"{update}: {done} of {all} micro-batches in {duration(spent)}; an update takes {update_takes}")
 
     def evaluated(self, loss: float, trivial: dict[str, float]) -> None:
         """Writes the loss on held-out images beside what trivial predictors reach on them."""
         self.write({"step": self.step, "held_out": loss, "trivial": trivial})
-        best = min(trivial.values())
         beside = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in trivial.items())
-        nearest = min(trivial, key=trivial.get).replace("_", " ")
-        verdict = f"{1 - loss / best:.0%} below {nearest}" if loss < best else f"not yet below {nearest}"
-        self.say(f"{self.step}/{self.total}  held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict}")
+        found = f"held-out loss {loss:.4f}; trivial predictors: {beside}; {verdict(loss, trivial)}"
+        self.say(f"{self.step}/{self.total}  {found}")
 
     def tested(self, scores: dict[str, Any], words: str) -> None:
         """Writes how a model does on the test images: those of the scores that are numbers, and `words`."""
@@ -189,6 +241,10 @@ class Meter:
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
+        self.heartbeat.beat()
+        self.print(text)
+
+    def print(self, text: str) -> None:
         if self.writes:
             say(text)
 
@@ -244,7 +300,7 @@ def _is_sound(row: Row) -> bool:
     trivial = row.get("trivial", {})
     return (
         is_count(row.get("step"))
-        and all(row.get(name) is None or _is_number(row[name]) for name in ("loss", "held_out"))
+        and all(value is None or _is_number(value) for name, value in row.items() if name != "trivial")
         and (
             "images_per_s" not in row
             or all(_is_number(row.get(name)) and row[name] > 0 for name in ("images_per_s", "updates", "peak_bytes"))
@@ -269,6 +325,20 @@ def spent(folder: Path, samples: int) -> tuple[float, int]:
     rows = [row for row in read_metrics(folder) if "images_per_s" in row]
     seconds = sum(row["updates"] * samples / row["images_per_s"] for row in rows)
     return seconds / 3600, max((row["peak_bytes"] for row in rows), default=0)
+
+
+def verdict(loss: float, trivial: dict[str, float]) -> str:
+    """Says which trivial predictors a loss is below."""
+    if not math.isfinite(loss):
+        return "the loss is not finite"
+    names = {name.replace("_", " "): value for name, value in sorted(trivial.items(), key=lambda item: item[1])}
+    beaten = [name for name, value in names.items() if loss < value]
+    others = [name for name in names if name not in beaten]
+    if not others:
+        return f"{1 - loss / names[beaten[0]]:.0%} below {beaten[0]}, the best of them"
+    if not beaten:
+        return f"below none of them; {_below(loss, names[others[-1]])} {others[-1]}"
+    return f"below {' and '.join(beaten)}, not yet below {' and '.join(others)}"
 
 
 def learnt(folder: Path) -> str:

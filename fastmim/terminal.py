@@ -35,13 +35,14 @@ def _escaped(character: str) -> str:
 
 
 @contextlib.contextmanager
-def steady_output(patience: float | None = None) -> Iterator[SteadyStream]:
+def steady_output(patience: float | None = None) -> Iterator[None]:
     """Inside, whatever is printed is written or dropped: no full disk, closed pipe or odd character raises.
+
+    A run goes on, with one warning. A command (`patience` None) ends as it would have: if a reader has closed its pipe
+    it has seen enough, else the exit status is 1 at the end.
 
     Args:
         patience: seconds to wait for a reader that does not read, before output is dropped. None = for ever.
-
-    Returns: the stream that stands for standard output.
     """
     _open_standard_files()
     before = sys.stdout, sys.stderr
@@ -49,7 +50,11 @@ def steady_output(patience: float | None = None) -> Iterator[SteadyStream]:
     output = SteadyStream(before[0], patience, lambda text: print(text, file=errors))
     sys.stdout, sys.stderr = output, errors
     try:
-        yield output
+        yield
+        output.flush()
+        if patience is None and output.error and not isinstance(output.error, BrokenPipeError):
+            print(f"standard output cannot be written ({_reason(output.error)})", file=errors)
+            raise SystemExit(1)
     finally:
         output.flush()
         errors.flush()
@@ -89,14 +94,17 @@ class SteadyStream:
                 return
             try:
                 if self._dropping:
+                    if isinstance(self.error, BrokenPipeError):
+                        return
                     self._put("\n[output is missing here: it could not be written]\n")
                     self._dropping = False
                 self._put(text)
             except (OSError, ValueError) as error:  # ValueError: the stream is closed
                 self.error, first, self._dropping = error, self.error is None, True
                 if first and self._patience is not None:
-                    reason = getattr(error, "strerror", None) or error
-                    self._warn(f"warning: standard output cannot be written ({reason}); the run goes on without it")
+                    self._warn(
+                        f"warning: standard output cannot be written ({_reason(error)}); the run goes on without it"
+                    )
 
     def _put(self, text: str) -> None:
         data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
@@ -112,6 +120,10 @@ class SteadyStream:
                 raise BlockingIOError(0, "nobody reads it")
             with contextlib.suppress(BlockingIOError):
                 data = data[os.write(self._descriptor, data[:_PIECE]) :]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _open_standard_files() -> None:

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PROGRAM = """
 from fastmim.terminal import steady_output
-with steady_output({patience}) as output:
+import sys
+with steady_output({patience}):
+    output = sys.stdout
     for i in range(3):
         print("line", i, "\\u00e9 \\udcff")
 print("ended", output.error is not None, file=open({done!r}, "w"))
@@ -61,6 +63,16 @@ def test_odd_characters_are_escaped_under_strict_encodings(tmp_path, encoding):
     output = tmp_path / "output"
     assert run(tmp_path, f"> {output}", PYTHONIOENCODING=encoding) == ("ended False\n", "")
     assert output.read_bytes().count(b"\\udcff\n") == 3
+
+
+@pytest.mark.parametrize("redirection, status", [("| true", 0), ("> /dev/full", 1), ("> /dev/null", 0)])
+def test_a_command_ends_quietly_when_nobody_reads_on_and_fails_when_its_output_is_lost(redirection, status):
+    code = "import sys; from fastmim.terminal import steady_output\n"
+    code += "@steady_output()\ndef main():\n    for i in range(30_000): print(i)\nmain()"
+    command = ["bash", "-c", f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}', sys.executable, code]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60)
+    full = "standard output cannot be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (status, full if status else "")
 
 
 def pipe() -> tuple[int, io.TextIOWrapper]:

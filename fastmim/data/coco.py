@@ -1,6 +1,6 @@
 """Objects in COCO's format: what a file says, checked, and the boxes and masks of a sample that is cut from an image.
 
-May import tokens. pycocotools (`pip install fastmim[detect]`) rasterises polygons.
+May import tokens. pycocotools (`pip install pycocotools`) rasterises polygons.
 """
 
 from __future__ import annotations

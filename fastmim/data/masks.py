@@ -23,7 +23,7 @@ from ..segmentation import IGNORED
 from ..terminal import shown
 from ..tokens import Cut
 from .ahead import Ahead
-from .away import Patience
+from .away import DataAwayError, Patience
 from .crops import fitting
 from .decode import FILTERS, MODES, decode_window, places
 from .image import DEFAULT_LIMITS, Limits, decode_upright, read_image, reserved, seen_size
@@ -143,19 +143,17 @@ class MaskLoader:
             size: (H, W) of a sample.
         """
         self._masks, self._loader, self._size = masks, loader, size
-        self._ahead = Ahead(loader, self._cut, threads)
+        self._ahead = Ahead(loader, self._cut, lambda index, made, size: masks.compare(index, made[0], size), threads)
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The training samples of every ids of `stream`, in order, as `Ahead.batches`.
 
         Returns: images, ids, and labels (B, H, W) uint8 on the CPU.
         Raises:
-            BadFilesError: as `Loader.load` and `Masks.read`; or image and mask are not of one size.
+            BadFilesError: as `Loader.load`.
         """
         with contextlib.closing(self._ahead.batches(stream)) as batches:
             for loaded, found in batches:
-                for index, size, (seen, _) in zip(loaded.indices.tolist(), loaded.sizes, found, strict=True):
-                    self._masks.compare(index, seen, size)
                 yield loaded.images, loaded.ids, torch.from_numpy(np.stack([labels for _, labels in found]))
 
     def close(self) -> None:
@@ -177,19 +175,26 @@ def whole_images(
     interpolation: str,
     channels: int,
     threads: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor] | BadFilesError]:
     """Whole images, resized in proportion, and their labels, `threads` ahead.
 
     Args:
         size: (H, W) that the image fits into, with `fit` = "inside", or covers, as `ScaleJitterCrop` has it.
         interpolation: "bicubic" or "bilinear", antialiased.
         channels: 3 (RGB) or 1 (grayscale).
-    Returns: (h, w, C) uint8, and (H, W) uint8 of the size of the file.
-    Raises:
-        BadFilesError: an image or its mask cannot be used.
+    Yields: (h, w, C) uint8, and (H, W) uint8 of the size of the file; or why an image or its mask cannot be used, in
+        the order of the indices.
     """
 
-    def load(index: int) -> tuple[Tensor, Tensor]:
+    def load(index: int) -> tuple[Tensor, Tensor] | BadFilesError:
+        try:
+            return pair(index)
+        except DataAwayError:
+            raise
+        except BadFilesError as error:
+            return error
+
+    def pair(index: int) -> tuple[Tensor, Tensor]:
         image, labels = _decode(masks, index, MODES[channels]), masks.read(index)
         masks.compare(index, labels.shape, (image.height, image.width))
         factor = fitting(labels.shape, size, fit)

@@ -24,10 +24,13 @@ from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler, split_held_out
 from ..engine import Engine, Process, StepResult
+from ..extras import require
 from ..metrics import Meter, say
 from ..optim import learning_rate
 from ..tokens import sample_index
+from . import doubts
 from .parts import PARTS
+from .promises import Promises
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
@@ -46,7 +49,9 @@ class Task(ABC):
         module: what is trained, `module(images, ids) -> loss`.
         labels: (N,) int64 of the images of the manifest, if the module reads them.
         changes: what is done to samples beside crop and flip.
-        evaluates: whether there is anything to evaluate on.
+        evaluates: True if there is anything to evaluate on.
+        notes: lines to print before the first update, about what is left out or looks like a mistake.
+        promises: the results beside the checkpoints.
     """
 
     labels: Tensor | None = None
@@ -60,6 +65,8 @@ class Task(ABC):
         """
         data, seed = config.data, config.train.seed
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
+        self.notes: list[str] = []
+        self.promises = Promises()
         self.fresh = not (self.folder / "checkpoints/latest").exists()
         self.manifest = self.scan()
         train_index, self.held_out_images, self.held_out_index = split(self.manifest, data, seed)
@@ -98,6 +105,39 @@ class Task(ABC):
         """What a new run starts from."""
         return Path(self.config.run.init) if self.config.run.init and self.fresh else None
 
+    @classmethod
+    def check_packages(cls, config: Experiment) -> None:
+        """Checks that the packages which the run will need at some time are installed.
+
+        Raises:
+            ValueError: one is not.
+        """
+        if config.run.tensorboard:
+            require("run.tensorboard", "tensorboard")
+
+    @classmethod
+    def check_outputs(cls, folder: Path) -> None:
+        """Checks that what the run will write at some time can be written.
+
+        Raises:
+            ValueError: something in the run folder is in the way.
+        """
+        for name in ("checkpoints", "grids", "encoder", "tensorboard"):
+            path = folder / name
+            if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+                raise ValueError(
+                    f"{path}: expected a folder that can be written to, or none; remove what is there, or choose "
+                    "another run.dir"
+                )
+        for name in ("result.json", "loss.png", "summary.png"):
+            if (path := folder / name).is_dir():
+                raise ValueError(f"{path}: expected a file or none, found a folder; choose another run.dir")
+
+    def doubts(self) -> list[str]:
+        """Says what about the settings looks like a mistake."""
+        room = doubts.room(self.folder, self.parameters, self.config.run.keep) if self.process.rank == 0 else []
+        return [*doubts.doubts(self.config, self.images, self.total), *room]
+
     @abstractmethod
     def build(self) -> nn.Module:
         """The module, initialised from the seed, or in a new run from `run.init`; sets `labels` and `changes`."""
@@ -112,7 +152,7 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, meter: Meter) -> None:
-        """Leaves what a finished run promises, once it is saved. Collective."""
+        """Makes what a finished run promises, once it is saved; failures are in `promises`. Collective."""
 
     def mask_hashes(self, ids: Tensor) -> int:
         """A hash of the masks of these samples, see `bittrace`; 0 where nothing is masked."""
@@ -177,6 +217,12 @@ class Task(ABC):
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
         threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
         peak = config.optim.blr * train.global_batch / config.optim.lr_batch
+        highest = doubts.highest_rate(config, self.total)
+        rate = (
+            f"{peak:.3g} at its peak"
+            if highest > 0.9 * peak
+            else f"{highest:.3g} at most, never its peak of {peak:.3g}"
+        )
         above = [f"optim.{name}" for name in ("warmup_lr", "min_lr") if getattr(config.optim, name) > peak]
         norms = {
             m.describe(micro, process.world, process.device.type)
@@ -203,8 +249,8 @@ class Task(ABC):
             "decoding": self.loader.describe(),
             "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
             f"x {process.world} processes",
-            "learning rate": f"{peak:.3g} at its peak (blr {config.optim.blr:g} x {train.global_batch} / "
-            f"{config.optim.lr_batch}), {config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
+            "learning rate": f"{rate} (blr {config.optim.blr:g} x {train.global_batch} / {config.optim.lr_batch}), "
+            f"{config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
             + (f"; below {' and '.join(above)}, which do not follow the batch size: lower them" if above else ""),
             "updates": f"{self.total}",
         }

@@ -102,3 +102,81 @@ def test_what_a_run_says_reaches_the_terminal_as_plain_characters(meter, tmp_pat
 
 def test_durations():
     assert [duration(s) for s in (5, 65, 3725)] == ["0m05s", "1m05s", "1h02m"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (0.4, "20% below interpolation, the best of them"),
+        (0.7, "below mean patch and zero, not yet below interpolation"),
+        (1.5, "below none of them; 50.0 % above zero"),
+        (float("nan"), "the loss is not finite"),
+    ],
+)
+def test_a_verdict_names_the_predictors_that_are_beaten(meter, capsys, loss, said):
+    meter.evaluated(loss, {"zero": 1.0, "mean_patch": 0.9, "interpolation": 0.5})
+    assert capsys.readouterr().out.endswith(f"; {said}\n")
+
+
+def test_what_goes_on_between_lines_is_said(meter, clock, capsys):
+    meter.accumulation = 64
+    batches = meter.waiting(iter(range(3)))
+    meter.waits = True
+    meter.still_there(31.0)
+    assert "update 1 of 100: waiting for images; the last line was 0m31s ago" in capsys.readouterr().out
+    next(batches)
+    meter.still_there(31.0)
+    assert "update 1 of 100: its first micro-batch is under way" in capsys.readouterr().out
+    clock.now += 31
+    next(batches)
+    meter.still_there(31.0)
+    assert "update 1 of 100: 1 of 64 micro-batches in 0m31s; an update takes 33m04s" in capsys.readouterr().out
+
+
+def test_a_loss_that_rises_is_said_with_what_to_change(meter, clock, capsys):
+    for loss in (1.08, 56.0, 8.3):
+        clock.now += 1
+        meter.log(loss=loss, averaged=1, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
+    said = capsys.readouterr().out
+    assert said.count("warning: the loss has risen to 56 from 1.08 at the start: training diverges.") == 1
+    assert "Lower optim.blr (now 0.001)" in said and "optim.clip (now None)" in said
+
+
+def curve_of(run, rows, part, monkeypatch):
+    """Title, axes and legend of a drawn curve."""
+    from fastmim.analysis.curve import plot_curve
+
+    found = []
+    run.mkdir(exist_ok=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "config.json").write_text(json.dumps({"part": part}))
+    monkeypatch.setattr("matplotlib.pyplot.close", found.append)
+    plot_curve(run)
+    (figure,) = found
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    return axes.get_title(), [each.get_ylabel() for each in figure.axes], labels, axes.lines[0].get_xydata().tolist()
+
+
+def test_a_curve_is_of_its_task(tmp_path, monkeypatch):
+    losses = [{"step": step, "loss": 1 / step, "updates": 2, "averaged": 2} for step in (2, 4)]
+    probe = [*losses, {"step": 4, "test_top1": 0.5, "test_loss": 1.0}]
+    title, axes, labels, _ = curve_of(tmp_path / "a", probe, "Probe", monkeypatch)
+    assert title == "a: linear probe" and axes == ["classification loss", "test score, %"]
+    assert labels == ["training images", "top-1 accuracy, test images"]
+    boxes = [*losses, {"step": 4, "test_bbox_AP": 0.5, "test_segm_AP": None}]
+    title, axes, labels, _ = curve_of(tmp_path / "b", boxes, "Detect", monkeypatch)
+    assert title == "b: detection" and labels == ["training images", "box AP, test images"]
+    pretraining = [*losses, {"step": 4, "held_out": 0.5, "trivial": {"zero": 1.0}}]
+    title, axes, labels, _ = curve_of(tmp_path / "c", pretraining, "Config", monkeypatch)
+    assert title == "c: pre-training" and axes == ["loss on hidden patches"]
+
+
+def test_a_curve_has_no_kink_where_a_run_stopped(tmp_path, monkeypatch):
+    rows = [
+        {"step": 4, "loss": 2.5, "updates": 4, "averaged": 4},
+        {"step": 5, "loss": 9.0, "updates": 1, "averaged": 1},
+        {"step": 8, "loss": 2.0, "updates": 3, "averaged": 4},
+        {"step": 9, "loss": 1.0, "updates": 1, "averaged": 1},
+    ]
+    assert curve_of(tmp_path / "run", rows, "Config", monkeypatch)[3] == [[4, 2.5], [8, 2.0], [9, 1.0]]

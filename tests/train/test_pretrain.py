@@ -6,12 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
+from fastmim import checkpoint
 from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
 from fastmim.config import load
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.metrics import learnt
+from fastmim.tasks import pretrain
+from fastmim.tasks.pretrain import Pretrain
 from fastmim.tasks.task import split
 from tests.methods.tiny import ROOT
 from tests.train import launched
@@ -109,3 +112,48 @@ def test_what_was_learnt(tmp_path):
 def test_nothing_was_learnt(tmp_path, row):
     (tmp_path / "metrics.jsonl").write_text(f"{row}\n")
     assert learnt(tmp_path) == "nothing: the last loss is not finite"
+
+
+def test_late_failures_cost_neither_the_training_nor_the_other_results(images, monkeypatch):
+    """No room for a picture, no memory for the last evaluation: all else is there, and the same command adds these."""
+
+    def full(folder):
+        raise OSError(28, "No space left on device", str(folder / "loss.png"))
+
+    def no_memory(self):
+        raise MemoryError
+
+    arguments = words(images, "--run.evaluate_every", "100")
+    with monkeypatch.context() as broken:
+        broken.setattr(pretrain, "plot_curve", full)
+        broken.setattr(Pretrain, "predict_held_out", no_memory)
+        done = launched.train(arguments, check=False)
+    assert done.returncode == 1
+    assert "without the last evaluation, loss.png: the same command tries again" in done.stderr
+    assert "warning: the last evaluation failed (out of memory); the weights are saved" in done.stdout
+    assert f"warning: loss.png failed (No space left on device: {images / 'run/loss.png'})" in done.stdout
+    assert checkpoint.load(images / "run/checkpoints").step == 3
+    assert (images / "run/encoder/model.safetensors").is_file() and not (images / "run/loss.png").exists()
+    launched.train(arguments)
+    assert (images / "run/loss.png").is_file() and (images / "run/grids/00000003.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["encoder", "grids", "checkpoints", "result.json"])
+def test_what_is_in_the_way_of_a_result_is_refused_before_training(images, name):
+    place = images / "run" / name
+    if name == "encoder":
+        place.mkdir(parents=True)
+        (place / "notes.txt").touch()
+    elif name == "result.json":
+        place.mkdir(parents=True)
+    else:
+        place.parent.mkdir()
+        place.touch()
+    line = launched.refusal(words(images))
+    assert str(place) in line and not (images / "run/metrics.jsonl").exists()
+
+
+def test_fewer_epochs_than_a_run_has_done_are_refused(images):
+    launched.train(words(images, "--data.held_out", "0"))
+    line = launched.refusal(words(images, "--data.held_out", "0", "--train.epochs", "1"))
+    assert "holds update 4, but train.epochs=1 ends at 2: raise train.epochs, or choose another run.dir" in line
