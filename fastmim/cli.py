@@ -63,9 +63,9 @@ def visualize(
     import torch
 
     from .analysis.reconstruction import reconstruction_grid, save_png
+    from .data.held_out import split
     from .data.manifest import Manifest
     from .tasks import pretrain
-    from .tasks.task import split
 
     config, loaded = _open(run)
     if not images and not config.data.held_out:

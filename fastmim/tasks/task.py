@@ -17,12 +17,13 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
-from ..config import Data, Experiment, from_json, to_json
+from ..config import Experiment, from_json, to_json
 from ..data.doctor import first_look, still_bad
+from ..data.held_out import split
 from ..data.loader import Changes, limits_of, open_loader, share_of_cores
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine, recheck_list
-from ..data.sampler import Sampler, split_held_out
+from ..data.sampler import Sampler
 from ..engine import Engine, Process, StepResult
 from ..extras import require
 from ..metrics import Meter, say
@@ -361,32 +362,6 @@ def load_run(run: Path, field: str) -> checkpoint.Loaded:
     if loaded is None:
         raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
     return loaded
-
-
-def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:
-    """Chooses the images that are trained on, and the held-out ones.
-
-    Of `data.held_out_root`, evenly spaced images of the list are taken, whatever the seed.
-
-    Args:
-        manifest: images of `data.root`.
-    Returns: indices of `manifest` to train on, ascending; the images that held-out ones are chosen from; the indices of
-        those.
-    Raises:
-        ValueError: too few images, or images that are in `data.root` as well.
-    """
-    if not data.held_out_root:
-        train, held_out = split_held_out(len(manifest), data.held_out, seed)
-        return train, manifest, held_out
-    others, count = Manifest.scan(data.held_out_root), data.held_out
-    if len(others) < count:
-        few = f"data.held_out={count}, but {data.held_out_root} has {len(others)} images"
-        raise ValueError(f"{few}: lower data.held_out, or add images")
-    known = set(manifest.paths)
-    for path in map(others.path, range(len(others))):
-        if not known.isdisjoint((path, os.path.relpath(path, manifest.root))):
-            raise ValueError(f"data.held_out_root: {path} is in {data.root} too; give images that are not trained on")
-    return torch.arange(len(manifest)), others, torch.arange(count) * len(others) // count
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastmim.data import away
 from fastmim.data.demo import write_demo_images
+from fastmim.tasks.pretrain import Pretrain
 from tests.data.hostile import write_hostile
 from tests.methods.tiny import ROOT
 from tests.train import launched
@@ -103,3 +105,32 @@ def test_a_run_says_what_it_does_not_use(small, tmp_path):
     (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning ")]
     assert "values 0 to 4080; 16 of 256 levels survive the conversion to 8 bits" in warning
     assert "50 images are held out, more than the 10 that are trained on: lower data.held_out" in warning
+
+
+def test_a_data_folder_that_stays_away_ends_the_run_saved(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(away, "AWAY_SECONDS", 0.2)
+    evaluate = Pretrain.evaluate
+
+    def remove(task, done, meter):
+        if small.exists():
+            small.rename(tmp_path / "elsewhere")
+        evaluate(task, done, meter)
+
+    monkeypatch.setattr(Pretrain, "evaluate", remove)
+    options = [
+        *SMALL,
+        "--data.held_out",
+        "4",
+        "--run.evaluate_every",
+        "2",
+        "--train.epochs",
+        "50",
+        "--data.prefetch",
+        "0",
+    ]
+    done = train(tmp_path / "run", small, *options)
+    assert done.returncode not in (0, None) and "Traceback" not in done.stderr
+    assert "has been away for 0.2 s: none of its files can be read; mount or restore it" in done.stderr
+    assert (tmp_path / "run/checkpoints/latest").exists()
+    listed = tmp_path / "run/bad_files.jsonl"
+    assert not listed.exists() or not listed.read_text()

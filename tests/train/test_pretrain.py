@@ -11,11 +11,11 @@ from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
 from fastmim.config import load
 from fastmim.data.demo import write_demo_images
+from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
 from fastmim.metrics import learnt
 from fastmim.tasks import pretrain
 from fastmim.tasks.pretrain import Pretrain
-from fastmim.tasks.task import split
 from tests.methods.tiny import ROOT
 from tests.train import launched
 
