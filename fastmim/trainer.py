@@ -13,7 +13,7 @@ from .config import Config, Experiment, to_json
 from .data.quarantine import BadFilesError
 from .detection import Detect
 from .engine import init_distributed
-from .metrics import Meter, announce
+from .metrics import Meter, announce, duration
 from .pace import Pace
 from .segmentation import Segment
 from .stop import Stop
@@ -60,7 +60,7 @@ class Trainer:
                 f"{self.checkpoints} holds update {self.first}, but train.epochs={config.train.epochs:g} ends at "
                 f"{self.task.total}: raise train.epochs, or choose another run.dir"
             )
-        self.saved = self.first
+        self.saved, self.doubted = self.first, False
         if self.writes:
             words = {"inherited": self.inherited.words} if self.inherited.words else {}
             facts = self.task.describe() | words | {"start": f"update {self.first}"}
@@ -138,7 +138,8 @@ class Trainer:
         loss, averaged = self.meter.average(task.mean(losses, skipped), skipped.count(False))
         values = {"loss": loss, "averaged": averaged, "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
         seconds = self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
-        self.pace.logged(done, self.from_first(seconds))
+        self.pace.logged(done, seconds := self.from_first(seconds))
+        self.doubt_saving(done, seconds)
         if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
             saved = f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
             self.meter.say(  # not saved: the weights may be bad already
@@ -148,6 +149,18 @@ class Trainer:
             )
             raise SystemExit(1)
         return failure
+
+    def doubt_saving(self, done: int, seconds: float) -> None:
+        """Says once that the next checkpoint is far away, now that the time of an update is known."""
+        every, rest = self.config.run.save_every, self.task.total - done
+        wait = seconds * min(every - done % every, rest)
+        if wait > 3600 and not self.doubted:
+            self.doubted = True
+            self.meter.say(
+                f"warning: the next checkpoint comes in {duration(wait)} (run.save_every={every} at {seconds:.3g} s an "
+                f"update), and what is trained until then is lost if the run is killed; lower run.save_every to "
+                f"{max(1, int(1800 / seconds))}, say"
+            )
 
     def save(self, done: int) -> None:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint
+from fastmim import checkpoint, trainer
 from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
 from fastmim.config import load
@@ -157,3 +157,12 @@ def test_fewer_epochs_than_a_run_has_done_are_refused(images):
     launched.train(words(images, "--data.held_out", "0"))
     line = launched.refusal(words(images, "--data.held_out", "0", "--train.epochs", "1"))
     assert "holds update 4, but train.epochs=1 ends at 2: raise train.epochs, or choose another run.dir" in line
+
+
+def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, monkeypatch):
+    """A minute an update seems to have passed at each line."""
+    monkeypatch.setattr(trainer.Trainer, "from_first", lambda self, seconds: 60.0)
+    more = ["--data.held_out", "0", "--train.epochs", "100", "--run.stop_after", "2", "--run.save_every", "500"]
+    out = launched.train(words(images, *more)).stdout
+    assert out.count("warning: the next checkpoint comes in 3h19m (run.save_every=500 at 60 s an update)") == 1
+    assert "lower run.save_every to 30, say" in out
