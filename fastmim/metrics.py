@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .config import Config
 from .pace import Heartbeat, Rise, Window
+from .terminal import shown
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_FINITE = "nothing: the last loss is not finite"
@@ -45,7 +46,7 @@ def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
     """Prints what a run is, and leaves it in the run folder: facts.json (as printed), config.json (resolved)."""
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        console.print(f"{name:<{width}}{value}", markup=False)
+        console.print(f"{name:<{width}}{shown(value)}", markup=False)
     for name, value in (("facts", facts), ("config", config)):
         replace(folder / f"{name}.json", json.dumps(value, indent=2) + "\n")
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 from fastmim.config import load
 from fastmim.overrides import given, override
 from fastmim.stop import Stop, launchers
+from fastmim.terminal import shown
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> None:
     import fastmim_kernels
     from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.tasks.promises import NO_MEMORY, explain
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
@@ -40,15 +42,20 @@ def main(argv: list[str]) -> None:
         refuse(error)
     try:
         trainer.fit(Stop(watched))
-    except BadFilesError as error:
+    except (BadFilesError, RuntimeError, MemoryError) as error:
+        problem = str(error)
+        if not isinstance(error, BadFilesError):
+            if explain(error) != NO_MEMORY:
+                raise
+            problem = f"out of memory: lower train.micro_batch (now {trainer.task.engine.micro_batch})"
         saved = f"saved: update {trainer.saved} in {trainer.checkpoints}" if trainer.saved else "no update was saved"
-        raise SystemExit(f"train.py: {error}; {saved}") from None
+        raise SystemExit(shown(f"train.py: {problem}; {saved}")) from None
 
 
 def refuse(error: Exception) -> NoReturn:
     """Ends a run that cannot be done before it has started; one process of each machine says why."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"train.py: {error}", file=sys.stderr)
+        print(shown(f"train.py: {error}"), file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -82,10 +82,15 @@ class Pretrain(Task):
         if len(self.held_out_index) and config.run.evaluate_every:
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
-                for path, reason in bad.items() if process.rank == 0 else ():
-                    print(f"left out of data.held_out_root: {path}: {reason}")
+                self.notes += [f"left out of data.held_out_root: {path}: {reason}" for path, reason in bad.items()]
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
+            found, asked = len(held_out.images), len(self.held_out_index)
+            if found < asked:
+                self.notes.append(
+                    f"{asked - found} of {asked} held-out images cannot be used"
+                    + ("" if found else ": the run has no held-out loss and no pictures")
+                )
             self.held_out = held_out if len(held_out.images) else None
 
     @classmethod

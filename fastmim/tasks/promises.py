@@ -18,8 +18,9 @@ from ..metrics import Meter
 from ..terminal import shown
 
 T = TypeVar("T")
+NO_MEMORY = "out of memory"
 _LONGEST = 400  # characters of a reason
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_MEMORY = (NO_MEMORY, "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class LateError(RuntimeError):
@@ -89,7 +90,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, LateError):
         return text
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY):
-        return "out of memory"
+        return NO_MEMORY
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
     text = shown(" ".join(re.sub(r" at 0x[0-9a-f]+", "", text).split())) or type(error).__name__
