@@ -21,7 +21,7 @@ from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection
 from .tasks.inherit import inherit
 from .tasks.pretrain import Pretrain
-from .tasks.promises import attempt
+from .tasks.promises import attempt, check_outputs
 from .tasks.segment import Segmentation
 from .transfer import Finetune, Probe
 
@@ -50,7 +50,7 @@ class Trainer:
         self.process = init_distributed(config.train.device, config.train.deterministic)
         self.writes = self.process.rank == 0
         self.lock = checkpoint.lock(self.folder) if self.writes else None
-        kind.check_outputs(self.folder)
+        check_outputs(self.folder)
         self.inherited = inherit(config, given)
         self.config = config = self.inherited.config
         self.task = kind(config, self.process)

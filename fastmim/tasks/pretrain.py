@@ -77,6 +77,7 @@ class Pretrain(Task):
     """
 
     def __init__(self, config: Config, process: Process):
+        check_replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
         super().__init__(config, process)
         self.held_out, self.trivial = None, None
         if len(self.held_out_index) and config.run.evaluate_every:
@@ -97,11 +98,6 @@ class Pretrain(Task):
     def check_packages(cls, config: Config) -> None:
         super().check_packages(config)
         require("the loss curve of a pre-training run", "matplotlib")
-
-    @classmethod
-    def check_outputs(cls, folder: Path) -> None:
-        super().check_outputs(folder)
-        check_replaceable(folder / "encoder")
 
     @property
     def mim(self) -> MIM:

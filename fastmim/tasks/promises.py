@@ -6,8 +6,10 @@ May import L3 and below.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -25,6 +27,24 @@ _NO_MEMORY = (NO_MEMORY, "not enough memory", "can't allocate memory", "CUBLAS_S
 
 class LateError(RuntimeError):
     """A part of collective work that failed on some process; raised on all of them."""
+
+
+def check_outputs(folder: Path) -> None:
+    """Checks that what the run will write at some time can be written.
+
+    Raises:
+        ValueError: something in the run folder is in the way.
+    """
+    for name in ("checkpoints", "grids", "encoder", "tensorboard"):
+        path = folder / name
+        if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+            raise ValueError(
+                f"{shown(path)}: expected a folder that can be written to, or none; remove what is there, or choose "
+                "another run.dir"
+            )
+    for name in ("metrics.jsonl", "result.json", "loss.png", "summary.png", "trace.jsonl", "bad_files.jsonl"):
+        if (path := folder / name).is_dir():
+            raise ValueError(f"{shown(path)}: expected a file or none, found a folder; choose another run.dir")
 
 
 class Promises:
