@@ -47,7 +47,7 @@ def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
     """Prints what a run is, and leaves it in the run folder: facts.json (as printed), config.json (resolved)."""
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        console.print(f"{name:<{width}}{value}", markup=False)
+        console.print(f"{name:<{width}}{shown(value)}", markup=False)
     for name, value in (("facts", facts), ("config", config)):
         put(folder / f"{name}.json", json.dumps(value, indent=2) + "\n", say)
 
