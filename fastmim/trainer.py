@@ -149,10 +149,12 @@ class Trainer:
         self.pace.logged(done, seconds := self.from_first(seconds))
         self.doubt_saving(done, seconds)
         if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
-            saved = f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
+            # With the weights of a checkpoint since then, the same update would be skipped again.
+            good = [step for step in checkpoint.steps(self.checkpoints) if step < done - in_a_row]
+            saved = f"Last good checkpoint: update {max(good)} in {self.checkpoints}. " if good else ""
             self.meter.say(  # not saved: the weights may be bad already
                 f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
-                f"{saved if self.saved else 'There is no checkpoint yet. '}"
+                f"{saved or 'There is no checkpoint from before. '}"
                 "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
             raise SystemExit(1)
