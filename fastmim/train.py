@@ -14,7 +14,7 @@ from typing import NoReturn
 from fastmim.config import load
 from fastmim.overrides import given, override
 from fastmim.stop import Stop, launchers
-from fastmim.terminal import steady_output
+from fastmim.terminal import shown, steady_output
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
@@ -39,6 +39,7 @@ def run(argv: list[str], stop: Stop) -> None:
     import fastmim_kernels
     from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.tasks.promises import NO_MEMORY, explain
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
@@ -51,13 +52,20 @@ def run(argv: list[str], stop: Stop) -> None:
             trainer.fit()
         except BadFilesError as error:
             stop.tell(f"ended: {error}")
-            raise SystemExit(f"train.py: {stop.last_words(str(error))}") from None
+            raise SystemExit(shown(f"train.py: {stop.last_words(str(error))}")) from None
+        except (RuntimeError, MemoryError) as error:
+            if explain(error) != NO_MEMORY:
+                raise
+            stop.tell("ended: out of memory")
+            saved = f"saved: update {trainer.saved}" if trainer.saved else "no update was saved"
+            micro = trainer.task.engine.micro_batch
+            raise SystemExit(f"train.py: out of memory: lower train.micro_batch (now {micro}); {saved}") from None
 
 
 def refuse(error: Exception) -> NoReturn:
     """Ends a run that cannot be done before it has started; one process of each machine says why."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"train.py: {error}", file=sys.stderr)
+        print(shown(f"train.py: {error}"), file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -14,7 +14,7 @@ from . import checkpoint
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
-from .metrics import Meter, announce, say
+from .metrics import Meter, announce, duration, say
 from .pace import Pace
 from .processes import init_distributed
 from .records import reason
@@ -24,7 +24,7 @@ from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection
 from .tasks.inherit import inherit
 from .tasks.pretrain import Pretrain
-from .tasks.promises import attempt
+from .tasks.promises import attempt, check_outputs
 from .tasks.segment import Segmentation
 from .transfer import Finetune, Probe
 
@@ -59,7 +59,7 @@ class Trainer:
         self.writes = self.process.rank == 0
         self.busy, self.writing = threading.Lock(), False
         self.lock = checkpoint.lock(self.folder) if self.writes else None
-        kind.check_outputs(self.folder)
+        check_outputs(self.folder)
         self.inherited = inherit(config, given)
         self.config = config = self.inherited.config
         self.task = kind(config, self.process)
@@ -70,6 +70,7 @@ class Trainer:
                 f"{self.task.total}: raise train.epochs, or choose another run.dir"
             )
         self.done = self.saved = self.first
+        self.doubted = False
         self.task.engine.unchanged = self.idle
         if self.writes:
             words = {"inherited": self.inherited.words} if self.inherited.words else {}
@@ -145,16 +146,31 @@ class Trainer:
         loss, averaged = self.meter.average(task.mean(losses, skipped), skipped.count(False))
         values = {"loss": loss, "averaged": averaged, "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
         seconds = self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
-        self.pace.logged(done, self.from_first(seconds))
+        self.pace.logged(done, seconds := self.from_first(seconds))
+        self.doubt_saving(done, seconds)
         if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
-            saved = f"Last good checkpoint: update {self.saved} in {self.checkpoints}. "
+            # With the weights of a checkpoint since then, the same update would be skipped again.
+            good = [step for step in checkpoint.steps(self.checkpoints) if step < done - in_a_row]
+            saved = f"Last good checkpoint: update {max(good)} in {self.checkpoints}. " if good else ""
             self.meter.say(  # not saved: the weights may be bad already
                 f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
-                f"{saved if self.saved else 'There is no checkpoint yet. '}"
+                f"{saved or 'There is no checkpoint from before. '}"
                 "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
             )
             raise SystemExit(1)
         return failure
+
+    def doubt_saving(self, done: int, seconds: float) -> None:
+        """Says once that the next checkpoint is far away, now that the time of an update is known."""
+        every, rest = self.config.run.save_every, self.task.total - done
+        wait = seconds * min(every - done % every, rest)
+        if wait > 3600 and not self.doubted:
+            self.doubted = True
+            self.meter.say(
+                f"warning: the next checkpoint comes in {duration(wait)} (run.save_every={every} at {seconds:.3g} s an "
+                f"update), and what is trained until then is lost if the run is killed; lower run.save_every to "
+                f"{max(1, int(1800 / seconds))}, say"
+            )
 
     def save(self, done: int) -> None:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""

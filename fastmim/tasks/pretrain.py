@@ -77,26 +77,27 @@ class Pretrain(Task):
     """
 
     def __init__(self, config: Config, process: Process):
+        check_replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
         super().__init__(config, process)
         self.held_out, self.trivial = None, None
         if len(self.held_out_index) and config.run.evaluate_every:
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
-                for path, reason in bad.items() if process.rank == 0 else ():
-                    print(f"left out of data.held_out_root: {path}: {reason}")
+                self.notes += [f"left out of data.held_out_root: {path}: {reason}" for path, reason in bad.items()]
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
+            found, asked = len(held_out.images), len(self.held_out_index)
+            if found < asked:
+                self.notes.append(
+                    f"{asked - found} of {asked} held-out images cannot be used"
+                    + ("" if found else ": the run has no held-out loss and no pictures")
+                )
             self.held_out = held_out if len(held_out.images) else None
 
     @classmethod
     def check_packages(cls, config: Config) -> None:
         super().check_packages(config)
         require("the loss curve of a pre-training run", "matplotlib")
-
-    @classmethod
-    def check_outputs(cls, folder: Path) -> None:
-        super().check_outputs(folder)
-        check_replaceable(folder / "encoder")
 
     @property
     def mim(self) -> MIM:

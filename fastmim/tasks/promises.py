@@ -6,8 +6,10 @@ May import L3 and below.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,12 +20,31 @@ from ..metrics import Meter
 from ..terminal import shown
 
 T = TypeVar("T")
+NO_MEMORY = "out of memory"
 _LONGEST = 400  # characters of a reason
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_MEMORY = (NO_MEMORY, "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class LateError(RuntimeError):
     """A part of collective work that failed on some process; raised on all of them."""
+
+
+def check_outputs(folder: Path) -> None:
+    """Checks that what the run will write at some time can be written.
+
+    Raises:
+        ValueError: something in the run folder is in the way.
+    """
+    for name in ("checkpoints", "grids", "encoder", "tensorboard"):
+        path = folder / name
+        if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+            raise ValueError(
+                f"{shown(path)}: expected a folder that can be written to, or none; remove what is there, or choose "
+                "another run.dir"
+            )
+    for name in ("result.json", "loss.png", "summary.png"):
+        if (path := folder / name).is_dir():
+            raise ValueError(f"{shown(path)}: expected a file or none, found a folder; choose another run.dir")
 
 
 class Promises:
@@ -89,7 +110,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, LateError):
         return text
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY):
-        return "out of memory"
+        return NO_MEMORY
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
     text = shown(" ".join(re.sub(r" at 0x[0-9a-f]+", "", text).split())) or type(error).__name__

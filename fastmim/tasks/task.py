@@ -116,24 +116,6 @@ class Task(ABC):
         if config.run.tensorboard:
             require("run.tensorboard", "tensorboard")
 
-    @classmethod
-    def check_outputs(cls, folder: Path) -> None:
-        """Checks that what the run will write at some time can be written.
-
-        Raises:
-            ValueError: something in the run folder is in the way.
-        """
-        for name in ("checkpoints", "grids", "encoder", "tensorboard"):
-            path = folder / name
-            if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
-                raise ValueError(
-                    f"{path}: expected a folder that can be written to, or none; remove what is there, or choose "
-                    "another run.dir"
-                )
-        for name in ("result.json", "loss.png", "summary.png"):
-            if (path := folder / name).is_dir():
-                raise ValueError(f"{path}: expected a file or none, found a folder; choose another run.dir")
-
     def doubts(self) -> list[str]:
         """Says what about the settings looks like a mistake."""
         room = doubts.room(self.folder, self.parameters, self.config.run.keep) if self.process.rank == 0 else []

@@ -24,6 +24,7 @@ from .task import Task
 
 BAD = "bad_test_files.jsonl"
 _NAMED = 3
+_MANY = 5000  # test images; to look at more takes long enough to be said
 
 
 class Tested(Task):
@@ -45,6 +46,8 @@ class Tested(Task):
         self.same_everywhere(self.test.hash, config.data.test)
         self.bad: dict[str, str] = {}
         self.test_loader = self.open_test_loader()
+        if process.rank == 0 and len(self.test) > _MANY:
+            print(f"looking at the {len(self.test)} test images in {shown(config.data.test)}")
         bad = together(process, lambda: dict(self.unusable(self.share(torch.arange(len(self.test))))))
         self.leave_out(bad)
         self.notes += self.left_out()

@@ -6,13 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint
+from fastmim import checkpoint, trainer
 from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
 from fastmim.config import load
 from fastmim.data.demo import write_demo_images
 from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
+from fastmim.data.quarantine import BadFilesError
 from fastmim.metrics import learnt
 from fastmim.tasks import pretrain
 from fastmim.tasks.pretrain import Pretrain
@@ -157,3 +158,50 @@ def test_fewer_epochs_than_a_run_has_done_are_refused(images):
     launched.train(words(images, "--data.held_out", "0"))
     line = launched.refusal(words(images, "--data.held_out", "0", "--train.epochs", "1"))
     assert "holds update 4, but train.epochs=1 ends at 2: raise train.epochs, or choose another run.dir" in line
+
+
+def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, monkeypatch):
+    """A minute an update seems to have passed at each line."""
+    monkeypatch.setattr(trainer.Trainer, "from_first", lambda self, seconds: 60.0)
+    more = ["--data.held_out", "0", "--train.epochs", "100", "--run.stop_after", "2", "--run.save_every", "500"]
+    out = launched.train(words(images, *more)).stdout
+    assert out.count("warning: the next checkpoint comes in 3h19m (run.save_every=500 at 60 s an update)") == 1
+    assert "lower run.save_every to 30, say" in out
+
+
+def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
+    original = Pretrain.train_step
+
+    def train_step(self, step, batches):
+        if step == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return original(self, step, batches)
+
+    monkeypatch.setattr(Pretrain, "train_step", train_step)
+    done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "2"), check=False)
+    assert done.returncode == 1 and done.stderr.endswith(
+        "train.py: out of memory: lower train.micro_batch (now 8); saved: update 2\n"
+    )
+
+
+def test_bad_training_files_beyond_replacement_lose_no_update(images, monkeypatch):
+    """What cannot be replaced any more ends the run, which saves the updates done since the last checkpoint first."""
+    original = Pretrain.train_step
+
+    def train_step(self, step, batches):
+        if step == 3:
+            raise BadFilesError("x.jpg cannot be used")
+        return original(self, step, batches)
+
+    monkeypatch.setattr(Pretrain, "train_step", train_step)
+    done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "100"), check=False)
+    assert done.returncode == 1 and "x.jpg cannot be used; saved: update 3;" in done.stderr
+    assert checkpoint.load(images / "run/checkpoints").step == 3
+
+
+def test_held_out_images_that_cannot_be_used_are_said(images):
+    for path in (images / "held_out").iterdir():
+        path.write_bytes(b"no picture")
+    out = launched.train(words(images, "--data.held_out_root", images / "held_out", "--run.stop_after", "1")).stdout
+    assert "warning: left out of data.held_out_root: " in out
+    assert "warning: 3 of 3 held-out images cannot be used: the run has no held-out loss and no pictures" in out

@@ -76,6 +76,10 @@ def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
     assert f"stopped at update 5 of {STEPS}" in result.stdout
     train(tmp_path / "run", images)
     assert diff(undisturbed / "trace.jsonl", tmp_path / "run/trace.jsonl") is None
+    # The lines after the stop average as many updates as they would have without it.
+    once, again = ({r["step"]: r["loss"] for r in rows(run) if "loss" in r} for run in (undisturbed, tmp_path / "run"))
+    assert set(again) - set(once) == {5}
+    assert [again[step] for step in once] == pytest.approx(list(once.values()), rel=1e-5)
 
 
 @pytest.mark.costly("processes", "two ranks; the first test of ranks imports all that they need")
@@ -211,8 +215,8 @@ def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     run = tmp_path / "run"
     result = train(run, images, "--optim.blr", "1e30", "--train.max_skipped", "3", check=False)
     assert result.returncode == 1
-    assert "updates in a row skipped" in result.stdout and "There is no checkpoint yet." in result.stdout
-    assert "warning: the learning rate" not in result.stdout and not list((run / "checkpoints").glob("step-*"))
+    # That of update 4 holds the weights with which all updates since are skipped.
+    assert "updates in a row skipped" in result.stdout and "There is no checkpoint from before." in result.stdout
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
 
@@ -269,3 +273,10 @@ def processes(word: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_the_last_good_checkpoint_is_one_from_before_the_skips(images, tmp_path):
+    run = tmp_path / "run"
+    train(run, images, "--run.stop_after", "4")
+    done = train(run, images, "--optim.blr", "1e30", "--train.max_skipped", "3", "--run.save_every", "6", check=False)
+    assert f"Last good checkpoint: update 4 in {run / 'checkpoints'}." in done.stdout
