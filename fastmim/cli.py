@@ -17,6 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import shown, steady_output
+
 
 def export(
     run: tyro.conf.Positional[Path],
@@ -61,9 +63,9 @@ def visualize(
     import torch
 
     from .analysis.reconstruction import reconstruction_grid, save_png
+    from .data.held_out import split
     from .data.manifest import Manifest
     from .tasks import pretrain
-    from .tasks.task import split
 
     config, loaded = _open(run)
     if not images and not config.data.held_out:
@@ -78,7 +80,7 @@ def visualize(
     with torch.no_grad():
         held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
         for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
+            print(f"left out: {shown(path)}: {reason}")
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
@@ -268,7 +270,7 @@ def doctor(
         decode_memory: as data.decode_memory in training, MB an image.
         decode_seconds: as data.decode_seconds in training.
     """
-    from .data.doctor import environment, examine, write_bad_files
+    from .data.doctor import check_bad_files, environment, examine, write_bad_files
     from .data.image import Limits
     from .data.manifest import Manifest
     from .metrics import console
@@ -290,6 +292,7 @@ def doctor(
     if not verifies:
         if target.exists():
             before = Manifest.load(str(target))  # refuses to overwrite what is something else
+        check_bad_files(target.with_name("bad_files.jsonl"))
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
@@ -308,12 +311,13 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
         except OSError as error:
-            raise RuntimeError(f"{target} and bad_files.jsonl beside it could not be written: {error}") from error
-        print(target)
+            words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
+            raise RuntimeError(words) from error
+        print(shown(target))
     elif listed.checksums is None:
-        print(f"{images} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
+        print(f"{shown(images)} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
     if found.broken:
         raise SystemExit(1)
 
@@ -360,6 +364,7 @@ COMMANDS = {
 }
 
 
+@steady_output()
 def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     about = "fastmim: masked-image modelling."

@@ -53,7 +53,8 @@ class Data:
     """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
     """Fraction of the images that may turn out to be bad, each replaced by another, before the run saves and stops: 0 =
-    stop at the first, 1 = never stop. bad_files.jsonl names them; processes that share no run.dir count their own."""
+    stop at the first, 1 = never stop. bad_files.jsonl names them; processes that share no run.dir count their own. As
+    many of the test images may be bad; those are left out."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
@@ -184,12 +185,16 @@ class Train:
     """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
     max_skipped: int = 5
     """Updates in a row that may be skipped for a non-finite gradient before the run stops."""
+    timeout: float = 60
+    """Seconds without a sign of life after which a process counts as frozen or dead: the others then save what can be
+    saved, and end."""
 
     def __post_init__(self):
         check_types(self, "train.")
         check_bounds(self, "train.", "epochs", above=0, below=math.inf)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
         check_bounds(self, "train.", "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 
 @dataclass(frozen=True)
@@ -202,14 +207,16 @@ class Run:
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
     """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; what
-    follows pre-training takes the encoder's, of an exported encoder too. None = initialise from train.seed. Weights
-    only: updates, optimizer state and schedule start afresh."""
+    follows pre-training takes the encoder's, of an exported encoder too. None = initialise from train.seed. Settings of
+    the network that do not fit the weights, data.mean and data.std are taken from there. Updates, optimizer state and
+    schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
     """Checkpoints kept; the oldest goes only when a newer one is durable."""
     log_every: int = 20
-    """Updates between log lines: the only time the host waits for the device."""
+    """Updates between log lines; where updates are slow, there is a line about every minute. Only then the host waits
+    for the device."""
     evaluate_every: int = 500
     """Updates between evaluations: pre-training draws reconstructions of the held-out images and compares losses,
     what follows it is tested. 0 = never, but that the latter is tested at the end."""

@@ -56,6 +56,18 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {refusal}")
 
 
+def given(args: list[str]) -> dict[str, str]:
+    """Returns the words of each setting among `--section.field VALUE` arguments, by name."""
+    found: dict[str, list[str]] = {}
+    for arg in args:
+        if arg.startswith("--"):
+            words = found.setdefault(_name(arg), [])
+            words[:] = arg.split("=", 1)[1:]
+        elif found:
+            words.append(arg)
+    return {name: " ".join(words) for name, words in found.items()}
+
+
 def _name(arg: str) -> str:
     """The setting that `--section.a-field=VALUE` is of."""
     return arg.split("=")[0][2:].replace("-", "_")

@@ -200,7 +200,7 @@ def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> I
     top, left, height, width = window
     if (top, left, height, width) != (0, 0, image.height, image.width):
         image = image.crop((left, top, left + width, top + height))
-    return _without_palette(image, mode, file.header.bits)
+    return to_8_bits(image, mode, file.header.bits)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -209,11 +209,15 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: 32-bit samples.
     """
-    return _without_palette(image, mode, 16).convert(mode)
+    return to_8_bits(image, mode, 16).convert(mode)
 
 
-def _without_palette(image: Image.Image, mode: str, bits: int) -> Image.Image:
-    """An image in "L" if it is gray, else in `mode`; of samples of more than 8 bits, as many as `bits`, the high 8."""
+def to_8_bits(image: Image.Image, mode: str, bits: int) -> Image.Image:
+    """Returns an image in "L" if it is gray, else in `mode`; of samples of `bits` bits, the high 8.
+
+    Raises:
+        ValueError: 32-bit samples.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from fastmim_kernels.philox import uniform
 
+from ..extras import PACKAGES
 from ..tokens import Stream
 from .crops import RandomResizedCrop
 from .image import open_image
@@ -91,8 +92,8 @@ def _open(package: str, name: str) -> Image.Image:
     # find_spec does not import the package.
     spec = importlib.util.find_spec(package)
     if spec is None:
-        distribution = {"skimage": "scikit-image"}.get(package, package)
-        raise FileNotFoundError(f"the demo's photographs come with {distribution}; pip install {distribution}")
+        distribution = PACKAGES.get(package, package)
+        raise FileNotFoundError(f"the demo's photographs come with {distribution}: run `pip install {distribution}`")
     return open_image(os.path.join(os.path.dirname(spec.origin), name)).convert("RGB")
 
 
