@@ -1,0 +1,207 @@
+"""Command lines: options that are checked, and everything that cannot be done refused in one line.
+
+May import terminal and the standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import fastmim
+
+from .terminal import shown
+
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d"
+_NONE = ("none", "null", "nil", "undefined")
+_SYSTEM = {
+    FileExistsError: "expected a folder, found a file",
+    NotADirectoryError: "expected a folder, found a file",
+    IsADirectoryError: "expected a file, found a folder",
+    FileNotFoundError: "no such file or folder",
+    PermissionError: "permission denied",
+}
+_KINDS = {"int": "a whole number", "float": "a number"}
+
+
+def version() -> str:
+    """Returns what `--version` prints."""
+    return f"fastmim {fastmim.__version__}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns "; nearest: NAME" of the known name that `word` was probably meant to be, or "" if none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
+    if not near and len(word) > 2:
+        near = [name for name in names if name.startswith(word)]
+    return f"; nearest: {near[0]}" if near else ""
+
+
+def misread(text: str) -> str | None:
+    """Returns what is wrong with a path or name that was probably not meant as it stands, or None."""
+    if not text.strip():
+        return "an empty one"
+    if text.strip().lower() in _NONE:
+        return f"{text.strip()!r}"
+    if text.startswith("~"):
+        return (
+            f"{shown(text)!r}, where nothing has put a folder for the ~: the shell does so after a space, not after ="
+        )
+    return None
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuses what no option means: empty values, options given twice, dashes of a word processor.
+
+    Raises:
+        ValueError: names the word or its option.
+    """
+    seen, before = set(), None
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word[:1] and word[0] in _DASHES:
+            raise ValueError(f"{shown(word)}: expected two hyphens (--), got another kind of dash")
+        if word.startswith("--") and equals:
+            before, word = name, value
+        if not word.strip() and before:
+            raise ValueError(f"{shown(before)}: expected a value, got an empty one")
+        if not name.startswith("--"):
+            before = None
+            continue
+        if name.replace("_", "-") in seen:
+            raise ValueError(f"{shown(name)}: given twice; give it once")
+        seen.add(name.replace("_", "-"))
+        before = name
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line refusals, option names in full, and the nearest name of a misspelt one.
+
+    Args:
+        prog: the command, as a person types it.
+        about: the description.
+        speaker: what a refusal starts with; None = `prog`.
+    """
+
+    def __init__(self, prog: str, about: str, speaker: str | None = None):
+        super().__init__(
+            prog=prog,
+            description=about.replace("%", "%%"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.speaker = speaker or prog
+        self.register("type", None, _text)
+        self.register("type", str, _text)
+        self.register("type", Path, _path)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        """Parses words, of which option names may have underscores for hyphens."""
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            check_words(words)
+        except ValueError as error:
+            self.error(str(error))
+        words = [_hyphens(word) for word in words]
+        found, rest = self.parse_known_args(words, namespace)
+        if rest:
+            self.error(self._unknown(rest))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with one line and exit status 2."""
+        message = message.removeprefix("argument ")
+        if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+            message = f"{missing[1]}: missing; `{self.prog} --help` says what it is"
+        message = re.sub(r"expected (one|at least one) argument$", r"expected a value, got nothing", message)
+        message = re.sub(r"expected (\d+) arguments$", r"expected \1 values", message)
+        message = re.sub(r"ignored explicit argument", r"expected no value, got", message)
+        message = re.sub(
+            r"invalid (\w+) value: (.*)", lambda m: f"expected {_KINDS.get(m[1], m[1])}, got {m[2]}", message
+        )
+        self.exit(2, f"{self.speaker}: {' '.join(message.split())}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"expected one of {', '.join(known)}, got {shown(str(value))}{nearest(str(value), known)}"
+            )
+
+    def _unknown(self, words: list[str]) -> str:
+        """Says what is wrong with words that no option takes."""
+        word = words[0].split("=")[0]
+        if not word.startswith("-"):
+            return f"{shown(word)}: one argument too many; `{self.prog} --help` lists what there is"
+        options = [name[2:] for name in self._option_string_actions if name.startswith("--") and name != "--help"]
+        hint = nearest(word.lstrip("-"), options).replace(": ", ": --")
+        hint = hint or "; there are " + ", ".join(f"--{name}" for name in options) if options else ""
+        return f"{shown(word)}: no such option{hint}"
+
+
+def _path(text: str) -> Path:
+    if wrong := misread(text):
+        raise argparse.ArgumentTypeError(f"expected a path, got {wrong}")
+    return Path(text)
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a value, got an empty one")
+    return text
+
+
+@contextlib.contextmanager
+def refusing(prog: str, *kinds: type[Exception], paths: dict[str, Path] | None = None) -> Iterator[None]:
+    """Ends the process with one line and exit status 2 when what is inside cannot be done.
+
+    Args:
+        prog: what the line starts with.
+        kinds: further exceptions that mean so, beside ValueError and OSError.
+        paths: where arguments point to, by name: a refusal of the system names the argument.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of `| head`: who reads has seen enough
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (ValueError, OSError, *kinds) as error:
+        print(f"{prog}: {reason(error, paths or {})}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
+    """Returns what an exception says as one line; of the system's, the file and the argument that it belongs to."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this"
+    if not isinstance(error, OSError) or not error.strerror:
+        return shown(" ".join(str(error).split()))
+    text = _SYSTEM.get(type(error), error.strerror)
+    if error.filename is None:
+        return text
+    file = Path(os.path.abspath(os.fsdecode(error.filename)))
+    for name, place in (paths or {}).items():
+        whole = Path(os.path.abspath(place))
+        if file.parent == whole.parent and file.name.startswith(f".{whole.name}"):  # written first, then renamed
+            return f"{name} {shown(place)}: {text}"
+        if file.is_relative_to(whole):
+            return f"{name} {shown(file if file != whole else place)}: {text}"
+    return f"{shown(error.filename)}: {text}"
+
+
+def _hyphens(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
