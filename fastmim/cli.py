@@ -6,10 +6,8 @@ import inspect
 import json
 import math
 import os
-import re
 import sys
 import tempfile
-import typing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from .command import Parser, nearest, refusing, version
+from .command import dispatch, nearest, refusing, version
 
 
 def export(
@@ -371,69 +369,20 @@ COMMANDS = {
 def main(args: list[str] | None = None) -> None:
     """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args
+    name = args[0].replace("_", "-") if args else ""
+    if name in COMMANDS:
+        dispatch("fastmim", name, COMMANDS[name], args[1:])
+        return
     with refusing("fastmim"):
-        if not args or args[0] in ("-h", "--help", "help"):
-            print(usage())
-            raise SystemExit(0 if args else 2)
-        if args[0] == "--version":
+        if name == "--version":
             print(version())
-            return
-        name = args[0].replace("_", "-")
-        if name not in COMMANDS:
-            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
-    given = vars(parser(name).parse_args(args[1:]))
-    paths = {shown: given[key] for key, shown in _names(name).items() if isinstance(given[key], Path)}
-    with refusing("fastmim", RuntimeError, MemoryError, paths=paths):
-        COMMANDS[name](**given)
-
-
-def usage() -> str:
-    """Returns the list of commands, each with the first line of its description."""
-    lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
-    lines = ["usage: fastmim COMMAND ...    (COMMAND --help describes its options)", "", *lines]
-    return "\n".join([*lines, "", "Training is another command: deepspeed fastmim/train.py CONFIG"])
-
-
-def parser(name: str) -> Parser:
-    """Makes the parser of a command: positional parameters are arguments, keyword-only ones are options."""
-    command = COMMANDS[name]
-    about, _, described = inspect.getdoc(command).partition("\n\nArgs:\n")
-    helps = {
-        found[1]: " ".join(found[2].split()) for found in re.finditer(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", described, re.M)
-    }
-    made, hints = Parser(f"fastmim {name}", about, "fastmim"), typing.get_type_hints(command)
-    for key, parameter in inspect.signature(command).parameters.items():
-        settings, required = _settings(hints[key]), parameter.default is parameter.empty
-        default = None if required else parameter.default
-        words = helps[key].replace("%", "%%")
-        settings["help"] = words if default is None or default is False else f"{words} (default: {default})"
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            needed = {"required": True} if required else {"default": default}
-            made.add_argument(f"--{key.replace('_', '-')}", **settings, **needed)
+        elif name in ("", "-h", "--help", "help"):
+            lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+            print("usage: fastmim COMMAND ...    (COMMAND --help describes its options)\n", *lines, sep="\n")
+            print("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
+            raise SystemExit(0 if args else 2)
         else:
-            optional = {} if required else {"nargs": "?", "default": default}
-            made.add_argument(key, **settings | {"metavar": key.upper()}, **optional)
-    return made
-
-
-def _settings(hint: typing.Any) -> dict[str, typing.Any]:
-    """Returns what argparse needs to know of a type."""
-    if type(None) in typing.get_args(hint):
-        hint = typing.get_args(hint)[0]
-    if hint is bool:
-        return {"action": "store_true"}
-    if typing.get_origin(hint) is Literal:
-        return {"choices": typing.get_args(hint)}
-    if typing.get_origin(hint) is tuple:
-        kinds = typing.get_args(hint)
-        return {"type": kinds[0], "nargs": len(kinds), "metavar": ("HEIGHT", "WIDTH")}
-    return {"type": hint, "metavar": hint.__name__.upper()}
-
-
-def _names(name: str) -> dict[str, str]:
-    """Returns a command's parameters as a person types them."""
-    parameters = inspect.signature(COMMANDS[name]).parameters.values()
-    return {p.name: f"--{p.name.replace('_', '-')}" if p.kind is p.KEYWORD_ONLY else p.name.upper() for p in parameters}
+            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
 
 
 if __name__ == "__main__":

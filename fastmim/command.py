@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -157,6 +159,50 @@ def _text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a value, got an empty one")
     return text
+
+
+def dispatch(prog: str, name: str, command: Callable, words: Sequence[str]) -> None:
+    """Calls a function with what a command line says.
+
+    Args:
+        prog: the program, which refusals start with.
+        name: the command, as a person types it.
+        command: positional parameters are arguments, keyword-only ones are options; its docstring describes them.
+        words: what follows the name.
+    """
+    about, _, described = inspect.getdoc(command).partition("\n\nArgs:\n")
+    helps = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", described, re.M))
+    parser, hints, typed = Parser(f"{prog} {name}", about, prog), typing.get_type_hints(command), {}
+    for key, parameter in inspect.signature(command).parameters.items():
+        settings, required = _settings(hints[key]), parameter.default is parameter.empty
+        settings["help"] = " ".join(helps[key].split()).replace("%", "%%")
+        if not required:
+            settings["default"] = parameter.default
+            settings["help"] += "" if parameter.default in (None, False) else f" (default: {parameter.default})"
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            typed[key] = f"--{key.replace('_', '-')}"
+            parser.add_argument(typed[key], **settings, **({"required": True} if required else {}))
+        else:
+            typed[key] = settings["metavar"] = key.upper()
+            parser.add_argument(key, **settings, **({} if required else {"nargs": "?"}))
+    given = vars(parser.parse_args(words))
+    paths = {typed[key]: value for key, value in given.items() if isinstance(value, Path)}
+    with refusing(prog, RuntimeError, MemoryError, paths=paths):
+        command(**given)
+
+
+def _settings(hint: Any) -> dict[str, Any]:
+    """Returns what argparse needs to know of a type."""
+    if type(None) in typing.get_args(hint):
+        hint = typing.get_args(hint)[0]
+    if hint is bool:
+        return {"action": "store_true"}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"choices": typing.get_args(hint)}
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        return {"type": kinds[0], "nargs": len(kinds), "metavar": tuple(kind.__name__.upper() for kind in kinds)}
+    return {"type": hint, "metavar": hint.__name__.upper()}
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ ONLY_IN = {
     "torchvision": {"data", "detector", "tasks"},
     "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
-    "tyro": {"overrides", "cli"},
+    "tyro": {"overrides"},
 }
 
 
