@@ -43,7 +43,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
     if not near and len(word) > 2:
-        near = [name for name in names if name.startswith(word)]
+        near = [name for name in names if word in name]
     return f"; nearest: {near[0]}" if near else ""
 
 
@@ -53,6 +53,8 @@ def misread(text: str) -> str | None:
         return "an empty one"
     if text.strip().lower() in _NONE:
         return f"{text.strip()!r}"
+    if re.match(r"[A-Za-z]:\\|\\\\", text):
+        return f"{shown(text)!r}, a path of Windows; write it with /"
     if text.startswith("~"):
         return (
             f"{shown(text)!r}, where nothing has put a folder for the ~: the shell does so after a space, not after ="

@@ -61,12 +61,13 @@ class Data:
 
     def __post_init__(self):
         check_types(self, "data.")
-        check_bounds(self, "data.", "size", at_least=1)
+        check_bounds(self, "data.", "size", at_least=1, at_most=16384)
         check_bounds(self, "data.", "flip", "bad_budget", at_least=0, at_most=1)
         check_bounds(self, "data.", "mean", above=-math.inf, below=math.inf)
         check_bounds(self, "data.", "std", above=0, below=math.inf)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
-        check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
+        check_bounds(self, "data.", "held_out", at_least=0)
+        check_bounds(self, "data.", "workers", "prefetch", at_least=0, at_most=1024)
         if self.held_out_root and not self.held_out:
             raise ValueError(
                 "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise data.held_out, or "
