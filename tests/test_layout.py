@@ -34,7 +34,7 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
+    3: ("engine", "settings", "deepspeed_file", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -67,6 +67,7 @@ ALLOWED = {
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
+    ("settings", "deepspeed_file"),
     ("train", "trainer"),
 }
 # Which part of fastmim may import which library.
