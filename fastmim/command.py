@@ -30,6 +30,7 @@ _SYSTEM = {
     FileNotFoundError: "no such file or folder",
     PermissionError: "permission denied",
 }
+_MEMORY = re.compile("allocate memory|out of memory", re.I)  # torch's words
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
@@ -63,12 +64,12 @@ def misread(text: str) -> str | None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuses what no option means: empty values, options given twice, dashes of a word processor.
+    """Refuses what no option means: empty values, dashes of a word processor.
 
     Raises:
         ValueError: names the word or its option.
     """
-    seen, before = set(), None
+    before = None
     for word in words:
         name, equals, value = word.partition("=")
         if word[:1] and word[0] in _DASHES:
@@ -80,10 +81,14 @@ def check_words(words: Sequence[str]) -> None:
         if not name.startswith("--"):
             before = None
             continue
-        if name.replace("_", "-") in seen:
-            raise ValueError(f"{shown(name)}: given twice; give it once")
-        seen.add(name.replace("_", "-"))
         before = name
+
+
+def repeated(words: Sequence[str]) -> list[str]:
+    """Returns the options that are given more than once, as they are typed the second time."""
+    names = [word.partition("=")[0] for word in words if word.startswith("--")]
+    spelt = [name.replace("_", "-") for name in names]
+    return [name for at, name in enumerate(names) if spelt[at] in spelt[:at]]
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,6 +117,8 @@ class Parser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         try:
             check_words(words)
+            for name in repeated(words):
+                raise ValueError(f"{shown(name)}: given twice; give it once")
         except ValueError as error:
             self.error(str(error))
         words = [_hyphens(word) for word in words]
@@ -189,7 +196,7 @@ def dispatch(prog: str, name: str, command: Callable, words: Sequence[str]) -> N
             parser.add_argument(key, **settings, **({} if required else {"nargs": "?"}))
     given = vars(parser.parse_args(words))
     paths = {typed[key]: value for key, value in given.items() if isinstance(value, Path)}
-    with refusing(prog, RuntimeError, MemoryError, paths=paths):
+    with refusing(prog, RuntimeError, paths=paths):
         command(**given)
 
 
@@ -208,14 +215,18 @@ def _settings(hint: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def refusing(prog: str, *kinds: type[Exception], paths: dict[str, Path] | None = None) -> Iterator[None]:
+def refusing(
+    prog: str, *kinds: type[RuntimeError], paths: dict[str, Path] | None = None, speaks: bool = True
+) -> Iterator[None]:
     """Ends the process with one line and exit status 2 when what is inside cannot be done.
 
     Args:
         prog: what the line starts with.
-        kinds: further exceptions that mean so, beside ValueError and OSError.
+        kinds: errors of running that mean so, beside ValueError, OSError and a lack of memory.
         paths: where arguments point to, by name: a refusal of the system names the argument.
+        speaks: False = leave the line to another process.
     """
+    errors = sys.stderr if speaks else open(os.devnull, "w")  # noqa: SIM115 - the process ends
     try:
         yield
         sys.stdout.flush()
@@ -224,16 +235,18 @@ def refusing(prog: str, *kinds: type[Exception], paths: dict[str, Path] | None =
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=errors)
         raise SystemExit(130) from None
-    except (ValueError, OSError, *kinds) as error:
-        print(f"{prog}: {reason(error, paths or {})}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not (isinstance(error, kinds) or _MEMORY.search(str(error))):
+            raise
+        print(f"{prog}: {reason(error, paths or {})}", file=errors)
         raise SystemExit(2) from None
 
 
 def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
     """Returns what an exception says as one line; of the system's, the file and the argument that it belongs to."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _MEMORY.search(str(error)):
         return "there is not enough memory for this"
     if not isinstance(error, OSError) or not error.strerror:
         return shown(" ".join(str(error).split()))
@@ -241,7 +254,7 @@ def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
     if error.filename is None:
         return text
     file = Path(os.path.abspath(os.fsdecode(error.filename)))
-    for name, place in (paths or {}).items():
+    for name, place in sorted((paths or {}).items(), key=lambda item: -len(str(item[1]))):
         whole = Path(os.path.abspath(place))
         if file.parent == whole.parent and file.name.startswith(f".{whole.name}"):  # written first, then renamed
             return f"{name} {shown(place)}: {text}"
