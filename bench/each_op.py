@@ -1,12 +1,12 @@
 """Launches every kernel that is compiled, and every op on odd sizes: what a sanitizer watches in `bench.gpu_check`.
 
 Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
-May import fastmim_kernels, bench.ops and bench.variants.
 """
+
+# May import fastmim_kernels, bench.ops and bench.variants.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 
@@ -17,6 +17,7 @@ import torch  # noqa: E402
 import fastmim_kernels  # noqa: E402
 from bench.ops import DTYPES  # noqa: E402
 from bench.variants import variants  # noqa: E402
+from fastmim.command import Parser, refusing
 
 
 def calls() -> list[tuple]:
@@ -32,7 +33,7 @@ def calls() -> list[tuple]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.each_op", description=__doc__)
+    parser = Parser("python -m bench.each_op", __doc__)
     parser.add_argument("--device", default="cuda", help='or "cpu", with TRITON_INTERPRET=1')
     parser.add_argument("--share", default="1/1", metavar="K/N", help="every Nth call from the Kth on")
     args = parser.parse_args()
@@ -48,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.each_op"):
+        main()

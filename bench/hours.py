@@ -2,12 +2,13 @@
 
 Times real training steps (bench.trial), medians after warm-up: images/s; from these projected hours; share of the time
 spent waiting for images; model FLOPs (bench.flops, three forwards) against a matrix product timed beside them (HMU) and
-against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`. May import fastmim, bench.
+against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`.
 """
+
+# May import fastmim, bench.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 from pathlib import Path
@@ -18,6 +19,7 @@ import fastmim_kernels
 from bench import flops, record, trial
 from bench.ops import matmul_rate
 from fastmim import config
+from fastmim.command import Parser, refusing
 from fastmim.engine import init_distributed
 
 IMAGENET = 1_281_167
@@ -76,8 +78,8 @@ def text(row: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.hours", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser = Parser("python -m bench.hours", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
     parser.add_argument("--data", help="folder of images (default: the config's)")
     parser.add_argument("--batch", type=int, default=8, help="images per process per step (default 8)")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
@@ -113,4 +115,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.hours"):
+        main()

@@ -1,12 +1,12 @@
 """`python -m bench.loader --data DIR`: images per second from files to batches, ours against others, from one run.
 
-Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each. May
-import fastmim and bench.
+Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.record import record
 from fastmim import config
+from fastmim.command import Parser, refusing
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
@@ -138,7 +139,7 @@ def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.loader", description=__doc__)
+    parser = Parser("python -m bench.loader", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
     parser.add_argument("--batch", type=int, default=64, help="images per batch (default 64)")
     parser.add_argument("--batches", type=int, default=32, help="of each in a round, 2 a thread untimed (default 32)")
@@ -180,4 +181,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.loader"):
+        main()

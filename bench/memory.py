@@ -2,9 +2,10 @@
 
 Trains a few real steps (bench.trial) in child processes for every combination of ZeRO stage, precision, batch and
 activation checkpointing asked for. With `--limit GiB` it looks for the largest batch instead, where running out of
-memory is a result. Beside each peak stands what is above weights, gradients and optimizer state. May import fastmim and
-bench.
+memory is a result. Beside each peak stands what is above weights, gradients and optimizer state.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from bench import record, trial
+from fastmim.command import Parser, refusing
 
 GIB = 2**30
 
@@ -123,8 +125,8 @@ def numbers(text: str) -> list[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser = Parser("python -m bench.memory", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
     parser.add_argument("--data", help="folder of images (default: the config's)")
     parser.add_argument("--ranks", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--stages", type=numbers, default=[0], metavar="0,1,2,3", help="ZeRO stages (default 0)")
@@ -157,4 +159,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.memory"):
+        main()

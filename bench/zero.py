@@ -1,16 +1,18 @@
 """ViT-B MAE at every ZeRO stage: do the losses agree, how fast, how much memory?
 
 `python -m bench.zero --data FOLDER` trains the real ViT-B config for a few updates on two processes at each stage, in
-fp32 and in bf16 with fp32 masters. May import bench only.
+fp32 and in bf16 with fp32 masters.
 """
+
+# May import bench only.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 from bench import trial
 from bench.record import record
+from fastmim.command import Parser, refusing
 
 CONFIG = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
 # Agreement with the first stage of the precision. DeepSpeed's stage 0 has no bf16 block: the optimizer there is ours.
@@ -33,7 +35,7 @@ def train(data: str, precision: str, stage: int, ranks: int, batch: int, updates
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m bench.zero", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
     parser.add_argument("--ranks", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--batch", type=int, default=8, help="images per update (default: 8)")
@@ -71,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.zero"):
+        main()
