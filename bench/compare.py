@@ -23,7 +23,7 @@ import fastmim_kernels
 from bench import published, trial
 from bench.record import record, relative
 from fastmim import config, optim
-from fastmim.command import Parser, refusing
+from fastmim.command import Parser, at_least, refusing
 from fastmim.tasks import pretrain
 
 ARMS = ("ours", "eager", "sdpa", "compile")
@@ -211,9 +211,9 @@ def main(argv: list[str] | None = None) -> None:
         help="a config file of pre-training (default: %(default)s)",
     )
     parser.add_argument("--pair", metavar="CONFIG", help="a second config, compared with the first arm by arm")
-    parser.add_argument("--batch", type=int, default=8, help="images per step (default 8)")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per step (default 8)")
     parser.add_argument(
-        "--steps", type=int, default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
+        "--steps", type=at_least(1), default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
     )
     parser.add_argument("--arms", default=",".join(ARMS), help=f"which, of {','.join(ARMS)} (default all)")
     parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
@@ -228,8 +228,6 @@ def main(argv: list[str] | None = None) -> None:
     names = args.arms.split(",")
     if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"--arms: expected some of {','.join(ARMS)}, got {unknown[0]!r}")
-    if min(args.batch, args.steps) < 1:
-        parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.keep_memory:

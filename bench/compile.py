@@ -71,7 +71,9 @@ def read_code(cubin: bytes) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("python -m bench.compile", __doc__)
-    parser.add_argument("--op", help="this op only")
+    import fastmim_kernels
+
+    parser.add_argument("--op", choices=list(fastmim_kernels.OPS), metavar="OP", help="this op only")
     parser.add_argument(
         "--arch",
         type=int,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 
 os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 
@@ -34,12 +35,15 @@ def calls() -> list[tuple]:
 
 def main() -> None:
     parser = Parser("python -m bench.each_op", __doc__)
-    parser.add_argument("--device", default="cuda", help='or "cpu", with TRITON_INTERPRET=1')
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help='or "cpu", with TRITON_INTERPRET=1')
     parser.add_argument("--share", default="1/1", metavar="K/N", help="every Nth call from the Kth on")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "each_op: expected a GPU, torch sees none; --device cpu runs in Triton's interpreter\n")
-    first, step = map(int, args.share.split("/"))
+        parser.error("--device cuda: torch sees no GPU; --device cpu runs in Triton's interpreter")
+    share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", args.share)
+    if not share:
+        parser.error(f"--share: expected K/N, such as 1/2, got {args.share}")
+    first, step = map(int, share.groups())
     for name, case, dtype in calls()[first - 1 :: step]:
         inputs = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs
         importlib.import_module(f"fastmim_kernels.{name}.cuda").launch(*inputs(case, dtype, args.device))

@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--commit", help="what this tree is a copy of, where it has no git history")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n")
+        parser.error("expected a GPU, torch sees none; for a CPU there are make test and make bench")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
     shutil.rmtree(args.out / "run", ignore_errors=True)

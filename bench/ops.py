@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from fastmim.command import Parser, nearest, refusing
+from fastmim.command import Parser, at_least, nearest, refusing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
 PHASES = ("forward", "backward", "both")
@@ -210,17 +210,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--first", action="store_true", help="the first case of each op only")
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         choices=["cpu", "cuda"],
         help="default: a GPU if there is one",
     )
-    parser.add_argument("--samples", type=int, default=20, help="timed calls of each (default: 20)")
+    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
     parser.add_argument("--plot", type=Path, help="PNG to draw a roofline into")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
 
     import fastmim_kernels
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.ops import measure
 from bench.record import record
-from fastmim.command import Parser, refusing
+from fastmim.command import Parser, at_least, refusing
 from fastmim.encoders.um_pyramid import PATCH, TOKEN
 from fastmim.encoders.um_swin import UMSwin
 from fastmim.masking import UniformMasking
@@ -54,9 +54,9 @@ def ways(batch: int, device: str) -> dict[str, Callable[[], Tensor]]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("python -m bench.secondary", __doc__)
-    parser.add_argument("--batch", type=int, default=64, help="images (default: 64)")
-    parser.add_argument("--samples", type=int, default=20, help="timed calls of each (default: 20)")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
+    parser.add_argument("--batch", type=at_least(1), default=64, help="images (default: 64)")
+    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()

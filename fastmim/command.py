@@ -158,6 +158,21 @@ class Parser(argparse.ArgumentParser):
         return f"{shown(word)}: no such option{hint}"
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Returns the type of an option: whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {shown(text)}")
+        return value
+
+    return number
+
+
 def _path(text: str) -> Path:
     if wrong := misread(text):
         raise argparse.ArgumentTypeError(f"expected a path, got {wrong}")
