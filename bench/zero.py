@@ -9,6 +9,7 @@ fp32 and in bf16 with fp32 masters.
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 from bench import trial
 from bench.record import record
