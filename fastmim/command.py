@@ -260,22 +260,32 @@ def refusing(
 
 
 def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
-    """Returns what an exception says as one line; of the system's, the file and the argument that it belongs to."""
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and _MEMORY.search(str(error)):
+    """Returns what an exception says as one line, with the argument that the file in question belongs to."""
+    named = sorted((paths or {}).items(), key=lambda item: -len(os.path.abspath(item[1])))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(str(error))):
         return "there is not enough memory for this"
     if not isinstance(error, OSError) or not error.strerror:
-        return shown(" ".join(str(error).split()))
+        text = shown(" ".join(str(error).split()))
+        if any(name in text for name, _ in named):
+            return text
+        within = [name for name, place in named if _mentions(text, shown(os.path.abspath(place)))]
+        return f"{within[0]}: {text}" if within else text
     text = _SYSTEM.get(type(error), error.strerror)
     if error.filename is None:
         return text
     file = Path(os.path.abspath(os.fsdecode(error.filename)))
-    for name, place in sorted((paths or {}).items(), key=lambda item: -len(str(item[1]))):
+    for name, place in named:
         whole = Path(os.path.abspath(place))
         if file.parent == whole.parent and file.name.startswith(f".{whole.name}"):  # written first, then renamed
             return f"{name} {shown(place)}: {text}"
         if file.is_relative_to(whole):
             return f"{name} {shown(file if file != whole else place)}: {text}"
     return f"{shown(error.filename)}: {text}"
+
+
+def _mentions(text: str, place: str) -> bool:
+    """True if a text names a place, or something in it, by its whole path."""
+    return len(place) > 1 and re.search(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])", text) is not None
 
 
 def _hyphens(word: str) -> str:
