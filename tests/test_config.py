@@ -1,6 +1,7 @@
 """Configs: every file loads, builds and is listed; overrides say what is wrong in one line; JSON round-trips."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,7 @@ def test_overrides():
         (["--train.precision", "bf16"], ["train.precision", "bf16-master", "got bf16", "nearest: autocast"]),
         (["--masking.ratio", "1.5"], ["masking.ratio", "between 0 and 1", "1.5"]),
         (["--decoder.num_heads", "3"], ["decoder.num_heads", "multiple"]),
+        (["--encoder.num_heads", "3"], ["encoder.embed_dim=64 must be a multiple of encoder.num_heads=3"]),
         (["--run.save_every"], ["run.save_every", "a whole number", "nothing"]),
         (["--run.resume", "maybe"], ["run.resume", "True or False", "maybe"]),
         # A decoder of 30 and 3 heads is right, 3 heads alone are not.
@@ -254,7 +256,22 @@ def test_mean_and_std_agree(setting):
     assert (grey.data.mean, grey.data.std) == ((0.5,), (0.2,))
 
 
-def test_config_files_that_are_not(tmp_path):
+def test_config_files_that_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"did you mean {TINY}"):  # typed in another folder than the repository's
+        load("configs/debug/tiny_cpu.py")
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    os.mkfifo(tmp_path / "pipe.py")
+    for name, found in (("folder.py", "a folder"), ("run.json", "another file"), ("pipe.py", "another file")):
+        with pytest.raises(ValueError, match=f"^{name}: expected a config file .Python.; found {found} there"):
+            load(name)
+    (tmp_path / "loop.py").write_text("from fastmim.config import load\nconfig = load('loop.py')")
+    with pytest.raises(ValueError, match="loop.py:2: loop.py: expected a config file that does not load itself$"):
+        load("loop.py")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit('bye')")
+    with pytest.raises(ValueError, match="^exits.py:2: SystemExit: bye$"):
+        load("exits.py")
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(ValueError, match="did you mean .*tiny_cpu.py"):
         load(TINY.with_name("tiny_cp.py"))
