@@ -300,7 +300,7 @@ def doctor(
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
             raise ValueError(
-                f"--manifest {target}: cannot be written ({error.strerror}); name another place with --manifest FILE"
+                f"{target} cannot be written ({error.strerror}): name another place with --manifest FILE"
             ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)

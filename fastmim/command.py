@@ -209,7 +209,7 @@ def dispatch(prog: str, name: str, command: Callable, words: Sequence[str]) -> N
         else:
             typed[key] = settings["metavar"] = key.upper()
             parser.add_argument(key, **settings, **({} if required else {"nargs": "?"}))
-    given = vars(parser.parse_args(words))
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(words)).items()}
     paths = {typed[key]: value for key, value in given.items() if isinstance(value, Path)}
     with refusing(prog, RuntimeError, paths=paths):
         command(**given)
