@@ -169,6 +169,11 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
     return None
 
 
+def steps(folder: Path) -> list[int]:
+    """Returns the step of each checkpoint in a folder, valid or not, the newest first."""
+    return [_order(path)[0] for path in _newest_first(folder)]
+
+
 def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
     """Finishes what a kill cut short: removes leftovers, and all but `loaded` and the `keep` - 1 before it."""
     _remove_leftovers(folder)
@@ -206,9 +211,10 @@ def lock(run_dir: Path) -> IO[str]:
         holder = file.read().strip() or "another process"
         file.close()
         raise FolderError(f"{run_dir} is in use by {holder}: stop it, or choose another run folder") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with contextlib.suppress(OSError):  # the lock holds on a full disk too, only without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
     return file
 
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .command import dispatch, nearest, refusing, version
+from .terminal import shown, steady_output
 
 
 def export(
@@ -62,9 +63,9 @@ def visualize(run: Path, *, images: Path | None = None, count: int = 8, out: Pat
     import torch
 
     from .analysis.reconstruction import reconstruction_grid, save_png
+    from .data.held_out import split
     from .data.manifest import Manifest
     from .tasks import pretrain
-    from .tasks.task import split
 
     config, loaded = _open(run)
     if not images and not config.data.held_out:
@@ -79,7 +80,7 @@ def visualize(run: Path, *, images: Path | None = None, count: int = 8, out: Pat
     with torch.no_grad():
         held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
         for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
+            print(f"left out: {shown(path)}: {reason}")
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
@@ -260,6 +261,8 @@ def doctor(
     tiny: int = 32,
     manifest: Path | None = None,
     threads: int = 0,
+    decode_memory: int = 500,
+    decode_seconds: float = 2.0,
 ) -> None:
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
@@ -276,15 +279,20 @@ def doctor(
             in the same place, lists the broken ones with their reasons. Files that differ from the manifest that is
             replaced are named.
         threads: decoding threads; 0 = the CPU cores.
+        decode_memory: as data.decode_memory in training, MB an image.
+        decode_seconds: as data.decode_seconds in training.
     """
-    from .data.doctor import environment, examine, write_bad_files
+    from .data.doctor import check_bad_files, environment, examine, write_bad_files
+    from .data.image import Limits
     from .data.manifest import Manifest
     from .metrics import console
 
-    if tiny < 0:
-        raise ValueError(f"--tiny: expected at least 0 pixels, got {tiny}")
-    if not 0 <= threads <= 1024:
-        raise ValueError(f"--threads: expected 0 to 1024, got {threads}")
+    if tiny < 0 or not 0 <= threads <= 1024:
+        raise ValueError(f"--tiny: expected at least 0; --threads: expected 0 to 1024; got {tiny} and {threads}")
+    if decode_memory < 1 or not decode_seconds > 0:
+        raise ValueError(
+            f"--decode-memory and --decode-seconds: expected more than 0, got {decode_memory} and {decode_seconds}"
+        )
     for name, value in environment().items():
         print(f"{name:<20}{value}")
     listed = Manifest.scan(str(images))
@@ -296,6 +304,7 @@ def doctor(
     if not verifies:
         if target.exists():
             before = Manifest.load(str(target))  # refuses to overwrite what is something else
+        check_bad_files(target.with_name("bad_files.jsonl"))
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
@@ -304,7 +313,7 @@ def doctor(
             ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
-    found = examine(listed, threads, tiny, quick, before, progress)
+    found = examine(listed, threads, tiny, quick, before, progress, Limits(decode_memory, decode_seconds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in found.rows():
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
@@ -314,12 +323,13 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
         except OSError as error:
-            raise RuntimeError(f"{target} and bad_files.jsonl beside it could not be written: {error}") from error
-        print(target)
+            words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
+            raise RuntimeError(words) from error
+        print(shown(target))
     elif listed.checksums is None:
-        print(f"{images} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
+        print(f"{shown(images)} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
     if found.broken:
         raise SystemExit(1)
 
@@ -366,6 +376,7 @@ COMMANDS = {
 }
 
 
+@steady_output()
 def main(args: list[str] | None = None) -> None:
     """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args
@@ -378,8 +389,8 @@ def main(args: list[str] | None = None) -> None:
             print(version())
         elif name in ("", "-h", "--help", "help"):
             lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+            lines.append("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
             print("usage: fastmim COMMAND ...    (COMMAND --help describes its options)\n", *lines, sep="\n")
-            print("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
             raise SystemExit(0 if args else 2)
         else:
             raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")

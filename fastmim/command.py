@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import difflib
 import inspect
+import io
 import os
 import re
 import sys
@@ -241,13 +242,12 @@ def refusing(
         paths: where arguments point to, by name: a refusal of the system names the argument.
         speaks: False = leave the line to another process.
     """
-    errors = sys.stderr if speaks else open(os.devnull, "w")  # noqa: SIM115 - the process ends
+    errors = sys.stderr if speaks else io.StringIO()
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:  # as of `| head`: who reads has seen enough
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=errors)

@@ -54,11 +54,18 @@ class Data:
     """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
     """Fraction of the images that may turn out to be bad, each replaced by another, before the run saves and stops: 0 =
-    stop at the first, 1 = never stop. bad_files.jsonl names them; processes that share no run.dir count their own."""
+    stop at the first, 1 = never stop. bad_files.jsonl names them; processes that share no run.dir count their own. As
+    many of the test images may be bad; those are left out."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
     """Micro-batches decoded ahead."""
+    decode_memory: int = 500
+    """MB that decoding one image may take, the file included, as estimated from its header. An image that needs more is
+    a bad file. All threads of a process together use at most four times as much."""
+    decode_seconds: float = 2.0
+    """CPU seconds that decoding one image may take, as estimated from its header. An image that needs more, such as a
+    JPEG of very many scans, is a bad file."""
 
     def __post_init__(self):
         check_types(self, "data.")
@@ -66,6 +73,8 @@ class Data:
         check_bounds(self, "data.", "flip", "bad_budget", at_least=0, at_most=1)
         check_bounds(self, "data.", "mean", above=-math.inf, below=math.inf)
         check_bounds(self, "data.", "std", above=0, below=math.inf)
+        check_bounds(self, "data.", "decode_memory", at_least=1)
+        check_bounds(self, "data.", "decode_seconds", above=0)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
         check_bounds(self, "data.", "held_out", at_least=0)
         check_bounds(self, "data.", "workers", "prefetch", at_least=0, at_most=1024)
@@ -179,12 +188,16 @@ class Train:
     max_skipped: int = 5
     """Updates in a row that are skipped for a non-finite loss or gradient before the run stops. autocast-fp16 allows 16
     more, with which its loss scale falls from 65536 to 1."""
+    timeout: float = 60
+    """Seconds without a sign of life after which a process counts as frozen or dead: the others then save what can be
+    saved, and end."""
 
     def __post_init__(self):
         check_types(self, "train.")
         check_bounds(self, "train.", "epochs", above=0, below=math.inf)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
         check_bounds(self, "train.", "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 
 @dataclass(frozen=True)
@@ -197,14 +210,16 @@ class Run:
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
     """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; what
-    follows pre-training takes the encoder's, of an exported encoder too. None = initialise from train.seed. Weights
-    only: updates, optimizer state and schedule start afresh."""
+    follows pre-training takes the encoder's, of an exported encoder too. None = initialise from train.seed. Settings of
+    the network that do not fit the weights, data.mean and data.std are taken from there. Updates, optimizer state and
+    schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
     """Checkpoints kept; the oldest goes only when a newer one is durable."""
     log_every: int = 20
-    """Updates between log lines: the only time the host waits for the device."""
+    """Updates between log lines; where updates are slow, there is a line about every minute. Only then the host waits
+    for the device."""
     evaluate_every: int = 500
     """Updates between evaluations: pre-training draws reconstructions of the held-out images and compares losses,
     what follows it is tested. 0 = never, but that the latter is tested at the end."""

@@ -152,6 +152,18 @@ def _typed(value: Any) -> str:
     return " ".join(map(_typed, value)) or "nothing" if isinstance(value, tuple) else str(value)
 
 
+def given(args: list[str]) -> dict[str, str]:
+    """Returns the words of each setting among `--section.field VALUE` arguments, by name."""
+    found: dict[str, list[str]] = {}
+    for arg in args:
+        if arg.startswith("--"):
+            words = found.setdefault(_name(arg), [])
+            words[:] = arg.split("=", 1)[1:]
+        elif found:
+            words.append(arg)
+    return {name: " ".join(words) for name, words in found.items()}
+
+
 def _name(arg: str) -> str:
     """The setting that `--section.a-field=VALUE` is of."""
     return arg.split("=")[0][2:].replace("-", "_")

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fastmim_kernels import mean_fill
 
 from .encoders.batchnorm import replace_batch_norms
+from .extras import require
 from .pyramid import LEVELS, Levels
 from .segmentation import IGNORED, UPerNet
 
@@ -30,17 +31,14 @@ class Segmenter(nn.Module):
     ):
         """
         Raises:
-            ValueError: a library is missing; or `spec.blocks` are not those of a plain ViT.
+            ValueError: a package is missing; or `spec.blocks` are not those of a plain ViT.
         """
+        require("segmentation", "segmentation_models_pytorch.decoders.upernet.decoder")
+        from segmentation_models_pytorch.base.initialization import initialize_decoder
+        from segmentation_models_pytorch.base.modules import Conv2dReLU
+        from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+
         super().__init__()
-        try:
-            from segmentation_models_pytorch.base.initialization import initialize_decoder
-            from segmentation_models_pytorch.base.modules import Conv2dReLU
-            from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
-        except ImportError as error:
-            raise ValueError(
-                f"segmentation needs segmentation-models-pytorch ({error}): pip install fastmim[segment]"
-            ) from error
         check_blocks(encoder, spec.blocks)
         encoder.take_norm()
         self.encoder, self.blocks, self.aux_weight = encoder, spec.blocks, spec.aux_weight

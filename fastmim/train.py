@@ -1,24 +1,32 @@
 """Trains what a config describes:  deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]"""
 
 import os
+import signal
 import sys
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process without a traceback
 if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
     sys.path[0] = os.path.dirname(sys.path[0])  # a script's own folder would shadow the standard library
 
 from pathlib import Path
 
-from fastmim.command import refusing, repeated, shown, version
+from fastmim.command import refusing, repeated, version
 from fastmim.config import Experiment, load
-from fastmim.overrides import leaf_fields, override
+from fastmim.overrides import given, leaf_fields, override
 from fastmim.stop import Stop, launchers
+from fastmim.terminal import shown, steady_output
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
 def main(argv: list[str]) -> None:
-    watched = launchers()
+    with steady_output(patience=1.0), Stop(launchers()) as stop:
+        run(argv, stop)
+
+
+def run(argv: list[str], stop: Stop) -> None:
     # From the launcher, which also sets LOCAL_RANK.
     argv = [arg for arg in argv if not arg.startswith(("--local_rank", "--local-rank"))]
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine says why it refuses
@@ -31,16 +39,26 @@ def main(argv: list[str]) -> None:
     import fastmim_kernels
     from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.tasks.promises import NO_MEMORY, explain
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
     places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}
-    with refusing("train.py", FolderError, speaks=speaks, paths=places):
-        trainer = Trainer(config)
-    try:
-        trainer.fit(Stop(watched))
-    except BadFilesError as error:
-        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}") from None
+    with stop.explaining():
+        with refusing("train.py", FolderError, speaks=speaks, paths=places):
+            trainer = Trainer(config, given(argv[1:]), stop)
+        try:
+            trainer.fit()
+        except BadFilesError as error:
+            stop.tell(f"ended: {error}")
+            raise SystemExit(shown(f"train.py: {stop.last_words(str(error))}")) from None
+        except (RuntimeError, MemoryError) as error:
+            if explain(error) != NO_MEMORY:
+                raise
+            stop.tell("ended: out of memory")
+            saved = f"saved: update {trainer.saved}" if trainer.saved else "no update was saved"
+            micro = trainer.task.engine.micro_batch
+            raise SystemExit(f"train.py: out of memory: lower train.micro_batch (now {micro}); {saved}") from None
 
 
 def read(argv: list[str]) -> Experiment:

@@ -3,6 +3,7 @@
 It works in one process and on the workers of pytest-xdist.
 """
 
+import contextlib
 import os
 import resource
 from collections import Counter
@@ -34,7 +35,11 @@ def spent() -> float:
 
 def _children() -> list[int]:
     """Returns the processes that this one has started and not waited for; none on systems that do not tell."""
-    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            found += map(int, path.read_text().split())
+    return found
 
 
 def _running(pid: int) -> float:

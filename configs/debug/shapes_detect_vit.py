@@ -5,7 +5,7 @@
     deepspeed fastmim/train.py configs/debug/shapes_detect_vit.py
 
 The same detector from random initialisation: `--run.init None --optim.layer_decay 1 --run.dir
-runs/shapes_detect_scratch`. Needs `pip install fastmim[detect]`.
+runs/shapes_detect_scratch`. Needs `pip install pycocotools`.
 The number of pictures was chosen after tries: with 64, box AP was 60 and 63 after pre-training, and 40, 52 and 55 from
 scratch, which is no gain beyond the spread.
 Measured here: bench/results/transfer_*.jsonl.

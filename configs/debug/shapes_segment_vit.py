@@ -5,8 +5,8 @@
     deepspeed fastmim/train.py configs/debug/shapes_segment_vit.py
 
 The same network from random initialisation: `--run.init None --optim.layer_decay 1 --run.dir
-runs/shapes_segment_scratch`. Needs `pip install fastmim[segment]`, and for the pictures
-`fastmim[detect]`. Measured here: bench/results/transfer_*.jsonl.
+runs/shapes_segment_scratch`. Needs `pip install segmentation-models-pytorch`, and for the pictures
+pycocotools. Measured here: bench/results/transfer_*.jsonl.
 """
 
 from dataclasses import replace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Container
 from typing import Any
 
 from ..data.coco import Annotations
@@ -16,19 +17,23 @@ SCORES = tuple(f"{kind}_{name}" for kind in KINDS for name in NAMES)
 pixels: below 32^2, below 96^2, and above."""
 
 
-def average_precision(annotations: Annotations, detections: list[dict[str, Any]]) -> dict[str, float]:
+def average_precision(
+    annotations: Annotations, detections: list[dict[str, Any]], left_out: Container[str] = ()
+) -> dict[str, float]:
     """How good detections in COCO's result format are.
 
     Args:
         detections: each with "image_id", "category_id", "bbox" (x, y, width, height), "segmentation" (run-length
             encoded) and "score", in pixels of the whole image; the 100 best of an image count.
+        left_out: names of images that do not count, and their objects neither.
     Returns: {name of `SCORES`: 0 to 1}, NaN where there is no object of that size.
     """
     from pycocotools import mask as coco
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth = [entry for entries in annotations.objects.values() for entry in entries]
+    images = [image for name, image in annotations.images.items() if name not in left_out]
+    truth = annotations.truth(left_out)
     values = []
     for kind in KINDS:
         # Not `loadRes`, which cannot take an empty list. Entries are copied, as COCOeval writes into them.
@@ -42,7 +47,7 @@ def average_precision(annotations: Annotations, detections: list[dict[str, Any]]
             sides = [COCO(), COCO()]
             for side, entries in zip(sides, ([dict(entry) for entry in truth], measured), strict=True):
                 side.dataset = {
-                    "images": list(annotations.images.values()),
+                    "images": images,
                     "categories": [{"id": id, "name": name} for id, name in annotations.categories.items()],
                     "annotations": entries,
                 }

@@ -1,19 +1,46 @@
-"""The loss curve of a run with the trivial predictors, alone or beside reconstructions. May import L3 and below."""
+"""The loss curve of a run with the trivial predictors or the test scores, alone or beside reconstructions.
+
+May import L3 and below.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from ..metrics import whole_lines
+from ..files import read_bytes
+from ..metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 _DPI = 120
+_LARGEST = 2**24  # bytes of config.json
 # Okabe and Ito's colours, which colour-blind people can tell apart; dashes tell the predictors apart.
 _TRAINING, _HELD_OUT = "#0072B2", "#D55E00"
 _DASHES = (":", "-.", "--")
+TASKS = {
+    "Config": ("pre-training", "loss on hidden patches"),
+    "Finetune": ("fine-tuning", "classification loss"),
+    "Probe": ("linear probe", "classification loss"),
+    "Detect": ("detection", "sum of detection losses"),
+    "Segment": ("segmentation", "loss of pixels' classes"),
+}
+"""Title and axis of a run, by the class of its config."""
+SCORES = {
+    "test_top1": "top-1 accuracy, test images",
+    "test_bbox_AP": "box AP, test images",
+    "test_segm_AP": "mask AP, test images",
+    "test_miou": "mean IoU, test images",
+}
+"""What a curve shows of the test scores in metrics.jsonl."""
 
 
 def plot_curve(run: Path) -> Path:
@@ -49,22 +76,55 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
     from matplotlib import pyplot as plt
 
     path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in whole_lines(path)]
-    train = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    held_out = [(row["step"], row["held_out"]) for row in rows if "held_out" in row]
+    rows = read_metrics(run)
+    train = _means(rows)
+    held_out = {row["step"]: row["held_out"] for row in rows if "held_out" in row}
+    tests = {row["step"]: row for row in rows if any(name in row for name in SCORES)}
     if not train:
         raise ValueError(f"{path}: expected the metrics of a run, found none; give the folder of a run that has logged")
     figure, axes = plt.subplots(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
-    axes.plot(*zip(*train, strict=True), color=_TRAINING, linewidth=1.5, label="training images")
+    lines = axes.plot(*zip(*train, strict=True), color=_TRAINING, linewidth=1.5, label="training images")
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=_HELD_OUT, linewidth=2.5, marker="o", label="held-out images")
+        points = zip(*held_out.items(), strict=True)
+        lines += axes.plot(*points, color=_HELD_OUT, linewidth=2.5, marker="o", label="held-out images")
         trivial = next(row["trivial"] for row in reversed(rows) if "trivial" in row)
-        for dashes, (name, value) in zip(_DASHES, trivial.items(), strict=True):
+        for dashes, (name, value) in zip(itertools.cycle(_DASHES), trivial.items(), strict=False):
             label = f"held-out, trivial: {name.replace('_', ' ')} ({value:.3f})"
-            axes.axhline(value, color="0.3", linestyle=dashes, label=label)
-    axes.set(xlabel="update", ylabel="loss on hidden patches", title=run.name)
-    axes.legend()
+            lines.append(axes.axhline(value, color="0.3", linestyle=dashes, label=label))
+    if tests:
+        lines += _scores(axes.twinx(), tests)
+    task, loss = TASKS.get(_part(run), ("", "loss"))
+    axes.set(xlabel="update", ylabel=loss, title=": ".join(filter(None, (run.name, task))))
+    axes.legend(handles=lines)
     figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
     return picture
+
+
+def _part(run: Path) -> str | None:
+    """The class of a run's config, if the run folder says so."""
+    try:
+        return json.loads(read_bytes(run / "config.json", _LARGEST))["part"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _means(rows: list[dict]) -> list[tuple[int, float]]:
+    """The loss by update, but for lines of a stop or of a slow update that the next line's mean includes."""
+    rows = [row for row in rows if "loss" in row]
+    included = [later.get("averaged", 0) > later["updates"] for later in rows[1:] if "updates" in later]
+    included += [False] * (len(rows) - len(included))
+    losses = [(row["step"], math.nan if row["loss"] is None else row["loss"]) for row in rows]
+    return [point for point, skip in zip(losses, included, strict=True) if not skip]
+
+
+def _scores(axes: Axes, tests: dict[int, dict]) -> list[Line2D]:
+    """Draws the test scores on an axis of their own, on the right."""
+    lines = []
+    for marker, (name, label) in zip("osd^", SCORES.items(), strict=True):
+        points = [(step, 100 * row[name]) for step, row in tests.items() if row.get(name) is not None]
+        if points:
+            lines += axes.plot(*zip(*points, strict=True), color=_HELD_OUT, marker=marker, label=label)
+    axes.set(ylabel="test score, %", ylim=(0, 100))
+    return lines

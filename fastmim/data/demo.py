@@ -16,8 +16,10 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from fastmim_kernels.philox import uniform
 
+from ..extras import PACKAGES
 from ..tokens import Stream
 from .crops import RandomResizedCrop
+from .image import open_image
 
 Part = Literal["all", "train", "held_out"]
 
@@ -90,10 +92,9 @@ def _open(package: str, name: str) -> Image.Image:
     # find_spec does not import the package.
     spec = importlib.util.find_spec(package)
     if spec is None:
-        distribution = {"skimage": "scikit-image"}.get(package, package)
-        raise FileNotFoundError(f"the demo's photographs come with {distribution}; pip install {distribution}")
-    with Image.open(os.path.join(os.path.dirname(spec.origin), name)) as image:
-        return image.convert("RGB")
+        distribution = PACKAGES.get(package, package)
+        raise FileNotFoundError(f"the demo's photographs come with {distribution}: run `pip install {distribution}`")
+    return open_image(os.path.join(os.path.dirname(spec.origin), name)).convert("RGB")
 
 
 def _vary(

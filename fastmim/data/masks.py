@@ -1,6 +1,6 @@
 """Masks: the labels of the pixels of images, cut, placed and flipped as the images are.
 
-May import config, segmentation, tokens and fastmim_kernels.
+May import config, segmentation, tokens, image and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fastmim_kernels.reader import File, parse_header, xxh64
+from fastmim_kernels.reader import File
 
 from ..segmentation import IGNORED
+from ..terminal import shown
 from ..tokens import Cut
 from .ahead import Ahead
+from .away import DataAwayError, Patience
 from .crops import fitting
-from .decode import ERRORS, FILTERS, MODES, decode_window, places, seen_size
+from .decode import FILTERS, MODES, decode_window, places
+from .image import DEFAULT_LIMITS, Limits, decode_upright, read_image, reserved, seen_size
 from .loader import Loader
 from .manifest import Manifest
 from .quarantine import BadFilesError
@@ -34,56 +37,68 @@ _NAMED = 3
 class Masks:
     """The masks of a manifest's images: files of the same names, extensions apart, below a folder."""
 
-    def __init__(self, images: Manifest, folder: str, classes: int, reduce_zero_label: bool = False):
+    def __init__(
+        self,
+        images: Manifest,
+        folder: str,
+        classes: int,
+        reduce_zero_label: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ):
         """
         Args:
             classes: how many; in the files they are 0, 1, ..., with `reduce_zero_label` 1, 2, ...
+            limits: of decoding a mask, and an image in `whole_images`.
         Raises:
             ValueError: an image has no mask, or more than one.
         """
-        self.images, self.manifest = images, Manifest.scan(folder)
+        self.images, self.manifest, self.limits = images, Manifest.scan(folder), limits
         self._classes, self._reduce = classes, reduce_zero_label
         found: dict[str, list[int]] = {}
         for i, path in enumerate(self.manifest.paths):
             found.setdefault(os.path.splitext(path)[0], []).append(i)
         of_images = [found.get(os.path.splitext(path)[0], []) for path in images.paths]
         problems = [
-            f"{path} has {len(masks) or 'none'}" for path, masks in zip(images.paths, of_images, strict=True)
+            f"{shown(path)} has {len(masks) or 'none'}" for path, masks in zip(images.paths, of_images, strict=True)
             if len(masks) != 1
         ]  # fmt: skip
         if problems:
             more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
             raise ValueError(
-                f"{folder}: expected one mask for each image in {images.root}, of the same name below the folder; "
-                f"{', '.join(problems[:_NAMED])}{more}"
+                f"{shown(folder)}: expected one mask for each image in {shown(images.root)}, of the same name below "
+                f"the folder; {', '.join(problems[:_NAMED])}{more}"
             )
         self._index = [masks[0] for masks in of_images]
+        self._files, self.image_files = patient(self.manifest, limits), patient(images, limits)
 
     def read(self, index: int) -> np.ndarray:
         """The labels of image `index`: (H, W) uint8, `IGNORED` where there is none.
 
         Raises:
             BadFilesError: the mask cannot be read, or is not of 8 bits and one channel, or has a label of no class.
+            DataAwayError: the folder is away.
         """
         path = self.manifest.path(self._index[index])
+        file = self._files.read(self._index[index])
         try:
-            with Image.open(path) as image:
-                mode, labels = image.mode, np.array(image)
-        except ERRORS as error:
-            raise BadFilesError(f"the mask {path!r} cannot be read: {error}") from error
+            with reserved(self.limits, file):
+                image = decode_upright(file)
+        except ValueError as error:
+            raise BadFilesError(f"the mask '{shown(path)}' cannot be read: {error}") from error
+        mode, labels = image.mode, np.array(image)
         if mode not in ("L", "P"):
             raise BadFilesError(
-                f"the mask {path!r}: expected one channel of 8 bits, gray or with a palette, whose values are classes, "
-                f"got Pillow's mode {mode}"
+                f"the mask '{shown(path)}': expected one channel of 8 bits, gray or with a palette, whose values are "
+                f"classes, got Pillow's mode {mode}"
             )
         if self._reduce:
             labels = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - np.uint8(1))
         unknown = labels[(labels >= self._classes) & (labels != IGNORED)]
         if len(unknown):
             raise BadFilesError(
-                f"the mask {path!r} has {int(unknown[0]) + self._reduce}, expected one of {self._classes} classes "
-                f"({int(self._reduce)} .. {self._classes - 1 + self._reduce}) or {IGNORED}: set data.classes and "
-                "data.reduce_zero_label"
+                f"the mask '{shown(path)}' has {int(unknown[0]) + self._reduce}, expected one of {self._classes} "
+                f"classes ({int(self._reduce)} .. {self._classes - 1 + self._reduce}) or {IGNORED}: set data.classes "
+                "and data.reduce_zero_label"
             )
         return labels
 
@@ -94,9 +109,9 @@ class Masks:
         """
         if mask != image:
             sizes = (f"{width}x{height}" for height, width in (mask, image))
-            words = f"is {next(sizes)} pixels, its image {self.images.path(index)!r} is {next(sizes)}"
+            words = f"is {next(sizes)} pixels, its image '{shown(self.images.path(index))}' is {next(sizes)}"
             raise BadFilesError(
-                f"the mask {self.manifest.path(self._index[index])!r} {words}: they must be of one size"
+                f"the mask '{shown(self.manifest.path(self._index[index]))}' {words}: they must be of one size"
             )
 
 
@@ -128,19 +143,17 @@ class MaskLoader:
             size: (H, W) of a sample.
         """
         self._masks, self._loader, self._size = masks, loader, size
-        self._ahead = Ahead(loader, self._cut, threads)
+        self._ahead = Ahead(loader, self._cut, lambda index, made, size: masks.compare(index, made[0], size), threads)
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The training samples of every ids of `stream`, in order, as `Ahead.batches`.
 
         Returns: images, ids, and labels (B, H, W) uint8 on the CPU.
         Raises:
-            BadFilesError: as `Loader.load` and `Masks.read`; or image and mask are not of one size.
+            BadFilesError: as `Loader.load`.
         """
         with contextlib.closing(self._ahead.batches(stream)) as batches:
             for loaded, found in batches:
-                for index, size, (seen, _) in zip(loaded.indices.tolist(), loaded.sizes, found, strict=True):
-                    self._masks.compare(index, seen, size)
                 yield loaded.images, loaded.ids, torch.from_numpy(np.stack([labels for _, labels in found]))
 
     def close(self) -> None:
@@ -162,20 +175,27 @@ def whole_images(
     interpolation: str,
     channels: int,
     threads: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor] | BadFilesError]:
     """Whole images, resized in proportion, and their labels, `threads` ahead.
 
     Args:
         size: (H, W) that the image fits into, with `fit` = "inside", or covers, as `ScaleJitterCrop` has it.
         interpolation: "bicubic" or "bilinear", antialiased.
         channels: 3 (RGB) or 1 (grayscale).
-    Returns: (h, w, C) uint8, and (H, W) uint8 of the size of the file.
-    Raises:
-        BadFilesError: an image or its mask cannot be used.
+    Yields: (h, w, C) uint8, and (H, W) uint8 of the size of the file; or why an image or its mask cannot be used, in
+        the order of the indices.
     """
 
-    def load(index: int) -> tuple[Tensor, Tensor]:
-        image, labels = _decode(masks.images, index, MODES[channels]), masks.read(index)
+    def load(index: int) -> tuple[Tensor, Tensor] | BadFilesError:
+        try:
+            return pair(index)
+        except DataAwayError:
+            raise
+        except BadFilesError as error:
+            return error
+
+    def pair(index: int) -> tuple[Tensor, Tensor]:
+        image, labels = _decode(masks, index, MODES[channels]), masks.read(index)
         masks.compare(index, labels.shape, (image.height, image.width))
         factor = fitting(labels.shape, size, fit)
         resized = tuple(max(1, round(side * factor)) for side in labels.shape)
@@ -196,18 +216,29 @@ def whole_images(
                 future.cancel()
 
 
-def _decode(manifest: Manifest, index: int, mode: str) -> Image.Image:
+def patient(manifest: Manifest, limits: Limits) -> Patience:
+    """Returns what reads single files of a manifest, and waits for them."""
+
+    def read(indices: list[int]) -> list[File]:
+        paths = map(manifest.path, indices)
+        return list(map(partial(read_image, limits=limits), paths))
+
+    return Patience(manifest, read, limits.file_bytes)
+
+
+def _decode(masks: Masks, index: int, mode: str) -> Image.Image:
     """
     Raises:
         BadFilesError: it gives no picture, or is not the file that was listed.
+        DataAwayError: the folder is away.
     """
-    path = manifest.path(index)
+    manifest = masks.images
+    file = masks.image_files.read(index)
     try:
-        data = Path(path).read_bytes()
-        header, error = parse_header(data)
-        if error := error or manifest.difference(index, len(data), xxh64(data) if manifest.checksums else None):
+        checksum = file.checksum if manifest.checksums else None
+        if error := file.error or manifest.difference(index, len(file.data), checksum):
             raise ValueError(error)
-        file = File(path, np.frombuffer(data, dtype=np.uint8), header, None, None)
-        return decode_window(file, (0, 0, *seen_size(file)), mode)
-    except ERRORS as error:
-        raise BadFilesError(f"the test image {path!r} cannot be used: {error}") from error
+        with reserved(masks.limits, file):
+            return decode_window(file, (0, 0, *seen_size(file)), mode).convert(mode)
+    except ValueError as error:
+        raise BadFilesError(f"the test image '{shown(file.path)}' cannot be used: {error}") from error

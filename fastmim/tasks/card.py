@@ -19,7 +19,8 @@ from .. import checkpoint
 from ..config import Config, Experiment, to_json
 from ..data.manifest import Manifest
 from ..encoders.convnet import ConvNet
-from ..metrics import duration, spent, whole_lines
+from ..metrics import duration, read_metrics, spent
+from ..records import read_object
 from .layouts import Snippet
 from .load import Trained
 
@@ -97,10 +98,10 @@ def _training(config: Experiment, run: Path | None) -> str:
     rows.append(("schedule", f"{train.epochs:g} epochs in batches of {train.global_batch}"))
     if step:
         rows.append(("updates done", str(step)))
-    if run and (run / "facts.json").is_file():
-        facts = json.loads((run / "facts.json").read_text())
+    if run:
+        facts = read_object(run / "facts.json")
         rows += [(name, facts[name]) for name in ("devices", "precision", "ZeRO", "global batch") if name in facts]
-    logged = [json.loads(line) for line in whole_lines(run / "metrics.jsonl")] if run else []
+    logged = read_metrics(run) if run else []
     if speeds := [row["images_per_s"] for row in logged if row.get("images_per_s")]:
         hours, peak = spent(run, train.global_batch)
         rows.append(("images/s", f"{statistics.median(speeds):.1f} (median)"))
@@ -116,16 +117,15 @@ def _results(run: Path | None) -> str:
     if run is None:
         return ""
     rows: list[tuple[str, Any]] = []
-    logged = [json.loads(line) for line in whole_lines(run / "metrics.jsonl")]
+    logged = read_metrics(run)
     if losses := [row["loss"] for row in logged if "loss" in row]:
         rows.append(("training loss, last logged", _number(losses[-1])))
     if tests := [row for row in logged if "held_out" in row]:
         rows.append(("loss on held-out images", _number(tests[-1]["held_out"])))
         rows += [(f"there, predicting {k.replace('_', ' ')}", _number(v)) for k, v in tests[-1]["trivial"].items()]
     for name, words in (("result", "test"), ("knn", "k-NN")):
-        if (run / f"{name}.json").is_file():
-            found = json.loads((run / f"{name}.json").read_text())
-            rows += [(f"{words}: {k}", _number(v)) for k, v in found.items() if k != "init" and v is not None]
+        found = read_object(run / f"{name}.json")
+        rows += [(f"{words}: {k}", _number(v)) for k, v in found.items() if k != "init" and v is not None]
     return _table(rows) if rows else ""
 
 

@@ -6,7 +6,7 @@ May import L3 and below, and convert.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ from ..settings import batch_plan
 from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
+from .promises import together
 from .task import load_run
 from .tested import Tested
 
@@ -51,8 +52,10 @@ class Classification(Tested):
 
     def __init__(self, config: Finetune | Probe, process: Process):
         super().__init__(config, process)
-        self.test_loader = whole_images(self.test, config.data, process.device)
         self.test_labels = torch.tensor(self.test.labels)
+
+    def open_test_loader(self) -> Loader:
+        return whole_images(self.test, self.config.data, self.process.device)
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         labels = hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()  # a list file gives them, not the paths
@@ -85,37 +88,39 @@ class Classification(Tested):
             "tested": "the average of the weights" if self.ema else "the weights",
         }
 
-    def score(self) -> dict[str, float]:
-        """Accuracy and loss on the test images, each of which counts once. Collective.
-
-        Raises:
-            BadFilesError: one of them cannot be used.
-        """
-        rank, world, device = self.process.rank, self.process.world, self.process.device
-        pieces = torch.arange(len(self.test)).split(PIECE)
+    def score(self) -> tuple[dict[str, float], dict[int, str]]:
+        """Accuracy and loss."""
         module = self.ema.module if self.ema else self.module
         self.share_statistics(module)
-        sums = torch.zeros(3, dtype=torch.float64, device=device)
-        turns = -(-len(pieces) // world)
+        sums, bad = together(self.process, lambda: self.sums(module))
+        # Without a single image, `leave_out` says so; until then it must not be a division by zero.
+        top1, top5, loss, images = self.engine.reduce_sum(sums).tolist()
+        return {"top1": top1 / max(images, 1), "top5": top5 / max(images, 1), "loss": loss / max(images, 1)}, bad
+
+    def sums(self, module: Classifier) -> tuple[Tensor, dict[int, str]]:
+        """Sums over this process's test images: hits among the first one and five, losses, and images."""
+        device, bad = self.process.device, {}
+        pieces = torch.arange(len(self.test)).split(PIECE)
+        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        turns = -(-len(pieces) // self.process.world)
         with self.engine.inference():
-            for images, ids in self.test_loader.batches(pieces[rank::world]):
+            for (images, ids, *_), left_out in self.test_loader.intact(self.share(pieces)):
+                bad |= left_out
+                if not len(images):
+                    continue
                 labels = self.test_labels[ids].to(device)
-                sums += torch.stack(hits(module.predict(images.to(device)).float(), labels))
+                found = hits(module.predict(images.to(device)).float(), labels)
+                sums += torch.stack([*found, torch.tensor(len(labels), device=device)])
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
                 module.predict(
                     torch.zeros((1, *self.config.data.size, len(module.mean)), dtype=torch.uint8, device=device)
                 )
-        top1, top5, loss = (self.engine.reduce_sum(sums) / len(self.test)).tolist()
-        return {"top1": top1, "top5": top5, "loss": loss}
+        return sums, bad
 
     def words(self) -> str:
         top1, top5, loss = (self.scores[name] for name in ("top1", "top5", "loss"))
         return f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}"
-
-    def close(self) -> None:
-        super().close()
-        self.test_loader.close()
 
 
 class FineTuning(Classification):
@@ -231,7 +236,15 @@ def initialise(encoder: nn.Module, source: Path) -> None:
     else:
         model = load_run(source, "run.init").state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
-    ours = encoder.state_dict()
+    state, problems = fit(encoder, given)
+    if problems:
+        raise ValueError(f"run.init: {source} has another encoder than this config ({'; '.join(problems[:3])})")
+    encoder.load_state_dict(state)
+
+
+def fit(encoder: nn.Module, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the state of an encoder with the weights of another one, see `initialise`, and what does not fit."""
+    given, ours = dict(given), encoder.state_dict()
     if shared := [name for name in given if name.endswith(SHARED) and name not in ours]:
         table = given.pop(shared[0])
         given |= {name: table for name in ours if name.endswith(OWN)}
@@ -249,9 +262,7 @@ def initialise(encoder: nn.Module, source: Path) -> None:
                 ours[name] = resized
         else:
             ours[name] = tensor
-    if problems:
-        raise ValueError(f"run.init: {source} has another encoder ({'; '.join(problems[:3])}): take its encoder")
-    encoder.load_state_dict(ours)
+    return ours, problems
 
 
 def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:
@@ -291,7 +302,7 @@ def class_folders(manifest: Manifest) -> dict[int, str] | None:
 
 
 def whole_images(manifest: Manifest, data: LabelledData, device: torch.device) -> Loader:
-    """A loader of images as they are tested: `batches` of manifest indices; a bad file is an error."""
+    """A loader of images as they are tested: `intact` batches of manifest indices."""
     crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)
     plain = replace(data, crop=crop, flip=0.0, size=data.test_size or data.size)
     nothing = torch.empty(0, dtype=torch.int64)
@@ -301,11 +312,12 @@ def whole_images(manifest: Manifest, data: LabelledData, device: torch.device) -
 def calibration(
     manifest: Manifest, data: LabelledData, count: int, seed: int, device: torch.device
 ) -> Iterator[Tensor]:
-    """`count` images of a manifest, or all but one, as they are tested, the same in every process.
+    """`count` images of a manifest, or all but one, as they are tested, the same in every process; bad ones left out.
 
     Returns: (B, H, W, C) uint8, batch by batch.
     """
     index = split_held_out(len(manifest), min(count, len(manifest) - 1), seed)[1]
     with whole_images(manifest, data, device) as loader:
-        for images, _ in loader.batches(index.split(PIECE)):
-            yield images.to(device)
+        for batch, _ in loader.intact(index.split(PIECE)):
+            if len(batch.images):
+                yield batch.images.to(device)

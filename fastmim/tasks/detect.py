@@ -18,14 +18,18 @@ from ..analysis.average_precision import KINDS, SCORES, average_precision
 from ..data.ahead import Ahead
 from ..data.coco import Annotations
 from ..data.crops import ScaleJitterCrop
-from ..data.loader import Loaded, open_loader, share_of_cores
+from ..data.image import seen_size
+from ..data.loader import Loader, open_loader, share_of_cores
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
+from ..data.strict_json import short
 from ..detection import Detect
 from ..detector import Detector
 from ..engine import Process
+from ..extras import require
 from ..tokens import Cut
 from .classify import seeded_encoder
+from .promises import together
 from .tested import Tested
 
 PIECE = 8
@@ -36,25 +40,30 @@ class Detection(Tested):
     """A run that trains a detector; its scores are COCO's, of boxes and masks."""
 
     def __init__(self, config: Detect, process: Process):
-        try:
-            import pycocotools  # noqa: F401
-        except ImportError as error:
-            raise ValueError(f"detection needs pycocotools ({error}): pip install fastmim[detect]") from error
         super().__init__(config, process)
-        data, nothing = config.data, torch.empty(0, dtype=torch.int64)
-        self.same_everywhere(self.test_annotations.sha256, data.test_annotations)
-        self.ahead = Ahead(self.loader, self.target, data.workers or share_of_cores())
+        self.same_everywhere(self.test_annotations.sha256, config.data.test_annotations)
+        threads = config.data.workers or share_of_cores()
+        self.ahead = Ahead(self.loader, self.target, self.check_size, threads)
+
+    @classmethod
+    def check_packages(cls, config: Detect) -> None:
+        super().check_packages(config)
+        require("detection", "pycocotools.mask", "torchvision.models.detection")
+
+    def open_test_loader(self) -> Loader:
+        data, nothing = self.config.data, torch.empty(0, dtype=torch.int64)
         whole = ScaleJitterCrop((1.0, 1.0), interpolation=data.crop.interpolation)
         plain = replace(data, crop=whole, flip=0.0)
-        self.test_loader = open_loader(self.test, plain, 0, Quarantine(self.test, 0), nothing, process.device)
+        return open_loader(self.test, plain, 0, Quarantine(self.test, 0), nothing, self.process.device)
 
     def scan(self) -> Manifest:
         data = self.config.data
         self.annotations, self.test_annotations = Annotations(data.annotations), Annotations(data.test_annotations)
-        if self.annotations.categories != self.test_annotations.categories:
+        ours, theirs = self.annotations.categories.items(), self.test_annotations.categories.items()
+        if different := ours ^ theirs:
             raise ValueError(
                 f"{data.annotations} and {data.test_annotations} have other categories: "
-                f"{self.annotations.categories} and {self.test_annotations.categories}"
+                f"{len(different)} are in one file only, such as {short(min(different)[1])}"
             )
         return self.annotations.within(super().scan(), with_objects=True)
 
@@ -81,7 +90,6 @@ class Detection(Tested):
         stream = (ids for step in range(first, last) for ids in self.ids(step))
         with contextlib.closing(self.ahead.batches(stream)) as batches:
             for loaded, targets in batches:
-                check_sizes(loaded, self.manifest, self.annotations)
                 yield loaded.images, loaded.ids, targets
 
     def target(self, index: int, sample: Tensor) -> dict[str, Tensor]:
@@ -89,34 +97,63 @@ class Detection(Tested):
         name = self.manifest.paths[index]
         image, _ = self.annotations.of(name)
         (drawn,) = self.loader.cuts(sample[None], [(image["height"], image["width"])])
-        return self.annotations.target(name, *drawn, self.config.data.size)
+        try:
+            return self.annotations.target(name, *drawn, self.config.data.size)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise BadFilesError(f"its objects in {self.config.data.annotations} cannot be used: {error}") from error
 
-    def score(self) -> dict[str, Any]:
-        """Average precision on the test images, each of which counts once. Collective.
-
-        Raises:
-            BadFilesError: one of them cannot be used.
+    def check_size(self, index: int, _: dict[str, Tensor], size: tuple[int, int]) -> None:
         """
-        rank, world, device = self.process.rank, self.process.world, self.process.device
+        Raises:
+            BadFilesError: a training image has another size than its annotations say.
+        """
+        if problem := misfit(self.annotations, self.manifest.paths[index], size):
+            raise BadFilesError(problem)
+
+    def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
+        for index, file, reason in self.test_loader.headers(indices):
+            if reason := reason or misfit(self.test_annotations, self.test.paths[index], seen_size(file)):
+                yield index, reason
+
+    def score(self) -> tuple[dict[str, Any], dict[int, str]]:
+        """COCO's average precisions."""
         self.share_statistics(self.module)
+        found, bad = together(self.process, self.detections)
+        everything, every_bad = gather(found, self.process), gather(list(bad), self.process)
+        names = {self.test.paths[index] for index in every_bad}
+        scores = together(self.process, lambda: self.precision(everything, names))
+        values = torch.tensor(list(scores.values()), dtype=torch.float64) if scores else None
+        values = self.engine.from_first(values, torch.Size([len(SCORES)]), torch.float64).tolist()
+        return {name: None if math.isnan(value) else value for name, value in zip(SCORES, values, strict=True)}, bad
+
+    def precision(self, found: list[dict[str, Any]], left_out: set[str]) -> dict[str, float] | None:
+        """The scores of what all processes found, on the first; None on the others."""
+        return None if self.process.rank else average_precision(self.test_annotations, found, left_out)
+
+    def detections(self) -> tuple[list[dict[str, Any]], dict[int, str]]:
+        """What is found on this process's test images, and why some of them cannot be used."""
+        device, bad, found = self.process.device, {}, []
         pieces = torch.arange(len(self.test)).split(PIECE)
-        turns, found = -(-len(pieces) // world), []
+        turns = -(-len(pieces) // self.process.world)
         with self.engine.inference():
-            for batch in self.test_loader.loaded(pieces[rank::world]):
-                check_sizes(batch, self.test, self.test_annotations)
+            for batch, left_out in self.test_loader.intact(self.share(pieces)):
+                bad |= left_out
+                if not len(batch.images):
+                    continue
                 cuts = self.test_loader.cuts(batch.ids, batch.sizes)
                 detections = self.module.predict(batch.images.to(device))
-                for index, (cut, _), detected in zip(batch.indices.tolist(), cuts, detections, strict=True):
-                    found += results(self.test_annotations, self.test.paths[index], cut, detected)
+                rows = zip(batch.indices.tolist(), batch.sizes, cuts, detections, strict=True)
+                for index, size, (cut, _), detected in rows:
+                    name = self.test.paths[index]
+                    if problem := misfit(self.test_annotations, name, size):
+                        bad[index] = problem
+                    else:
+                        found += results(self.test_annotations, name, cut, detected)
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
                 shape = (1, *self.config.data.size, len(self.config.data.mean))
                 self.module.predict(torch.zeros(shape, dtype=torch.uint8, device=device))
-        everything = gather(found, self.process)
-        scores = average_precision(self.test_annotations, everything) if rank == 0 else None
-        values = torch.tensor(list(scores.values()), dtype=torch.float64) if scores else None
-        values = self.engine.from_first(values, torch.Size([len(SCORES)]), torch.float64).tolist()
-        return {name: None if math.isnan(value) else value for name, value in zip(SCORES, values, strict=True)}
+        return found, bad
 
     def words(self) -> str:
         box, mask = (self.scores[f"{kind}_AP"] for kind in KINDS)
@@ -125,7 +162,6 @@ class Detection(Tested):
     def close(self) -> None:
         self.ahead.close()
         super().close()
-        self.test_loader.close()
 
 
 def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
@@ -138,22 +174,19 @@ def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
     return Detector(encoder, config.rcnn, classes, data.mean, data.std)
 
 
-def check_sizes(batch: Loaded, manifest: Manifest, annotations: Annotations) -> None:
-    """
-    Raises:
-        BadFilesError: an image has another size than its annotations say.
-    """
-    for index, size in zip(batch.indices.tolist(), batch.sizes, strict=True):
-        image, _ = annotations.of(manifest.paths[index])
-        if size != (image["height"], image["width"]):
-            raise BadFilesError(
-                f"{manifest.path(index)} is {size[0]} x {size[1]} pixels as seen, {image['height']} x {image['width']} "
-                f"in {annotations.path}: correct one of them"
-            )
+def misfit(annotations: Annotations, name: str, size: tuple[int, int]) -> str | None:
+    """Says how an image of this (height, width) differs from what its annotations say, or None."""
+    image, _ = annotations.of(name)
+    if size == (image["height"], image["width"]):
+        return None
+    return (
+        f"{size[0]} x {size[1]} pixels as seen, {image['height']} x {image['width']} in {annotations.path}: "
+        "correct one of them"
+    )
 
 
 def gather(found: list, process: Process) -> list:
-    """What all processes found, on rank 0; nothing on the others. Collective."""
+    """The items of all processes, on rank 0; nothing on the others. Collective."""
     if process.world == 1:
         return found
     lists = [None] * process.world if process.rank == 0 else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,10 @@ from ..checkpoint import Loaded
 from ..classifier import pooling, recalibrate
 from ..config import Config
 from ..data.manifest import Manifest
+from ..data.quarantine import BadFilesError
+from ..files import output
 from ..mim import MIM
+from ..terminal import shown
 from ..transfer import Head, LabelledData, Probe
 from .classify import PIECE, calibration, count_classes, whole_images
 from .parts import build
@@ -42,18 +46,26 @@ def measure(
 
     Features are of central crops, cls or the mean of the other tokens; batch norms take the statistics of clean
     training images first. They stay in RUN/features, for the next call with the same checkpoint and images.
+    Images that cannot be used are left out and counted.
 
     Raises:
-        ValueError: no such folders, or settings that do not fit.
-        BadFilesError: an image cannot be used.
+        ValueError: no such folders, settings that do not fit, or too many images that cannot be used.
     """
     old = config.data
     data = LabelledData(
         crop=old.crop, root=str(folder / "train"), test=str(folder / "test"), size=old.size, mean=old.mean,
-        std=old.std, loader=old.loader, workers=old.workers, prefetch=old.prefetch, crop_pct=crop_pct,
+        std=old.std, bad_budget=old.bad_budget, loader=old.loader, workers=old.workers,
+        prefetch=old.prefetch, crop_pct=crop_pct,
+        decode_memory=old.decode_memory, decode_seconds=old.decode_seconds,
     )  # fmt: skip
     train, test = Manifest.scan(data.root), Manifest.scan(data.test)
     classes = count_classes(train, test, data)
+    if len(train) < k:
+        raise ValueError(f"--k {k}: expected at most as many as there are images in {data.root}, {len(train)}")
+    for name in ("features", "knn.json"):
+        output(run, name)
+    if not os.access(run, os.W_OK | os.X_OK):
+        raise ValueError(f"{run}: expected a run folder that can be written to, for features and knn.json")
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
     mim.to(device).eval()
@@ -61,14 +73,18 @@ def measure(
     norms = recalibrate(mim.encoder, (pixels(mim, some) for some in _calibration(train, data, config, device)))
     asked = json.dumps([loaded.path.name, hashlib.sha256((loaded.path / "manifest.json").read_bytes()).hexdigest(),
                         pool, crop_pct, data.size, data.crop.interpolation, train.hash if norms else None])  # fmt: skip
-    banks = [
+    found = [
         _features(run / "features", f"{asked}{manifest.hash}", manifest, data, mim, pool_of, device)
         for manifest in (train, test)
     ]
     labels = [torch.tensor(manifest.labels, device=device) for manifest in (train, test)]
+    left_out = [bad for _, bad in found]
+    banks = [_without(bank, bad) for bank, bad in found]
+    labels = [_without(some, bad) for some, bad in zip(labels, left_out, strict=True)]
     accuracy = knn_accuracy(banks[0], labels[0], banks[1], labels[1], k, temperature)
     found = {"top1": accuracy, "k": k, "temperature": temperature, "pool": pool, "crop_pct": crop_pct}
-    found |= {"classes": classes, "bank": len(train), "images": len(test), "checkpoint": loaded.path.name}
+    found |= {"classes": classes, "bank": len(banks[0]), "images": len(banks[1]), "checkpoint": loaded.path.name}
+    found["bad_images"] = sum(map(len, left_out))
     metrics.replace(run / "knn.json", json.dumps(found, indent=2) + "\n")
     return found
 
@@ -85,17 +101,63 @@ def _calibration(train: Manifest, data: LabelledData, config: Config, device: to
 @torch.no_grad()
 def _features(
     cache: Path, key: str, manifest: Manifest, data: LabelledData, mim: MIM, pool: torch.nn.Module, device: torch.device
-) -> Tensor:
-    """(N, D) float32 on the CPU, of which only what is read is in memory; made once, then found in `cache`."""
+) -> tuple[Tensor, list[int]]:
+    """(N, D) float32 on the CPU, of which only what is read is in memory; and which images cannot be used.
+
+    Made once, then found in `cache`, unless some images could not be used: they may be whole the next time.
+    """
     file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    if not file.exists():
-        cache.mkdir(exist_ok=True)
-        beside = file.with_suffix(".tmp")
-        rows = open_memmap(beside, "w+", np.float32, (len(manifest), mim.encoder.embed_dim))
-        with whole_images(manifest, data, device) as loader:
-            for images, index in loader.batches(torch.arange(len(manifest)).split(PIECE)):
+    shape = len(manifest), mim.encoder.embed_dim
+    if (known := _mapped(file, shape)) is not None and not known[:, 0].isnan().any():
+        return known, []
+    cache.mkdir(exist_ok=True)
+    beside = file.with_suffix(".tmp")
+    beside.unlink(missing_ok=True)
+    rows = open_memmap(beside, "w+", np.float32, shape)
+    rows[:] = np.nan
+    bad: dict[int, str] = {}
+    with whole_images(manifest, data, device) as loader:
+        for index, _, reason in loader.headers(torch.arange(len(manifest))):
+            bad |= {index: reason} if reason else {}
+        check_left_out(manifest, len(bad), data.bad_budget)
+        for (images, index, *_), left_out in loader.intact(torch.arange(len(manifest)).split(PIECE)):
+            bad |= left_out
+            if len(images):
                 rows[index.numpy()] = pool(mim.encoder.features(pixels(mim, images.to(device)))).float().cpu().numpy()
-        rows.flush()
-        beside.rename(file)
-    # Mapped copy-on-write: torch takes no array that cannot be written.
-    return torch.from_numpy(np.load(file, mmap_mode="c"))
+    for index, reason in bad.items():
+        print(f"left out: {shown(manifest.path(index))}: {shown(reason)}")
+    rows.flush()
+    beside.rename(file)
+    check_left_out(manifest, len(bad), data.bad_budget)
+    return _mapped(file, shape), sorted(bad)
+
+
+def _without(rows: Tensor, left_out: list[int]) -> Tensor:
+    """Drops some rows."""
+    if not left_out:
+        return rows  # not copied: they may be many
+    kept = torch.ones(len(rows), dtype=torch.bool)
+    kept[left_out] = False
+    return rows[kept.to(rows.device)]
+
+
+def _mapped(file: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The features in a file, or None if they are not there or not whole."""
+    try:
+        # Mapped copy-on-write: torch takes no array that cannot be written.
+        found = np.load(file, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(found) if (found.shape, found.dtype) == (shape, np.float32) else None
+
+
+def check_left_out(manifest: Manifest, bad: int, budget: float) -> None:
+    """
+    Raises:
+        BadFilesError: more images than the run's `data.bad_budget` are bad, or all.
+    """
+    if bad > budget * len(manifest) or bad == len(manifest):
+        raise BadFilesError(
+            f"{bad} of {len(manifest)} images in {shown(manifest.root)} cannot be used, more than the run's "
+            f"data.bad_budget={budget}; `fastmim doctor` says what is wrong with each"
+        )

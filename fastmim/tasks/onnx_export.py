@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
 
+from ..extras import require
 from .layouts import TOLERANCE, Layout, Snippet
 from .load import FeatureExtractor, Trained
 
@@ -49,8 +48,7 @@ def place_onnx(trained: Trained) -> None:
     Raises:
         ValueError: ONNX is not installed.
     """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        _library(name)
+    require("ONNX", "onnx", "onnxscript", "onnxruntime")
 
 
 def write_onnx(trained: Trained, folder: Path) -> list[str]:
@@ -81,7 +79,9 @@ def write_onnx(trained: Trained, folder: Path) -> list[str]:
 @torch.no_grad()
 def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     """Whether it is valid, has operators of the standard only, and gives the same for one image and for more."""
-    onnx, runtime = _library("onnx"), _library("onnxruntime")
+    import onnx
+    import onnxruntime as runtime
+
     graph = onnx.load(folder / FILE, load_external_data=False)
     try:
         onnx.checker.check_model(folder / FILE, full_check=True)
@@ -111,11 +111,12 @@ def onnx_snippet(trained: Trained, folder: str) -> Snippet:
 import onnxruntime
 from PIL import Image, ImageOps
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MEAN, STD = np.float32({list(trained.mean)}), np.float32({list(trained.std)})
 
 
 def read(file):
-    image = ImageOps.exif_transpose(Image.open(file)).convert("{"L" if grey else "RGB"}")
+    image = ImageOps.exif_transpose(Image.open(file, formats=FORMATS)).convert("{"L" if grey else "RGB"}")
     unit = {trained.crop.crop_pct!r} * min(image.height / {size[1]}, image.width / {size[0]})
     w, h = max(1, round(unit * {size[0]})), max(1, round(unit * {size[1]}))
     left, top = (image.width - w) // 2, (image.height - h) // 2
@@ -154,13 +155,6 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"it needs {name}: pip install 'fastmim[onnx]'") from error
 
 
 ONNX = Layout(FILE, place_onnx, write_onnx, onnx_problem, onnx_snippet)

@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import bittrace
 from ..analysis.curve import plot_curve, plot_summary
 from ..analysis.predictors import trivial_losses
 from ..analysis.reconstruction import first_rows, reconstruction_grid, save_png
 from ..config import Config, Data
+from ..data.image import open_image
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..engine import Process
+from ..extras import require
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
 from ..tokens import Mask, sample_id
-from .export import export_encoder
+from .export import check_replaceable, export_encoder
 from .parts import build
+from .promises import together
 from .task import Task, load_run
 
 
@@ -75,16 +77,27 @@ class Pretrain(Task):
     """
 
     def __init__(self, config: Config, process: Process):
+        check_replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
         super().__init__(config, process)
         self.held_out, self.trivial = None, None
         if len(self.held_out_index) and config.run.evaluate_every:
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
-                for path, reason in bad.items() if process.rank == 0 else ():
-                    print(f"left out of data.held_out_root: {path}: {reason}")
+                self.notes += [f"left out of data.held_out_root: {path}: {reason}" for path, reason in bad.items()]
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
+            found, asked = len(held_out.images), len(self.held_out_index)
+            if found < asked:
+                self.notes.append(
+                    f"{asked - found} of {asked} held-out images cannot be used"
+                    + ("" if found else ": the run has no held-out loss and no pictures")
+                )
             self.held_out = held_out if len(held_out.images) else None
+
+    @classmethod
+    def check_packages(cls, config: Config) -> None:
+        super().check_packages(config)
+        require("the loss curve of a pre-training run", "matplotlib")
 
     @property
     def mim(self) -> MIM:
@@ -128,7 +141,8 @@ class Pretrain(Task):
 
     def evaluate(self, done: int, meter: Meter) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
-        objective, held_out, pred = self.mim.objective, self.held_out, self.predict_held_out()
+        objective, held_out = self.mim.objective, self.held_out
+        pred = together(self.process, self.predict_held_out)
         if self.process.rank:
             return
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
@@ -139,30 +153,50 @@ class Pretrain(Task):
             save_png(grid, self.folder / f"grids/{done:08d}.png")
 
     def finish(self, meter: Meter) -> None:
-        """Writes the encoder, checked, and the pictures, and says where they are and what was learnt."""
+        """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
+        if self.evaluates:
+            with self.promises.keep("the last evaluation", meter):
+                self.evaluate(self.total, meter)
         if self.process.rank:
             return
-        folder, batch = self.folder, self.config.train.global_batch
-        state = load_run(folder, "run.dir").state["model"]
-        encoder = export_encoder(self.config, state, folder / "encoder", run=folder)
-        curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
-        last = folder / f"grids/{self.total:08d}.png"
-        if last.exists():
-            with Image.open(last) as grid:
-                summary = plot_summary(folder, first_rows(grid, self.config.data.size, 4))
-            pictures = f"{summary} (curve and first images); each evaluation's in {folder / 'grids'}"
-        hours, peak = spent(folder, batch)
-        own = " --data.held_out_root None" if self.config.data.held_out_root else ""
-        for name, words in {
-            "learnt": learnt(folder),
-            "pictures": pictures,
-            "curve": curve,
-            "encoder": f"{encoder} for timm or fastmim.load (features compared: bit-equal)",
-            "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory",
-            "next": f"fastmim visualize {folder} --images FOLDER; to train on your images: "
-            f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",
+        for name, (result, words) in {
+            "learnt": ("the comparison with trivial predictors", lambda: learnt(self.folder)),
+            "pictures": ("summary.png", self.summary),
+            "curve": ("loss.png", lambda: plot_curve(self.folder)),
+            "encoder": ("the exported encoder", self.export),
+            "speed": ("the speed", self.speed),
+            "next": ("the next step", self.next_step),
         }.items():
-            meter.say(f"{name:<10}{words}")
+            with self.promises.keep(result, meter):
+                meter.say(f"{name:<10}{words()}")
+
+    def summary(self) -> str:
+        """Draws the curve beside reconstructions; returns where."""
+        last = self.folder / f"grids/{self.total:08d}.png"
+        if not last.exists():
+            return "none (no held-out images, or run.evaluate_every=0)"
+        summary = plot_summary(self.folder, first_rows(open_image(last), self.config.data.size, 4))
+        return f"{summary} (curve and first images); each evaluation's in {self.folder / 'grids'}"
+
+    def export(self) -> str:
+        """Writes the encoder; returns where."""
+        state = load_run(self.folder, "run.dir").state["model"]
+        encoder = export_encoder(self.config, state, self.folder / "encoder", run=self.folder)
+        return f"{encoder} for timm or fastmim.load (features compared: bit-equal)"
+
+    def speed(self) -> str:
+        """Says how fast the run was, and how large."""
+        batch = self.config.train.global_batch
+        hours, peak = spent(self.folder, batch)
+        return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"
+
+    def next_step(self) -> str:
+        """Says what can be done with the run."""
+        own = " --data.held_out_root None" if self.config.data.held_out_root else ""
+        return (
+            f"fastmim visualize {self.folder} --images FOLDER; to train on your images: "
+            f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER"
+        )
 
 
 def initialise(mim: MIM, run: Path) -> None:
@@ -172,12 +206,15 @@ def initialise(mim: MIM, run: Path) -> None:
         ValueError: there is none, or its names and shapes are not the module's.
     """
     loaded = load_run(run, "run.init")
-    then, now = (
-        {name: tuple(t.shape) for name, t in state.items()} for state in (loaded.state["model"], mim.state_dict())
-    )
+    then, now = {name: tuple(t.shape) for name, t in loaded.state["model"].items()}, shapes(mim)
     if others := [name for name in now | then if then.get(name) != now.get(name)]:
         named = "; ".join(
             f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]
         )
-        raise ValueError(f"run.init: {run} has other weights ({named}): take its encoder, decoder and data.size")
+        raise ValueError(f"run.init: {run} has other weights than this config's encoder and decoder ({named})")
     mim.load_state_dict(loaded.state["model"])
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Maps each tensor of a module's state to its shape."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

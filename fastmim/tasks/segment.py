@@ -5,7 +5,8 @@ May import L3 and below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ import torch
 from torch import Tensor
 
 from ..data.augment import Drawn, photometric_distortion
-from ..data.loader import share_of_cores
+from ..data.away import DataAwayError
+from ..data.image import seen_size
+from ..data.loader import Loader, limits_of, open_loader, share_of_cores
 from ..data.manifest import Manifest
 from ..data.masks import MaskLoader, Masks, whole_images
+from ..data.quarantine import BadFilesError, Quarantine
 from ..engine import Process
+from ..extras import require
 from ..segmentation import Segment
 from ..segmenter import Segmenter, confusion, overlap, slide
 from ..settings import batch_plan
 from .classify import seeded_encoder
+from .promises import together
 from .tested import Tested
 
 
@@ -35,8 +41,55 @@ class Segmentation(Tested):
     def __init__(self, config: Segment, process: Process):
         super().__init__(config, process)
         self.same_everywhere(self.test_masks.manifest.hash, config.data.test_masks)
-        self.threads = config.data.workers or share_of_cores()
         self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
+
+    @classmethod
+    def check_packages(cls, config: Segment) -> None:
+        super().check_packages(config)
+        require("segmentation", "segmentation_models_pytorch.decoders.upernet.decoder")
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode masks."""
+        return self.config.data.workers or share_of_cores()
+
+    def open_test_loader(self) -> Loader:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return open_loader(self.test, self.config.data, 0, Quarantine(self.test, 0), nothing, self.process.device)
+
+    def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
+        """Yields also the images with masks that cannot be used, which are decoded: their values can be wrong."""
+        with ThreadPoolExecutor(self.threads) as pool:
+            sizes = pool.map(self.mask_size, indices.tolist())
+            for (index, file, reason), size in zip(self.test_loader.headers(indices), sizes, strict=True):
+                try:
+                    if reason or isinstance(size, BadFilesError):
+                        raise BadFilesError(reason or size)
+                    self.test_masks.compare(index, size, seen_size(file))
+                except BadFilesError as error:
+                    yield index, str(error)
+
+    def mask_size(self, index: int) -> tuple[int, int] | BadFilesError:
+        """Returns (height, width) of a test mask, or why the mask cannot be used."""
+        try:
+            return self.test_masks.read(index).shape
+        except DataAwayError:
+            raise
+        except BadFilesError as error:
+            return error
+
+    def still_bad(self, paths: list[str]) -> Container[str]:
+        bad = set(super().still_bad(paths))
+        index = {path: i for i, path in enumerate(self.manifest.paths)}
+        for path in paths if not self.fresh else ():
+            try:
+                if path in index and path not in bad:
+                    self.masks.read(index[path])
+            except DataAwayError:
+                raise
+            except BadFilesError:
+                bad.add(path)
+        return bad
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         return super().trained_on() | {"masks": (self.config.data.masks, self.masks.manifest.hash)}
@@ -51,7 +104,7 @@ class Segmentation(Tested):
             )
         self.test = Manifest.scan(data.test)
         self.masks, self.test_masks = (
-            Masks(manifest, folder, data.classes, data.reduce_zero_label)
+            Masks(manifest, folder, data.classes, data.reduce_zero_label, limits_of(data))
             for manifest, folder in ((self.manifest, data.masks), (self.test, data.test_masks))
         )
         if config.distort:
@@ -78,27 +131,34 @@ class Segmentation(Tested):
     def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return self.mask_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
 
-    def score(self) -> dict[str, Any]:
-        """
-        Raises:
-            BadFilesError: an image or mask cannot be used.
-        """
-        rank, world, device = self.process.rank, self.process.world, self.process.device
-        data, module = self.config.data, self.module
-        self.share_statistics(module)
+    def score(self) -> tuple[dict[str, Any], dict[int, str]]:
+        """Overlap with the masks."""
+        self.share_statistics(self.module)
+        sums, bad = together(self.process, self.sums)
+        ious, miou, accuracy = overlap(self.engine.reduce_sum(sums))
+        data = self.config.data
+        names = data.names or tuple(str(i) for i in range(data.classes))
+        return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, ious, strict=True))}, bad
+
+    def sums(self) -> tuple[Tensor, dict[int, str]]:
+        """Counts pixels of this process's test images by class and prediction; says which cannot be used."""
+        data, module, device, bad = self.config.data, self.module, self.process.device, {}
         fit = "cover" if data.test_mode == "slide" else "inside"
         settings = data.size, fit, data.crop.interpolation, len(data.mean), self.threads
         sums = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
-        turns = -(-len(self.test) // world)
+        indices = self.share(range(len(self.test)))
+        turns = -(-len(self.test) // self.process.world)
         with self.engine.inference():
-            for image, labels in whole_images(self.test_masks, range(rank, len(self.test), world), *settings):
+            for index, pair in zip(indices, whole_images(self.test_masks, indices, *settings), strict=True):
+                if isinstance(pair, BadFilesError):
+                    bad[index] = str(pair)
+                    continue
+                image, labels = pair
                 sums += confusion(slide(module, image.to(device), data.size, data.step), labels.to(device))
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
                 module.predict(torch.zeros((1, *data.size, len(data.mean)), dtype=torch.uint8, device=device))
-        ious, miou, accuracy = overlap(self.engine.reduce_sum(sums))
-        names = data.names or tuple(str(i) for i in range(data.classes))
-        return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, ious, strict=True))}
+        return sums, bad
 
     def words(self) -> str:
         miou, accuracy = self.scores["miou"], self.scores["pixel_accuracy"]

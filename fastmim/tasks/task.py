@@ -5,9 +5,8 @@ May import L3 and below.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,27 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
-from ..config import Data, Experiment, from_json, to_json
-from ..data.loader import Changes, open_loader
+from ..config import Experiment, from_json, to_json
+from ..data.doctor import first_look, still_bad
+from ..data.held_out import split
+from ..data.loader import Changes, limits_of, open_loader, share_of_cores
 from ..data.manifest import Manifest
-from ..data.quarantine import Quarantine
-from ..data.sampler import Sampler, split_held_out
+from ..data.quarantine import Quarantine, recheck_list
+from ..data.sampler import Sampler
 from ..engine import Engine, Process, StepResult
-from ..metrics import Meter
+from ..extras import require
+from ..metrics import Meter, say
 from ..optim import learning_rate
 from ..tokens import sample_index
+from . import doubts
 from .parts import PARTS
+from .promises import Promises
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
     *("run.", "optim.", "train."),
     *("data.root", "data.held_out_root", "data.annotations", "data.masks", "data.test", "data.stride"),
-    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch", "data.decode_memory", "data.decode_seconds"),
 )
 
 
@@ -45,7 +49,9 @@ class Task(ABC):
         module: what is trained, `module(images, ids) -> loss`.
         labels: (N,) int64 of the images of the manifest, if the module reads them.
         changes: what is done to samples beside crop and flip.
-        evaluates: whether there is anything to evaluate on.
+        evaluates: True if there is anything to evaluate on.
+        notes: lines to print before the first update, about what is left out or looks like a mistake.
+        promises: the results beside the checkpoints.
     """
 
     labels: Tensor | None = None
@@ -59,6 +65,8 @@ class Task(ABC):
         """
         data, seed = config.data, config.train.seed
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
+        self.notes: list[str] = []
+        self.promises = Promises()
         self.fresh = not (self.folder / "checkpoints/latest").exists()
         self.manifest = self.scan()
         train_index, self.held_out_images, self.held_out_index = split(self.manifest, data, seed)
@@ -68,8 +76,8 @@ class Task(ABC):
         self.module = self.build()
         self.parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.engine = Engine(self.module, config, process)
-        if process.rank == 0 and self.fresh:
-            (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
+        if process.rank == 0:
+            recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
         if data.held_out_root:
@@ -81,6 +89,13 @@ class Task(ABC):
         """The images that are trained on, and held out."""
         return Manifest.scan(self.config.data.root)
 
+    def still_bad(self, paths: list[str]) -> Container[str]:
+        """Returns those of the bad files of earlier starts that are still bad."""
+        if self.fresh or not paths:  # an earlier run's, which is not continued
+            return ()
+        data = self.config.data
+        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
+
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
         return {"manifest": (self.config.data.root, self.manifest.hash)}
@@ -89,6 +104,21 @@ class Task(ABC):
     def source(self) -> Path | None:
         """What a new run starts from."""
         return Path(self.config.run.init) if self.config.run.init and self.fresh else None
+
+    @classmethod
+    def check_packages(cls, config: Experiment) -> None:
+        """Checks that the packages which the run will need at some time are installed.
+
+        Raises:
+            ValueError: one is not.
+        """
+        if config.run.tensorboard:
+            require("run.tensorboard", "tensorboard")
+
+    def doubts(self) -> list[str]:
+        """Says what about the settings looks like a mistake."""
+        room = doubts.room(self.folder, self.parameters, self.config.run.keep) if self.process.rank == 0 else []
+        return [*doubts.doubts(self.config, self.images, self.total), *room]
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -104,7 +134,7 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, meter: Meter) -> None:
-        """Leaves what a finished run promises, once it is saved. Collective."""
+        """Makes what a finished run promises, once it is saved; failures are in `promises`. Collective."""
 
     def mask_hashes(self, ids: Tensor) -> int:
         """A hash of the masks of these samples, see `bittrace`; 0 where nothing is masked."""
@@ -169,15 +199,29 @@ class Task(ABC):
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
         threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
         peak = config.optim.blr * train.global_batch / config.optim.lr_batch
+        highest = doubts.highest_rate(config, self.total)
+        rate = (
+            f"{peak:.3g} at its peak"
+            if highest > 0.9 * peak
+            else f"{highest:.3g} at most, never its peak of {peak:.3g}"
+        )
         above = [f"optim.{name}" for name in ("warmup_lr", "min_lr") if getattr(config.optim, name) > peak]
         norms = {
             m.describe(micro, process.world, process.device.type)
             for m in self.module.modules()
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
+        facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
+        facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
+        if len(self.held_out_index) > self.images:
+            warnings.append(
+                f"{len(self.held_out_index)} images are held out, more than the {self.images} that are trained on: "
+                "lower data.held_out"
+            )
         return {
             "run folder": config.run.dir,
-            **self.facts(),
+            **facts,
+            **({"warning": "; ".join(warnings)} if warnings else {}),
             **({"batch norm": "; ".join(norms)} if norms else {}),
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
@@ -186,8 +230,8 @@ class Task(ABC):
             "decoding": self.loader.describe(),
             "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
             f"x {process.world} processes",
-            "learning rate": f"{peak:.3g} at its peak (blr {config.optim.blr:g} x {train.global_batch} / "
-            f"{config.optim.lr_batch}), {config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
+            "learning rate": f"{rate} (blr {config.optim.blr:g} x {train.global_batch} / {config.optim.lr_batch}), "
+            f"{config.optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
             + (f"; below {' and '.join(above)}, which do not follow the batch size: lower them" if above else ""),
             "updates": f"{self.total}",
         }
@@ -313,32 +357,6 @@ def load_run(run: Path, field: str) -> checkpoint.Loaded:
     if loaded is None:
         raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
     return loaded
-
-
-def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:
-    """Chooses the images that are trained on, and the held-out ones.
-
-    Of `data.held_out_root`, evenly spaced images of the list are taken, whatever the seed.
-
-    Args:
-        manifest: images of `data.root`.
-    Returns: indices of `manifest` to train on, ascending; the images that held-out ones are chosen from; the indices of
-        those.
-    Raises:
-        ValueError: too few images, or images that are in `data.root` as well.
-    """
-    if not data.held_out_root:
-        train, held_out = split_held_out(len(manifest), data.held_out, seed)
-        return train, manifest, held_out
-    others, count = Manifest.scan(data.held_out_root), data.held_out
-    if len(others) < count:
-        few = f"data.held_out={count}, but {data.held_out_root} has {len(others)} images"
-        raise ValueError(f"{few}: lower data.held_out, or add images")
-    known = set(manifest.paths)
-    for path in map(others.path, range(len(others))):
-        if not known.isdisjoint((path, os.path.relpath(path, manifest.root))):
-            raise ValueError(f"data.held_out_root: {path} is in {data.root} too; give images that are not trained on")
-    return torch.arange(len(manifest)), others, torch.arange(count) * len(others) // count
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

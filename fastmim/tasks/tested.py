@@ -4,55 +4,138 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 
 from .. import metrics
 from ..config import Experiment
+from ..data.loader import Loader
 from ..data.manifest import Manifest
+from ..data.quarantine import BadFilesError
 from ..engine import Process
 from ..metrics import Meter
+from ..terminal import shown
+from .promises import together
 from .task import Task
+
+BAD = "bad_test_files.jsonl"
+_NAMED = 3
+_MANY = 5000  # test images; to look at more takes long enough to be said
 
 
 class Tested(Task):
     """A run that is measured on images of their own.
 
     Attributes:
-        test: these images; `build` sets it.
-        scores: what was measured after `tested` updates.
+        test: the test images; `build` sets it.
+        test_loader: loads them.
+        bad: why each test image that cannot be used is left out, by path.
+        scores: what was measured last.
     """
 
     test: Manifest
+    test_loader: Loader
 
     def __init__(self, config: Experiment, process: Process):
         self.scores: dict[str, Any] = {}
-        self.tested = -1
         super().__init__(config, process)
         self.same_everywhere(self.test.hash, config.data.test)
+        self.bad: dict[str, str] = {}
+        self.test_loader = self.open_test_loader()
+        if process.rank == 0 and len(self.test) > _MANY:
+            print(f"looking at the {len(self.test)} test images in {shown(config.data.test)}")
+        bad = together(process, lambda: dict(self.unusable(self.share(torch.arange(len(self.test))))))
+        self.leave_out(bad)
+        self.notes += self.left_out()
 
     @abstractmethod
-    def score(self) -> dict[str, Any]:
-        """What is measured on the test images, each of which counts once. Collective."""
+    def open_test_loader(self) -> Loader:
+        """Opens the loader of the test images."""
+
+    @abstractmethod
+    def score(self) -> tuple[dict[str, Any], dict[int, str]]:
+        """Measures on the test images, each of which counts once. Collective.
+
+        Returns: the scores, and why each image that this process had to leave out, by index, cannot be used.
+        """
 
     @abstractmethod
     def words(self) -> str:
         """`scores` for a person."""
 
-    def evaluate(self, done: int, meter: Meter) -> None:
-        self.scores, self.tested = self.score(), done
-        meter.tested(self.scores, self.words())
+    def unusable(self, indices: torch.Tensor) -> Iterator[tuple[int, str]]:
+        """Yields the test images that cannot be used, as far as that can be seen without decoding, and why."""
+        for index, _, reason in self.test_loader.headers(indices):
+            if reason:
+                yield index, reason
 
-    def finish(self, meter: Meter) -> None:
-        """result.json: what was reached, and what it took."""
-        if self.tested != self.total:
-            self.scores, self.tested = self.score(), self.total
+    def share(self, pieces: Any) -> Any:
+        """Every n-th part, n the number of processes: this process's."""
+        return pieces[self.process.rank :: self.process.world]
+
+    def leave_out(self, bad: dict[int, str]) -> None:
+        """Notes the test images that all processes have to leave out. Collective.
+
+        Raises:
+            BadFilesError: they are more than `data.bad_budget` of all, or all.
+        """
+        every = [bad]
+        if self.process.world > 1:
+            every = [None] * self.process.world
+            dist.all_gather_object(every, bad)
+        found = {self.test.paths[index]: reason for some in every for index, reason in sorted(some.items())}
+        budget, count = self.config.data.bad_budget, len(self.test)
+        if len(found) > budget * count or len(found) == count:
+            path, reason = min(found.items())
+            raise BadFilesError(
+                f"data.test: {len(found)} of {count} images in {shown(self.config.data.test)} cannot be used, more "
+                f"than data.bad_budget={budget}; the first is {shown(path)} ({shown(reason)}). Repair or remove them"
+            )
+        self.bad = found
+
+    def left_out(self) -> list[str]:
+        """Says which test images are left out, in a line or none."""
+        if not self.bad:
+            return []
+        named = "; ".join(f"{shown(path)}: {shown(reason)}" for path, reason in list(self.bad.items())[:_NAMED])
+        more = f"; and {len(self.bad) - _NAMED} more" if len(self.bad) > _NAMED else ""
+        return [f"{len(self.bad)} of {len(self.test)} test images are left out, in {BAD}: {named}{more}"]
+
+    def evaluate(self, done: int, meter: Meter) -> None:
+        known = self.bad
+        self.scores, bad = self.score()
+        self.leave_out(bad)
         if self.process.rank:
             return
+        meter.tested(self.scores, self.words())
+        if self.bad != known:
+            for line in self.left_out():
+                meter.say(f"warning: {line}")
+        lines = [json.dumps({"path": path, "reason": reason}) for path, reason in self.bad.items()]
+        with meter.attempt(BAD):
+            if lines:
+                metrics.replace(self.folder / BAD, "\n".join(lines) + "\n")
+            else:
+                (self.folder / BAD).unlink(missing_ok=True)
+
+    def finish(self, meter: Meter) -> None:
+        """Writes result.json: the scores and what they took."""
+        with self.promises.keep("the test score", meter):
+            self.evaluate(self.total, meter)
+            if self.process.rank == 0:
+                self.write_result(meter)
+
+    def write_result(self, meter: Meter) -> None:
+        """Writes result.json and says what was reached."""
         hours, peak = metrics.spent(self.folder, self.config.train.global_batch)
+        counted = len(self.test) - len(self.bad)
         result = self.scores | {
-            "images": len(self.test),
+            "images": counted,
+            "bad_images": len(self.bad),
             "hours": hours,
             "peak_bytes": peak,
             "processes": self.process.world,
@@ -64,7 +147,12 @@ class Tested(Task):
         }
         metrics.replace(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
         took = f"{metrics.duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
-        meter.say(f"{self.words()} on {len(self.test)} images; {took}: {self.folder / 'result.json'}")
+        others = f" ({len(self.bad)} bad left out)" if self.bad else ""
+        meter.say(f"{self.words()} on {counted} images{others}; {took}: {self.folder / 'result.json'}")
+
+    def close(self) -> None:
+        super().close()
+        self.test_loader.close()
 
     def share_statistics(self, module: nn.Module) -> None:
         """Gives a module on all processes the first one's buffers, which are saved too. Collective.

@@ -32,6 +32,7 @@ void parse_copy(const std::vector<uint8_t>& bytes, const std::string& path) {
   const std::unique_ptr<uint8_t[]> copy(new uint8_t[bytes.size()]);
   std::copy(bytes.begin(), bytes.end(), copy.get());
   Header header;
+  parse({copy.get(), bytes.size()}, header, true);
   const std::string why = parse({copy.get(), bytes.size()}, header);
   const bool pixels = header.width > 0 && header.height > 0 && header.channels > 0;
   check(!why.empty() || pixels, "a header without pixels", path);
@@ -73,9 +74,9 @@ void test_header(const std::string& path) {
 void test_pool(const std::vector<std::string>& paths) {
   for (uint64_t bound : {uint64_t{1}, uint64_t{1} << 30}) {
     for (int cycle = 0; cycle < 20; ++cycle) {
-      Pool pool(3, bound, true);
+      Pool pool(3, bound, true, uint64_t{1} << 28, "");
       std::vector<std::shared_ptr<Batch>> batches;
-      for (int i = 0; i < 4; ++i) batches.push_back(pool.submit(paths));
+      for (int i = 0; i < 4; ++i) batches.push_back(pool.submit(paths, std::vector<bool>(paths.size(), true)));
       if (cycle % 4 == 0) continue;  // closed while it reads
       drop(*batches[1]);
       batches.erase(batches.begin() + 1);
@@ -90,7 +91,7 @@ void test_pool(const std::vector<std::string>& paths) {
       }
       const std::unique_ptr<File> survivor = std::move(batches.back()->files[0]);
       batches.clear();
-      if (cycle % 4 == 1) pool.submit(paths);  // dropped before it is read
+      if (cycle % 4 == 1) pool.submit(paths, std::vector<bool>(paths.size(), true));  // dropped before it is read
       check(survivor->size > 0, "a file outlives its batch", paths[0]);
     }
   }

@@ -5,8 +5,9 @@ import io
 import random
 import sys
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 
 from fastmim.data.crops import ScaleJitterCrop, SimpleResizedCrop
-from fastmim.data.dali import DaliDecoder
-from fastmim.data.decode import Job, PillowDecoder, seen_size
+from fastmim.data.dali import DaliDecoder, _Batch, _Decoded
+from fastmim.data.decode import Job, PillowDecoder
+from fastmim.data.image import Limits, seen_size
 from fastmim.tokens import Cut
 from fastmim_kernels.reader import File, parse_header
 
@@ -317,6 +319,40 @@ def test_cancel_drops_what_has_not_begun(picture, dali):
     assert not first.result()[1]
     with pytest.raises(CancelledError):
         second.result()
+
+
+def test_a_batch_waits_for_its_own_calls_only(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(wait_event=waited.append))
+    calls = [Future(), Future(), Future()]
+    for call, filled in zip(calls, ("first", "second", None), strict=True):
+        call.set_result(_Decoded(None, filled))
+    images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    assert _Batch(images, None, calls).result() == (images, {})
+    assert waited == ["first", "second"]
+
+
+def test_dali_is_handed_writable_views_of_the_files(picture, dali, monkeypatch):
+    handed, decoder = [], dali()[0]
+    as_batch = decoder._ndd.as_batch
+    monkeypatch.setattr(decoder._ndd, "as_batch", lambda values: handed.append(values) or as_batch(values))
+    jobs = photographs_as_jobs(picture, 4)
+    for job in jobs:
+        job.file.data.flags.writeable = False
+    decoder.start(jobs).result()
+    files = handed[0]
+    assert all(view.flags.writeable for view in files)
+    assert all(np.shares_memory(view, job.file.data) for view, job in zip(files, jobs, strict=True))
+
+
+def test_one_call_takes_no_longer_than_one_image_may(picture, dali, monkeypatch):
+    decoder, _ = dali(threads=1)
+    jobs = photographs_as_jobs(picture, 12)
+    assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [12]
+    monkeypatch.setattr("fastmim.data.dali.seconds_needed", lambda file: 0.9)
+    assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [2] * 6
+    decoder._limits = Limits(seconds=0.5)
+    assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [1] * 12
 
 
 # Import

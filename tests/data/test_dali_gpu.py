@@ -7,7 +7,8 @@ from PIL import Image
 
 from fastmim.data.crops import SimpleResizedCrop
 from fastmim.data.dali import DaliDecoder
-from fastmim.data.decode import Job, PillowDecoder, seen_size
+from fastmim.data.decode import Job, PillowDecoder
+from fastmim.data.image import seen_size
 from fastmim.tokens import Cut
 from fastmim_kernels.reader import Reader
 

@@ -1,5 +1,7 @@
 """Masks: found by name, read strictly, cut with the very numbers of their images, in time."""
 
+import json
+import re
 import time
 
 import numpy as np
@@ -132,10 +134,18 @@ def test_distortion_leaves_masks_and_padding_alone(folder, data):
         ("3", lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be read"),
     ],
 )
-def test_a_bad_mask_ends_it_and_is_named(folder, data, name, spoil, message):
+def test_an_image_with_a_bad_mask_is_replaced_and_named(folder, data, name, spoil, message):
     spoil(folder / f"masks/part1/{name}.png")
-    with pytest.raises(BadFilesError, match=f"the mask '.*{name}.png'.*{message}"):
-        load(folder, data(CROPS[0], size=(48, 56)), [sample_id(torch.arange(8), 0)])
+    listed = folder / "bad_files.jsonl"
+    settings, stream = data(CROPS[0], size=(48, 56)), [sample_id(torch.arange(8), 0)] * 2
+    batches, bad = load(folder, settings, stream, file=listed)
+    assert bad == [f"part1/{name}.jpg"]
+    (entry,) = map(json.loads, listed.read_text().splitlines())
+    assert re.search(f"the mask '.*{name}.png'.*{message}", entry["reason"])
+    for images, _, labels in batches:
+        expected = torch.where(labels == 255, images[..., 0].int(), 20 * labels.int())
+        assert ((images[..., 0].int() - expected).abs() < 10).float().mean(dim=(1, 2)).min() > 0.75
+    assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
 
 
 def test_every_image_needs_one_mask(folder):
@@ -188,11 +198,13 @@ def test_whole_images(folder):
     assert ((image[..., 0].int() - expected).abs() < 20).float().mean() > 0.95
 
 
-def test_a_bad_test_image_is_an_error(folder):
+def test_a_bad_test_image_comes_as_its_reason(folder):
     (folder / "images/part0/2.jpg").write_bytes(b"x" * 100)
     masks = Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
-    with pytest.raises(BadFilesError, match="the test image '.*2.jpg' cannot be used"):
-        list(whole_images(masks, range(8), (48, 56), "inside", "bilinear", 3, 2))
+    found = list(whole_images(masks, range(8), (48, 56), "inside", "bilinear", 3, 2))
+    (index,) = [i for i, pair in enumerate(found) if isinstance(pair, BadFilesError)]
+    assert masks.images.paths[index] == "part0/2.jpg"
+    assert re.search("the test image '.*2.jpg' cannot be used", str(found[index]))
 
 
 def test_masks_are_read_ahead(folder, data, monkeypatch):

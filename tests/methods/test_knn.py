@@ -50,6 +50,9 @@ def test_pieces_give_what_the_whole_gives(monkeypatch):
     assert knn_accuracy(bank, bank_labels, queries, labels, k=7) == whole
 
 
+CONFIG = ROOT / "configs/debug/tiny_cpu.py"
+
+
 @pytest.mark.parametrize("row", ["debug/tiny_cpu", "a2mim/pretrain/resnet50_300ep"])
 def test_the_command(row, tmp_path, capsys):
     """Classes that differ in brightness are told apart by any network; the second call reads the first's features."""
@@ -76,3 +79,36 @@ def test_the_command(row, tmp_path, capsys):
     assert [file.stat().st_mtime_ns for file in sorted((run / "features").iterdir())] == written
     cli.main([*words, "--crop-pct", "1.0"])
     assert len(list((run / "features").iterdir())) == 4
+
+
+def test_images_that_cannot_be_used_are_left_out_and_damaged_features_made_again(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 6)):
+        for name, level in (("a", 40), ("b", 210)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = np.clip(generator.normal(level, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
+    (tmp_path / "train/a/3.png").write_bytes(b"no picture")
+    (tmp_path / "test/b/3.png").write_bytes(b"no picture")
+    config = tiny(load(CONFIG))
+    config = replace(config, data=replace(config.data, size=(64, 64), root="nowhere", loader="pillow"))
+    run = tmp_path / "run"
+    checkpoint.save(run / "checkpoints", 1, {"model": build(config).state_dict()}, {"config": to_json(config)}, keep=1)
+    words = ["knn", str(run), "--data", str(tmp_path), "--k", "5", "--device", "cpu"]
+    cli.main(words)
+    said = capsys.readouterr().out
+    assert "of 11 images, 2 classes" in said and f"left out: {tmp_path / 'train/a/3.png'}: " in said
+    result = json.loads((run / "knn.json").read_text())
+    assert (result["bank"], result["images"], result["bad_images"], result["top1"]) == (23, 11, 2, 1.0)
+    for file in (run / "features").iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    cli.main(words)
+    assert json.loads((run / "knn.json").read_text()) == result
+    (tmp_path / "test/a/4.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "2 of 12 images in" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--k", "25"])
+    assert "--k 25: expected at most as many as there are images" in capsys.readouterr().err

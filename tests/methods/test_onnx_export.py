@@ -105,6 +105,7 @@ def test_without_the_libraries(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     config, mim = CONFIG, build(CONFIG)
     with pytest.raises(
-        ValueError, match=r"needs onnxscript: pip install 'fastmim\[onnx\]'; this encoder can go --to timm"
+        ValueError,
+        match="ONNX needs onnxscript, which is not installed: run `pip install onnxscript`; this encoder",
     ):
         export.export_encoder(config, mim.state_dict(), tmp_path / "out", "onnx")

@@ -1,5 +1,6 @@
 """Fine-tuning and linear probe as a person starts them: learn, stop, go on, count every test image once, refuse."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
+from fastmim.tasks.classify import FineTuning
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import refusal, result, rows
@@ -207,3 +209,119 @@ def test_other_labels_end_a_resumed_run(undisturbed, images, tmp_path):
     (folder / "list.txt").write_text("".join(lines))
     line = refusal(words(images, tmp_path / "run", "--data.root", str(folder / "list.txt")))
     assert "list.txt has changed since" in line and "(labels: now" in line, line
+
+
+@pytest.fixture
+def own(images, tmp_path):
+    """A copy of the images, to spoil."""
+    shutil.copytree(images, tmp_path / "images")
+    return tmp_path / "images"
+
+
+BRIEF = ("--train.epochs", "2", "--data.loader", "pillow")  # nine updates
+
+
+def test_broken_test_images_are_left_out_and_named(own, tmp_path):
+    """One that its header tells before training, and one whose damage only decoding finds."""
+    (own / "test/bright/3.png").write_bytes(b"no picture")
+    whole = (own / "test/dark/5.png").read_bytes()
+    middle = len(whole) // 2
+    (own / "test/dark/5.png").write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    done = launched.train(words(own, tmp_path / "run", *BRIEF))
+    lines = done.stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if "1 of 150 test images are left out" in line)
+    logged = next(i for i, line in enumerate(lines) if line.startswith("4/9"))
+    assert "bright/3.png: " in lines[first] and first < logged
+    assert any("2 of 150 test images are left out" in line and "dark/5.png: " in line for line in lines[first + 1 :])
+    found = result(tmp_path / "run")
+    assert (found["images"], found["bad_images"]) == (148, 2)
+    named = (tmp_path / "run/bad_test_files.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in named] == ["bright/3.png", "dark/5.png"]
+
+
+def test_too_many_broken_test_images_are_refused_before_training(own, tmp_path):
+    for i in range(20):
+        (own / f"test/bright/{i}.png").write_bytes(b"no picture")
+    line = refusal(words(own, tmp_path / "run", *BRIEF))
+    assert "data.test: 20 of 150 images in" in line and "more than data.bad_budget=0.1" in line
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_test_folder_that_goes_away_costs_no_training(own, tmp_path, monkeypatch):
+    """Neither an evaluation on the way nor the last one ends the run before it is saved; the same command tests."""
+    original = FineTuning.train_step
+
+    def train_step(self, step, batches):
+        if step == 1:
+            (own / "test").rename(own / "away")
+        return original(self, step, batches)
+
+    monkeypatch.setattr(FineTuning, "train_step", train_step)
+    arguments = words(own, tmp_path / "run", *BRIEF, "--run.evaluate_every", "4")
+    done = launched.train(arguments, check=False)
+    assert done.returncode == 1 and "without the test score: the same command tries again" in done.stderr
+    assert done.stdout.count("warning: the evaluation failed (data.test: 150 of 150 images in") == 2
+    assert checkpoint.load(tmp_path / "run/checkpoints").step == 9
+    monkeypatch.undo()
+    (own / "away").rename(own / "test")
+    launched.train(arguments)
+    assert result(tmp_path / "run")["images"] == 150
+
+
+@pytest.mark.parametrize(
+    ("error", "words_for_it"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
+        (OSError(28, "No space left on device", "x"), "No space left on device: x"),
+        (RuntimeError("<object at 0x7f00>\nfailed"), "<object> failed"),
+    ],
+)
+def test_a_failed_evaluation_costs_a_line(error, words_for_it, images, tmp_path, monkeypatch):
+    original, calls = FineTuning.score, []
+
+    def score(self):
+        calls.append(self)
+        if len(calls) == 1:
+            raise error
+        return original(self)
+
+    monkeypatch.setattr(FineTuning, "score", score)
+    done = launched.train(words(images, tmp_path / "run", *BRIEF, "--run.evaluate_every", "4"))
+    assert f"warning: the evaluation failed ({words_for_it}); training goes on" in done.stdout
+    assert [row["step"] for row in rows(tmp_path / "run") if "test_top1" in row] == [8, 9]
+
+
+@pytest.mark.costly("processes", "two ranks")
+def test_an_evaluation_that_fails_in_one_process_fails_in_all(own, tmp_path):
+    """None waits for another; a bad image of one process is left out by all."""
+    whole = (own / "test/dark/5.png").read_bytes()
+    middle = len(whole) // 2
+    (own / "test/dark/5.png").write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    arguments = words(own, tmp_path / "run", *BRIEF, "--run.evaluate_every", "4", "--train.device", "cpu")
+    with launched.Forks(tmp_path / "output", 2, failing_once, arguments) as forks:
+        forks.check()
+        text = forks.outputs[0].read_text()
+    assert "warning: the evaluation failed (process 1: out of memory); training goes on" in text
+    assert (result(tmp_path / "run")["images"], result(tmp_path / "run")["processes"]) == (149, 2)
+
+
+def failing_once(arguments: list[str]) -> None:
+    """Trains; the second process's first evaluation fails."""
+    from fastmim import train
+
+    original = FineTuning.sums
+
+    def sums(self, module):
+        FineTuning.sums = original
+        if self.process.rank == 1:
+            raise MemoryError
+        return original(self, module)
+
+    FineTuning.sums = sums
+    train.main(arguments)
+
+
+def test_a_bad_training_image_does_not_stop_a_probe_of_batch_norms(own, tmp_path):
+    (own / "train/dark/5.png").write_bytes(b"no picture")
+    train(own, tmp_path / "run", "--train.epochs", "1", config="cifar10_probe_resnet", model=RESNET)
+    assert result(tmp_path / "run")["images"] == 150

@@ -152,14 +152,19 @@ def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path):
     assert "a.json has changed since" in line and "(annotations: now" in line, line
 
 
-def test_an_image_of_another_size_than_its_annotations_stops_the_run(shapes, tmp_path):
-    content = json.loads((shapes / "train.json").read_text())
-    image = content["images"][0]
-    image["height"] += 1
-    content["annotations"] = [a for a in content["annotations"] if isinstance(a["segmentation"], list)]
-    content["images"] = [i for i in content["images"] if any(a["image_id"] == i["id"] for a in content["annotations"])]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    changed = words(shapes, tmp_path / "run", "--data.annotations", str(tmp_path / "a.json"))
-    done = launched.train(changed, check=False)
-    assert done.returncode == 1
-    assert re.search("pixels as seen, .* correct one of them; saved: update 0", done.stderr), done.stderr
+def test_images_of_another_size_than_their_annotations_are_bad_files(shapes, tmp_path):
+    """In training another image takes the place of such a one; in testing it is left out, its objects too."""
+    files = []
+    for part in ("train", "test"):
+        content = json.loads((shapes / f"{part}.json").read_text())
+        content["annotations"] = [a for a in content["annotations"] if isinstance(a["segmentation"], list)]
+        shown = {a["image_id"] for a in content["annotations"]}
+        content["images"] = [i for i in content["images"] if i["id"] in shown]
+        content["images"][0]["height"] += 1
+        files += [f"--data.{'test_' * (part == 'test')}annotations", str(tmp_path / f"{part}.json")]
+        (tmp_path / f"{part}.json").write_text(json.dumps(content))
+    done = launched.train(words(shapes, tmp_path / "run", *files, "--data.bad_budget", "0.2"))
+    (bad,) = map(json.loads, (tmp_path / "run/bad_files.jsonl").read_text().splitlines())
+    assert re.search("pixels as seen, .* correct one of them", bad["reason"])
+    assert re.search("1 of .* test images are left out, .* correct one of them", done.stdout), done.stdout
+    assert result(tmp_path / "run")["bad_images"] == 1

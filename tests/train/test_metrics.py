@@ -9,7 +9,7 @@ import torch
 
 from fastmim import metrics
 from fastmim.config import load
-from fastmim.metrics import Meter, duration, whole_lines
+from fastmim.metrics import Meter, duration, read_metrics
 
 CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 images an update
 
@@ -33,7 +33,7 @@ def update(meter, loss=1.0, skipped=False):
 
 
 def rows(meter):
-    return [json.loads(line) for line in whole_lines(meter.folder / "metrics.jsonl")]
+    return read_metrics(meter.folder)
 
 
 def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter, clock):
@@ -67,7 +67,7 @@ def test_skips_are_counted_in_a_row_and_named(meter, capsys):
     assert meter.skips(10, [True, False, True, True], names) == 2
     assert meter.skips(14, [True], names) == 3
     assert meter.skips(15, [False], names) == 0
-    stored = [json.loads(line) for line in whole_lines(meter.folder / "skipped.jsonl")]
+    stored = [json.loads(line) for line in (meter.folder / "skipped.jsonl").read_text().splitlines()]
     assert [row["step"] for row in stored] == [10, 12, 13, 14] and stored[0]["images"] == names(10)
     assert "update 12 skipped: non-finite loss or gradient on 12-0.jpg" in capsys.readouterr().out
 
@@ -77,11 +77,13 @@ def test_non_finite_numbers_are_valid_json(meter):
     assert rows(meter) == [{"step": 1, "loss": None, "grad_norm": None, "lr": 0.1}]
 
 
-def test_a_full_disk_costs_a_line_not_the_run(meter, capsys):
-    meter.file = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - the meter closes it
-    meter.write({"step": 1})
-    assert "warning: metrics.jsonl could not be written" in capsys.readouterr().out
-    meter.file = open("/dev/null", "w")  # noqa: SIM115
+def test_a_failing_picture_costs_a_warning_until_it_can_be_written(meter, capsys):
+    for fails in (True, True, False, True):
+        with meter.attempt("the picture"):
+            if fails:
+                raise OSError(28, "No space left on device", "grids/1.png")
+    warning = "warning: the picture could not be written (No space left on device); training goes on\n"
+    assert capsys.readouterr().out == 2 * warning
 
 
 def test_a_continued_run_drops_what_it_repeats(tmp_path):
@@ -90,5 +92,91 @@ def test_a_continued_run_drops_what_it_repeats(tmp_path):
         assert [row["step"] for row in rows(meter)] == [1, 2]
 
 
+def test_what_a_run_says_reaches_the_terminal_as_plain_characters(meter, tmp_path, capsys):
+    meter.say("bad: a\x1b[31m\udcff.jpg\nsecond line")
+    metrics.announce(tmp_path, {"images": "in new\nline\x07"}, {})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("bad: a\\x1b[31m\\xff.jpg", "second line")
+    assert third == "images  in new\\nline\\x07"
+
+
 def test_durations():
     assert [duration(s) for s in (5, 65, 3725)] == ["0m05s", "1m05s", "1h02m"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (0.4, "20% below interpolation, the best of them"),
+        (0.7, "below mean patch and zero, not yet below interpolation"),
+        (1.5, "below none of them; 50.0 % above zero"),
+        (float("nan"), "the loss is not finite"),
+    ],
+)
+def test_a_verdict_names_the_predictors_that_are_beaten(meter, capsys, loss, said):
+    meter.evaluated(loss, {"zero": 1.0, "mean_patch": 0.9, "interpolation": 0.5})
+    assert capsys.readouterr().out.endswith(f"; {said}\n")
+
+
+def test_what_goes_on_between_lines_is_said(meter, clock, capsys):
+    meter.accumulation = 64
+    batches = meter.waiting(iter(range(3)))
+    meter.waits = True
+    meter.still_there(31.0)
+    assert "update 1 of 100: waiting for images; the last line was 0m31s ago" in capsys.readouterr().out
+    next(batches)
+    meter.still_there(31.0)
+    assert "update 1 of 100: its first micro-batch is under way" in capsys.readouterr().out
+    clock.now += 31
+    next(batches)
+    meter.still_there(31.0)
+    assert "update 1 of 100: 1 of 64 micro-batches in 0m31s; an update takes 33m04s" in capsys.readouterr().out
+
+
+def test_a_loss_that_rises_is_said_with_what_to_change(meter, clock, capsys):
+    for loss in (1.08, 56.0, 8.3):
+        clock.now += 1
+        meter.log(loss=loss, averaged=1, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
+    said = capsys.readouterr().out
+    assert said.count("warning: the loss has risen to 56 from 1.08 at the start: training diverges.") == 1
+    assert "Lower optim.blr (now 0.001)" in said and "optim.clip (now None)" in said
+
+
+def curve_of(run, rows, part, monkeypatch):
+    """Title, axes and legend of a drawn curve."""
+    from fastmim.analysis.curve import plot_curve
+
+    found = []
+    run.mkdir(exist_ok=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "config.json").write_text(json.dumps({"part": part}))
+    monkeypatch.setattr("matplotlib.pyplot.close", found.append)
+    plot_curve(run)
+    (figure,) = found
+    axes = figure.axes[0]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    return axes.get_title(), [each.get_ylabel() for each in figure.axes], labels, axes.lines[0].get_xydata().tolist()
+
+
+def test_a_curve_is_of_its_task(tmp_path, monkeypatch):
+    losses = [{"step": step, "loss": 1 / step, "updates": 2, "averaged": 2} for step in (2, 4)]
+    probe = [*losses, {"step": 4, "test_top1": 0.5, "test_loss": 1.0}]
+    title, axes, labels, _ = curve_of(tmp_path / "a", probe, "Probe", monkeypatch)
+    assert title == "a: linear probe" and axes == ["classification loss", "test score, %"]
+    assert labels == ["training images", "top-1 accuracy, test images"]
+    boxes = [*losses, {"step": 4, "test_bbox_AP": 0.5, "test_segm_AP": None}]
+    title, axes, labels, _ = curve_of(tmp_path / "b", boxes, "Detect", monkeypatch)
+    assert title == "b: detection" and labels == ["training images", "box AP, test images"]
+    pretraining = [*losses, {"step": 4, "held_out": 0.5, "trivial": {"zero": 1.0}}]
+    title, axes, labels, _ = curve_of(tmp_path / "c", pretraining, "Config", monkeypatch)
+    assert title == "c: pre-training" and axes == ["loss on hidden patches"]
+
+
+def test_a_curve_has_no_kink_where_a_run_stopped(tmp_path, monkeypatch):
+    rows = [
+        {"step": 4, "loss": 2.5, "updates": 4, "averaged": 4},
+        {"step": 5, "loss": 9.0, "updates": 1, "averaged": 1},
+        {"step": 8, "loss": 2.0, "updates": 3, "averaged": 4},
+        {"step": 9, "loss": 1.0, "updates": 1, "averaged": 1},
+    ]
+    assert curve_of(tmp_path / "run", rows, "Config", monkeypatch)[3] == [[4, 2.5], [8, 2.0], [9, 1.0]]

@@ -6,13 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
+from fastmim import checkpoint, trainer
 from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
 from fastmim.config import load
 from fastmim.data.demo import write_demo_images
+from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
+from fastmim.data.quarantine import BadFilesError
 from fastmim.metrics import learnt
-from fastmim.tasks.task import split
+from fastmim.tasks import pretrain
+from fastmim.tasks.pretrain import Pretrain
 from tests.methods.tiny import ROOT
 from tests.train import launched
 
@@ -109,3 +113,95 @@ def test_what_was_learnt(tmp_path):
 def test_nothing_was_learnt(tmp_path, row):
     (tmp_path / "metrics.jsonl").write_text(f"{row}\n")
     assert learnt(tmp_path) == "nothing: the last loss is not finite"
+
+
+def test_late_failures_cost_neither_the_training_nor_the_other_results(images, monkeypatch):
+    """No room for a picture, no memory for the last evaluation: all else is there, and the same command adds these."""
+
+    def full(folder):
+        raise OSError(28, "No space left on device", str(folder / "loss.png"))
+
+    def no_memory(self):
+        raise MemoryError
+
+    arguments = words(images, "--run.evaluate_every", "100")
+    with monkeypatch.context() as broken:
+        broken.setattr(pretrain, "plot_curve", full)
+        broken.setattr(Pretrain, "predict_held_out", no_memory)
+        done = launched.train(arguments, check=False)
+    assert done.returncode == 1
+    assert "without the last evaluation, loss.png: the same command tries again" in done.stderr
+    assert "warning: the last evaluation failed (out of memory); the weights are saved" in done.stdout
+    assert f"warning: loss.png failed (No space left on device: {images / 'run/loss.png'})" in done.stdout
+    assert checkpoint.load(images / "run/checkpoints").step == 3
+    assert (images / "run/encoder/model.safetensors").is_file() and not (images / "run/loss.png").exists()
+    launched.train(arguments)
+    assert (images / "run/loss.png").is_file() and (images / "run/grids/00000003.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["encoder", "grids", "checkpoints", "result.json"])
+def test_what_is_in_the_way_of_a_result_is_refused_before_training(images, name):
+    place = images / "run" / name
+    if name == "encoder":
+        place.mkdir(parents=True)
+        (place / "notes.txt").touch()
+    elif name == "result.json":
+        place.mkdir(parents=True)
+    else:
+        place.parent.mkdir()
+        place.touch()
+    line = launched.refusal(words(images))
+    assert str(place) in line and not (images / "run/metrics.jsonl").exists()
+
+
+def test_fewer_epochs_than_a_run_has_done_are_refused(images):
+    launched.train(words(images, "--data.held_out", "0"))
+    line = launched.refusal(words(images, "--data.held_out", "0", "--train.epochs", "1"))
+    assert "holds update 4, but train.epochs=1 ends at 2: raise train.epochs, or choose another run.dir" in line
+
+
+def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, monkeypatch):
+    """A minute an update seems to have passed at each line."""
+    monkeypatch.setattr(trainer.Trainer, "from_first", lambda self, seconds: 60.0)
+    more = ["--data.held_out", "0", "--train.epochs", "100", "--run.stop_after", "2", "--run.save_every", "500"]
+    out = launched.train(words(images, *more)).stdout
+    assert out.count("warning: the next checkpoint comes in 3h19m (run.save_every=500 at 60 s an update)") == 1
+    assert "lower run.save_every to 30, say" in out
+
+
+def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
+    original = Pretrain.train_step
+
+    def train_step(self, step, batches):
+        if step == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return original(self, step, batches)
+
+    monkeypatch.setattr(Pretrain, "train_step", train_step)
+    done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "2"), check=False)
+    assert done.returncode == 1 and done.stderr.endswith(
+        "train.py: out of memory: lower train.micro_batch (now 8); saved: update 2\n"
+    )
+
+
+def test_bad_training_files_beyond_replacement_lose_no_update(images, monkeypatch):
+    """What cannot be replaced any more ends the run, which saves the updates done since the last checkpoint first."""
+    original = Pretrain.train_step
+
+    def train_step(self, step, batches):
+        if step == 3:
+            raise BadFilesError("x.jpg cannot be used")
+        return original(self, step, batches)
+
+    monkeypatch.setattr(Pretrain, "train_step", train_step)
+    done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "100"), check=False)
+    assert done.returncode == 1 and "x.jpg cannot be used; saved: update 3;" in done.stderr
+    assert checkpoint.load(images / "run/checkpoints").step == 3
+
+
+def test_held_out_images_that_cannot_be_used_are_said(images):
+    for path in (images / "held_out").iterdir():
+        path.write_bytes(b"no picture")
+    out = launched.train(words(images, "--data.held_out_root", images / "held_out", "--run.stop_after", "1")).stdout
+    assert "warning: left out of data.held_out_root: " in out
+    assert "warning: 3 of 3 held-out images cannot be used: the run has no held-out loss and no pictures" in out

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fastmim.data.demo import write_demo_images
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import Forks, refusal, rows, start, wait_for
+from tests.train.test_records import full_disk
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
 # "auto" may be bf16, where another split of the batch or other kernels round otherwise: 1e-5 is of fp32.
@@ -74,6 +76,10 @@ def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
     assert f"stopped at update 5 of {STEPS}" in result.stdout
     train(tmp_path / "run", images)
     assert diff(undisturbed / "trace.jsonl", tmp_path / "run/trace.jsonl") is None
+    # The lines after the stop average as many updates as they would have without it.
+    once, again = ({r["step"]: r["loss"] for r in rows(run) if "loss" in r} for run in (undisturbed, tmp_path / "run"))
+    assert set(again) - set(once) == {5}
+    assert [again[step] for step in once] == pytest.approx(list(once.values()), rel=1e-5)
 
 
 @pytest.mark.costly("processes", "two ranks; the first test of ranks imports all that they need")
@@ -109,6 +115,50 @@ def test_under_the_launcher(images, tmp_path):
     wait_for(lambda: not processes(str(two)))
     assert checkpoint.load(two / "checkpoints").step == lines(two / "trace.jsonl") >= 5
     assert_same_training(one, two, 5)
+
+
+def test_damaged_side_files_do_not_keep_a_run_from_going_on(undisturbed, images, tmp_path):
+    run = tmp_path / "run"
+    train(run, images, "--run.stop_after", "5")
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        lines = (run / name).read_bytes().splitlines(keepends=True)
+        (run / name).write_bytes(b"".join([*lines[:1], b'{"step": "x"}\n\xff\x00\n[1', *lines[1:]]))
+    (run / "bad_files.jsonl").mkdir()
+    os.mkfifo(run / "skipped.jsonl")
+    for name in ("facts.json", "config.json", "manifest.json"):
+        (run / name).unlink()
+        (run / name).mkdir()
+    result = train(run, images)
+    for name in ("metrics.jsonl", "trace.jsonl"):
+        assert f"warning: {name} is damaged: its " in result.stdout
+    for name in ("bad_files.jsonl", "skipped.jsonl", "facts.json", "config.json"):
+        assert f"warning: {name}: expected a file" in result.stdout
+    assert json.loads((run / "facts.json").read_text())["start"] == "update 5"
+    states = [checkpoint.load(folder / "checkpoints").state["model"] for folder in (run, undisturbed)]
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+def test_on_a_full_disk_a_run_trains_and_says_at_the_end_that_nothing_is_saved(images, tmp_path):
+    with full_disk(0):
+        result = train(tmp_path / "run", images, "--run.stop_after", "4", "--run.log_every", "1", check=False)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("train.py: update 4 is not saved")
+    for name in ("facts.json", "config.json", "metrics.jsonl", "trace.jsonl"):
+        assert result.stdout.count(f"warning: {name} could not be written (File too large)") == 1, name
+    assert "4/10  loss" in result.stdout and "Traceback" not in result.stdout
+
+
+def test_a_run_whose_output_nobody_takes_finishes(images, tmp_path, monkeypatch):
+    """Standard output is a closed pipe."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    from fastmim.train import main
+
+    with launched.restored(), open(writes, "w") as output, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        with pytest.raises(SystemExit) as ended:
+            main([*words(tmp_path / "run", images, "--run.stop_after", "2"), "--train.device", "cpu"])
+    assert ended.value.code == 0 and checkpoint.load(tmp_path / "run/checkpoints").step == 2
 
 
 def train_signalled(number: int, words: list[str]) -> None:
@@ -168,7 +218,8 @@ def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     assert result.returncode == 1
     assert "--optim.blr is given more than once: the last value counts" in result.stdout
     assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
-    assert "3 updates in a row skipped" in result.stdout and "Last good checkpoint: update" in result.stdout
+    # That of update 4 holds the weights with which all updates since are skipped.
+    assert "3 updates in a row skipped" in result.stdout and "There is no checkpoint from before." in result.stdout
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
 
@@ -213,7 +264,7 @@ def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
     checkpoint.save(converted / "checkpoints", 0, {"model": given.state["model"]}, given.meta, keep=1)
     for arguments, message in [
         ((tmp_path / "a", "--run.init", tmp_path / "gone"), "run.init: expected a run folder with checkpoints"),
-        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "here missing"),
+        ((tmp_path / "b", *weights, "--encoder.depth", "1"), "--encoder.depth 1 (command line), but the weights"),
         ((converted,), "give its run folder as run.init"),
     ]:
         assert message in refusal(words(arguments[0], images, *map(str, arguments[1:])))
@@ -233,3 +284,10 @@ def processes(word: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_the_last_good_checkpoint_is_one_from_before_the_skips(images, tmp_path):
+    run = tmp_path / "run"
+    train(run, images, "--run.stop_after", "4")
+    done = train(run, images, "--optim.blr", "1e30", "--train.max_skipped", "3", "--run.save_every", "6", check=False)
+    assert f"Last good checkpoint: update 4 in {run / 'checkpoints'}." in done.stdout

@@ -1,5 +1,6 @@
 """Segmentation as a person starts it: learn, stop, go on, count every test pixel once, refuse."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -138,10 +139,19 @@ def test_other_masks_end_a_resumed_run(undisturbed, shapes, tmp_path):
     assert "masks has changed since" in line and "(masks: now" in line, line
 
 
-def test_a_mask_of_another_size_ends_the_run(shapes, tmp_path):
+def test_bad_masks_cost_their_images_only(shapes, tmp_path):
+    """One in training, which goes on with another image, and one that only testing needs."""
     folder = tmp_path / "shapes"
     shutil.copytree(shapes, folder)
-    Image.new("L", (10, 10)).save(folder / "train_masks/0003.png")
-    done = launched.train(words(folder, tmp_path / "run"), check=False)
-    assert done.returncode == 1
-    assert "0003.png' is 10x10 pixels" in done.stderr and "saved: update" in done.stderr
+    for part in ("train", "test"):
+        Image.new("L", (10, 10)).save(folder / f"{part}_masks/0003.png")
+    done = launched.train(words(folder, tmp_path / "run", "--data.bad_budget", "0.2"))
+    (bad,) = map(json.loads, (tmp_path / "run/bad_files.jsonl").read_text().splitlines())
+    assert bad["path"] == "0003.png" and "0003.png' is 10x10 pixels" in bad["reason"]
+    assert "1 of 7 test images are left out, in bad_test_files.jsonl: 0003.png: the mask" in done.stdout
+    assert (result(tmp_path / "run")["images"], result(tmp_path / "run")["bad_images"]) == (6, 1)
+
+
+def test_test_masks_of_other_classes_are_refused_before_training(shapes, tmp_path):
+    line = refusal(words(shapes, tmp_path / "run", "--data.classes", "2", "--data.names", "a", "b"))
+    assert "data.test: " in line and "expected one of 2 classes (0 .. 1) or 255: set data.classes" in line

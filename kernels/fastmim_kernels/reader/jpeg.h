@@ -1,7 +1,9 @@
-// The parts of a JPEG that the header check and the count of its blocks share.
+// The parts of a JPEG that the header check and the check of its pixels share.
 #pragma once
 
-#include "bytes.h"
+#include <string>
+
+#include "header.h"
 
 namespace fastmim::reader {
 
@@ -26,8 +28,13 @@ struct Jpeg {
   uint32_t restart = 0;  // MCUs between restart markers, 0 = none
 };
 
-// Whether the entropy-coded bytes, which run to the end of the file, hold all blocks of a sequential Huffman scan of
-// all components: such a file lacks only its end marker. True also where only decoding could tell.
-bool scan_is_whole(Bytes scan, const Jpeg& jpeg);
+// The one scan of a sequential JPEG.
+struct Scan {
+  Jpeg jpeg;
+  size_t begin = 0;  // of its entropy-coded bytes, 0 = the file has other scans
+};
+
+// As `parse_jpeg`; fills `scan` if the pixels lie in one scan.
+void parse_jpeg_scan(Bytes bytes, Header& header, Scan& scan);
 
 }  // namespace fastmim::reader

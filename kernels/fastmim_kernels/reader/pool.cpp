@@ -17,7 +17,6 @@
 namespace fastmim::reader {
 namespace {
 
-constexpr uint64_t largest = uint64_t{1} << 30;
 constexpr int retries = 3;
 
 class Descriptor {
@@ -88,8 +87,9 @@ int try_read(Batch& batch, const std::string& path, File& file) {
     return 0;
   }
   const uint64_t size = static_cast<uint64_t>(status.st_size);
-  if (size > largest) {
-    file.error = "too large: " + std::to_string(size) + " bytes, at most 1 GiB is read";
+  if (size > batch.shared->largest) {
+    file.error = "too large: the file has " + std::to_string(size) + " bytes, at most " +
+                 std::to_string(batch.shared->largest) + " are read" + batch.shared->advice;
     return 0;
   }
   reserve(batch, file, size);
@@ -108,7 +108,8 @@ int try_read(Batch& batch, const std::string& path, File& file) {
   return 0;
 }
 
-void read(Batch& batch, const std::string& path, File& file) {
+void read(Batch& batch, size_t i, File& file) {
+  const std::string& path = batch.paths[i];
   for (int attempt = 0; try_read(batch, path, file) && attempt < retries; ++attempt) {
     release(file);
     std::unique_lock lock(batch.shared->mutex);
@@ -118,7 +119,7 @@ void read(Batch& batch, const std::string& path, File& file) {
   if (!file.readable) return release(file);
   const Bytes bytes{file.data, static_cast<size_t>(file.size)};
   if (batch.shared->checksum) file.checksum = xxh64(bytes);
-  file.error = parse(bytes, file.header);
+  file.error = parse(bytes, file.header, batch.pixels[i]);
 }
 
 void work(std::shared_ptr<Shared> shared) {
@@ -136,7 +137,7 @@ void work(std::shared_ptr<Shared> shared) {
     }
     auto file = std::make_unique<File>(shared);
     try {
-      read(*batch, batch->paths[i], *file);
+      read(*batch, i, *file);
     } catch (const Unwanted&) {
       continue;
     } catch (const std::bad_alloc&) {
@@ -154,9 +155,12 @@ bool Shared::forked() const { return getpid() != process; }
 
 File::~File() { release(*this); }
 
-Pool::Pool(int threads, uint64_t bound, bool checksum) : shared_(std::make_shared<Shared>()) {
+Pool::Pool(int threads, uint64_t bound, bool checksum, uint64_t largest, std::string advice)
+    : shared_(std::make_shared<Shared>()) {
   shared_->bound = bound;
   shared_->checksum = checksum;
+  shared_->largest = largest;
+  shared_->advice = std::move(advice);
   shared_->process = getpid();
   // Signals are for the threads of the program, which expect them.
   sigset_t all, before;
@@ -188,12 +192,13 @@ void Pool::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-std::shared_ptr<Batch> Pool::submit(std::vector<std::string> paths) {
+std::shared_ptr<Batch> Pool::submit(std::vector<std::string> paths, std::vector<bool> pixels) {
   auto batch = std::make_shared<Batch>();
   batch->shared = shared_;
   batch->unfinished = paths.size();
   batch->files.resize(paths.size());
   batch->paths = std::move(paths);
+  batch->pixels = std::move(pixels);
   {
     std::lock_guard lock(shared_->mutex);
     batch->number = ++shared_->submitted;

@@ -21,9 +21,9 @@ struct Taken {
 #define EXPORT __attribute__((visibility("default")))
 
 // NULL when the system has no threads to give.
-EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum) {
+EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum, uint64_t largest, const char* advice) {
   try {
-    return new Pool(threads, bound, checksum != 0);
+    return new Pool(threads, bound, checksum != 0, largest, advice);
   } catch (const std::system_error&) {
     return nullptr;
   }
@@ -31,15 +31,16 @@ EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum) {
 
 EXPORT void fastmim_reader_close(Pool* pool) { delete pool; }
 
-// `paths`: `count` strings, each ended by a zero byte.
-EXPORT std::shared_ptr<Batch>* fastmim_reader_submit(Pool* pool, const char* paths, uint64_t count) {
+// `paths`: `count` strings, each ended by a zero byte. `pixels`: a byte each, not 0 = check the pixels.
+EXPORT std::shared_ptr<Batch>* fastmim_reader_submit(Pool* pool, const char* paths, const char* pixels,
+                                                     uint64_t count) {
   std::vector<std::string> list;
   list.reserve(count);
   for (uint64_t i = 0; i < count; ++i) {
     list.emplace_back(paths);
     paths += list.back().size() + 1;
   }
-  return new std::shared_ptr<Batch>(pool->submit(std::move(list)));
+  return new std::shared_ptr<Batch>(pool->submit(std::move(list), std::vector<bool>(pixels, pixels + count)));
 }
 
 // 0: not yet finished, 1: finished, 2: never, because the reader was closed.
@@ -62,8 +63,9 @@ EXPORT void fastmim_batch_release(std::shared_ptr<Batch>* batch) {
 
 EXPORT void fastmim_file_release(File* file) { delete file; }
 
-EXPORT void fastmim_parse_header(const uint8_t* data, uint64_t size, Header* header, char* error, uint64_t room) {
-  const std::string why = parse({data, static_cast<size_t>(size)}, *header);
+EXPORT void fastmim_parse_header(const uint8_t* data, uint64_t size, int pixels, Header* header, char* error,
+                                 uint64_t room) {
+  const std::string why = parse({data, static_cast<size_t>(size)}, *header, pixels != 0);
   std::strncpy(error, why.c_str(), room - 1);
   error[room - 1] = 0;
 }

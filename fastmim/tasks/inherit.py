@@ -1,0 +1,224 @@
+"""A run that starts from another one's weights takes the settings of the network from there.
+
+May import L3 and below, and convert.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .. import checkpoint
+from ..config import Config, Experiment, from_json, to_json
+from ..files import read_bytes
+from ..terminal import shown
+from ..tokens import Decoder, Encoder
+from ..transfer import Finetune, Probe
+from . import classify, pretrain
+from .load import CONTENT
+from .parts import PARTS, build
+from .task import load_run
+
+_NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
+_LARGEST = 2**20  # bytes of an export's config.json
+_OWN = ("drop_path", "shared_bias")
+"""Fields of an encoder that a run keeps: how it trains, not what the weights are."""
+_FREE = {
+    *_OWN,
+    *("pos", "layer_scale", "init", "reads", "fill", "token", "token_layer", "window", "output_stride", "bn_batch"),
+}
+"""Fields of an encoder that may differ although the weights fit."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The network of `run.init`: its parts, and the images that it was trained on. decoder: None if it has none."""
+
+    encoder: Encoder
+    decoder: Decoder | None
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """A config with the settings of `run.init`.
+
+    config: what is trained. before: JSON of each part that was replaced, by name, as the config had it. words: for a
+    person, what was replaced, and what differs.
+    """
+
+    config: Experiment
+    before: dict[str, Any] = field(default_factory=dict)
+    words: str = ""
+
+
+def inherit(config: Experiment, given: Mapping[str, str]) -> Inherited:
+    """Gives a config the network settings of `run.init`, unless its own fit the weights there.
+
+    A config file says what it trains in general; the weights say what they are. Settings on the command line win, or
+    are refused where the weights do not fit them. A continued run inherits what it did at its start.
+
+    Args:
+        given: the words of each setting that was given on the command line, by name.
+
+    Raises:
+        ValueError: no weights in `run.init`, or a setting on the command line that does not fit them.
+    """
+    if (Path(config.run.dir) / "checkpoints/latest").exists():
+        return _again(config)
+    if not config.run.init or (source := _source(Path(config.run.init))) is None:
+        return Inherited(config)
+    taken: dict[str, Any] = {}
+    if isinstance(config, Config):
+        if source.decoder is None:
+            return Inherited(config)
+        if not _fits(config, source):
+            taken = {"encoder": _as_tuned(source.encoder, config.encoder), "decoder": source.decoder}
+            taken["data.size"] = source.size
+    elif not _fits(config, source):
+        taken = {"encoder": _as_tuned(source.encoder, config.encoder)}
+        if isinstance(config, Finetune | Probe):  # other tasks have sizes of their own
+            taken["data.size"] = source.size
+    taken |= {"data.mean": source.mean, "data.std": source.std}
+    return _with(config, taken, given, source)
+
+
+def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], source: Source) -> Inherited:
+    """The config with these values, but for those that were given."""
+    init, notes, before = shown(config.run.init), [], {}
+    new = config
+    for name, value in taken.items():
+        old = _get(config, name)
+        inside = {key.rpartition(".")[2]: key for key in given if key.startswith(f"{name}.")}
+        for part, key in inside.items():
+            if part in _OWN:
+                continue
+            if not hasattr(value, part):
+                raise ValueError(
+                    f"--{key} {given[key]} (command line), but the weights in run.init={init} are of the {name} "
+                    f"{type(value).__name__}, which has no {part}; leave --{key} out"
+                )
+            if (theirs := getattr(value, part)) != getattr(old, part):
+                raise ValueError(
+                    f"--{key} {given[key]} (command line), but the weights in run.init={init} are of {key} "
+                    f"{_words(theirs)}; leave --{key} out to use that, or give another run.init"
+                )
+        if name in given:
+            if old != value:
+                notes.append(f"{name} {_words(old)} as given (there {_words(value)})")
+            continue
+        if old != value:
+            new = _set(new, name, value)
+            before[name] = to_json(old)
+            notes += _differences(name, old, value)
+    if "encoder" not in taken and source.size != config.data.size and isinstance(config, Finetune | Probe):
+        notes.append(f"data.size {_words(config.data.size)} is the config's (there {_words(source.size)})")
+    return Inherited(new, before, f"from {init}: {', '.join(notes)}" if notes else "")
+
+
+def _again(config: Experiment) -> Inherited:
+    """What a run that is continued has inherited at its start, for the parts that the config still has as then."""
+    loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None)
+    before = loaded.meta.get("inherited") if loaded else None
+    if not isinstance(before, dict):
+        return Inherited(config)
+    stored, new, same = from_json(loaded.meta["config"], PARTS), config, {}
+    for name, value in before.items():
+        if name in _NAMES and to_json(_get(config, name)) == value:
+            new = _set(new, name, _get(stored, name))
+            same[name] = value
+    words = f"{', '.join(same)} as this run took at its start from {shown(config.run.init or 'run.init')}"
+    return Inherited(new, same, words if same else "")
+
+
+def _source(folder: Path) -> Source | None:
+    """The network of a run folder or an export; None for an export that does not describe it."""
+    if (folder / "model.safetensors").is_file():
+        try:
+            stored = json.loads(read_bytes(folder / "config.json", _LARGEST))[CONTENT]
+            fields = {name: from_json(stored[name], PARTS) for name in ("spec", "size", "mean", "std")}
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return Source(fields["spec"], None, fields["size"], fields["mean"], fields["std"])
+    meta = load_run(folder, "run.init").meta
+    if "config" not in meta:
+        return None
+    config = from_json(meta["config"], PARTS)
+    data, decoder = config.data, config.decoder if isinstance(config, Config) else None
+    return Source(config.encoder, decoder, data.size, data.mean, data.std)
+
+
+def _as_tuned(theirs: Encoder, ours: Encoder) -> Encoder:
+    """Their encoder with our settings of training."""
+    both = (name for name in _OWN if hasattr(theirs, name) and hasattr(ours, name))
+    return replace(theirs, **{name: getattr(ours, name) for name in both})
+
+
+def _fits(config: Experiment, source: Source) -> bool:
+    """True if the config describes the network that the weights are of; sizes of positions and windows may differ."""
+    parts = [(config.encoder, source.encoder)]
+    if isinstance(config, Config):
+        parts.append((config.decoder, source.decoder))
+        if config.data.size != source.size:
+            return False
+    if len(config.data.mean) == len(source.mean) and all(_similar(ours, theirs) for ours, theirs in parts):
+        return True
+    # The same network can be written in several ways: a depth may be a number or that of a name.
+    try:
+        data = replace(config.data, mean=source.mean, std=source.std)
+        if isinstance(config, Config):
+            ours, theirs = (
+                build(replace(config, encoder=encoder, decoder=decoder, data=data))
+                for encoder, decoder in ((config.encoder, config.decoder), (source.encoder, source.decoder))
+            )
+            return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
+        ours = classify.build_encoder(config.encoder, data)
+        theirs = classify.build_encoder(source.encoder, replace(data, size=source.size))
+    except ValueError:
+        return False
+    return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
+
+
+def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder) -> bool:
+    """True if two parts are of one kind and written alike, but for what may differ."""
+    names = [f.name for f in dataclasses.fields(ours) if f.name not in _FREE]
+    return type(ours) is type(theirs) and all(getattr(ours, name) == getattr(theirs, name) for name in names)
+
+
+def _heads(module: nn.Module) -> list[int]:
+    """Numbers that shape no weight, but say how attention reads them."""
+    return [part.num_heads for part in module.modules() if isinstance(getattr(part, "num_heads", None), int)]
+
+
+def _get(config: Experiment, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _set(config: Experiment, name: str, value: Any) -> Experiment:
+    section, _, inner = name.partition(".")
+    return replace(config, **{section: replace(getattr(config, section), **{inner: value}) if inner else value})
+
+
+def _differences(name: str, old: Any, new: Any) -> list[str]:
+    """What was replaced, in words: by field where both are of one kind."""
+    if type(old) is not type(new):
+        return [f"{name} {type(new).__name__} (the config has {type(old).__name__})"]
+    if not dataclasses.is_dataclass(new):
+        return [f"{name} {_words(new)} (the config has {_words(old)})"]
+    pairs = [(f.name, getattr(old, f.name), getattr(new, f.name)) for f in dataclasses.fields(new)]
+    return [f"{name}.{part} {_words(b)} (the config has {_words(a)})" for part, a, b in pairs if a != b]
+
+
+def _words(value: Any) -> str:
+    """A value as the command line takes it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,143 @@
+"""A run that starts from another one takes its network from there, says so, and goes on with it."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from fastmim import checkpoint
+from fastmim.config import load, to_json
+from fastmim.encoders import ResNet
+from fastmim.tasks.export import export_encoder
+from fastmim.tasks.inherit import inherit
+from fastmim.tasks.parts import build
+from tests.methods.tiny import ROOT
+from tests.train import launched
+from tests.train.launched import refusal, result
+
+CONFIGS = ROOT / "configs/debug"
+MINE = load(CONFIGS / "tiny_cpu.py")
+MINE = replace(
+    MINE,
+    encoder=replace(MINE.encoder, depth=1, embed_dim=32, num_heads=4, patch_size=8, drop_path=0.0),
+    data=replace(MINE.data, size=(24, 24), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2), held_out=0),
+)
+FEW = "--train.global_batch 6 --train.epochs 4 --data.loader pillow --optim.warmup_epochs 0 --run.log_every 100"
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """A pre-trained run, its weights at random, and labelled images."""
+    folder = tmp_path_factory.mktemp("mine")
+    state = build(MINE).state_dict()
+    checkpoint.save(folder / "run/checkpoints", 3, {"model": state}, {"config": to_json(MINE)}, keep=1)
+    for part in ("train", "test"):
+        for name, level in (("bright", 200), ("dark", 50)):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(6):
+                Image.new("RGB", (30, 30), (level + i,) * 3).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+def words(mine, run, *arguments, config="cifar10_probe_vit", init="run"):
+    own = ["--data.root", mine / "train", "--data.test", mine / "test", "--run.init", mine / init, "--run.dir", run]
+    return [str(CONFIGS / f"{config}.py"), *FEW.split(), *map(str, own), *arguments]
+
+
+@pytest.mark.parametrize("config", ["cifar10_probe_vit", "cifar10_finetune_vit"])
+def test_a_run_on_one_s_own_weights_takes_their_network_and_says_so(mine, tmp_path, config):
+    assert load(CONFIGS / f"{config}.py").encoder.embed_dim != 32
+    done = launched.train(words(mine, tmp_path / "run", "--run.stop_after", "2", config=config))
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("inherited")]
+    assert f"from {mine / 'run'}: encoder." in line and "encoder.embed_dim 32 (the config has " in line
+    assert "data.size 24 24 (the config has 32 32)" in line and "data.mean 0.4 0.5 0.6 (the config has 0.485" in line
+    stored = checkpoint.load(tmp_path / "run/checkpoints")
+    trained = stored.meta["config"]
+    assert (trained["encoder"]["num_heads"], trained["encoder"]["depth"], trained["data"]["size"]) == (4, 1, [24, 24])
+    # The fine-tuning's own choice stays.
+    assert trained["encoder"]["drop_path"] == load(CONFIGS / f"{config}.py").encoder.drop_path
+    weight = "encoder.blocks.0.attn.qkv.weight"
+    if config == "cifar10_probe_vit":
+        assert torch.equal(stored.state["model"][weight], build(MINE).state_dict()[weight])
+
+    # The same command goes on, whatever has become of the weights that it started from.
+    gone = words(mine, tmp_path / "run", config=config, init="gone")
+    assert "as this run took at its start" in launched.train(gone).stdout
+    assert result(tmp_path / "run")["updates"] == 8
+    other = words(mine, tmp_path / "run", "--encoder.depth", "3", config=config)
+    assert "encoder.depth was 1, is now 3" in refusal(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--encoder.depth 3", "are of encoder.depth 1; leave --encoder.depth out"),
+        ("--encoder.num_heads=2", "are of encoder.num_heads 4; leave --encoder.num_heads out"),
+    ],
+)
+def test_a_setting_that_does_not_fit_the_weights_names_both_values(mine, tmp_path, arguments, message):
+    line = refusal(words(mine, tmp_path / "run", *arguments.split()))
+    given = arguments.replace("=", " ")
+    assert f"{given} (command line), but the weights in run.init={mine / 'run'} {message}" in line
+
+
+def test_settings_that_the_weights_allow_win(mine, tmp_path):
+    arguments = ["--data.size", "32", "32", "--data.mean", "0.5", "0.5", "0.5", "--encoder.embed-dim", "32"]
+    done = launched.train(words(mine, tmp_path / "run", *arguments, "--run.stop_after", "1"))
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("inherited")]
+    assert "data.size 32 32 as given (there 24 24)" in line and "data.mean 0.5 0.5 0.5 as given (there 0.4" in line
+
+
+def test_an_encoder_of_another_kind_is_taken_from_an_export_too(mine, tmp_path):
+    resnet = replace(MINE, encoder=ResNet("resnet18", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)), data=MINE.data)
+    resnet = replace(resnet, decoder=load(CONFIGS / "cifar10_a2mim_resnet.py").decoder)
+    resnet = replace(resnet, data=replace(resnet.data, size=(64, 64)))
+    export_encoder(resnet, build(resnet).state_dict(), tmp_path / "export")
+    config = load(CONFIGS / "cifar10_probe_vit.py")
+    config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(tmp_path / "export")))
+    found = inherit(config, {})
+    assert found.config.encoder == resnet.encoder and found.config.data.mean == MINE.data.mean
+    assert "encoder ResNet (the config has ViT)" in found.words
+    with pytest.raises(ValueError, match="--encoder.depth 3 .* are of the encoder ResNet, which has no depth"):
+        inherit(config, {"encoder.depth": "3"})
+
+
+def test_going_on_with_pre_training_takes_the_decoder_too(mine, tmp_path):
+    run = replace(MINE.run, dir=str(tmp_path / "run"), init=str(mine / "run"))
+    config = replace(load(CONFIGS / "tiny_cpu.py"), run=run)
+    found = inherit(config, {}).config
+    assert (found.encoder, found.decoder, found.data.size) == (MINE.encoder, MINE.decoder, (24, 24))
+    assert found.masking == config.masking and found.optim == config.optim
+
+
+KINDS = ("finetune", "probe", "detect", "segment")
+PAIRS = {path: load(path) for kind in KINDS for path in sorted(ROOT.glob(f"configs/*/{kind}/*.py"))}
+PRETRAINING = {config.run.dir: config for config in map(load, ROOT.glob("configs/*/pretrain/*.py"))}
+
+
+@pytest.mark.parametrize("path", PAIRS, ids=lambda path: "/".join(path.relative_to(ROOT / "configs").parts))
+def test_published_recipes_stay_as_they_are(path, tmp_path, monkeypatch):
+    """A recipe that was written for the encoder keeps its own image size, windows and positions."""
+    config = PAIRS[path]
+    source = PRETRAINING[config.run.init]
+    monkeypatch.setattr("fastmim.tasks.inherit.build", None)  # it takes no network to see that they fit
+    checkpoint.save(tmp_path / "checkpoints", 1, {"model": {"x": torch.zeros(1)}}, {"config": to_json(source)}, keep=1)
+    config = replace(config, run=replace(config.run, init=str(tmp_path), dir=str(tmp_path / "run")))
+    found = inherit(config, {})
+    assert found.config == config and not found.before
+
+
+def test_the_number_of_heads_is_that_of_the_weights_although_it_shapes_none(mine):
+    config = load(CONFIGS / "cifar10_probe_vit.py")
+    config = replace(config, encoder=replace(MINE.encoder, num_heads=2), data=replace(config.data, size=MINE.data.size))
+    config = replace(config, run=replace(config.run, dir=str(mine / "none"), init=str(mine / "run")))
+    assert inherit(config, {}).config.encoder.num_heads == 4
+
+
+def test_a_run_folder_can_be_copied_and_goes_on(mine, tmp_path):
+    launched.train(words(mine, tmp_path / "run", "--run.stop_after", "2"))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    launched.train(words(mine, tmp_path / "copy"))
+    assert result(tmp_path / "copy")["updates"] == 8
