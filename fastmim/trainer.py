@@ -14,12 +14,13 @@ from . import checkpoint
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
-from .metrics import Meter, SkippedInARow, announce, duration, say
+from .metrics import Meter, announce, duration, say
 from .pace import Pace
 from .processes import init_distributed
 from .records import reason
 from .segmentation import Segment
 from .settings import deepspeed_config, resolve_precision
+from .skips import SkippedInARow
 from .stop import Stop
 from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection

@@ -36,7 +36,7 @@ LAYERS = {
     ),
     3: (
         *("engine", "settings", "deepspeed_file", "checkpoint", "metrics", "pace", "bittrace"),
-        *("processes", "stop", "peers", "data"),
+        *("processes", "stop", "peers", "skips", "data"),
     ),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
