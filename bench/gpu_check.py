@@ -2,12 +2,13 @@
 
 Builds the C++ library, runs every Triton kernel against its reference and under compute-sanitizer, measures ops, whole
 step and loader, tries tensors of more than 2^31 elements, and trains. Each part is one process, or several at once,
-with a time limit of its own; what it printed goes to a log, and the table of verdicts comes last. May import torch.
+with a time limit of its own; what it printed goes to a log, and the table of verdicts comes last.
 """
+
+# May import torch.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from fastmim.command import Parser, refusing
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 530  # seconds
@@ -138,13 +141,13 @@ def check(round_: list[Part], total: float, out: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
+    parser = Parser("python -m bench.gpu_check", __doc__)
     parser.add_argument("--data", help="folder of images; without it, loader and training are left out")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="where logs and the run go")
     parser.add_argument("--commit", help="what this tree is a copy of, where it has no git history")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n")
+        parser.error("expected a GPU, torch sees none; for a CPU there are make test and make bench")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
     shutil.rmtree(args.out / "run", ignore_errors=True)
@@ -154,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.gpu_check"):
+        main()

@@ -1,12 +1,12 @@
 """`python -m bench.loader --data DIR`: images per second from files to batches, ours against others, from one run.
 
-Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each. May
-import fastmim and bench.
+Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.record import record
 from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
@@ -138,17 +139,19 @@ def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.loader", description=__doc__)
+    parser = Parser("python -m bench.loader", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
-    parser.add_argument("--batch", type=int, default=64, help="images per batch (default 64)")
-    parser.add_argument("--batches", type=int, default=32, help="of each in a round, 2 a thread untimed (default 32)")
-    parser.add_argument("--rounds", type=int, default=5, help="medians are over rounds (default 5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--batch", type=at_least(1), default=64, help="images per batch (default 64)")
+    parser.add_argument(
+        "--batches", type=at_least(1), default=32, help="of each in a round, 2 a thread untimed (default 32)"
+    )
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="medians are over rounds (default 5)")
+    parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--bad", help="a folder with bad files, on which ours with DALI runs too")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
-    if min(args.batch, args.rounds, args.threads) < 1 or args.batches <= 2 * args.threads:
-        parser.error("expected --batch, --rounds, --threads of at least 1 and more --batches than twice the threads")
+    if args.batches <= 2 * args.threads:
+        parser.error(f"--batches: expected more than twice --threads={args.threads}, got {args.batches}")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     setting = Setting(Manifest.scan(args.data), args.batch, args.batches, args.threads, device)
 
@@ -180,4 +183,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.loader"):
+        main()

@@ -1,14 +1,13 @@
-"""`python -m bench.readme`: writes README.md's tables from the rows in bench/results; `--check` only compares.
+"""`python -m bench.readme`: writes README.md's tables from the rows in bench/results; `--check` only compares."""
 
-May import bench.record.
-"""
+# May import bench.record.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 from bench import record
+from fastmim.command import Parser, refusing
 
 README = record.ROOT / "README.md"
 RESULTS = "<!-- results: make readme -->\n", "<!-- end of results -->\n"
@@ -90,7 +89,7 @@ def rendered(readme: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
+    parser = Parser("python -m bench.readme", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the table is stale")
     args = parser.parse_args(argv)
     now = README.read_text()
@@ -101,4 +100,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.readme"):
+        main()

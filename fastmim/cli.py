@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import json
+import math
 import os
 import sys
 import tempfile
@@ -12,16 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .command import dispatch, nearest, refusing, version
 from .terminal import shown, steady_output
 
 
 def export(
-    run: tyro.conf.Positional[Path],
+    run: Path,
+    *,
     to: Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"] = "timm",
     out: Path | None = None,
 ) -> None:
@@ -47,9 +49,7 @@ def export(
     print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder / 'README.md'}")
 
 
-def visualize(
-    run: tyro.conf.Positional[Path], images: Path | None = None, count: int = 8, out: Path | None = None
-) -> None:
+def visualize(run: Path, *, images: Path | None = None, count: int = 8, out: Path | None = None) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
     Args:
@@ -90,7 +90,8 @@ def visualize(
 
 
 def knn(
-    run: tyro.conf.Positional[Path],
+    run: Path,
+    *,
     data: Path,
     k: int = 20,
     temperature: float = 0.07,
@@ -112,8 +113,12 @@ def knn(
         crop_pct: side of the central window of an image that is looked at, as a fraction of the largest one that fits.
         device: where to compute; auto = a GPU if there is one.
     """
-    if k < 1 or not temperature > 0:
-        raise ValueError(f"--k and --temperature: expected at least 1 and above 0, got {k} and {temperature}")
+    if k < 1:
+        raise ValueError(f"--k: expected at least 1, got {k}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"--temperature: expected above 0 and below inf, got {temperature}")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"--crop-pct: expected above 0 and at most 1, got {crop_pct}")
     import torch
 
     from .tasks.knn import measure
@@ -126,7 +131,7 @@ def knn(
     print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {run / 'knn.json'}")
 
 
-def report(run: tyro.conf.Positional[Path]) -> None:
+def report(run: Path) -> None:
     """Draws the loss curve of a run.
 
     Args:
@@ -138,8 +143,9 @@ def report(run: tyro.conf.Positional[Path]) -> None:
 
 
 def convert(
-    source: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    source: Path,
+    out: Path,
+    *,
     config: Path | None = None,
     size: tuple[int, int] | None = None,
     format: str | None = None,
@@ -225,7 +231,8 @@ def _to_official(run: Path, file: Path, name: str | None) -> None:
 
 
 def demo_data(
-    folder: tyro.conf.Positional[Path] = Path("data/demo"),
+    folder: Path = Path("data/demo"),
+    *,
     count: int = 600,
     size: int = 256,
     part: Literal["all", "train", "held_out"] = "all",
@@ -240,11 +247,16 @@ def demo_data(
     """
     from .data.demo import write_demo_images
 
+    if count < 1:
+        raise ValueError(f"--count: expected at least 1 image, got {count}")
+    if not 1 <= size <= 4096:
+        raise ValueError(f"--size: expected 1 to 4096 pixels, got {size}")
     write_demo_images(str(folder), count, (size, size), part)
 
 
 def doctor(
-    images: tyro.conf.Positional[Path],
+    images: Path,
+    *,
     quick: bool = False,
     tiny: int = 32,
     manifest: Path | None = None,
@@ -275,8 +287,8 @@ def doctor(
     from .data.manifest import Manifest
     from .metrics import console
 
-    if tiny < 0 or threads < 0:
-        raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    if tiny < 0 or not 0 <= threads <= 1024:
+        raise ValueError(f"--tiny: expected at least 0; --threads: expected 0 to 1024; got {tiny} and {threads}")
     if decode_memory < 1 or not decode_seconds > 0:
         raise ValueError(
             f"--decode-memory and --decode-seconds: expected more than 0, got {decode_memory} and {decode_seconds}"
@@ -366,16 +378,22 @@ COMMANDS = {
 
 @steady_output()
 def main(args: list[str] | None = None) -> None:
+    """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args
-    about = "fastmim: masked-image modelling."
-    try:
-        if args and not args[0].startswith("-") and args[0].replace("_", "-") not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}; nearest: {near}")
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastmim", description=about, args=args)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"fastmim: {' '.join(str(error).split())}", file=sys.stderr)  # torch's messages span lines
-        raise SystemExit(2) from None
+    name = args[0].replace("_", "-") if args else ""
+    if name in COMMANDS:
+        dispatch("fastmim", name, COMMANDS[name], args[1:])
+        return
+    with refusing("fastmim"):
+        if name == "--version":
+            print(version())
+        elif name in ("", "-h", "--help", "help"):
+            lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+            lines.append("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
+            print("usage: fastmim COMMAND ...    (COMMAND --help describes its options)\n", *lines, sep="\n")
+            raise SystemExit(0 if args else 2)
+        else:
+            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
 
 
 if __name__ == "__main__":

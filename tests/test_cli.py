@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fastmim
 from fastmim import checkpoint, cli
 from fastmim.analysis import reconstruction
 from fastmim.config import load, to_json
@@ -137,4 +138,69 @@ def test_help_describes_every_option(command, capsys):
     about = inspect.getdoc(cli.COMMANDS[command])
     for option in inspect.signature(cli.COMMANDS[command]).parameters:
         assert f"    {option}: " in about, f"{command}'s {option} is not described"
-    assert about.splitlines()[0] in " ".join(capsys.readouterr().out.split())
+    text = capsys.readouterr().out
+    assert about.splitlines()[0] in " ".join(text.split())
+    for name, parameter in inspect.signature(cli.COMMANDS[command]).parameters.items():
+        assert (f"--{name.replace('_', '-')}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper()) in text
+
+
+def test_version_and_the_list_of_commands(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"fastmim {fastmim.__version__}\n"
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--help"])
+    assert done.value.code == 0 and all(f"\n  {name} " in capsys.readouterr().out for name in ["export"])
+    with pytest.raises(SystemExit) as done:
+        cli.main([])
+    assert done.value.code == 2
+
+
+PATHS = [
+    (command, name, parameter.kind is parameter.KEYWORD_ONLY)
+    for command, function in cli.COMMANDS.items()
+    for name, parameter in inspect.signature(function).parameters.items()
+    if "Path" in str(parameter.annotation)
+]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "None", "~/x", "C:\\x"])
+@pytest.mark.parametrize(("command", "name", "option"), PATHS)
+def test_a_text_that_is_no_path_is_refused_by_every_command(command, name, option, text, refusal):
+    values = {key: "there" for other, key, _ in PATHS if other == command} | {name: text}
+    words = [f"--{key}={values[key]}" for other, key, named in PATHS if other == command and named]
+    arguments = [values[key] for other, key, named in PATHS if other == command and not named]
+    line = refusal(command, *arguments, *words)
+    assert line.startswith(f"fastmim: {f'--{name}' if option else name.upper()}: expected a ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export", "RUN: missing; `fastmim export --help` says what it is"),
+        ("knn run", "--data: missing"),
+        ("export run more", "more: one argument too many"),
+        ("export run --foo 3", "--foo: no such option; there are --to, --out"),
+        ("doctor run --threds 3", "--threds: no such option; nearest: --threads"),
+        ("doctor -quick run", "-quick: no such option; nearest: --quick"),
+        ("visualize run --count x", "--count: expected a whole number, got 'x'"),
+        ("visualize run --count", "--count: expected a value, got nothing"),
+        ("visualize run --count 1 --count 2", "--count: given twice"),
+        ("knn run --data d --temperature nan", "--temperature: expected above 0 and below inf, got nan"),
+        ("knn run --data d --crop-pct 7", "--crop-pct: expected above 0 and at most 1, got 7.0"),
+        ("knn run --data d --device gpu", "--device: expected one of auto, cpu, cuda, got gpu"),
+        ("export run --to timn", "got timn; nearest: timm"),
+        ("doctor run --quick=yes", "--quick: expected no value, got 'yes'"),
+        ("convert a b --size 3", "--size: expected 2 values"),
+        ("export run \u2014out x", "\u2014out: expected two hyphens"),
+        ("demo-data x --count 0", "--count: expected at least 1"),
+        ("demo-data x --size 99999999", "--size: expected 1 to 4096"),
+        ("doctor x --threads 99999999", "--threads: expected 0 to 1024"),
+        ("doctor x", "IMAGES: no folder of images"),
+        ("demo-data /dev/null", "FOLDER /dev/null: expected a folder, found a file"),
+        ("zzz", "zzz: no such command of export"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_option(words, said, refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(*words.split(" "))
+    assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    0: ("terminal", "files", "records", "extras"),
+    0: ("terminal", "files", "records", "extras", "command"),
     1: (
         *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
         *("optim", "stage0", "layerwise"),
@@ -34,7 +34,10 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "metrics", "pace", "bittrace", "processes", "stop", "peers", "data"),
+    3: (
+        *("engine", "settings", "deepspeed_file", "checkpoint", "metrics", "pace", "bittrace"),
+        *("processes", "stop", "peers", "skips", "data"),
+    ),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -42,6 +45,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
     ("files", "terminal"),
+    ("command", "terminal"),
     ("records", "files"),
     ("records", "terminal"),
     ("objective", "losses"),
@@ -68,6 +72,7 @@ ALLOWED = {
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
+    ("settings", "deepspeed_file"),
     ("processes", "engine"),
     ("stop", "peers"),
     ("metrics", "pace"),
@@ -82,7 +87,7 @@ ONLY_IN = {
     "torchvision": {"data", "detector", "tasks"},
     "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
-    "tyro": {"overrides", "cli"},
+    "tyro": {"overrides"},
 }
 
 

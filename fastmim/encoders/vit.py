@@ -15,7 +15,7 @@ from fastmim_kernels import mask_token, patch_gather
 
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, as_map, init_transformer, run_blocks, sincos_position_embedding
-from .checks import check_masking, check_size, check_token_layer
+from .checks import check_heads, check_masking, check_size, check_token_layer
 from .create import given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
 
@@ -56,6 +56,7 @@ class ViT(Encoder):
         check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
         check_bounds(self, "encoder.", "token_layer", at_least=0)
+        check_heads(self.embed_dim, self.num_heads)
 
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         own = given(patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads)

@@ -62,7 +62,7 @@ def test_no_sdpa_without_attention(monkeypatch):
     ("arguments", "message"),
     [
         (["--arms", "ours,theirs"], "--arms: expected some of ours,eager,sdpa,compile, got 'theirs'"),
-        (["--batch", "0"], "expected at least 1"),
+        (["--batch", "0"], "of at least 1"),
         (["configs/mae/pretrain/vit_bose_patch16_224_800ep.py"], "did you mean"),
         (["configs/debug/cifar10_probe_vit.py"], "is a Probe: expected a config of pre-training"),
     ],

@@ -46,4 +46,4 @@ def test_bad_arguments_are_one_line(loader, folder, capsys, arguments):
     with pytest.raises(SystemExit) as refusal:
         loader.main(["--data", folder, *arguments])
     assert refusal.value.code == 2
-    assert "expected --batch" in capsys.readouterr().err
+    assert ": expected " in capsys.readouterr().err

@@ -353,7 +353,7 @@ def test_usage_errors(doctor, folder, tmp_path):
     (folder / "manifest.json").write_text('{"precious": 1}')
     for words, message in (
         ([tmp_path / "nowhere"], "no folder of images"),
-        ([folder, "--threads", "-1"], "expected 0 or more"),
+        ([folder, "--threads", "-1"], "--threads: expected 0 to 1024"),
         ([folder], "manifest.json is not a manifest"),
     ):
         status, printed = doctor(*words)
