@@ -17,6 +17,12 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import print_everything, shown
+
+MAX_PICTURES = 256
+"""Images that `fastmim visualize` draws at most: a grid of thousands has gigabytes of pixels."""
+_BATCH = 8
+
 
 def export(
     run: tyro.conf.Positional[Path],
@@ -50,41 +56,53 @@ def visualize(
 ) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
+    Says which of the images the run was trained on: those show what it remembers, not what it has learned.
+
     Args:
         run: run folder.
         images: folder of images; default the run's held-out ones.
-        count: how many images.
+        count: how many images, as many of each class.
         out: PNG to write; default RUN/reconstruction.png.
     """
-    if count < 1:
-        raise ValueError(f"--count: expected at least 1 image, got {count}")
+    if not 1 <= count <= MAX_PICTURES:
+        raise ValueError(f"--count: expected 1 to {MAX_PICTURES} images, got {count}")
+    if out and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {shown(out)}: expected a name that ends in .png")
     import torch
 
-    from .analysis.reconstruction import reconstruction_grid, save_png
+    from .analysis.pictures import is_ours, save_png
+    from .analysis.reconstruction import spread
     from .data.manifest import Manifest
     from .tasks import pretrain
     from .tasks.task import split
 
+    if out and out.exists() and not is_ours(out):
+        raise ValueError(f"--out {shown(out)}: expected a new file or a picture of fastmim; choose another name")
     config, loaded = _open(run)
     if not images and not config.data.held_out:
-        raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
+        raise ValueError(
+            f"{shown(run)} held no images out of training (data.held_out=0): give some with --images FOLDER"
+        )
     manifest = Manifest.scan(str(images or config.data.root))
     if images:
         index = torch.arange(len(manifest))
     else:
         _, manifest, index = split(manifest, config.data, config.train.seed)
+    index = index[spread(*pretrain.paths_and_labels(manifest, index), count)]
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
     with torch.no_grad():
-        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
+        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index, config.data)
         for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
+            print(f"left out: {shown(path)}: {shown(reason)}")
         if not len(held.images):
-            raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
-        pred = held.predict(mim, count)
+            raise ValueError(f"none of the {len(index)} images can be used; give others with --images FOLDER")
+        pred = held.predict(mim, _BATCH)
+    note = pretrain.trained_on(run, config, loaded.meta, manifest, held.index)
     out = out or run / "reconstruction.png"
-    save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)
-    print(out)
+    path = save_png(held.grid(mim, pred, [note]), out.parent, out.name)
+    print(note)
+    print(shown(path))
 
 
 def knn(
@@ -132,7 +150,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     """
     from .analysis.curve import plot_curve
 
-    print(plot_curve(run))
+    print(shown(plot_curve(run)))
 
 
 def convert(
@@ -352,6 +370,7 @@ COMMANDS = {
 
 
 def main(args: list[str] | None = None) -> None:
+    print_everything()
     args = sys.argv[1:] if args is None else args
     about = "fastmim: masked-image modelling."
     try:
