@@ -141,16 +141,20 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.loader", description=__doc__)
     parser.add_argument("--data", required=True, help="folder of images")
     parser.add_argument("--batch", type=int, default=64, help="images per batch (default 64)")
-    parser.add_argument("--batches", type=int, default=32, help="of each in a round, 2 a thread untimed (default 32)")
+    parser.add_argument("--batches", type=int, help="of each in a round, 2 a thread untimed (default: 4 a thread)")
     parser.add_argument("--rounds", type=int, default=5, help="medians are over rounds (default 5)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--bad", help="a folder with bad files, on which ours with DALI runs too")
     parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
     args = parser.parse_args(argv)
-    if min(args.batch, args.rounds, args.threads) < 1 or args.batches <= 2 * args.threads:
-        parser.error("expected --batch, --rounds, --threads of at least 1 and more --batches than twice the threads")
+    for option in ("batch", "rounds", "threads"):
+        if (value := getattr(args, option)) < 1:
+            parser.error(f"--{option}: expected at least 1, got {value}")
+    count = 4 * args.threads if args.batches is None else args.batches
+    if count <= 2 * args.threads:
+        parser.error(f"--batches: expected more than {2 * args.threads}, which are 2 a thread, got {count}")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    setting = Setting(Manifest.scan(args.data), args.batch, args.batches, args.threads, device)
+    setting = Setting(Manifest.scan(args.data), args.batch, count, args.threads, device)
 
     contenders = dict(CONTENDERS)
     if args.bad:
@@ -163,6 +167,7 @@ def main(argv: list[str] | None = None) -> None:
         turn = number % len(names)  # nobody always runs behind the same other one
         for name in names[turn:] + names[:turn]:
             speeds[name].append(images_per_second(contenders[name], setting))
+            print(f"round {number + 1}, {name}: {speeds[name][-1]:.4g} images/s", flush=True)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, median in medians.items():
         row = {
@@ -173,7 +178,8 @@ def main(argv: list[str] | None = None) -> None:
             "ours is faster": medians["ours, DALI"] / median,
         }
         print(
-            ", ".join(f"{key}: {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items())
+            ", ".join(f"{key}: {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items()),
+            flush=True,
         )
         if args.record:
             record(row | {"device": device.type}, "loader")
