@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import fastmim_kernels
 from bench import published, trial
-from bench.record import record, relative
+from bench.record import Record, record, relative
 from fastmim import config, optim
 from fastmim.tasks import pretrain
 
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="section.field=value", help="overrides of the config, or of both"
     )
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
     names = args.arms.split(",")
     if unknown := [name for name in names if name not in ARMS]:

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--peak", type=float, help="TFLOP/s that the device's maker states, for the MFU")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     for option in ("batch", "steps", "images"):
         if (value := getattr(args, option)) is not None and value < 1:

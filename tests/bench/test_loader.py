@@ -52,11 +52,20 @@ def test_a_machine_of_many_cores_needs_no_other_options(loader, folder, monkeypa
     assert {(setting.threads, setting.batches) for setting in given} == {(16, 64)}
 
 
+def test_without_dali_the_rest_is_measured(loader, folder, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "has_dali", lambda: False)
+    monkeypatch.setattr(loader, "images_per_second", lambda contender, setting: 1.0)
+    loader.main(["--data", folder, "--rounds", "1"])
+    said = capsys.readouterr().out
+    assert said.startswith("DALI is not installed") and "DALI:" not in said and said.count("ours, Pillow") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--batches", "4", "--threads", "2"], "--batches: expected more than 4, which are 2 a thread, got 4"),
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
+        (["--data", "nowhere"], "no folder of images or list file at"),
     ],
 )
 def test_bad_arguments_are_one_line(loader, folder, capsys, words, message):
