@@ -117,7 +117,7 @@ def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, caps
     none, unknown = "The run was not trained on these images.", "Not known: whether the run was trained on these images"
     assert note(run, capsys) == none
     rows = ", ".join(str(i + 1) for i in trained.tolist())
-    assert note(run, capsys, "--images", images) == f"The run was trained on 3 of these 6 images: row {rows}."
+    assert note(run, capsys, "--images", images) == f"The run was trained on 3 of these 6 images: rows {rows}."
     # Copies under other names count as well.
     (tmp_path / "copies").mkdir()
     names = sorted(images.iterdir())
@@ -130,7 +130,7 @@ def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, caps
 
     manifest = Manifest.load(str(run / "manifest.json"))
     replace(manifest, root=str(tmp_path / "gone")).save(str(run / "manifest.json"))
-    assert note(run, capsys, "--images", images).startswith(f"{unknown}: row ")
+    assert note(run, capsys, "--images", images).startswith(f"{unknown}: rows ")
     replace(manifest, sizes=[1] * 6).save(str(run / "manifest.json"))
     assert note(run, capsys, "--images", images) == f"{unknown} (manifest.json in its folder is that of other images)."
     (run / "manifest.json").unlink()
@@ -150,7 +150,7 @@ def test_images_held_out_of_a_folder_that_has_grown(tmp_path, images, capsys):
     old = sorted(path.name for path in images.iterdir())
     known = {old[i] for i in trained.tolist()}
     rows = [str(row) for row, i in enumerate(now.tolist(), 1) if manifest.paths[i] in known]
-    assert rows and said.endswith(f"{len(rows)} of these 3 images: row {', '.join(rows)}.")
+    assert rows and said.endswith(f"{len(rows)} of these 3 images: row{'s' * (len(rows) > 1)} {', '.join(rows)}.")
 
 
 ODD = [

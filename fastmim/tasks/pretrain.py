@@ -27,6 +27,7 @@ from ..data.quarantine import Quarantine
 from ..engine import Process
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
+from ..terminal import shown
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
@@ -97,7 +98,7 @@ class Pretrain(Task):
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
                 for path, reason in bad.items() if process.rank == 0 else ():
-                    print(f"left out of data.held_out_root: {path}: {reason}")
+                    print(f"left out of data.held_out_root: {shown(path)}: {shown(reason)}")
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
             self.held_out = held_out if len(held_out.images) else None
@@ -177,7 +178,7 @@ class Pretrain(Task):
             "next": f"fastmim visualize {folder} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",
         }.items():
-            meter.say(f"{name:<10}{words}")
+            meter.say(f"{name:<10}{shown(str(words))}")
 
 
 def paths_and_labels(manifest: Manifest, index: Tensor) -> tuple[list[str], list[int] | None]:
@@ -212,14 +213,18 @@ def trained_on(run: Path, config: Config, meta: dict[str, Any], manifest: Manife
     rows = {answer: [str(row) for row, given in enumerate(answers, 1) if given is answer] for answer in (True, None)}
     words = []
     if found := rows[True]:
-        words.append(f"The run was trained on {len(found)} of these {len(places)} images: row {', '.join(found)}.")
+        words.append(f"The run was trained on {len(found)} of these {len(places)} images: {_rows(found)}.")
     if found := rows[None]:
-        words.append(f"{unknown}: row {', '.join(found)} (the training images cannot be read, or are too many).")
+        words.append(f"{unknown}: {_rows(found)} (the training images cannot be read, or are too many).")
     if not words:
         words.append("The run was not trained on these images.")
     if config.run.init:
         words.append("The images of the run that it started from (run.init) are not compared.")
     return " ".join(words)
+
+
+def _rows(numbers: list[str]) -> str:
+    return f"row{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def initialise(mim: MIM, run: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_run_with_a_folder_of_held_out_images(images, capsys):
     fastmim(["visualize", str(images / "run")])
     assert "The run was not trained on these images.\n" in capsys.readouterr().out
     fastmim(["visualize", str(images / "run"), "--images", str(images / "train"), "--count", "2"])
-    assert "trained on 2 of these 2 images: row 1, 2." in capsys.readouterr().out
+    assert "trained on 2 of these 2 images: rows 1, 2." in capsys.readouterr().out
 
 
 def test_refusals(images):
