@@ -5,13 +5,13 @@ torch.compile, of which the best that runs counts. All have the same weights, im
 is forward, backward and AdamW. The published way is channels-last and has torch's fused AdamW. The first arm takes
 turns with each other one; when the two are done, their figures are printed and recorded. With `--pair CONFIG` the arms
 of a second config take their turns too, and its time and memory are also given over the first one's. Memory is the peak
-above weights, gradients and optimizer state on a GPU, and what the forward pass saves on a CPU. May import fastmim and
-bench.
+above weights, gradients and optimizer state on a GPU, and what the forward pass saves on a CPU.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +25,7 @@ import fastmim_kernels
 from bench import published, trial
 from bench.record import Record, record, relative
 from fastmim import config, optim
+from fastmim.command import Parser, at_least, refusing
 from fastmim.tasks import pretrain
 
 COMPILED = {
@@ -219,12 +220,17 @@ def name(path: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("config", nargs="?", default="configs/mae/pretrain/vit_base_patch16_224_800ep.py")
-    parser.add_argument("--pair", metavar="CONFIG", help="a second config, compared with the first arm by arm")
-    parser.add_argument("--batch", type=int, default=8, help="images per step (default 8)")
+    parser = Parser("python -m bench.compare", __doc__)
     parser.add_argument(
-        "--steps", type=int, default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
+        "config",
+        nargs="?",
+        default="configs/mae/pretrain/vit_base_patch16_224_800ep.py",
+        help="a config file of pre-training (default: %(default)s)",
+    )
+    parser.add_argument("--pair", metavar="CONFIG", help="a second config, compared with the first arm by arm")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per step (default 8)")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
     )
     parser.add_argument("--arms", default=",".join(ARMS), help=f"which, of {','.join(ARMS)} (default all)")
     parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
@@ -239,8 +245,6 @@ def main(argv: list[str] | None = None) -> None:
     names = args.arms.split(",")
     if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"--arms: expected some of {','.join(ARMS)}, got {unknown[0]!r}")
-    if min(args.batch, args.steps) < 1:
-        parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.keep_memory:
@@ -296,4 +300,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.compare"):
+        main()

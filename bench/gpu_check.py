@@ -5,12 +5,13 @@ Then precisions, official losses, runs that stop and go on at every ZeRO stage, 
 ops, DALI and the loader. What is left of the time goes to all kernel tests, tensors of more than 2^31 elements and
 compute-sanitizer. Each part is one process, or several at once. A part has its own seconds and those that parts before
 it did not need. Logs and rows go to one archive, which is written anew after each part: $OUT/gpu_check.tar.gz, or in
---out. May import torch and bench.record.
+--out.
 """
+
+# May import torch and bench.record.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import torch
 
 from bench import record
+from fastmim.command import Parser, at_least, refusing
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 560
@@ -260,15 +262,15 @@ def draw(folder: Path, count: int = 64) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
+    parser = Parser("python -m bench.gpu_check", __doc__)
     parser.add_argument("--data", type=Path, help="folder of photographs; without it the loader is not timed")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="folder for logs, rows and runs")
     parser.add_argument("--commit", help="full hash of what this tree is a copy of, where it has no git history")
-    parser.add_argument("--seconds", type=int, default=TOTAL, help=f"for the whole round (default {TOTAL})")
+    parser.add_argument("--seconds", type=at_least(5), default=TOTAL, help=f"for the whole round (default {TOTAL})")
     parser.add_argument("--parts", metavar="NAME,...", help="these only, e.g. what an earlier round had no time for")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n")
+        parser.error("expected a GPU, torch sees none; for a CPU there are make test and make bench")
     os.environ["FASTMIM_RESULTS"] = str(args.out.resolve() / "rows")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
@@ -294,4 +296,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.gpu_check"):
+        main()

@@ -2,13 +2,15 @@
 
 Times real training steps (bench.trial), medians after warm-up: images/s; from these projected hours; share of the time
 spent waiting for images; model FLOPs (bench.flops, three forwards) against a matrix product timed beside them (HMU) and
-against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`. May import fastmim, bench.
+against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`.
 """
+
+# May import fastmim, bench.
 
 from __future__ import annotations
 
-import argparse
 import gc
+import math
 import statistics
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import fastmim_kernels
 from bench import flops, record, trial
 from bench.ops import matmul_rate
 from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 from fastmim.engine import init_distributed
 
 
@@ -79,22 +82,23 @@ def text(row: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.hours", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser = Parser("python -m bench.hours", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
     parser.add_argument("--data", help="folder of images (default: the config's)")
-    parser.add_argument("--batch", type=int, default=8, help="images per process per step (default 8)")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
-    parser.add_argument("--warmup", type=int, help="steps before them (default: until what was read ahead is used up)")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per process per step (default 8)")
+    parser.add_argument("--steps", type=at_least(1), default=20, help="timed steps (default 20)")
     parser.add_argument(
-        "--images", type=int, help="of an epoch (default: those of the folder; ImageNet-1k has 1281167)"
+        "--warmup", type=at_least(0), help="steps before them (default: until what was read ahead is used up)"
+    )
+    parser.add_argument(
+        "--images", type=at_least(1), help="of an epoch (default: those of the folder; ImageNet-1k has 1281167)"
     )
     parser.add_argument("--peak", type=float, help="TFLOP/s that the device's maker states, for the MFU")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
-    for option in ("batch", "steps", "images"):
-        if (value := getattr(args, option)) is not None and value < 1:
-            parser.error(f"--{option}: expected at least 1, got {value}")
+    if args.peak is not None and not 0 < args.peak < math.inf:
+        parser.error(f"--peak: expected above 0 and below inf, got {args.peak}")
     settings = [*args.set, *([f"data.root={args.data}"] if args.data else []), f"train.micro_batch={args.batch}"]
     try:
         configs = [(path, trial.load(path, settings)) for path in args.configs]
@@ -119,4 +123,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.hours"):
+        main()

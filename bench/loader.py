@@ -1,12 +1,12 @@
 """`python -m bench.loader --data DIR`: images per second from files to batches, ours against others, from one run.
 
-Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each. May
-import fastmim and bench.
+Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.record import Record, record
 from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
@@ -143,18 +144,17 @@ def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.loader", description=__doc__)
+    parser = Parser("python -m bench.loader", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
-    parser.add_argument("--batch", type=int, default=64, help="images per batch (default 64)")
-    parser.add_argument("--batches", type=int, help="of each in a round, 2 a thread untimed (default: 4 a thread)")
-    parser.add_argument("--rounds", type=int, default=5, help="medians are over rounds (default 5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--batch", type=at_least(1), default=64, help="images per batch (default 64)")
+    parser.add_argument(
+        "--batches", type=at_least(1), help="of each in a round, 2 a thread untimed (default: 4 a thread)"
+    )
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="medians are over rounds (default 5)")
+    parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--bad", help="a folder with bad files, on which ours with DALI runs too")
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
-    for option in ("batch", "rounds", "threads"):
-        if (value := getattr(args, option)) < 1:
-            parser.error(f"--{option}: expected at least 1, got {value}")
     count = 4 * args.threads if args.batches is None else args.batches
     if count <= 2 * args.threads:
         parser.error(f"--batches: expected more than {2 * args.threads}, which are 2 a thread, got {count}")
@@ -199,4 +199,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.loader"):
+        main()

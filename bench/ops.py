@@ -3,15 +3,14 @@
     python -m bench.ops --op patch_loss --plot roofline.png
 
 Forward, backward and both at once, interleaved so that a busy machine slows all alike. The copy moves as many bytes as
-the op cannot do without; with the rate of a matrix product timed in the same run it is the machine's limit. May import
-fastmim_kernels, and bench.record for --record.
+the op cannot do without; with the rate of a matrix product timed in the same run it is the machine's limit.
 """
+
+# May import fastmim_kernels, and bench.record for --record.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
 import functools
 import importlib
 import itertools
@@ -23,6 +22,7 @@ from pathlib import Path
 import torch
 
 from bench.record import Record, record
+from fastmim.command import Parser, at_least, nearest, refusing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
 PHASES = ("forward", "backward", "both")
@@ -255,33 +255,39 @@ def plot(rows: list[dict], file: Path, device: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m bench.ops", __doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
     parser.add_argument(
-        "--batch", type=int, default=1, help="images of a case at least (default: the case's own number)"
+        "--batch", type=at_least(1), default=1, help="images of a case at least (default: the case's own number)"
     )
     parser.add_argument("--first", action="store_true", help="the first case of each op only")
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=["cpu", "cuda"],
+        help="default: a GPU if there is one",
+    )
+    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
     parser.add_argument("--plot", type=Path, help="PNG to draw a roofline into")
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
 
     import fastmim_kernels
 
     names = [args.op] if args.op else list(fastmim_kernels.OPS)
     if names[0] not in fastmim_kernels.OPS:
-        near = difflib.get_close_matches(args.op, fastmim_kernels.OPS, n=1, cutoff=0.0)[0]
-        parser.error(f"--op {args.op}: no such op; nearest: {near}")
+        ops = list(fastmim_kernels.OPS)
+        parser.error(f"--op: expected one of {', '.join(ops)}, got {args.op}{nearest(args.op, ops)}")
     modules = {name: importlib.import_module(f"fastmim_kernels.{name}.cases") for name in names}
     every = [case for cases in modules.values() for case in cases.BENCH]
     if args.case and not any(args.case in case for case in every):
-        near = difflib.get_close_matches(args.case, every, n=1, cutoff=0.0)[0]
-        parser.error(f"--case {args.case}: in no case's name; nearest: {near}")
+        parser.error(f"--case: expected a part of a case's name, got {args.case}{nearest(args.case, every)}")
     chosen = [
         (name, case, dtype)
         for name, cases in modules.items()
@@ -292,8 +298,6 @@ def main(argv: list[str] | None = None) -> None:
     ]
     if not chosen:
         parser.error("--first, --case and --dtype together leave nothing to measure")
-    if args.batch < 1:
-        parser.error(f"--batch: expected at least 1, got {args.batch}")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "cpu":
@@ -319,4 +323,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.ops"):
+        main()

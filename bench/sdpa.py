@@ -1,11 +1,12 @@
 """`python -m bench.sdpa`: which of torch's attention kernels is fastest at the sizes of masked image modelling.
 
-Forward and backward of `scaled_dot_product_attention`, each backend apart. May import bench.
+Forward and backward of `scaled_dot_product_attention`, each backend apart.
 """
+
+# May import bench.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import ops, record
+from fastmim.command import Parser, at_least, refusing
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -47,14 +49,17 @@ def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.sdpa", description=__doc__)
-    parser.add_argument("--batch", type=int, default=256, help="images (default 256)")
-    parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser = Parser("python -m bench.sdpa", __doc__)
+    parser.add_argument("--batch", type=at_least(1), default=256, help="images (default 256)")
+    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=["cpu", "cuda"],
+        help="default: a GPU if there is one",
+    )
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
-    if min(args.batch, args.samples) < 1:
-        parser.error(f"--batch, --samples: expected at least 1, got {args.batch} and {args.samples}")
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     for name, (heads, tokens, width) in SHAPES.items():
         runs = {}
@@ -75,4 +80,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.sdpa"):
+        main()

@@ -2,12 +2,13 @@
 
 Times `Engine.train_step`, the first one apart: it compiles and tunes. Of one profiled step it counts what is launched
 and the share of its time in which the device does nothing, and prints the 20 longest kernels. A copy and a matrix
-product timed in the same process give the limits. May import fastmim and bench.
+product timed in the same process give the limits.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import time
@@ -20,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 import fastmim_kernels
 from bench import compare, flops, ops, record, trial
 from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 from fastmim.engine import Engine, Process, init_distributed
 from fastmim.tasks.parts import build
 
@@ -97,16 +99,14 @@ def measure(cfg: config.Config, process: Process, steps: int) -> tuple[dict, str
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.step", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
-    parser.add_argument("--batch", type=int, default=8, help="images per step (default 8)")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps (default 10)")
+    parser = Parser("python -m bench.step", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per step (default 8)")
+    parser.add_argument("--steps", type=at_least(1), default=10, help="timed steps (default 10)")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"], help="one after the other")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
-    if min(args.batch, args.steps) < 1:
-        parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
     settings = [*args.set, f"train.micro_batch={args.batch}"]
     try:
         configs = [(path, trial.with_batch(trial.load(path, settings), args.batch)) for path in args.configs]
@@ -135,4 +135,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.step"):
+        main()

@@ -68,19 +68,19 @@ def load(path: str, settings: list[str]) -> config.Config:
     Raises:
         ValueError: see `config.load`, `overrides.override`; a setting without "="; or not a config of pre-training.
     """
-    words = []
+    words = {}  # the last one counts
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set: expected section.field=value, got {setting!r}")
-        words += [f"--{name}", *value.split(",")]
+        words[name.replace("-", "_")] = [f"--{name}", *value.split(",")]
     cfg = config.load(path)
     if not isinstance(cfg, config.Config):
         raise ValueError(
             f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "
             "result.json"
         )
-    return override(cfg, words, prog="--set")
+    return override(cfg, [word for setting in words.values() for word in setting], prog="--set")
 
 
 def with_batch(cfg: config.Config, images: int) -> config.Config:

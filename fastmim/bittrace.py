@@ -1,11 +1,12 @@
 """The bit trace: one line of hashes per update, and a differ that names the first differing field of two traces.
 
-`python -m fastmim.bittrace A B` compares two files. May import torch and the standard library only.
+`python -m fastmim.bittrace A B` compares two files.
 """
+
+# May import torch and the standard library only.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .command import Parser, refusing
 
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
 """What a line holds besides its step. samples and masks alone are equal for every number of processes."""
@@ -146,7 +149,7 @@ def _readable(value: Any) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """The command: prints the first difference; 0 if there is none, else 1."""
-    parser = argparse.ArgumentParser(description="Names the first difference between two bit traces.")
+    parser = Parser("python -m fastmim.bittrace", "Names the first difference between two bit traces.")
     parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
     arguments = parser.parse_args(argv)
@@ -156,4 +159,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with refusing("python -m fastmim.bittrace"):
+        sys.exit(main(sys.argv[1:]))

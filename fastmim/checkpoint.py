@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -173,6 +173,22 @@ def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
     """Finishes what a kill cut short: removes leftovers, and all but `loaded` and the `keep` - 1 before it."""
     _remove_leftovers(folder)
     _prune(folder, loaded.path, loaded.step, keep)
+
+
+@contextlib.contextmanager
+def starting(run_dir: Path) -> Iterator[IO[str]]:
+    """Claims a run folder with `lock`; if what is inside fails, no new folder stays, and no new lock."""
+    made = [path for path in (run_dir, *run_dir.parents) if not path.exists()]
+    unlocked = not os.path.lexists(run_dir / "lock")
+    try:
+        yield lock(run_dir)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if unlocked:
+                os.unlink(run_dir / "lock")
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def lock(run_dir: Path) -> IO[str]:

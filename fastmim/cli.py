@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import json
+import math
 import os
 import sys
 import tempfile
@@ -12,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .command import dispatch, nearest, refusing, version
 from .terminal import print_everything, shown
 
 MAX_PICTURES = 256
@@ -25,7 +26,8 @@ _BATCH = 8
 
 
 def export(
-    run: tyro.conf.Positional[Path],
+    run: Path,
+    *,
     to: Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"] = "timm",
     out: Path | None = None,
 ) -> None:
@@ -51,9 +53,7 @@ def export(
     print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder / 'README.md'}")
 
 
-def visualize(
-    run: tyro.conf.Positional[Path], images: Path | None = None, count: int = 8, out: Path | None = None
-) -> None:
+def visualize(run: Path, *, images: Path | None = None, count: int = 8, out: Path | None = None) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
     Says which of the images the run was trained on: those show what it remembers, not what it has learned.
@@ -106,7 +106,8 @@ def visualize(
 
 
 def knn(
-    run: tyro.conf.Positional[Path],
+    run: Path,
+    *,
     data: Path,
     k: int = 20,
     temperature: float = 0.07,
@@ -128,8 +129,12 @@ def knn(
         crop_pct: side of the central window of an image that is looked at, as a fraction of the largest one that fits.
         device: where to compute; auto = a GPU if there is one.
     """
-    if k < 1 or not temperature > 0:
-        raise ValueError(f"--k and --temperature: expected at least 1 and above 0, got {k} and {temperature}")
+    if k < 1:
+        raise ValueError(f"--k: expected at least 1, got {k}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"--temperature: expected above 0 and below inf, got {temperature}")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"--crop-pct: expected above 0 and at most 1, got {crop_pct}")
     import torch
 
     from .tasks.knn import measure
@@ -142,7 +147,7 @@ def knn(
     print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {run / 'knn.json'}")
 
 
-def report(run: tyro.conf.Positional[Path]) -> None:
+def report(run: Path) -> None:
     """Draws the loss curve of a run.
 
     Args:
@@ -154,8 +159,9 @@ def report(run: tyro.conf.Positional[Path]) -> None:
 
 
 def convert(
-    source: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    source: Path,
+    out: Path,
+    *,
     config: Path | None = None,
     size: tuple[int, int] | None = None,
     format: str | None = None,
@@ -241,7 +247,8 @@ def _to_official(run: Path, file: Path, name: str | None) -> None:
 
 
 def demo_data(
-    folder: tyro.conf.Positional[Path] = Path("data/demo"),
+    folder: Path = Path("data/demo"),
+    *,
     count: int = 600,
     size: int = 256,
     part: Literal["all", "train", "held_out"] = "all",
@@ -256,11 +263,16 @@ def demo_data(
     """
     from .data.demo import write_demo_images
 
+    if count < 1:
+        raise ValueError(f"--count: expected at least 1 image, got {count}")
+    if not 1 <= size <= 4096:
+        raise ValueError(f"--size: expected 1 to 4096 pixels, got {size}")
     write_demo_images(str(folder), count, (size, size), part)
 
 
 def doctor(
-    images: tyro.conf.Positional[Path],
+    images: Path,
+    *,
     quick: bool = False,
     tiny: int = 32,
     manifest: Path | None = None,
@@ -286,8 +298,10 @@ def doctor(
     from .data.manifest import Manifest
     from .metrics import console
 
-    if tiny < 0 or threads < 0:
-        raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    if tiny < 0:
+        raise ValueError(f"--tiny: expected at least 0 pixels, got {tiny}")
+    if not 0 <= threads <= 1024:
+        raise ValueError(f"--threads: expected 0 to 1024, got {threads}")
     for name, value in environment().items():
         print(f"{name:<20}{value}")
     listed = Manifest.scan(str(images))
@@ -303,7 +317,7 @@ def doctor(
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
             raise ValueError(
-                f"{target} cannot be written ({error.strerror}): name another place with --manifest FILE"
+                f"--manifest {target}: cannot be written ({error.strerror}); name another place with --manifest FILE"
             ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
@@ -370,17 +384,23 @@ COMMANDS = {
 
 
 def main(args: list[str] | None = None) -> None:
+    """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     print_everything()
     args = sys.argv[1:] if args is None else args
-    about = "fastmim: masked-image modelling."
-    try:
-        if args and not args[0].startswith("-") and args[0].replace("_", "-") not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}; nearest: {near}")
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastmim", description=about, args=args)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"fastmim: {' '.join(str(error).split())}", file=sys.stderr)  # torch's messages span lines
-        raise SystemExit(2) from None
+    name = args[0].replace("_", "-") if args else ""
+    if name in COMMANDS:
+        dispatch("fastmim", name, COMMANDS[name], args[1:])
+        return
+    with refusing("fastmim"):
+        if name == "--version":
+            print(version())
+        elif name in ("", "-h", "--help", "help"):
+            lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+            print("usage: fastmim COMMAND ...    (COMMAND --help describes its options)\n", *lines, sep="\n")
+            print("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
+            raise SystemExit(0 if args else 2)
+        else:
+            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
 
 
 if __name__ == "__main__":

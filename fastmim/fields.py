@@ -1,4 +1,4 @@
-"""What a field of a config may hold: its type, its bounds, and how both are said in words. Imports nothing."""
+"""What a field of a config may hold: its type, its bounds, and how both are said in words. May import command only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import operator
 import types
 import typing
 from typing import Any
+
+from .command import misread
 
 _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
@@ -32,15 +34,27 @@ def check_types(value: Any, prefix: str = "") -> None:
     """Compares every field, of the parts inside too, with its annotation.
 
     Raises:
-        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple.
+        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a text that is
+            empty, or, as a path or name, not meant as it stands (see `misread`).
     """
     hints = typing.get_type_hints(type(value))
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if not _fits(inner, hints[f.name]):
             raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {inner!r}")
+        wrong = misread(inner) if isinstance(inner, str) and not choices(str(f.type)) else None
+        if wrong or "" in _texts(inner):
+            optional = "; write None for none" if str(f.type).endswith("| None") else ""
+            raise ValueError(f"{prefix}{f.name}: expected a path or name, got {wrong or 'an empty one'}{optional}")
         if dataclasses.is_dataclass(inner):
             check_types(inner, f"{prefix}{f.name}.")
+
+
+def _texts(value: Any) -> list[str]:
+    """Returns the texts in a tuple, and in tuples in it, without surrounding space."""
+    if not isinstance(value, tuple):
+        return []
+    return [text for item in value for text in ([item.strip()] if isinstance(item, str) else _texts(item))]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -62,7 +76,7 @@ def choices(kind: str) -> list[str]:
     """The values of a Literal type, as written on a command line; none for any other type."""
     if not kind.startswith("Literal["):
         return []
-    return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
+    return kind.partition("]")[0].removeprefix("Literal[").replace("'", "").replace('"', "").split(", ")
 
 
 def expected(kind: str) -> str:

@@ -1,6 +1,7 @@
 """The training loop around a task. May import L4 and below."""
 
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -9,13 +10,15 @@ from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
 from .engine import init_distributed
-from .metrics import Meter, announce
+from .metrics import Meter, SkippedInARow, announce
 from .segmentation import Segment
+from .settings import deepspeed_config, resolve_precision
 from .stop import Stop
 from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection
 from .tasks.pretrain import Pretrain
 from .tasks.segment import Segmentation
+from .terminal import shown
 from .transfer import Finetune, Probe
 
 TASKS = {
@@ -36,9 +39,12 @@ class Trainer:
         self.checkpoints = self.folder / "checkpoints"
         self.process = init_distributed(config.train.device, config.train.deterministic)
         self.writes = self.process.rank == 0
-        self.lock = checkpoint.lock(self.folder) if self.writes else None
-        self.task = TASKS[type(config)](config, self.process)
-        self.first = self.task.resume(self.checkpoints)
+        # Refused before anything is read or made.
+        check_folders(config)
+        deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
+        with checkpoint.starting(self.folder) if self.writes else nullcontext() as self.lock:
+            self.task = TASKS[type(config)](config, self.process)
+            self.first = self.task.resume(self.checkpoints)
         self.saved = self.first
         if self.writes:
             announce(self.folder, self.task.describe() | {"start": f"update {self.first}"}, to_json(config))
@@ -48,6 +54,7 @@ class Trainer:
         task, run = self.task, self.config.run
         last = min(task.total, run.stop_after or task.total)
         batches, every = task.batches(self.first, last), run.evaluate_every or task.total
+        skipped = SkippedInARow()
         trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
         done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
         with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
@@ -60,7 +67,8 @@ class Trainer:
                 values = task.fingerprint(step, result) if run.trace else {}
                 if trace:
                     trace.record(step, **values)
-                if done % run.log_every == 0 or why:
+                skips = skipped.add(result.skipped)
+                if done % run.log_every == 0 or why or skips >= task.max_skipped:
                     why = (failure := self.log(done)) or why
                 if task.evaluates and (done % every == 0 or why == "finished"):
                     task.evaluate(done, self.meter)
@@ -112,3 +120,18 @@ class Trainer:
         go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
         self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
         raise SystemExit(1 if failure else 0)
+
+
+def check_folders(config: Experiment) -> None:
+    """
+    Raises:
+        ValueError: the run folder lies among images, to which a run would add its pictures.
+    """
+    run = Path(config.run.dir).resolve()
+    for name in ("root", "held_out_root", "test"):
+        images = getattr(config.data, name, None)
+        if images and Path(images).is_dir() and run.is_relative_to(Path(images).resolve()):
+            raise ValueError(
+                f"run.dir: expected a folder outside data.{name}={shown(images)}, whose images a run must not add to, "
+                f"got {shown(config.run.dir)}"
+            )

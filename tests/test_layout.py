@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    0: ("terminal", "files"),
+    0: ("terminal", "files", "command"),
     1: (
         *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
         *("optim", "stage0", "layerwise"),
@@ -34,7 +34,7 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
+    3: ("engine", "settings", "deepspeed_file", "checkpoint", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -42,6 +42,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
     ("files", "terminal"),
+    ("command", "terminal"),
     ("objective", "losses"),
     ("config", "fields"),
     ("config", "tokens"),
@@ -66,6 +67,7 @@ ALLOWED = {
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
+    ("settings", "deepspeed_file"),
     ("train", "trainer"),
 }
 # Which part of fastmim may import which library.
@@ -77,7 +79,7 @@ ONLY_IN = {
     "torchvision": {"data", "detector", "tasks"},
     "pycocotools": {"data", "analysis", "tasks"},
     "rich": {"metrics", "cli"},
-    "tyro": {"overrides", "cli"},
+    "tyro": {"overrides"},
 }
 
 

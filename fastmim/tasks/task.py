@@ -175,7 +175,6 @@ class Task(ABC):
             for m in self.module.modules()
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
-        kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
         return {
             "run folder": config.run.dir,
             **self.facts(),
@@ -183,7 +182,7 @@ class Task(ABC):
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
             "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),
-            "kernels": kernels,
+            "kernels": kernels(process.device.type),
             "decoding": self.loader.describe(),
             "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
             f"x {process.world} processes",
@@ -287,6 +286,21 @@ class Task(ABC):
     def close(self) -> None:
         """Ends the loader's threads."""
         self.loader.close()
+
+
+def kernels(device: str) -> str:
+    """Says which implementation of the kernels runs: the commonest one, and the ops that run another.
+
+    Args:
+        device: "cpu" or "cuda".
+    """
+    words = {"cpp": "C++", "triton": "Triton", "reference": "plain torch"}
+    ops: dict[str, list[str]] = {}
+    for op, by in fastmim_kernels.backends().items():
+        ops.setdefault(by[device], []).append(op)
+    most, *others = sorted(ops, key=lambda by: -len(ops[by]))
+    rest = "".join(f"; {words.get(by, by)} for {', '.join(ops[by])}" for by in others)
+    return words.get(most, most) + (rest.replace(";", ", except", 1) if rest else " for all")
 
 
 def load_run(run: Path, field: str) -> checkpoint.Loaded:

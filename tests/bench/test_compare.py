@@ -105,7 +105,7 @@ def test_no_sdpa_without_attention(monkeypatch):
             ["--arms", "ours,theirs"],
             f"--arms: expected some of {','.join(compare.ARMS)}, got 'theirs'",
         ),
-        (["--batch", "0"], "expected at least 1"),
+        (["--batch", "0"], "of at least 1"),
         (["configs/mae/pretrain/vit_bose_patch16_224_800ep.py"], "did you mean"),
         (["configs/debug/cifar10_probe_vit.py"], "is a Probe: expected a config of pre-training"),
     ],

@@ -65,7 +65,7 @@ def test_figures_of_a_row():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([CONFIG, "--batch", "0"], "expected at least 1"),
+        ([CONFIG, "--batch", "0"], "of at least 1"),
         ([CONFIG, "--set", "train.epoch=3"], "nearest: --train.epochs"),
         ([CONFIG, "--set", "train.epochs"], "expected section.field=value"),
         (["configs/debug/tiny_gpu.py"], "did you mean"),

@@ -53,7 +53,7 @@ def test_rows_and_roofline(compiled, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--op", "unshufle"], "--op unshufle: no such op; nearest: unshuffle"),
+        (["--op", "unshufle"], "got unshufle; nearest: unshuffle"),
         (["--op", "unshuffle", "--case", "mae_vit_h/15"], "nearest: mae_vit_h/14"),
         (["--op", "philox", "--dtype", "fp32"], "nothing to measure"),
     ],

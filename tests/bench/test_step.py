@@ -39,4 +39,4 @@ def test_backends_that_do_not_run_cost_only_themselves(monkeypatch, capsys):
 def test_bad_arguments_are_one_line(module, words, capsys):
     with pytest.raises(SystemExit) as refusal:
         module.main(words)
-    assert refusal.value.code == 2 and "expected at least 1" in capsys.readouterr().err
+    assert refusal.value.code == 2 and "of at least " in capsys.readouterr().err
