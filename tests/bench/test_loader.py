@@ -65,7 +65,7 @@ def test_without_dali_the_rest_is_measured(loader, folder, monkeypatch, capsys):
     [
         (["--batches", "4", "--threads", "2"], "--batches: expected more than 4, which are 2 a thread, got 4"),
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
-        (["--data", "nowhere"], "no folder of images or list file at"),
+        (["--bad", "nowhere"], "no folder of images or list file at"),
     ],
 )
 def test_bad_arguments_are_one_line(loader, folder, capsys, words, message):
