@@ -20,10 +20,6 @@ from rich.text import Text
 from .command import dispatch, nearest, refusing, version
 from .terminal import print_everything, shown
 
-MAX_PICTURES = 256
-"""Images that `fastmim visualize` draws at most: a grid of thousands has gigabytes of pixels."""
-_BATCH = 8
-
 
 def export(
     run: Path,
@@ -64,45 +60,9 @@ def visualize(run: Path, *, images: Path | None = None, count: int = 8, out: Pat
         count: how many images, as many of each class.
         out: PNG to write; default RUN/reconstruction.png.
     """
-    if not 1 <= count <= MAX_PICTURES:
-        raise ValueError(f"--count: expected 1 to {MAX_PICTURES} images, got {count}")
-    if out and out.suffix.lower() != ".png":
-        raise ValueError(f"--out {shown(out)}: expected a name that ends in .png")
-    import torch
+    from .tasks.visualize import draw
 
-    from .analysis.pictures import is_ours, save_png
-    from .analysis.reconstruction import spread
-    from .data.manifest import Manifest
-    from .tasks import pretrain
-    from .tasks.task import split
-
-    if out and out.exists() and not is_ours(out):
-        raise ValueError(f"--out {shown(out)}: expected a new file or a picture of fastmim; choose another name")
-    config, loaded = _open(run)
-    if not images and not config.data.held_out:
-        raise ValueError(
-            f"{shown(run)} held no images out of training (data.held_out=0): give some with --images FOLDER"
-        )
-    manifest = Manifest.scan(str(images or config.data.root))
-    if images:
-        index = torch.arange(len(manifest))
-    else:
-        _, manifest, index = split(manifest, config.data, config.train.seed)
-    index = index[spread(*pretrain.paths_and_labels(manifest, index), count)]
-    mim = pretrain.build(config)
-    mim.load_state_dict(loaded.state["model"])
-    with torch.no_grad():
-        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index, config.data)
-        for path, reason in bad.items():
-            print(f"left out: {shown(path)}: {shown(reason)}")
-        if not len(held.images):
-            raise ValueError(f"none of the {len(index)} images can be used; give others with --images FOLDER")
-        pred = held.predict(mim, _BATCH)
-    note = pretrain.trained_on(run, config, loaded.meta, manifest, held.index)
-    out = out or run / "reconstruction.png"
-    path = save_png(held.grid(mim, pred, [note]), out.parent, out.name)
-    print(note)
-    print(shown(path))
+    print(*draw(run, *_open(run), images, count, out), sep="\n")
 
 
 def knn(

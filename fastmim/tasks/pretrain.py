@@ -6,9 +6,8 @@ May import L3 and below, and analysis.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -22,7 +21,6 @@ from ..analysis.reconstruction import reconstruction_grid, spread
 from ..config import Config, Data
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
-from ..data.overlap import also_in
 from ..data.quarantine import Quarantine
 from ..engine import Process
 from ..metrics import Meter, learnt, spent
@@ -31,7 +29,7 @@ from ..terminal import shown
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
-from .task import Task, load_run, split
+from .task import Task, load_run
 
 GRID_ROWS, SUMMARY_ROWS = 8, 4
 """Images in each evaluation's grid, and in the summary of a finished run."""
@@ -185,46 +183,6 @@ def paths_and_labels(manifest: Manifest, index: Tensor) -> tuple[list[str], list
     """Returns the paths and labels of the images at these indices of the manifest."""
     places, labels = index.tolist(), manifest.labels
     return [manifest.paths[i] for i in places], None if labels is None else [labels[i] for i in places]
-
-
-def trained_on(run: Path, config: Config, meta: dict[str, Any], manifest: Manifest, index: Tensor) -> str:
-    """Says in one sentence which of some images a run was trained on.
-
-    Args:
-        run: run folder. Its manifest lists what `data.root` held when the run was trained.
-        meta: of the run's checkpoint.
-        manifest, index: the images.
-    """
-    unknown = "Not known: whether the run was trained on these images"
-    expected = meta.get("manifest")
-    if expected is None:
-        return f"{unknown} (its checkpoint names none)."
-    try:
-        known = Manifest.load(str(run / "manifest.json"))
-    except (OSError, ValueError):
-        return f"{unknown} (manifest.json in its folder cannot be read)."
-    if known.hash != expected:
-        return f"{unknown} (manifest.json in its folder is that of other images)."
-    # Images of another folder were held out of nothing.
-    data = replace(config.data, held_out=0 if config.data.held_out_root else config.data.held_out, held_out_root=None)
-    trained, _, _ = split(known, data, config.train.seed)
-    places = index.tolist()
-    answers = also_in(known, trained.tolist(), [(manifest.path(i), manifest.sizes[i]) for i in places])
-    rows = {answer: [str(row) for row, given in enumerate(answers, 1) if given is answer] for answer in (True, None)}
-    words = []
-    if found := rows[True]:
-        words.append(f"The run was trained on {len(found)} of these {len(places)} images: {_rows(found)}.")
-    if found := rows[None]:
-        words.append(f"{unknown}: {_rows(found)} (the training images cannot be read, or are too many).")
-    if not words:
-        words.append("The run was not trained on these images.")
-    if config.run.init:
-        words.append("The images of the run that it started from (run.init) are not compared.")
-    return " ".join(words)
-
-
-def _rows(numbers: list[str]) -> str:
-    return f"row{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def initialise(mim: MIM, run: Path) -> None:
