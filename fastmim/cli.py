@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .command import dispatch, nearest, refusing, version
+from .terminal import print_everything, shown
 
 
 def export(
@@ -51,41 +52,17 @@ def export(
 def visualize(run: Path, *, images: Path | None = None, count: int = 8, out: Path | None = None) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
+    Says which of the images the run was trained on: those show what it remembers, not what it has learned.
+
     Args:
         run: run folder.
         images: folder of images; default the run's held-out ones.
-        count: how many images.
+        count: how many images, as many of each class.
         out: PNG to write; default RUN/reconstruction.png.
     """
-    if count < 1:
-        raise ValueError(f"--count: expected at least 1 image, got {count}")
-    import torch
+    from .tasks.visualize import draw
 
-    from .analysis.reconstruction import reconstruction_grid, save_png
-    from .data.manifest import Manifest
-    from .tasks import pretrain
-    from .tasks.task import split
-
-    config, loaded = _open(run)
-    if not images and not config.data.held_out:
-        raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
-    manifest = Manifest.scan(str(images or config.data.root))
-    if images:
-        index = torch.arange(len(manifest))
-    else:
-        _, manifest, index = split(manifest, config.data, config.train.seed)
-    mim = pretrain.build(config)
-    mim.load_state_dict(loaded.state["model"])
-    with torch.no_grad():
-        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
-        for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
-        if not len(held.images):
-            raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
-        pred = held.predict(mim, count)
-    out = out or run / "reconstruction.png"
-    save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)
-    print(out)
+    print(*draw(run, *_open(run), images, count, out), sep="\n")
 
 
 def knn(
@@ -138,7 +115,7 @@ def report(run: Path) -> None:
     """
     from .analysis.curve import plot_curve
 
-    print(plot_curve(run))
+    print(shown(plot_curve(run)))
 
 
 def convert(
@@ -368,6 +345,7 @@ COMMANDS = {
 
 def main(args: list[str] | None = None) -> None:
     """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
+    print_everything()
     args = sys.argv[1:] if args is None else args
     name = args[0].replace("_", "-") if args else ""
     if name in COMMANDS:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
+
+
+def print_everything() -> None:
+    """Makes stdout and stderr escape characters that their encoding lacks; the default is to raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def shown(name: str | bytes | os.PathLike) -> str:
