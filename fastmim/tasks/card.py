@@ -21,7 +21,7 @@ from ..data.manifest import Manifest
 from ..encoders.convnet import ConvNet
 from ..metrics import duration, spent, whole_lines
 from .layouts import Snippet
-from .load import Trained
+from .trained import Trained
 
 
 def card(

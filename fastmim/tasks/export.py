@@ -16,8 +16,9 @@ from ..tokens import Mask
 from .card import card
 from .frameworks import DETECTRON2, MMDET, MMSEG
 from .layouts import HUB, TIMM, Layout, differs
-from .load import Trained, from_run
+from .load import from_run
 from .onnx_export import BESIDE, ONNX
+from .trained import Trained
 
 Name = Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"]
 LAYOUTS: dict[Name, Layout] = {

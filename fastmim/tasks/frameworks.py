@@ -16,8 +16,8 @@ from ..convert.backbones import Backbone, tensors
 from ..convert.official import write_official
 from ..convert.read import read_official
 from .layouts import Layout, Snippet
-from .load import Trained
 from .parts import PRETRAINING_ONLY
+from .trained import Trained
 
 FILE = "backbone.pth"
 PYRAMID = 256

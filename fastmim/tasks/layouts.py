@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .load import CONTENT, Trained, from_export
+from .load import CONTENT, from_export
+from .trained import Trained
 
 TOLERANCE = 1e-4
 """Largest difference where arithmetic is done in another order, of features of root mean square 1."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from .layouts import TOLERANCE, Layout, Snippet
-from .load import FeatureExtractor, Trained
+from .trained import FeatureExtractor, Trained
 
 FILE = "model.onnx"
 BESIDE = f"{FILE}.data"
