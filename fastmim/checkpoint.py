@@ -97,8 +97,8 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
         raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
     optimizer = {f"{group}.{name}": t for group in _GROUPS for name, t in state.get(group, {}).items()}
     contents = {
-        "model.safetensors": _safetensors(state["model"]),
-        "optimizer.safetensors": _safetensors(optimizer),
+        "model.safetensors": safetensors_bytes(state["model"]),
+        "optimizer.safetensors": safetensors_bytes(optimizer),
         "state.json": [_json({"format": _FORMAT, "step": step, "meta": meta})],
     }
     partial = folder / f"tmp-step-{step:08d}"
@@ -298,8 +298,8 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "size": size}
 
 
-def _safetensors(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:
-    """The bytes of a safetensors file, one tensor at a time: the library's own writer copies them all at once.
+def safetensors_bytes(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:
+    """Returns the bytes of a safetensors file, one tensor at a time: the library's own writer copies them all at once.
 
     Layout: header length (uint64, little-endian), JSON header padded to 8 bytes, then the tensors, widest first so
     that each is aligned (https://huggingface.co/docs/safetensors, "Format").

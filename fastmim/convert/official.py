@@ -5,7 +5,6 @@ May import L3 and below.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..files import writing
 from ..mim import MIM
 from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .backbones import check_not_dilated
@@ -173,10 +173,9 @@ def write_official(
 ) -> None:
     """Writes {container: tensors} and the plain values of `rest` with `torch.save`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-        torch.save({container: tensors, **(rest or {})}, partial)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    with writing(path) as file:
+        try:
+            torch.save({container: tensors, **(rest or {})}, file)
+        except RuntimeError as error:  # torch hides that the system refused a write, when the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error  # noqa: B904

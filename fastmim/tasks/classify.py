@@ -228,6 +228,8 @@ def initialise(encoder: nn.Module, source: Path) -> None:
         given = load_file(source / "model.safetensors")
         if hasattr(encoder, "backbone") and not any(name.startswith("backbone.") for name in given):
             given = {f"backbone.{name}": tensor for name, tensor in given.items()}
+        if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
+            given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
         model = load_run(source, "run.init").state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import checkpoint
@@ -20,7 +18,7 @@ from ..config import Config, Experiment, from_json
 from ..convert import official
 from ..convert.read import read_official
 from ..data.crops import CenterCrop
-from ..files import open_regular, read_bytes
+from ..files import read_bytes
 from ..masking import UniformMasking
 from ..terminal import shown
 from ..transfer import Finetune, LabelledData, Probe
@@ -121,25 +119,12 @@ def from_export(folder: Path) -> Trained:
     except ValueError as error:
         raise ValueError(f"{shown(file)}: {shown(str(error))}: {again}") from error
     file = folder / "model.safetensors"
+    stored = read_official(file).state
     try:
-        with _opened(file) as weights:
-            names = set(weights.keys())
-            outline = description.outline(len(names))
-            places = outline.names()
-            return outline.fill({ours: weights.get_tensor(name) for ours, name in places.items() if name in names})
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(file)}: {shown(str(error))}: {again}") from error
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[safe_open]:
-    """Opens a safetensors file."""
-    open_regular(file).close()  # the library would wait for a pipe
-    try:
-        with safe_open(file, "pt") as weights:
-            yield weights
-    except SafetensorError as error:
-        raise ValueError(f"expected a safetensors file ({error})") from error
+        outline = description.outline(len(stored))
+        return outline.fill({ours: stored[name] for ours, name in outline.names().items() if name in stored})
+    except ValueError as error:
+        raise ValueError(f"{shown(file)} does not fit config.json: {shown(str(error))}: {again}") from error
 
 
 def from_official(file: Path) -> Trained:

@@ -204,6 +204,15 @@ class Trained(Description):
         return self.head or Head()
 
     @property
+    def pooling(self) -> str:
+        """The pooling in words."""
+        if self.pooled_by.pool == "cls":
+            what = "the class token"
+        else:
+            what = "the mean over all positions" + (", without the class token" * self.model.encoder.num_prefix_tokens)
+        return what + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
+
+    @property
     def timm(self) -> dict[str, Any] | None:
         """The timm model of the weights, see `Encoder.timm`, told to pool and classify as `model` does.
 

@@ -69,15 +69,14 @@ def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
     (tmp_path / "thesis.tex").rename(tmp_path / "README.md")
     with pytest.raises(ValueError, match=r"found 'README\.md' there"):
         export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"found 'README\.md' there"):
-        export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    assert names(tmp_path) == ["README.md", "config.json", "model.safetensors"]
-    (tmp_path / "README.md").rename(tmp_path / "thesis.tex")
-    with pytest.raises(ValueError, match=r"found 'thesis\.tex' there"):
-        export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    assert names(tmp_path) == ["config.json", "model.safetensors", "thesis.tex"]
+    for others in (["config.json", "model.safetensors"], ["backbone.pth", "config.py"], ["usage.py"]):
+        for name in others:
+            (tmp_path / name).write_text("somebody else's")
+        with pytest.raises(ValueError, match="expected an earlier export or an empty folder, found 'README.md' there"):
+            export.export_encoder(CONFIG, weights_of_run, tmp_path)
+        for name in others:
+            (tmp_path / name).unlink()
+    assert (tmp_path / "README.md").read_text() == "precious"
 
 
 def another_timm(monkeypatch):
@@ -89,7 +88,7 @@ def another_timm(monkeypatch):
         return model
 
     monkeypatch.setattr(timm, "create_model", create_model)
-    return "a copy loaded by timm gives other features"
+    return "a copy loaded by timm gives other tokens"
 
 
 def another_forward(monkeypatch):
@@ -252,12 +251,12 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "facts.json").write_text(json.dumps({"devices": "2 x CPU, 1 threads each", "decoding": "Pillow"}))
     (run / "knn.json").write_text(json.dumps({"top1": 0.875, "k": 20}))
-    folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run)
+    folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run, step=12)
     card = (folder / "README.md").read_text()
     for words in (
         f"`photographs`, 4 images, manifest {manifest.hash}",
         "| updates done | 12 |",
-        "| devices | 2 x CPU, 1 threads each |",
+        "| devices | `2 x CPU, 1 threads each` |",
         "| images/s | 48.0 (median) |",
         "| time | 0m09s (0.0025 hours) |",
         "| peak memory | 2.00 GiB a process |",

@@ -77,7 +77,7 @@ def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
     config = Finetune(ResNet(**ENCODERS["ResNet"]), replace(DATA, test_size=(96, 64)), Head())
     folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
-    export.check_replaceable(folder)
+    assert export.replaceable(folder) == folder
     dims = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims[2:]] == [96, 64] and "resize((64, 96)" in (folder / "usage.py").read_text()
 
