@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .fields import check_bounds, check_types
+from .fields import brief, check_bounds, check_types
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
 
@@ -322,10 +322,10 @@ def from_json(value: Any, parts: tuple[type, ...]) -> Any:
     name = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
     if name not in known:
-        raise ValueError(f"config part {name!r} is unknown to this version; it knows {', '.join(sorted(known))}")
+        raise ValueError(f"config part {brief(name)} is unknown to this version; it knows {', '.join(sorted(known))}")
     unexpected = set(fields) - {f.name for f in dataclasses.fields(known[name])}
     if unexpected:
         raise ValueError(
-            f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?"
+            f"config part {name} has no field {brief(', '.join(sorted(unexpected)))}: written by another version?"
         )
     return known[name](**{k: from_json(v, parts) for k, v in fields.items()})

@@ -33,8 +33,10 @@ CONTENT = "fastmim"
 """What an export's config.json calls the part that is ours."""
 PROBE = {"norm": "fc.0.", "fc": "fc.1."}
 """Our names of a probe's batch norm and linear layer, which are the two parts of a classifier."""
-LONGEST = 2**22
+LONGEST = 2**20
 """Bytes of a config.json that are read."""
+MOST = 400
+"""Characters of a reason in a message."""
 
 
 def load(path: str | Path) -> tuple[FeatureExtractor, Compose]:
@@ -101,7 +103,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
         found = Description(config.encoder, masking, data.size, data.mean, data.std, crop, test_size, head, classes)
         return found.outline(len(state), isinstance(config, Probe)).fill(state)
     except ValueError as error:
-        raise ValueError(f"{source}: its weights do not fit its config: {error}") from error
+        raise ValueError(f"{source}: its weights do not fit its config: {_reason(error)}") from error
 
 
 def from_export(folder: Path) -> Trained:
@@ -117,14 +119,20 @@ def from_export(folder: Path) -> Trained:
     except (OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:
-        raise ValueError(f"{shown(file)}: {shown(str(error))}: {again}") from error
+        raise ValueError(f"{shown(file)}: {_reason(error)}: {again}") from error
     file = folder / "model.safetensors"
     stored = read_official(file).state
     try:
         outline = description.outline(len(stored))
         return outline.fill({ours: stored[name] for ours, name in outline.names().items() if name in stored})
     except ValueError as error:
-        raise ValueError(f"{shown(file)} does not fit config.json: {shown(str(error))}: {again}") from error
+        raise ValueError(f"{shown(file)} does not fit config.json: {_reason(error)}: {again}") from error
+
+
+def _reason(error: ValueError) -> str:
+    """What an error says of a file of somebody else's, on one line that is not too long."""
+    text = shown(str(error))
+    return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
 def from_official(file: Path) -> Trained:

@@ -136,7 +136,10 @@ class Description:
         Raises:
             ValueError: the fields do not fit each other.
         """
-        encoder = self.spec.build(self.size, self.mean, self.std, self.masking)
+        try:
+            encoder = self.spec.build(self.size, self.mean, self.std, self.masking)
+        except (RuntimeError, ArithmeticError, TypeError, IndexError, AssertionError, AttributeError) as error:
+            raise ValueError(f"expected sizes that fit each other, got size={self.size} and {self.spec}") from error
         pool = pooling(encoder, self.head or Head())
         fc = nn.Linear(encoder.embed_dim, self.classes) if self.classes else None
         if scaled:
@@ -157,9 +160,12 @@ class Description:
             found = getattr(self.spec, name, None)
             blocks = found if isinstance(found, tuple) else (found or 0,)
             if len(blocks) > tensors or sum(blocks) > tensors:
-                raise ValueError(f"encoder.{name}: expected at most as many blocks as tensors, {tensors}, got {found}")
+                raise ValueError(
+                    f"encoder.{name}: expected at most as many blocks as tensors, {tensors}, got {found}"
+                )
         with torch.device("meta"):
-            return Trained(**{f.name: getattr(self, f.name) for f in fields(Description)}, model=self.build(scaled))
+            model = self.build(scaled)
+        return Trained(**{f.name: getattr(self, f.name) for f in fields(Description)}, model=model)
 
 
 @dataclass(frozen=True)
