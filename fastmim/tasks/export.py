@@ -101,6 +101,11 @@ def replaceable(folder: Path) -> Path:
     except RuntimeError as error:  # so pathlib says that links lead to each other
         raise ValueError(f"{shown(folder)}: expected a folder, found links that lead to each other") from error
     hint = "move it away, or export to another folder with --out"
+    if any("\udc80" <= character <= "\udcff" for character in str(target)):
+        raise ValueError(
+            f"{shown(folder)}: expected a path in UTF-8, as other libraries open no other: name another folder with "
+            "--out"
+        )
     if target.exists() and not target.is_dir():
         raise ValueError(f"{shown(folder)}: expected a folder to write, found a file: {hint}")
     if not target.exists() or not (found := sorted(path.name for path in target.iterdir())):

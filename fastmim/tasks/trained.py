@@ -160,9 +160,7 @@ class Description:
             found = getattr(self.spec, name, None)
             blocks = found if isinstance(found, tuple) else (found or 0,)
             if len(blocks) > tensors or sum(blocks) > tensors:
-                raise ValueError(
-                    f"encoder.{name}: expected at most as many blocks as tensors, {tensors}, got {found}"
-                )
+                raise ValueError(f"encoder.{name}: expected at most as many blocks as tensors, {tensors}, got {found}")
         with torch.device("meta"):
             model = self.build(scaled)
         return Trained(**{f.name: getattr(self, f.name) for f in fields(Description)}, model=model)

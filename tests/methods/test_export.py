@@ -1,6 +1,9 @@
 """The export: what timm gets is what was trained, or nothing is left."""
 
 import json
+import os
+import resource
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,16 +53,113 @@ def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
 
 
 def test_an_old_export_is_replaced(weights_of_run, tmp_path):
+    """One of another form too; a link that the user names stays."""
     import timm
 
     folder, link = tmp_path / "encoder", tmp_path / "link"
     link.symlink_to(folder)
-    export.export_encoder(CONFIG, weights_of_run, folder)
+    export.export_encoder(CONFIG, weights_of_run, folder, "mmdet")
     weights_of_run["encoder.cls_token"] += 1
     export.export_encoder(CONFIG, weights_of_run, link)
     assert names(tmp_path) == ["encoder", "link"] and link.is_symlink()
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(model.cls_token, weights_of_run["encoder.cls_token"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, name):
+    """Such as a card with the licence filled in; a file that is missing does not count."""
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content.replace(b"fastmim", b"FastMIM", 1) if b"fastmim" in content else content + b" ")
+    before = (folder / name).read_bytes()
+    with pytest.raises(ValueError, match=rf"encoder: {name} was changed since it was exported: move it away, or"):
+        export.export_encoder(CONFIG, weights_of_run, folder)
+    assert (folder / name).read_bytes() == before
+    if name != "README.md":
+        (folder / name).unlink()
+        export.export_encoder(CONFIG, weights_of_run, folder)
+    assert names(folder) == FILES
+
+
+def test_everybody_may_read_an_export(weights_of_run, tmp_path):
+    before = os.umask(0o027)
+    try:
+        for to in ("timm", "mmdet"):
+            folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / to, to)
+            assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o640}
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("to", ["timm", "mmdet"])
+def test_a_full_disk_leaves_the_earlier_export(weights_of_run, tmp_path, to):
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder", to)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(
+            ValueError, match=r"encoder: the export cannot be written there \(File too large\), and not"
+        ):
+            export.export_encoder(CONFIG, weights_of_run, folder, to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["encoder"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("moment", ["writing", "checking", "the card", "first move", "second move"])
+def test_an_interrupted_export_leaves_the_earlier_one(weights_of_run, tmp_path, monkeypatch, moment):
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    if moment in ("writing", "checking"):
+        part = {"writing": "write", "checking": "problem"}[moment]
+        monkeypatch.setitem(export.LAYOUTS, "timm", replace(export.LAYOUTS["timm"], **{part: interrupt}))
+    elif moment == "the card":
+        monkeypatch.setattr(export, "card", interrupt)
+    else:
+        rename, name = Path.rename, {"first move": "old", "second move": "encoder"}[moment]
+        moves = iter((interrupt,))
+
+        def move(source, target):
+            return (next(moves, rename) if target.name == name else rename)(source, target)
+
+        monkeypatch.setattr(Path, "rename", move)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_encoder(CONFIG, weights_of_run, folder)
+    assert names(tmp_path) == ["encoder"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file", "expected a folder to write, found a file"),
+        ("file/encoder", r"cannot be written there \(Not a directory\)"),
+        ("loop", "found links that lead to each other"),
+        ("loop/encoder", "found links that lead to each other"),
+        ("pipe", "expected a folder to write, found a file"),
+        ("x" * 256, r"cannot be written there \(File name too long\)"),
+        (".", "expected an earlier export or an empty folder, found 'file' there"),
+        ("other", r"expected an earlier export or an empty folder, found '\.hidden\\n' there"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(weights_of_run, tmp_path, out, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.hidden\n").touch()
+    before = names(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        export.export_encoder(CONFIG, weights_of_run, tmp_path / out)
+    assert str(error.value).isprintable() and names(tmp_path) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
