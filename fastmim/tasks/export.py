@@ -106,8 +106,9 @@ def replaceable(folder: Path) -> Path:
             f"{shown(folder)}: expected a path in UTF-8, as other libraries open no other: name another folder with "
             "--out"
         )
-    if target.exists() and not target.is_dir():
-        raise ValueError(f"{shown(folder)}: expected a folder to write, found a file: {hint}")
+    there = next(path for path in (target, *target.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{shown(folder)}: expected a folder to write, but {shown(there)} is a file: {hint}")
     if not target.exists() or not (found := sorted(path.name for path in target.iterdir())):
         return target
     known = _receipt(target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,7 +117,7 @@ def from_export(folder: Path) -> Trained:
     try:
         stored = json.loads(read_bytes(file, LONGEST))[CONTENT]
         description = Description(**{name: from_json(value, PARTS) for name, value in stored.items()})
-    except (OSError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, RecursionError, JSONDecodeError, UnicodeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:
         raise ValueError(f"{shown(file)}: {_reason(error)}: {again}") from error
@@ -124,7 +125,8 @@ def from_export(folder: Path) -> Trained:
     stored = read_official(file).state
     try:
         outline = description.outline(len(stored))
-        return outline.fill({ours: stored[name] for ours, name in outline.names().items() if name in stored})
+        places = {theirs: ours for ours, theirs in outline.names().items()}
+        return outline.fill({places.get(name, f"encoder.{name}"): tensor for name, tensor in stored.items()})
     except ValueError as error:
         raise ValueError(f"{shown(file)} does not fit config.json: {_reason(error)}: {again}") from error
 

@@ -160,7 +160,9 @@ class Description:
             found = getattr(self.spec, name, None)
             blocks = found if isinstance(found, tuple) else (found or 0,)
             if len(blocks) > tensors or sum(blocks) > tensors:
-                raise ValueError(f"encoder.{name}: expected at most as many blocks as tensors, {tensors}, got {found}")
+                raise ValueError(
+                    f"encoder.{name}: expected fewer blocks than there are tensors, {tensors}, got {found}"
+                )
         with torch.device("meta"):
             model = self.build(scaled)
         return Trained(**{f.name: getattr(self, f.name) for f in fields(Description)}, model=model)
@@ -179,9 +181,11 @@ class Trained(Description):
             state: by name of `model`. Only what pre-training alone needs, and what no output uses, may be missing.
 
         Raises:
-            ValueError: a tensor is missing, is of another shape or kind, or the tables beside them would be too large.
+            ValueError: a tensor is missing, has no place, or is of another shape or kind; or tables would be too large.
         """
         expected = self.model.state_dict()
+        if others := [name for name in state if name.startswith(("encoder.", "pool.", "fc.")) and name not in expected]:
+            raise ValueError(f"{others[0]} has no place in {type(self.spec).__name__}")
         for name, ours in expected.items():
             if name not in state:
                 if not _unused(name):

@@ -17,6 +17,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.encoders.vit import ViTEncoder
 from fastmim.tasks import classify, export
+from fastmim.tasks.card import card
 from fastmim.tasks.load import from_export, from_run, weights
 from fastmim.tasks.pretrain import build
 from fastmim.transfer import Finetune, Head, LabelledData, Probe
@@ -140,11 +141,11 @@ def test_an_interrupted_export_leaves_the_earlier_one(weights_of_run, tmp_path, 
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("file", "expected a folder to write, found a file"),
-        ("file/encoder", r"cannot be written there \(Not a directory\)"),
+        ("file", "expected a folder to write, but .*/file is a file"),
+        ("file/encoder", "expected a folder to write, but .*/file is a file"),
         ("loop", "found links that lead to each other"),
         ("loop/encoder", "found links that lead to each other"),
-        ("pipe", "expected a folder to write, found a file"),
+        ("pipe", "expected a folder to write, but .*/pipe is a file"),
         ("x" * 256, r"cannot be written there \(File name too long\)"),
         (".", "expected an earlier export or an empty folder, found 'file' there"),
         ("other", r"expected an earlier export or an empty folder, found '\.hidden\\n' there"),
@@ -264,10 +265,14 @@ def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
         pixels = module.pixels(images).contiguous()
         expected = module.logits(pixels)
         assert torch.equal(copy(pixels), expected)
+        pooled = copy.forward_head(copy.forward_features(pixels), pre_logits=True)
+        torch.testing.assert_close(pooled, from_export(folder).model(pixels))
         assert torch.equal(from_export(folder).model.logits(pixels), expected)
         # A channels-last image takes other convolutions.
         torch.testing.assert_close(module.predict(images), expected, rtol=1e-4, atol=1e-4)
-    assert copy.num_classes == 5 and "5 classes" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    what = "the class token" if head.pool == "cls" else "the mean over all positions"
+    assert copy.num_classes == 5 and f"`model(images)` gives 5 logits, computed from {what}" in text
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("Swin", "after"), ("ResNet", "new")])
@@ -328,11 +333,30 @@ def test_a_folder_for_the_hub(weights_of_run, tmp_path):
 
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out", "hub-folder")
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_features == 64
-    card = ModelCard.load(folder / "README.md")
-    found = card.data.to_dict()
+    loaded = ModelCard.load(folder / "README.md")
+    found = loaded.data.to_dict()
     assert found["library_name"] == "timm" and found["pipeline_tag"] == "image-feature-extraction"
     assert "masked-image-modeling" in found["tags"] and "license" not in found
-    assert "upload_folder" in card.text and "To be filled in by whoever publishes" in card.text
+    assert "upload_folder" in loaded.text and "To be filled in by whoever publishes" in loaded.text
+
+
+TINY = replace(VIT, name="vit_tiny_patch16_224", embed_dim=192, num_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "title"),
+    [
+        (VIT, "# ViT, 0.162 M parameters, pre-trained by masked image modelling (RandomMasking, "),
+        (replace(TINY, depth=12), "# vit_tiny_patch16_224 (ViT, 5.52 M parameters), pre-trained"),
+        (replace(TINY, depth=11), "# ViT, 5.08 M parameters, pre-trained"),
+    ],
+)
+def test_a_card_is_titled_after_the_network_that_it_is(encoder, title):
+    config = replace(CONFIG, encoder=encoder, data=replace(CONFIG.data, size=(224, 224)))
+    trained = from_run(config, build(config).state_dict())
+    text = card(trained, config, None, 0, "timm", export.TIMM.snippet(trained, "out"), [])
+    assert text.startswith(title)
+    assert f"* Network: timm's {encoder.name} with img_size=(224, 224), patch_size=16, depth={encoder.depth}, " in text
 
 
 def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
@@ -352,7 +376,7 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
     (run / "facts.json").write_text(json.dumps({"devices": "2 x CPU, 1 threads each", "decoding": "Pillow"}))
     (run / "knn.json").write_text(json.dumps({"top1": 0.875, "k": 20}))
     folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run, step=12)
-    card = (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
     for words in (
         f"`photographs`, 4 images, manifest {manifest.hash}",
         "| updates done | 12 |",
@@ -369,6 +393,6 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
         "## Limits",
         "## Licence",
     ):
-        assert words in card, words
-    assert "private" not in card and card.count(str(tmp_path)) == 1  # in how it is used
-    assert (folder / "usage.py").read_text() in card
+        assert words in text, words
+    assert "private" not in text and text.count(str(tmp_path)) == 1  # in how it is used
+    assert (folder / "usage.py").read_text() in text
