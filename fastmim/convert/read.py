@@ -1,6 +1,6 @@
-"""Official checkpoint files as plain tensors; nothing that a file says is ever run, and none may cost more than its size.
+"""Official checkpoint files as plain tensors; nothing in a file is ever run, and none costs more than its size explains.
 
-The only module that opens pickles, with torch's restricted reader (`weights_only`). May import torch, safetensors, files
+The only module that opens pickles, with torch's restricted reader (`weights_only`). May import torch, tensors, files
 and terminal.
 """
 
@@ -20,10 +20,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..files import open_regular
+from ..tensors import MAX_TENSORS, read_tensors
 from ..terminal import shown
 from .limits import try_within
 
@@ -66,9 +66,6 @@ CONTAINERS = (
 """Keys of the weights in what training programs save; the first one there counts."""
 _DEEPEST = 4  # containers within containers
 
-MAX_TENSORS = 20_000
-"""Tensors in a file: the largest published models have a thousand, and a few times that with their optimizer."""
-_MAX_HEADER = 1 << 24  # bytes of a safetensors header, 800 for each of so many tensors
 _SECONDS, _BYTES_A_SECOND = 3, 200 << 20  # CPU time for what torch reads in Python, and for the weights
 _MEMORY = 512 << 20  # beside twice the size of the file
 
@@ -119,12 +116,7 @@ def _examine(path: Path, size: int) -> None:
         ValueError: as `read_official`.
     """
     torch.set_num_threads(1)  # a fork has no others
-    if _is_safetensors(path):
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-        if length > _MAX_HEADER:
-            raise ValueError(f"expected a safetensors file with a header of at most {_MAX_HEADER} bytes, got {length}")
-    elif zipfile.is_zipfile(path):
+    if not _is_safetensors(path) and zipfile.is_zipfile(path):
         _check_zip(path, size)
     state = _read(path).state
     if len(state) > MAX_TENSORS:
@@ -159,7 +151,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read(path: Path) -> OfficialFile:
-    content = _safetensors(path) if _is_safetensors(path) else _load(path)
+    content = read_tensors(path) if _is_safetensors(path) else _load(path)
     if not isinstance(content, dict):
         raise ValueError(f"expected a dictionary of tensors, found a {type(content).__name__}")
     keys, state = _find(content, _DEEPEST) or _empty(content)
@@ -198,17 +190,6 @@ def _is_plain(value: Any) -> bool:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
     return not (value.is_meta or value.is_quantized or value.is_complex())
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            if len(names) > MAX_TENSORS:
-                raise ValueError(f"expected at most {MAX_TENSORS} tensors, found {len(names)}")
-            return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, RuntimeError, LookupError, TypeError, OSError) as error:
-        raise ValueError("expected a safetensors file, found one that is damaged or of another kind") from error
 
 
 def _load(path: Path) -> Any:
