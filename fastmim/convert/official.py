@@ -130,10 +130,9 @@ def _recognise(state: Mapping[str, Tensor]) -> Format | None:
     return next((fmt for fmt in FORMATS if fmt.recognises(state)), None)
 
 
-def _rank(prefix: str) -> tuple[int, list[int]]:
-    """Sorts prefixes: the shortest first, then in the order of `_WRAPPERS`."""
-    parts = prefix.rstrip(".").split(".")
-    return len(parts), [_WRAPPERS.index(part) for part in parts]
+def _rank(prefix: str) -> list[int]:
+    """Sorts prefixes in the order of `_WRAPPERS`, a prefix of a prefix first."""
+    return [_WRAPPERS.index(part) for part in prefix.rstrip(".").split(".")]
 
 
 def _notes(file: OfficialFile, state: Mapping[str, Tensor], prefix: str) -> list[str]:

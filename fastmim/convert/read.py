@@ -1,4 +1,4 @@
-"""Official checkpoint files as plain tensors; nothing in a file is ever run, and none costs more than its size explains.
+"""Official checkpoint files as plain tensors: nothing in a file is ever run, and none costs more than its size.
 
 The only module that opens pickles, with torch's restricted reader (`weights_only`). May import torch, tensors, files
 and terminal.

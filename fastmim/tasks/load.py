@@ -23,15 +23,15 @@ from .. import checkpoint
 from ..classifier import pooling
 from ..config import Config, Experiment, from_json, to_json
 from ..convert import official
-from ..convert.read import read_official
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..masking import UniformMasking
+from ..terminal import shown
 from ..tokens import Encoder, Masking, as_map
 from ..transfer import Finetune, Head, LabelledData, Probe
 from . import classify
 from .parts import PARTS, PRETRAINING_ONLY, build
-from .task import load_run
+from .runs import open_run, outline
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -226,8 +226,8 @@ def find(path: Path) -> Trained:
     if (path / "model.safetensors").is_file():
         return from_export(path)
     if (path / "checkpoints").is_dir():
-        loaded = load_run(path, str(path))
-        return from_run(from_json(loaded.meta["config"], PARTS), weights(loaded))
+        config, loaded = open_run(path, shown(path))
+        return from_run(config, weights(loaded))
     raise ValueError(
         f"{path}: expected a run folder, a folder written by `fastmim export` for timm or hub-folder, or an official "
         "checkpoint"
@@ -301,16 +301,17 @@ def from_official(file: Path) -> Trained:
     Raises:
         ValueError: no official checkpoint, or one that lacks a part of the encoder.
     """
-    read = read_official(file)
+    found = official.open_official(file)
     try:
-        fmt = official.recognise(read)
-        config = official.configuration(fmt, read.state)
-        mim = build(config)
-        state, _ = official.to_ours(fmt, read.state, mim)
+        config = official.configuration(found.format, found.state)
+        outline(config, found.state)
+        state, _ = official.to_ours(found.format, found.state, build(config))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    given = fmt.to_ours(fmt.prepare(read.state))[0]
+        raise ValueError(f"{shown(file)}: {error}") from error
+    given = found.format.to_ours(found.format.prepare(found.state))[0]
     encoder = [name for name in state if name.startswith("encoder.")]
     if missing := [n for n in encoder if n not in given and n.rpartition(".")[2] not in PRETRAINING_ONLY]:
-        raise ValueError(f"{file} lacks {len(missing)} tensors of the encoder, such as {missing[0]} (by our name)")
+        raise ValueError(
+            f"{shown(file)} lacks {len(missing)} tensors of the encoder, such as {missing[0]} (by our name)"
+        )
     return from_run(config, state)

@@ -26,7 +26,8 @@ from ..mim import MIM
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
-from .task import Task, load_run
+from .runs import open_run
+from .task import Task
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Pretrain(Task):
         if self.process.rank:
             return
         folder, batch = self.folder, self.config.train.global_batch
-        state = load_run(folder, "run.dir").state["model"]
+        state = open_run(folder, "run.dir")[1].state["model"]
         encoder = export_encoder(self.config, state, folder / "encoder", run=folder)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
         last = folder / f"grids/{self.total:08d}.png"
@@ -171,7 +172,7 @@ def initialise(mim: MIM, run: Path) -> None:
     Raises:
         ValueError: there is none, or its names and shapes are not the module's.
     """
-    loaded = load_run(run, "run.init")
+    loaded = open_run(run, "run.init")[1]
     then, now = (
         {name: tuple(t.shape) for name, t in state.items()} for state in (loaded.state["model"], mim.state_dict())
     )
