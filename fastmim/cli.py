@@ -17,6 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .terminal import shown
+
 
 def export(
     run: tyro.conf.Positional[Path],
@@ -39,9 +41,9 @@ def export(
     from .files import output
     from .tasks.export import export_encoder
     from .tasks.load import weights
-    from .terminal import shown
+    from .tasks.runs import open_run
 
-    config, loaded = _open_any(run)
+    config, loaded = open_run(run, shown(run))
     # A link in a run folder may be a stranger's; one that the user names is the user's.
     out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
     folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
@@ -144,10 +146,12 @@ def convert(
     config: Path | None = None,
     size: tuple[int, int] | None = None,
     format: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Turns an official checkpoint into a run folder, or a run folder into an official checkpoint.
 
-    Nothing in the file is run. Every name without a place on the other side is listed. The run folder holds weights:
+    Nothing in the file is run. Weights inside the wrappers of DDP, torch.compile, Lightning or DeepSpeed are found, and
+    the wrapper is named. Every name without a place on the other side is listed. The run folder holds weights:
     `fastmim export` and `fastmim visualize` work on it, and training with `--run.init OUT` starts from it. What is
     lost, both ways: optimizer state, schedule, epoch and arguments. What a file lacks (a decoder, say) is initialised.
 
@@ -160,19 +164,20 @@ def convert(
             embeddings and relative-bias tables are resized.
         format: official format to write, by a part of its name; default the one the weights came from, or the only one
             that fits.
+        overwrite: replace a .pth file that is there already. Run folders are never replaced.
     """
     if source.is_dir():
         if config or size:
             raise ValueError(
-                f"{source} is a run folder, which has its own configuration: leave --config and --size out"
+                f"{shown(source)} is a run folder, which has its own configuration: leave --config and --size out"
             )
-        _to_official(source, out, format)
+        _to_official(source, out, format, overwrite)
     elif format:
         raise ValueError(
             "--format is for writing an official file from a run folder; the format of a file is recognised"
         )
-    elif not source.is_file():
-        raise ValueError(f"{source}: expected an official checkpoint (.pth, .safetensors) or a run folder")
+    elif not source.exists():
+        raise ValueError(f"{shown(source)}: expected an official checkpoint (.pth, .safetensors) or a run folder")
     else:
         _from_official(source, out, config, size)
 
@@ -181,48 +186,60 @@ def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[
     from . import checkpoint
     from .config import load, to_json
     from .convert import official
-    from .convert.read import read_official
-    from .tasks.pretrain import build
+    from .tasks.parts import build
+    from .tasks.runs import outline
 
-    if (run / "checkpoints").exists():
-        raise ValueError(f"{run} holds checkpoints already: choose another folder")
-    read = read_official(file)
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{shown(run)}: expected a run folder to write, found a file: fastmim convert FILE RUN")
+    if os.path.lexists(run / "checkpoints"):
+        raise ValueError(f"{shown(run)} holds checkpoints already, which are never replaced: choose another folder")
+    found = official.open_official(file)
     try:
-        fmt = official.recognise(read)
-        config = load(config_file) if config_file else official.configuration(fmt, read.state)
+        config = load(config_file) if config_file else official.configuration(found.format, found.state)
         if size:
             config = replace(config, data=replace(config.data, size=size))
+        if not config_file:
+            outline(config, found.state)
         mim = build(config)
-        state, account = official.to_ours(fmt, read.state, mim)
+        state, account = official.to_ours(found.format, found.state, mim)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{shown(file)}: {error}") from error
     config = replace(config, run=replace(config.run, dir=str(run)))
     try:
         checkpoint.save(
-            run / "checkpoints", 0, {"model": state}, {"config": to_json(config), "official": fmt.name}, keep=1
+            run / "checkpoints", 0, {"model": state}, {"config": to_json(config), "official": found.format.name}, keep=1
         )
     except checkpoint.CheckpointError as error:
         raise OSError(error) from error
     print("\n".join(account.lines("not in the file, so initialised", "in the file, but not in this model")))
     if not config_file:
         print(f"sizes, read from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
-    if read.rest:
-        print(f"not kept: {', '.join(map(str, read.rest))}")
-    print(f"{run}: train from it with --run.init {run} --run.dir OTHER")
+    for note in found.notes:
+        print(note)
+    print(f"{shown(run)}: train from it with --run.init {shown(run)} --run.dir OTHER")
 
 
-def _to_official(run: Path, file: Path, name: str | None) -> None:
+def _to_official(run: Path, file: Path, name: str | None, overwrite: bool) -> None:
     from .convert import official
-    from .tasks.pretrain import build
+    from .tasks.parts import build
 
+    if file.is_dir():
+        raise ValueError(f"{shown(file)}: expected a .pth file to write, found a folder")
+    if os.path.lexists(file) and not overwrite:
+        raise ValueError(
+            f"{shown(file)} is there already; --overwrite replaces it. To turn it into a run folder, name it first: "
+            "fastmim convert FILE RUN"
+        )
     config, loaded = _open(run)
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
-    fmt = official.choose(mim, name or loaded.meta.get("official"))
+    fmt = official.choose(mim, name, loaded.meta.get("official"))
     state, account = official.to_official(fmt, mim)
     official.write_official(file, fmt.container, state)
     print("\n".join(account.lines("", "without a place in the file, so lost")))
-    print(f"{file}: {{{fmt.container!r}: {len(state)} tensors}}; optimizer state, schedule and epoch stay behind")
+    print(
+        f"{shown(file)}: {{{fmt.container!r}: {len(state)} tensors}}; optimizer state, schedule and epoch stay behind"
+    )
 
 
 def demo_data(
@@ -319,26 +336,17 @@ def backends() -> None:
     print(json.dumps(fastmim_kernels.backends(), indent=2))
 
 
-def _open_any(run: Path):
-    """The config and the newest valid checkpoint of a run's folder."""
-    from . import checkpoint
-    from .config import from_json
-    from .tasks.parts import PARTS
-
-    loaded = checkpoint.load(run / "checkpoints")
-    if loaded is None:
-        raise ValueError(f"{run}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
-    return from_json(loaded.meta["config"], PARTS), loaded
-
-
 def _open(run: Path):
-    """As `_open_any`, of a pre-training run."""
+    """Returns the config and the newest valid checkpoint of a pre-training run."""
     from .config import Config
+    from .tasks.runs import open_run
 
-    config, loaded = _open_any(run)
+    config, loaded = open_run(run, shown(run))
     if not isinstance(config, Config):
         kind = type(config).__name__
-        raise ValueError(f"{run} is a run of another kind ({kind}): expected a pre-training run, such as its run.init")
+        raise ValueError(
+            f"{shown(run)} is a run of another kind ({kind}): expected a pre-training run, such as its run.init"
+        )
     return config, loaded
 
 

@@ -308,24 +308,39 @@ def to_json(value: Any) -> Any:
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
-def from_json(value: Any, parts: tuple[type, ...]) -> Any:
+def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     """Inverse of `to_json`, building only the classes named in `parts`.
 
+    Args:
+        name: dotted name of the field that holds the value, for messages.
+
     Raises:
-        ValueError: an unknown part, or a field that it does not have.
+        ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
     if isinstance(value, list):
-        return tuple(from_json(v, parts) for v in value)
+        return tuple(from_json(v, parts, name) for v in value)
     if not isinstance(value, dict):
         return value
+    where = f"{name}: " if name else ""
     fields = dict(value)
-    name = fields.pop("part", None)
+    part = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
-    if name not in known:
-        raise ValueError(f"config part {brief(name)} is unknown to this version; it knows {', '.join(sorted(known))}")
-    unexpected = set(fields) - {f.name for f in dataclasses.fields(known[name])}
-    if unexpected:
+    if not isinstance(part, str) or part not in known:
         raise ValueError(
-            f"config part {name} has no field {brief(', '.join(sorted(unexpected)))}: written by another version?"
+            f"{where}config part {brief(part)} is unknown to this version; it knows {', '.join(sorted(known))}"
         )
-    return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
+    own = {f.name: f for f in dataclasses.fields(known[part])}
+    if unexpected := sorted(set(fields) - set(own)):
+        raise ValueError(
+            f"{where}config part {part} has no field {brief(', '.join(unexpected))}: written by another version?"
+        )
+    inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
+    needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
+    if lacking := [field for field in needed if field not in inner]:
+        raise ValueError(f"{where}config part {part} lacks the field {', '.join(lacking)}")
+    try:
+        built = known[part](**inner)
+        check_types(built, f"{name}." if name else "")
+    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
+        raise ValueError(f"{where}config part {part} holds a value of another type than its fields have") from error
+    return built

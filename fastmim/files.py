@@ -7,12 +7,13 @@ functions of this one. Standard library only.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from .terminal import shown
 
@@ -51,6 +52,47 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     if len(content) > limit:
         raise ValueError(f"{shown(path)}: expected at most {limit} bytes, found more")
     return content
+
+
+def read_json(path: str | os.PathLike, limit: int) -> Any:
+    """Returns the value in a JSON file of at most `limit` bytes; NaN and infinity are refused.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: `path` is not a regular file, is larger, or holds no JSON; the message names the file and the place.
+    """
+    try:
+        return parse_json(read_bytes(path, limit))
+    except JSONError as error:
+        raise ValueError(f"{shown(path)}: {error}") from None
+
+
+class JSONError(ValueError):
+    """Text that is no JSON; the message says where."""
+
+
+def parse_json(content: bytes) -> Any:
+    """Returns the value in a JSON text; NaN and infinity are refused.
+
+    Raises:
+        JSONError: the text is no JSON.
+    """
+    try:
+        return json.loads(content.decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise JSONError(f"expected JSON, found no text at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise JSONError(f"expected JSON, found none at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise JSONError("expected JSON, found more than a hundred values within each other") from None
+    except JSONError:
+        raise
+    except ValueError:
+        raise JSONError("expected JSON, found a number of thousands of digits") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise JSONError(f"expected JSON, found {name}, which is no number")
 
 
 def output(folder: Path, *names: str) -> Path:

@@ -29,8 +29,8 @@ def main(argv: list[str]) -> None:
 
     # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
-    from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.runfolder import FolderError
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")

@@ -4,7 +4,7 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from . import checkpoint
+from . import checkpoint, runfolder
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
@@ -36,7 +36,7 @@ class Trainer:
         self.checkpoints = self.folder / "checkpoints"
         self.process = init_distributed(config.train.device, config.train.deterministic)
         self.writes = self.process.rank == 0
-        self.lock = checkpoint.lock(self.folder) if self.writes else None
+        self.lock = runfolder.lock(self.folder) if self.writes else None
         self.task = TASKS[type(config)](config, self.process)
         self.first = self.task.resume(self.checkpoints)
         self.saved = self.first

@@ -119,7 +119,7 @@ def test_weights_that_do_not_fit_are_one_line(run, refusal):
     wrong = {name: torch.zeros(1) for name in loaded.state["model"]}
     shutil.rmtree(run / "checkpoints")
     checkpoint.save(run / "checkpoints", 1, {"model": wrong}, loaded.meta, keep=1)
-    assert "encoder.cls_token: expected (1, 1, 64) of float32, got (1,) of float32" in refusal("export", run)
+    assert "encoder.cls_token: expected (1, 1, 64) of float32 by the config, found (1,)" in refusal("export", run)
 
 
 @pytest.mark.parametrize(

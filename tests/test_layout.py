@@ -34,7 +34,7 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "metrics", "bittrace", "stop", "data"),
+    3: ("engine", "settings", "checkpoint", "tensors", "runfolder", "metrics", "bittrace", "stop", "data"),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -66,6 +66,8 @@ ALLOWED = {
     ("tasks", "analysis"),
     ("tasks", "convert"),
     ("engine", "settings"),
+    ("checkpoint", "runfolder"),
+    ("checkpoint", "tensors"),
     ("train", "trainer"),
 }
 # Which part of fastmim may import which library.

@@ -20,7 +20,7 @@ import fastmim
 from ..config import Config, Experiment, to_json
 from ..data.manifest import Manifest
 from ..encoders.convnet import ConvNet
-from ..files import read_bytes
+from ..files import parse_json, read_bytes, read_json
 from ..metrics import duration
 from ..terminal import shown
 from .layouts import Snippet
@@ -188,10 +188,10 @@ def _results(run: Path | None, unread: list[str]) -> str:
 def _read(run: Path, name: str, unread: list[str]) -> dict[str, Any]:
     """Returns a JSON object of a run; nothing where it is missing, or damaged, which is noted in `unread`."""
     try:
-        found = json.loads(read_bytes(run / f"{name}.json", LARGEST))
+        found = read_json(run / f"{name}.json", LARGEST)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
         unread.append(f"{name}.json")
@@ -211,8 +211,8 @@ def _logged(run: Path, unread: list[str]) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
+            rows.append(parse_json(line))
+        except ValueError:
             if line.endswith(b"\n"):  # a run that is writing leaves half a line
                 unread.append("metrics.jsonl")
     return [row for row in rows if isinstance(row, dict)]

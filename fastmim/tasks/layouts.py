@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import safetensors_bytes
 from ..files import write, writing
+from ..tensors import to_bytes
 from .load import CONTENT, from_export
 from .trained import FeatureExtractor, Trained
 
@@ -68,7 +68,7 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
     own, state = plain.timm, plain.model.state_dict()
     tensors = {theirs: state[ours] for ours, theirs in plain.names().items()}
     with writing(folder / WEIGHTS) as file:
-        file.writelines(safetensors_bytes(tensors))
+        file.writelines(to_bytes(tensors))
     description = {CONTENT: trained.describe()}
     if own is not None:
         (height, width), channels, classes = trained.size, len(trained.mean), trained.model.num_classes

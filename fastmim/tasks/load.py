@@ -5,10 +5,8 @@ May import L3 and below, and convert.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +15,14 @@ from torch import Tensor
 from .. import checkpoint
 from ..config import Config, Experiment, from_json
 from ..convert import official
-from ..convert.read import read_official
 from ..data.crops import CenterCrop
-from ..files import read_bytes
+from ..files import read_json
 from ..masking import UniformMasking
+from ..tensors import read_tensors
 from ..terminal import shown
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PARTS, PRETRAINING_ONLY, build
-from .task import load_run
+from .runs import open_run, outline
 from .trained import Description, FeatureExtractor, Trained
 
 if TYPE_CHECKING:
@@ -62,8 +60,8 @@ def find(path: Path) -> Trained:
     if (path / "model.safetensors").is_file():
         return from_export(path)
     if (path / "checkpoints").is_dir():
-        loaded = load_run(path, shown(path))
-        return from_run(from_json(loaded.meta["config"], PARTS), weights(loaded), shown(path))
+        config, loaded = open_run(path, shown(path))
+        return from_run(config, weights(loaded), shown(path))
     raise ValueError(
         f"{shown(path)}: expected a run folder, a folder written by `fastmim export` for timm or hub-folder, or an "
         "official checkpoint"
@@ -104,7 +102,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
         found = Description(config.encoder, masking, data.size, data.mean, data.std, crop, test_size, head, classes)
         return found.outline(len(state), isinstance(config, Probe)).fill(state)
     except ValueError as error:
-        raise ValueError(f"{source}: its weights do not fit its config: {_reason(error)}") from error
+        raise ValueError(f"{_reason(error, source)}") from error
 
 
 def from_export(folder: Path) -> Trained:
@@ -115,25 +113,26 @@ def from_export(folder: Path) -> Trained:
     file = folder / "config.json"
     again = "export it again, or load it with timm"
     try:
-        stored = json.loads(read_bytes(file, LONGEST))[CONTENT]
-        description = Description(**{name: from_json(value, PARTS) for name, value in stored.items()})
-    except (OSError, KeyError, TypeError, AttributeError, RecursionError, JSONDecodeError, UnicodeError) as error:
+        stored = read_json(file, LONGEST)[CONTENT]
+        description = Description(**{name: from_json(value, PARTS, name) for name, value in stored.items()})
+    except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:
-        raise ValueError(f"{shown(file)}: {_reason(error)}: {again}") from error
+        raise ValueError(f"{_reason(error, file)}: {again}") from error
     file = folder / "model.safetensors"
-    stored = read_official(file).state
     try:
-        outline = description.outline(len(stored))
+        state = read_tensors(file)
+        outline = description.outline(len(state))
         places = {theirs: ours for ours, theirs in outline.names().items()}
-        return outline.fill({places.get(name, f"encoder.{name}"): tensor for name, tensor in stored.items()})
+        return outline.fill({places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()})
     except ValueError as error:
-        raise ValueError(f"{shown(file)} does not fit config.json: {_reason(error)}: {again}") from error
+        raise ValueError(f"{_reason(error, file)}: {again}") from error
 
 
-def _reason(error: ValueError) -> str:
-    """What an error says of a file of somebody else's, on one line that is not too long."""
+def _reason(error: ValueError, file: str | Path) -> str:
+    """What an error says of a file of somebody else's, on one line that is not too long and names the file."""
     text = shown(str(error))
+    text = text if text.startswith(shown(file)) else f"{shown(file)}: {text}"
     return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
@@ -142,16 +141,17 @@ def from_official(file: Path) -> Trained:
     Raises:
         ValueError: no official checkpoint, or one that lacks a part of the encoder.
     """
-    read = read_official(file)
+    found = official.open_official(file)
     try:
-        fmt = official.recognise(read)
-        config = official.configuration(fmt, read.state)
-        mim = build(config)
-        state, _ = official.to_ours(fmt, read.state, mim)
+        config = official.configuration(found.format, found.state)
+        outline(config, found.state)
+        state, _ = official.to_ours(found.format, found.state, build(config))
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    given = fmt.to_ours(fmt.prepare(read.state))[0]
+        raise ValueError(f"{shown(file)}: {error}") from error
+    given = found.format.to_ours(found.format.prepare(found.state))[0]
     encoder = [name for name in state if name.startswith("encoder.")]
     if missing := [n for n in encoder if n not in given and n.rpartition(".")[2] not in PRETRAINING_ONLY]:
-        raise ValueError(f"{file} lacks {len(missing)} tensors of the encoder, such as {missing[0]} (by our name)")
+        raise ValueError(
+            f"{shown(file)} lacks {len(missing)} tensors of the encoder, such as {missing[0]} (by our name)"
+        )
     return from_run(config, state)

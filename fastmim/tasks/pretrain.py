@@ -27,7 +27,8 @@ from ..mim import MIM
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
-from .task import Task, load_run
+from .runs import open_run
+from .task import Task
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Pretrain(Task):
         if self.process.rank:
             return
         folder, batch = self.folder, self.config.train.global_batch
-        loaded = load_run(folder, "run.dir")
+        loaded = open_run(folder, "run.dir")[1]
         place = output(folder, "encoder", "README.md").parent
         encoder = export_encoder(self.config, loaded.state["model"], place, run=folder, step=loaded.step)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
@@ -173,7 +174,7 @@ def initialise(mim: MIM, run: Path) -> None:
     Raises:
         ValueError: there is none, or its names and shapes are not the module's.
     """
-    loaded = load_run(run, "run.init")
+    loaded = open_run(run, "run.init")[1]
     then, now = (
         {name: tuple(t.shape) for name, t in state.items()} for state in (loaded.state["model"], mim.state_dict())
     )

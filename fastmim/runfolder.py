@@ -1,0 +1,60 @@
+"""A run folder: which names in it are a run's, and the lock that one process holds. May import files and terminal."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import BinaryIO
+
+from .files import open_append
+from .terminal import shown
+
+RECORDS = (
+    *("config.json", "facts.json", "manifest.json", "metrics.jsonl", "trace.jsonl", "skipped.jsonl"),
+    *("result.json", "bad_files.jsonl", "loss.png", "summary.png", "grids", "encoder", "tensorboard"),
+)
+"""Names that training writes, beside `lock`, which comes first, and `checkpoints`."""
+_HOLDER = 200  # bytes of a lock
+
+
+class FolderError(RuntimeError):
+    """A run folder cannot be used as it is."""
+
+
+def lock(folder: Path) -> BinaryIO:
+    """Claims a run folder for this process until the returned file is closed or the process ends.
+
+    Raises:
+        FolderError: another process holds it; the message names that process. Or the folder holds files that training
+            would replace, and no run has written them.
+        ValueError: the lock is no regular file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(folder / "lock") and (others := [n for n in RECORDS if os.path.lexists(folder / n)]):
+        raise FolderError(
+            f"{shown(folder)} holds {others[0]}, which no run has written: choose another run.dir, or move that away"
+        )
+    try:
+        file = open_append(folder / "lock")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{shown(folder / 'lock')}: expected a file, found a link: remove it") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise FolderError(
+            f"{shown(folder)} is in use by {_holder(folder)}: stop it, or choose another run folder"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return file
+
+
+def _holder(folder: Path) -> str:
+    with open(folder / "lock", "rb") as file:
+        return shown(file.read(_HOLDER).decode(errors="replace").strip()) or "another process"
