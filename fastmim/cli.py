@@ -17,7 +17,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from .terminal import shown
+from .terminal import shown, typed
 
 
 def export(
@@ -216,7 +216,7 @@ def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[
         print(f"sizes, read from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
     for note in found.notes:
         print(note)
-    print(f"{shown(run)}: train from it with --run.init {shown(run)} --run.dir OTHER")
+    print(f"{shown(run)}: train from it with --run.init {typed(run)} --run.dir OTHER")
 
 
 def _to_official(run: Path, file: Path, name: str | None, overwrite: bool) -> None:

@@ -65,6 +65,18 @@ def test_export(run):
     assert (run / "encoder-hub-folder/model.safetensors").is_file() and (run / "d2/backbone.pth").is_file()
 
 
+def test_a_link_in_a_run_leads_no_export_out_of_it(run, tmp_path, refusal):
+    """A stranger's run can hold one to an empty folder, or to somebody's export; a link that is named is followed."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("encoder", "encoder-hub-folder"):
+        (run / name).symlink_to(tmp_path / "elsewhere")
+    assert "but a link leads to" in refusal("export", run)
+    assert "but a link leads to" in refusal("export", run, "--to", "hub-folder")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    cli.main(["export", str(run), "--out", str(run / "encoder")])
+    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (run / "encoder").is_symlink()
+
+
 @pytest.mark.parametrize(("words", "rows"), [([], 3), (["--count", "2"], 2), (["--images", "all"], 6)])
 def test_visualize(run, images, words, rows, monkeypatch):
     seen = []

@@ -24,6 +24,7 @@ from ..engine import Process
 from ..files import output
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
+from ..terminal import typed
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
@@ -162,7 +163,7 @@ class Pretrain(Task):
             "curve": curve,
             "encoder": f"{encoder} for timm or fastmim.load (features compared: bit-equal)",
             "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory",
-            "next": f"fastmim visualize {folder} --images FOLDER; to train on your images: "
+            "next": f"fastmim visualize {typed(folder)} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",
         }.items():
             meter.say(f"{name:<10}{words}")
