@@ -300,6 +300,9 @@ def _calling_config() -> Path | None:
     return Path(caller.f_code.co_filename) if name == "<run_path>" else None
 
 
+_LONGEST = 4096  # of a list or text in a stored config; so long are paths
+
+
 def to_json(value: Any) -> Any:
     """A config as plain JSON values; each part carries its class name under "part"."""
     if dataclasses.is_dataclass(value):
@@ -317,11 +320,15 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     Raises:
         ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
+    where = f"{name}: " if name else ""
+    if isinstance(value, list | str) and len(value) > _LONGEST:
+        raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
         return tuple(from_json(v, parts, name) for v in value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
         return value
-    where = f"{name}: " if name else ""
     fields = dict(value)
     part = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
