@@ -38,14 +38,16 @@ def export(
             images to features, tokens and logits.
         out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO.
     """
+    from .files import output
     from .tasks.export import export_encoder
     from .tasks.load import weights
     from .tasks.runs import open_run
 
     config, loaded = open_run(run, shown(run))
-    out = out or run / ("encoder" if to == "timm" else f"encoder-{to}")
-    folder = export_encoder(config, weights(loaded), out, to, run)
-    print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder / 'README.md'}")
+    # A link in a run folder may be a stranger's; one that the user names is the user's.
+    out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
+    folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
+    print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder}/README.md")
 
 
 def visualize(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .fields import check_bounds, check_types
+from .fields import brief, check_bounds, check_types
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
 
@@ -333,10 +333,11 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     part = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
     if not isinstance(part, str) or part not in known:
-        raise ValueError(f"{where}config part {part!r} is unknown to this version; it knows {', '.join(sorted(known))}")
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{where}config part {brief(part)} is unknown to this version; it knows {names}")
     own = {f.name: f for f in dataclasses.fields(known[part])}
-    if unexpected := sorted(set(fields) - set(own)):
-        raise ValueError(f"{where}config part {part} has no field {', '.join(unexpected)}: written by another version?")
+    if unexpected := ", ".join(sorted(set(fields) - set(own))):
+        raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
     inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
     needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
     if lacking := [field for field in needed if field not in inner]:

@@ -286,4 +286,7 @@ def write_official(
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     with writing(path) as file:
-        torch.save({container: tensors, **(rest or {})}, file)
+        try:
+            torch.save({container: tensors, **(rest or {})}, file)
+        except RuntimeError as error:  # torch hides that the system refused a write, when the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error  # noqa: B904

@@ -234,6 +234,8 @@ def initialise(encoder: nn.Module, source: Path) -> None:
             raise ValueError(f"run.init: {shown(source / 'model.safetensors')}: {error}") from error
         if hasattr(encoder, "backbone") and not any(name.startswith("backbone.") for name in given):
             given = {f"backbone.{name}": tensor for name, tensor in given.items()}
+        if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
+            given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
         model = open_run(source, "run.init")[1].state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}

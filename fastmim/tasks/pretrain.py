@@ -21,6 +21,7 @@ from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..engine import Process
+from ..files import output
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
 from ..tokens import Mask, sample_id
@@ -144,8 +145,9 @@ class Pretrain(Task):
         if self.process.rank:
             return
         folder, batch = self.folder, self.config.train.global_batch
-        state = open_run(folder, "run.dir")[1].state["model"]
-        encoder = export_encoder(self.config, state, folder / "encoder", run=folder)
+        _, loaded = open_run(folder, "run.dir")
+        place = output(folder, "encoder", "README.md").parent
+        encoder = export_encoder(self.config, loaded.state["model"], place, run=folder, step=loaded.step)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
         last = folder / f"grids/{self.total:08d}.png"
         if last.exists():

@@ -17,11 +17,8 @@ from ..config import Config, Experiment, from_json, to_json
 from ..data.decode import MODES
 from ..terminal import shown
 from .parts import PARTS, build
+from .trained import LARGEST_SIDE, SPARE
 
-LARGEST_SIDE = 4096
-"""Pixels of a side of an image: where weights of any number take images of any size, this bounds the memory."""
-SPARE = 2**28
-"""Bytes that tables which no file holds (of windows, of relative positions) may take beside twice the weights."""
 _LARGEST = 1 << 16  # of a number in a model's description, unless a tensor has a longer side
 _SMALLEST = 1e-6  # standard deviation
 _BLOCK = 4  # tensors of a block at least, in every architecture
