@@ -83,7 +83,7 @@ def visualize(
     with torch.no_grad():
         held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
         for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
+            print(f"left out: {shown(path)}: {reason}")
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
@@ -267,6 +267,8 @@ def doctor(
     tiny: int = 32,
     manifest: Path | None = None,
     threads: int = 0,
+    decode_memory: int = 500,
+    decode_seconds: float = 2.0,
 ) -> None:
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
@@ -283,13 +285,20 @@ def doctor(
             in the same place, lists the broken ones with their reasons. Files that differ from the manifest that is
             replaced are named.
         threads: decoding threads; 0 = the CPU cores.
+        decode_memory: as data.decode_memory in training, MB an image.
+        decode_seconds: as data.decode_seconds in training.
     """
-    from .data.doctor import environment, examine, write_bad_files
+    from .data.doctor import check_bad_files, environment, examine, write_bad_files
+    from .data.image import Limits
     from .data.manifest import Manifest
     from .metrics import console
 
     if tiny < 0 or threads < 0:
         raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    if decode_memory < 1 or not decode_seconds > 0:
+        raise ValueError(
+            f"--decode-memory and --decode-seconds: expected more than 0, got {decode_memory} and {decode_seconds}"
+        )
     for name, value in environment().items():
         print(f"{name:<20}{value}")
     listed = Manifest.scan(str(images))
@@ -301,6 +310,7 @@ def doctor(
     if not verifies:
         if target.exists():
             before = Manifest.load(str(target))  # refuses to overwrite what is something else
+        check_bad_files(target.with_name("bad_files.jsonl"))
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
@@ -309,7 +319,7 @@ def doctor(
             ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
-    found = examine(listed, threads, tiny, quick, before, progress)
+    found = examine(listed, threads, tiny, quick, before, progress, Limits(decode_memory, decode_seconds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in found.rows():
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
@@ -319,12 +329,13 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
         except OSError as error:
-            raise RuntimeError(f"{target} and bad_files.jsonl beside it could not be written: {error}") from error
-        print(target)
+            words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
+            raise RuntimeError(words) from error
+        print(shown(target))
     elif listed.checksums is None:
-        print(f"{images} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
+        print(f"{shown(images)} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
     if found.broken:
         raise SystemExit(1)
 

@@ -58,6 +58,12 @@ class Data:
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
     """Micro-batches decoded ahead."""
+    decode_memory: int = 500
+    """MB that decoding one image may take, the file included, as estimated from its header. An image that needs more is
+    a bad file. All threads of a process together use at most four times as much."""
+    decode_seconds: float = 2.0
+    """CPU seconds that decoding one image may take, as estimated from its header. An image that needs more, such as a
+    JPEG of very many scans, is a bad file."""
 
     def __post_init__(self):
         check_types(self, "data.")
@@ -65,6 +71,8 @@ class Data:
         check_bounds(self, "data.", "flip", "bad_budget", at_least=0, at_most=1)
         check_bounds(self, "data.", "mean", above=-math.inf, below=math.inf)
         check_bounds(self, "data.", "std", above=0, below=math.inf)
+        check_bounds(self, "data.", "decode_memory", at_least=1)
+        check_bounds(self, "data.", "decode_seconds", above=0)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
         check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
         if self.held_out_root and not self.held_out:

@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    0: ("terminal", "files"),
+    0: ("terminal", "files", "records"),
     1: (
         *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
         *("optim", "stage0", "layerwise"),
@@ -42,6 +42,8 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
     ("files", "terminal"),
+    ("records", "files"),
+    ("records", "terminal"),
     ("objective", "losses"),
     ("config", "fields"),
     ("config", "tokens"),

@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastmim.data.demo import write_demo_images
 from fastmim.runfolder import FOLDERS, RECORDS
@@ -124,3 +126,51 @@ def test_a_run_is_not_continued_from_a_checkpoint_that_is_not_its_own(images, tm
         done = few(run, images, "2")
         assert done.returncode == 2 and done.stderr.startswith("train.py: "), f"{name}: {done.stderr[-3000:]}"
         assert done.stderr.count("\n") == 1 and len(done.stderr) < 1500, done.stderr
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder of 40 pictures."""
+    write_demo_images(str(tmp_path / "images"), 40, (16, 16))
+    return tmp_path / "images"
+
+
+SMALL = ["--data.size", "16", "16", "--data.loader", "pillow", "--train.global_batch", "8"]
+
+
+def test_bad_files_that_are_good_again_leave_the_list_and_the_run_goes_on(small, tmp_path):
+    names = sorted(path.name for path in small.iterdir())
+    whole = {name: (small / name).read_bytes() for name in names[:20]}
+    for name, content in whole.items():
+        (small / name).write_bytes(bytes(len(content)))
+    done = train(tmp_path / "run", small, *SMALL, "--data.held_out", "4", "--run.log_every", "1")
+    assert done.returncode == 1 and "of 40 images are bad" in done.stdout
+    listed = (tmp_path / "run/bad_files.jsonl").read_text().splitlines()
+    assert len(listed) > 4 and (tmp_path / "run/checkpoints/latest").exists()
+    for name, content in whole.items():
+        if name != names[0]:
+            (small / name).write_bytes(content)
+    (tmp_path / "run/bad_files.jsonl").write_text("".join(f"{line}\n" for line in listed) + '{"path": "other.jpg"')
+    done = train(tmp_path / "run", small, *SMALL, "--data.held_out", "4", "--run.stop_after", "3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "files are good now, such as" in done.stdout
+    named = [json.loads(line)["path"] for line in (tmp_path / "run/bad_files.jsonl").read_text().splitlines()]
+    assert named in ([], names[:1])
+
+
+def test_a_run_says_what_it_does_not_use(small, tmp_path):
+    (small / "notes.txt").write_text("x")
+    (small / "x.jp2").write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n")
+    (small / "gone.jpg").symlink_to("nowhere")
+    for path in sorted(small.glob("*.jpg"))[:38:2]:
+        dark = np.arange(256, dtype=np.uint16).reshape(16, 16) * 16
+        Image.fromarray(dark).save(small / f"{path.stem}-16.png")
+    done = train(tmp_path / "run", small, *SMALL, "--data.held_out", "50", "--run.stop_after", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (images,) = [line for line in done.stdout.splitlines() if line.startswith("images ")]
+    assert images.endswith(
+        "; 2 files left out: 1 .jp2 (JPEG 2000), 1 .txt; 1 missing, empty or unreadable, such as gone.jpg"
+    )
+    (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning ")]
+    assert "values 0 to 4080; 16 of 256 levels survive the conversion to 8 bits" in warning
+    assert "50 images are held out, more than the 10 that are trained on: lower data.held_out" in warning
