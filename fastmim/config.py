@@ -184,12 +184,16 @@ class Train:
     """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
     max_skipped: int = 5
     """Updates in a row that may be skipped for a non-finite gradient before the run stops."""
+    timeout: float = 60
+    """Seconds without a sign of life after which a process counts as frozen or dead: the others then save what can be
+    saved, and end."""
 
     def __post_init__(self):
         check_types(self, "train.")
         check_bounds(self, "train.", "epochs", above=0, below=math.inf)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
         check_bounds(self, "train.", "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "tensors", "runfolder", "metrics", "bittrace", "stop", "data"),
+    3: (
+        *("engine", "settings", "checkpoint", "tensors", "runfolder", "metrics", "bittrace"),
+        *("processes", "stop", "peers", "data"),
+    ),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -70,11 +73,13 @@ ALLOWED = {
     ("engine", "settings"),
     ("checkpoint", "runfolder"),
     ("checkpoint", "tensors"),
+    ("processes", "engine"),
+    ("stop", "peers"),
     ("train", "trainer"),
 }
 # Which part of fastmim may import which library.
 ONLY_IN = {
-    "deepspeed": {"engine"},
+    "deepspeed": {"engine", "processes"},
     "nvidia": {"data"},
     "segmentation_models_pytorch": {"segmenter"},
     "timm": {"encoders", "decoders", "layerwise", "classifier", "detector", "pyramid", "data", "tasks"},
