@@ -51,7 +51,11 @@ def export(
 
 
 def visualize(
-    run: tyro.conf.Positional[Path], images: Path | None = None, count: int = 8, out: Path | None = None
+    run: tyro.conf.Positional[Path],
+    images: Path | None = None,
+    count: int = 8,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
@@ -60,6 +64,7 @@ def visualize(
         images: folder of images; default the run's held-out ones.
         count: how many images.
         out: PNG to write; default RUN/reconstruction.png.
+        overwrite: replace another program's file at --out.
     """
     if count < 1:
         raise ValueError(f"--count: expected at least 1 image, got {count}")
@@ -74,6 +79,8 @@ def visualize(
     if not images and not config.data.held_out:
         raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
     manifest = Manifest.scan(str(images or config.data.root))
+    if out and os.path.lexists(out) and not overwrite:
+        raise ValueError(f"--out {shown(out)} is there already; --overwrite replaces it")
     if images:
         index = torch.arange(len(manifest))
     else:
@@ -269,6 +276,7 @@ def doctor(
     threads: int = 0,
     decode_memory: int = 500,
     decode_seconds: float = 2.0,
+    overwrite: bool = False,
 ) -> None:
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
@@ -287,6 +295,7 @@ def doctor(
         threads: decoding threads; 0 = the CPU cores.
         decode_memory: as data.decode_memory in training, MB an image.
         decode_seconds: as data.decode_seconds in training.
+        overwrite: replace other files that have the names of the manifest and of bad_files.jsonl.
     """
     from .data.doctor import check_bad_files, environment, examine, write_bad_files
     from .data.image import Limits
@@ -308,9 +317,13 @@ def doctor(
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
     before = None
     if not verifies:
-        if target.exists():
-            before = Manifest.load(str(target))  # refuses to overwrite what is something else
-        check_bad_files(target.with_name("bad_files.jsonl"))
+        try:
+            if target.exists():
+                before = Manifest.load(str(target))
+            check_bad_files(target.with_name("bad_files.jsonl"))
+        except ValueError as error:  # of a file of somebody else's
+            if not overwrite:
+                raise ValueError(f"{error}; --overwrite replaces it") from error
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
