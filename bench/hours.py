@@ -18,7 +18,7 @@ import fastmim_kernels
 from bench import flops, record, trial
 from bench.ops import matmul_rate
 from fastmim import config
-from fastmim.engine import init_distributed
+from fastmim.processes import init_distributed
 
 IMAGENET = 1_281_167
 

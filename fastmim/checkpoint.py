@@ -35,6 +35,7 @@ _LEFTOVER = ("tmp-", "trash-")
 _MAX_STEP = 10**15
 _MAX_JSON = 1 << 22  # bytes of state.json and manifest.json
 _LISTED = 5  # problems in an error
+_LONGEST = 500  # characters of a problem
 _MAX_NAME = 100  # bytes of `latest` that are looked at
 _CHUNK = 1 << 24
 
@@ -149,7 +150,7 @@ def load(
                 loaded = _read(path)
                 check(loaded)
             except ValueError as error:
-                problem = str(error)
+                problem = shown(str(error))[:_LONGEST]
         if problem:
             problems.append(f"checkpoint {path.name} is not valid: {problem}")
             continue

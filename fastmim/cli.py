@@ -36,7 +36,8 @@ def export(
             model; hub-folder = the same, and a card with the header that the Hugging Face hub reads; mmdet, mmseg,
             detectron2 = backbone.pth and the piece of configuration that names it; onnx = model.onnx, from normalised
             images to features, tokens and logits.
-        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO.
+        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO. An earlier export there is replaced,
+            unless somebody has changed a file in it; any other folder must be empty.
     """
     from .files import output
     from .tasks.export import export_encoder
@@ -51,7 +52,11 @@ def export(
 
 
 def visualize(
-    run: tyro.conf.Positional[Path], images: Path | None = None, count: int = 8, out: Path | None = None
+    run: tyro.conf.Positional[Path],
+    images: Path | None = None,
+    count: int = 8,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
@@ -60,6 +65,7 @@ def visualize(
         images: folder of images; default the run's held-out ones.
         count: how many images.
         out: PNG to write; default RUN/reconstruction.png.
+        overwrite: replace another program's file at --out.
     """
     if count < 1:
         raise ValueError(f"--count: expected at least 1 image, got {count}")
@@ -74,6 +80,8 @@ def visualize(
     if not images and not config.data.held_out:
         raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
     manifest = Manifest.scan(str(images or config.data.root))
+    if out and os.path.lexists(out) and not overwrite:
+        raise ValueError(f"--out {shown(out)} is there already; --overwrite replaces it")
     if images:
         index = torch.arange(len(manifest))
     else:
@@ -83,7 +91,7 @@ def visualize(
     with torch.no_grad():
         held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
         for path, reason in bad.items():
-            print(f"left out: {path}: {reason}")
+            print(f"left out: {shown(path)}: {reason}")
         if not len(held.images):
             raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
         pred = held.predict(mim, count)
@@ -267,6 +275,9 @@ def doctor(
     tiny: int = 32,
     manifest: Path | None = None,
     threads: int = 0,
+    decode_memory: int = 500,
+    decode_seconds: float = 2.0,
+    overwrite: bool = False,
 ) -> None:
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
@@ -283,13 +294,21 @@ def doctor(
             in the same place, lists the broken ones with their reasons. Files that differ from the manifest that is
             replaced are named.
         threads: decoding threads; 0 = the CPU cores.
+        decode_memory: as data.decode_memory in training, MB an image.
+        decode_seconds: as data.decode_seconds in training.
+        overwrite: replace other files that have the names of the manifest and of bad_files.jsonl.
     """
-    from .data.doctor import environment, examine, write_bad_files
+    from .data.doctor import check_bad_files, environment, examine, write_bad_files
+    from .data.image import Limits
     from .data.manifest import Manifest
     from .metrics import console
 
     if tiny < 0 or threads < 0:
         raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    if decode_memory < 1 or not decode_seconds > 0:
+        raise ValueError(
+            f"--decode-memory and --decode-seconds: expected more than 0, got {decode_memory} and {decode_seconds}"
+        )
     for name, value in environment().items():
         print(f"{name:<20}{value}")
     listed = Manifest.scan(str(images))
@@ -299,8 +318,13 @@ def doctor(
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
     before = None
     if not verifies:
-        if target.exists():
-            before = Manifest.load(str(target))  # refuses to overwrite what is something else
+        try:
+            if target.exists():
+                before = Manifest.load(str(target))
+            check_bad_files(target.with_name("bad_files.jsonl"))
+        except ValueError as error:  # of a file of somebody else's
+            if not overwrite:
+                raise ValueError(f"{error}; --overwrite replaces it") from error
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
@@ -309,7 +333,7 @@ def doctor(
             ) from error
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
-    found = examine(listed, threads, tiny, quick, before, progress)
+    found = examine(listed, threads, tiny, quick, before, progress, Limits(decode_memory, decode_seconds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in found.rows():
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
@@ -319,12 +343,13 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(str(target.with_name("bad_files.jsonl")), found.broken)
+            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
         except OSError as error:
-            raise RuntimeError(f"{target} and bad_files.jsonl beside it could not be written: {error}") from error
-        print(target)
+            words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
+            raise RuntimeError(words) from error
+        print(shown(target))
     elif listed.checksums is None:
-        print(f"{images} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
+        print(f"{shown(images)} has no checksums: compared sizes only; `fastmim doctor FOLDER` writes checksums")
     if found.broken:
         raise SystemExit(1)
 

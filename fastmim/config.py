@@ -58,6 +58,12 @@ class Data:
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
     """Micro-batches decoded ahead."""
+    decode_memory: int = 500
+    """MB that decoding one image may take, the file included, as estimated from its header. An image that needs more is
+    a bad file. All threads of a process together use at most four times as much."""
+    decode_seconds: float = 2.0
+    """CPU seconds that decoding one image may take, as estimated from its header. An image that needs more, such as a
+    JPEG of very many scans, is a bad file."""
 
     def __post_init__(self):
         check_types(self, "data.")
@@ -65,6 +71,8 @@ class Data:
         check_bounds(self, "data.", "flip", "bad_budget", at_least=0, at_most=1)
         check_bounds(self, "data.", "mean", above=-math.inf, below=math.inf)
         check_bounds(self, "data.", "std", above=0, below=math.inf)
+        check_bounds(self, "data.", "decode_memory", at_least=1)
+        check_bounds(self, "data.", "decode_seconds", above=0)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
         check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
         if self.held_out_root and not self.held_out:
@@ -176,12 +184,16 @@ class Train:
     """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
     max_skipped: int = 5
     """Updates in a row that may be skipped for a non-finite gradient before the run stops."""
+    timeout: float = 60
+    """Seconds without a sign of life after which a process counts as frozen or dead: the others then save what can be
+    saved, and end."""
 
     def __post_init__(self):
         check_types(self, "train.")
         check_bounds(self, "train.", "epochs", above=0, below=math.inf)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
         check_bounds(self, "train.", "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 
 @dataclass(frozen=True)
@@ -300,6 +312,9 @@ def _calling_config() -> Path | None:
     return Path(caller.f_code.co_filename) if name == "<run_path>" else None
 
 
+_LONGEST = 4096  # of a list or text in a stored config; so long are paths
+
+
 def to_json(value: Any) -> Any:
     """A config as plain JSON values; each part carries its class name under "part"."""
     if dataclasses.is_dataclass(value):
@@ -317,23 +332,24 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     Raises:
         ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
+    where = f"{name}: " if name else ""
+    if isinstance(value, list | str) and len(value) > _LONGEST:
+        raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
         return tuple(from_json(v, parts, name) for v in value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
         return value
-    where = f"{name}: " if name else ""
     fields = dict(value)
     part = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
     if not isinstance(part, str) or part not in known:
-        raise ValueError(
-            f"{where}config part {brief(part)} is unknown to this version; it knows {', '.join(sorted(known))}"
-        )
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{where}config part {brief(part)} is unknown to this version; it knows {names}")
     own = {f.name: f for f in dataclasses.fields(known[part])}
-    if unexpected := sorted(set(fields) - set(own)):
-        raise ValueError(
-            f"{where}config part {part} has no field {brief(', '.join(unexpected))}: written by another version?"
-        )
+    if unexpected := ", ".join(sorted(set(fields) - set(own))):
+        raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
     inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
     needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
     if lacking := [field for field in needed if field not in inner]:

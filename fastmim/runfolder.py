@@ -12,6 +12,8 @@ from typing import BinaryIO
 from .files import open_append
 from .terminal import shown
 
+FOLDERS = ("checkpoints", "encoder", "features", "grids", "tensorboard")
+"""Folders inside that are written to."""
 RECORDS = (
     *("config.json", "facts.json", "manifest.json", "metrics.jsonl", "trace.jsonl", "skipped.jsonl"),
     *("result.json", "bad_files.jsonl", "loss.png", "summary.png", "grids", "encoder", "tensorboard"),
@@ -29,11 +31,17 @@ def lock(folder: Path) -> BinaryIO:
 
     Raises:
         FolderError: another process holds it; the message names that process. Or the folder holds files that training
-            would replace, and no run has written them.
+            would replace, and no run has written them. Or a folder inside is a link that leads elsewhere.
         ValueError: the lock is no regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.path.lexists(folder / "lock") and (others := [n for n in RECORDS if os.path.lexists(folder / n)]):
+    if links := [name for name in FOLDERS if (folder / name).is_symlink()]:
+        raise FolderError(
+            f"{shown(folder / links[0])} is a link, and a run writes inside its folder only: remove the link, or make "
+            "run.dir itself a link"
+        )
+    known = any(os.path.lexists(folder / name) for name in ("lock", "checkpoints"))
+    if not known and (others := [name for name in RECORDS if os.path.lexists(folder / name)]):
         raise FolderError(
             f"{shown(folder)} holds {others[0]}, which no run has written: choose another run.dir, or move that away"
         )

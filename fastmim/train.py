@@ -11,13 +11,18 @@ from typing import NoReturn
 from fastmim.config import load
 from fastmim.overrides import override
 from fastmim.stop import Stop, launchers
+from fastmim.terminal import steady_output
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
 def main(argv: list[str]) -> None:
-    watched = launchers()
+    with steady_output(patience=1.0), Stop(launchers()) as stop:
+        run(argv, stop)
+
+
+def run(argv: list[str], stop: Stop) -> None:
     argv = [arg for arg in argv if not arg.startswith("--local_rank")]  # from the launcher, which also sets LOCAL_RANK
     if not argv or argv[0].startswith("-"):
         print(USAGE, file=sys.stderr)
@@ -34,14 +39,17 @@ def main(argv: list[str]) -> None:
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
-    try:
-        trainer = Trainer(config)
-    except (ValueError, OSError, FolderError) as error:
-        refuse(error)
-    try:
-        trainer.fit(Stop(watched))
-    except BadFilesError as error:
-        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}") from None
+    with stop.explaining():
+        try:
+            trainer = Trainer(config, stop)
+        except (ValueError, OSError, FolderError) as error:
+            stop.tell(f"refused: {error}")
+            refuse(error)
+        try:
+            trainer.fit()
+        except BadFilesError as error:
+            stop.tell(f"ended: {error}")
+            raise SystemExit(f"train.py: {stop.last_words(str(error))}") from None
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    0: ("terminal", "files"),
+    0: ("terminal", "files", "records"),
     1: (
         *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
         *("optim", "stage0", "layerwise"),
@@ -34,7 +34,10 @@ LAYERS = {
         *("mim", "classifier", "detector", "segmenter", "pyramid"),
         *("masking", "encoders", "decoders", "targets", "losses", "objective"),
     ),
-    3: ("engine", "settings", "checkpoint", "tensors", "runfolder", "metrics", "bittrace", "stop", "data"),
+    3: (
+        *("engine", "settings", "checkpoint", "tensors", "runfolder", "metrics", "bittrace"),
+        *("processes", "stop", "peers", "data"),
+    ),
     4: ("tasks", "analysis", "convert"),
     5: ("train", "trainer", "cli"),
 }
@@ -42,6 +45,8 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Within a layer, modules import each other only here.
 ALLOWED = {
     ("files", "terminal"),
+    ("records", "files"),
+    ("records", "terminal"),
     ("objective", "losses"),
     ("config", "fields"),
     ("config", "tokens"),
@@ -68,11 +73,13 @@ ALLOWED = {
     ("engine", "settings"),
     ("checkpoint", "runfolder"),
     ("checkpoint", "tensors"),
+    ("processes", "engine"),
+    ("stop", "peers"),
     ("train", "trainer"),
 }
 # Which part of fastmim may import which library.
 ONLY_IN = {
-    "deepspeed": {"engine"},
+    "deepspeed": {"engine", "processes"},
     "nvidia": {"data"},
     "segmentation_models_pytorch": {"segmenter"},
     "timm": {"encoders", "decoders", "layerwise", "classifier", "detector", "pyramid", "data", "tasks"},

@@ -20,6 +20,7 @@ from fastmim_kernels.philox import uniform
 from ..files import writing
 from ..tokens import Stream
 from .crops import RandomResizedCrop
+from .image import open_image
 
 Part = Literal["all", "train", "held_out"]
 
@@ -92,8 +93,7 @@ def _open(package: str, name: str) -> Image.Image:
     if spec is None:
         distribution = {"skimage": "scikit-image"}.get(package, package)
         raise FileNotFoundError(f"the demo's photographs come with {distribution}; pip install {distribution}")
-    with Image.open(os.path.join(os.path.dirname(spec.origin), name)) as image:
-        return image.convert("RGB")
+    return open_image(os.path.join(os.path.dirname(spec.origin), name)).convert("RGB")
 
 
 def _vary(

@@ -51,6 +51,7 @@ def measure(
     data = LabelledData(
         crop=old.crop, root=str(folder / "train"), test=str(folder / "test"), size=old.size, mean=old.mean,
         std=old.std, loader=old.loader, workers=old.workers, prefetch=old.prefetch, crop_pct=crop_pct,
+        decode_memory=old.decode_memory, decode_seconds=old.decode_seconds,
     )  # fmt: skip
     train, test = Manifest.scan(data.root), Manifest.scan(data.test)
     classes = count_classes(train, test, data)

@@ -114,11 +114,12 @@ def onnx_snippet(trained: Trained, folder: str) -> Snippet:
 import onnxruntime
 from PIL import Image, ImageOps
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MEAN, STD = np.float32({list(trained.mean)}), np.float32({list(trained.std)})
 
 
 def read(file):
-    image = ImageOps.exif_transpose(Image.open(file)).convert("{"L" if grey else "RGB"}")
+    image = ImageOps.exif_transpose(Image.open(file, formats=FORMATS)).convert("{"L" if grey else "RGB"}")
     unit = {trained.crop.crop_pct!r} * min(image.height / {size[1]}, image.width / {size[0]})
     w, h = max(1, round(unit * {size[0]})), max(1, round(unit * {size[1]}))
     left, top = (image.width - w) // 2, (image.height - h) // 2

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import bittrace
@@ -17,6 +16,7 @@ from ..analysis.curve import plot_curve, plot_summary
 from ..analysis.predictors import trivial_losses
 from ..analysis.reconstruction import first_rows, reconstruction_grid, save_png
 from ..config import Config, Data
+from ..data.image import open_image
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
@@ -146,14 +146,13 @@ class Pretrain(Task):
         if self.process.rank:
             return
         folder, batch = self.folder, self.config.train.global_batch
-        loaded = open_run(folder, "run.dir")[1]
+        _, loaded = open_run(folder, "run.dir")
         place = output(folder, "encoder", "README.md").parent
         encoder = export_encoder(self.config, loaded.state["model"], place, run=folder, step=loaded.step)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
         last = folder / f"grids/{self.total:08d}.png"
         if last.exists():
-            with Image.open(last) as grid:
-                summary = plot_summary(folder, first_rows(grid, self.config.data.size, 4))
+            summary = plot_summary(folder, first_rows(open_image(last), self.config.data.size, 4))
             pictures = f"{summary} (curve and first images); each evaluation's in {folder / 'grids'}"
         hours, peak = spent(folder, batch)
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""

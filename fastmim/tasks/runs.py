@@ -17,14 +17,11 @@ from ..config import Config, Experiment, from_json, to_json
 from ..data.decode import MODES
 from ..terminal import shown
 from .parts import PARTS, build
+from .trained import LARGEST_SIDE, SPARE
 
-LARGEST_SIDE = 4096
-"""Pixels of a side of an image: where weights of any number take images of any size, this bounds the memory."""
-SPARE = 2**28
-"""Bytes that tables which no file holds (of windows, of relative positions) may take beside twice the weights."""
 _LARGEST = 1 << 16  # of a number in a model's description, unless a tensor has a longer side
+_SMALLEST = 1e-6  # standard deviation
 _BLOCK = 4  # tensors of a block at least, in every architecture
-_LONGEST = 500  # characters of a reason
 _NO_MODEL = ("data", "optim", "train", "run", "augment", "ema", "calibrate")
 """Fields of a config that do not describe the model."""
 _ADDED = 16  # blocks of a decoder that a file need not hold
@@ -60,7 +57,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
     try:
         config = from_json(stored, PARTS)
     except ValueError as error:
-        raise ValueError(f"state.json: meta.config: {shown(str(error))[:_LONGEST]}") from error
+        raise ValueError(f"state.json: meta.config: {error}") from error
     if not isinstance(config, Experiment):
         raise ValueError(f"state.json: meta.config: expected a run's config, found a {type(config).__name__}")
     return config
@@ -121,13 +118,19 @@ def check_sizes(config: Experiment, weights: Mapping[str, Tensor]) -> None:
         raise ValueError(f"data.size: expected sides of at most {LARGEST_SIDE} pixels, got {data.size}")
     if len(data.mean) not in MODES:
         raise ValueError(f"data.mean: expected {' or '.join(map(str, MODES))} channels, got {len(data.mean)}")
+    for name, numbers in (("mean", data.mean), ("std", data.std)):
+        if not all(abs(number) <= _LARGEST for number in numbers):
+            raise ValueError(f"data.{name}: expected numbers on the 0..1 scale")
+    if min(data.std) < _SMALLEST:
+        raise ValueError(f"data.std: expected at least {_SMALLEST}, got {min(data.std)}")
     if max(data.workers, data.prefetch) > LARGEST_SIDE:
         raise ValueError(f"data.workers and data.prefetch: expected at most {LARGEST_SIDE}")
     largest = max((_LARGEST, *(side for tensor in weights.values() for side in tensor.shape)))
     blocks = 0
     for name, number in _numbers({k: v for k, v in to_json(config).items() if k not in _NO_MODEL}):
         if abs(number) > largest:
-            raise ValueError(f"{name}: expected at most {largest}, the longest side of a tensor, got {number:.6g}")
+            found = str(number)[:20]
+            raise ValueError(f"{name}: expected at most {largest}, the longest side of a tensor, got {found}")
         blocks += number if name.rpartition(".")[2] in ("depth", "depths") else 0
     if blocks > (most := len(weights) // _BLOCK + _ADDED):
         raise ValueError(f"depth: expected at most {most} blocks in {len(weights)} tensors, got {blocks}")

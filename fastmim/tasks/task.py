@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
 from ..config import Data, Experiment, to_json
-from ..data.loader import Changes, open_loader
+from ..data.doctor import first_look, still_bad
+from ..data.loader import Changes, limits_of, open_loader, share_of_cores
 from ..data.manifest import Manifest
-from ..data.quarantine import Quarantine
+from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler, split_held_out
 from ..engine import Engine, Process, StepResult
-from ..metrics import Meter
+from ..metrics import Meter, say
 from ..optim import learning_rate
 from ..terminal import shown
 from ..tokens import sample_index
@@ -33,7 +34,7 @@ from .runs import config_of
 FREE = (
     *("run.", "optim.", "train."),
     *("data.root", "data.held_out_root", "data.annotations", "data.masks", "data.test", "data.stride"),
-    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch", "data.decode_memory", "data.decode_seconds"),
 )
 
 
@@ -69,8 +70,8 @@ class Task(ABC):
         self.module = self.build()
         self.parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.engine = Engine(self.module, config, process)
-        if process.rank == 0 and self.fresh:
-            (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
+        if process.rank == 0:
+            recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
         if data.held_out_root:
@@ -81,6 +82,13 @@ class Task(ABC):
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
         return Manifest.scan(self.config.data.root)
+
+    def still_bad(self, paths: list[str]) -> Container[str]:
+        """Returns those of the bad files of earlier starts that are still bad."""
+        if self.fresh or not paths:  # an earlier run's, which is not continued
+            return ()
+        data = self.config.data
+        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
@@ -177,9 +185,17 @@ class Task(ABC):
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
         kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
+        facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
+        facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
+        if len(self.held_out_index) > self.images:
+            warnings.append(
+                f"{len(self.held_out_index)} images are held out, more than the {self.images} that are trained on: "
+                "lower data.held_out"
+            )
         return {
             "run folder": config.run.dir,
-            **self.facts(),
+            **facts,
+            **({"warning": "; ".join(warnings)} if warnings else {}),
             **({"batch norm": "; ".join(norms)} if norms else {}),
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,

@@ -22,10 +22,14 @@ from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Masking, as_map
 from ..transfer import Head
 from .parts import PRETRAINING_ONLY
-from .runs import LARGEST_SIDE, SPARE
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
+
+LARGEST_SIDE = 4096
+"""Pixels of a side of an image: where weights of any number take images of any size, this bounds the memory."""
+SPARE = 2**28
+"""Bytes that tables which no file holds (of windows, of relative positions) may take beside twice the weights."""
 
 
 class FeatureExtractor(nn.Module):
