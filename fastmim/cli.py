@@ -39,7 +39,7 @@ def export(
         out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO. An earlier export there is replaced,
             unless somebody has changed a file in it; any other folder must be empty.
     """
-    from .files import output
+    from .files import output, tidy_exit
     from .tasks.export import export_encoder
     from .tasks.load import weights
     from .tasks.runs import open_run
@@ -47,7 +47,8 @@ def export(
     config, loaded = open_run(run, shown(run))
     # A link in a run folder may be a stranger's; one that the user names is the user's.
     out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
-    folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
+    with tidy_exit():
+        folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
     print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder}/README.md")
 
 

@@ -2,7 +2,10 @@
 
 import inspect
 import json
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from fastmim.analysis import reconstruction
 from fastmim.config import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
+from fastmim.tasks import export
 from fastmim.tasks.pretrain import build
 
 
@@ -63,6 +67,22 @@ def test_export(run):
     cli.main(["export", str(run), "--to", "hub-folder"])
     cli.main(["export", str(run), "--to", "detectron2", "--out", str(run / "d2")])
     assert (run / "encoder-hub-folder/model.safetensors").is_file() and (run / "d2/backbone.pth").is_file()
+
+
+def test_an_export_that_is_told_to_stop_leaves_nothing(run, monkeypatch):
+    layout = export.LAYOUTS["timm"]
+
+    def write(trained, folder):
+        layout.write(trained, folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setitem(export.LAYOUTS, "timm", replace(layout, write=write))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as error:
+        cli.main(["export", str(run)])
+    assert error.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert [path.name for path in run.iterdir()] == ["checkpoints"]
 
 
 def test_a_link_in_a_run_leads_no_export_out_of_it(run, tmp_path, refusal):
