@@ -109,6 +109,11 @@ def replaceable(folder: Path) -> Path:
     there = next(path for path in (target, *target.parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"{shown(folder)}: expected a folder to write, but {shown(there)} is a file: {hint}")
+    if target.exists() and Path.cwd().is_relative_to(target):
+        raise ValueError(
+            f"{shown(folder)}: expected another folder than the current one, which would be replaced: name it from "
+            "outside"
+        )
     if not target.exists() or not (found := sorted(path.name for path in target.iterdir())):
         return target
     known = _receipt(target)

@@ -83,6 +83,16 @@ def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, 
     assert names(folder) == FILES
 
 
+def test_the_current_folder_is_not_replaced(weights_of_run, tmp_path, monkeypatch):
+    """Whoever stands in it would stand nowhere afterwards."""
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
+    monkeypatch.chdir(folder)
+    for out in (".", "../encoder"):
+        with pytest.raises(ValueError, match="expected another folder than the current one"):
+            export.export_encoder(CONFIG, weights_of_run, Path(out))
+    assert names(folder) == FILES
+
+
 def test_everybody_may_read_an_export(weights_of_run, tmp_path):
     before = os.umask(0o027)
     try:
