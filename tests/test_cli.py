@@ -15,6 +15,7 @@ from PIL import Image
 
 from fastmim import checkpoint, cli
 from fastmim.analysis import reconstruction
+from fastmim.analysis.pictures import is_ours
 from fastmim.config import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
@@ -97,6 +98,8 @@ def test_visualize_replaces_its_own_pictures_only(tmp_path, run, refusal):
     assert (tmp_path / "holiday.png").read_bytes() == b"\x89PNG of somebody"
     for _ in range(2):
         cli.main(["visualize", str(run), "--out", str(tmp_path / "new/a.png")])
+    cli.main(["visualize", str(run), "--out", str(tmp_path / "holiday.png"), "--overwrite"])
+    assert is_ours(tmp_path / "holiday.png")
 
 
 def test_visualize_writes_through_no_link(tmp_path, run):
