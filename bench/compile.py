@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.record import Record, record
+
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that a block of threads can have at most, of each architecture the kernels are compiled for: CUDA C++
 Programming Guide, table of technical specifications per compute capability. With more, no kernel starts."""
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--arch", type=int, nargs="*", choices=SHARED_MEMORY, default=list(SHARED_MEMORY))
-    parser.add_argument("--record", action="store_true", help="append a row of each kernel to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
 
     import fastmim_kernels
@@ -98,8 +100,6 @@ def main(argv: list[str] | None = None) -> int:
                 marks += "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
                 print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{marks}", flush=True)
                 if args.record:
-                    from .record import record
-
                     widest = {f"widest_{key}": max(code.pop(key), default=0) for key in ("loads", "stores")}
                     found = {"case": f"{name}, {label}, sm_{arch}", "op": name, "kernel": label, "arch": arch}
                     record({"device": "cpu"} | found | code | widest, "compile")

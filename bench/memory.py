@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-batch", type=int, default=4096, help="of that search (default 4096)")
     parser.add_argument("--steps", type=int, default=2, help="after 1 of warm-up (default 2)")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     checkpointing = {"off": (False,), "on": (True,), "both": (False, True)}[args.checkpointing]
     try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.ops import measure
-from bench.record import record
+from bench.record import Record, record
 from fastmim.encoders.um_pyramid import PATCH, TOKEN
 from fastmim.encoders.um_swin import UMSwin
 from fastmim.masking import UniformMasking
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)

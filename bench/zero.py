@@ -10,7 +10,7 @@ import argparse
 import statistics
 
 from bench import trial
-from bench.record import record
+from bench.record import Record, record
 
 CONFIG = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
 # Agreement with the first stage of the precision. DeepSpeed's stage 0 has no bf16 block: the optimizer there is ours.
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images per update (default: 8)")
     parser.add_argument("--updates", type=int, default=5, help="updates per run, the first untimed (default: 5)")
     parser.add_argument("--precision", choices=RUNS, help="only this one (default: both)")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
+    parser.add_argument("--record", action=Record)
     arguments = parser.parse_args()
     print(f"{'precision':<13}{'stage':>6}{'images/s':>10}{'GiB/rank':>10}{'largest difference':>20}  losses")
     failed = False

@@ -17,7 +17,11 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from .terminal import shown, typed
+from .terminal import print_everything, shown
+
+MAX_PICTURES = 256
+"""Images that `fastmim visualize` draws at most: a grid of thousands has gigabytes of pixels."""
+_BATCH = 8
 
 
 def export(
@@ -61,44 +65,58 @@ def visualize(
 ) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
+    Says which of the images the run was trained on: those show what it remembers, not what it has learned.
+
     Args:
         run: run folder.
         images: folder of images; default the run's held-out ones.
-        count: how many images.
+        count: how many images, as many of each class.
         out: PNG to write; default RUN/reconstruction.png.
         overwrite: replace another program's file at --out.
     """
-    if count < 1:
-        raise ValueError(f"--count: expected at least 1 image, got {count}")
+    if not 1 <= count <= MAX_PICTURES:
+        raise ValueError(f"--count: expected 1 to {MAX_PICTURES} images, got {count}")
+    if out and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {shown(out)}: expected a name that ends in .png")
     import torch
 
-    from .analysis.reconstruction import reconstruction_grid, save_png
+    from .analysis.pictures import is_ours, save_png
+    from .analysis.reconstruction import spread
     from .data.manifest import Manifest
     from .tasks import pretrain
+    from .tasks.runs import open_pretraining
     from .tasks.task import split
 
-    config, loaded = _open(run)
+    if out and out.exists() and not overwrite and not is_ours(out):
+        raise ValueError(
+            f"--out {shown(out)}: expected a new file or a picture of fastmim; choose another name, or replace it with "
+            "--overwrite"
+        )
+    config, loaded = open_pretraining(run, shown(run))
     if not images and not config.data.held_out:
-        raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
+        raise ValueError(
+            f"{shown(run)} held no images out of training (data.held_out=0): give some with --images FOLDER"
+        )
     manifest = Manifest.scan(str(images or config.data.root))
-    if out and os.path.lexists(out) and not overwrite:
-        raise ValueError(f"--out {shown(out)} is there already; --overwrite replaces it")
     if images:
         index = torch.arange(len(manifest))
     else:
         _, manifest, index = split(manifest, config.data, config.train.seed)
+    index = index[spread(*pretrain.paths_and_labels(manifest, index), count)]
     mim = pretrain.build(config)
     mim.load_state_dict(loaded.state["model"])
     with torch.no_grad():
-        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
+        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index, config.data)
         for path, reason in bad.items():
-            print(f"left out: {shown(path)}: {reason}")
+            print(f"left out: {shown(path)}: {shown(reason)}")
         if not len(held.images):
-            raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
-        pred = held.predict(mim, count)
+            raise ValueError(f"none of the {len(index)} images can be used; give others with --images FOLDER")
+        pred = held.predict(mim, _BATCH)
+    note = pretrain.trained_on(run, config, loaded.meta, manifest, held.index)
     out = out or run / "reconstruction.png"
-    save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)
-    print(out)
+    path = save_png(held.grid(mim, pred, [note]), out.parent, out.name)
+    print(note)
+    print(shown(path))
 
 
 def knn(
@@ -129,8 +147,9 @@ def knn(
     import torch
 
     from .tasks.knn import measure
+    from .tasks.runs import open_pretraining
 
-    config, loaded = _open(run)
+    config, loaded = open_pretraining(run, shown(run))
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if device not in ("auto", where.type):
         raise ValueError("--device cuda: torch sees no GPU")
@@ -146,7 +165,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     """
     from .analysis.curve import plot_curve
 
-    print(plot_curve(run))
+    print(shown(plot_curve(run)))
 
 
 def convert(
@@ -175,12 +194,14 @@ def convert(
             that fits.
         overwrite: replace a .pth file that is there already. Run folders are never replaced.
     """
+    from .tasks.exchange import to_official, to_run
+
     if source.is_dir():
         if config or size:
             raise ValueError(
                 f"{shown(source)} is a run folder, which has its own configuration: leave --config and --size out"
             )
-        _to_official(source, out, format, overwrite)
+        print(to_official(source, out, format, overwrite))
     elif format:
         raise ValueError(
             "--format is for writing an official file from a run folder; the format of a file is recognised"
@@ -188,67 +209,7 @@ def convert(
     elif not source.exists():
         raise ValueError(f"{shown(source)}: expected an official checkpoint (.pth, .safetensors) or a run folder")
     else:
-        _from_official(source, out, config, size)
-
-
-def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[int, int] | None) -> None:
-    from . import checkpoint
-    from .config import load, to_json
-    from .convert import official
-    from .tasks.parts import build
-    from .tasks.runs import outline
-
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"{shown(run)}: expected a run folder to write, found a file: fastmim convert FILE RUN")
-    if os.path.lexists(run / "checkpoints"):
-        raise ValueError(f"{shown(run)} holds checkpoints already, which are never replaced: choose another folder")
-    found = official.open_official(file)
-    try:
-        config = load(config_file) if config_file else official.configuration(found.format, found.state)
-        if size:
-            config = replace(config, data=replace(config.data, size=size))
-        if not config_file:
-            outline(config, found.state)
-        mim = build(config)
-        state, account = official.to_ours(found.format, found.state, mim)
-    except ValueError as error:
-        raise ValueError(f"{shown(file)}: {error}") from error
-    config = replace(config, run=replace(config.run, dir=str(run)))
-    try:
-        checkpoint.save(
-            run / "checkpoints", 0, {"model": state}, {"config": to_json(config), "official": found.format.name}, keep=1
-        )
-    except checkpoint.CheckpointError as error:
-        raise OSError(error) from error
-    print("\n".join(account.lines("not in the file, so initialised", "in the file, but not in this model")))
-    if not config_file:
-        print(f"sizes, read from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
-    for note in found.notes:
-        print(note)
-    print(f"{shown(run)}: train from it with --run.init {typed(run)} --run.dir OTHER")
-
-
-def _to_official(run: Path, file: Path, name: str | None, overwrite: bool) -> None:
-    from .convert import official
-    from .tasks.parts import build
-
-    if file.is_dir():
-        raise ValueError(f"{shown(file)}: expected a .pth file to write, found a folder")
-    if os.path.lexists(file) and not overwrite:
-        raise ValueError(
-            f"{shown(file)} is there already; --overwrite replaces it. To turn it into a run folder, name it first: "
-            "fastmim convert FILE RUN"
-        )
-    config, loaded = _open(run)
-    mim = build(config)
-    mim.load_state_dict(loaded.state["model"])
-    fmt = official.choose(mim, name, loaded.meta.get("official"))
-    state, account = official.to_official(fmt, mim)
-    official.write_official(file, fmt.container, state)
-    print("\n".join(account.lines("", "without a place in the file, so lost")))
-    print(
-        f"{shown(file)}: {{{fmt.container!r}: {len(state)} tensors}}; optimizer state, schedule and epoch stay behind"
-    )
+        print(to_run(source, out, config, size))
 
 
 def demo_data(
@@ -362,20 +323,6 @@ def backends() -> None:
     print(json.dumps(fastmim_kernels.backends(), indent=2))
 
 
-def _open(run: Path):
-    """Returns the config and the newest valid checkpoint of a pre-training run."""
-    from .config import Config
-    from .tasks.runs import open_run
-
-    config, loaded = open_run(run, shown(run))
-    if not isinstance(config, Config):
-        kind = type(config).__name__
-        raise ValueError(
-            f"{shown(run)} is a run of another kind ({kind}): expected a pre-training run, such as its run.init"
-        )
-    return config, loaded
-
-
 COMMANDS = {
     "export": export,
     "visualize": visualize,
@@ -389,6 +336,7 @@ COMMANDS = {
 
 
 def main(args: list[str] | None = None) -> None:
+    print_everything()
     args = sys.argv[1:] if args is None else args
     about = "fastmim: masked-image modelling."
     try:

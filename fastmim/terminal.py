@@ -6,6 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import shlex
@@ -15,6 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 _PIECE = 4096  # bytes; a pipe that is ready takes as many without waiting (PIPE_BUF)
+
+
+def print_everything() -> None:
+    """Makes stdout and stderr escape characters that their encoding lacks; the default is to raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def shown(name: str | bytes | os.PathLike) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..metrics import read_metrics
+from ..terminal import shown
+from .pictures import save_png
 
 _DPI = 120
 # Okabe and Ito's colours, which colour-blind people can tell apart; dashes tell the predictors apart.
@@ -21,9 +24,7 @@ def plot_curve(run: Path) -> Path:
     Raises:
         ValueError: the folder holds no metrics.
     """
-    target = run / "loss.png"
-    _curve(run, 960, 600).save(target)
-    return target
+    return save_png(_curve(run, 960, 600), run, "loss.png")
 
 
 def plot_summary(run: Path, grid: Image.Image) -> Path:
@@ -32,12 +33,11 @@ def plot_summary(run: Path, grid: Image.Image) -> Path:
     Raises:
         ValueError: the folder holds no metrics.
     """
-    curve, target = _curve(run, 840, grid.height), run / "summary.png"
-    sheet = Image.new("RGB", (curve.width + grid.width, grid.height), "white")
+    curve = _curve(run, 840, max(grid.height, 360))  # less has no room for axes
+    sheet = Image.new("RGB", (curve.width + grid.width, curve.height), "white")
     sheet.paste(curve, (0, 0))
     sheet.paste(grid, (curve.width, 0))
-    sheet.save(target, optimize=True)
-    return target
+    return save_png(sheet, run, "summary.png")
 
 
 def _curve(run: Path, width: int, height: int) -> Image.Image:
@@ -61,9 +61,12 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
         for dashes, (name, value) in zip(_DASHES, trivial.items(), strict=True):
             label = f"held-out, trivial: {name.replace('_', ' ')} ({value:.3f})"
             axes.axhline(value, color="0.3", linestyle=dashes, label=label)
-    axes.set(xlabel="update", ylabel="loss on hidden patches", title=run.name)
+    axes.set(xlabel="update", ylabel="loss on hidden patches")
+    axes.set_title(shown(run.name), parse_math=False)  # a name with dollars is no formula
     axes.legend()
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of scripts that the font lacks
+        figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
     return picture

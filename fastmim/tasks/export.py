@@ -79,7 +79,7 @@ def export_encoder(
                 )
             snippet = layout.snippet(trained, str(folder))
             write(new / snippet.file, snippet.code)
-            _write_card(new, card(trained, config, run, step, to, snippet, notes))
+            _write_card(new, card(trained, config, run, step, to, snippet, notes) + "\n")
             _take_place(new, target, Path(beside) / "old")
     except OSError as error:
         raise ValueError(

@@ -129,6 +129,7 @@ def read(file):
     return ((pixels - MEAN) / STD).transpose(2, 0, 1)
 
 
+# features: {trained.pooling}{", from which the logits are computed" if trained.head else ""}.
 session = onnxruntime.InferenceSession({f"{folder}/{FILE}"!r})
 {", ".join(outputs(trained))} = session.run(None, {{"{INPUT}": np.stack([read("image.jpg")])}})
 """

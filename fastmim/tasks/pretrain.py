@@ -5,48 +5,56 @@ May import L3 and below, and analysis.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .. import bittrace
 from ..analysis.curve import plot_curve, plot_summary
+from ..analysis.pictures import save_png
 from ..analysis.predictors import trivial_losses
-from ..analysis.reconstruction import first_rows, reconstruction_grid, save_png
+from ..analysis.reconstruction import reconstruction_grid, spread
 from ..config import Config, Data
-from ..data.image import open_image
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
+from ..data.overlap import also_in
 from ..data.quarantine import Quarantine
 from ..engine import Process
 from ..files import output
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
-from ..terminal import typed
+from ..terminal import shown, typed
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
 from .runs import open_run
-from .task import Task
+from .task import Task, split
+
+GRID_ROWS, SUMMARY_ROWS = 8, 4
+"""Images in each evaluation's grid, and in the summary of a finished run."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Images that training never sees, with masks that never change.
 
-    images: (B, H, W, C) uint8. mask: of those images.
+    images: (B, H, W, C) uint8. mask: of those images. index: (B,) int64, their places in the manifest.
     """
 
     images: Tensor
     mask: Mask
+    index: Tensor
 
     @staticmethod
     def draw(mim: MIM, images: Tensor, index: Tensor) -> HeldOut:
         """Draws the masks that the images at these manifest indices would have in epoch 0."""
         device = next(mim.parameters()).device
-        return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)))
+        return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)), index)
 
     @staticmethod
     def load(mim: MIM, manifest: Manifest, index: Tensor, data: Data) -> tuple[HeldOut, dict[str, str]]:
@@ -55,14 +63,22 @@ class HeldOut:
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
             return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
 
-    def first(self, count: int) -> HeldOut:
-        """The first `count` images."""
-        return HeldOut(self.images[:count], self.mask[:count])
+    def spread(self, manifest: Manifest, count: int) -> list[int]:
+        """Returns the places of `count` of these images, as many of each class; see `reconstruction.spread`."""
+        return spread(*paths_and_labels(manifest, self.index), count)
+
+    def __getitem__(self, places: list[int]) -> HeldOut:
+        """The images at these places."""
+        return HeldOut(self.images[places], self.mask[places], self.index[places])
 
     def predict(self, mim: MIM, batch: int) -> Tensor:
         """Predictions as `mim.predict` gives them, `batch` images at a time."""
         parts = [slice(start, start + batch) for start in range(0, len(self.images), batch)]
         return torch.cat([mim.predict(self.images[part], self.mask[part]) for part in parts])
+
+    def grid(self, mim: MIM, pred: Tensor, notes: Iterable[str] = ()) -> Image.Image:
+        """Draws these images and predictions; see `reconstruction_grid`."""
+        return reconstruction_grid(mim.objective, self.images, self.mask, pred, notes)
 
     @torch.no_grad()
     def loss(self, mim: MIM, pred: Tensor) -> float:
@@ -84,7 +100,7 @@ class Pretrain(Task):
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
                 for path, reason in bad.items() if process.rank == 0 else ():
-                    print(f"left out of data.held_out_root: {path}: {reason}")
+                    print(f"left out of data.held_out_root: {shown(path)}: {shown(reason)}")
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
             self.held_out = held_out if len(held_out.images) else None
@@ -124,25 +140,26 @@ class Pretrain(Task):
     def mask_hashes(self, ids: Tensor) -> int:
         return bittrace.mask_hashes(ids, self.mim.mask(ids).mask)
 
-    def predict_held_out(self) -> Tensor:
-        """Predictions for the held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
+    def predict(self, images: HeldOut) -> Tensor:
+        """Predictions for held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
         with self.engine.inference():
-            return self.held_out.predict(self.mim, self.engine.micro_batch)
+            return images.predict(self.mim, self.engine.micro_batch)
 
     def evaluate(self, done: int, meter: Meter) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
-        objective, held_out, pred = self.mim.objective, self.held_out, self.predict_held_out()
+        objective, held_out, pred = self.mim.objective, self.held_out, self.predict(self.held_out)
         if self.process.rank:
             return
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
         meter.evaluated(held_out.loss(self.mim, pred), self.trivial)
-        few = held_out.first(8)
-        grid = reconstruction_grid(objective, few.images, few.mask, pred[:8])
         with meter.attempt("the reconstruction grid"):
-            save_png(grid, self.folder / f"grids/{done:08d}.png")
+            places = held_out.spread(self.held_out_images, GRID_ROWS)
+            save_png(held_out[places].grid(self.mim, pred[places]), self.folder, "grids", f"{done:08d}.png")
 
     def finish(self, meter: Meter) -> None:
         """Writes the encoder, checked, and the pictures, and says where they are and what was learnt."""
+        few = self.held_out and self.held_out[self.held_out.spread(self.held_out_images, SUMMARY_ROWS)]
+        pred = few and self.predict(few)
         if self.process.rank:
             return
         folder, batch = self.folder, self.config.train.global_batch
@@ -150,10 +167,9 @@ class Pretrain(Task):
         place = output(folder, "encoder", "README.md").parent
         encoder = export_encoder(self.config, loaded.state["model"], place, run=folder, step=loaded.step)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
-        last = folder / f"grids/{self.total:08d}.png"
-        if last.exists():
-            summary = plot_summary(folder, first_rows(open_image(last), self.config.data.size, 4))
-            pictures = f"{summary} (curve and first images); each evaluation's in {folder / 'grids'}"
+        if few:
+            summary = plot_summary(folder, few.grid(self.mim, pred))
+            pictures = f"{summary} (curve and some images); each evaluation's in {folder / 'grids'}"
         hours, peak = spent(folder, batch)
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         for name, words in {
@@ -165,7 +181,53 @@ class Pretrain(Task):
             "next": f"fastmim visualize {typed(folder)} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",
         }.items():
-            meter.say(f"{name:<10}{words}")
+            meter.say(f"{name:<10}{shown(str(words))}")
+
+
+def paths_and_labels(manifest: Manifest, index: Tensor) -> tuple[list[str], list[int] | None]:
+    """Returns the paths and labels of the images at these indices of the manifest."""
+    places, labels = index.tolist(), manifest.labels
+    return [manifest.paths[i] for i in places], None if labels is None else [labels[i] for i in places]
+
+
+def trained_on(run: Path, config: Config, meta: dict[str, Any], manifest: Manifest, index: Tensor) -> str:
+    """Says in one sentence which of some images a run was trained on.
+
+    Args:
+        run: run folder. Its manifest lists what `data.root` held when the run was trained.
+        meta: of the run's checkpoint.
+        manifest, index: the images.
+    """
+    unknown = "Not known: whether the run was trained on these images"
+    expected = meta.get("manifest")
+    if expected is None:
+        return f"{unknown} (its checkpoint names none)."
+    try:
+        known = Manifest.load(str(run / "manifest.json"))
+    except (OSError, ValueError):
+        return f"{unknown} (manifest.json in its folder cannot be read)."
+    if known.hash != expected:
+        return f"{unknown} (manifest.json in its folder is that of other images)."
+    # Images of another folder were held out of nothing.
+    data = replace(config.data, held_out=0 if config.data.held_out_root else config.data.held_out, held_out_root=None)
+    trained, _, _ = split(known, data, config.train.seed)
+    places = index.tolist()
+    answers = also_in(known, trained.tolist(), [(manifest.path(i), manifest.sizes[i]) for i in places])
+    rows = {answer: [str(row) for row, given in enumerate(answers, 1) if given is answer] for answer in (True, None)}
+    words = []
+    if found := rows[True]:
+        words.append(f"The run was trained on {len(found)} of these {len(places)} images: {_rows(found)}.")
+    if found := rows[None]:
+        words.append(f"{unknown}: {_rows(found)} (the training images cannot be read, or are too many).")
+    if not words:
+        words.append("The run was not trained on these images.")
+    if config.run.init:
+        words.append("The images of the run that it started from (run.init) are not compared.")
+    return " ".join(words)
+
+
+def _rows(numbers: list[str]) -> str:
+    return f"row{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def initialise(mim: MIM, run: Path) -> None:

@@ -45,6 +45,21 @@ def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
     return config_of(loaded), loaded
 
 
+def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
+    """Returns what `open_run` does, of a pre-training run.
+
+    Raises:
+        ValueError: as `open_run`, or the run is of another kind.
+    """
+    config, loaded = open_run(run, field)
+    if not isinstance(config, Config):
+        kind = type(config).__name__
+        raise ValueError(
+            f"{field} is a run of another kind ({kind}): expected a pre-training run, such as its run.init"
+        )
+    return config, loaded
+
+
 def config_of(loaded: checkpoint.Loaded) -> Experiment:
     """Returns the config that a checkpoint holds.
 
