@@ -21,7 +21,7 @@ from bench import flops, record, trial
 from bench.ops import matmul_rate
 from fastmim import config
 from fastmim.command import Parser, at_least, refusing
-from fastmim.engine import init_distributed
+from fastmim.processes import init_distributed
 
 
 def row(

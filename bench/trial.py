@@ -23,8 +23,9 @@ import torch
 
 import fastmim_kernels
 from fastmim import config
-from fastmim.engine import Process, init_distributed
+from fastmim.engine import Process
 from fastmim.overrides import override
+from fastmim.processes import init_distributed
 from fastmim.tasks.pretrain import Pretrain
 
 

@@ -3,14 +3,13 @@
 `python -m fastmim.bittrace A B` compares two files.
 """
 
-# May import torch and the standard library only.
+# May import torch, command, files, records and terminal.
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import zip_longest
 from pathlib import Path
@@ -20,6 +19,9 @@ import torch
 from torch import Tensor
 
 from .command import Parser, refusing
+from .files import open_regular
+from .records import LONGEST, Records, Row, is_count, parse
+from .terminal import shown
 
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
 """What a line holds besides its step. samples and masks alone are equal for every number of processes."""
@@ -29,16 +31,13 @@ class Trace:
     """Appends to a trace file; a line survives the death of the process as soon as `record` returns.
 
     Args:
-        path: the file, made if missing.
+        path: the file, made if missing; a damaged one is repaired (`Records`).
         resume_step: updates already done. Lines of later updates are dropped, as training is about to repeat them.
+        say: prints a warning.
     """
 
-    def __init__(self, path: Path, resume_step: int) -> None:
-        kept = [line for line in read(path) if line["step"] < resume_step] if path.exists() else []
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(_line(values) for values in kept))
-        os.replace(temporary, path)
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - open as long as the trace is
+    def __init__(self, path: Path, resume_step: int, say: Callable[[str], None] = print) -> None:
+        self._records = Records(path, _is_sound, lambda row: row["step"] < resume_step, say)
 
     def record(self, step: int, loss: float, grad_norm: float, parameters: int, samples: int, masks: int) -> None:
         """Writes the line of one update.
@@ -52,11 +51,11 @@ class Trace:
         hashes = {"parameters": parameters, "samples": samples, "masks": masks}
         values = {"step": step, "loss": float(loss).hex(), "grad_norm": float(grad_norm).hex()}
         values |= {name: f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for name, value in hashes.items()}
-        self._file.write(_line(values | {"loss_decimal": f"{loss:.6g}"}))
+        self._records.append(values | {"loss_decimal": f"{loss:.6g}"})
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._records.close()
 
 
 def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
@@ -90,19 +89,22 @@ def mask_hashes(ids: Tensor, mask: Tensor) -> int:
     return _sum(bytes(row) + bytes(hidden) for row, hidden in zip(_rows(ids), _rows(mask), strict=True))
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Row]:
     """The lines of a trace; one cut short at the end, by a kill, is left out.
 
     Raises:
-        ValueError: a line before the last is damaged.
+        OSError: the file cannot be read.
+        ValueError: it is no regular file, or a line before the last is damaged.
     """
-    lines = path.read_text().split("\n")
     values = []
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is empty or cut short
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}") from None
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), start=1):
+            row = parse(line, _is_sound)
+            if row is None and (line.endswith(b"\n") or len(line) == LONGEST):
+                text = shown(line[:40].strip())
+                raise ValueError(f"{shown(path)}, line {number}: expected the trace of an update, found {text}")
+            if row is not None and line.endswith(b"\n"):
+                values.append(row)
     return values
 
 
@@ -119,12 +121,13 @@ def diff(a: Path, b: Path, fields: Sequence[str] = FIELDS) -> str | None:
             return f"{short} ends before step {other['step']}"
         for field in ("step", *fields):
             if left[field] != right[field]:
-                return f"step {left['step']}: {field} differs: {_readable(left[field])} and {_readable(right[field])}"
+                differing = f"{_readable(left[field])} and {_readable(right[field])}"
+                return f"step {left['step']}: {field} differs: {differing}"
     return None
 
 
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values) + "\n"
+def _is_sound(row: Row) -> bool:
+    return is_count(row.get("step")) and all(isinstance(row.get(field), str) for field in FIELDS)
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -143,8 +146,10 @@ def _sum(rows: Iterable[bytes]) -> int:
 
 
 def _readable(value: Any) -> str:
-    is_float = isinstance(value, str) and value.lstrip("-").startswith("0x")
-    return f"{value} ({float.fromhex(value):.9g})" if is_float else str(value)
+    if isinstance(value, str) and value.lstrip("-").startswith("0x"):
+        with contextlib.suppress(ValueError, OverflowError):
+            return f"{value} ({float.fromhex(value):.9g})"
+    return shown(str(value))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -153,7 +158,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
     arguments = parser.parse_args(argv)
-    difference = diff(*arguments.traces, arguments.fields)
+    try:
+        difference = diff(*arguments.traces, arguments.fields)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print(difference or "no difference")
     return int(difference is not None)
 

@@ -1,6 +1,6 @@
-"""The training engine: process set-up, DeepSpeed's settings, one optimizer update, and its state by parameter name.
+"""The training engine: one optimizer update, and its state by parameter name.
 
-The only module that imports deepspeed. May import torch, deepspeed, config, settings, optim and stage0.
+May import torch, deepspeed, config, settings, optim and stage0.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import contextlib
 import functools
 import hashlib
 import io
-import os
 import struct
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from fastmim_kernels import keep_freed_memory
 
 from . import optim, stage0
 from .config import Config
@@ -48,49 +44,6 @@ class StepResult:
     loss: Tensor
     grad_norm: Tensor
     skipped: Tensor
-
-
-def init_distributed(device: str = "auto", deterministic: bool = False) -> Process:
-    """Joins the processes of the launcher (`deepspeed`, `torchrun`, or RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-    MASTER_PORT in the environment), or makes a run of one process when there is none.
-
-    Args:
-        device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (nccl).
-        deterministic: bit-identical GPU runs; a CPU always gives them.
-    Raises:
-        ValueError: "cuda" was asked for and there is no GPU.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch sees no GPU: use train.device=cpu or auto")
-    cuda = device != "cpu" and torch.cuda.is_available()
-    os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads it once, on import
-    if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
-        torch.use_deterministic_algorithms(True)
-    import deepspeed
-
-    # DeepSpeed calls functions of torch that will go; that is for DeepSpeed to mend, not for who trains.
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.
-    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    if not launched:  # DeepSpeed looks these up, and searches for MPI when they are missing
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    else:
-        keep_freed_memory()
-        if world > 1 and "OMP_NUM_THREADS" not in os.environ:
-            local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world)
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
-    if not dist.is_initialized():
-        # One process keeps its store in memory: no port that another run could hold.
-        store = {} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **store)
-    deepspeed.init_distributed("nccl" if cuda else "gloo", verbose=False)
-    return Process(rank, world, local_rank, torch.device("cuda", local_rank) if cuda else torch.device("cpu"))
 
 
 class Autocast(nn.Module):
@@ -123,6 +76,9 @@ class Engine:
         precision: the arithmetic in use, "auto" resolved.
         micro_batch, accumulation: images per process per forward; forwards per update.
         settings: the dict that DeepSpeed was given.
+        saves: whether this process gets the whole state from `state_dict`; at ZeRO stage 0 any process can.
+        unchanged: gives contexts that surround the parts of an update in which nothing that is saved changes, except
+            buffers, which `rewind` restores.
 
     Raises:
         ValueError: settings that do not fit; see `batch_plan`, `resolve_precision`, `deepspeed_config`,
@@ -137,6 +93,10 @@ class Engine:
         self.micro_batch, self.accumulation = batch_plan(config.train, process.world)
         self.settings = deepspeed_config(config, process.world, self.precision)
         self.stage = config.train.zero_stage
+        self.saves = process.rank == 0
+        self.unchanged: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+        if self.precision == "fp32":  # convolutions would round to TF32 by default
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         # As given, since a bf16 copy of a position table is not the table.
         self._frozen = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if not p.requires_grad}
         module.to(process.device)
@@ -163,6 +123,7 @@ class Engine:
             )
         if self.stage:
             stage0.create_state(optimizer, [flat for _, flat in self._partitions()])
+        self._before: list[Tensor] = []
         self._statistics = [tensor for name, tensor in self._untrained().items() if name not in self._frozen]
 
     def train_step(self, step: int, lr: float, micro_batches: Iterable[tuple]) -> StepResult:
@@ -180,20 +141,21 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         total = torch.zeros((), device=self.process.device)
-        before = [statistic.clone() for statistic in self._statistics]
+        self._before = before = [statistic.clone() for statistic in self._statistics]
         count = 0
         for images, ids, *labels in micro_batches:
             if count == self.accumulation:
                 raise ValueError(f"an update takes {self.accumulation} micro-batches, got more")
             torch.manual_seed(step_seed(self.config.train.seed, step, self.process.rank, count))
-            images = images.to(self.process.device, non_blocking=True)
-            loss = self._deepspeed(images, ids.to(self.process.device, non_blocking=True), *labels)
-            total += loss.detach()
-            # A loss can be infinite while its gradient is not; NaN gradients make that case the same as the other.
-            loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
-            if self.stage == 0:
-                loss = loss * self.optimizer.loss_scale
-            self._deepspeed.backward(loss)
+            with self.unchanged():
+                images = images.to(self.process.device, non_blocking=True)
+                loss = self._deepspeed(images, ids.to(self.process.device, non_blocking=True), *labels)
+                total += loss.detach()
+                # A loss can be infinite while its gradient is not; NaN gradients make that case the same as the other.
+                loss = loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+                if self.stage == 0:
+                    loss = loss * self.optimizer.loss_scale
+                self._deepspeed.backward(loss)
             self._deepspeed.step()
             count += 1
         if count != self.accumulation:
@@ -205,7 +167,14 @@ class Engine:
             skipped = torch.as_tensor(self._deepspeed.optimizer.overflow)
         for statistic, old in zip(self._statistics, before, strict=True):
             statistic.copy_(torch.where(skipped, old, statistic))
+        self._before = []
         return StepResult(total / self.accumulation, grad_norm, skipped)
+
+    def rewind(self) -> None:
+        """Goes back from the middle of an update, inside `unchanged`, to the last finished one."""
+        for statistic, old in zip(self._statistics, self._before, strict=False):
+            statistic.copy_(old)
+        self._before = []
 
     def reduce_sum(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes; integers wrap around. Collective."""
@@ -290,7 +259,7 @@ class Engine:
         are), the optimizer's moments (of trained ones), "scalars" (optimizer_step; loss_scale and loss_scale_growth for
         fp16). Other ranks: an empty dict.
         """
-        first = self.process.rank == 0
+        first = self.saves
         state: dict[str, dict[str, Tensor]] = {kind: {} for kind in self.kinds}
         fragments = self._fragments()
         for name, shape in self._trained().items():
@@ -362,9 +331,10 @@ class Engine:
                 for name, shape in expected.items()
                 if name in given and given[name].shape != shape
             ]
-        if "optimizer_step" not in state.get("scalars", {}):
+        scalars = state.get("scalars", {})
+        if "optimizer_step" not in scalars:
             problems.append("scalars lacks optimizer_step")
-        return problems
+        return problems + [f"scalars: {n} is no number" for n, value in scalars.items() if value.numel() != 1]
 
     def from_first(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Rank 0's value, on every rank. Collective."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import resource
 import time
 from collections import deque
@@ -22,6 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from .config import Config
+from .files import write
+from .records import Records, Row, is_count, put, read_rows, reason
+from .terminal import shown
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_FINITE = "nothing: the last loss is not finite"
@@ -45,9 +47,14 @@ def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
     """Prints what a run is, and leaves it in the run folder: facts.json (as printed), config.json (resolved)."""
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
-        console.print(f"{name:<{width}}{value}", markup=False)
+        say(f"{name:<{width}}{shown(value)}")
     for name, value in (("facts", facts), ("config", config)):
-        replace(folder / f"{name}.json", json.dumps(value, indent=2) + "\n")
+        put(folder / f"{name}.json", json.dumps(value, indent=2) + "\n", say)
+
+
+def say(text: str) -> None:
+    """Prints lines, above the progress bar if there is one; names from outside appear as `shown`."""
+    console.print("\n".join(map(shown, text.split("\n"))), markup=False)
 
 
 class Meter:
@@ -67,17 +74,14 @@ class Meter:
         self.waited = 0.0
         self.since = time.perf_counter()
         self.skipped = self.skips_in_a_row = 0
-        self.progress = self.file = self.events = None
+        self.failing: set[str] = set()
+        self.progress = self.rows = self.events = None
         if not writes:
             return
-        path = folder / "metrics.jsonl"
-        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= first]
-        replace(path, "".join(kept))
-        self.file = path.open("a", buffering=1)
-        if config.run.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self.rows = Records(folder / "metrics.jsonl", _is_sound, lambda row: row["step"] <= first, say)
+        self.skipped_rows = Records(folder / "skipped.jsonl", _is_skip, lambda row: row["step"] < first, say)
+        self.tensorboard = config.run.tensorboard
+        self.write_events({})
         if console.is_terminal:
             self.progress = Progress(
                 BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console
@@ -93,9 +97,11 @@ class Meter:
         if self.progress:
             self.progress.stop()
         if self.events:
-            self.events.close()
-        if self.file:
-            self.file.close()
+            with self.attempt("TensorBoard's events"):
+                self.events.close()
+        if self.rows:
+            self.rows.close()
+            self.skipped_rows.close()
 
     def waiting(self, batches: Iterable) -> Iterator:
         """Passes batches on, timing how long the loop waits for them."""
@@ -176,38 +182,53 @@ class Meter:
                 continue
             self.skipped += 1
             images = files(step)
-            with self.attempt("skipped.jsonl"):
-                if self.writes:
-                    with (self.folder / "skipped.jsonl").open("a") as file:
-                        file.write(json.dumps({"step": step, "images": images}) + "\n")
+            if self.writes:
+                self.skipped_rows.append({"step": step, "images": images})
             more = f" and {len(images) - 3} more (skipped.jsonl)" if len(images) > 3 else ""
-            self.say(f"update {step} skipped: non-finite loss or gradient on {', '.join(images[:3])}{more}")
+            self.say(f"update {step} skipped: non-finite loss or gradient on {', '.join(map(shown, images[:3]))}{more}")
         return self.skips_in_a_row
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar if there is one."""
         if self.writes:
-            console.print(text, markup=False)
+            say(text)
 
     def write(self, row: dict) -> None:
         """Appends a row to metrics.jsonl, a non-finite number as null, and to TensorBoard."""
         if not self.writes:
             return
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        with self.attempt("metrics.jsonl"):
-            self.file.write(json.dumps(row) + "\n")
-        if self.events:
-            for name, value in row.items():
-                if name != "step" and isinstance(value, int | float):
-                    self.events.add_scalar(name, value, row["step"])
+        self.rows.append(row)
+        self.write_events(row)
+
+    def write_events(self, row: Row) -> None:
+        """Adds a row's numbers to TensorBoard's events; a writer that failed is replaced at the next row."""
+        if not self.tensorboard:
+            return
+        with self.attempt("TensorBoard's events"):
+            try:
+                if self.events is None:
+                    from torch.utils.tensorboard import SummaryWriter
+
+                    self.events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+                for name, value in row.items():
+                    if name != "step" and isinstance(value, int | float):
+                        self.events.add_scalar(name, value, row["step"])
+            except OSError:
+                self.events = None
+                raise
 
     @contextlib.contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """A full disk costs what is written inside and one line, not the run."""
+        """Inside, something is written that no training depends on: a failure costs one warning, not the run."""
         try:
             yield
-        except OSError as error:
-            self.say(f"warning: {what} could not be written ({error}); training goes on")
+        except (OSError, ValueError) as error:
+            if what not in self.failing:
+                self.say(f"warning: {what} could not be written ({reason(error)}); training goes on")
+            self.failing.add(what)
+        else:
+            self.failing.discard(what)
 
     def exclude(self, since: float) -> None:
         """Leaves the time from `since` to now (evaluation, saving) out of the speed, but what a log line covered."""
@@ -247,20 +268,52 @@ class SkippedInARow:
         return self._count
 
 
+def read_metrics(folder: Path) -> list[Row]:
+    """The readable rows of a run's metrics.jsonl; damaged lines are left out."""
+    return read_rows(folder / "metrics.jsonl", _is_sound)
+
+
+def _is_sound(row: Row) -> bool:
+    """True if a row of metrics.jsonl holds what its readers rely on."""
+    trivial = row.get("trivial", {})
+    return (
+        is_count(row.get("step"))
+        and all(row.get(name) is None or _is_number(row[name]) for name in ("loss", "held_out"))
+        and (
+            "images_per_s" not in row
+            or all(_is_number(row.get(name)) and row[name] > 0 for name in ("images_per_s", "updates", "peak_bytes"))
+        )
+        and ("held_out" not in row or bool(trivial))
+        and isinstance(trivial, dict)
+        and all(name.isidentifier() and _is_number(value) for name, value in trivial.items())
+    )
+
+
+def _is_skip(row: Row) -> bool:
+    return is_count(row.get("step")) and isinstance(row.get("images"), list)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
 def spent(folder: Path, samples: int) -> tuple[float, int]:
     """Hours of training (evaluation and saving apart) and peak bytes of a run of updates of `samples` images, over all
     its continuations, from its metrics.jsonl."""
-    rows = [row for row in map(json.loads, whole_lines(folder / "metrics.jsonl")) if "images_per_s" in row]
+    rows = [row for row in read_metrics(folder) if "images_per_s" in row]
     seconds = sum(row["updates"] * samples / row["images_per_s"] for row in rows)
     return seconds / 3600, max((row["peak_bytes"] for row in rows), default=0)
 
 
 def learnt(folder: Path) -> str:
     """Says in words how far a run's last loss is from the trivial predictors, from its metrics.jsonl."""
-    rows = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
+    rows = read_metrics(folder)
     tests = [row for row in rows if "held_out" in row]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    if not tests and not losses:
+        return "unknown: metrics.jsonl holds no loss"
     if not tests:
-        loss = [row["loss"] for row in rows if "loss" in row][-1]
+        loss = losses[-1]
         if loss is None:
             return NOT_FINITE
         return f"loss {loss:.4f} on training images; there are no held-out images to compare it on"
@@ -281,13 +334,6 @@ def _below(loss: float, value: float) -> str:
     return f"{abs(1 - loss / value):.1%} {'below' if loss < value else 'above'}".replace("%", " %")
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The lines of a file that end with a newline, if it exists: a crash can leave half a line at the end."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
-
-
 def replace(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write(path, text)

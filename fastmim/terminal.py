@@ -1,10 +1,21 @@
-"""Text for people: names from outside, escaped before they are printed. Standard library only."""
+"""Text for people: names from outside are escaped, and output that cannot be written never ends a program.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import select
+import shlex
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+_PIECE = 4096  # bytes; a pipe that is ready takes as many without waiting (PIPE_BUF)
 
 
 def print_everything() -> None:
@@ -26,7 +37,111 @@ def shown(name: str | bytes | os.PathLike) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in os.fsdecode(name))
 
 
+def typed(word: str | os.PathLike) -> str:
+    """Returns a name from outside as a word to type into a shell, where it stands for itself and runs nothing.
+
+    Args:
+        word: a file name, or any text. Characters that a terminal cannot show are written as bash reads them, `$'...'`.
+    """
+    text = os.fsdecode(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{shown(quoted)}'"
+
+
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as `os.fsdecode` carries it
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+@contextlib.contextmanager
+def steady_output(patience: float | None = None) -> Iterator[SteadyStream]:
+    """Inside, whatever is printed is written or dropped: no full disk, closed pipe or odd character raises.
+
+    Args:
+        patience: seconds to wait for a reader that does not read, before output is dropped. None = for ever.
+
+    Returns: the stream that stands for standard output.
+    """
+    _open_standard_files()
+    before = sys.stdout, sys.stderr
+    errors = SteadyStream(before[1], patience, lambda text: None)
+    output = SteadyStream(before[0], patience, lambda text: print(text, file=errors))
+    sys.stdout, sys.stderr = output, errors
+    try:
+        yield output
+    finally:
+        output.flush()
+        errors.flush()
+        sys.stdout, sys.stderr = before
+
+
+class SteadyStream:
+    """A text stream that writes whole lines at once and drops what cannot be written.
+
+    Attributes:
+        error: why the stream was last unable to write, or None. Stays after the stream has recovered.
+    """
+
+    def __init__(self, stream: TextIO, patience: float | None, warn: Callable[[str], None]):
+        self.error: OSError | ValueError | None = None
+        self._stream, self._patience, self._warn = stream, patience, warn
+        self._pending, self._dropping, self._lock = "", False, threading.RLock()
+        self._descriptor: int | None = None
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+            self._descriptor = stream.fileno()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._lock:
+            self._pending += text
+            if "\n" in text:
+                self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            text, self._pending = self._pending, ""
+            if not text:
+                return
+            try:
+                if self._dropping:
+                    self._put("\n[output is missing here: it could not be written]\n")
+                    self._dropping = False
+                self._put(text)
+            except (OSError, ValueError) as error:  # ValueError: the stream is closed
+                self.error, first, self._dropping = error, self.error is None, True
+                if first and self._patience is not None:
+                    reason = getattr(error, "strerror", None) or error
+                    self._warn(f"warning: standard output cannot be written ({reason}); the run goes on without it")
+
+    def _put(self, text: str) -> None:
+        data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        if self._descriptor is None:
+            self._stream.write(data.decode(self._stream.encoding or "utf-8"))
+            self._stream.flush()
+            return
+        ready = select.poll()
+        ready.register(self._descriptor, select.POLLOUT)
+        while data:
+            seconds = 0 if self._dropping else self._patience
+            if not ready.poll(None if seconds is None else 1000 * seconds):
+                raise BlockingIOError(0, "nobody reads it")
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(self._descriptor, data[:_PIECE]) :]
+
+
+def _open_standard_files() -> None:
+    """Opens /dev/null in the place of a closed standard stream, lest the next file opened gets its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))

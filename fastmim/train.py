@@ -12,13 +12,18 @@ from fastmim.command import refusing, repeated, shown, version
 from fastmim.config import Experiment, load
 from fastmim.overrides import leaf_fields, override
 from fastmim.stop import Stop, launchers
+from fastmim.terminal import steady_output
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
 def main(argv: list[str]) -> None:
-    watched = launchers()
+    with steady_output(patience=1.0), Stop(launchers()) as stop:
+        run(argv, stop)
+
+
+def run(argv: list[str], stop: Stop) -> None:
     # From the launcher, which also sets LOCAL_RANK.
     argv = [arg for arg in argv if not arg.startswith(("--local_rank", "--local-rank"))]
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine says why it refuses
@@ -29,18 +34,21 @@ def main(argv: list[str]) -> None:
 
     # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
-    from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.runfolder import FolderError
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
     places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}
-    with refusing("train.py", FolderError, speaks=speaks, paths=places):
-        trainer = Trainer(config)
-    try:
-        trainer.fit(Stop(watched))
-    except BadFilesError as error:
-        raise SystemExit(f"train.py: {error}; saved: update {trainer.saved}") from None
+    with stop.explaining():
+        last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
+        with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
+            trainer = Trainer(config, stop)
+        try:
+            trainer.fit()
+        except BadFilesError as error:
+            stop.tell(f"ended: {error}")
+            raise SystemExit(f"train.py: {stop.last_words(str(error))}") from None
 
 
 def read(argv: list[str]) -> Experiment:

@@ -1,16 +1,20 @@
 """The training loop around a task. May import L4 and below."""
 
+import contextlib
+import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from . import checkpoint
+from . import checkpoint, runfolder
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
-from .engine import init_distributed
-from .metrics import Meter, SkippedInARow, announce
+from .metrics import Meter, SkippedInARow, announce, say
+from .processes import init_distributed
+from .records import reason
 from .segmentation import Segment
 from .settings import deepspeed_config, resolve_precision
 from .stop import Stop
@@ -32,36 +36,49 @@ TASKS = {
 
 
 class Trainer:
-    """The loop around a task: train, log, look, save, stop."""
+    """The loop around a task: train, log, look, save, stop.
 
-    def __init__(self, config: Experiment):
-        self.config, self.folder = config, Path(config.run.dir)
+    It holds a lock while an update changes what is saved, and while a checkpoint is written: `save_now`, in another
+    thread, waits for neither a collective nor a decoder.
+    """
+
+    def __init__(self, config: Experiment, stop: Stop):
+        self.config, self.folder, self.stop = config, Path(config.run.dir), stop
         self.checkpoints = self.folder / "checkpoints"
         self.process = init_distributed(config.train.device, config.train.deterministic)
+        stop.join(self.process.rank, self.process.world, config.train.timeout)
         self.writes = self.process.rank == 0
+        self.busy, self.writing = threading.Lock(), False
         # Refused before anything is read or made.
         check_folders(config)
         deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
-        with checkpoint.starting(self.folder) if self.writes else nullcontext() as self.lock:
+        with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
             self.task = TASKS[type(config)](config, self.process)
             self.first = self.task.resume(self.checkpoints)
-        self.saved = self.first
+        self.done = self.saved = self.first
+        self.task.engine.unchanged = self.idle
         if self.writes:
             announce(self.folder, self.task.describe() | {"start": f"update {self.first}"}, to_json(config))
-            self.task.manifest.save(str(self.folder / "manifest.json"))
+            try:
+                self.task.manifest.save(str(self.folder / "manifest.json"))
+            except (OSError, ValueError) as error:
+                say(f"warning: manifest.json could not be written ({reason(error)}); training goes on")
 
-    def fit(self, stop: Stop) -> None:
-        task, run = self.task, self.config.run
+    def fit(self) -> None:
+        task, run, stop = self.task, self.config.run, self.stop
         last = min(task.total, run.stop_after or task.total)
         batches, every = task.batches(self.first, last), run.evaluate_every or task.total
         skipped = SkippedInARow()
-        trace = Trace(self.folder / "trace.jsonl", self.first) if run.trace and self.writes else None
+        trace = Trace(self.folder / "trace.jsonl", self.first, say) if run.trace and self.writes else None
         done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
+        stop.watch(self)
         with Meter(self.folder, self.first, task.total, self.config, self.process.device, self.writes) as self.meter:
             for step in range(self.first, last):
-                result = task.train_step(step, self.meter.waiting(islice(batches, task.engine.accumulation)))
+                micro_batches = self.meter.waiting(islice(batches, task.engine.accumulation))
+                with self.busy:
+                    result = task.train_step(step, self.while_idle(micro_batches))
+                    done = self.done = step + 1
                 self.meter.update(result.loss, result.grad_norm, result.skipped)
-                done = step + 1
                 why = ("finished" if last == task.total else "run.stop_after") if done == last else stop.poll()
                 pause = time.perf_counter()
                 values = task.fingerprint(step, result) if run.trace else {}
@@ -77,7 +94,9 @@ class Trainer:
                 self.meter.exclude(pause)
                 if why:
                     break
-        stop.close()
+        stop.settle()
+        if trace:
+            trace.close()
         finished = done == task.total and not failure
         try:
             if self.writes and not (finished and self.saved == done):
@@ -105,13 +124,58 @@ class Trainer:
     def save(self, done: int) -> None:
         """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
         state = self.task.state_dict()
-        if self.writes:
+        with self.busy:
+            self.writing = True
+            self.write(done, state)
+            self.writing = False
+
+    def write(self, done: int, state: checkpoint.State) -> None:
+        """Writes a checkpoint of a state, which is empty on ranks that do not write."""
+        if state:
             try:
                 checkpoint.save(self.checkpoints, done, state, self.task.meta(), self.config.run.keep)
             except checkpoint.CheckpointError as error:
                 self.meter.say(f"warning: {error}")
                 done = done if error.saved else self.saved
         self.saved = done
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        """Inside, nothing that is saved changes although `busy` is held: lets `save_now` in."""
+        self.busy.release()
+        try:
+            yield
+        finally:
+            self.busy.acquire()
+
+    def while_idle(self, batches: Iterable) -> Iterator[Any]:
+        """Passes batches on; waits for each while idle."""
+        batches = iter(batches)
+        while True:
+            with self.idle():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def updates(self) -> tuple[int, int]:
+        """Returns the updates done, and those in the newest checkpoint."""
+        return self.done, self.saved
+
+    def can_save(self) -> bool:
+        """True if `save_now` works. A GPU may have updates of a broken collective in its queue."""
+        alone = self.task.engine.stage == 0 and self.process.device.type == "cpu"
+        return self.process.world == 1 or alone
+
+    def save_now(self) -> None:
+        """Saves the last finished update from another thread; training cannot go on afterwards."""
+        while not self.busy.acquire(timeout=5.0):  # for good
+            if not self.writing:
+                return  # an update hangs: what there is may be half of it
+        engine = self.task.engine
+        engine.rewind()
+        engine.saves = True
+        self.write(self.done, self.task.state_dict())
 
     def end(self, done: int, why: str, failure: str | None) -> None:
         """Says why a run ends before it has finished, or with a failure, and ends it."""

@@ -5,7 +5,9 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +18,14 @@ from PIL import Image
 import fastmim
 from fastmim import checkpoint, cli
 from fastmim.analysis import reconstruction
+from fastmim.analysis.pictures import is_ours
 from fastmim.config import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
+from fastmim.tasks import export
 from fastmim.tasks.pretrain import build
+from fastmim.tasks.runs import open_pretraining
 from fastmim.tasks.task import split
 
 
@@ -73,6 +78,34 @@ def test_export(run):
     assert (run / "encoder-hub-folder/model.safetensors").is_file() and (run / "d2/backbone.pth").is_file()
 
 
+def test_an_export_that_is_told_to_stop_leaves_nothing(run, monkeypatch):
+    layout = export.LAYOUTS["timm"]
+
+    def write(trained, folder):
+        layout.write(trained, folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setitem(export.LAYOUTS, "timm", replace(layout, write=write))
+    before, files = signal.getsignal(signal.SIGTERM), sorted(run.iterdir())
+    with pytest.raises(SystemExit) as error:
+        cli.main(["export", str(run)])
+    assert error.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert sorted(run.iterdir()) == files
+
+
+def test_a_link_in_a_run_leads_no_export_out_of_it(run, tmp_path, refusal):
+    """A stranger's run can hold one to an empty folder, or to somebody's export; a link that is named is followed."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("encoder", "encoder-hub-folder"):
+        (run / name).symlink_to(tmp_path / "elsewhere")
+    assert "but a link leads to" in refusal("export", run)
+    assert "but a link leads to" in refusal("export", run, "--to", "hub-folder")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    cli.main(["export", str(run), "--out", str(run / "encoder")])
+    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (run / "encoder").is_symlink()
+
+
 @pytest.mark.parametrize(("words", "rows"), [([], 3), (["--count", "2"], 2), (["--images", "all"], 6)])
 def test_visualize(run, images, words, rows, capsys):
     cli.main(["visualize", str(run), *(str(images) if word == "all" else word for word in words)])
@@ -97,6 +130,8 @@ def test_visualize_replaces_its_own_pictures_only(tmp_path, run, refusal):
     assert (tmp_path / "holiday.png").read_bytes() == b"\x89PNG of somebody"
     for _ in range(2):
         cli.main(["visualize", str(run), "--out", str(tmp_path / "new/a.png")])
+    cli.main(["visualize", str(run), "--out", str(tmp_path / "holiday.png"), "--overwrite"])
+    assert is_ours(tmp_path / "holiday.png")
 
 
 def test_visualize_writes_through_no_link(tmp_path, run):
@@ -113,7 +148,7 @@ def note(run: Path, capsys, *words) -> str:
 
 
 def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, capsys):
-    config = cli._open(run)[0]
+    config = open_pretraining(run, "run")[0]
     trained, _, held_out = split(Manifest.scan(str(images)), config.data, config.train.seed)
     none, unknown = "The run was not trained on these images.", "Not known: whether the run was trained on these images"
     assert note(run, capsys) == none
@@ -146,8 +181,8 @@ def test_images_held_out_of_a_folder_that_has_grown(tmp_path, images, capsys):
         write_demo_images(str(tmp_path / name), 1, (24, 24), "held_out")
         (tmp_path / name / "demo_00000.jpg").rename(tmp_path / f"images/{name}.jpg")
     said = note(run, capsys, "--count", 3)
-    trained, _, _ = split(Manifest.scan(str(images)), cli._open(run)[0].data, 0)
-    _, manifest, now = split(Manifest.scan(str(tmp_path / "images")), cli._open(run)[0].data, 0)
+    trained, _, _ = split(Manifest.scan(str(images)), open_pretraining(run, "run")[0].data, 0)
+    _, manifest, now = split(Manifest.scan(str(tmp_path / "images")), open_pretraining(run, "run")[0].data, 0)
     old = sorted(path.name for path in images.iterdir())
     known = {old[i] for i in trained.tolist()}
     rows = [str(row) for row, i in enumerate(now.tolist(), 1) if manifest.paths[i] in known]
@@ -213,7 +248,7 @@ def test_weights_that_do_not_fit_are_one_line(run, refusal):
     wrong = {name: torch.zeros(1) for name in loaded.state["model"]}
     shutil.rmtree(run / "checkpoints")
     checkpoint.save(run / "checkpoints", 1, {"model": wrong}, loaded.meta, keep=1)
-    assert "size mismatch" in refusal("export", run)
+    assert "encoder.cls_token: expected (1, 1, 64) of float32 by the config, found (1,)" in refusal("export", run)
 
 
 @pytest.mark.parametrize(

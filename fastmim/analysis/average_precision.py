@@ -28,7 +28,7 @@ def average_precision(annotations: Annotations, detections: list[dict[str, Any]]
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth = [entry for entries in annotations.objects.values() for entry in entries]
+    truth = annotations.truth()
     values = []
     for kind in KINDS:
         # Not `loadRes`, which cannot take an empty list. Entries are copied, as COCOeval writes into them.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..metrics import whole_lines
+from ..metrics import read_metrics
 from ..terminal import shown
 from .pictures import save_png
 
@@ -49,7 +48,7 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
     from matplotlib import pyplot as plt
 
     path = run / "metrics.jsonl"
-    rows = [json.loads(line) for line in whole_lines(path)]
+    rows = read_metrics(run)
     train = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     held_out = [(row["step"], row["held_out"]) for row in rows if "held_out" in row]
     if not train:

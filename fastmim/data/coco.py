@@ -6,23 +6,29 @@ May import tokens. pycocotools (`pip install fastmim[detect]`) rasterises polygo
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import open_regular
+from ..terminal import shown
 from ..tokens import Cut
+from . import strict_json
 from .crops import move
 from .decode import places
 from .manifest import Manifest
+from .strict_json import is_whole, short
 
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each x, y, x, y, ... in pixels, or a run-length encoding."""
+
+_MAX_PIXELS = 178_956_970  # of an image, as the reader allows
+_MAX_CATEGORIES = 10_000
+_MAX_OUTLINE = 10**6  # pixels around an object: its rasteriser takes time and memory for each
+_MAX_POLYGONS = 1000  # of an object: merging them takes time by their square
 
 
 class Annotations:
@@ -32,67 +38,115 @@ class Annotations:
         categories: {id: name}, by id; label k, from 1 on, is the k-th of them.
         images: {file name: entry}, with "id", "height", "width" and "file_name".
         objects: {image id: entries}, with "id" (from 1 on, whatever the file has), "image_id", "category_id", "bbox"
-            (x, y, width, height), "segmentation" as `Segmentation`, "area" and "iscrowd".
+            (x, y, width, height), "segmentation" as `Segmentation`, "area" (None if the file has none) and "iscrowd".
         sha256: of the file.
     """
 
     def __init__(self, path: str):
         """
         Raises:
-            FileNotFoundError: no such file.
+            OSError: the file cannot be read.
             ValueError: it is not in the format; the message names the entry.
         """
-        text = Path(path).read_bytes()
+        name = shown(path)
+        try:
+            with open_regular(path) as file:
+                text = file.read()
+        except OSError as error:
+            raise type(error)(f"annotations {name} cannot be read: {error.strerror}") from error
         self.path, self.sha256 = path, hashlib.sha256(text).hexdigest()
         try:
-            data = json.loads(text)
-            self.categories = {int(c["id"]): str(c["name"]) for c in sorted(data["categories"], key=lambda c: c["id"])}
-            images = [
-                {name: image[name] for name in ("id", "height", "width", "file_name")} for image in data["images"]
-            ]
-            entries = data["annotations"]
-        except (ValueError, LookupError, TypeError) as error:
+            # In COCO's own files an object takes 500 characters and a list 150.
+            data = strict_json.parse(text, 10**5 + len(text) // 12, 10**5 + len(text) // 40, _compact)
+            columns = []
+            for column in ("categories", "images", "annotations"):
+                if not isinstance(data.get(column), list):
+                    raise ValueError(f"{column}: expected a list, got {short(data.get(column))}")
+                columns.append(data[column])
+        except ValueError as error:
             raise ValueError(
-                f"{path}: expected COCO's format, an object with images, annotations and categories: {error!r}"
-            ) from error
-        self.images = {image["file_name"]: image for image in images}
-        self.objects: dict[int, list[dict]] = {image["id"]: [] for image in images}
-        if not self.categories or not images or not len(images) == len(self.images) == len(self.objects):
-            raise ValueError(f"{path}: expected categories, and images each with an id and a file_name of its own")
-        sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+                f"{name}: expected COCO's format, an object with images, annotations and categories: {error}"
+            ) from None
+        del data, text
+        categories, images, entries = columns
+        self.categories = self._categories(categories)
+        self.images: dict[str, dict] = {}
+        self.objects: dict[int, list[dict]] = {}
+        sizes = {}
+        for number, image in enumerate(images):
+            kept = self._image(f"{name}: images[{number}]", image)
+            self.images[kept["file_name"]], self.objects[kept["id"]] = kept, []
+            sizes[kept["id"]] = kept["height"], kept["width"]
+        if not images or not len(images) == len(self.images) == len(self.objects):
+            raise ValueError(f"{name}: expected images, each with an id and a file_name of its own")
         for number, entry in enumerate(entries, 1):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{name}: annotations[{number - 1}]: expected an object, got {short(entry)}")
             try:
-                self.objects[entry["image_id"]].append(self._object(number, entry, sizes[entry["image_id"]]))
-            except (ValueError, LookupError, TypeError) as error:
-                name = entry.get("id", number) if isinstance(entry, dict) else f"number {number}"
-                raise ValueError(f"{path}: annotation {name}: {error!r}") from error
+                image = entry.get("image_id")
+                if not isinstance(image, int | str) or image not in sizes:
+                    raise ValueError(f"image_id: {short(image)} is none of the images")
+                self.objects[image].append(self._object(number, entry, sizes[image]))
+            except ValueError as error:
+                raise ValueError(f"{name}: annotation {short(entry.get('id', number))}: {error}") from None
+
+    def _categories(self, categories: list) -> dict[int, str]:
+        found = {}
+        for number, entry in enumerate(categories):
+            if (
+                not isinstance(entry, dict)
+                or not is_whole(entry.get("id"), 0, 2**31)
+                or not isinstance(entry.get("name"), str)
+            ):
+                raise ValueError(
+                    f"{shown(self.path)}: categories[{number}]: expected a whole number as id and a name, got "
+                    f"{short([entry.get('id'), entry.get('name')]) if isinstance(entry, dict) else short(entry)}"
+                )
+            found[entry["id"]] = entry["name"]
+        if not 0 < len(found) == len(categories) <= _MAX_CATEGORIES:
+            raise ValueError(
+                f"{shown(self.path)}: expected 1 to {_MAX_CATEGORIES} categories, each with an id of its own, got "
+                f"{len(categories)} with {len(found)} ids"
+            )
+        return dict(sorted(found.items()))
+
+    @staticmethod
+    def _image(place: str, image: Any) -> dict[str, Any]:
+        if not isinstance(image, dict):
+            raise ValueError(f"{place}: expected an object, got {short(image)}")
+        kept = {name: image.get(name) for name in ("id", "height", "width", "file_name")}
+        if not isinstance(kept["id"], int | str) or isinstance(kept["id"], bool):
+            raise ValueError(f"{place}: id: expected a whole number, got {short(kept['id'])}")
+        if not isinstance(kept["file_name"], str):
+            raise ValueError(f"{place}: file_name: expected text, got {short(kept['file_name'])}")
+        height, width = kept["height"], kept["width"]
+        whole = is_whole(height, 1, _MAX_PIXELS) and is_whole(width, 1, _MAX_PIXELS)
+        if not whole or height * width > _MAX_PIXELS:
+            raise ValueError(
+                f"{place}: height and width: expected whole numbers, at most {_MAX_PIXELS} pixels in all, got "
+                f"{short(height)} and {short(width)}"
+            )
+        return kept
 
     def _object(self, number: int, entry: dict, size: tuple[int, int]) -> dict:
-        box = [float(value) for value in entry["bbox"]]
-        if len(box) != 4 or not all(map(math.isfinite, box)):
-            raise ValueError(f"bbox: expected 4 numbers, got {entry['bbox']}")
-        if entry["category_id"] not in self.categories:
-            raise ValueError(f"category_id {entry['category_id']} is none of the categories")
-        mask = entry.get("segmentation")
-        if isinstance(mask, list):  # fewer than 3 points enclose nothing
-            mask = [np.asarray(polygon, np.float64) for polygon in mask if len(polygon) >= 6]
-            # Its rasteriser walks along every edge, in memory of that length.
-            if any(len(polygon) % 2 or not np.abs(polygon).max() <= 2 * max(size) for polygon in mask):
-                raise ValueError(
-                    f"segmentation: expected x, y, x, y, ... within an image of {size[0]} x {size[1]} pixels"
-                )
-        if not mask:
-            raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
-        if isinstance(mask, dict) and tuple(mask["size"]) != size:
-            raise ValueError(f"its mask is of {mask['size']} pixels, its image of {list(size)}")
+        box = entry.get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
+            raise ValueError(f"bbox: expected 4 numbers, got {short(entry.get('bbox'))}")
+        category, crowd, area = (entry.get(name) for name in ("category_id", "iscrowd", "area"))
+        if type(category) is not int or category not in self.categories:
+            raise ValueError(f"category_id {short(category)} is none of the categories")
+        if crowd not in (None, 0, 1):
+            raise ValueError(f"iscrowd: expected 0 or 1, got {short(crowd)}")
+        if area is not None and not (isinstance(area, int | float) and 0 <= area <= _MAX_PIXELS):
+            raise ValueError(f"area: expected a number of pixels, got {short(area)}")
         return {
             "id": number,  # pycocotools takes an id of 0 for no match
             "image_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "bbox": box,
-            "segmentation": mask,
-            "iscrowd": int(entry.get("iscrowd", 0)),
-            "area": float(entry["area"]) if "area" in entry else float(decode(mask, size).sum()),
+            "category_id": category,
+            "bbox": list(map(float, box)),
+            "segmentation": segmentation(entry.get("segmentation"), size),
+            "iscrowd": int(crowd or 0),
+            "area": None if area is None else float(area),
         }
 
     def within(self, manifest: Manifest, with_objects: bool) -> Manifest:
@@ -104,12 +158,12 @@ class Annotations:
         index = {name: i for i, name in enumerate(manifest.paths)}
         if missing := [name for name in self.images if name not in index]:
             raise ValueError(
-                f"{self.path} names {len(missing)} of {len(self.images)} images that are not in {manifest.root}, such "
-                f"as {missing[0]}"
+                f"{shown(self.path)} names {len(missing)} of {len(self.images)} images that are not in "
+                f"{shown(manifest.root)}, such as {shown(missing[0])}"
             )
         kept = [i for name, i in index.items() if name in self.images and (not with_objects or self.of(name)[1])]
         if not kept:
-            raise ValueError(f"{self.path} has no object to learn from: all are crowds, or there are none")
+            raise ValueError(f"{shown(self.path)} has no object to learn from: all are crowds, or there are none")
         columns = {
             name: [getattr(manifest, name)[i] for i in kept]
             for name in ("paths", "sizes", "checksums")
@@ -122,6 +176,18 @@ class Annotations:
         image = self.images[name]
         return image, [entry for entry in self.objects[image["id"]] if not entry["iscrowd"]]
 
+    def truth(self) -> list[dict]:
+        """All objects, crowds too, as pycocotools measures against them: masks are encoded, areas never missing."""
+        from pycocotools import mask as coco
+
+        found = []
+        for image in self.images.values():
+            for entry in self.objects[image["id"]]:
+                mask = encode(entry["segmentation"], (image["height"], image["width"]))
+                area = float(coco.area(mask)) if entry["area"] is None else entry["area"]
+                found.append(entry | {"segmentation": mask, "area": area})
+        return found
+
     def target(self, name: str, cut: Cut, flip: bool, size: tuple[int, int]) -> dict[str, Tensor]:
         """The objects that a sample of (H, W) shows of an image, moved with its pixels.
 
@@ -132,7 +198,7 @@ class Annotations:
         """
         image, objects = self.of(name)
         labels = {category: label for label, category in enumerate(self.categories, 1)}
-        rows, columns = shown(cut, flip, size)
+        rows, columns = sources(cut, flip, size)
         edge = torch.tensor([cut.resized[1], cut.resized[0]], dtype=torch.float64)
         found: dict[str, list] = {"boxes": [], "labels": [], "masks": []}
         for entry in objects:
@@ -170,7 +236,7 @@ def extent(line: np.ndarray) -> slice:
     return slice(int(true[0]), int(true[-1]) + 1) if len(true) else slice(0, 0)
 
 
-def shown(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def sources(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of the image whose pixel is nearest to each row and column of a sample of (H, W); -1 = padding."""
     found = places(cut, flip, size)
     if found is None:
@@ -187,8 +253,113 @@ def decode(mask: Segmentation, size: tuple[int, int]) -> np.ndarray:
     """A mask as (H, W) uint8 of 0 and 1."""
     from pycocotools import mask as coco
 
+    return coco.decode(encode(mask, size))
+
+
+def encode(mask: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
+    """pycocotools' compressed run-length encoding of a mask."""
+    from pycocotools import mask as coco
+
     if isinstance(mask, list):
-        mask = coco.merge(coco.frPyObjects([polygon.tolist() for polygon in mask], *size))
-    elif isinstance(mask["counts"], list):
-        mask = coco.frPyObjects(mask, *size)
-    return coco.decode(mask)
+        return coco.merge(coco.frPyObjects([polygon.tolist() for polygon in mask], *size))
+    if isinstance(mask["counts"], np.ndarray):
+        return coco.frPyObjects(mask | {"counts": mask["counts"].tolist()}, *size)
+    return mask
+
+
+def _compact(entry: dict[str, Any]) -> dict[str, Any]:
+    """Turns an object's lists of numbers into arrays while the file is parsed: they take a quarter of the memory."""
+    if isinstance(mask := entry.get("segmentation"), list):
+        entry["segmentation"] = [_floats(polygon) for polygon in mask]
+    elif isinstance(counts := entry.get("counts"), list):
+        entry["counts"] = _floats(counts)
+    return entry
+
+
+def _is_coordinate(value: Any) -> bool:
+    return isinstance(value, int | float) and -_MAX_PIXELS <= value <= _MAX_PIXELS
+
+
+def _floats(values: Any) -> np.ndarray | None:
+    """A list of numbers as (N,) float64; None for anything else."""
+    if not isinstance(values, list):
+        return None
+    try:
+        found = np.asarray(values, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return found if found.ndim == 1 else None
+
+
+def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
+    """Checks what `_compact` made of a segmentation in an image of (height, width).
+
+    Raises:
+        ValueError: no mask of such an image, or one whose outline would take too long to draw.
+    """
+    if not mask:
+        raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
+    if isinstance(mask, dict):
+        if mask.get("size") != list(size):
+            raise ValueError(f"its mask is of {_size(mask.get('size'))} pixels, its image of {_size(list(size))}")
+        return {"size": list(size), "counts": _counts(mask.get("counts"), size)}
+    height, width = size
+    expected = f"expected x, y, x, y, ... within an image of {height} x {width} pixels"
+    if not isinstance(mask, list):
+        raise ValueError(f"segmentation: {expected}, got {short(mask)}")
+    if any(polygon is None for polygon in mask):
+        raise ValueError(f"segmentation: {expected}, got something else than numbers")
+    mask = [polygon for polygon in mask if len(polygon) >= 6]  # fewer than 3 points enclose nothing
+    if not mask:
+        raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
+    reach, outline = 2 * max(size), 0.0
+    for polygon in mask:
+        if len(polygon) % 2 or not (-reach <= polygon.min() and polygon.max() <= reach):
+            raise ValueError(f"segmentation: {expected}")
+        if len(polygon) * 2 * reach > _MAX_OUTLINE / len(mask):  # else it cannot be too long
+            points = polygon.reshape(-1, 2)
+            outline += np.abs(points - np.roll(points, 1, axis=0)).sum()
+    if outline > _MAX_OUTLINE or len(mask) > _MAX_POLYGONS:
+        raise ValueError(
+            f"segmentation: expected at most {_MAX_POLYGONS} polygons of {_MAX_OUTLINE} pixels around, got {len(mask)} "
+            f"of {outline:.0f}; give a run-length encoding instead"
+        )
+    return mask
+
+
+def _size(size: Any) -> str:
+    return " x ".join(map(short, size[:2])) if isinstance(size, list) else short(size)
+
+
+def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
+    """Checks that the runs of an encoding, (N,) float64 or compressed text, fill an image of (height, width)."""
+    runs = _uncompressed(counts) if isinstance(counts, str) else counts
+    whole = isinstance(runs, np.ndarray) and len(runs) and bool(((runs >= 0) & (runs == np.floor(runs))).all())
+    if not whole or runs.sum() != size[0] * size[1]:
+        got = f"runs of {runs.sum():.0f}" if whole else "something else"
+        raise ValueError(f"segmentation: expected runs that make up the image's {size[0] * size[1]} pixels, got {got}")
+    return counts.encode("ascii") if isinstance(counts, str) else runs.astype(np.int64)
+
+
+def _uncompressed(text: str) -> np.ndarray | None:
+    """Runs in COCO's compressed text: 5 bits a character, low ones first; from the fourth on, less the last but one.
+
+    The source is rleFrString of maskApi.c (cocodataset/cocoapi).
+    """
+    try:
+        codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        return None
+    ends = np.flatnonzero(codes & 32 == 0)
+    if not len(ends) or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        return None
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    values -= np.where(codes[ends] & 16, 1 << (5 * lengths), 0)
+    for first in (1, 2):
+        values[first::2] = np.cumsum(values[first::2])
+    return values.astype(np.float64)

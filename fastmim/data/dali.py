@@ -1,13 +1,13 @@
 """The DALI decoder: JPEG, PNG and WebP through NVIDIA DALI, on the CPU or on a GPU; the rest through another decoder.
 
-May import fastmim_kernels and decode.
+May import fastmim_kernels, decode and image.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fastmim_kernels.reader import Header
 
 from .decode import Decoder, Job, Pending
+from .image import DEFAULT_LIMITS, Limits, refusal, reserved, seconds_needed
 
 # Formats that DALI decodes to the pixels of Pillow, bit for bit, and faster. It has no GIF; BMP, TIFF, palettes, CMYK
 # and 16-bit samples it decodes more slowly.
@@ -46,6 +47,7 @@ class DaliDecoder(Decoder):
         threads: int,
         device: torch.device,
         pillow: Decoder,
+        limits: Limits = DEFAULT_LIMITS,
     ):
         """
         Args:
@@ -54,6 +56,7 @@ class DaliDecoder(Decoder):
             interpolation: "bicubic" or "bilinear", antialiased.
             device: of the results; a CUDA device also decodes.
             pillow: makes what DALI does not, with the same settings; closed with this decoder.
+            limits: on one image; one call of DALI takes no longer than one image may.
         Raises:
             ImportError: DALI cannot be imported; says what to do.
         """
@@ -73,7 +76,7 @@ class DaliDecoder(Decoder):
         self._shape = (*size, channels)
         self._threads = threads
         self._device = device
-        self._pillow = pillow
+        self._pillow, self._limits = pillow, limits
         self._local = threading.local()
         # On the CPU each thread makes calls of its own; on a GPU there is one call, shared out to DALI's threads.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -88,12 +91,11 @@ class DaliDecoder(Decoder):
             images.record_stream(self._stream)
         ours, others = [], []
         for position, job in enumerate(jobs):
-            # Changes are Pillow's, on the host: there the sample is made too.
-            (ours if self._takes(job.file.header) and not job.changes else others).append(position)
-        chunk = _GPU_CHUNK if self._stream else _CHUNK
-        chunks = [ours[i : i + chunk] for i in range(0, len(ours), chunk)]
-        decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in chunks]
-        return _Batch(images, self._start_pillow(others, jobs), decoding, self._stream)
+            # Changes are Pillow's, on the host: there the sample is made too. So are refusals.
+            takes = self._takes(job.file.header) and not job.changes and not refusal(job.file, self._limits)
+            (ours if takes else others).append(position)
+        decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in self._chunks(ours, jobs)]
+        return _Batch(images, self._start_pillow(others, jobs), decoding)
 
     def describe(self) -> str:
         formats = ", ".join(name.upper() for name in _FORMATS)
@@ -116,24 +118,44 @@ class DaliDecoder(Decoder):
         fits = self._shape[-1] == 3 or header.channels - header.alpha == 1
         return fits and not header.palette and not header.cmyk
 
+    def _chunks(self, positions: list[int], jobs: list[Job]) -> Iterator[list[int]]:
+        """The positions, split into calls that a closing decoder can wait for."""
+        chunk, total, most = [], 0.0, _GPU_CHUNK if self._stream else _CHUNK
+        for position in positions:
+            seconds = seconds_needed(jobs[position].file)
+            if chunk and (len(chunk) == most or total + seconds > self._limits.seconds):
+                yield chunk
+                chunk, total = [], 0.0
+            chunk.append(position)
+            total += seconds
+        if chunk:
+            yield chunk
+
     def _start_pillow(self, positions: list[int], jobs: list[Job]) -> _Elsewhere | None:
         """Has the jobs at `positions` done by Pillow."""
         return _Elsewhere(positions, self._pillow.start([jobs[i] for i in positions])) if positions else None
 
-    def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Elsewhere | None:
+    def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Decoded:
         """Fills the rows at `positions`; leaves those that DALI cannot decode to Pillow."""
+        with reserved(self._limits, *(jobs[i].file for i in positions)):
+            failed = self._fill_or_name(positions, jobs, images)
+        filled = self._stream.record_event() if self._stream else None
+        return _Decoded(self._start_pillow(failed, jobs), filled)
+
+    def _fill_or_name(self, positions: list[int], jobs: list[Job], images: Tensor) -> list[int]:
+        """Fills the rows at `positions`; returns those whose files DALI cannot decode."""
         if not hasattr(self._local, "context"):
             self._local.context = self._context()
         with self._local.context, self._ndd.EvalMode.sync_cpu:
             error = self._fill(positions, jobs, images)
             if error is None:
-                return None
+                return []
             # One bad file fails the call for all of them, often without being named.
             errors = {position: self._fill([position], jobs, images) for position in positions}
         failed = [position for position, error in errors.items() if error is not None]
         if len(failed) == len(positions) > 1:
             warnings.warn(f"DALI decodes none of {len(failed)} files, Pillow tries: {error}", stacklevel=2)
-        return self._start_pillow(failed, jobs)
+        return failed
 
     def _context(self):
         """What DALI works with, for the calling thread."""
@@ -167,7 +189,7 @@ class DaliDecoder(Decoder):
         """DALI's batch of decoded windows."""
         windows = np.array([job.cut.window for job in jobs], dtype=np.int32)
         return self._ndd.decoders.image_slice(
-            self._ndd.as_batch([job.file.data for job in jobs]),
+            self._ndd.as_batch([np.asarray(_Writable(job.file.data)) for job in jobs]),
             start=self._ndd.as_batch(np.ascontiguousarray(windows[:, :2])),
             shape=self._ndd.as_batch(np.ascontiguousarray(windows[:, 2:])),
             axes=(0, 1),
@@ -206,6 +228,14 @@ def _placed(image: Tensor, places: _Places, fill: tuple[int, ...]) -> Tensor:
     return torch.where(outside, torch.tensor(fill, dtype=image.dtype, device=image.device), shown)
 
 
+class _Writable:
+    """Bytes that numpy takes for writable: DALI copies others, and keeps the interpreter's lock meanwhile."""
+
+    def __init__(self, data: np.ndarray):
+        self._data = data
+        self.__array_interface__ = {**data.__array_interface__, "data": (data.ctypes.data, False)}
+
+
 class _Elsewhere(NamedTuple):
     """Rows of a batch that another decoder makes."""
 
@@ -213,23 +243,26 @@ class _Elsewhere(NamedTuple):
     pending: Pending
 
 
+class _Decoded(NamedTuple):
+    """A call of DALI that was made: rows left to another decoder; on a GPU, what comes when the others are filled."""
+
+    others: _Elsewhere | None
+    filled: torch.cuda.Event | None
+
+
 class _Batch(Pending):
-    def __init__(
-        self,
-        images: Tensor,
-        others: _Elsewhere | None,
-        decoding: list[Future[_Elsewhere | None]],
-        stream: torch.cuda.Stream | None,
-    ):
+    def __init__(self, images: Tensor, others: _Elsewhere | None, decoding: list[Future[_Decoded]]):
         self._images = images
         self._others = others
         self._decoding = decoding
-        self._stream = stream
 
     def result(self) -> tuple[Tensor, dict[int, str]]:
-        elsewhere = [self._others, *(future.result() for future in self._decoding)]
-        if self._stream:
-            torch.cuda.current_stream(self._images.device).wait_stream(self._stream)
+        decoded = [future.result() for future in self._decoding]
+        for call in decoded:
+            # Its own event, as behind it the decoder's stream may hold batches that nobody waits for yet.
+            if call.filled:
+                torch.cuda.current_stream(self._images.device).wait_event(call.filled)
+        elsewhere = [self._others, *(call.others for call in decoded)]
         reasons = {}
         for positions, pending in filter(None, elsewhere):
             images, failures = pending.result()

@@ -1,12 +1,10 @@
 """Decoding: what a decoder is given and gives back, and the one on Pillow, which defines what is correct.
 
-May import config, tokens and fastmim_kernels.
+May import config, tokens, image and fastmim_kernels.
 """
 
 from __future__ import annotations
 
-import io
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,33 +18,10 @@ from torch import Tensor
 from fastmim_kernels.reader import File
 
 from ..tokens import Cut
+from .image import DEFAULT_LIMITS, Limits, decode_upright, reserved
 
 MODES = {1: "L", 3: "RGB"}
-# The reader told the format by content, whatever the name; Pillow is told, so that it hands nothing to an interpreter.
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# What Pillow raises for damaged files, as found by damaging files of every format.
-ERRORS = (
-    ArithmeticError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
-
-
 Change = Callable[[Image.Image], Image.Image]
 
 
@@ -130,15 +105,24 @@ class PillowDecoder(Decoder):
     """Decodes with Pillow, one image a thread: turn by the EXIF orientation, cut the window out, convert, resize,
     cut the sample out, flip."""
 
-    def __init__(self, size: tuple[int, int], channels: int, interpolation: str, threads: int, pin: bool = False):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        channels: int,
+        interpolation: str,
+        threads: int,
+        pin: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ):
         """
         Args:
             size: (H, W) of a sample.
             channels: 3 (RGB) or 1 (grayscale).
             interpolation: "bicubic" or "bilinear", antialiased.
             pin: whether results lie in page-locked memory, from which copies to a GPU need no waiting.
+            limits: files whose headers say that they need more are bad.
         """
-        self._shape, self._pin, self._threads = (*size, channels), pin, threads
+        self._shape, self._pin, self._threads, self._limits = (*size, channels), pin, threads, limits
         self._filter = FILTERS[interpolation]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastmim-decode")
 
@@ -150,10 +134,12 @@ class PillowDecoder(Decoder):
         """Writes one sample; returns why it cannot."""
         *size, channels = self._shape
         try:
-            window = decode_window(job.file, job.cut.window, MODES[channels])
-            image = window.resize(job.cut.resized[::-1], self._filter)
-        except ERRORS as error:
-            return " ".join(str(error).split()) or type(error).__name__
+            with reserved(self._limits, job.file):
+                window = decode_window(job.file, job.cut.window, MODES[channels])
+                image = window.resize(job.cut.resized[::-1], self._filter).convert(MODES[channels])
+                del window
+        except ValueError as error:
+            return str(error)
         pixels = np.asarray(image).reshape(*job.cut.resized, channels)
         if (places := job.places(tuple(size))) is not None:
             out[:] = pixels[np.ix_(*places)]
@@ -193,40 +179,47 @@ def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
     return tuple(min(255, max(0, round(255 * m))) for m in mean)
 
 
-def seen_size(file: File) -> tuple[int, int]:
-    """(height, width) of an image as seen, so after its EXIF orientation."""
-    header = file.header
-    return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
-
-
 def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> Image.Image:
-    """A window of a file's image, in `mode` ("RGB" or "L"), with exactly the pixels that the whole image has there.
+    """Decodes a window of a file's image, with exactly the pixels that the whole image has there.
 
     Cutting before resizing is part of the definition: a resize of the whole image would read beyond the window.
-    Transparency is dropped; 16-bit samples keep their high byte.
+    Transparency is dropped. Samples of more than 8 bits keep their high bits.
+
+    Args:
+        file: for which memory is `reserved`.
+        window: (top, left, height, width) in pixels.
+        mode: "RGB" or "L".
+
+    Returns: the window in `mode`; in "L" also if `mode` is "RGB" and the image is gray, for a third of the memory.
 
     Raises:
-        OSError, ValueError and others: the file cannot be decoded.
+        ValueError: the file cannot be decoded; the text is the reason.
     """
-    with Image.open(io.BytesIO(file.data), formats=(file.header.format.upper(),)) as image:
-        image.load()
-        # A TIFF is turned by Pillow itself.
-        if file.header.orientation > 1 and image.format != "TIFF":
-            image = image.transpose(_TURNS[file.header.orientation])
-        if (image.height, image.width) != seen_size(file):
-            raise ValueError(f"its header says {seen_size(file)[::-1]} pixels, Pillow decodes {image.size}")
-        top, left, height, width = window
-        return to_mode(image.crop((left, top, left + width, top + height)), mode)
+    image = decode_upright(file)
+    top, left, height, width = window
+    if (top, left, height, width) != (0, 0, image.height, image.width):
+        image = image.crop((left, top, left + width, top + height))
+    return to_8_bits(image, mode, file.header.bits)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """An image in `mode` ("RGB" or "L"), see `decode_window`.
+    """Returns an image in `mode` ("RGB" or "L"), see `decode_window`.
+
+    Raises:
+        ValueError: 32-bit samples.
+    """
+    return to_8_bits(image, mode, 16).convert(mode)
+
+
+def to_8_bits(image: Image.Image, mode: str, bits: int) -> Image.Image:
+    """Returns an image in "L" if it is gray, else in `mode`; of samples of `bits` bits, the high 8.
 
     Raises:
         ValueError: 32-bit samples.
     """
     if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
+    if image.mode in ("I", "F"):
         raise ValueError(f"32-bit samples (Pillow's mode {image.mode}) have no defined range to bring to 8 bits")
+    mode = "L" if image.mode in ("1", "L") else mode
     return image if image.mode == mode else image.convert(mode)

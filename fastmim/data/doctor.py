@@ -1,28 +1,39 @@
-"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config and
-fastmim_kernels.
+"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config, image
+and fastmim_kernels.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
 from fastmim_kernels.reader import Batch, File, Header, Reader
 
 from ..config import Data
-from .decode import ERRORS, decode_window, seen_size
+from ..files import write
+from ..records import read_rows
+from ..terminal import shown
+from .away import Patience
+from .decode import to_8_bits
+from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size
+from .listing import reasons
 from .manifest import Manifest
+from .quarantine import is_entry
 
 _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # of the 0..1 scale
 _NAMED = 5
+_SCALE = "scale them to the full range of 16 bits, or write 8-bit files"
+_SPLIT = "write each to a file of its own to train on all"
+_LOOKS = 8  # images that a run looks at before it starts
 
 _KINDS: dict[str, Callable[[Header], bool]] = {
     "16-bit": lambda header: header.bits > 8,
@@ -31,6 +42,8 @@ _KINDS: dict[str, Callable[[Header], bool]] = {
     "palette": lambda header: header.palette,
     "alpha": lambda header: header.alpha,
     "EXIF-rotated": lambda header: header.orientation > 1,
+    "frames": lambda header: header.frames > 1,
+    "bands": lambda header: header.channels > 4 or (header.channels == 4 and not header.alpha and not header.cmyk),
 }
 # What training does about them.
 _EFFECTS = {
@@ -40,7 +53,37 @@ _EFFECTS = {
     "CMYK": "without colour profile",
     "alpha": "dropped",
     "EXIF-rotated": "turned upright",
+    "frames": "or pages: the first is used",
+    "bands": "beyond three: not used",
+    "left out": "not images by name or content",
 }
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Sample values of images with more than 8 bits, and how many are left when the high 8 bits are kept.
+
+    low, high: smallest and largest value. levels: different values. kept: different values of 8 bits.
+    """
+
+    low: int
+    high: int
+    levels: int
+    kept: int
+
+    @staticmethod
+    def of(seen: np.ndarray, kept: np.ndarray) -> Levels | None:
+        """Sums up which values occur, (65536,) bool, and which are left, (256,) bool."""
+        values = np.flatnonzero(seen)
+        return Levels(int(values[0]), int(values[-1]), len(values), int(kept.sum())) if len(values) else None
+
+    @property
+    def lost(self) -> bool:
+        """True if a picture loses much of what 8 bits could show."""
+        return 2 * self.kept <= min(self.levels, 256)
+
+    def __str__(self) -> str:
+        return f"values {self.low} to {self.high}; {self.kept} of {self.levels} levels survive the conversion to 8 bits"
 
 
 @dataclass(frozen=True)
@@ -51,6 +94,9 @@ class Report:
     changed: how each file differs from an earlier manifest; None if there is none.
     unusual: the readable files of each kind that deserves a look; the last kind is "tiny".
     duplicates: the files of each content that occurs more than once.
+    left_out: as in a manifest.
+    frames: pages or frames beyond the first, over all files.
+    levels: of the images with more than 8 bits; None if there are none, or no pixels were decoded.
     sizes: (N, 2) height and width of the readable images, as seen.
     mean, std: of red, green and blue in one image, on the 0..1 scale, averaged over the images: so were those of
         ImageNet found (pytorch/vision#1965), the defaults of data.mean and data.std. None if no pixels were decoded.
@@ -64,6 +110,9 @@ class Report:
     changed: dict[str, str] | None
     unusual: dict[str, list[str]]
     duplicates: list[list[str]]
+    left_out: Counter[str]
+    frames: int
+    levels: Levels | None
     sizes: np.ndarray
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -74,15 +123,18 @@ class Report:
         copies = sum(map(len, self.duplicates)) - len(self.duplicates)
         rows = [
             ("images", str(self.images), f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"),
+            *[("left out", str(self.left_out.total()), reasons(self.left_out))] * bool(self.left_out),
             *(
-                (name, str(len(files)), _first([f"{path!r}: {why}" for path, why in files.items()]))
+                (name, str(len(files)), _first([f"{shown(path)}: {why}" for path, why in files.items()]))
                 for name, files in (("broken", self.broken), ("changed", self.changed))
                 if files is not None
             ),
-            *((kind, str(len(paths)), _first(map(repr, paths))) for kind, paths in self.unusual.items()),
-            ("duplicates", str(copies), _first([" = ".join(map(repr, paths[:_NAMED])) for paths in self.duplicates])),
+            *((kind, str(len(paths)), _first(map(shown, paths))) for kind, paths in self.unusual.items()),
+            ("duplicates", str(copies), _first([" = ".join(map(shown, paths[:_NAMED])) for paths in self.duplicates])),
         ]
         rows = [(f"{name} ({_EFFECTS[name]})" if name in _EFFECTS else name, *rest) for name, *rest in rows]
+        if self.levels:
+            rows.append(("levels of 16 bits", str(self.levels.levels), str(self.levels)))
         if len(self.sizes):
             height, width = self.sizes.T
             for name, values in (("shorter", np.minimum(height, width)), ("longer", np.maximum(height, width))):
@@ -109,6 +161,11 @@ class Report:
                 found.append(f"{share:.3g}% are broken, above {budget}: a run would stop")
             else:
                 found.append(f"{share:.3g}% are broken, within {budget}: a run replaces each by another image")
+        if self.levels and self.levels.lost:
+            found.append(f"images of more than 8 bits lose levels ({self.levels}): {_SCALE}")
+        if self.frames:
+            files = len(self.unusual["frames"])
+            found.append(f"{self.frames} pages or frames beyond the first, in {files} files, are not used: {_SPLIT}")
         ours, theirs = (self.mean or ()) + (self.std or ()), Data.mean + Data.std
         if any(abs(a - b) > _NOTICEABLE for a, b in zip(ours, theirs, strict=False)):
             options = (f"--data.{name} {' '.join(f'{v:.3f}' for v in getattr(self, name))}" for name in ("mean", "std"))
@@ -123,6 +180,7 @@ def examine(
     quick: bool = False,
     before: Manifest | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
     """Reads every image of a manifest, decodes it with Pillow, and sums up.
 
@@ -132,6 +190,7 @@ def examine(
         quick: headers and checksums only: no pixels, so no damage inside of them and no mean.
         before: an earlier manifest of these files; what differs from it is not broken for that, but named.
         progress: wraps what is iterated over, one item an image.
+        limits: files whose headers say that decoding needs more are broken.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
@@ -139,9 +198,10 @@ def examine(
     earlier = {} if before is None else {path: index for index, path in enumerate(before.paths)}
     unusual: dict[str, list[str]] = {kind: [] for kind in (*_KINDS, "tiny")}
     same: dict[int, list[str]] = defaultdict(list)
-    sizes, checksums, total, decoded, read = [], [], np.zeros((3, 2)), 0, 0
-    found = _examined(manifest, threads, quick)
-    for path, (file, moments, reason) in zip(manifest.paths, progress(found), strict=True):
+    sizes, checksums, total, decoded, read, frames = [], [], np.zeros((3, 2)), 0, 0, 0
+    values, kept = np.zeros(2**16, bool), np.zeros(2**8, bool)
+    found = _examined(manifest, range(len(manifest)), threads, quick, limits)
+    for path, (file, pixels, reason) in zip(manifest.paths, progress(found), strict=True):
         read += len(file.data)
         checksums.append(file.checksum or 0)
         if path in earlier and file.checksum is not None:
@@ -158,9 +218,12 @@ def examine(
                 unusual[kind].append(path)
         if min(sizes[-1]) < tiny:
             unusual["tiny"].append(path)
-        if moments is not None:
-            total += moments
+        frames += file.header.frames - 1
+        if pixels is not None:
+            total += pixels.moments
             decoded += 1
+            values |= pixels.values
+            kept |= pixels.kept
     mean, std = map(tuple, (total.T / decoded).tolist()) if decoded else (None, None)
     return Report(
         images=len(manifest),
@@ -170,6 +233,9 @@ def examine(
         changed=changed,
         unusual=unusual,
         duplicates=[paths for paths in same.values() if len(paths) > 1],
+        left_out=manifest.left_out,
+        frames=frames,
+        levels=Levels.of(values, kept),
         sizes=np.array(sizes).reshape(-1, 2),
         mean=mean,
         std=std,
@@ -177,10 +243,19 @@ def examine(
     )
 
 
-def write_bad_files(path: str, broken: dict[str, str]) -> None:
+def check_bad_files(path: Path) -> None:
+    """Refuses to replace a file that is no list of bad files.
+
+    Raises:
+        ValueError: `path` is something else.
+    """
+    if path.exists() and (path.is_dir() or (path.stat().st_size and not read_rows(path, is_entry))):
+        raise ValueError(f"{shown(path)}: expected a list of bad files to replace, or none")
+
+
+def write_bad_files(path: Path, broken: dict[str, str]) -> None:
     """Lists broken files as a training run does: one JSON object a line."""
-    with open(path, "w", encoding="ascii") as file:
-        file.writelines(json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in broken.items())
+    write(path, "".join(json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in broken.items()))
 
 
 def environment() -> dict[str, str]:
@@ -194,22 +269,84 @@ def environment() -> dict[str, str]:
     return {"torch": version("torch"), "Pillow": version("pillow"), "DALI": found, "a run decodes with": loader}
 
 
-def _examined(manifest: Manifest, threads: int, quick: bool) -> Iterator[tuple[File, np.ndarray | None, str | None]]:
-    """(file, its `_moments`, why it is broken) of every image, in order; a few files ahead are in memory."""
+def still_bad(
+    manifest: Manifest, paths: Iterable[str], threads: int, limits: Limits = DEFAULT_LIMITS
+) -> dict[str, str]:
+    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest."""
+    index = {path: i for i, path in enumerate(manifest.paths)}
+    indices = [index[path] for path in paths if path in index]
+    found = zip(indices, _examined(manifest, indices, threads, quick=False, limits=limits), strict=True)
+    return {manifest.paths[i]: reason for i, (_, _, reason) in found if reason is not None}
 
-    def look(index: int, reading: Batch) -> tuple[File, np.ndarray | None, str | None]:
-        (file,) = reading.result()
-        reason = file.error or manifest.difference(index, len(file.data), file.checksum)
+
+def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:
+    """What a run should know about its pixels before it starts, a sentence each, from a few images of the list."""
+    indices = range(0, len(manifest), -(-len(manifest) // _LOOKS))
+    values, kept, frames, bands = np.zeros(2**16, bool), np.zeros(2**8, bool), 0, 0
+    with Reader(1, largest=limits.file_bytes) as reader:
+        files = reader.submit([manifest.path(index) for index in indices]).result()
+    for file in files:
+        if refusal(file, limits):
+            continue
+        frames += file.header.frames > 1
+        bands += _KINDS["bands"](file.header)
+        if file.header.bits > 8:
+            try:
+                with reserved(limits, file):
+                    pixels = _pixels(file)
+            except ValueError:  # a bad file, of which the run says more
+                continue
+            values |= pixels.values
+            kept |= pixels.kept
+    found, levels = [], Levels.of(values, kept)
+    if levels and levels.lost:
+        found.append(f"images of more than 8 bits lose levels ({levels}): {_SCALE}")
+    for count, what in ((frames, "several pages or frames, of which the first is used"), (bands, "unused bands")):
+        if count:
+            found.append(f"{count} of {len(files)} images looked at have {what}")
+    return found + ["`fastmim doctor` looks at all images"] * bool(found)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What the pixels of one image are.
+
+    moments: (3, 2) float64, mean and standard deviation of red, green and blue on the 0..1 scale.
+    values, kept: (65536,) and (256,) bool, which values occur in an image of more than 8 bits, and to which of 8 bits
+        they are brought.
+    """
+
+    moments: np.ndarray
+    values: np.ndarray
+    kept: np.ndarray
+
+
+def _examined(
+    manifest: Manifest, indices: Iterable[int], threads: int, quick: bool, limits: Limits
+) -> Iterator[tuple[File, _Pixels | None, str | None]]:
+    """(file, its pixels, why it is broken) of the images at `indices`, in order; a few files ahead are in memory."""
+
+    def look(index: int, reading: Batch) -> tuple[File, _Pixels | None, str | None]:
+        files = reading.result()
+        patience.insist([index], files)
+        (file,) = files
+        reason = refusal(file, limits) or manifest.difference(index, len(file.data), file.checksum)
         if reason is not None or quick:
             return file, None, reason
         try:
-            return file, _moments(file), None
-        except ERRORS as error:
-            return file, None, " ".join(str(error).split()) or type(error).__name__
+            with reserved(limits, file):
+                return file, _pixels(file), None
+        except ValueError as error:
+            return file, None, str(error)
+
+    def read(several: list[int]) -> list[File]:
+        return reader.submit([manifest.path(index) for index in several]).result()
 
     pending: deque[Future] = deque()
-    with Reader(threads, checksum=True) as reader, ThreadPoolExecutor(threads) as pool:
-        for index in range(len(manifest)):
+    reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
+    with reader, ThreadPoolExecutor(threads) as pool:
+        patience = Patience(manifest, read, limits.file_bytes)
+        for index in indices:
             pending.append(pool.submit(look, index, reader.submit([manifest.path(index)])))
             if len(pending) > 4 * threads:
                 yield pending.popleft().result()
@@ -222,10 +359,22 @@ def _first(items: Iterable[str]) -> str:
     return "\n".join(items[:_NAMED] + [f"and {len(items) - _NAMED} more"] * (len(items) > _NAMED))
 
 
-def _moments(file: File) -> np.ndarray:
-    """(3, 2) float64: mean and standard deviation of red, green and blue on the 0..1 scale, over all pixels."""
-    image = decode_window(file, (0, 0, *seen_size(file)), "RGB")
-    share = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
+def _pixels(file: File) -> _Pixels:
+    """
+    Raises:
+        ValueError: the file cannot be decoded; the text is the reason.
+    """
+    image, bits = decode_upright(file), file.header.bits
+    values = np.zeros(2**16, bool)
+    if image.mode.startswith("I;16"):
+        for row in np.asarray(image):  # one by one: as indices, all of them would take eight times the memory
+            values[row] = True
+    image = to_8_bits(image, "RGB", bits)
+    counts = np.array(image.histogram()).reshape(-1, 256).repeat(3 // len(image.getbands()), axis=0)
+    kept = counts.sum(axis=0) > 0
+    if bits > 8 and not values.any():  # Pillow gives the high bits only
+        values = kept.repeat(256)
+    share = counts / (image.width * image.height)
     mean = share @ _VALUES
     variance = (share * (_VALUES - mean[:, None]) ** 2).sum(axis=1)
-    return np.stack([mean, np.sqrt(variance)], axis=1)
+    return _Pixels(np.stack([mean, np.sqrt(variance)], axis=1), values, kept & (bits > 8))

@@ -19,8 +19,10 @@ from fastmim_kernels.reader import Batch, File, Reader
 
 from .. import config
 from ..tokens import Crop, Cut, Stream, sample_index
+from .away import Patience
 from .crops import CenterCrop
-from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour, seen_size
+from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour
+from .image import Limits, refusal, seen_size
 from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
 
@@ -58,6 +60,9 @@ class Loader:
 
     Windows, flips and further changes are drawn for the sample id, so they stay when a bad file is replaced by another.
     Use it as a context manager, or `close` it: it owns threads.
+
+    Attributes:
+        patience: waits where files cannot be read.
     """
 
     def __init__(
@@ -81,13 +86,21 @@ class Loader:
         """
         self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
         self._decoder, self._quarantine, self._changes, self._note = decoder, quarantine, changes, note
-        self._reader = Reader(_READING_THREADS, checksum=manifest.checksums is not None)
+        self._limits = limits_of(data)
+        self._reader = Reader(
+            _READING_THREADS,
+            checksum=manifest.checksums is not None,
+            largest=self._limits.file_bytes,
+            advice=self._limits.advice,
+        )
+        self.patience = Patience(manifest, lambda indices: self._read(indices).result(), self._limits.file_bytes)
 
     def load(self, ids: Tensor) -> Tensor:
         """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous, on the decoder's device.
 
         Raises:
             BadFilesError: an image and everything that could take its place cannot be used.
+            DataAwayError: the data folder is away.
         """
         return self._training(ids).result()
 
@@ -119,7 +132,8 @@ class Loader:
         While the caller has one batch, the next `data.prefetch` are being read or decoded or wait in memory, no more.
 
         Raises:
-            BadFilesError: as `load`; raised in place of its batch or of one of the `data.prefetch` before it.
+            BadFilesError, DataAwayError: as `load`; raised in place of its batch or of one of the `data.prefetch`
+                before it.
         """
         waiting: deque[tuple[Tensor, _Batch]] = deque()
         try:
@@ -184,9 +198,7 @@ class Loader:
 
     def _refusal(self, index: int, file: File) -> str | None:
         """Why a file is not even decoded."""
-        if file.error is not None:
-            return file.error
-        return self._manifest.difference(index, len(file.data), file.checksum)
+        return refusal(file, self._limits) or self._manifest.difference(index, len(file.data), file.checksum)
 
 
 class _Batch:
@@ -204,11 +216,14 @@ class _Batch:
         if self._decoding is not None:
             return
         loader, files = self._loader, self.reading.result()
+        loader.patience.insist(self._indices, files)
         while refused := {
             i: reason for i, file in enumerate(files) if (reason := loader._refusal(self._indices[i], file))
         }:
             self._replace(refused)
-            again = loader._read([self._indices[i] for i in refused]).result()
+            substitutes = [self._indices[i] for i in refused]
+            again = loader._read(substitutes).result()
+            loader.patience.insist(substitutes, again)
             for i, file in zip(refused, again, strict=True):
                 files[i] = file
         fill, jobs = mean_colour(loader._data.mean), []
@@ -270,17 +285,23 @@ def open_loader(
         )
     threads = data.workers or share_of_cores()
     settings = data.size, channels, data.crop.interpolation, threads
-    pillow = PillowDecoder(*settings, pin=device.type == "cuda")
+    limits = limits_of(data)
+    pillow = PillowDecoder(*settings, pin=device.type == "cuda", limits=limits)
     if data.loader == "pillow":
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes)
     try:
         from .dali import DaliDecoder
 
-        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow), quarantine, pool, changes)
+        return Loader(manifest, data, seed, DaliDecoder(*settings, device, pillow, limits), quarantine, pool, changes)
     except ImportError as error:
         if data.loader == "dali":
             raise ValueError(f"data.loader=dali: {error}") from error
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
+
+
+def limits_of(data: config.Data) -> Limits:
+    """The limits on decoding one image that the settings give."""
+    return Limits(data.decode_memory, data.decode_seconds)
 
 
 def share_of_cores() -> int:

@@ -1,6 +1,6 @@
 """Masks: the labels of the pixels of images, cut, placed and flipped as the images are.
 
-May import config, segmentation, tokens and fastmim_kernels.
+May import config, segmentation, tokens, image and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fastmim_kernels.reader import File, parse_header, xxh64
+from fastmim_kernels.reader import File
 
 from ..segmentation import IGNORED
+from ..terminal import shown
 from ..tokens import Cut
 from .ahead import Ahead
+from .away import Patience
 from .crops import fitting
-from .decode import ERRORS, FILTERS, MODES, decode_window, places, seen_size
+from .decode import FILTERS, MODES, decode_window, places
+from .image import DEFAULT_LIMITS, Limits, decode_upright, read_image, reserved, seen_size
 from .loader import Loader
 from .manifest import Manifest
 from .quarantine import BadFilesError
@@ -34,56 +36,68 @@ _NAMED = 3
 class Masks:
     """The masks of a manifest's images: files of the same names, extensions apart, below a folder."""
 
-    def __init__(self, images: Manifest, folder: str, classes: int, reduce_zero_label: bool = False):
+    def __init__(
+        self,
+        images: Manifest,
+        folder: str,
+        classes: int,
+        reduce_zero_label: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ):
         """
         Args:
             classes: how many; in the files they are 0, 1, ..., with `reduce_zero_label` 1, 2, ...
+            limits: of decoding a mask, and an image in `whole_images`.
         Raises:
             ValueError: an image has no mask, or more than one.
         """
-        self.images, self.manifest = images, Manifest.scan(folder)
+        self.images, self.manifest, self.limits = images, Manifest.scan(folder), limits
         self._classes, self._reduce = classes, reduce_zero_label
         found: dict[str, list[int]] = {}
         for i, path in enumerate(self.manifest.paths):
             found.setdefault(os.path.splitext(path)[0], []).append(i)
         of_images = [found.get(os.path.splitext(path)[0], []) for path in images.paths]
         problems = [
-            f"{path} has {len(masks) or 'none'}" for path, masks in zip(images.paths, of_images, strict=True)
+            f"{shown(path)} has {len(masks) or 'none'}" for path, masks in zip(images.paths, of_images, strict=True)
             if len(masks) != 1
         ]  # fmt: skip
         if problems:
             more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
             raise ValueError(
-                f"{folder}: expected one mask for each image in {images.root}, of the same name below the folder; "
-                f"{', '.join(problems[:_NAMED])}{more}"
+                f"{shown(folder)}: expected one mask for each image in {shown(images.root)}, of the same name below "
+                f"the folder; {', '.join(problems[:_NAMED])}{more}"
             )
         self._index = [masks[0] for masks in of_images]
+        self._files, self.image_files = patient(self.manifest, limits), patient(images, limits)
 
     def read(self, index: int) -> np.ndarray:
         """The labels of image `index`: (H, W) uint8, `IGNORED` where there is none.
 
         Raises:
             BadFilesError: the mask cannot be read, or is not of 8 bits and one channel, or has a label of no class.
+            DataAwayError: the folder is away.
         """
         path = self.manifest.path(self._index[index])
+        file = self._files.read(self._index[index])
         try:
-            with Image.open(path) as image:
-                mode, labels = image.mode, np.array(image)
-        except ERRORS as error:
-            raise BadFilesError(f"the mask {path!r} cannot be read: {error}") from error
+            with reserved(self.limits, file):
+                image = decode_upright(file)
+        except ValueError as error:
+            raise BadFilesError(f"the mask '{shown(path)}' cannot be read: {error}") from error
+        mode, labels = image.mode, np.array(image)
         if mode not in ("L", "P"):
             raise BadFilesError(
-                f"the mask {path!r}: expected one channel of 8 bits, gray or with a palette, whose values are classes, "
-                f"got Pillow's mode {mode}"
+                f"the mask '{shown(path)}': expected one channel of 8 bits, gray or with a palette, whose values are "
+                f"classes, got Pillow's mode {mode}"
             )
         if self._reduce:
             labels = np.where((labels == 0) | (labels == IGNORED), IGNORED, labels - np.uint8(1))
         unknown = labels[(labels >= self._classes) & (labels != IGNORED)]
         if len(unknown):
             raise BadFilesError(
-                f"the mask {path!r} has {int(unknown[0]) + self._reduce}, expected one of {self._classes} classes "
-                f"({int(self._reduce)} .. {self._classes - 1 + self._reduce}) or {IGNORED}: set data.classes and "
-                "data.reduce_zero_label"
+                f"the mask '{shown(path)}' has {int(unknown[0]) + self._reduce}, expected one of {self._classes} "
+                f"classes ({int(self._reduce)} .. {self._classes - 1 + self._reduce}) or {IGNORED}: set data.classes "
+                "and data.reduce_zero_label"
             )
         return labels
 
@@ -94,9 +108,9 @@ class Masks:
         """
         if mask != image:
             sizes = (f"{width}x{height}" for height, width in (mask, image))
-            words = f"is {next(sizes)} pixels, its image {self.images.path(index)!r} is {next(sizes)}"
+            words = f"is {next(sizes)} pixels, its image '{shown(self.images.path(index))}' is {next(sizes)}"
             raise BadFilesError(
-                f"the mask {self.manifest.path(self._index[index])!r} {words}: they must be of one size"
+                f"the mask '{shown(self.manifest.path(self._index[index]))}' {words}: they must be of one size"
             )
 
 
@@ -175,7 +189,7 @@ def whole_images(
     """
 
     def load(index: int) -> tuple[Tensor, Tensor]:
-        image, labels = _decode(masks.images, index, MODES[channels]), masks.read(index)
+        image, labels = _decode(masks, index, MODES[channels]), masks.read(index)
         masks.compare(index, labels.shape, (image.height, image.width))
         factor = fitting(labels.shape, size, fit)
         resized = tuple(max(1, round(side * factor)) for side in labels.shape)
@@ -196,18 +210,28 @@ def whole_images(
                 future.cancel()
 
 
-def _decode(manifest: Manifest, index: int, mode: str) -> Image.Image:
+def patient(manifest: Manifest, limits: Limits) -> Patience:
+    """Returns what reads single files of a manifest, and waits for them."""
+
+    def read(indices: list[int]) -> list[File]:
+        return [read_image(manifest.path(index), limits) for index in indices]
+
+    return Patience(manifest, read, limits.file_bytes)
+
+
+def _decode(masks: Masks, index: int, mode: str) -> Image.Image:
     """
     Raises:
         BadFilesError: it gives no picture, or is not the file that was listed.
+        DataAwayError: the folder is away.
     """
-    path = manifest.path(index)
+    manifest = masks.images
+    file = masks.image_files.read(index)
     try:
-        data = Path(path).read_bytes()
-        header, error = parse_header(data)
-        if error := error or manifest.difference(index, len(data), xxh64(data) if manifest.checksums else None):
+        checksum = file.checksum if manifest.checksums else None
+        if error := file.error or manifest.difference(index, len(file.data), checksum):
             raise ValueError(error)
-        file = File(path, np.frombuffer(data, dtype=np.uint8), header, None, None)
-        return decode_window(file, (0, 0, *seen_size(file)), mode)
-    except ERRORS as error:
-        raise BadFilesError(f"the test image {path!r} cannot be used: {error}") from error
+        with reserved(masks.limits, file):
+            return decode_window(file, (0, 0, *seen_size(file)), mode).convert(mode)
+    except ValueError as error:
+        raise BadFilesError(f"the test image '{shown(file.path)}' cannot be used: {error}") from error

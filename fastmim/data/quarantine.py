@@ -4,10 +4,11 @@ and fastmim_kernels only, but for tokens.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
+import os
 import warnings
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import torch
@@ -15,22 +16,45 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
+from ..files import open_append, open_regular
+from ..records import LONGEST, Records, Row, parse, read_rows
+from ..records import reason as why
+from ..terminal import shown
 from ..tokens import Stream
 from .manifest import Manifest
 
 _ATTEMPTS = 64
 
 
-class BadFilesError(ValueError):
+class DataError(ValueError):
+    """The data cannot be used: the run saves and stops."""
+
+
+class BadFilesError(DataError):
     """No image can take the place of a bad one."""
+
+
+def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], say: Callable[[str], None]) -> None:
+    """Repairs a run's bad_files.jsonl before its processes open it, and drops the files that are not bad any more.
+
+    Args:
+        still_bad: returns those of the listed paths that stay.
+        say: prints a line.
+    """
+    listed = list(dict.fromkeys(row["path"] for row in read_rows(file, is_entry)))
+    bad = still_bad(listed)
+    if good := [path for path in listed if path not in bad]:
+        say(f"{file.name}: {len(good)} of {len(listed)} files are good now, such as {shown(good[0])}")
+    Records(file, is_entry, lambda row: row["path"] in bad, say).close()
 
 
 class Quarantine:
     """Replaces bad files, each by an image that depends on the seed and its own index only, and names each once.
 
-    Which file is bad is a property of its bytes (or of a disk that fails for good: the reader tries again before it
-    gives up), and the substitute of image i is the first good one in a list drawn for i: so every process, whatever it
-    has found so far, puts the same image in the same place.
+    Which file is bad is a property of its bytes (or of a disk that fails for good: see `away`), and the substitute of
+    image i is the first good one in a list drawn for i: so every process, whatever it has found so far, puts the same
+    image in the same place. The list of bad files is for people and for the budget. It decides nothing about samples:
+    every process finds anew which files are bad. So a file that was mended is used again from the next start on.
     """
 
     def __init__(self, manifest: Manifest, seed: int, file: Path | None = None, labels: Tensor | None = None):
@@ -44,7 +68,7 @@ class Quarantine:
         self._manifest, self._seed, self._file = manifest, seed, file
         self._bad: set[int] = set()
         self._named: dict[str, str] = {}  # path: reason
-        self._offset = 0
+        self._offset, self._failing = 0, False
         if file is not None:
             self._read_named()
 
@@ -65,7 +89,7 @@ class Quarantine:
         reason = self._named[self._manifest.paths[index]]
         others = f", nor can any of its {_ATTEMPTS} substitutes" if len(pool) else ""
         raise BadFilesError(
-            f"{self._manifest.path(index)!r} cannot be used ({reason}){others}; "
+            f"{shown(self._manifest.path(index))} cannot be used ({reason}){others}; "
             "`fastmim doctor`, given what data.root is, says what is wrong with each file"
         )
 
@@ -78,8 +102,13 @@ class Quarantine:
         if self._file is not None:
             try:
                 self._append(path, reason)
-            except OSError as error:
-                warnings.warn(f"{path!r} could not be added to {self._file}: {error}", stacklevel=2)
+            except (OSError, ValueError) as error:
+                if not self._failing:
+                    text = f"{shown(path)} could not be added to {shown(self._file)}: {why(error)}"
+                    warnings.warn(text, stacklevel=2)
+                self._failing = True
+            else:
+                self._failing = False
         self._named.setdefault(path, reason)
 
     def bad_files(self) -> dict[str, str]:
@@ -89,24 +118,31 @@ class Quarantine:
         return self._named
 
     def _append(self, path: str, reason: str) -> None:
-        with self._file.open("ab") as file:
+        with open_append(self._file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             self._read_named()
             if path not in self._named:
                 # A process killed while writing leaves half a line; it then stands alone.
-                gap = "\n" * (file.tell() > self._offset)
-                file.write(f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode())
+                size = os.fstat(file.fileno()).st_size
+                gap = "\n" * (size > self._offset)
+                line = f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode()
+                if file.write(line) != len(line):  # a full disk takes a part
+                    os.ftruncate(file.fileno(), size)
+                    raise OSError("no space left")
 
     def _read_named(self) -> None:
-        """Reads the whole lines appended since the last time."""
-        if not self._file.exists():
+        """Reads the whole lines appended since the last time; damaged ones, and half a line, are left out."""
+        try:
+            with open_regular(self._file) as file:
+                file.seek(self._offset)
+                while (line := file.readline(LONGEST)).endswith(b"\n"):
+                    self._offset += len(line)
+                    if entry := parse(line, is_entry):
+                        self._named.setdefault(entry["path"], entry["reason"])
+        except (OSError, ValueError):
             return
-        with self._file.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                with contextlib.suppress(ValueError):  # half a line, see above
-                    entry = json.loads(line)
-                    self._named.setdefault(entry["path"], entry["reason"])
+
+
+def is_entry(row: Row) -> bool:
+    """True if a row of a list of bad files is sound."""
+    return isinstance(row.get("path"), str) and isinstance(row.get("reason"), str)

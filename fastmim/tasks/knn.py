@@ -12,15 +12,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 from torch import Tensor
 
-from .. import metrics
 from ..analysis.knn import knn_accuracy
 from ..checkpoint import Loaded
 from ..classifier import pooling, recalibrate
 from ..config import Config
 from ..data.manifest import Manifest
+from ..files import open_regular, output, write, writing
 from ..mim import MIM
 from ..transfer import Head, LabelledData, Probe
 from .classify import PIECE, calibration, count_classes, whole_images
@@ -51,6 +51,7 @@ def measure(
     data = LabelledData(
         crop=old.crop, root=str(folder / "train"), test=str(folder / "test"), size=old.size, mean=old.mean,
         std=old.std, loader=old.loader, workers=old.workers, prefetch=old.prefetch, crop_pct=crop_pct,
+        decode_memory=old.decode_memory, decode_seconds=old.decode_seconds,
     )  # fmt: skip
     train, test = Manifest.scan(data.root), Manifest.scan(data.test)
     classes = count_classes(train, test, data)
@@ -62,14 +63,13 @@ def measure(
     asked = json.dumps([loaded.path.name, hashlib.sha256((loaded.path / "manifest.json").read_bytes()).hexdigest(),
                         pool, crop_pct, data.size, data.crop.interpolation, train.hash if norms else None])  # fmt: skip
     banks = [
-        _features(run / "features", f"{asked}{manifest.hash}", manifest, data, mim, pool_of, device)
-        for manifest in (train, test)
+        _features(run, f"{asked}{manifest.hash}", manifest, data, mim, pool_of, device) for manifest in (train, test)
     ]
     labels = [torch.tensor(manifest.labels, device=device) for manifest in (train, test)]
     accuracy = knn_accuracy(banks[0], labels[0], banks[1], labels[1], k, temperature)
     found = {"top1": accuracy, "k": k, "temperature": temperature, "pool": pool, "crop_pct": crop_pct}
     found |= {"classes": classes, "bank": len(train), "images": len(test), "checkpoint": loaded.path.name}
-    metrics.replace(run / "knn.json", json.dumps(found, indent=2) + "\n")
+    write(output(run, "knn.json"), json.dumps(found, indent=2) + "\n")
     return found
 
 
@@ -84,18 +84,32 @@ def _calibration(train: Manifest, data: LabelledData, config: Config, device: to
 
 @torch.no_grad()
 def _features(
-    cache: Path, key: str, manifest: Manifest, data: LabelledData, mim: MIM, pool: torch.nn.Module, device: torch.device
+    run: Path, key: str, manifest: Manifest, data: LabelledData, mim: MIM, pool: torch.nn.Module, device: torch.device
 ) -> Tensor:
-    """(N, D) float32 on the CPU, of which only what is read is in memory; made once, then found in `cache`."""
-    file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    if not file.exists():
-        cache.mkdir(exist_ok=True)
-        beside = file.with_suffix(".tmp")
-        rows = open_memmap(beside, "w+", np.float32, (len(manifest), mim.encoder.embed_dim))
+    """(N, D) float32 on the CPU, of which only what is read is in memory; made once, then found in RUN/features."""
+    file = output(run, "features", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy")
+    shape = (len(manifest), mim.encoder.embed_dim)
+    if (kept := _kept(file, shape)) is not None:
+        return kept
+    file.parent.mkdir(exist_ok=True)
+    with writing(file) as out:
+        npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
         with whole_images(manifest, data, device) as loader:
             for images, index in loader.batches(torch.arange(len(manifest)).split(PIECE)):
                 rows[index.numpy()] = pool(mim.encoder.features(pixels(mim, images.to(device)))).float().cpu().numpy()
         rows.flush()
-        beside.rename(file)
-    # Mapped copy-on-write: torch takes no array that cannot be written.
-    return torch.from_numpy(np.load(file, mmap_mode="c"))
+    return _kept(file, shape)
+
+
+def _kept(file: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The features in a file, or None if there are none of this shape."""
+    try:
+        open_regular(file).close()
+        # Mapped copy-on-write: torch takes no array that cannot be written.
+        rows = np.load(file, mmap_mode="c")
+    except (OSError, ValueError, EOFError, SyntaxError):  # not there, or no such file
+        return None
+    if rows.shape != shape or rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        return None
+    return torch.from_numpy(rows)

@@ -23,13 +23,15 @@ from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..engine import Process
+from ..files import output
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
-from ..terminal import shown
+from ..terminal import shown, typed
 from ..tokens import Mask, sample_id
 from .export import export_encoder
 from .parts import build
-from .task import Task, load_run
+from .runs import open_run
+from .task import Task
 
 GRID_ROWS, SUMMARY_ROWS = 8, 4
 """Images in each evaluation's grid, and in the summary of a finished run."""
@@ -159,8 +161,9 @@ class Pretrain(Task):
         if self.process.rank:
             return
         folder, batch = self.folder, self.config.train.global_batch
-        state = load_run(folder, "run.dir").state["model"]
-        encoder = export_encoder(self.config, state, folder / "encoder", run=folder)
+        _, loaded = open_run(folder, "run.dir")
+        place = output(folder, "encoder", "README.md").parent
+        encoder = export_encoder(self.config, loaded.state["model"], place, run=folder, step=loaded.step)
         curve, pictures = plot_curve(folder), "none (no held-out images, or run.evaluate_every=0)"
         if few:
             summary = plot_summary(folder, few.grid(self.mim, pred))
@@ -173,7 +176,7 @@ class Pretrain(Task):
             "curve": curve,
             "encoder": f"{encoder} for timm or fastmim.load (features compared: bit-equal)",
             "speed": f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory",
-            "next": f"fastmim visualize {folder} --images FOLDER; to train on your images: "
+            "next": f"fastmim visualize {typed(folder)} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER",
         }.items():
             meter.say(f"{name:<10}{shown(str(words))}")
@@ -191,7 +194,7 @@ def initialise(mim: MIM, run: Path) -> None:
     Raises:
         ValueError: there is none, or its names and shapes are not the module's.
     """
-    loaded = load_run(run, "run.init")
+    loaded = open_run(run, "run.init")[1]
     then, now = (
         {name: tuple(t.shape) for name, t in state.items()} for state in (loaded.state["model"], mim.state_dict())
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.augment import Drawn, photometric_distortion
-from ..data.loader import share_of_cores
+from ..data.loader import limits_of, share_of_cores
 from ..data.manifest import Manifest
 from ..data.masks import MaskLoader, Masks, whole_images
 from ..engine import Process
@@ -51,7 +51,7 @@ class Segmentation(Tested):
             )
         self.test = Manifest.scan(data.test)
         self.masks, self.test_masks = (
-            Masks(manifest, folder, data.classes, data.reduce_zero_label)
+            Masks(manifest, folder, data.classes, data.reduce_zero_label, limits_of(data))
             for manifest, folder in ((self.manifest, data.masks), (self.test, data.test_masks))
         )
         if config.distort:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,24 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
-from ..config import Data, Experiment, from_json, to_json
-from ..data.loader import Changes, open_loader
+from ..config import Data, Experiment, to_json
+from ..data.doctor import first_look, still_bad
+from ..data.loader import Changes, limits_of, open_loader, share_of_cores
 from ..data.manifest import Manifest
-from ..data.quarantine import Quarantine
+from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler, split_held_out
 from ..engine import Engine, Process, StepResult
-from ..metrics import Meter
+from ..metrics import Meter, say
 from ..optim import learning_rate
+from ..terminal import shown
 from ..tokens import sample_index
-from .parts import PARTS
+from .runs import config_of
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
     *("run.", "optim.", "train."),
     *("data.root", "data.held_out_root", "data.annotations", "data.masks", "data.test", "data.stride"),
-    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch"),
+    *("data.loader", "data.bad_budget", "data.workers", "data.prefetch", "data.decode_memory", "data.decode_seconds"),
 )
 
 
@@ -68,8 +70,8 @@ class Task(ABC):
         self.module = self.build()
         self.parameters = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
         self.engine = Engine(self.module, config, process)
-        if process.rank == 0 and self.fresh:
-            (self.folder / "bad_files.jsonl").unlink(missing_ok=True)  # of an earlier run, which is not continued
+        if process.rank == 0:
+            recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
         if data.held_out_root:
@@ -80,6 +82,13 @@ class Task(ABC):
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
         return Manifest.scan(self.config.data.root)
+
+    def still_bad(self, paths: list[str]) -> Container[str]:
+        """Returns those of the bad files of earlier starts that are still bad."""
+        if self.fresh or not paths:  # an earlier run's, which is not continued
+            return ()
+        data = self.config.data
+        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
@@ -175,9 +184,17 @@ class Task(ABC):
             for m in self.module.modules()
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
+        facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
+        facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
+        if len(self.held_out_index) > self.images:
+            warnings.append(
+                f"{len(self.held_out_index)} images are held out, more than the {self.images} that are trained on: "
+                "lower data.held_out"
+            )
         return {
             "run folder": config.run.dir,
-            **self.facts(),
+            **facts,
+            **({"warning": "; ".join(warnings)} if warnings else {}),
             **({"batch norm": "; ".join(norms)} if norms else {}),
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
@@ -218,7 +235,7 @@ class Task(ABC):
                 )
             return 0
         # Only rank 0 reads and checks; when it refuses, it ends, and the launcher ends the others.
-        loaded = checkpoint.load(folder) if self.process.rank == 0 else None
+        loaded = checkpoint.load(folder, check=config_of) if self.process.rank == 0 else None
         if loaded and loaded.step == 0:
             raise ValueError(
                 f"{loaded.path} holds weights to start from: give its run folder as run.init, and another as run.dir"
@@ -228,7 +245,7 @@ class Task(ABC):
             return 0
         if loaded:
             self._compare_data(loaded)
-            self._compare(loaded.meta["config"])
+            self._compare(config_of(loaded))
             checkpoint.tidy(folder, loaded, self.config.run.keep)
         self.load_state_dict(loaded.state if loaded else {})
         return step
@@ -239,14 +256,14 @@ class Task(ABC):
             then = loaded.meta.get(name, now)  # an earlier version wrote that of the images only
             if then != now:
                 raise ValueError(
-                    f"{place} has changed since {loaded.path} was saved ({name}: now {now[:12]}, then {then[:12]}): "
+                    f"{shown(place)} has changed since {shown(loaded.path)} was saved ({name}: now {now[:12]}, then "
+                    f"{shown(str(then))[:12]}): "
                     "the same samples would have other images or labels. Restore it, or start a new run"
                 )
 
-    def _compare(self, stored: dict) -> None:
+    def _compare(self, stored: Experiment) -> None:
         """Refuses to go on under a config that would change samples, masks or model."""
-        # By way of the classes, which know the values of fields that an earlier version did not write.
-        then, now = _leaves(to_json(from_json(stored, PARTS))), _leaves(to_json(self.config))
+        then, now = _leaves(to_json(stored)), _leaves(to_json(self.config))
         changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
         fixed = [
             name
@@ -256,7 +273,10 @@ class Task(ABC):
             or (name == "data.held_out_root" and None in (then.get(name), now.get(name)))  # so data.root was split
         ]
         if fixed:
-            words = ", ".join(f"{name} was {then.get(name)}, is now {now.get(name)}" for name in fixed[:4])
+            words = ", ".join(
+                f"{shown(name)[:100]} was {shown(str(then.get(name)))[:100]}, is now {now.get(name)}"
+                for name in fixed[:4]
+            )
             raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
         for name in changed:
             print(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
@@ -301,18 +321,6 @@ def kernels(device: str) -> str:
     most, *others = sorted(ops, key=lambda by: -len(ops[by]))
     rest = "".join(f"; {words.get(by, by)} for {', '.join(ops[by])}" for by in others)
     return words.get(most, most) + (rest.replace(";", ", except", 1) if rest else " for all")
-
-
-def load_run(run: Path, field: str) -> checkpoint.Loaded:
-    """A run's newest checkpoint.
-
-    Raises:
-        ValueError: there is none; `field` is what named the folder.
-    """
-    loaded = checkpoint.load(run / "checkpoints")
-    if loaded is None:
-        raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
-    return loaded
 
 
 def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:

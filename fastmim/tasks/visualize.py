@@ -29,7 +29,9 @@ _BATCH = 8
 
 
 @torch.no_grad()
-def draw(run: Path, config: Config, loaded: Loaded, images: Path | None, count: int, out: Path | None) -> list[str]:
+def draw(
+    run: Path, config: Config, loaded: Loaded, images: Path | None, count: int, out: Path | None, overwrite: bool
+) -> list[str]:
     """Draws a grid of reconstructions, and returns what there is to say of its images, then its path.
 
     Args:
@@ -37,6 +39,7 @@ def draw(run: Path, config: Config, loaded: Loaded, images: Path | None, count: 
         images: folder of images; None = the run's held-out ones.
         count: how many images.
         out: PNG to write; None = reconstruction.png in the run folder.
+        overwrite: replace another program's file at `out`.
 
     Raises:
         ValueError: an argument is out of bounds, `out` is a file of somebody else, or no image can be used.
@@ -45,8 +48,11 @@ def draw(run: Path, config: Config, loaded: Loaded, images: Path | None, count: 
         raise ValueError(f"--count: expected 1 to {MOST} images, got {count}")
     if out and out.suffix.lower() != ".png":
         raise ValueError(f"--out {shown(out)}: expected a name that ends in .png")
-    if out and out.exists() and not is_ours(out):
-        raise ValueError(f"--out {shown(out)}: expected a new file or a picture of fastmim; choose another name")
+    if out and out.exists() and not overwrite and not is_ours(out):
+        raise ValueError(
+            f"--out {shown(out)}: expected a new file or a picture of fastmim; choose another name, or replace it with "
+            "--overwrite"
+        )
     if not images and not config.data.held_out:
         raise ValueError(
             f"{shown(run)} held no images out of training (data.held_out=0): give some with --images FOLDER"

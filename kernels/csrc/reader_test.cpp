@@ -73,7 +73,7 @@ void test_header(const std::string& path) {
 void test_pool(const std::vector<std::string>& paths) {
   for (uint64_t bound : {uint64_t{1}, uint64_t{1} << 30}) {
     for (int cycle = 0; cycle < 20; ++cycle) {
-      Pool pool(3, bound, true);
+      Pool pool(3, bound, true, uint64_t{1} << 28, "");
       std::vector<std::shared_ptr<Batch>> batches;
       for (int i = 0; i < 4; ++i) batches.push_back(pool.submit(paths));
       if (cycle % 4 == 0) continue;  // closed while it reads

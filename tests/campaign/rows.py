@@ -29,7 +29,8 @@ from bench import record
 from fastmim import checkpoint
 from fastmim.config import Config, load, to_json
 from fastmim.data.demo import write_demo_images
-from fastmim.engine import Process, init_distributed
+from fastmim.engine import Process
+from fastmim.processes import init_distributed
 from fastmim.tasks.export import export_encoder
 from fastmim.tasks.load import from_export
 from fastmim.tasks.pretrain import Pretrain, build
@@ -45,7 +46,7 @@ COVERED = tuple(
     for name in (
         "checkpoint", "data/crops", "data/decode", "data/loader", "decoders", "engine", "losses", "masking", "mim",
         "objective", "optim", "stage0", "targets", "tasks/export", "tasks/layouts", "tasks/load", "tasks/pretrain",
-        "tokens",
+        "tasks/trained", "tokens",
     )
 )  # fmt: skip
 """What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fastmim.config import Data
+from fastmim.data import away
 from fastmim.data.crops import RandomResizedCrop
 from tests.data.hostile import write_hostile
 
@@ -25,6 +26,12 @@ def _picture(height, width, channels=3, seed=0):
 @pytest.fixture(scope="session")
 def picture():
     return _picture
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Files that cannot be read are read again at once."""
+    monkeypatch.setattr(away, "_FILE_PAUSES", (0.0,))
 
 
 @pytest.fixture

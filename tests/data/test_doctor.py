@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 
@@ -10,11 +11,12 @@ import pytest
 from PIL import Image
 
 from fastmim import cli
-from fastmim.data.doctor import environment, examine
+from fastmim.data import doctor as doctoring
+from fastmim.data.doctor import Levels, environment, examine, first_look, still_bad
 from fastmim.data.manifest import Manifest
 from tests.data.hostile import NOT_UTF8, spoil
 
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+pytestmark = [pytest.mark.filterwarnings("ignore:Corrupt EXIF data"), pytest.mark.usefixtures("impatient")]
 
 
 def report(root, **options):
@@ -89,6 +91,8 @@ def test_kinds(hostile):
         "palette": {"animated.gif", "palette.png", "transparent.gif"},
         "alpha": {"la.png", "palette.png", "rgba.png", "rgba.webp", "transparent.gif"},
         "EXIF-rotated": {"exif-6.jpg", "link-to-a-picture.jpg"},
+        "frames": {"animated.gif", "animated.png", "animated.webp"},
+        "bands": set(),
         "tiny": {"1x1.jpg", "1x4000.jpg", "4000x1.png"},
     }
 
@@ -114,7 +118,7 @@ def test_quick_reads_headers_only(hostile):
 def test_duplicates(folder):
     found = report(folder)
     assert found.duplicates == [["a.png", "e.png"]] and found.checksums[0] == found.checksums[3]
-    assert ("duplicates", "1", "'a.png' = 'e.png'") in found.rows()
+    assert ("duplicates", "1", "a.png = e.png") in found.rows()
 
 
 def test_a_file_read_as_another_than_was_listed_is_broken(folder):
@@ -122,6 +126,90 @@ def test_a_file_read_as_another_than_was_listed_is_broken(folder):
     with open(folder / "c.bmp", "ab") as file:
         file.write(b"x")
     assert "changed since it was listed" in examine(manifest, threads=1).broken["c.bmp"]
+
+
+def test_a_list_of_bad_files_is_examined_again(folder):
+    whole = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(bytes(len(whole)))
+    (folder / "c.bmp").write_bytes((folder / "c.bmp").read_bytes()[:-1] + b"x")
+    manifest = Manifest.scan(str(folder))
+    assert list(still_bad(manifest, ["c.bmp", "b.png", "a.png", "gone.png"], 1)) == ["a.png"]
+    (folder / "a.png").write_bytes(whole)
+    assert not still_bad(manifest, ["a.png"], 1)
+
+
+def save_16(folder, name, values):
+    Image.fromarray(np.asarray(values, np.uint16).reshape(32, -1)).save(folder / name)
+
+
+def test_levels_of_more_than_8_bits_are_measured_and_their_loss_is_said(tmp_path):
+    save_16(tmp_path, "a.png", np.arange(1024))
+    save_16(tmp_path, "b.tif", np.arange(1024) * 3)
+    found = report(tmp_path)
+    levels = len({*range(1024), *range(0, 3072, 3)})
+    assert found.levels == Levels(0, 3069, levels, 12) and found.levels.lost
+    words = f"values 0 to 3069; 12 of {levels} levels survive the conversion to 8 bits"
+    assert ("levels of 16 bits", str(levels), words) in found.rows()
+    sentence = f"images of more than 8 bits lose levels ({words}): scale them to the full range of 16 bits, or write"
+    assert any(advice.startswith(sentence) for advice in found.advice())
+    assert any(line.startswith(sentence) for line in first_look(Manifest.scan(str(tmp_path))))
+
+
+def test_a_full_range_of_16_bits_loses_nothing_that_8_bits_could_show(tmp_path):
+    save_16(tmp_path, "a.png", np.arange(1024) * 64)
+    found = report(tmp_path)
+    assert found.levels == Levels(0, 65472, 1024, 256) and not found.levels.lost
+    assert not any("levels" in line for line in (*found.advice(), *first_look(Manifest.scan(str(tmp_path)))))
+
+
+def test_colours_of_16_bits_are_measured_by_their_high_bytes(tmp_path, hostile):
+    root, _ = hostile
+    shutil.copy(root / "rgb-16.png", tmp_path)
+    found = report(tmp_path)
+    assert found.levels.kept > 200 and not found.levels.lost
+
+
+def test_pages_frames_and_bands_that_are_not_used_are_counted(tmp_path, picture):
+    pages = [Image.fromarray(picture(24, 24, seed=i)) for i in range(4)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "film.gif", save_all=True, append_images=pages[1:3])
+    pages[0].save(tmp_path / "one.png")
+    found = report(tmp_path)
+    assert found.frames == 5 and found.unusual["frames"] == ["film.gif", "stack.tif"]
+    assert any(line.startswith("5 pages or frames beyond the first, in 2 files") for line in found.advice())
+    first = first_look(Manifest.scan(str(tmp_path)))
+    assert first[0] == "2 of 3 images looked at have several pages or frames, of which the first is used"
+    assert report(tmp_path, quick=True).frames == 5
+
+
+def test_files_that_are_no_images_are_counted(doctor, folder):
+    (folder / "notes.txt").write_text("x")
+    (folder / "x.jp2").write_bytes(b"\0\0\0\x0cjP  \r\n\x87\n")
+    status, printed = doctor(folder)
+    assert status == 0 and re.search(
+        r"left out \(.*?\) 2 1 \.jp2 \(JPEG 2000\), 1 \.txt", " ".join(printed.out.split())
+    )
+
+
+def test_names_reach_the_terminal_as_plain_characters(doctor, make_folder):
+    root = make_folder(["a\x1b[31m.png", "b\n.png", "c [red].png", os.fsdecode(b"d\xff.png")], 5, 5)
+    (root / "e\x1b.png").write_bytes(b"x")
+    status, printed = doctor(root)
+    assert status == 1 and "\x1b" not in printed.out and "\udcff" not in printed.out
+    for name in (r"a\x1b[31m.png", r"b\n.png", "c [red].png", r"d\xff.png", r"e\x1b.png: not an image but text"):
+        assert name in " ".join(printed.out.split())
+
+
+def test_a_look_before_a_run_takes_a_few_files_and_passes_over_bad_ones(make_folder, monkeypatch):
+    root = make_folder([f"{i:02}.png" for i in range(40)])
+    (root / "00.png").write_bytes(b"x")
+    looked = []
+    monkeypatch.setattr(doctoring.Reader, "submit", spy(doctoring.Reader.submit, looked))
+    assert first_look(Manifest.scan(str(root))) == [] and len(looked) == 8
+
+
+def spy(submit, looked):
+    return lambda self, paths: looked.extend(paths) or submit(self, paths)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -194,11 +282,11 @@ def test_corruption_that_decodes_is_found_by_its_checksum(doctor, folder):
     before = (folder / "manifest.json").read_bytes()
     flip_a_bit(folder / "c.bmp", -1)
     status, printed = doctor(folder / "manifest.json")
-    assert status == 1 and "'c.bmp': changed since it was listed: checksum" in " ".join(printed.out.split())
+    assert status == 1 and "c.bmp: changed since it was listed: checksum" in " ".join(printed.out.split())
     assert (folder / "manifest.json").read_bytes() == before and (folder / "bad_files.jsonl").read_text() == ""
     status, printed = doctor(folder)
     assert status == 0 and (folder / "manifest.json").read_bytes() != before
-    assert re.search(r"changed \(since.*?\) 1 'c.bmp': changed since it was listed", " ".join(printed.out.split()))
+    assert re.search(r"changed \(since.*?\) 1 c.bmp: changed since it was listed", " ".join(printed.out.split()))
     assert re.search(r"changed \(since.*?\) 0", " ".join(doctor(folder)[1].out.split()))
 
 
@@ -209,7 +297,7 @@ def test_a_manifest_is_verified_file_by_file(doctor, folder):
         file.write(b"x")
     status, printed = doctor(folder / "manifest.json")
     out = " ".join(printed.out.split())
-    assert status == 1 and "'a.png': " in out and "'b.png': changed since it was listed: " in out
+    assert status == 1 and " a.png: " in out and "b.png: changed since it was listed: " in out
     assert "40% are broken, above data.bad_budget's default of 10%" in out
 
 
@@ -245,6 +333,23 @@ def test_where_the_manifest_goes(doctor, folder, tmp_path):
     status, printed = doctor(folder, "--manifest", tmp_path / "nowhere/m.json")
     assert status == 2 and "nowhere/m.json cannot be written" in printed.err and "--manifest" in printed.err
     assert len(printed.err.splitlines()) == 1 and "images/s" not in printed.out
+
+
+def test_outputs_replace_links_and_only_what_the_doctor_wrote(doctor, folder, tmp_path):
+    assert doctor(folder)[0] == 0
+    precious = tmp_path / "precious"
+    precious.write_text('{"path": "a", "reason": "b"}\n')
+    (folder / "bad_files.jsonl").unlink()
+    (folder / "bad_files.jsonl").symlink_to(precious)
+    assert doctor(folder)[0] == 0 and not (folder / "bad_files.jsonl").is_symlink()
+    assert precious.read_text() == '{"path": "a", "reason": "b"}\n'
+    (folder / "bad_files.jsonl").write_text("my own notes\n")
+    status, printed = doctor(folder)
+    assert status == 2 and "expected a list of bad files to replace, or none; --overwrite replaces it" in printed.err
+    assert (folder / "bad_files.jsonl").read_text() == "my own notes\n"
+    (folder / "manifest.json").write_text("mine")
+    assert doctor(folder, "--overwrite")[0] < 2
+    assert Manifest.load(str(folder / "manifest.json")) and "mine" not in (folder / "bad_files.jsonl").read_text()
 
 
 def test_usage_errors(doctor, folder, tmp_path):

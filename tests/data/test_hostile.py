@@ -10,7 +10,7 @@ from fastmim.data.manifest import Manifest
 from tests.data.hostile import spoil, write_hostile
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 
 def load(path):

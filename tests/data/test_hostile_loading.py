@@ -14,6 +14,7 @@ from fastmim.data.quarantine import Quarantine
 from fastmim.tokens import sample_id
 from tests.data.hostile import spoil, write_hostile
 
+pytestmark = pytest.mark.usefixtures("impatient")
 SEED, BATCH = 2, 16
 
 

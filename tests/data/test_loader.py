@@ -25,6 +25,7 @@ from fastmim.data.sampler import Sampler
 from fastmim.tokens import Stream, sample_id
 from fastmim_kernels.philox import uniform
 
+pytestmark = pytest.mark.usefixtures("impatient")
 SEED = 3
 PATIENCE = 1800  # seconds
 

@@ -116,7 +116,7 @@ def test_a_bad_file_is_a_result(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     expected = {
         "pipe": "not a file but a pipe",
-        "huge": "too large: 1073741825 bytes",
+        "huge": "too large: the file has 1073741825 bytes",
         "empty": "empty",
         "text": "not an image but text",
         "loop": "cannot be opened",

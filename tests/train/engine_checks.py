@@ -14,9 +14,10 @@ from fastmim.data.crops import RandomResizedCrop
 from fastmim.decoders import TransformerDecoder
 from fastmim.encoders.batchnorm import BatchNorm
 from fastmim.encoders.vit import ViT
-from fastmim.engine import Engine, init_distributed
+from fastmim.engine import Engine
 from fastmim.losses import MaskedL2
 from fastmim.masking import RandomMasking
+from fastmim.processes import init_distributed
 from fastmim.targets import NormalizedPatches
 
 LR = 0.005

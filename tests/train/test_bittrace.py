@@ -92,7 +92,7 @@ def test_a_line_is_on_disk_once_recorded(tmp_path):
 def test_damage_is_refused(tmp_path):
     path = write(tmp_path / "a", 3)
     path.write_text(path.read_text().replace('{"step": 1', '{"step"'))
-    with pytest.raises(ValueError, match="line 2: expected a JSON object"):
+    with pytest.raises(ValueError, match="line 2: expected the trace of an update"):
         diff(path, path)
 
 

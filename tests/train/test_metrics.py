@@ -9,7 +9,7 @@ import torch
 
 from fastmim import metrics
 from fastmim.config import load
-from fastmim.metrics import Meter, duration, whole_lines
+from fastmim.metrics import Meter, duration, read_metrics
 
 CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 images an update
 
@@ -33,7 +33,7 @@ def update(meter, loss=1.0, skipped=False):
 
 
 def rows(meter):
-    return [json.loads(line) for line in whole_lines(meter.folder / "metrics.jsonl")]
+    return read_metrics(meter.folder)
 
 
 def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter, clock):
@@ -67,7 +67,7 @@ def test_skips_are_counted_in_a_row_and_named(meter, capsys):
     assert meter.skips(10, [True, False, True, True], names) == 2
     assert meter.skips(14, [True], names) == 3
     assert meter.skips(15, [False], names) == 0
-    stored = [json.loads(line) for line in whole_lines(meter.folder / "skipped.jsonl")]
+    stored = [json.loads(line) for line in (meter.folder / "skipped.jsonl").read_text().splitlines()]
     assert [row["step"] for row in stored] == [10, 12, 13, 14] and stored[0]["images"] == names(10)
     assert "update 12 skipped: non-finite loss or gradient on 12-0.jpg" in capsys.readouterr().out
 
@@ -77,17 +77,27 @@ def test_non_finite_numbers_are_valid_json(meter):
     assert rows(meter) == [{"step": 1, "loss": None, "grad_norm": None, "lr": 0.1}]
 
 
-def test_a_full_disk_costs_a_line_not_the_run(meter, capsys):
-    meter.file = open("/dev/full", "w", buffering=1)  # noqa: SIM115 - the meter closes it
-    meter.write({"step": 1})
-    assert "warning: metrics.jsonl could not be written" in capsys.readouterr().out
-    meter.file = open("/dev/null", "w")  # noqa: SIM115
+def test_a_failing_picture_costs_a_warning_until_it_can_be_written(meter, capsys):
+    for fails in (True, True, False, True):
+        with meter.attempt("the picture"):
+            if fails:
+                raise OSError(28, "No space left on device", "grids/1.png")
+    warning = "warning: the picture could not be written (No space left on device); training goes on\n"
+    assert capsys.readouterr().out == 2 * warning
 
 
 def test_a_continued_run_drops_what_it_repeats(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     with Meter(tmp_path, 2, 100, CONFIG, torch.device("cpu"), True) as meter:
         assert [row["step"] for row in rows(meter)] == [1, 2]
+
+
+def test_what_a_run_says_reaches_the_terminal_as_plain_characters(meter, tmp_path, capsys):
+    meter.say("bad: a\x1b[31m\udcff.jpg\nsecond line")
+    metrics.announce(tmp_path, {"images": "in new\nline\x07"}, {})
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("bad: a\\x1b[31m\\xff.jpg", "second line")
+    assert third == "images  in new\\nline\\x07"
 
 
 def test_durations():

@@ -15,7 +15,11 @@ from tests.train.launched import ENVIRONMENT, PATIENCE, Forks, wait_for
 RANK = """
 import os, sys, time
 from fastmim.stop import Stop
+class Saved:
+    def updates(self):
+        return 0, 0
 stop, began, waited = Stop(), time.monotonic(), False
+stop.watch(Saved())
 print(os.getpid(), flush=True)
 for step in range(60_000):
     time.sleep(0.01)
@@ -33,10 +37,27 @@ with open(os.path.join(sys.argv[1], "reason"), "w") as file:
 LAUNCH = "import subprocess, sys\nsys.exit(subprocess.Popen([sys.executable, *sys.argv[1:]]).wait())\n"
 
 
+class Half:
+    """A run that has done two updates and saved one, and can save if that is said."""
+
+    def __init__(self, can: bool = True):
+        self.number, self.can = 1, can
+
+    def updates(self):
+        return 2, self.number
+
+    def can_save(self):
+        return self.can
+
+    def save_now(self):
+        self.number = 2
+
+
 def signalled(number: int, times: int, file: Path) -> None:
     """Writes the reason to stop after so many signals."""
     before = signal.getsignal(number)
     stop = Stop()
+    stop.watch(Half())
     for _ in range(times):
         signal.raise_signal(number)
     file.write_text(stop.poll())
@@ -51,30 +72,44 @@ def test_signal(tmp_path, name, times):
     assert (tmp_path / "reason").read_text() == name and forks.outputs[0].read_text() == ""
 
 
-def interrupted_twice() -> None:
+def blocked(numbers: tuple[int, ...], rescue: Half | None) -> None:
+    """Signals come while the main thread waits in a system call that is made again after each signal."""
     stop = Stop()
-    signal.raise_signal(signal.SIGINT)
-    print("running", stop.poll(), flush=True)
-    signal.raise_signal(signal.SIGINT)
-    print("not interrupted")
+    if rescue:
+        stop.watch(rescue)
+    for number in numbers:
+        signal.raise_signal(number)
+    os.read(os.pipe()[0], 1)
 
 
-def test_second_sigint_interrupts(tmp_path):
-    with Forks(tmp_path, 1, interrupted_twice) as forks:
-        assert forks.wait() != [0]
-    output = forks.outputs[0].read_text()
-    assert output.startswith("running SIGINT") and "KeyboardInterrupt" in output and "not interrupted" not in output
+@pytest.mark.parametrize(
+    "numbers, rescue, status, words",
+    [
+        (("SIGTERM",), None, 143, "stopped by SIGTERM before the first update"),
+        (("SIGINT",), None, 130, "stopped by SIGINT before the first update"),
+        (("SIGTERM",), Half(), 0, "stopped by SIGTERM; saved: update 2; the same command continues"),
+        (("SIGHUP",), Half(False), 1, "stopped by SIGHUP; update 2 is not saved; the same command continues from 1"),
+        (("SIGINT", "SIGINT"), Half(False), 130, "train.py: interrupted again"),
+    ],
+)
+def test_a_signal_ends_a_process_that_is_blocked(tmp_path, numbers, rescue, status, words):
+    with Forks(tmp_path, 1, blocked, tuple(getattr(signal, name) for name in numbers), rescue) as forks:
+        assert forks.wait() == [status]
+    assert words in forks.outputs[0].read_text() and forks.outputs[0].read_text().count("\n") == 1
 
 
 def stops_together(folder: Path) -> None:
     """The last rank gets a signal in its sixth step."""
     dist.init_process_group("gloo")
     stop = Stop()
+    stop.join(dist.get_rank(), 2, 60)
+    stop.watch(Half())
     for step in range(2000):
         if dist.get_rank() == 1 and step == 5:
             signal.raise_signal(signal.SIGUSR1)
         if reason := stop.poll():
             break
+    stop.settle()
     stop.close()
     (folder / f"reason{dist.get_rank()}").write_text(f"{step} {reason}")
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from .. import _library
 
-_FORMATS = ("", "jpeg", "png", "webp", "bmp", "tiff", "gif")
+FORMATS = ("jpeg", "png", "webp", "bmp", "tiff", "gif", "avif")
+_KINDS = ("unsigned", "signed", "float")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Header:
     """What a file says of its image."""
 
     format: str
-    """"jpeg", "png", "webp", "bmp", "tiff" or "gif": told by content, not by name."""
+    """One of `FORMATS`: told by content, not by name."""
     width: int
     """Of the stored pixels, before orientation."""
     height: int
@@ -48,6 +49,19 @@ class Header:
     irregular: bool
     """A JPEG with markers in or behind its pixel data that a whole file does not have there, or a PNG with much packed
     text or profile: decoders differ on whether it is good."""
+    kind: str = "unsigned"
+    """Of the samples: "unsigned", "signed" or "float"."""
+    frames: int = 1
+    """Pages, frames or pictures in the file, of which the first is used."""
+    scans: int = 1
+    """Passes over the pixels, of which a JPEG may have many."""
+    parts: int = 0
+    """Pieces that a decoder handles one by one: segments, chunks, strips, tiles, fill bytes, run lengths."""
+    metadata: int = 0
+    """Bytes of the segments before a JPEG's pixels."""
+    buffer: int = 0
+    """Bytes that a decoder keeps beside the pixels and the file: coefficients of a JPEG of several scans, the largest
+    strip or tile of a TIFF, the values of tags."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +111,7 @@ def _load() -> ctypes.CDLL:
         raise RuntimeError(f"the C++ library does not load: {error}; to rebuild it, {_library.BUILD}") from error
     pointer, size, text = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_char_p
     for name, result, arguments in [
-        ("reader_open", pointer, [ctypes.c_int, size, ctypes.c_int]),
+        ("reader_open", pointer, [ctypes.c_int, size, ctypes.c_int, size, text]),
         ("reader_close", None, [pointer]),
         ("reader_submit", pointer, [pointer, text, size]),
         ("batch_wait", ctypes.c_int, [pointer, ctypes.c_int]),
@@ -126,18 +140,23 @@ class _Memory:
 
 def _header(raw: _Header) -> Header:
     flags = (bool(getattr(raw, name)) for name in ("palette", "alpha", "cmyk", "progressive", "irregular"))
-    return Header(_FORMATS[raw.format], raw.width, raw.height, raw.orientation, raw.channels, raw.bits, *flags)
+    numbers = (raw.frames, raw.scans, raw.parts, raw.metadata, raw.buffer)
+    known = FORMATS[raw.format - 1], raw.width, raw.height, raw.orientation, raw.channels, raw.bits
+    return Header(*known, *flags, _KINDS[raw.kind], *numbers)
 
 
 class Reader:
     """A pool of threads that read files in the order of submission. Use it as a context manager, or `close` it."""
 
-    def __init__(self, threads: int, max_bytes: int = 1 << 30, checksum: bool = False):
+    def __init__(
+        self, threads: int, max_bytes: int = 1 << 30, checksum: bool = False, largest: int = 1 << 28, advice: str = ""
+    ):
         """
         Args:
             max_bytes: of file contents held, in batches and in `File`s not yet released. At the bound reading waits
                 for releases; only a batch whose `result` is waited for, and those before it, may exceed it.
             checksum: whether to compute `File.checksum`.
+            largest: bytes of a file that is read; of a larger one `File.error` says so, and ends in `advice`.
         Raises:
             ValueError: `threads` not in 1 .. 1024, `max_bytes` below 1.
             RuntimeError: the C++ library is missing or out of date (there is no other implementation), or the system
@@ -149,7 +168,7 @@ class Reader:
         self._checksum = checksum
         self._process = os.getpid()
         self._lock = threading.Lock()  # or a thread could submit to what another one closes
-        self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum)
+        self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum, largest, advice.encode())
         if not self._pool:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
         self._finalizer = weakref.finalize(self, _close, self._library, self._pool, self._process)

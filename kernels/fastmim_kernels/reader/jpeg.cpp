@@ -1,6 +1,4 @@
 // JPEG (ITU-T T.81): walks the marker segments, and no further than needed into the entropy-coded data.
-#include "jpeg.h"
-
 #include <algorithm>
 
 #include "header.h"
@@ -8,22 +6,44 @@
 namespace fastmim::reader {
 namespace {
 
+struct Huffman {
+  bool defined = false;
+  uint8_t counts[17] = {};  // codes of each length, 1..16
+  uint8_t symbols[256] = {};
+};
+
+struct Component {
+  uint8_t id, h, v, quantization;  // h, v: sampling factors
+  uint8_t dc = 0, ac = 0;          // Huffman tables in the current scan
+};
+
+struct Jpeg {
+  uint8_t frame = 0;  // the SOF marker's second byte
+  int components = 0;
+  int64_t width = 0, height = 0;
+  Component component[4];
+  bool quantization[4] = {};
+  Huffman dc[4], ac[4];
+};
+
 enum Marker : uint8_t {
   SOF0 = 0xc0, SOF1 = 0xc1, SOF2 = 0xc2, SOF3 = 0xc3, SOF9 = 0xc9, SOF10 = 0xca,
   DHT = 0xc4, DAC = 0xcc, RST0 = 0xd0, RST7 = 0xd7, SOI = 0xd8, EOI = 0xd9, SOS = 0xda, DQT = 0xdb, DNL = 0xdc,
-  DRI = 0xdd, APP0 = 0xe0, APP1 = 0xe1, APP15 = 0xef, COM = 0xfe, TEM = 0x01,
+  DRI = 0xdd, APP0 = 0xe0, APP1 = 0xe1, APP2 = 0xe2, APP13 = 0xed, APP15 = 0xef, COM = 0xfe, TEM = 0x01,
 };
 
 bool restarts(uint8_t marker) { return marker >= RST0 && marker <= RST7; }
 bool progressive(const Jpeg& jpeg) { return jpeg.frame == SOF2 || jpeg.frame == SOF10; }
 bool arithmetic(const Jpeg& jpeg) { return jpeg.frame == SOF9 || jpeg.frame == SOF10; }
 
-// Passes entropy-coded data and garbage, as decoders do.
-uint8_t next_marker(Cursor& cursor) {
+// Passes entropy-coded data and garbage, as decoders do. Counts the fill bytes.
+uint8_t next_marker(Cursor& cursor, int64_t* fills = nullptr) {
   for (;;) {
     cursor.skip_to(0xff);
-    uint8_t marker = 0xff;
-    while (marker == 0xff) marker = cursor.u8();
+    uint8_t marker = cursor.u8();
+    for (; marker == 0xff; marker = cursor.u8()) {
+      if (fills) ++*fills;
+    }
     if (marker != 0) return marker;
   }
 }
@@ -140,23 +160,88 @@ bool read_scan(Cursor segment, Jpeg& jpeg) {
   return count == jpeg.components;
 }
 
-// A sequential scan of all components: decoders need nothing after it, and any marker ends it.
-void check_only_scan(Cursor& cursor, Bytes bytes, const Jpeg& jpeg, Header& header) {
-  const size_t begin = cursor.at();
+// A sequential scan of all components: any marker ends it, but decoders need an end marker to know it to be whole.
+void check_only_scan(Cursor& cursor, Header& header) {
+  uint8_t marker = RST0;
+  while (restarts(marker)) marker = next_marker(cursor);
   // Of what follows its last row one decoder reads all, up to the end marker, and fails where another never looks.
-  header.irregular = true;
-  try {
-    for (;;) {
-      const uint8_t marker = next_marker(cursor);
-      if (restarts(marker)) continue;
-      header.irregular = marker != EOI;
-      return;
+  header.irregular = marker != EOI;
+  while (marker != EOI) marker = next_marker(cursor);
+}
+
+// An end marker in the middle of the pixels: what follows it goes on as they do, up to the real end marker. Behind the
+// real one there may be anything: zeros, garbage, further pictures.
+void check_end(Cursor cursor) {
+  const Bytes rest = cursor.take(cursor.left());
+  constexpr size_t few = 16;
+  if (rest.size < few || rest.data[rest.size - 2] != 0xff || rest.data[rest.size - 1] != EOI) return;
+  if (std::all_of(rest.data, rest.data + rest.size - 2, [&](uint8_t c) { return c == rest.data[0]; })) return;
+  Cursor tail(rest);
+  const uint8_t marker = next_marker(tail);
+  if (restarts(marker) || marker == DHT || marker == SOS || marker == EOI) {
+    throw Hopeless{"damaged: the JPEG has an end marker in the middle of its image data"};
+  }
+}
+
+// Bytes of all coefficients, which a decoder keeps until it has read the last of several scans.
+int64_t coefficients(const Jpeg& jpeg) {
+  double h = 1, v = 1, blocks = 0;
+  for (int i = 0; i < jpeg.components; ++i) {
+    h = std::max<double>(h, jpeg.component[i].h);
+    v = std::max<double>(v, jpeg.component[i].v);
+  }
+  for (int i = 0; i < jpeg.components; ++i) blocks += jpeg.component[i].h * jpeg.component[i].v / (h * v);
+  return product(static_cast<double>(jpeg.width), static_cast<double>(jpeg.height), 2 * blocks);
+}
+
+void parse_segments(Cursor& cursor, Header& header) {
+  constexpr int64_t most_scans = 1 << 16;  // beyond any limit on the time
+  Jpeg jpeg;
+  bool scanned = false, last = false, exif = false;
+  header.scans = 0;
+  for (;;) {
+    const uint8_t marker = next_marker(cursor, scanned ? nullptr : &header.parts);
+    header.irregular |= scanned && (marker == TEM || (marker == DAC && !arithmetic(jpeg)));
+    if (restarts(marker) || marker == TEM) continue;
+    if (marker == EOI && scanned) return;
+    if (marker == EOI) throw Hopeless{"damaged: the JPEG ends before its image data"};
+    if (marker == SOI) throw Hopeless{"damaged: the JPEG has two start markers"};
+    const bool frame = marker >= SOF0 && marker <= 0xcf && marker != DHT && marker != DAC;
+    const bool supported = marker <= SOF3 || marker == SOF9 || marker == SOF10;
+    const bool known = marker == DHT || marker == DAC || (marker >= SOS && marker <= DRI) ||
+                       (marker >= APP0 && marker <= APP15) || marker == COM;
+    if (frame ? !supported : !known) {
+      throw Hopeless{"unsupported JPEG: marker " + std::to_string(marker) + (frame ? ", an unusual coding" : "")};
     }
-  } catch (const OutOfBytes&) {
-    const bool huffman = jpeg.frame == SOF0 || jpeg.frame == SOF1;
-    if (huffman && !scan_is_whole({bytes.data + begin, bytes.size - begin}, jpeg)) {
-      throw Hopeless{"truncated: the JPEG has no end marker"};
+    const int length = cursor.u16();
+    const Bytes segment = cursor.take(static_cast<uint64_t>(std::max(length - 2, 0)));
+    try {
+      if (frame) read_frame(marker, Cursor(segment), jpeg, header);
+      if (marker == DQT) read_quantization(Cursor(segment), jpeg);
+      if (marker == DHT) read_huffman(Cursor(segment), jpeg);
+      if (marker == SOS) {
+        scanned = true;
+        const bool all = read_scan(Cursor(segment), jpeg);
+        header.scans = std::min(header.scans + 1, most_scans);
+        if (progressive(jpeg) || !all) header.buffer = std::max(header.buffer, coefficients(jpeg));
+        last = all && !progressive(jpeg);
+        if (header.scans == most_scans) throw Hopeless{"damaged: the JPEG has more than 65535 scans"};
+      }
+    } catch (const OutOfBytes&) {
+      throw Hopeless{"damaged: a JPEG segment is shorter than its content"};
     }
+    if (last) return check_only_scan(cursor, header);
+    if (scanned) continue;
+    ++header.parts;
+    header.metadata += static_cast<int64_t>(segment.size);
+    if (marker == APP1 && !exif && segment.starts_with("Exif\0\0", 6)) {
+      exif = true;
+      read_exif({segment.data + 6, segment.size - 6}, header);
+    }
+    if (marker == APP2 && segment.starts_with("MPF\0", 4)) {
+      header.frames = pictures_in_index({segment.data + 4, segment.size - 4});
+    }
+    if (marker == APP13) header.parts += static_cast<int64_t>(segment.size / 12);  // Photoshop's resources
   }
 }
 
@@ -165,47 +250,13 @@ void check_only_scan(Cursor& cursor, Bytes bytes, const Jpeg& jpeg, Header& head
 void parse_jpeg(Bytes bytes, Header& header) {
   Cursor cursor(bytes);
   cursor.skip(2);
-  Jpeg jpeg;
-  bool scanned = false, exif = false;
   try {
-    for (;;) {
-      const uint8_t marker = next_marker(cursor);
-      header.irregular |= scanned && (marker == TEM || (marker == DAC && !arithmetic(jpeg)));
-      if (restarts(marker) || marker == TEM) continue;
-      if (marker == EOI && scanned) return;
-      if (marker == EOI) throw Hopeless{"damaged: the JPEG ends before its image data"};
-      if (marker == SOI) throw Hopeless{"damaged: the JPEG has two start markers"};
-      const bool frame = marker >= SOF0 && marker <= 0xcf && marker != DHT && marker != DAC;
-      const bool supported = marker <= SOF3 || marker == SOF9 || marker == SOF10;
-      const bool known = marker == DHT || marker == DAC || (marker >= SOS && marker <= DRI) ||
-                         (marker >= APP0 && marker <= APP15) || marker == COM;
-      if (frame ? !supported : !known) {
-        throw Hopeless{"unsupported JPEG: marker " + std::to_string(marker) + (frame ? ", an unusual coding" : "")};
-      }
-      const int length = cursor.u16();
-      const Bytes segment = cursor.take(static_cast<uint64_t>(std::max(length - 2, 0)));
-      try {
-        if (frame) read_frame(marker, Cursor(segment), jpeg, header);
-        if (marker == DQT) read_quantization(Cursor(segment), jpeg);
-        if (marker == DHT) read_huffman(Cursor(segment), jpeg);
-        if (marker == DRI) jpeg.restart = Cursor(segment).u16();
-        if (marker == SOS) {
-          scanned = true;
-          const bool all = read_scan(Cursor(segment), jpeg);
-          if (all && !progressive(jpeg)) return check_only_scan(cursor, bytes, jpeg, header);
-        }
-      } catch (const OutOfBytes&) {
-        throw Hopeless{"damaged: a JPEG segment is shorter than its content"};
-      }
-      if (marker == APP1 && !scanned && !exif && segment.starts_with("Exif\0\0", 6)) {
-        exif = true;
-        header.orientation = exif_orientation({segment.data + 6, segment.size - 6});
-      }
-    }
+    parse_segments(cursor, header);
   } catch (const OutOfBytes&) {
-    if (scanned) throw Hopeless{"truncated: the JPEG has no end marker"};
+    if (header.scans) throw Hopeless{"truncated: the JPEG has no end marker"};
     throw;
   }
+  check_end(cursor);
 }
 
 }  // namespace fastmim::reader

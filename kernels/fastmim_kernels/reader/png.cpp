@@ -1,4 +1,5 @@
 // PNG (W3C): walks the chunks. Checksums are verified where Pillow does: before the image data.
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -76,6 +77,7 @@ void walk_after_data(Cursor& cursor, bool animated, Header& header) {
     const uint32_t length = cursor.u32();
     const Bytes kind = cursor.take(4);
     if (!is_word(kind) || named(kind, "IEND") || (animated && named(kind, "fcTL"))) return;
+    ++header.parts;
     const bool pixels = named(kind, "IDAT") || named(kind, "DDAT") || named(kind, "fdAT");
     if (pixels && length > cursor.left() && has_end(cursor)) return;
     if (length > cursor.left() + (pixels ? slack : 0)) {
@@ -84,7 +86,7 @@ void walk_after_data(Cursor& cursor, bool animated, Header& header) {
     if (length + 4ull > cursor.left()) return;
     const Bytes data = cursor.take(length);
     cursor.skip(4);
-    if (named(kind, "eXIf")) header.orientation = exif_orientation(data);
+    if (named(kind, "eXIf")) read_exif(data, header);
     if (may_be_bomb(kind, data)) header.irregular = 1;
   }
 }
@@ -107,14 +109,18 @@ void parse_png(Bytes bytes, Header& header) {
       cursor.seek(begin);
       return walk_after_data(cursor, animated, header);
     }
+    ++header.parts;
     const Bytes data = cursor.take(length);
     const uint32_t checksum = cursor.u32();
     if (checksum != crc32({kind.data, length + 4ull})) throw Hopeless{"damaged: wrong checksum in PNG chunk " + name};
     if (named(kind, "IHDR")) read_ihdr(data, header);
-    if (named(kind, "acTL")) animated = true;
+    if (named(kind, "acTL")) {
+      animated = true;
+      if (data.size >= 4) header.frames = std::max<int64_t>(1, Cursor(data).u32());
+    }
     if (named(kind, "tRNS")) header.alpha = 1;
     if (may_be_bomb(kind, data)) header.irregular = 1;
-    if (named(kind, "eXIf")) header.orientation = exif_orientation(data);
+    if (named(kind, "eXIf")) read_exif(data, header);
   }
 }
 

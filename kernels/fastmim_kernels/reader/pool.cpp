@@ -17,7 +17,6 @@
 namespace fastmim::reader {
 namespace {
 
-constexpr uint64_t largest = uint64_t{1} << 30;
 constexpr int retries = 3;
 
 class Descriptor {
@@ -88,8 +87,9 @@ int try_read(Batch& batch, const std::string& path, File& file) {
     return 0;
   }
   const uint64_t size = static_cast<uint64_t>(status.st_size);
-  if (size > largest) {
-    file.error = "too large: " + std::to_string(size) + " bytes, at most 1 GiB is read";
+  if (size > batch.shared->largest) {
+    file.error = "too large: the file has " + std::to_string(size) + " bytes, at most " +
+                 std::to_string(batch.shared->largest) + " are read" + batch.shared->advice;
     return 0;
   }
   reserve(batch, file, size);
@@ -154,9 +154,12 @@ bool Shared::forked() const { return getpid() != process; }
 
 File::~File() { release(*this); }
 
-Pool::Pool(int threads, uint64_t bound, bool checksum) : shared_(std::make_shared<Shared>()) {
+Pool::Pool(int threads, uint64_t bound, bool checksum, uint64_t largest, std::string advice)
+    : shared_(std::make_shared<Shared>()) {
   shared_->bound = bound;
   shared_->checksum = checksum;
+  shared_->largest = largest;
+  shared_->advice = std::move(advice);
   shared_->process = getpid();
   // Signals are for the threads of the program, which expect them.
   sigset_t all, before;

@@ -25,9 +25,10 @@ struct Shared {
   std::mutex mutex;
   std::condition_variable work, room, done;
   std::deque<std::shared_ptr<struct Batch>> queue;  // those with files that no thread has taken
-  uint64_t held = 0, bound = 0;
+  uint64_t held = 0, bound = 0, largest = 0;
   uint64_t submitted = 0, urgent = 0;  // numbers of batches; up to `urgent` they may exceed the bound
   bool checksum = false, stopped = false;
+  std::string advice;  // ends the reason of a file of more bytes than `largest`
   pid_t process = 0;
 
   // A forked child has none of the threads, and perhaps a mutex that was locked for ever.
@@ -60,7 +61,7 @@ struct Batch {
 class Pool {
  public:
   // Throws std::system_error when a thread cannot be started.
-  Pool(int threads, uint64_t bound, bool checksum);
+  Pool(int threads, uint64_t bound, bool checksum, uint64_t largest, std::string advice);
   ~Pool();
   std::shared_ptr<Batch> submit(std::vector<std::string> paths);
 

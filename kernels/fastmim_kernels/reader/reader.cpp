@@ -21,9 +21,9 @@ struct Taken {
 #define EXPORT __attribute__((visibility("default")))
 
 // NULL when the system has no threads to give.
-EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum) {
+EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum, uint64_t largest, const char* advice) {
   try {
-    return new Pool(threads, bound, checksum != 0);
+    return new Pool(threads, bound, checksum != 0, largest, advice);
   } catch (const std::system_error&) {
     return nullptr;
   }

@@ -41,7 +41,9 @@ void read_vp8x(Bytes data, Cursor& chunks, Header& header) {
   header.alpha = (flags & has_alpha) != 0;
   header.channels = header.alpha ? 4 : 3;
   bool image = false;
+  header.frames = 0;
   while (chunks.left() >= 8) {
+    ++header.parts;
     const Bytes kind = chunks.take(4);
     const uint32_t length = chunks.u32();
     const bool pixels = named(kind, "VP8 ") || named(kind, "VP8L") || named(kind, "ANMF");
@@ -52,11 +54,13 @@ void read_vp8x(Bytes data, Cursor& chunks, Header& header) {
     Bytes content = chunks.take(length);
     chunks.skip(std::min<size_t>(length & 1, chunks.left()));
     image |= pixels;
+    header.frames += named(kind, "ANMF");
     if (named(kind, "EXIF") && (flags & has_exif)) {
       if (content.starts_with("Exif\0\0", 6)) content = {content.data + 6, content.size - 6};
-      header.orientation = exif_orientation(content);
+      read_exif(content, header);
     }
   }
+  header.frames = std::max<int64_t>(1, header.frames);
   if (!image) throw Hopeless{"damaged: the WebP has no image data"};
 }
 
@@ -70,6 +74,30 @@ bool skip_blocks(Cursor& cursor, size_t* missing = nullptr) {
     cursor.skip(std::min(length, cursor.left()));
   }
   return false;
+}
+
+// The images in a GIF behind its first one.
+int64_t further_images(Cursor& cursor) {
+  int64_t count = 0;
+  try {
+    for (;;) {
+      const uint8_t block = cursor.u8();
+      if (block == ';') break;
+      if (block == ',') {
+        ++count;
+        cursor.skip(8);
+        const uint8_t local = cursor.u8();
+        cursor.skip((local & 0x80 ? 3u << ((local & 7) + 1) : 0) + 1);
+        skip_blocks(cursor);
+      } else if (block == '!') {
+        cursor.skip(1);
+        skip_blocks(cursor);
+      }
+    }
+  } catch (const OutOfBytes&) {
+    // What is there of them counts.
+  }
+  return count;
 }
 
 }  // namespace
@@ -107,6 +135,7 @@ void parse_gif(Bytes bytes, Header& header) {
   for (;;) {
     const uint8_t block = cursor.left() ? cursor.u8() : ';';
     if (block == ';') throw Hopeless{"damaged or truncated: the GIF has no image"};
+    ++header.parts;
     if (block == '!') {
       const uint8_t label = cursor.u8();
       Cursor control = cursor;
@@ -131,6 +160,7 @@ void parse_gif(Bytes bytes, Header& header) {
   if (!skip_blocks(cursor, &missing) && missing > end_code && !ends_as_gif) {
     throw Hopeless{"truncated: the GIF lacks " + std::to_string(missing) + " bytes of its image data"};
   }
+  header.frames += further_images(cursor);
 }
 
 void parse_bmp(Bytes bytes, Header& header) {
@@ -173,7 +203,12 @@ void parse_bmp(Bytes bytes, Header& header) {
     header.alpha = alpha != 0 || (red | green | blue) == 0;
     if (header.alpha) header.channels = 4;
   }
-  if (compression != plain && compression != bit_fields) return;  // run lengths: only a decoder knows the end
+  if (compression != plain && compression != bit_fields) {
+    // Run lengths: only a decoder knows their end, and handles them one by one.
+    constexpr size_t bytes_a_part = 8;
+    header.parts = static_cast<int64_t>(bytes.size / bytes_a_part);
+    return;
+  }
   if (offset == 14 + header_size && bits <= 8) offset += (core ? 3 : 4) * (colors ? colors : 1ull << bits);
   if (offset == 0) offset = cursor.at();
   check_size(header);

@@ -1,5 +1,6 @@
 // TIFF 6.0 and BigTIFF: the first directory of the file, which is also what EXIF is made of.
 #include <algorithm>
+#include <unordered_set>
 
 #include "header.h"
 
@@ -10,6 +11,7 @@ enum Tag : uint16_t {
   ImageWidth = 256, ImageLength = 257, BitsPerSample = 258, Compression = 259, Photometric = 262, StripOffsets = 273,
   Orientation = 274, SamplesPerPixel = 277, RowsPerStrip = 278, StripByteCounts = 279, PlanarConfiguration = 284,
   ColorMap = 320, TileWidth = 322, TileLength = 323, TileOffsets = 324, TileByteCounts = 325, ExtraSamples = 338,
+  SampleFormat = 339, NumberOfPictures = 0xb001,
 };
 
 // Bytes of an integer type, 0 for any other type. A negative number is read as a very large one, just as hopeless.
@@ -20,6 +22,15 @@ int size_of(uint64_t type) {
     case 4: case 9: case 13: return 4;    // LONG, SLONG, IFD
     case 16: case 17: case 18: return 8;  // LONG8, SLONG8, IFD8
     default: return 0;
+  }
+}
+
+// Bytes of any type, for which decoders keep the values.
+uint64_t bytes_of(uint64_t type) {
+  switch (type) {
+    case 5: case 10: case 12: return 8;  // RATIONAL, SRATIONAL, DOUBLE
+    case 11: return 4;                   // FLOAT
+    default: return static_cast<uint64_t>(std::max(size_of(type), 1));
   }
 }
 
@@ -55,6 +66,42 @@ class Directory {
     if (wide_) cursor_.skip(4);
     cursor_.seek(cursor_.number(wide_ ? 8 : 4));
     entries_ = cursor_.number(wide_ ? 8 : 2);
+  }
+
+  // Bytes of all values: entries may share theirs, but a decoder copies the values of each.
+  int64_t weight() const {
+    Cursor cursor = cursor_;
+    double total = 0;
+    for (uint64_t i = 0; i < entries_ && cursor.left() >= entry(); ++i) {
+      cursor.skip(2);
+      const double size = static_cast<double>(bytes_of(cursor.u16()));
+      const double length = size * static_cast<double>(cursor.number(wide_ ? 8 : 4));
+      if (length <= static_cast<double>(bytes_.size)) total += length;
+      cursor.skip(wide_ ? 8 : 4);
+    }
+    return product(total, 1);
+  }
+
+  // Directories from this one on, which hold an image each.
+  int64_t chain() const {
+    std::unordered_set<uint64_t> seen;
+    constexpr size_t enough = 1 << 16;
+    Cursor cursor = cursor_;
+    uint64_t entries = entries_;
+    int64_t count = 0;
+    try {
+      for (;;) {
+        ++count;
+        cursor.skip(std::min<uint64_t>(entries, bytes_.size) * entry());
+        const uint64_t next = cursor.number(wide_ ? 8 : 4);
+        if (next == 0 || seen.size() == enough || !seen.insert(next).second) break;
+        cursor.seek(next);
+        entries = cursor.number(wide_ ? 8 : 2);
+      }
+    } catch (const OutOfBytes&) {
+      // What is there of them counts.
+    }
+    return count;
   }
 
   // Whether it ends inside the file; what is there of it counts in any case.
@@ -103,8 +150,31 @@ int64_t orientation_in(const Directory& directory) {
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 
+// Codings that Pillow's decoders know, as far as they are common.
+void check_compression(uint64_t compression) {
+  constexpr uint64_t known[] = {1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000, 50001};
+  if (std::find(std::begin(known), std::end(known), compression) == std::end(known)) {
+    throw Hopeless{"unsupported TIFF: compression " + std::to_string(compression)};
+  }
+}
+
+// Passes over the pixels: each JPEG in a strip or tile may have many.
+int64_t scans_in(Bytes bytes, uint64_t pieces) {
+  Cursor cursor(bytes);
+  uint64_t scans = 0;
+  try {
+    for (;;) {
+      cursor.skip_to(0xff);
+      scans += cursor.u8() == 0xda;
+    }
+  } catch (const OutOfBytes&) {
+  }
+  return static_cast<int64_t>(std::max<uint64_t>(1, ceil_div(scans, std::max<uint64_t>(pieces, 1))));
+}
+
 // Uncompressed data may have wrong byte counts, which decoders ignore; compressed data may not.
-void check_data(const Directory& directory, uint64_t file, const Header& header, uint64_t compression) {
+void check_data(const Directory& directory, Bytes bytes, Header& header, uint64_t compression) {
+  const uint64_t file = bytes.size;
   const Values strips = directory.find(StripOffsets), tiles = directory.find(TileOffsets);
   const bool tiled = strips.count() == 0;
   const Values& offsets = tiled ? tiles : strips;
@@ -113,7 +183,15 @@ void check_data(const Directory& directory, uint64_t file, const Header& header,
   const uint64_t across = tiled ? directory.find(TileWidth).first(0) : width;
   const uint64_t down = std::min(directory.find(tiled ? TileLength : RowsPerStrip).first(height), height);
   const char* what = tiled ? "tile" : "strip";
-  constexpr uint64_t old_jpeg = 6;  // has its own tags for where the data lie
+  header.parts = static_cast<int64_t>(offsets.count());
+  const double bits = static_cast<double>(header.bits) * static_cast<double>(header.channels) / 8;
+  const double lines = static_cast<double>(tiled ? directory.find(TileLength).first(0) : down);
+  header.buffer += product(static_cast<double>(across), lines, bits);
+  constexpr uint64_t old_jpeg = 6, jpeg = 7;  // the former has its own tags for where the data lie
+  if (compression == old_jpeg || compression == jpeg) {
+    header.scans = scans_in(bytes, offsets.count());
+    if (header.scans > 1) header.buffer *= 3;
+  }
   if (compression == old_jpeg) return;
   if (offsets.count() == 0) throw Hopeless{"damaged or truncated: the TIFF does not say where its pixels are"};
   if (compression != 1 && !directory.whole()) throw Hopeless{"truncated: the TIFF ends inside its directory"};
@@ -136,9 +214,20 @@ void check_data(const Directory& directory, uint64_t file, const Header& header,
 
 }  // namespace
 
-int64_t exif_orientation(Bytes bytes) {
+void read_exif(Bytes bytes, Header& header) {
   try {
-    return orientation_in(Directory(bytes));
+    const Directory directory(bytes);
+    header.orientation = orientation_in(directory);
+    header.buffer += directory.weight();
+  } catch (const OutOfBytes&) {
+  } catch (const Hopeless&) {
+  }
+}
+
+int64_t pictures_in_index(Bytes bytes) {
+  try {
+    const uint64_t count = Directory(bytes).find(NumberOfPictures).first(1);
+    return static_cast<int64_t>(std::clamp<uint64_t>(count, 1, UINT32_MAX));
   } catch (const OutOfBytes&) {
   } catch (const Hopeless&) {
   }
@@ -148,9 +237,9 @@ int64_t exif_orientation(Bytes bytes) {
 void parse_tiff(Bytes bytes, Header& header) {
   const Directory directory(bytes);
   const uint64_t width = directory.find(ImageWidth).first(0), height = directory.find(ImageLength).first(0);
-  constexpr uint64_t most = INT64_MAX;
-  header.width = static_cast<int64_t>(std::min(width, most));
-  header.height = static_cast<int64_t>(std::min(height, most));
+  constexpr uint64_t largest = INT64_MAX;
+  header.width = static_cast<int64_t>(std::min(width, largest));
+  header.height = static_cast<int64_t>(std::min(height, largest));
   check_size(header);
   header.orientation = orientation_in(directory);
   const uint64_t photometric = directory.find(Photometric).first(0), compression = directory.find(Compression).first(1);
@@ -160,13 +249,18 @@ void parse_tiff(Bytes bytes, Header& header) {
   if (samples < 1 || samples > 64 || bits < 1 || bits > 64) {
     throw Hopeless{"damaged: a TIFF of " + std::to_string(samples) + " samples of " + std::to_string(bits) + " bits"};
   }
+  check_compression(compression);
+  const uint64_t sample = directory.find(SampleFormat, samples > 1).first(1);
+  header.kind = sample == 2 ? 1 : sample == 3 ? 2 : 0;
+  header.frames = directory.chain();
+  header.buffer = directory.weight();
   header.channels = static_cast<int64_t>(samples);
   header.bits = static_cast<int64_t>(bits);
   header.palette = photometric == 3;
   if (header.palette) directory.find(ColorMap, true);
   header.cmyk = photometric == 5;
   header.alpha = extra.count() ? extra.at(0) != 0 : photometric == 2 && samples == 4;
-  check_data(directory, bytes.size, header, compression);
+  check_data(directory, bytes, header, compression);
 }
 
 }  // namespace fastmim::reader

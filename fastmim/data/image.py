@@ -1,0 +1,270 @@
+"""Opens image files of strangers: one function, a list of formats, limits on memory and time from the header.
+
+May import fastmim_kernels and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import AvifImagePlugin, Image
+
+from fastmim_kernels.reader import File, Header, parse_header, xxh64
+
+from ..files import read_bytes
+
+MB = 10**6
+# Images are decoded side by side, so each by one thread.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow raises for damaged files, as found by damaging files of every format.
+_ERRORS = (
+    ArithmeticError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+# Nanoseconds per pixel and per byte of the file: the slowest contents found of each format, rounded up.
+_NANOSECONDS = {
+    "jpeg": (10, 10), "png": (8, 6), "webp": (45, 0), "bmp": (8, 0), "tiff": (25, 40), "gif": (12, 5), "avif": (45, 0)
+}  # fmt: skip
+_SCAN_NANOSECONDS, _SCANNED_BYTE_NANOSECONDS, _RAW_NANOSECONDS, _PART_NANOSECONDS = 1.2, 30, 4, 8_000
+_PART_BYTES = 512
+_MANY = 1000  # parts that are worth a word
+_COPIED_BYTES_A_SECOND = 2e10  # of metadata, which Pillow copies anew for each segment
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that decoding one image may take.
+
+    memory: MB, the file included.
+    seconds: estimated from the header, so that every machine accepts the same images.
+    """
+
+    memory: int = 500
+    seconds: float = 2.0
+
+    @property
+    def bytes(self) -> int:
+        """`memory` in bytes."""
+        return self.memory * MB
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of the largest file that is read: Pillow copies it."""
+        return self.bytes // 2
+
+    @property
+    def advice(self) -> str:
+        """Ends the reason of a larger file."""
+        return f", half of data.decode_memory={self.memory}; raise that to use the image"
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def memory_needed(file: File) -> int:
+    """Returns the bytes that decoding a file takes, estimated from its header."""
+    header = file.header
+    single = header.channels == 1
+    if header.format in ("webp", "avif"):
+        per_pixel = 20
+    elif single and header.bits > 8:
+        per_pixel = 8
+    elif header.palette:
+        per_pixel = 6
+    else:
+        # Pillow has one byte for gray and four for colours. The image and a copy of the window exist side by side.
+        per_pixel = 2 if single else 8
+    if header.orientation > 1:
+        per_pixel += 1 if single else 4
+    parts = 0 if header.format == "bmp" else header.parts  # run lengths are not kept
+    return 2 * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
+
+
+def seconds_needed(file: File) -> float:
+    """Returns the seconds that decoding a file takes, estimated from its header."""
+    header = file.header
+    per_pixel, per_byte = _NANOSECONDS[header.format]
+    if header.format == "png":
+        per_pixel += _RAW_NANOSECONDS * header.channels * header.bits / 8
+    if header.scans > 1:
+        per_pixel, per_byte = per_pixel + _SCAN_NANOSECONDS * header.scans, _SCANNED_BYTE_NANOSECONDS
+    pixels = per_pixel * header.width * header.height
+    copies = header.parts * header.metadata / 2 / _COPIED_BYTES_A_SECOND
+    return (pixels + per_byte * len(file.data) + _PART_NANOSECONDS * header.parts) / 1e9 + copies
+
+
+def refusal(file: File, limits: Limits) -> str | None:
+    """Returns why a file must not be decoded, from its header alone; None if it may be."""
+    if file.error is not None:
+        return file.error
+    header = file.header
+    if header.bits > 16 or header.kind != "unsigned":
+        return f"unsupported samples: {_samples(header)} have no defined range to bring to 8 bits"
+    if (memory := memory_needed(file)) > limits.bytes:
+        return (
+            f"too large: decoding {_extent(header)} takes about {memory / MB:.0f} MB, more than "
+            f"data.decode_memory={limits.memory}; raise that to use the image"
+        )
+    if (seconds := seconds_needed(file)) > limits.seconds:
+        return (
+            f"too slow: decoding {_extent(header)} takes about {seconds:.1f} seconds, more than "
+            f"data.decode_seconds={limits.seconds:g}; raise that to use the image"
+        )
+    return None
+
+
+def decode_upright(file: File) -> Image.Image:
+    """Decodes a file with Pillow and turns the image by its EXIF orientation. All image files are opened here.
+
+    Args:
+        file: for which memory is `reserved`.
+
+    Raises:
+        ValueError: the file cannot be decoded; the text is the reason, the same in every run.
+    """
+    header = file.header
+    with _large_images(header.width * header.height):
+        try:
+            # Pillow is told the format, so that it hands nothing to an interpreter, whatever the file's name.
+            with Image.open(io.BytesIO(file.data), formats=(header.format.upper(),)) as image:
+                image.load()
+                # A TIFF is turned by Pillow itself.
+                if header.orientation > 1 and image.format != "TIFF":
+                    image = image.transpose(_TURNS[header.orientation])
+        except Image.UnidentifiedImageError:
+            raise ValueError(f"unsupported {header.format.upper()}: {_samples(header)}") from None
+        except _ERRORS as error:
+            raise ValueError(_reason(header, error)) from None
+    if (image.height, image.width) != seen_size(file):
+        expected = "{1} x {0}".format(*seen_size(file))
+        raise ValueError(f"damaged: its header says {expected} pixels, decoded are {image.width} x {image.height}")
+    return image
+
+
+def read_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> File:
+    """Reads one image file, as `fastmim_kernels.reader.Reader` does many; `File.error` says what is wrong with it."""
+    try:
+        data = read_bytes(path, limits.file_bytes)
+    except OSError as error:
+        return File(os.fspath(path), np.empty(0, np.uint8), None, f"cannot be read: {error.strerror}", None)
+    except ValueError as error:
+        return File(os.fspath(path), np.empty(0, np.uint8), None, str(error), None)
+    header, error = parse_header(data)
+    return File(os.fspath(path), np.frombuffer(data, dtype=np.uint8), header, error, xxh64(data))
+
+
+def open_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+    """Reads and decodes one image file.
+
+    Raises:
+        ValueError: the file cannot or must not be decoded; the text is the reason, the same in every run.
+    """
+    file = read_image(path, limits)
+    with reserved(limits, file):
+        return decode_upright(file)
+
+
+def seen_size(file: File) -> tuple[int, int]:
+    """(height, width) of an image as seen, so after its EXIF orientation."""
+    header = file.header
+    return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
+
+
+_SHARE = 4
+
+
+class _Used:
+    """Bytes that the threads of this process decode in."""
+
+    def __init__(self):
+        self.bytes = 0
+        self.changed = threading.Condition()
+
+
+_used = _Used()
+os.register_at_fork(after_in_child=lambda: _used.__init__())  # a child has none of the threads
+
+
+@contextlib.contextmanager
+def reserved(limits: Limits, *files: File) -> Iterator[None]:
+    """Waits until there is memory to decode files, and counts it as used inside the `with` block.
+
+    All threads of a process together use at most four times the limit of one image. Files are decoded nowhere else.
+
+    Raises:
+        ValueError: a file must not be decoded; the text is the reason.
+    """
+    for file in files:
+        if reason := refusal(file, limits):
+            raise ValueError(reason)
+    memory = sum(map(memory_needed, files))
+    with _used.changed:
+        _used.changed.wait_for(lambda: _used.bytes == 0 or _used.bytes + memory <= _SHARE * limits.bytes)
+        _used.bytes += memory
+    try:
+        yield
+    finally:
+        with _used.changed:
+            _used.bytes -= memory
+            _used.changed.notify_all()
+
+
+_large = threading.Lock()
+
+
+@contextlib.contextmanager
+def _large_images(pixels: int) -> Iterator[None]:
+    """Lets Pillow open an image that the limits admit: its own limit knows neither format nor settings."""
+    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
+        yield
+        return
+    with _large:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _extent(header: Header) -> str:
+    scans = f", {header.scans} scans" if header.scans > 1 else ""
+    parts = f", {header.parts} parts" if header.parts >= _MANY else ""
+    return f"{header.width} x {header.height} pixels{scans}{parts}"
+
+
+def _samples(header: Header) -> str:
+    bands = f"{header.channels} {'band' if header.channels == 1 else 'bands'}"
+    return f"{bands} of {header.bits}-bit {header.kind} samples"
+
+
+def _reason(header: Header, error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"no memory is left to decode its {header.width} x {header.height} pixels"
+    if "truncated" in str(error).lower():
+        return f"truncated: the {header.format.upper()} ends inside its pixels"
+    return f"damaged: the {header.format.upper()} cannot be decoded"

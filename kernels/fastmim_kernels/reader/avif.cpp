@@ -1,0 +1,271 @@
+// AVIF (ISO/IEC 23000-22): the boxes that say what the first image is, and the sequence headers of its AV1 data, as a
+// decoder takes the size of its memory from those.
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "header.h"
+
+namespace fastmim::reader {
+namespace {
+
+bool named(Bytes kind, const char* name) { return kind.starts_with(name, 4); }
+
+// Calls `visit` with type and content of each box.
+void walk(Cursor cursor, const std::function<void(Bytes, Cursor)>& visit) {
+  while (cursor.left() >= 8) {
+    uint64_t size = cursor.u32(), head = 8;
+    const Bytes type = cursor.take(4);
+    if (size == 1) {
+      size = cursor.number(8);
+      head = 16;
+    }
+    if (size == 0) size = cursor.left() + head;
+    if (size < head) throw Hopeless{"damaged: an AVIF box is shorter than its header"};
+    visit(type, Cursor(cursor.take(size - head)));
+  }
+}
+
+class Bits {
+ public:
+  explicit Bits(Cursor cursor) : cursor_(cursor) {}
+  uint32_t take(int n) {
+    uint32_t value = 0;
+    for (; n > 0; --n) {
+      if (left_ == 0) {
+        byte_ = cursor_.u8();
+        left_ = 8;
+      }
+      value = value << 1 | (byte_ >> --left_ & 1u);
+    }
+    return value;
+  }
+
+ private:
+  Cursor cursor_;
+  uint8_t byte_ = 0;
+  int left_ = 0;
+};
+
+// The pixels of the largest frame that an AV1 sequence header allows (section 5.5.1 of the AV1 specification).
+double largest_frame(Cursor content) {
+  Bits bits(content);
+  bits.take(4);  // profile, still picture
+  if (bits.take(1)) {
+    bits.take(5);
+  } else {
+    uint32_t delay_bits = 0;
+    if (bits.take(1)) {  // timing
+      bits.take(32);
+      bits.take(32);
+      if (bits.take(1)) {  // a number of as many bits as there are zeros before it
+        int zeros = 0;
+        while (zeros < 32 && !bits.take(1)) ++zeros;
+        bits.take(std::min(zeros, 31));
+      }
+      if (bits.take(1)) {  // decoder model
+        delay_bits = bits.take(5) + 1;
+        bits.take(32);
+        bits.take(10);
+      }
+    }
+    const bool display_delay = bits.take(1);
+    for (uint32_t points = bits.take(5) + 1; points > 0; --points) {
+      bits.take(12);
+      if (bits.take(5) > 7) bits.take(1);
+      if (delay_bits && bits.take(1)) {
+        bits.take(static_cast<int>(delay_bits));
+        bits.take(static_cast<int>(delay_bits));
+        bits.take(1);
+      }
+      if (display_delay && bits.take(1)) bits.take(4);
+    }
+  }
+  const int width_bits = static_cast<int>(bits.take(4)) + 1, height_bits = static_cast<int>(bits.take(4)) + 1;
+  const double width = bits.take(width_bits) + 1.0;
+  return width * (bits.take(height_bits) + 1.0);
+}
+
+// As `largest_frame`, of all sequence headers in AV1 data; 0 when there is none.
+double largest_frame_in(Cursor data) {
+  double largest = 0;
+  while (data.left()) {
+    const uint8_t head = data.u8();
+    if (head & 4) data.skip(1);
+    uint64_t size = 0;
+    if (head & 2) {
+      for (int shift = 0; shift < 56; shift += 7) {
+        const uint8_t byte = data.u8();
+        size |= static_cast<uint64_t>(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) break;
+      }
+    } else {
+      size = data.left();
+    }
+    const Cursor content(data.take(size));
+    constexpr int sequence_header = 1;
+    if ((head >> 3 & 15) == sequence_header) largest = std::max(largest, largest_frame(content));
+  }
+  return largest;
+}
+
+struct Item {
+  bool av1 = false;
+  std::vector<size_t> properties;  // numbers from 1 on
+  Bytes data{nullptr, 0};
+};
+
+class Avif {
+ public:
+  explicit Avif(Bytes bytes) : bytes_(bytes) {}
+
+  void parse(Header& header) {
+    walk(Cursor(bytes_), [&](Bytes type, Cursor content) {
+      if (named(type, "meta")) {
+        content.skip(4);
+        walk(content, [&](Bytes kind, Cursor inside) { read_meta(kind, inside); });
+      }
+      if (named(type, "moov")) read_movie(content, 0, header);
+    });
+    double largest = largest_;
+    for (const auto& [id, item] : items_) {
+      if (item.av1) largest = std::max(largest, largest_frame_in(Cursor(item.data)));
+    }
+    if (largest == 0) throw Hopeless{"damaged: the AVIF has no image data"};
+    read_properties(header);
+    // Frames of another size than the image's are cut or scaled by the decoder.
+    constexpr double bytes_a_pixel = 12;
+    const double pixels = static_cast<double>(header.width) * static_cast<double>(header.height);
+    if (largest > pixels) header.buffer = product(largest, bytes_a_pixel);
+  }
+
+ private:
+  void read_meta(Bytes type, Cursor content) {
+    if (named(type, "iprp")) {
+      walk(content, [&](Bytes kind, Cursor inside) {
+        if (named(kind, "ipco")) {
+          walk(inside, [&](Bytes property, Cursor value) { properties_.emplace_back(property, value); });
+        }
+        if (named(kind, "ipma")) read_associations(inside);
+      });
+      return;
+    }
+    if (!named(type, "pitm") && !named(type, "iinf") && !named(type, "iloc")) return;
+    const uint8_t version = content.u8();
+    content.skip(3);
+    if (named(type, "pitm")) primary_ = content.number(version ? 4 : 2);
+    if (named(type, "iloc")) read_locations(content, version);
+    if (named(type, "iinf")) {
+      content.skip(version ? 4 : 2);
+      walk(content, [&](Bytes, Cursor entry) {
+        const uint8_t entry_version = entry.u8();
+        entry.skip(3);
+        const uint64_t id = entry.number(entry_version > 2 ? 4 : 2);
+        entry.skip(2);
+        items_[id].av1 = named(entry.take(4), "av01");
+      });
+    }
+  }
+
+  void read_associations(Cursor content) {
+    const uint8_t version = content.u8();
+    content.skip(2);
+    const bool wide = content.u8() & 1;
+    for (uint32_t entries = content.u32(); entries > 0; --entries) {
+      Item& item = items_[content.number(version ? 4 : 2)];
+      for (int count = content.u8(); count > 0; --count) {
+        item.properties.push_back(content.number(wide ? 2 : 1) & (wide ? 0x7fff : 0x7f));
+      }
+    }
+  }
+
+  void read_locations(Cursor content, uint8_t version) {
+    const uint16_t sizes = content.u16();
+    const int offset_size = sizes >> 12, length_size = sizes >> 8 & 15, base_size = sizes >> 4 & 15;
+    const int index_size = version ? sizes & 15 : 0;
+    for (uint64_t count = content.number(version < 2 ? 2 : 4); count > 0; --count) {
+      Item& item = items_[content.number(version < 2 ? 2 : 4)];
+      const int method = version ? content.u16() & 15 : 0;
+      content.skip(2);
+      const uint64_t base = content.number(base_size);
+      const int extents = content.u16();
+      for (int i = 0; i < extents; ++i) {
+        content.skip(static_cast<uint64_t>(index_size));
+        const uint64_t offset = base + content.number(offset_size);
+        const uint64_t length = content.number(length_size);
+        if (method != 0 || i > 0) continue;  // an image lies in the file itself, in one piece
+        Cursor file(bytes_);
+        file.seek(offset);
+        item.data = file.take(length ? length : file.left());
+      }
+      if (extents > 1) item.data = {nullptr, 0};
+    }
+  }
+
+  // The tracks of a sequence: its size, the number of its frames, and the data of the first.
+  void read_movie(Cursor content, size_t depth, Header& header) {
+    constexpr const char* folders[] = {"trak", "mdia", "minf", "stbl"};
+    walk(content, [&](Bytes type, Cursor inside) {
+      if (depth == std::size(folders)) return read_samples(type, inside, header);
+      if (named(type, folders[depth])) read_movie(inside, depth + 1, header);
+    });
+    if (depth < std::size(folders) || !size_) return;
+    Cursor file(bytes_);
+    file.seek(offset_);
+    largest_ = std::max(largest_, largest_frame_in(Cursor(file.take(size_))));
+    offset_ = size_ = 0;
+  }
+
+  void read_samples(Bytes type, Cursor content, Header& header) {
+    if (named(type, "stsz")) {
+      content.skip(4);
+      size_ = content.u32();
+      header.frames = std::max<int64_t>(header.frames, content.u32());
+      if (!size_) size_ = content.u32();
+    }
+    if (named(type, "stco") || named(type, "co64")) {
+      content.skip(8);
+      offset_ = content.number(named(type, "stco") ? 4 : 8);
+    }
+  }
+
+  void read_properties(Header& header) {
+    header.channels = 3;
+    int turns = 0, mirror = -1;
+    for (const size_t number : items_[primary_].properties) {
+      if (number < 1 || number > properties_.size()) continue;
+      auto [type, value] = properties_[number - 1];
+      if (named(type, "ispe")) {
+        value.skip(4);
+        header.width = value.u32();
+        header.height = value.u32();
+      }
+      if (named(type, "av1C")) {
+        value.skip(2);
+        const uint8_t flags = value.u8();
+        header.bits = flags & 0x20 ? 12 : flags & 0x40 ? 10 : 8;
+        if (flags & 0x10) header.channels = 1;
+      }
+      if (named(type, "irot")) turns = value.u8() & 3;
+      if (named(type, "imir")) mirror = value.u8() & 1;
+    }
+    for (const auto& [type, value] : properties_) header.alpha |= named(type, "auxC");
+    header.channels += header.alpha;
+    // In this order a file says that the picture is turned anticlockwise, then mirrored along an axis.
+    constexpr int orientations[4][3] = {{1, 4, 2}, {8, 5, 7}, {3, 2, 4}, {6, 7, 5}};
+    header.orientation = orientations[turns][mirror + 1];
+  }
+
+  Bytes bytes_;
+  std::map<uint64_t, Item> items_;
+  std::vector<std::pair<Bytes, Cursor>> properties_;
+  uint64_t primary_ = 0, offset_ = 0, size_ = 0;
+  double largest_ = 0;
+};
+
+}  // namespace
+
+void parse_avif(Bytes bytes, Header& header) { Avif(bytes).parse(header); }
+
+}  // namespace fastmim::reader

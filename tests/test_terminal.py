@@ -1,0 +1,102 @@
+"""Output is whole and plain, and that it cannot be written never ends a program."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmim.terminal import steady_output
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+PROGRAM = """
+from fastmim.terminal import steady_output
+with steady_output({patience}) as output:
+    for i in range(3):
+        print("line", i, "\\u00e9 \\udcff")
+print("ended", output.error is not None, file=open({done!r}, "w"))
+"""
+
+
+def run(tmp_path, redirection: str, patience=1, **environment) -> tuple[str, str]:
+    """Returns what a program says that prints to a redirected output: in a file at its end, and on standard error."""
+    program, done = tmp_path / "program.py", tmp_path / "done"
+    program.write_text(PROGRAM.format(patience=patience, done=str(done)))
+    shell = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {program} {redirection}"],
+        capture_output=True,
+        env=ENVIRONMENT | environment,
+        timeout=60,
+    )
+    assert b"Traceback" not in shell.stderr and b"Exception ignored" not in shell.stderr
+    return done.read_text(), shell.stderr.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "redirection, said",
+    [
+        (">/dev/full", "warning: standard output cannot be written (No space left on device)"),
+        (">/dev/full 2>&1", ""),
+        (">/dev/full 2>&-", ""),
+        ("> >(true); sleep 0.1", None),
+    ],
+)
+def test_output_that_cannot_be_written_is_dropped(tmp_path, redirection, said):
+    done, errors = run(tmp_path, redirection)
+    assert done.startswith("ended")
+    if said is not None:
+        assert errors.count("\n") == (said != "") and errors.startswith(said)
+
+
+def test_closed_streams_are_nowhere(tmp_path):
+    """Otherwise the next file that is opened would get what is printed."""
+    assert run(tmp_path, "<&- >&- 2>&-") == ("ended False\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "utf-8:strict", "latin-1:strict"])
+def test_odd_characters_are_escaped_under_strict_encodings(tmp_path, encoding):
+    output = tmp_path / "output"
+    assert run(tmp_path, f"> {output}", PYTHONIOENCODING=encoding) == ("ended False\n", "")
+    assert output.read_bytes().count(b"\\udcff\n") == 3
+
+
+def pipe() -> tuple[int, io.TextIOWrapper]:
+    """Returns a pipe's end to read from, and a stream on the other, which is nearly full."""
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(writes, bytes(4096))
+    os.set_blocking(writes, True)
+    return reads, open(writes, "w")  # noqa: SIM115 - a test closes it
+
+
+def test_output_that_nobody_reads_holds_nobody_up(monkeypatch):
+    reads, stream = pipe()
+    with os.fdopen(reads, "rb", 0) as reader, stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        errors = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", errors)
+        with steady_output(0.01):
+            print("lost")
+            reader.read(16 * 4096)
+            print("kept")
+            print("too")
+        assert errors.getvalue().startswith("warning: standard output cannot be written (nobody reads it)")
+        rest = reader.read(16 * 4096)
+        assert rest.strip(b"\0") == b"\n[output is missing here: it could not be written]\nkept\ntoo\n"
+
+
+def test_a_line_is_written_at_once(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with steady_output():
+        print("a", "b", end="")
+        assert stream.getvalue() == ""
+        print("c")
+        assert stream.getvalue() == "a bc\n"
+        print("d", end="")
+    assert stream.getvalue() == "a bc\nd" and sys.stdout is stream

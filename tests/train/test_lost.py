@@ -1,0 +1,90 @@
+"""A frozen, dead or failing rank is named by the others, which save what can be saved and end."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from fastmim import checkpoint
+from fastmim.data.demo import write_demo_images
+from tests.methods.tiny import ROOT
+from tests.train.launched import Forks, train
+
+SMALL = "--encoder.depth 1 --encoder.embed_dim 32 --encoder.patch_size 8 --train.precision fp32 --train.device cpu "
+SMALL += "--data.size 32 32 --train.epochs 100 --train.global_batch 16 --run.save_every 2 --run.evaluate_every 0 "
+SMALL += "--train.timeout 4"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    write_demo_images(str(folder), 32, (48, 48))
+    return folder
+
+
+def words(run, images, *more: str) -> list[str]:
+    config = str(ROOT / "configs/debug/tiny_cpu.py")
+    return [config, *SMALL.split(), "--data.root", str(images), "--run.dir", str(run), *more]
+
+
+def wait(*_) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    threading.Event().wait()
+
+
+def train_until(rank: int, event: str, words: list[str]) -> None:
+    """Trains; in the fourth update something happens to a rank."""
+    from fastmim import train
+    from fastmim.engine import Engine
+
+    step = Engine.train_step
+
+    def train_step(self, number, lr, batches):
+        if number == 3 and self.process.rank == rank:
+            if event == "error":
+                raise KeyError("a mistake")
+            if event == "waits":
+                self.module.register_forward_pre_hook(wait)
+            else:
+                os.kill(os.getpid(), getattr(signal, event))
+        return step(self, number, lr, batches)
+
+    Engine.train_step = train_step
+    train.main(words)
+
+
+@pytest.mark.costly("processes", "ranks that train")
+@pytest.mark.parametrize(
+    "victim, event, stage, words_of_other, saved",
+    [
+        (1, "SIGSTOP", 0, "rank 1 gave no sign of life for 3 s; saved: update 3; the same command continues", 3),
+        (0, "SIGKILL", 0, "rank 0 ", 3),
+        (1, "SIGKILL", 2, "rank 1 gave no sign of life", 2),
+        (1, "error", 0, "rank 1 ended with KeyError: 'a mistake'; saved: update 3", 3),
+    ],
+)
+def test_the_others_name_a_lost_rank_and_save(images, tmp_path, victim, event, stage, words_of_other, saved):
+    run, other = tmp_path / "run", 1 - victim
+    arguments = words(run, images, "--train.zero_stage", str(stage))
+    with Forks(tmp_path / "output", 2, train_until, victim, event, arguments) as forks:
+        forks.ranks[other].join()
+        assert forks.ranks[other].exitcode == 1
+        output = forks.outputs[other].read_text()
+    last = output.splitlines()[-1]
+    assert last.startswith(f"train.py: {words_of_other}") and f"saved: update {saved}" in last or saved == 2
+    assert "Traceback" not in output and "gloo" not in output
+    assert checkpoint.load(run / "checkpoints").step == saved
+
+
+@pytest.mark.costly("processes", "a rank that trains")
+def test_a_signal_while_waiting_saves_the_last_finished_update(images, tmp_path):
+    run = tmp_path / "run"
+    train(words(tmp_path / "undisturbed", images, "--run.stop_after", "5", "--run.trace", "True"))
+    trace = words(run, images, "--run.trace", "True", "--run.save_every", "1000")
+    with Forks(tmp_path / "output", 1, train_until, 0, "waits", trace) as forks:
+        forks.check()
+        assert "stopped by SIGTERM; saved: update 3; the same command continues" in forks.outputs[0].read_text()
+    train(words(run, images, "--run.stop_after", "5", "--run.trace", "True"))
+    traces = [(folder / "trace.jsonl").read_bytes() for folder in (run, tmp_path / "undisturbed")]
+    assert traces[0] == traces[1]
