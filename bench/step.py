@@ -22,7 +22,8 @@ import fastmim_kernels
 from bench import compare, flops, ops, record, trial
 from fastmim import config
 from fastmim.command import Parser, at_least, refusing
-from fastmim.engine import Engine, Process, init_distributed
+from fastmim.engine import Engine, Process
+from fastmim.processes import init_distributed
 from fastmim.tasks.parts import build
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")
