@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.record import Record, record
 from fastmim.command import Parser, refusing
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         default=list(SHARED_MEMORY),
         help="compute capabilities, times 10 (default: all)",
     )
-    parser.add_argument("--record", action="store_true", help="append a row of each kernel to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
 
     import fastmim_kernels
@@ -110,8 +111,6 @@ def main(argv: list[str] | None = None) -> int:
                 marks += "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
                 print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{marks}", flush=True)
                 if args.record:
-                    from .record import record
-
                     widest = {f"widest_{key}": max(code.pop(key), default=0) for key in ("loads", "stores")}
                     found = {"case": f"{name}, {label}, sm_{arch}", "op": name, "kernel": label, "arch": arch}
                     record({"device": "cpu"} | found | code | widest, "compile")

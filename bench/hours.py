@@ -23,18 +23,19 @@ from fastmim import config
 from fastmim.command import Parser, at_least, refusing
 from fastmim.processes import init_distributed
 
-IMAGENET = 1_281_167
 
-
-def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images: int, peak: float | None) -> dict:
+def row(
+    path: str, cfg: config.Config, result: trial.Trial, rate: float, images: int | None, peak: float | None
+) -> dict:
     """The figures of one config.
 
     Args:
         rate: FLOP/s of a matrix product on this device.
-        images: in the data set whose epochs the schedule counts.
+        images: in the data set whose epochs the schedule counts; None = those that the steps were trained on.
         peak: FLOP/s that the device's maker states, for the MFU.
     """
-    speed = result.images_per_second
+    speed, told = result.images_per_second, images is not None
+    images = images if told else result.images
     forward = flops.ours(cfg)
     done = speed / result.world * flops.TRAINING * forward
     p20, _, _, p80 = (
@@ -52,6 +53,7 @@ def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images:
         "batch": result.batch,
         "epochs": cfg.train.epochs,
         "images": images,
+        "images of": "as told with --images" if told else "those of data.root",
         "images/s": speed,
         "s/step": statistics.median(result.seconds),
         "p20": p20,
@@ -73,8 +75,9 @@ def text(row: dict) -> str:
     return (
         f"{row['case']}, {device}: {row['images/s']:.4g} images/s ({row['s/step']:.4g} s/step, p20 {row['p20']:.4g}, "
         f"p80 {row['p80']:.4g}), {row['projected hours']:.4g} hours projected for {row['epochs']:g} epochs of "
-        f"{row['images']} images, data stall {row['data stall']:.1%}, {row['GFLOP/image']:.4g} GFLOP/image "
-        f"({row['FLOPs of']}), HMU {row['HMU']:.1%} of {row['matmul TFLOP/s']:.4g} TFLOP/s measured{mfu}"
+        f"{row['images']} images ({row['images of']}), data stall {row['data stall']:.1%}, "
+        f"{row['GFLOP/image']:.4g} GFLOP/image ({row['FLOPs of']}), HMU {row['HMU']:.1%} of "
+        f"{row['matmul TFLOP/s']:.4g} TFLOP/s measured{mfu}"
     )
 
 
@@ -88,11 +91,11 @@ def main(argv: list[str] | None = None) -> None:
         "--warmup", type=at_least(0), help="steps before them (default: until what was read ahead is used up)"
     )
     parser.add_argument(
-        "--images", type=at_least(1), default=IMAGENET, help=f"of an epoch (default ImageNet-1k's {IMAGENET})"
+        "--images", type=at_least(1), help="of an epoch (default: those of the folder; ImageNet-1k has 1281167)"
     )
     parser.add_argument("--peak", type=float, help="TFLOP/s that the device's maker states, for the MFU")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     if args.peak is not None and not 0 < args.peak < math.inf:
         parser.error(f"--peak: expected above 0 and below inf, got {args.peak}")

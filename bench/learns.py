@@ -36,7 +36,7 @@ from fastmim.data.quarantine import Quarantine
 from fastmim.mim import MIM
 from fastmim.tasks.parts import PARTS, build
 
-from .record import record
+from .record import Record, record
 
 BANK, QUERIES = 10_000, 10_000
 BATCH = 100
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labelled", type=Path, help="folder with train/CLASS/ and test/CLASS/ images (default: none)")
     parser.add_argument("--plot", type=Path, help="PNG to draw all runs into (default: none)")
     parser.add_argument("--images", type=Path, help="folder of images to draw in it (default: the last pictures)")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
+    parser.add_argument("--record", action=Record)
     arguments = parser.parse_args(argv)
     if others := [str(run) for run in arguments.runs if not (run / "metrics.jsonl").is_file()]:
         parser.error(f"expected run folders with metrics.jsonl, got {', '.join(others)}")

@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-batch", type=at_least(1), default=4096, help="of that search (default 4096)")
     parser.add_argument("--steps", type=at_least(1), default=2, help="after 1 of warm-up (default 2)")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     for name, given, known in (
         ("--stages", args.stages, (0, 1, 2, 3)),

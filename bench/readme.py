@@ -1,4 +1,7 @@
-"""`python -m bench.readme`: writes README.md's tables from the rows in bench/results; `--check` only compares."""
+"""`python -m bench.readme`: writes README.md's tables from the rows in bench/results; `--check` only compares.
+
+Measured numbers stand in these tables only, so that none outlives what it was measured on.
+"""
 
 # May import bench.record.
 
@@ -39,7 +42,7 @@ def table() -> str:
             method,
             f"[{name.removesuffix('.py')}]({path})",
             f"{row['epochs']:g}",
-            f"{row['projected hours']:.4g} (projected)",
+            f"{row['projected hours']:.4g} (projected, {row['images']} images)",
             f"{peak['peak GiB'] * 2**30 / 1e9:.3g} (batch {peak['batch']})" if peak else "not yet",
             f"{reached['top-1 %']:.1f} %" if reached else "not yet",
             (f"{row['ranks']} x " if row["ranks"] > 1 else "")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.ops import measure
-from bench.record import record
+from bench.record import Record, record
 from fastmim.command import Parser, at_least, refusing
 from fastmim.encoders.um_pyramid import PATCH, TOKEN
 from fastmim.encoders.um_swin import UMSwin
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         choices=["cpu", "cuda"],
         help="default: a GPU if there is one",
     )
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU")

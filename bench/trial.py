@@ -50,6 +50,8 @@ class Trial:
     trained: int
     """Parameters that are trained, of the whole model."""
     frozen: int
+    images: int
+    """Of the data set, without those held out."""
 
     @property
     def images_per_second(self) -> float:
@@ -159,6 +161,7 @@ def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
             peak=peak,
             trained=sum(count for count, trained in parameters if trained),
             frozen=sum(count for count, trained in parameters if not trained),
+            images=task.images,
         )
 
 

@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 from bench import trial
-from bench.record import record
+from bench.record import Record, record
 from fastmim.command import Parser, at_least, refusing
 
 CONFIG = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
@@ -44,7 +44,7 @@ def main() -> None:
         "--updates", type=at_least(2), default=5, help="updates per run, the first untimed (default: 5)"
     )
     parser.add_argument("--precision", choices=RUNS, help="only this one (default: both)")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
+    parser.add_argument("--record", action=Record)
     arguments = parser.parse_args()
     if not Path(arguments.data).exists():
         parser.error(f"--data: expected a folder of images, found nothing at {arguments.data}")

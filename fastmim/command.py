@@ -232,7 +232,11 @@ def _settings(hint: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def refusing(
-    prog: str, *kinds: type[RuntimeError], paths: dict[str, Path] | None = None, speaks: bool = True
+    prog: str,
+    *kinds: type[RuntimeError],
+    paths: dict[str, Path] | None = None,
+    speaks: bool = True,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> Iterator[None]:
     """Ends the process with one line and exit status 2 when what is inside cannot be done.
 
@@ -241,6 +245,7 @@ def refusing(
         kinds: errors of running that mean so, beside ValueError, OSError and a lack of memory.
         paths: where arguments point to, by name: a refusal of the system names the argument.
         speaks: False = leave the line to another process.
+        tell: also called with the reason.
     """
     errors = sys.stderr if speaks else io.StringIO()
     try:
@@ -255,7 +260,9 @@ def refusing(
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not (isinstance(error, kinds) or _MEMORY.search(str(error))):
             raise
-        print(f"{prog}: {reason(error, paths or {})}", file=errors)
+        why = reason(error, paths)
+        tell(why)
+        print(f"{prog}: {why}", file=errors)
         raise SystemExit(2) from None
 
 

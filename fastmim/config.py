@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .fields import check_bounds, check_types
+from .fields import brief, check_bounds, check_types
 from .terminal import shown
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
@@ -339,6 +339,9 @@ def _calling_config() -> Path | None:
     return Path(caller.f_code.co_filename) if name == "<run_path>" else None
 
 
+_LONGEST = 4096  # of a list or text in a stored config; so long are paths
+
+
 def to_json(value: Any) -> Any:
     """A config as plain JSON values; each part carries its class name under "part"."""
     if dataclasses.is_dataclass(value):
@@ -347,24 +350,40 @@ def to_json(value: Any) -> Any:
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
-def from_json(value: Any, parts: tuple[type, ...]) -> Any:
+def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     """Inverse of `to_json`, building only the classes named in `parts`.
 
+    Args:
+        name: dotted name of the field that holds the value, for messages.
+
     Raises:
-        ValueError: an unknown part, or a field that it does not have.
+        ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
+    where = f"{name}: " if name else ""
+    if isinstance(value, list | str) and len(value) > _LONGEST:
+        raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
-        return tuple(from_json(v, parts) for v in value)
+        return tuple(from_json(v, parts, name) for v in value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
         return value
     fields = dict(value)
-    name = fields.pop("part", None)
+    part = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
-    if name not in known:
-        raise ValueError(f"config part {name!r} is unknown to this version; it knows {', '.join(sorted(known))}")
-    unexpected = set(fields) - {f.name for f in dataclasses.fields(known[name])}
-    if unexpected:
-        raise ValueError(
-            f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?"
-        )
-    return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
+    if not isinstance(part, str) or part not in known:
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{where}config part {brief(part)} is unknown to this version; it knows {names}")
+    own = {f.name: f for f in dataclasses.fields(known[part])}
+    if unexpected := ", ".join(sorted(set(fields) - set(own))):
+        raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
+    inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
+    needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
+    if lacking := [field for field in needed if field not in inner]:
+        raise ValueError(f"{where}config part {part} lacks the field {', '.join(lacking)}")
+    try:
+        built = known[part](**inner)
+        check_types(built, f"{name}." if name else "")
+    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
+        raise ValueError(f"{where}config part {part} holds a value of another type than its fields have") from error
+    return built

@@ -10,6 +10,7 @@ from typing import Any
 
 from .command import misread
 
+_LONGEST = 160
 _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -27,7 +28,7 @@ def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
         if not all(_BOUNDS[word](v, limit) for v in numbers for word, limit in bounds.items()):
             words = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in bounds.items())
             words += " or None" if str(f.type).endswith("| None") else ""
-            raise ValueError(f"{prefix}{f.name}: expected {words}, got {inner}")
+            raise ValueError(f"{prefix}{f.name}: expected {words}, got {brief(inner)}")
 
 
 def check_types(value: Any, prefix: str = "") -> None:
@@ -41,7 +42,7 @@ def check_types(value: Any, prefix: str = "") -> None:
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if not _fits(inner, hints[f.name]):
-            raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {inner!r}")
+            raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {brief(inner)}")
         wrong = misread(inner) if isinstance(inner, str) and not choices(str(f.type)) else None
         if wrong or "" in _texts(inner):
             optional = "; write None for none" if str(f.type).endswith("| None") else ""
@@ -70,6 +71,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+def brief(value: Any) -> str:
+    """Returns a value as a message shows it; of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def choices(kind: str) -> list[str]:

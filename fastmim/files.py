@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -155,6 +156,20 @@ def write(path: Path, content: bytes | str) -> None:
     """Writes a file with `writing`."""
     with writing(path, "wb" if isinstance(content, bytes) else "w") as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def tidy_exit() -> Iterator[None]:
+    """Inside, SIGTERM ends the program as an exception does: what is half written is removed."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def open_append(path: Path) -> BinaryIO:

@@ -37,15 +37,16 @@ def run(argv: list[str], stop: Stop) -> None:
 
     # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
-    from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.runfolder import FolderError
     from fastmim.tasks.promises import NO_MEMORY, explain
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
     places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}
     with stop.explaining():
-        with refusing("train.py", FolderError, speaks=speaks, paths=places):
+        last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
+        with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
             trainer = Trainer(config, given(argv[1:]), stop)
         try:
             trainer.fit()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoint
+from . import checkpoint, runfolder
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
@@ -64,7 +64,7 @@ class Trainer:
         # Refused before anything is read or made.
         check_folders(config)
         deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
-        with checkpoint.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
+        with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
             check_outputs(self.folder)
             self.inherited = inherit(config, given)
             self.config = config = self.inherited.config

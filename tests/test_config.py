@@ -359,5 +359,5 @@ def test_too_little_data():
 def test_unknown_parts_are_refused():
     with pytest.raises(ValueError, match="part 'Trojan' is unknown"):
         from_json({"part": "Trojan"}, PARTS)
-    with pytest.raises(ValueError, match="no field nonsense"):
+    with pytest.raises(ValueError, match="no field .?nonsense"):
         from_json({"part": "Run", "nonsense": 1}, PARTS)

@@ -345,8 +345,11 @@ def test_outputs_replace_links_and_only_what_the_doctor_wrote(doctor, folder, tm
     assert precious.read_text() == '{"path": "a", "reason": "b"}\n'
     (folder / "bad_files.jsonl").write_text("my own notes\n")
     status, printed = doctor(folder)
-    assert status == 2 and "expected a list of bad files to replace, or none; move what is there" in printed.err
+    assert status == 2 and "expected a list of bad files to replace, or none; --overwrite replaces it" in printed.err
     assert (folder / "bad_files.jsonl").read_text() == "my own notes\n"
+    (folder / "manifest.json").write_text("mine")
+    assert doctor(folder, "--overwrite")[0] < 2
+    assert Manifest.load(str(folder / "manifest.json")) and "mine" not in (folder / "bad_files.jsonl").read_text()
 
 
 def test_usage_errors(doctor, folder, tmp_path):

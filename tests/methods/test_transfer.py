@@ -19,9 +19,13 @@ from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from fastmim.masking import RandomMasking
 from fastmim.optim import parameter_groups, stage0_optimizer
 from fastmim.stage0 import Sgd
+from fastmim.tasks import parts as pretraining
 from fastmim.tasks.classify import build, build_encoder, initialise
+from fastmim.tasks.layouts import write_timm
+from fastmim.tasks.load import from_run
 from fastmim.tokens import sample_id, sample_index
 from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe
+from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
 
 LABELS = torch.arange(20) % 4
@@ -161,6 +165,18 @@ def test_an_exported_encoder_is_one_to_start_from(tmp_path):
     encoder = build_encoder(small(Swin), data())
     initialise(encoder, tmp_path / "export")
     assert all(torch.equal(t, encoder.backbone.state_dict()[n]) for n, t in state.items())
+
+
+@pytest.mark.parametrize("kind", [ViT, BEiT, Swin, ResNet, ConvNeXt])
+def test_an_export_of_every_kind_is_one_to_start_from(kind, tmp_path):
+    """Also where timm calls the last norm otherwise."""
+    config = config_of(small(kind), (64, 64))
+    source = from_run(config, pretraining.build(config).state_dict())
+    write_timm(source, tmp_path)
+    encoder = build_encoder(small(kind), data())
+    initialise(encoder, tmp_path)
+    expected = source.model.encoder.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in encoder.state_dict().items() if "mask_token" not in n)
 
 
 def drawn(changes, image):
