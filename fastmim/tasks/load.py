@@ -116,7 +116,7 @@ def from_export(folder: Path) -> Trained:
     again = "export it again, or load it with timm"
     try:
         stored = json.loads(read_bytes(file, LONGEST))[CONTENT]
-        description = Description(**{name: from_json(value, PARTS) for name, value in stored.items()})
+        description = Description(**{name: from_json(value, PARTS, name) for name, value in stored.items()})
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, JSONDecodeError, UnicodeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:
