@@ -96,8 +96,8 @@ class Masks:
         if len(unknown):
             raise BadFilesError(
                 f"the mask '{shown(path)}' has {int(unknown[0]) + self._reduce}, expected one of {self._classes} "
-                f"classes ({int(self._reduce)} .. {self._classes - 1 + self._reduce}) or {IGNORED}: set data.classes and "
-                "data.reduce_zero_label"
+                f"classes ({int(self._reduce)} .. {self._classes - 1 + self._reduce}) or {IGNORED}: set data.classes "
+                "and data.reduce_zero_label"
             )
         return labels
 
