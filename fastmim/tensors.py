@@ -44,15 +44,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
-    if length > _MAX_HEADER:
-        raise ValueError(f"expected a safetensors file with a header of at most {_MAX_HEADER} bytes, got {length}")
-    try:
-        with safe_open(path, "pt") as file:
-            names = list(file.keys())
-            if len(names) <= MAX_TENSORS:
-                return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, RuntimeError, LookupError, TypeError) as error:
-        raise ValueError("expected a safetensors file, found one that is damaged or of another kind") from error
+        if length > _MAX_HEADER:
+            raise ValueError(f"expected a safetensors file with a header of at most {_MAX_HEADER} bytes, got {length}")
+        try:
+            # By its number: the library opens no path that is not UTF-8.
+            with safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as opened:
+                names = list(opened.keys())
+                if len(names) <= MAX_TENSORS:
+                    return {name: opened.get_tensor(name) for name in names}
+        except (SafetensorError, RuntimeError, LookupError, TypeError) as error:
+            raise ValueError("expected a safetensors file, found one that is damaged or of another kind") from error
     raise ValueError(f"expected at most {MAX_TENSORS} tensors, found {len(names)}")
 
 

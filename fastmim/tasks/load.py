@@ -102,7 +102,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
         found = Description(config.encoder, masking, data.size, data.mean, data.std, crop, test_size, head, classes)
         return found.outline(len(state), isinstance(config, Probe)).fill(state)
     except ValueError as error:
-        raise ValueError(f"{_reason(error, source)}") from error
+        raise ValueError(_reason(error, source)) from error
 
 
 def from_export(folder: Path) -> Trained:
@@ -122,9 +122,9 @@ def from_export(folder: Path) -> Trained:
     file = folder / "model.safetensors"
     try:
         state = read_tensors(file)
-        outline = description.outline(len(state))
-        places = {theirs: ours for ours, theirs in outline.names().items()}
-        return outline.fill({places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()})
+        empty = description.outline(len(state))
+        places = {theirs: ours for ours, theirs in empty.names().items()}
+        return empty.fill({places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()})
     except ValueError as error:
         raise ValueError(f"{_reason(error, file)}: {again}") from error
 

@@ -88,7 +88,6 @@ def write_all(folder: Path) -> dict[str, Path]:
     many, pair = 25_000, b"](" + b"K\x01K\x02\x86" * 50_000 + b"e"
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     files = {
-        "a hash without end in the old format.pth": legacy(b"\x80\x02" + nested(60) + b"}h\x3cK\x01s."),
         "a hash without end beside weights.pth": zipped(
             b"\x80\x02" + nested(60) + b"}(" + text("model") + b"}" + text("w") + tensor() + b"sh\x3cK\x01u."
         ),

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmim import encoders
+from fastmim import checkpoint, encoders
 from fastmim.classifier import Batch, LinearProbe, pooling, recalibrate
-from fastmim.config import Optim
+from fastmim.config import Optim, to_json
 from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
@@ -125,17 +125,18 @@ def test_heads_that_cannot_be():
         classifier(Swin, head=Head(pool="cls"))
 
 
-def save_run(folder, encoder):
-    from fastmim import checkpoint
-
-    state = {f"encoder.{name}": t for name, t in encoder.state_dict().items()} | {"decoder.x": torch.zeros(1)}
-    checkpoint.save(folder / "checkpoints", 1, {"model": state}, {}, 1)
+def save_run(folder, encoder, spec):
+    """A pre-training run with the weights of an encoder of 64 x 64 pixels."""
+    config = config_of(spec, (64, 64))
+    mim = pretraining.build(config)
+    mim.encoder.load_state_dict(encoder.state_dict())
+    checkpoint.save(folder / "checkpoints", 1, {"model": mim.state_dict()}, {"config": to_json(config)}, 1)
     return folder
 
 
 def test_weights_come_over_and_tables_are_resized(tmp_path):
     source = small(ViT, pos="learned").build((64, 64), (0.5,) * 3, (0.5,) * 3, RandomMasking())
-    run = save_run(tmp_path / "vit", source)
+    run = save_run(tmp_path / "vit", source, small(ViT, pos="learned"))
     encoder = build_encoder(small(ViT, pos="learned"), data(96))
     initialise(encoder, run)
     assert torch.equal(encoder.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
@@ -144,7 +145,7 @@ def test_weights_come_over_and_tables_are_resized(tmp_path):
     source = build_encoder(small(BEiT, shared_bias=True), data(64))
     nn.init.normal_(source.backbone.rel_pos_bias.relative_position_bias_table)
     encoder = build_encoder(small(BEiT, shared_bias=False), data(96))
-    initialise(encoder, save_run(tmp_path / "beit", source))
+    initialise(encoder, save_run(tmp_path / "beit", source, small(BEiT, shared_bias=True)))
     table = resize_relative_bias(source.backbone.rel_pos_bias.relative_position_bias_table, (11, 11))
     for block in encoder.backbone.blocks:
         torch.testing.assert_close(block.attn.relative_position_bias_table, table)
