@@ -34,7 +34,6 @@ from ..terminal import shown
 from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
-from .runs import open_run
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -237,7 +236,11 @@ def initialise(encoder: nn.Module, source: Path) -> None:
         if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
             given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
-        model = open_run(source, "run.init")[1].state["model"]
+        loaded = checkpoint.load(source / "checkpoints")  # of any config: its tensors are compared below
+        if loaded is None:
+            where = shown(source / "checkpoints")
+            raise ValueError(f"run.init: expected a run folder with checkpoints, found none in {where}")
+        model = loaded.state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
     ours = encoder.state_dict()
     if shared := [name for name in given if name.endswith(SHARED) and name not in ours]:
