@@ -35,7 +35,6 @@ from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
 from .promises import together
-from .runs import open_run
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -242,7 +241,11 @@ def initialise(encoder: nn.Module, source: Path) -> None:
         if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
             given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
-        model = open_run(source, "run.init")[1].state["model"]
+        loaded = checkpoint.load(source / "checkpoints")  # of any config: its tensors are compared below
+        if loaded is None:
+            where = shown(source / "checkpoints")
+            raise ValueError(f"run.init: expected a run folder with checkpoints, found none in {where}")
+        model = loaded.state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
     state, problems = fit(encoder, given)
     if problems:
