@@ -1,15 +1,17 @@
 """`python -m bench.compare [CONFIG]`: a whole training step, ours against the published way, from one run.
 
-Ours, the published way as it is (explicit attention), with SDPA where it has attention, and under torch.compile: same
-weights, images and masks, one precision, forward, backward and AdamW, one step of each in turn. With `--pair CONFIG`
-the arms of a second config take their turns too, and its time and memory are also given over the first one's. Memory
-is the peak above weights, gradients and optimizer state on a GPU, and what the forward pass saves on a CPU. May import
-fastmim and bench.
+Ours, the published way as it is (explicit attention), with SDPA where it has attention, and under each mode of
+torch.compile, of which the best that runs counts. All have the same weights, images and masks and one precision. A step
+is forward, backward and AdamW. The published way is channels-last and has torch's fused AdamW. The first arm takes
+turns with each other one; when the two are done, their figures are printed and recorded. With `--pair CONFIG` the arms
+of a second config take their turns too, and its time and memory are also given over the first one's. Memory is the peak
+above weights, gradients and optimizer state on a GPU, and what the forward pass saves on a CPU.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -21,11 +23,18 @@ from torch import Tensor, nn
 
 import fastmim_kernels
 from bench import published, trial
-from bench.record import record, relative
+from bench.record import Record, record, relative
 from fastmim import config, optim
+from fastmim.command import Parser, at_least, refusing
 from fastmim.tasks import pretrain
 
-ARMS = ("ours", "eager", "sdpa", "compile")
+COMPILED = {
+    "compile": "default",
+    "compile-max-autotune": "max-autotune",
+    "compile-reduce-overhead": "reduce-overhead",
+}
+"""Arms under torch.compile, and their modes."""
+ARMS = ("ours", "eager", "sdpa", *COMPILED)
 WARMUP = 2
 LEARNING_RATE = 1e-4
 
@@ -107,10 +116,16 @@ def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
     if name == "sdpa" and not any("Attention" in type(module).__name__ for module in model.modules()):
         return None
     published.copy_weights(model, mim)
+    model.to(memory_format=torch.channels_last)
     groups = optim.parameter_groups(model, config.Optim(weight_decay=cfg.optim.weight_decay))
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=cfg.optim.betas, eps=cfg.optim.eps)
-    run = torch.compile(model) if name == "compile" else model
-    return Arm(path, name, model, lambda batch: run(batch.pixels, *batch.inputs)[0], optimizer, cfg.optim.clip)
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=cfg.optim.betas, eps=cfg.optim.eps, fused=True)
+    run = torch.compile(model, mode=COMPILED[name]) if name in COMPILED else model
+
+    def loss(batch: Batch) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return run(batch.pixels, *batch.inputs)[0]
+
+    return Arm(path, name, model, loss, optimizer, cfg.optim.clip)
 
 
 def make_batches(cfg: config.Config, size: int, count: int, with_published: bool) -> list[Batch]:
@@ -127,7 +142,7 @@ def make_batches(cfg: config.Config, size: int, count: int, with_published: bool
         if inputs is None:
             batches.append(Batch(images, ids))
             continue
-        pixels = mim.objective.normalize(images).permute(0, 3, 1, 2).contiguous()
+        pixels = mim.objective.normalize(images).permute(0, 3, 1, 2)  # channels-last in memory
         batches.append(Batch(images, ids, pixels, inputs(mim.mask(ids))))
     return batches
 
@@ -150,6 +165,8 @@ def saved_bytes(arm: Arm, batch: Batch) -> int:
 
 def take_turns(arms: list[Arm], batches: dict[str, list[Batch]]) -> None:
     """One step of each arm, again and again; those after the warm-up are timed."""
+    for arm in arms:
+        arm.seconds = []
     for number in range(len(batches[arms[0].config])):
         turn = number % len(arms)  # no arm always runs behind the same other one
         for arm in arms[turn:] + arms[:turn]:
@@ -166,7 +183,7 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
         images = len(batches[arm.config][0].ids)
         if arm.peak:
             memory[arm.config, arm.name] = {"peak MiB above weights, gradients, optimizer": arm.peak / 2**20}
-        elif arm.name != "compile":  # compiled code keeps what it likes
+        elif arm.name not in COMPILED:  # compiled code keeps what it likes
             saved = saved_bytes(arm, batches[arm.config][0])
             memory[arm.config, arm.name] = {"saved for backward MiB/image": saved / images / 2**20}
     medians = {(arm.config, arm.name): statistics.median(arm.seconds) for arm in arms}
@@ -184,7 +201,8 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
             "p20": p20,
             "p80": p80,
             "images/s": len(batches[arm.config][0].ids) / medians[key],
-            "loss differs": max(abs(a / b - 1) for a, b in zip(arm.losses, of_config[0].losses, strict=True)),
+            # The first arm goes on training while it takes turns with others.
+            "loss differs": max(abs(a / b - 1) for a, b in zip(arm.losses, of_config[0].losses, strict=False)),
         } | memory.get(key, {})
         if (arm.config, "ours") in medians:
             row["ours is faster"] = medians[key] / medians[arm.config, "ours"]
@@ -202,12 +220,17 @@ def name(path: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("config", nargs="?", default="configs/mae/pretrain/vit_base_patch16_224_800ep.py")
-    parser.add_argument("--pair", metavar="CONFIG", help="a second config, compared with the first arm by arm")
-    parser.add_argument("--batch", type=int, default=8, help="images per step (default 8)")
+    parser = Parser("python -m bench.compare", __doc__)
     parser.add_argument(
-        "--steps", type=int, default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
+        "config",
+        nargs="?",
+        default="configs/mae/pretrain/vit_base_patch16_224_800ep.py",
+        help="a config file of pre-training (default: %(default)s)",
+    )
+    parser.add_argument("--pair", metavar="CONFIG", help="a second config, compared with the first arm by arm")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per step (default 8)")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
     )
     parser.add_argument("--arms", default=",".join(ARMS), help=f"which, of {','.join(ARMS)} (default all)")
     parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
@@ -217,37 +240,65 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="section.field=value", help="overrides of the config, or of both"
     )
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
     names = args.arms.split(",")
     if unknown := [name for name in names if name not in ARMS]:
         parser.error(f"--arms: expected some of {','.join(ARMS)}, got {unknown[0]!r}")
-    if min(args.batch, args.steps) < 1:
-        parser.error(f"--batch, --steps: expected at least 1, got {args.batch} and {args.steps}")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.keep_memory:
         fastmim_kernels.keep_freed_memory()
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device])
-    arms, batches = [], {}
+    configs, batches = {}, {}
     try:
         for given in filter(None, (args.config, args.pair)):
             cfg, path = trial.load(given, args.set), relative(Path(given).resolve())
+            configs[path] = cfg
             with torch.device(device):
-                arms += filter(None, (build_arm(name, path, cfg) for name in names))
                 batches[path] = make_batches(cfg, args.batch, args.steps + WARMUP, names != ["ours"])
     except ValueError as error:
         parser.error(str(error))
-    for arm in arms:
-        arm.autocast = args.precision == "autocast"
-    take_turns(arms, batches)
     setting = f"{args.precision}, batch {args.batch}" + (", memory kept" if args.keep_memory else "")
-    for row in rows(arms, batches, setting):
-        figures = (f"{key}: {value:.4g}" for key, value in row.items() if isinstance(value, float))
-        print(", ".join([row["case"], device.upper(), *figures]), flush=True)
-        if args.record:
-            record(row | {"device": device}, "step")
+
+    def build(name: str) -> list[Arm]:
+        with torch.device(device):
+            arms = [build_arm(name, path, cfg) for path, cfg in configs.items()]
+        for arm in filter(None, arms):
+            arm.autocast = args.precision == "autocast"
+        return list(filter(None, arms))
+
+    def report(arms: list[Arm], new: list[str]) -> None:
+        """Prints and records the figures of those arms that are new."""
+        for row, arm in zip(rows(arms, batches, setting), arms, strict=True):
+            if arm.name in new:
+                figures = (f"{key}: {value:.4g}" for key, value in row.items() if isinstance(value, float))
+                print(", ".join([row["case"], device.upper(), *figures]), flush=True)
+                if args.record:
+                    record(row | {"device": device}, "step")
+
+    first, new = build(names[0]), names[:1]
+    for other in names[1:]:
+        try:
+            arms = build(other)
+            if not arms:
+                continue
+            arms = sorted([*first, *arms], key=lambda arm: list(configs).index(arm.config))
+            take_turns(arms, batches)
+        except Exception as error:
+            if other not in COMPILED:
+                raise
+            print(f"{other} does not run: {' '.join(str(error).split())[:300]}", flush=True)
+            continue
+        finally:
+            torch.compiler.reset()  # what was compiled holds memory
+        report(arms, [*new, other])
+        new = []
+    if new:
+        take_turns(first, batches)
+        report(first, new)
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.compare"):
+        main()

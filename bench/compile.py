@@ -2,10 +2,11 @@
 
 `python -m bench.compile` prints registers, spills, shared memory, matrix instructions, and how wide loads and stores
 are; a kernel whose widest load or store is below 64 bits is called narrow. Exit status 1 when a kernel spills, or asks
-for more shared memory than it can get. May import fastmim_kernels, and bench.record for --record.
+for more shared memory than it can get.
 """
 
-import argparse
+# May import fastmim_kernels, and bench.record for --record.
+
 import collections
 import importlib
 import importlib.util
@@ -14,6 +15,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from bench.record import Record, record
+from fastmim.command import Parser, refusing
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that a block of threads can have at most, of each architecture the kernels are compiled for: CUDA C++
@@ -67,10 +71,19 @@ def read_code(cubin: bytes) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", help="this op only")
-    parser.add_argument("--arch", type=int, nargs="*", choices=SHARED_MEMORY, default=list(SHARED_MEMORY))
-    parser.add_argument("--record", action="store_true", help="append a row of each kernel to bench/results")
+    parser = Parser("python -m bench.compile", __doc__)
+    import fastmim_kernels
+
+    parser.add_argument("--op", choices=list(fastmim_kernels.OPS), metavar="OP", help="this op only")
+    parser.add_argument(
+        "--arch",
+        type=int,
+        nargs="*",
+        choices=SHARED_MEMORY,
+        default=list(SHARED_MEMORY),
+        help="compute capabilities, times 10 (default: all)",
+    )
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
 
     import fastmim_kernels
@@ -98,8 +111,6 @@ def main(argv: list[str] | None = None) -> int:
                 marks += "  narrow" if min(max(code[key], default=64) for key in ("loads", "stores")) < 64 else ""
                 print(f"{name:<28}{label:<36}{arch:>4}{numbers}  {access}{marks}", flush=True)
                 if args.record:
-                    from .record import record
-
                     widest = {f"widest_{key}": max(code.pop(key), default=0) for key in ("loads", "stores")}
                     found = {"case": f"{name}, {label}, sm_{arch}", "op": name, "kernel": label, "arch": arch}
                     record({"device": "cpu"} | found | code | widest, "compile")
@@ -108,4 +119,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with refusing("python -m bench.compile"):
+        sys.exit(main())

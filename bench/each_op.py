@@ -1,14 +1,15 @@
 """Launches every kernel that is compiled, and every op on odd sizes: what a sanitizer watches in `bench.gpu_check`.
 
 Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
-May import fastmim_kernels, bench.ops and bench.variants.
 """
+
+# May import fastmim_kernels, bench.ops and bench.variants.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
+import re
 
 os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 
@@ -17,6 +18,7 @@ import torch  # noqa: E402
 import fastmim_kernels  # noqa: E402
 from bench.ops import DTYPES  # noqa: E402
 from bench.variants import variants  # noqa: E402
+from fastmim.command import Parser, refusing
 
 
 def calls() -> list[tuple]:
@@ -32,13 +34,16 @@ def calls() -> list[tuple]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.each_op", description=__doc__)
-    parser.add_argument("--device", default="cuda", help='or "cpu", with TRITON_INTERPRET=1')
+    parser = Parser("python -m bench.each_op", __doc__)
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help='or "cpu", with TRITON_INTERPRET=1')
     parser.add_argument("--share", default="1/1", metavar="K/N", help="every Nth call from the Kth on")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.exit(2, "each_op: expected a GPU, torch sees none; --device cpu runs in Triton's interpreter\n")
-    first, step = map(int, args.share.split("/"))
+        parser.error("--device cuda: torch sees no GPU; --device cpu runs in Triton's interpreter")
+    share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", args.share)
+    if not share:
+        parser.error(f"--share: expected K/N, such as 1/2, got {args.share}")
+    first, step = map(int, share.groups())
     for name, case, dtype in calls()[first - 1 :: step]:
         inputs = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs
         importlib.import_module(f"fastmim_kernels.{name}.cuda").launch(*inputs(case, dtype, args.device))
@@ -48,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.each_op"):
+        main()

@@ -1,12 +1,13 @@
 """`python -m bench.flops CONFIG...`: FLOPs of one image's forward pass, of the published model and of ours.
 
 Counted by torch from the operators that run (convolutions, matrix products, attention; a multiply-add is two), without
-their weights. Utilisation is reckoned from ours: what is skipped is not credited. May import fastmim and bench.
+their weights. Utilisation is reckoned from ours: what is skipped is not credited.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdp
 
 from bench import published, trial
 from fastmim import config
+from fastmim.command import Parser, refusing
 from fastmim.tasks import pretrain
 
 TRAINING = 3
@@ -91,8 +93,8 @@ def model_flops(cfg: config.Config) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.flops", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser = Parser("python -m bench.flops", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
     args = parser.parse_args(argv)
     try:
         for path in args.configs:
@@ -104,4 +106,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.flops"):
+        main()

@@ -1,26 +1,56 @@
-"""`python -m bench.gpu_check`: on a GPU, everything that only a GPU can prove, in one round of under 9 minutes.
+"""`python -m bench.gpu_check`: on a GPU, everything that only a GPU can prove, in one round.
 
-Builds the C++ library, runs every Triton kernel against its reference and under compute-sanitizer, measures ops, whole
-step and loader, tries tensors of more than 2^31 elements, and trains. Each part is one process, or several at once,
-with a time limit of its own; what it printed goes to a log, and the table of verdicts comes last. May import torch.
+First what other work waits for: the C++ library, each kernel once against its reference, whole steps of four methods.
+Then precisions, official losses, runs that stop and go on at every ZeRO stage, compiled baselines, attention kernels,
+ops, DALI and the loader. What is left of the time goes to all kernel tests, tensors of more than 2^31 elements and
+compute-sanitizer. Each part is one process, or several at once. A part has its own seconds and those that parts before
+it did not need. Logs and rows go to one archive, which is written anew after each part: $OUT/gpu_check.tar.gz, or in
+--out.
 """
+
+# May import torch and bench.record.
 
 from __future__ import annotations
 
-import argparse
 import os
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tarfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from bench import record
+from fastmim.command import Parser, at_least, refusing
+
 ROOT = Path(__file__).parents[1]
-TOTAL = 530  # seconds
+TOTAL = 560
+"""Seconds: a command on a lent machine has 600, of which packages take some to land."""
+SHOWN = 400
+"""Characters of a failed part's log that are printed; the archive has all of it."""
+CONFIGS = {
+    "UM-MAE Swin-T": "configs/um_mae/pretrain/swin_tiny_256_200ep.py",
+    "MAE ViT-B": "configs/mae/pretrain/vit_base_patch16_224_800ep.py",
+    "A2MIM ResNet-50": "configs/a2mim/pretrain/resnet50_300ep.py",
+    "SimMIM Swin-B": "configs/simmim/pretrain/swin_base_window6_192_800ep.py",
+}
+TINY = "configs/debug/tiny_cpu.py"
+RESUMED = {
+    "stage 0": (),
+    "stage 1": ("--train.zero_stage", "1"),
+    "stage 2": ("--train.zero_stage", "2"),
+    "stage 3": ("--train.zero_stage", "3"),
+    "bf16-master": ("--train.precision", "bf16-master"),
+    "fp16": ("--train.precision", "autocast-fp16"),
+}
+"""Runs that are stopped and continued, and must then equal undisturbed ones bit for bit."""
 
 
 class Part(NamedTuple):
@@ -29,53 +59,112 @@ class Part(NamedTuple):
     name: str
     commands: list[list[str]]
     seconds: int
-    """At most."""
+    """Kept free for the part."""
 
 
 def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-UM_MAE = (
-    "configs/um_mae/pretrain/swin_tiny_256_200ep.py", "--pair", "configs/um_mae/pretrain/swin_tiny_256_simmim_200ep.py"
-)  # fmt: skip
+def resumed(images: Path, run: Path, *settings: str) -> list[str]:
+    """Trains once undisturbed and once with a stop, side by side, and compares the two traces."""
+    short = [
+        "--train.global_batch",
+        "16",
+        "--train.epochs",
+        "6",
+        "--run.trace",
+        "True",
+        "--train.deterministic",
+        "True",
+    ]
+    train = python("fastmim/train.py", TINY, "--data.root", str(images), *short, *settings, "--run.evaluate_every", "0")
+    undisturbed, stopped = run / "undisturbed", run / "stopped"
+    once, first, second = (
+        shlex.join([*train, "--run.dir", str(folder), "--run.stop_after", updates])
+        for folder, updates in ((undisturbed, "12"), (stopped, "6"), (stopped, "12"))
+    )
+    traces = [str(folder / "trace.jsonl") for folder in (undisturbed, stopped)]
+    compare = shlex.join(python("-m", "fastmim.bittrace", *traces))
+    return ["sh", "-c", f"{once} & other=$!; {first} && {second} && wait $other && {compare}"]
 
 
-def parts(data: str | None, out: Path) -> list[Part]:
-    """The round, what matters most first; `data` = a folder of images for what needs one."""
+def launched(images: Path, run: Path) -> list[str]:
+    """Trains under DeepSpeed's launcher."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    launcher = python("-m", "deepspeed.launcher.runner", "--num_accelerators", "1", "--master_port", port)
+    where = ["--data.root", str(images), "--run.dir", str(run)]
+    return [*launcher, "fastmim/train.py", TINY, *where, "--train.global_batch", "16", "--run.stop_after", "4"]
+
+
+def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Part]:
+    """The round, what matters most first.
+
+    Args:
+        images: folder of images to train on.
+        runs: folder for runs.
+        real: `images` are photographs, on which a loader can be timed.
+        records: rows can be recorded.
+    """
+    kept = ["--record"] * records
     # Most of the time is Triton's, which compiles on one core a process. The fuzz tests have a campaign of their own:
     # nearly each of their examples is a kernel to compile.
-    tests = ("-m", "pytest", "tests/kernels", "-q", "-m", "triton", "-k", "not fuzz")
+    tests = ("-m", "pytest", "-q", "-m", "triton", "-k")
     workers = min(len(os.sched_getaffinity(0)), 16)  # each has a CUDA context of its own on the one device
+    shares = [f"{k + 1}/{workers}" for k in range(workers)]
+    halves = [f"{k + 1}/{workers // 2 or 1}" for k in range(workers // 2 or 1)]
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
     watched = [sanitizer or "compute-sanitizer", "--error-exitcode", "1"]
+    whole = ("--batch", "256", "--precision", "autocast", *kept)
+    compiled = ("--arms", "ours,compile,compile-max-autotune,compile-reduce-overhead")
+    sweep, odd = "tests/kernels/test_sweep.py", "primes and (float32 or int64)"
+    mae = CONFIGS["MAE ViT-B"]
     found = [
-        Part("build", [python("setup.py", "build_ext", "--inplace")], 120),
-        Part("kernels are correct", [python(*tests, "--share", f"{k + 1}/{workers}") for k in range(workers)], 200),
-        Part("sanitizer", [
-            [*watched, "--tool", tool, *python("-m", "bench.each_op", "--share", f"{k + 1}/{workers // 2 or 1}")]
-            for tool in ("memcheck", "racecheck") for k in range(workers // 2 or 1)
-        ], 90),
+        Part("build", [python("setup.py", "build_ext", "--inplace")], 55),
+        Part("each kernel once", [python(*tests, odd, sweep, "--share", share) for share in shares], 45),
+        *(
+            Part(f"step of {name}", [python("-m", "bench.compare", config, *whole, "--arms", "ours,eager")], 25)
+            for name, config in CONFIGS.items()
+        ),
+        Part("own step", [python("-m", "bench.step", *CONFIGS.values(), "--batch", "256", *kept)], 45),
+        Part("precisions", [python(
+            "-m", "bench.step", mae, "--batch", "256", "--precision", "autocast", "bf16-master", "fp32",
+            "autocast-fp16", *kept,
+        )], 30),
+        Part("official losses", [python("-m", "pytest", "tests/methods/test_golden_gpu.py", "-q")], 15),
+        Part("stop and go on", [
+            launched(images, runs / "launched"),
+            *(resumed(images, runs / name.replace(" ", "_"), *settings) for name, settings in RESUMED.items()),
+        ], 60),
+        *(
+            Part(f"compiled {name}", [python("-m", "bench.compare", CONFIGS[name], *whole, *compiled)], 40)
+            for name in ("UM-MAE Swin-T", "MAE ViT-B")
+        ),
+        Part("attention", [python("-m", "bench.sdpa", *kept)], 15),
         Part("ops", [python(
-            "-m", "bench.ops", "--record", "--samples", "20", "--first", "--phases", "both", "--dtype", "bf16", "int64",
-        )], 180),
-        Part("step", [python("-m", "bench.compare", "--batch", "256", "--precision", "autocast", "--record")], 120),
-        Part("pyramid step", [python(
-            "-m", "bench.compare", *UM_MAE, "--batch", "64", "--steps", "5", "--arms", "ours,eager",
-            "--precision", "autocast", "--record",
-        )], 90),
-        Part("large tensors", [python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")], 60),
-        Part("DALI is correct", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 60),
+            "-m", "bench.ops", "--samples", "20", "--first", "--batch", "256", "--phases", "both",
+            "--dtype", "bf16", "int64", *kept,
+        )], 35),
     ]  # fmt: skip
-    if data:
-        run_dir = str(out / "run")
-        tiny = python("fastmim/train.py", "configs/debug/tiny_cpu.py", "--data.root", data, "--run.dir", run_dir)
-        found += [
-            Part("loader", [python("-m", "bench.loader", "--data", data, "--record")], 90),
-            Part("train", [[*tiny, "--run.stop_after", "6"]], 60),
-            Part("resume", [[*tiny, "--run.stop_after", "12"]], 60),
-        ]
-    return found
+    if find_spec("nvidia") and find_spec("nvidia.dali"):
+        found.append(Part("DALI", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 15))
+    if real:
+        loader = python("-m", "bench.loader", "--data", str(images), "--rounds", "2", *kept)
+        found.append(Part("loader", [loader], 25))
+    large = python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")
+    return [
+        *found,
+        Part("all kernel tests", [
+            python(*tests, "not fuzz", "tests/kernels", "--share", share) for share in shares
+        ], 10),
+        Part("large tensors", [large], 10),
+        Part("sanitizer", [
+            [*watched, "--tool", tool, *python("-m", "bench.each_op", "--share", share)]
+            for tool in ("memcheck", "racecheck") for share in halves
+        ], 10),
+    ]  # fmt: skip
 
 
 def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
@@ -117,41 +206,95 @@ def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
     return verdict, time.perf_counter() - start, lines[-1] if lines else ""
 
 
-def check(round_: list[Part], total: float, out: Path) -> bool:
-    """Runs the parts within `total` seconds, prints what each said and then the table; returns whether all are ok."""
-    out.mkdir(parents=True, exist_ok=True)
+def check(round_: list[Part], total: float, out: Path, archive: Path) -> bool:
+    """Runs the parts within `total` seconds and prints a table; returns whether all are ok.
+
+    Args:
+        out: folder of logs and rows, packed into `archive` after each part.
+    """
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     end = time.perf_counter() + total
     rows = []
-    for part in round_:
+    for number, part in enumerate(round_):
         left = end - time.perf_counter()
+        kept_free = sum(later.seconds for later in round_[number + 1 :])
         if left < 5:
             rows.append((part.name, "not run: no time left", 0.0, ""))
             continue
         several = f", {len(part.commands)} at once" if len(part.commands) > 1 else ""
-        print(f"== {part.name}{several}: {' '.join(part.commands[0])}", flush=True)
-        rows.append((part.name, *run(part, min(part.seconds, left), out)))
-        print((out / f"{part.name.replace(' ', '_')}.log").read_text(errors="replace")[-3000:], flush=True)
-    print(f"{'part':<22}{'verdict':<24}{'seconds':>8}  last line")
+        print(f"== {part.name}{several}: {' '.join(part.commands[0])[:200]}", flush=True)
+        rows.append((part.name, *run(part, max(left - kept_free, min(part.seconds, left)), logs)))
+        _, verdict, seconds, line = rows[-1]
+        print(f"{verdict}, {seconds:.1f} s  {line[:120]}", flush=True)
+        if verdict != "ok":
+            print((logs / f"{part.name.replace(' ', '_')}.log").read_text(errors="replace")[-SHOWN:], flush=True)
+        pack(out, archive)
+    print(f"{'part':<26}{'verdict':<24}{'seconds':>8}  last line")
     for name, verdict, seconds, line in rows:
-        print(f"{name:<22}{verdict:<24}{seconds:>8.1f}  {line[:120]}")
+        print(f"{name:<26}{verdict:<24}{seconds:>8.1f}  {line[:120]}")
     return all(verdict == "ok" for _, verdict, _, _ in rows)
 
 
+def pack(out: Path, archive: Path) -> None:
+    """Writes logs and rows into one archive, whole or not at all; a full disk costs the archive only."""
+    new = archive.with_name(f".{archive.name}")
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(new, "w:gz") as file:
+            for folder in ("logs", "rows"):
+                if (out / folder).exists():
+                    file.add(out / folder, folder)
+        new.replace(archive)
+    except OSError as error:
+        print(f"{archive.name} could not be written: {error.strerror}", flush=True)
+
+
+def draw(folder: Path, count: int = 64) -> None:
+    """Writes small images of noise, for runs that need some images and no special ones."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(count):
+        pixels = torch.randint(0, 256, (48, 48, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).save(folder / f"{number:02d}.png")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", description=__doc__)
-    parser.add_argument("--data", help="folder of images; without it, loader and training are left out")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="where logs and the run go")
-    parser.add_argument("--commit", help="what this tree is a copy of, where it has no git history")
+    parser = Parser("python -m bench.gpu_check", __doc__)
+    parser.add_argument("--data", type=Path, help="folder of photographs; without it the loader is not timed")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="folder for logs, rows and runs")
+    parser.add_argument("--commit", help="full hash of what this tree is a copy of, where it has no git history")
+    parser.add_argument("--seconds", type=at_least(5), default=TOTAL, help=f"for the whole round (default {TOTAL})")
+    parser.add_argument("--parts", metavar="NAME,...", help="these only, e.g. what an earlier round had no time for")
     args = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(2, "gpu_check: expected a GPU, torch sees none; for a CPU there are make test and make bench\n")
+        parser.error("expected a GPU, torch sees none; for a CPU there are make test and make bench")
+    os.environ["FASTMIM_RESULTS"] = str(args.out.resolve() / "rows")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
-    shutil.rmtree(args.out / "run", ignore_errors=True)
+    try:
+        record.ready()
+        records = True
+    except ValueError as error:
+        print(f"rows are in the logs only: {error}", flush=True)
+        records = False
+    images = (args.data or args.out / "images").resolve()
     if not args.data:
-        print("without --data: loader, train and resume are left out")
-    raise SystemExit(0 if check(parts(args.data, args.out), TOTAL, args.out) else 1)
+        draw(images)
+        print("without --data: the loader is not timed", flush=True)
+    shutil.rmtree(args.out / "runs", ignore_errors=True)
+    found = parts(images, args.out.resolve() / "runs", bool(args.data), records)
+    if args.parts:
+        names = [part.name for part in found]
+        if unknown := [name for name in args.parts.split(",") if name not in names]:
+            parser.error(f"--parts: expected some of {','.join(names)}, got {unknown[0]!r}")
+        found = [part for part in found if part.name in args.parts.split(",")]
+    archive = Path(os.environ.get("OUT") or args.out) / "gpu_check.tar.gz"
+    raise SystemExit(0 if check(found, args.seconds, args.out, archive) else 1)
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.gpu_check"):
+        main()

@@ -2,13 +2,15 @@
 
 Times real training steps (bench.trial), medians after warm-up: images/s; from these projected hours; share of the time
 spent waiting for images; model FLOPs (bench.flops, three forwards) against a matrix product timed beside them (HMU) and
-against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`. May import fastmim, bench.
+against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`.
 """
+
+# May import fastmim, bench.
 
 from __future__ import annotations
 
-import argparse
 import gc
+import math
 import statistics
 from pathlib import Path
 
@@ -18,20 +20,22 @@ import fastmim_kernels
 from bench import flops, record, trial
 from bench.ops import matmul_rate
 from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 from fastmim.processes import init_distributed
 
-IMAGENET = 1_281_167
 
-
-def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images: int, peak: float | None) -> dict:
+def row(
+    path: str, cfg: config.Config, result: trial.Trial, rate: float, images: int | None, peak: float | None
+) -> dict:
     """The figures of one config.
 
     Args:
         rate: FLOP/s of a matrix product on this device.
-        images: in the data set whose epochs the schedule counts.
+        images: in the data set whose epochs the schedule counts; None = those that the steps were trained on.
         peak: FLOP/s that the device's maker states, for the MFU.
     """
-    speed = result.images_per_second
+    speed, told = result.images_per_second, images is not None
+    images = images if told else result.images
     forward = flops.ours(cfg)
     done = speed / result.world * flops.TRAINING * forward
     p20, _, _, p80 = (
@@ -49,6 +53,7 @@ def row(path: str, cfg: config.Config, result: trial.Trial, rate: float, images:
         "batch": result.batch,
         "epochs": cfg.train.epochs,
         "images": images,
+        "images of": "as told with --images" if told else "those of data.root",
         "images/s": speed,
         "s/step": statistics.median(result.seconds),
         "p20": p20,
@@ -70,25 +75,30 @@ def text(row: dict) -> str:
     return (
         f"{row['case']}, {device}: {row['images/s']:.4g} images/s ({row['s/step']:.4g} s/step, p20 {row['p20']:.4g}, "
         f"p80 {row['p80']:.4g}), {row['projected hours']:.4g} hours projected for {row['epochs']:g} epochs of "
-        f"{row['images']} images, data stall {row['data stall']:.1%}, {row['GFLOP/image']:.4g} GFLOP/image "
-        f"({row['FLOPs of']}), HMU {row['HMU']:.1%} of {row['matmul TFLOP/s']:.4g} TFLOP/s measured{mfu}"
+        f"{row['images']} images ({row['images of']}), data stall {row['data stall']:.1%}, "
+        f"{row['GFLOP/image']:.4g} GFLOP/image ({row['FLOPs of']}), HMU {row['HMU']:.1%} of "
+        f"{row['matmul TFLOP/s']:.4g} TFLOP/s measured{mfu}"
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.hours", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser = Parser("python -m bench.hours", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
     parser.add_argument("--data", help="folder of images (default: the config's)")
-    parser.add_argument("--batch", type=int, default=8, help="images per process per step (default 8)")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
-    parser.add_argument("--warmup", type=int, help="steps before them (default: until what was read ahead is used up)")
-    parser.add_argument("--images", type=int, default=IMAGENET, help=f"of an epoch (default ImageNet-1k's {IMAGENET})")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per process per step (default 8)")
+    parser.add_argument("--steps", type=at_least(1), default=20, help="timed steps (default 20)")
+    parser.add_argument(
+        "--warmup", type=at_least(0), help="steps before them (default: until what was read ahead is used up)"
+    )
+    parser.add_argument(
+        "--images", type=at_least(1), help="of an epoch (default: those of the folder; ImageNet-1k has 1281167)"
+    )
     parser.add_argument("--peak", type=float, help="TFLOP/s that the device's maker states, for the MFU")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
-    if min(args.batch, args.steps, args.images) < 1:
-        parser.error(f"--batch, --steps, --images: expected at least 1, got {args.batch}, {args.steps}, {args.images}")
+    if args.peak is not None and not 0 < args.peak < math.inf:
+        parser.error(f"--peak: expected above 0 and below inf, got {args.peak}")
     settings = [*args.set, *([f"data.root={args.data}"] if args.data else []), f"train.micro_batch={args.batch}"]
     try:
         configs = [(path, trial.load(path, settings)) for path in args.configs]
@@ -113,4 +123,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.hours"):
+        main()

@@ -10,12 +10,12 @@ initialisation: of the last block's features, and of all blocks' side by side, a
 last four (eval_linear.py, `n_last_blocks`). All blocks decide: without a decoder (SimMIM, A2MIM) the last ones turn to
 the pixels that they have to predict. The exit status is 1 if a run's accuracy, or loss where no accuracy is asked for,
 is not the better one.
-May import fastmim and bench.record.
 """
+
+# May import fastmim and bench.record.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from fastmim import checkpoint
 from fastmim.analysis.knn import knn_accuracy
 from fastmim.cli import visualize
+from fastmim.command import Parser, refusing
 from fastmim.config import Config, from_json
 from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
@@ -35,7 +36,7 @@ from fastmim.data.quarantine import Quarantine
 from fastmim.mim import MIM
 from fastmim.tasks.parts import PARTS, build
 
-from .record import record
+from .record import Record, record
 
 BANK, QUERIES = 10_000, 10_000
 BATCH = 100
@@ -149,14 +150,12 @@ def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) ->
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.learns", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("python -m bench.learns", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
     parser.add_argument("--labelled", type=Path, help="folder with train/CLASS/ and test/CLASS/ images (default: none)")
     parser.add_argument("--plot", type=Path, help="PNG to draw all runs into (default: none)")
     parser.add_argument("--images", type=Path, help="folder of images to draw in it (default: the last pictures)")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
+    parser.add_argument("--record", action=Record)
     arguments = parser.parse_args(argv)
     if others := [str(run) for run in arguments.runs if not (run / "metrics.jsonl").is_file()]:
         parser.error(f"expected run folders with metrics.jsonl, got {', '.join(others)}")
@@ -173,4 +172,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.learns"):
+        main()

@@ -1,26 +1,28 @@
 """`python -m bench.loader --data DIR`: images per second from files to batches, ours against others, from one run.
 
-Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each. May
-import fastmim and bench.
+Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bench.record import record
+from bench.record import Record, record
 from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
@@ -123,6 +125,10 @@ CONTENDERS = {
 }
 
 
+def has_dali() -> bool:
+    return bool(find_spec("nvidia") and find_spec("nvidia.dali"))
+
+
 def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting: Setting) -> float:
     """In steady state: not while starting up, nor what was made ahead meanwhile (2 batches a worker)."""
     with closing(contender(setting)) as batches:
@@ -138,24 +144,35 @@ def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.loader", description=__doc__)
+    parser = Parser("python -m bench.loader", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
-    parser.add_argument("--batch", type=int, default=64, help="images per batch (default 64)")
-    parser.add_argument("--batches", type=int, default=32, help="of each in a round, 2 a thread untimed (default 32)")
-    parser.add_argument("--rounds", type=int, default=5, help="medians are over rounds (default 5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    parser.add_argument("--batch", type=at_least(1), default=64, help="images per batch (default 64)")
+    parser.add_argument(
+        "--batches", type=at_least(1), help="of each in a round, 2 a thread untimed (default: 4 a thread)"
+    )
+    parser.add_argument("--rounds", type=at_least(1), default=5, help="medians are over rounds (default 5)")
+    parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--bad", help="a folder with bad files, on which ours with DALI runs too")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
-    if min(args.batch, args.rounds, args.threads) < 1 or args.batches <= 2 * args.threads:
-        parser.error("expected --batch, --rounds, --threads of at least 1 and more --batches than twice the threads")
+    count = 4 * args.threads if args.batches is None else args.batches
+    if count <= 2 * args.threads:
+        parser.error(f"--batches: expected more than {2 * args.threads}, which are 2 a thread, got {count}")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    setting = Setting(Manifest.scan(args.data), args.batch, args.batches, args.threads, device)
+    try:
+        manifest = Manifest.scan(args.data)
+        bad = args.bad and Manifest.scan(args.bad)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    setting = Setting(manifest, args.batch, count, args.threads, device)
 
     contenders = dict(CONTENDERS)
     if args.bad:
-        bad = Manifest.scan(args.bad)
         contenders["ours, DALI, bad files"] = lambda setting: ours(replace(setting, manifest=bad), "dali")
+    if not has_dali():
+        print("DALI is not installed: left out")
+        contenders = {name: contender for name, contender in contenders.items() if "DALI" not in name}
+    first = next(iter(contenders))  # ours
 
     speeds = {name: [] for name in contenders}
     for number in range(args.rounds):
@@ -163,6 +180,7 @@ def main(argv: list[str] | None = None) -> None:
         turn = number % len(names)  # nobody always runs behind the same other one
         for name in names[turn:] + names[:turn]:
             speeds[name].append(images_per_second(contenders[name], setting))
+            print(f"round {number + 1}, {name}: {speeds[name][-1]:.4g} images/s", flush=True)
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, median in medians.items():
         row = {
@@ -170,14 +188,16 @@ def main(argv: list[str] | None = None) -> None:
             "images/s": median,
             "slowest": min(speeds[name]),
             "fastest": max(speeds[name]),
-            "ours is faster": medians["ours, DALI"] / median,
+            "ours is faster": medians[first] / median,
         }
         print(
-            ", ".join(f"{key}: {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items())
+            ", ".join(f"{key}: {value:.4g}" if isinstance(value, float) else str(value) for key, value in row.items()),
+            flush=True,
         )
         if args.record:
             record(row | {"device": device.type}, "loader")
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.loader"):
+        main()

@@ -2,18 +2,22 @@
 
 Trains a few real steps (bench.trial) in child processes for every combination of ZeRO stage, precision, batch and
 activation checkpointing asked for. With `--limit GiB` it looks for the largest batch instead, where running out of
-memory is a result. Beside each peak stands what is above weights, gradients and optimizer state. May import fastmim and
-bench.
+memory is a result. Beside each peak stands what is above weights, gradients and optimizer state.
 """
+
+# May import fastmim and bench.
 
 from __future__ import annotations
 
 import argparse
+import typing
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
 from bench import record, trial
+from fastmim import config
+from fastmim.command import Parser, at_least, refusing
 
 GIB = 2**30
 
@@ -119,24 +123,34 @@ def rows(case: Case) -> Iterator[dict]:
 
 
 def numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+    return [at_least(0)(word) for word in text.split(",")]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG")
+    parser = Parser("python -m bench.memory", __doc__)
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
     parser.add_argument("--data", help="folder of images (default: the config's)")
-    parser.add_argument("--ranks", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--ranks", type=at_least(1), default=1, help="processes (default 1)")
     parser.add_argument("--stages", type=numbers, default=[0], metavar="0,1,2,3", help="ZeRO stages (default 0)")
     parser.add_argument("--precisions", default="auto", metavar="fp32,autocast,...", help="default auto")
     parser.add_argument("--batches", type=numbers, default=[8], metavar="8,16,...", help="per process (default 8)")
     parser.add_argument("--checkpointing", choices=("off", "on", "both"), default="off", help="default off")
     parser.add_argument("--limit", type=float, help="GiB per process: look for the largest batch that fits in it")
-    parser.add_argument("--max-batch", type=int, default=4096, help="of that search (default 4096)")
-    parser.add_argument("--steps", type=int, default=2, help="after 1 of warm-up (default 2)")
+    parser.add_argument("--max-batch", type=at_least(1), default=4096, help="of that search (default 4096)")
+    parser.add_argument("--steps", type=at_least(1), default=2, help="after 1 of warm-up (default 2)")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
+    for name, given, known in (
+        ("--stages", args.stages, (0, 1, 2, 3)),
+        ("--precisions", args.precisions.split(","), typing.get_args(typing.get_type_hints(config.Train)["precision"])),
+    ):
+        if unknown := [value for value in given if value not in known]:
+            parser.error(f"{name}: expected some of {', '.join(map(str, known))}, got {unknown[0]}")
+    if not all(args.batches):
+        parser.error("--batches: expected at least 1, got 0")
+    if args.data and not Path(args.data).exists():
+        parser.error(f"--data: expected a folder of images, found nothing at {args.data}")
     checkpointing = {"off": (False,), "on": (True,), "both": (False, True)}[args.checkpointing]
     try:
         for path in args.configs:
@@ -157,4 +171,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.memory"):
+        main()

@@ -3,14 +3,14 @@
     python -m bench.ops --op patch_loss --plot roofline.png
 
 Forward, backward and both at once, interleaved so that a busy machine slows all alike. The copy moves as many bytes as
-the op cannot do without; with the rate of a matrix product timed in the same run it is the machine's limit. May import
-fastmim_kernels, and bench.record for --record.
+the op cannot do without; with the rate of a matrix product timed in the same run it is the machine's limit.
 """
+
+# May import fastmim_kernels, and bench.record for --record.
 
 from __future__ import annotations
 
-import argparse
-import difflib
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -21,8 +21,14 @@ from pathlib import Path
 
 import torch
 
+from bench.record import Record, record
+from fastmim.command import Parser, at_least, nearest, refusing
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
 PHASES = ("forward", "backward", "both")
+HEAD_START = 2**21
+"""Cycles, about a millisecond, that a GPU sleeps at first while the host queues what is timed."""
+LONGEST_HEAD_START = 2**26
 
 
 def nothing() -> None:
@@ -62,25 +68,67 @@ def gradient(result) -> torch.Tensor | None:
 def measure(runs: dict[object, tuple[Callable, Callable]], samples: int, device: str) -> dict[object, list[float]]:
     """Milliseconds of each run, interleaved, after a warm-up; on a GPU each starts with a cold L2 cache."""
     times = {name: [] for name in runs}
-    flush = torch.empty(64 << 20, device=device) if device == "cuda" else None
+    clocks = dict.fromkeys(runs, host_time) if device == "cpu" else {name: DeviceTime() for name in runs}
     for sample in range(-3, samples):
         for name, (prepare, run) in runs.items():
-            argument = prepare()
-            if flush is None:
-                start = time.perf_counter()
-                run(argument)
-                elapsed = (time.perf_counter() - start) * 1e3
-            else:
-                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-                flush.zero_()
-                begin.record()
-                run(argument)
-                end.record()
-                end.synchronize()
-                elapsed = begin.elapsed_time(end)
+            elapsed = clocks[name](prepare, run)
             if sample >= 0:
                 times[name].append(elapsed)
     return times
+
+
+def host_time(prepare: Callable, run: Callable) -> float:
+    """Milliseconds of a run on the CPU."""
+    argument = prepare()
+    start = time.perf_counter()
+    run(argument)
+    return (time.perf_counter() - start) * 1e3
+
+
+class DeviceTime:
+    """Milliseconds that a GPU works on a run, however long the host takes to queue the run.
+
+    The GPU sleeps while the host queues the run, so its work follows without gaps. If the GPU wakes before the host is
+    done, the sample is repeated with twice the sleep, which later samples keep. A run that itself waits for the GPU is
+    never queued in time: its longest sample counts as it is.
+    """
+
+    def __init__(self):
+        self.cycles = HEAD_START
+        self.flush = flush_buffer()
+
+    def __call__(self, prepare: Callable, run: Callable) -> float:
+        while True:
+            argument = prepare()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.flush.zero_()  # the L2 cache then holds nothing of the run
+            torch.cuda._sleep(self.cycles)
+            begin.record()
+            run(argument)
+            end.record()
+            queued = not begin.query()
+            end.synchronize()
+            if queued or self.cycles >= LONGEST_HEAD_START:
+                return begin.elapsed_time(end)
+            self.cycles *= 2
+
+
+@functools.cache
+def flush_buffer() -> torch.Tensor:
+    """More bytes than any L2 cache has."""
+    return torch.empty(64 << 20, device="cuda")
+
+
+def of_batch(case, batch: int):
+    """The case with at least `batch` images, and everything that counts over all images enlarged alike."""
+    if hasattr(case, "forward"):
+        return dataclasses.replace(case, forward=of_batch(case.forward, batch))
+    if hasattr(case, "planes"):  # three an image
+        return dataclasses.replace(case, planes=max(case.planes, 3 * batch))
+    if getattr(case, "batch", batch) >= batch:
+        return case
+    rows = {"rows": case.rows * batch // case.batch} if hasattr(case, "patch") and hasattr(case, "rows") else {}
+    return dataclasses.replace(case, batch=batch, **rows)
 
 
 def peak_memory(run: Callable[[None], object], device: str) -> int:
@@ -126,10 +174,14 @@ def error(op, args) -> float:
     return max(((o - e).norm() / e.norm()).item() for o, e in pairs if e.numel())
 
 
-def bench(op, case_name: str, dtype_name: str, device: str, samples: int, phases: list[str]) -> list[dict]:
+def bench(
+    op, case_name: str, dtype_name: str, device: str, samples: int, phases: list[str], batch: int = 1
+) -> list[dict]:
     """One row per implementation and phase."""
     cases = importlib.import_module(f"fastmim_kernels.{op.name}.cases")
-    case, dtype = cases.BENCH[case_name], DTYPES[dtype_name]
+    case, dtype = of_batch(cases.BENCH[case_name], batch), DTYPES[dtype_name]
+    if case != cases.BENCH[case_name]:
+        case_name = f"{case_name}, at least {batch} images"
     x, functions = cases.functions(case, dtype, device)
     torch.compiler.reset()
     functions["compiled"] = torch.compile(functions["reference"])
@@ -203,30 +255,39 @@ def plot(rows: list[dict], file: Path, device: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m bench.ops", __doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
+    parser.add_argument(
+        "--batch", type=at_least(1), default=1, help="images of a case at least (default: the case's own number)"
+    )
     parser.add_argument("--first", action="store_true", help="the first case of each op only")
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=["cpu", "cuda"],
+        help="default: a GPU if there is one",
+    )
+    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
     parser.add_argument("--plot", type=Path, help="PNG to draw a roofline into")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
 
     import fastmim_kernels
 
     names = [args.op] if args.op else list(fastmim_kernels.OPS)
     if names[0] not in fastmim_kernels.OPS:
-        near = difflib.get_close_matches(args.op, fastmim_kernels.OPS, n=1, cutoff=0.0)[0]
-        parser.error(f"--op {args.op}: no such op; nearest: {near}")
+        ops = list(fastmim_kernels.OPS)
+        parser.error(f"--op: expected one of {', '.join(ops)}, got {args.op}{nearest(args.op, ops)}")
     modules = {name: importlib.import_module(f"fastmim_kernels.{name}.cases") for name in names}
     every = [case for cases in modules.values() for case in cases.BENCH]
     if args.case and not any(args.case in case for case in every):
-        near = difflib.get_close_matches(args.case, every, n=1, cutoff=0.0)[0]
-        parser.error(f"--case {args.case}: in no case's name; nearest: {near}")
+        parser.error(f"--case: expected a part of a case's name, got {args.case}{nearest(args.case, every)}")
     chosen = [
         (name, case, dtype)
         for name, cases in modules.items()
@@ -244,7 +305,8 @@ def main(argv: list[str] | None = None) -> None:
     fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
     done = []
     for name, case, dtype in chosen:
-        rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples, args.phases)
+        rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples, args.phases, args.batch)
+        case = rows[0]["case"]
         title = f"{name}: {case}, {dtype}, {args.device}"
         print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")
         columns = ("p20 ms", "p50 ms", "p80 ms", "GB/s", "of copy", "ours x", "MiB")
@@ -254,8 +316,6 @@ def main(argv: list[str] | None = None) -> None:
             cells = ("" if row[key] is None else f"{row[key]:.3f}" for key in keys)
             print(f"  {row['implementation']:<12}{row['phase']:<9}" + "".join(f"{c:>9}" for c in cells), flush=True)
             if args.record:
-                from .record import record
-
                 record(row, "ops")
         done += rows
     if args.plot:
@@ -263,4 +323,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.ops"):
+        main()

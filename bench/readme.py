@@ -1,14 +1,16 @@
 """`python -m bench.readme`: writes README.md's tables from the rows in bench/results; `--check` only compares.
 
-May import bench.record.
+Measured numbers stand in these tables only, so that none outlives what it was measured on.
 """
+
+# May import bench.record.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 
 from bench import record
+from fastmim.command import Parser, refusing
 
 README = record.ROOT / "README.md"
 RESULTS = "<!-- results: make readme -->\n", "<!-- end of results -->\n"
@@ -40,7 +42,7 @@ def table() -> str:
             method,
             f"[{name.removesuffix('.py')}]({path})",
             f"{row['epochs']:g}",
-            f"{row['projected hours']:.4g} (projected)",
+            f"{row['projected hours']:.4g} (projected, {row['images']} images)",
             f"{peak['peak GiB'] * 2**30 / 1e9:.3g} (batch {peak['batch']})" if peak else "not yet",
             f"{reached['top-1 %']:.1f} %" if reached else "not yet",
             (f"{row['ranks']} x " if row["ranks"] > 1 else "")
@@ -90,7 +92,7 @@ def rendered(readme: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
+    parser = Parser("python -m bench.readme", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the table is stale")
     args = parser.parse_args(argv)
     now = README.read_text()
@@ -101,4 +103,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.readme"):
+        main()

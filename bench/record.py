@@ -6,6 +6,7 @@ fastmim_kernels and torch.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -22,7 +23,7 @@ import torch
 import fastmim_kernels
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
+RESULTS = Path(os.environ.get("FASTMIM_RESULTS") or ROOT / "bench" / "results")
 PROVENANCE = {
     "date": str,
     "commit": str,
@@ -61,8 +62,35 @@ def record(row: dict[str, Any], theme: str) -> Path:
     return path
 
 
+class Record(argparse.Action):
+    """Option `--record`: refuses at once, before anything is measured, where rows could not be recorded."""
+
+    def __init__(self, option_strings: list[str], dest: str):
+        super().__init__(option_strings, dest, nargs=0, default=False, help="append the rows to bench/results")
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        try:
+            ready()
+        except ValueError as error:
+            parser.error(f"{option_string}: {error}")
+        setattr(namespace, self.dest, True)
+
+
+def ready() -> None:
+    """Checks that this process can record rows.
+
+    Raises:
+        ValueError: see `check`; or there is neither a git history nor a commit in FASTMIM_COMMIT.
+    """
+    check({"case": "a row", "number": 0, "provenance": provenance("cuda" if torch.cuda.is_available() else "cpu")})
+
+
 def provenance(device: str) -> dict[str, Any]:
-    """Where, when and how a measurement of this process was made."""
+    """Where, when and how a measurement of this process was made.
+
+    Raises:
+        ValueError: there is neither a git history nor a commit in FASTMIM_COMMIT.
+    """
     # A copy of the tree on another machine has no history: there the commit is told.
     commit = os.environ.get("FASTMIM_COMMIT")
     changes = "" if commit else git("status", "--porcelain", "--", ".", ":!bench/results")
@@ -165,8 +193,18 @@ def strings(value: Any) -> list[str]:
 
 
 def git(*arguments: str) -> str:
-    """Output of a git command in this repository."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    """Output of a git command in this repository.
+
+    Raises:
+        ValueError: there is no git, or no history.
+    """
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(
+            "a recorded row names its commit: expected a git history here, found none; give the full hash of the "
+            "commit that this tree is a copy of in FASTMIM_COMMIT"
+        ) from error
 
 
 def command_line(argv: list[str]) -> str:

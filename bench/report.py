@@ -1,18 +1,19 @@
 """`python -m bench.report`: bench/results/kernels.md, what the kernels were to reach and what the rows say.
 
 The newest row of every op, case and machine against its target, why a target was missed (`bench.misses`), floors on an
-H200 and what its code looks like, and a roofline plot. `--check` writes nothing. May import bench.record, bench.ops,
-bench.misses and fastmim_kernels.
+H200 and what its code looks like, and a roofline plot. `--check` writes nothing.
 """
+
+# May import bench.record, bench.ops, bench.misses and fastmim_kernels.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from typing import Any, NamedTuple
 
 from bench import ops, record
 from bench.misses import MISSES, UNMEASURED
+from fastmim.command import Parser, refusing
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
 COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12
@@ -378,7 +379,7 @@ def page() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser = Parser("python -m bench.report", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the page is stale")
     args = parser.parse_args(argv)
     fresh = page()
@@ -391,4 +392,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.report"):
+        main()

@@ -2,13 +2,13 @@
 
     python -m bench.secondary --batch 64 --record
 
-Times the embedding of UM-MAE's Swin-T at 256 pixels, forward and backward, interleaved. May import fastmim,
-fastmim_kernels, bench.ops and bench.record.
+Times the embedding of UM-MAE's Swin-T at 256 pixels, forward and backward, interleaved.
 """
+
+# May import fastmim, fastmim_kernels, bench.ops and bench.record.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from bench.ops import measure
-from bench.record import record
+from bench.record import Record, record
+from fastmim.command import Parser, at_least, refusing
 from fastmim.encoders.um_pyramid import PATCH, TOKEN
 from fastmim.encoders.um_swin import UMSwin
 from fastmim.masking import UniformMasking
@@ -52,13 +53,20 @@ def ways(batch: int, device: str) -> dict[str, Callable[[], Tensor]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own number")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results")
+    parser = Parser("python -m bench.secondary", __doc__)
+    parser.add_argument("--batch", type=at_least(1), default=64, help="images (default: 64)")
+    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        choices=["cpu", "cuda"],
+        help="default: a GPU if there is one",
+    )
+    parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -75,4 +83,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.secondary"):
+        main()

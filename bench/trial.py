@@ -50,6 +50,8 @@ class Trial:
     trained: int
     """Parameters that are trained, of the whole model."""
     frozen: int
+    images: int
+    """Of the data set, without those held out."""
 
     @property
     def images_per_second(self) -> float:
@@ -67,19 +69,19 @@ def load(path: str, settings: list[str]) -> config.Config:
     Raises:
         ValueError: see `config.load`, `overrides.override`; a setting without "="; or not a config of pre-training.
     """
-    words = []
+    words = {}  # the last one counts
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set: expected section.field=value, got {setting!r}")
-        words += [f"--{name}", *value.split(",")]
+        words[name.replace("-", "_")] = [f"--{name}", *value.split(",")]
     cfg = config.load(path)
     if not isinstance(cfg, config.Config):
         raise ValueError(
             f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "
             "result.json"
         )
-    return override(cfg, words, prog="--set")
+    return override(cfg, [word for setting in words.values() for word in setting], prog="--set")
 
 
 def with_batch(cfg: config.Config, images: int) -> config.Config:
@@ -159,6 +161,7 @@ def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
             peak=peak,
             trained=sum(count for count, trained in parameters if trained),
             frozen=sum(count for count, trained in parameters if not trained),
+            images=task.images,
         )
 
 

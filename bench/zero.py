@@ -1,16 +1,19 @@
 """ViT-B MAE at every ZeRO stage: do the losses agree, how fast, how much memory?
 
 `python -m bench.zero --data FOLDER` trains the real ViT-B config for a few updates on two processes at each stage, in
-fp32 and in bf16 with fp32 masters. May import bench only.
+fp32 and in bf16 with fp32 masters.
 """
+
+# May import bench only.
 
 from __future__ import annotations
 
-import argparse
 import statistics
+from pathlib import Path
 
 from bench import trial
-from bench.record import record
+from bench.record import Record, record
+from fastmim.command import Parser, at_least, refusing
 
 CONFIG = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
 # Agreement with the first stage of the precision. DeepSpeed's stage 0 has no bf16 block: the optimizer there is ours.
@@ -33,14 +36,18 @@ def train(data: str, precision: str, stage: int, ranks: int, batch: int, updates
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("python -m bench.zero", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
-    parser.add_argument("--ranks", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--batch", type=int, default=8, help="images per update (default: 8)")
-    parser.add_argument("--updates", type=int, default=5, help="updates per run, the first untimed (default: 5)")
+    parser.add_argument("--ranks", type=at_least(1), default=2, help="processes (default: 2)")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images per update (default: 8)")
+    parser.add_argument(
+        "--updates", type=at_least(2), default=5, help="updates per run, the first untimed (default: 5)"
+    )
     parser.add_argument("--precision", choices=RUNS, help="only this one (default: both)")
-    parser.add_argument("--record", action="store_true", help="append the rows to bench/results/")
+    parser.add_argument("--record", action=Record)
     arguments = parser.parse_args()
+    if not Path(arguments.data).exists():
+        parser.error(f"--data: expected a folder of images, found nothing at {arguments.data}")
     print(f"{'precision':<13}{'stage':>6}{'images/s':>10}{'GiB/rank':>10}{'largest difference':>20}  losses")
     failed = False
     for precision, (stages, tolerance) in RUNS.items():
@@ -71,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with refusing("python -m bench.zero"):
+        main()

@@ -1,11 +1,12 @@
 """The bit trace: one line of hashes per update, and a differ that names the first differing field of two traces.
 
-`python -m fastmim.bittrace A B` compares two files. May import torch, files, records and terminal.
+`python -m fastmim.bittrace A B` compares two files.
 """
+
+# May import torch, command, files, records and terminal.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .command import Parser, refusing
 from .files import open_regular
 from .records import LONGEST, Records, Row, is_count, parse
 from .terminal import shown
@@ -152,7 +154,7 @@ def _readable(value: Any) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """The command: prints the first difference; 0 if there is none, else 1."""
-    parser = argparse.ArgumentParser(description="Names the first difference between two bit traces.")
+    parser = Parser("python -m fastmim.bittrace", "Names the first difference between two bit traces.")
     parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
     arguments = parser.parse_args(argv)
@@ -165,4 +167,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with refusing("python -m fastmim.bittrace"):
+        sys.exit(main(sys.argv[1:]))

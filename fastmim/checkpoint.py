@@ -1,27 +1,28 @@
 """Durable files: one checkpoint format (safetensors by parameter name + JSON), written so that a kill, a power cut or a
-full disk at any instant leaves the newest finished checkpoint loadable, and the lock of a run folder.
+full disk at any instant leaves the newest finished checkpoint loadable.
 
-May import torch, safetensors and the standard library only.
+May import torch, tensors, runfolder, files, terminal and the standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
+
+from .files import open_regular, output, parse_json, read_bytes
+from .runfolder import FolderError
+from .tensors import DTYPES, read_tensors, to_bytes
+from .terminal import shown
 
 State = dict[str, dict[str, Tensor]]
 
@@ -29,21 +30,14 @@ _FORMAT = 1
 _USUAL = ("exp_avg", "exp_avg_sq", "scalars")
 _GROUPS = (*_USUAL, "momentum_buffer", "ema")
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
+_NAME = re.compile(r"step-([0-9]{8,15})(?:\.([0-9]{1,9}))?")
 _LEFTOVER = ("tmp-", "trash-")
+_MAX_STEP = 10**15
+_MAX_JSON = 1 << 22  # bytes of state.json and manifest.json
+_LISTED = 5  # problems in an error
+_LONGEST = 500  # characters of a problem
+_MAX_NAME = 100  # bytes of `latest` that are looked at
 _CHUNK = 1 << 24
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 class CheckpointError(Exception):
@@ -55,10 +49,6 @@ class CheckpointError(Exception):
     def __init__(self, message: str, saved: bool = False):
         super().__init__(message)
         self.saved = saved
-
-
-class FolderError(RuntimeError):
-    """A run folder cannot be used as it is."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,7 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
     Returns: the new checkpoint's folder.
     Raises:
         CheckpointError: the system refused (disk full, ...). No partial is left; try again at the next save.
-        ValueError: an unknown group, or `keep` below 1.
+        ValueError: an unknown group, `keep` below 1, or a folder that is a link.
         TypeError: a dtype or a value in `meta` that the format cannot hold.
     """
     if unknown := set(state) - {"model", *_GROUPS}:
@@ -97,11 +87,12 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
         raise ValueError(f"keep must be at least 1 checkpoint, got {keep}")
     optimizer = {f"{group}.{name}": t for group in _GROUPS for name, t in state.get(group, {}).items()}
     contents = {
-        "model.safetensors": _safetensors(state["model"]),
-        "optimizer.safetensors": _safetensors(optimizer),
+        "model.safetensors": to_bytes(state["model"]),
+        "optimizer.safetensors": to_bytes(optimizer),
         "state.json": [_json({"format": _FORMAT, "step": step, "meta": meta})],
     }
     partial = folder / f"tmp-step-{step:08d}"
+    check_own(folder)
     try:
         _make_folder(folder)
         _remove_leftovers(folder)
@@ -120,7 +111,7 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
         with contextlib.suppress(OSError):
             os.unlink(folder / "tmp-latest")
         raise CheckpointError(
-            f"the checkpoint of step {step} was not saved in {folder} ({error}); earlier ones are untouched"
+            f"the checkpoint of step {step} was not saved in {shown(folder)} ({error}); earlier ones are untouched"
         ) from error
     try:
         _prune(folder, path, step, keep)
@@ -131,12 +122,15 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
     return path
 
 
-def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None:
-    """Reads the checkpoint that `latest` names if every file matches its manifest, else the newest one that does.
+def load(
+    folder: Path, report: Callable[[str], object] = print, check: Callable[[Loaded], object] = lambda loaded: None
+) -> Loaded | None:
+    """Reads the checkpoint that `latest` names if it is as it was written, else the newest one that is.
 
     Args:
         folder: what was given to `save`.
         report: called with one line for each checkpoint that was passed over: which, why, and which is used instead.
+        check: raises ValueError for a checkpoint whose content is of no use.
 
     Returns: the checkpoint, or None if the folder holds none.
     Raises:
@@ -144,27 +138,30 @@ def load(folder: Path, report: Callable[[str], object] = print) -> Loaded | None
     """
     paths = _newest_first(folder)
     problems = []
-    if (folder / "latest").exists():
-        name = (folder / "latest").read_text(errors="replace").strip()
+    if os.path.lexists(folder / "latest"):
+        name = _latest(folder)
         named = [path for path in paths if path.name == name]
         if not named:
             problems.append(f"`latest` names {name[:40]!r}, which is not there")
         paths = named + [path for path in paths if path not in named]
     for path in paths:
-        if problem := _problem(path):
+        if not (problem := _problem(path)):
+            try:
+                loaded = _read(path)
+                check(loaded)
+            except ValueError as error:
+                problem = shown(str(error))[:_LONGEST]
+        if problem:
             problems.append(f"checkpoint {path.name} is not valid: {problem}")
             continue
         for line in problems:
             report(f"{line}; using {path.name} instead")
-        stored = json.loads((path / "state.json").read_bytes())
-        state: State = {"model": load_file(path / "model.safetensors"), **{group: {} for group in _USUAL}}
-        for key, tensor in load_file(path / "optimizer.safetensors").items():
-            group, _, name = key.partition(".")
-            state.setdefault(group, {})[name] = tensor
-        return Loaded(stored["step"], state, stored["meta"], path)
+        return loaded
     if problems:
+        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise FolderError(
-            f"no valid checkpoint in {folder}: {'; '.join(problems)}. To start afresh, choose another run folder"
+            f"no valid checkpoint in {shown(folder)}: {'; '.join(problems[:_LISTED])}{more}. To start afresh, choose "
+            "another run folder"
         )
     return None
 
@@ -175,59 +172,126 @@ def steps(folder: Path) -> list[int]:
 
 
 def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
-    """Finishes what a kill cut short: removes leftovers, and all but `loaded` and the `keep` - 1 before it."""
+    """Finishes what a kill cut short: removes leftovers, and all but `loaded` and the `keep` - 1 before it.
+
+    Raises:
+        ValueError: the folder is a link.
+    """
+    check_own(folder)
     _remove_leftovers(folder)
     _prune(folder, loaded.path, loaded.step, keep)
 
 
-def lock(run_dir: Path) -> IO[str]:
-    """Claims a run folder for this process until the returned file is closed or the process ends.
+def check_own(folder: Path) -> None:
+    """
+    Raises:
+        ValueError: the folder is a link, so that checkpoints would be written and removed elsewhere.
+    """
+    output(folder.parent, folder.name, "latest")
+
+
+def _latest(folder: Path) -> str:
+    """The name in `latest`, or what is wrong with that file."""
+    try:
+        return read_bytes(folder / "latest", _MAX_NAME).decode(errors="replace").strip()
+    except OSError as error:
+        return f"nothing ({error.strerror})"
+    except ValueError:
+        return "nothing (it is no small file)"
+
+
+def _read(path: Path) -> Loaded:
+    """Reads a checkpoint whose files match its manifest, but may not be fastmim's.
 
     Raises:
-        FolderError: another process holds it; the message names that process.
+        ValueError: a field or tensor is not as `save` writes it.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    file = open(run_dir / "lock", "a+")  # noqa: SIM115 - the caller holds it open: that is the lock
+    stored = parse_json(read_bytes(path / "state.json", _MAX_JSON))
+    state: State = {"model": _tensors(path / "model.safetensors"), **{group: {} for group in _USUAL}}
+    for key, tensor in _tensors(path / "optimizer.safetensors").items():
+        group, _, name = key.partition(".")
+        if group not in _GROUPS:
+            raise ValueError(f"optimizer.safetensors: {shown(key[:_MAX_NAME])!r} is of none of the groups {_GROUPS}")
+        state.setdefault(group, {})[name] = tensor
+    return Loaded(stored["step"], state, stored["meta"], path)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Reads one of a checkpoint's two safetensors files.
+
+    Raises:
+        ValueError: it is none, or holds types that `save` does not write.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise FolderError(f"{run_dir} is in use by {holder}: stop it, or choose another run folder") from None
-    with contextlib.suppress(OSError):  # the lock holds on a full disk too, only without a name
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-    return file
+        tensors = read_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f"{path.name}: {shown(name[:_MAX_NAME])} is of a type that no checkpoint holds")
+    return tensors
 
 
 def _problem(path: Path) -> str | None:
     """Why a checkpoint cannot be used, or None if every byte is as it was written."""
     try:
-        text = (path / "manifest.json").read_bytes()
-        manifest = json.loads(text)
+        text = read_bytes(path / "manifest.json", _MAX_JSON)
+        manifest = _parsed(text)
         # A changed byte that leaves the same JSON value (a space, say) is damage too.
-        if text != _json(manifest) or sorted(manifest) != sorted(_FILES):
+        if not isinstance(manifest, dict) or text != _json(manifest) or sorted(manifest) != sorted(_FILES):
             return "manifest.json is damaged"
         for name, expected in manifest.items():
-            with open(path / name, "rb") as file:
+            with open_regular(path / name) as file:
+                if not isinstance(expected, dict) or os.fstat(file.fileno()).st_size != expected.get("size"):
+                    return _differs(name, os.fstat(file.fileno()).st_size, expected)
                 digest = hashlib.sha256()
                 while chunk := file.read(_CHUNK):
                     digest.update(chunk)
                 found = {"sha256": digest.hexdigest(), "size": file.tell()}
             if found != expected:
-                return f"{name} differs from its manifest (size {found['size']}, written {expected['size']})"
-        stored = json.loads((path / "state.json").read_bytes())
+                return _differs(name, found["size"], expected)
+        stored = _parsed(read_bytes(path / "state.json", _MAX_JSON))
     except OSError as error:
-        return f"{Path(error.filename or path).name} cannot be read ({error.strerror})"
-    except (ValueError, TypeError, KeyError):
-        return "manifest.json is damaged"
-    if stored["format"] != _FORMAT:
-        return f"its format is {stored['format']}, this version reads {_FORMAT}"
-    if stored["step"] != _order(path)[0]:
-        return f"it holds step {stored['step']}, not the step of its name"
+        return f"{shown(Path(error.filename or path).name)} cannot be read ({error.strerror})"
+    except ValueError as error:  # of a pipe, a folder, a huge file
+        return str(error).removeprefix(f"{shown(path)}/")
+    if not isinstance(stored, dict):
+        return "state.json: expected an object"
+    if (found := stored.get("format")) != _FORMAT:
+        return f"state.json: format is {_brief(found)}, this version reads {_FORMAT}"
+    step = stored.get("step")
+    if type(step) is not int or not 0 <= step <= _MAX_STEP:
+        return f"state.json: step: expected a number of updates, found {_brief(step)}"
+    if step != _order(path)[0]:
+        return f"it holds step {step}, not the step of its name"
+    if not isinstance(stored.get("meta"), dict):
+        return f"state.json: meta: expected an object, found {_brief(stored.get('meta'))}"
     return None
+
+
+def _parsed(text: bytes) -> Any:
+    """A JSON value, or None for what is no JSON."""
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
+
+
+def _differs(name: str, size: int, expected: Any) -> str:
+    written = _brief(expected.get("size") if isinstance(expected, dict) else expected)
+    return f"{name} differs from its manifest (size {size}, written {written})"
+
+
+def _brief(value: Any) -> str:
+    """A JSON value in a few characters."""
+    if value is None:
+        return "nothing"
+    text = (
+        shown(str(value))
+        if isinstance(value, str | int | float)
+        else f"a {'list' if isinstance(value, list) else 'dictionary'}"
+    )
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
@@ -245,13 +309,18 @@ def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
             os.rename(path, trash)
             # Durable before the first unlink: a power cut must not give a half-deleted checkpoint its name back.
             _fsync_folder(folder)
-            shutil.rmtree(trash)
+            _remove(trash)
 
 
 def _remove_leftovers(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name.startswith(_LEFTOVER):
-            shutil.rmtree(path) if path.is_dir() else os.unlink(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a folder, or a link or file in its place."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else os.unlink(path)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -302,33 +371,6 @@ def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, Any]:
     finally:
         os.close(fd)
     return {"sha256": digest.hexdigest(), "size": size}
-
-
-def _safetensors(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:
-    """The bytes of a safetensors file, one tensor at a time: the library's own writer copies them all at once.
-
-    Layout: header length (uint64, little-endian), JSON header padded to 8 bytes, then the tensors, widest first so
-    that each is aligned (https://huggingface.co/docs/safetensors, "Format").
-    """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"a checkpoint cannot hold {name} of {tensor.dtype}; it can hold {list(_DTYPES)}")
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    first = len(text).to_bytes(8, "little") + text
-    return _stream(first, (tensors[name] for name in names))
-
-
-def _stream(first: bytes, tensors: Iterable[Tensor]) -> Iterable[bytes | memoryview]:
-    yield first
-    for tensor in tensors:
-        yield memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _json(value: Any) -> bytes:

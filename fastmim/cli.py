@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import json
+import math
 import os
 import sys
 import tempfile
@@ -12,16 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from .command import dispatch, nearest, refusing, version
 from .terminal import shown, steady_output
 
 
 def export(
-    run: tyro.conf.Positional[Path],
+    run: Path,
+    *,
     to: Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"] = "timm",
     out: Path | None = None,
 ) -> None:
@@ -36,61 +38,45 @@ def export(
             model; hub-folder = the same, and a card with the header that the Hugging Face hub reads; mmdet, mmseg,
             detectron2 = backbone.pth and the piece of configuration that names it; onnx = model.onnx, from normalised
             images to features, tokens and logits.
-        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO.
+        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO. An earlier export there is replaced,
+            unless somebody has changed a file in it; any other folder must be empty.
     """
+    from .files import output, tidy_exit
     from .tasks.export import export_encoder
     from .tasks.load import weights
+    from .tasks.runs import open_run
 
-    config, loaded = _open_any(run)
-    out = out or run / ("encoder" if to == "timm" else f"encoder-{to}")
-    folder = export_encoder(config, weights(loaded), out, to, run)
-    print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder / 'README.md'}")
+    config, loaded = open_run(run, shown(run))
+    # A link in a run folder may be a stranger's; one that the user names is the user's.
+    out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
+    with tidy_exit():
+        folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
+    print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder}/README.md")
 
 
 def visualize(
-    run: tyro.conf.Positional[Path], images: Path | None = None, count: int = 8, out: Path | None = None
+    run: Path, *, images: Path | None = None, count: int = 8, out: Path | None = None, overwrite: bool = False
 ) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
+
+    Says which of the images the run was trained on: those show what it remembers, not what it has learned.
 
     Args:
         run: run folder.
         images: folder of images; default the run's held-out ones.
-        count: how many images.
+        count: how many images, as many of each class.
         out: PNG to write; default RUN/reconstruction.png.
+        overwrite: replace another program's file at --out.
     """
-    if count < 1:
-        raise ValueError(f"--count: expected at least 1 image, got {count}")
-    import torch
+    from .tasks.runs import open_pretraining
+    from .tasks.visualize import draw
 
-    from .analysis.reconstruction import reconstruction_grid, save_png
-    from .data.held_out import split
-    from .data.manifest import Manifest
-    from .tasks import pretrain
-
-    config, loaded = _open(run)
-    if not images and not config.data.held_out:
-        raise ValueError(f"{run} held no images out of training (data.held_out=0): give some with --images FOLDER")
-    manifest = Manifest.scan(str(images or config.data.root))
-    if images:
-        index = torch.arange(len(manifest))
-    else:
-        _, manifest, index = split(manifest, config.data, config.train.seed)
-    mim = pretrain.build(config)
-    mim.load_state_dict(loaded.state["model"])
-    with torch.no_grad():
-        held, bad = pretrain.HeldOut.load(mim.eval(), manifest, index[:count], config.data)
-        for path, reason in bad.items():
-            print(f"left out: {shown(path)}: {reason}")
-        if not len(held.images):
-            raise ValueError(f"none of the first {count} images can be used; give others with --images FOLDER")
-        pred = held.predict(mim, count)
-    out = out or run / "reconstruction.png"
-    save_png(reconstruction_grid(mim.objective, held.images, held.mask, pred), out)
-    print(out)
+    print(*draw(run, *open_pretraining(run, shown(run)), images, count, out, overwrite), sep="\n")
 
 
 def knn(
-    run: tyro.conf.Positional[Path],
+    run: Path,
+    *,
     data: Path,
     k: int = 20,
     temperature: float = 0.07,
@@ -112,13 +98,18 @@ def knn(
         crop_pct: side of the central window of an image that is looked at, as a fraction of the largest one that fits.
         device: where to compute; auto = a GPU if there is one.
     """
-    if k < 1 or not temperature > 0:
-        raise ValueError(f"--k and --temperature: expected at least 1 and above 0, got {k} and {temperature}")
+    if k < 1:
+        raise ValueError(f"--k: expected at least 1, got {k}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"--temperature: expected above 0 and below inf, got {temperature}")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"--crop-pct: expected above 0 and at most 1, got {crop_pct}")
     import torch
 
     from .tasks.knn import measure
+    from .tasks.runs import open_pretraining
 
-    config, loaded = _open(run)
+    config, loaded = open_pretraining(run, shown(run))
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if device not in ("auto", where.type):
         raise ValueError("--device cuda: torch sees no GPU")
@@ -126,7 +117,7 @@ def knn(
     print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {run / 'knn.json'}")
 
 
-def report(run: tyro.conf.Positional[Path]) -> None:
+def report(run: Path) -> None:
     """Draws the loss curve of a run.
 
     Args:
@@ -134,19 +125,22 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     """
     from .analysis.curve import plot_curve
 
-    print(plot_curve(run))
+    print(shown(plot_curve(run)))
 
 
 def convert(
-    source: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    source: Path,
+    out: Path,
+    *,
     config: Path | None = None,
     size: tuple[int, int] | None = None,
     format: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Turns an official checkpoint into a run folder, or a run folder into an official checkpoint.
 
-    Nothing in the file is run. Every name without a place on the other side is listed. The run folder holds weights:
+    Nothing in the file is run. Weights inside the wrappers of DDP, torch.compile, Lightning or DeepSpeed are found, and
+    the wrapper is named. Every name without a place on the other side is listed. The run folder holds weights:
     `fastmim export` and `fastmim visualize` work on it, and training with `--run.init OUT` starts from it. What is
     lost, both ways: optimizer state, schedule, epoch and arguments. What a file lacks (a decoder, say) is initialised.
 
@@ -159,73 +153,29 @@ def convert(
             embeddings and relative-bias tables are resized.
         format: official format to write, by a part of its name; default the one the weights came from, or the only one
             that fits.
+        overwrite: replace a .pth file that is there already. Run folders are never replaced.
     """
+    from .tasks.exchange import to_official, to_run
+
     if source.is_dir():
         if config or size:
             raise ValueError(
-                f"{source} is a run folder, which has its own configuration: leave --config and --size out"
+                f"{shown(source)} is a run folder, which has its own configuration: leave --config and --size out"
             )
-        _to_official(source, out, format)
+        print(to_official(source, out, format, overwrite))
     elif format:
         raise ValueError(
             "--format is for writing an official file from a run folder; the format of a file is recognised"
         )
-    elif not source.is_file():
-        raise ValueError(f"{source}: expected an official checkpoint (.pth, .safetensors) or a run folder")
+    elif not source.exists():
+        raise ValueError(f"{shown(source)}: expected an official checkpoint (.pth, .safetensors) or a run folder")
     else:
-        _from_official(source, out, config, size)
-
-
-def _from_official(file: Path, run: Path, config_file: Path | None, size: tuple[int, int] | None) -> None:
-    from . import checkpoint
-    from .config import load, to_json
-    from .convert import official
-    from .convert.read import read_official
-    from .tasks.pretrain import build
-
-    if (run / "checkpoints").exists():
-        raise ValueError(f"{run} holds checkpoints already: choose another folder")
-    read = read_official(file)
-    try:
-        fmt = official.recognise(read)
-        config = load(config_file) if config_file else official.configuration(fmt, read.state)
-        if size:
-            config = replace(config, data=replace(config.data, size=size))
-        mim = build(config)
-        state, account = official.to_ours(fmt, read.state, mim)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    config = replace(config, run=replace(config.run, dir=str(run)))
-    try:
-        checkpoint.save(
-            run / "checkpoints", 0, {"model": state}, {"config": to_json(config), "official": fmt.name}, keep=1
-        )
-    except checkpoint.CheckpointError as error:
-        raise OSError(error) from error
-    print("\n".join(account.lines("not in the file, so initialised", "in the file, but not in this model")))
-    if not config_file:
-        print(f"sizes, read from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
-    if read.rest:
-        print(f"not kept: {', '.join(map(str, read.rest))}")
-    print(f"{run}: train from it with --run.init {run} --run.dir OTHER")
-
-
-def _to_official(run: Path, file: Path, name: str | None) -> None:
-    from .convert import official
-    from .tasks.pretrain import build
-
-    config, loaded = _open(run)
-    mim = build(config)
-    mim.load_state_dict(loaded.state["model"])
-    fmt = official.choose(mim, name or loaded.meta.get("official"))
-    state, account = official.to_official(fmt, mim)
-    official.write_official(file, fmt.container, state)
-    print("\n".join(account.lines("", "without a place in the file, so lost")))
-    print(f"{file}: {{{fmt.container!r}: {len(state)} tensors}}; optimizer state, schedule and epoch stay behind")
+        print(to_run(source, out, config, size))
 
 
 def demo_data(
-    folder: tyro.conf.Positional[Path] = Path("data/demo"),
+    folder: Path = Path("data/demo"),
+    *,
     count: int = 600,
     size: int = 256,
     part: Literal["all", "train", "held_out"] = "all",
@@ -240,17 +190,23 @@ def demo_data(
     """
     from .data.demo import write_demo_images
 
+    if count < 1:
+        raise ValueError(f"--count: expected at least 1 image, got {count}")
+    if not 1 <= size <= 4096:
+        raise ValueError(f"--size: expected 1 to 4096 pixels, got {size}")
     write_demo_images(str(folder), count, (size, size), part)
 
 
 def doctor(
-    images: tyro.conf.Positional[Path],
+    images: Path,
+    *,
     quick: bool = False,
     tiny: int = 32,
     manifest: Path | None = None,
     threads: int = 0,
     decode_memory: int = 500,
     decode_seconds: float = 2.0,
+    overwrite: bool = False,
 ) -> None:
     """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
 
@@ -269,14 +225,17 @@ def doctor(
         threads: decoding threads; 0 = the CPU cores.
         decode_memory: as data.decode_memory in training, MB an image.
         decode_seconds: as data.decode_seconds in training.
+        overwrite: replace other files that have the names of the manifest and of bad_files.jsonl.
     """
     from .data.doctor import check_bad_files, environment, examine, write_bad_files
     from .data.image import Limits
     from .data.manifest import Manifest
     from .metrics import console
 
-    if tiny < 0 or threads < 0:
-        raise ValueError(f"--tiny and --threads: expected 0 or more, got {tiny} and {threads}")
+    if tiny < 0:
+        raise ValueError(f"--tiny: expected at least 0 pixels, got {tiny}")
+    if not 0 <= threads <= 1024:
+        raise ValueError(f"--threads: expected 0 to 1024, got {threads}")
     if decode_memory < 1 or not decode_seconds > 0:
         raise ValueError(
             f"--decode-memory and --decode-seconds: expected more than 0, got {decode_memory} and {decode_seconds}"
@@ -290,9 +249,13 @@ def doctor(
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
     before = None
     if not verifies:
-        if target.exists():
-            before = Manifest.load(str(target))  # refuses to overwrite what is something else
-        check_bad_files(target.with_name("bad_files.jsonl"))
+        try:
+            if target.exists():
+                before = Manifest.load(str(target))
+            check_bad_files(target.with_name("bad_files.jsonl"))
+        except ValueError as error:  # of a file of somebody else's
+            if not overwrite:
+                raise ValueError(f"{error}; --overwrite replaces it") from error
         try:
             tempfile.TemporaryFile(dir=target.parent).close()
         except OSError as error:
@@ -329,29 +292,6 @@ def backends() -> None:
     print(json.dumps(fastmim_kernels.backends(), indent=2))
 
 
-def _open_any(run: Path):
-    """The config and the newest valid checkpoint of a run's folder."""
-    from . import checkpoint
-    from .config import from_json
-    from .tasks.parts import PARTS
-
-    loaded = checkpoint.load(run / "checkpoints")
-    if loaded is None:
-        raise ValueError(f"{run}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
-    return from_json(loaded.meta["config"], PARTS), loaded
-
-
-def _open(run: Path):
-    """As `_open_any`, of a pre-training run."""
-    from .config import Config
-
-    config, loaded = _open_any(run)
-    if not isinstance(config, Config):
-        kind = type(config).__name__
-        raise ValueError(f"{run} is a run of another kind ({kind}): expected a pre-training run, such as its run.init")
-    return config, loaded
-
-
 COMMANDS = {
     "export": export,
     "visualize": visualize,
@@ -366,16 +306,22 @@ COMMANDS = {
 
 @steady_output()
 def main(args: list[str] | None = None) -> None:
+    """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args
-    about = "fastmim: masked-image modelling."
-    try:
-        if args and not args[0].startswith("-") and args[0].replace("_", "-") not in COMMANDS:
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}; nearest: {near}")
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastmim", description=about, args=args)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"fastmim: {' '.join(str(error).split())}", file=sys.stderr)  # torch's messages span lines
-        raise SystemExit(2) from None
+    name = args[0].replace("_", "-") if args else ""
+    if name in COMMANDS:
+        dispatch("fastmim", name, COMMANDS[name], args[1:])
+        return
+    with refusing("fastmim"):
+        if name == "--version":
+            print(version())
+        elif name in ("", "-h", "--help", "help"):
+            lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+            lines.append("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
+            print("usage: fastmim COMMAND ...    (COMMAND --help describes its options)\n", *lines, sep="\n")
+            raise SystemExit(0 if args else 2)
+        else:
+            raise ValueError(f"{args[0]}: no such command of {', '.join(COMMANDS)}{nearest(name, COMMANDS)}")
 
 
 if __name__ == "__main__":

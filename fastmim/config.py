@@ -1,6 +1,6 @@
 """Typed configuration: what a run is. Knows the base class of each part, never a concrete part.
 
-May import fields and tokens only.
+May import fields, terminal and tokens only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .fields import check_bounds, check_types
+from .fields import brief, check_bounds, check_types
+from .terminal import shown
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
 
@@ -68,14 +69,15 @@ class Data:
 
     def __post_init__(self):
         check_types(self, "data.")
-        check_bounds(self, "data.", "size", at_least=1)
+        check_bounds(self, "data.", "size", at_least=1, at_most=16384)
         check_bounds(self, "data.", "flip", "bad_budget", at_least=0, at_most=1)
         check_bounds(self, "data.", "mean", above=-math.inf, below=math.inf)
         check_bounds(self, "data.", "std", above=0, below=math.inf)
         check_bounds(self, "data.", "decode_memory", at_least=1)
         check_bounds(self, "data.", "decode_seconds", above=0)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
-        check_bounds(self, "data.", "held_out", "workers", "prefetch", at_least=0)
+        check_bounds(self, "data.", "held_out", at_least=0)
+        check_bounds(self, "data.", "workers", "prefetch", at_least=0, at_most=1024)
         if self.held_out_root and not self.held_out:
             raise ValueError(
                 "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise data.held_out, or "
@@ -184,7 +186,8 @@ class Train:
     deepspeed: str | None = None
     """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
     max_skipped: int = 5
-    """Updates in a row that may be skipped for a non-finite gradient before the run stops."""
+    """Updates in a row that are skipped for a non-finite loss or gradient before the run stops. autocast-fp16 allows 16
+    more, with which its loss scale falls from 65536 to 1."""
     timeout: float = 60
     """Seconds without a sign of life after which a process counts as frozen or dead: the others then save what can be
     saved, and end."""
@@ -263,27 +266,48 @@ def load(path: str | Path) -> Experiment:
     if not path.is_absolute() and (caller := _calling_config()) is not None:
         path = caller.parent / path
     if path.suffix != ".py" or not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1, cutoff=0.3)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else "; see configs/README.md for the list"
-        raise ValueError(f"{path}: expected a config file (Python){hint}")
+        raise ValueError(f"{shown(path)}: expected a config file (Python){_other_config(path)}")
+    if path.resolve() in _loading:
+        raise ValueError(f"{shown(path)}: expected a config file that does not load itself")
+    _loading.append(path.resolve())
     try:
         config = runpy.run_path(str(path)).get("config")
-    except Exception as error:  # a config file is the user's own code: it can raise anything
+    except (Exception, SystemExit) as error:  # a config file is the user's own code: it can raise anything
         raise ValueError(_locate(path, error)) from error
+    finally:
+        _loading.pop()
     if not isinstance(config, Experiment):
         others = " or ".join(kind.__name__ for kind in Experiment.__subclasses__() if kind is not Config)
         raise ValueError(
-            f"{path}: expected it to end with `config = Config(...)`{others and f', or {others}'}, "
-            f"got {type(config).__name__}"
+            f"{shown(path)}: expected it to end with `config = Config(...)`{others and f', or {others}'}, "
+            f"got {'none' if config is None else 'a class' if isinstance(config, type) else type(config).__name__}"
         )
     try:
         check_types(config)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{shown(path)}: {error}") from error
     return config
 
 
-def _locate(path: Path, error: Exception) -> str:
+_loading: list[Path] = []
+"""Config files that are being run, the outermost first."""
+
+
+def _other_config(path: Path) -> str:
+    """Returns "; did you mean FILE?" for a config file that is not there."""
+    elsewhere = Path(__file__).resolve().parents[1] / path
+    if elsewhere.suffix == ".py" and elsewhere.is_file():
+        return f"; did you mean {elsewhere}?"
+    folder = path if path.is_dir() else path.parent
+    near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py") if p.is_file()], n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {shown(folder / near[0])}?"
+    return f"; found {'a folder' if path.is_dir() else 'another file' if path.exists() else 'nothing'} there; " + (
+        "configs/README.md lists them"
+    )
+
+
+def _locate(path: Path, error: BaseException) -> str:
     """One line on what a config file raised: file, line, and for an unknown keyword the nearest field."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
     line = lines[-1] if lines else 1  # what cannot be decoded never ran
@@ -300,7 +324,7 @@ def _locate(path: Path, error: Exception) -> str:
             near = difflib.get_close_matches(found[2], fields, n=1, cutoff=0.0)
             return f"{path}:{line}: {found[1]} has no field {found[2]}" + (f"; nearest: {near[0]}" if near else "")
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return f"{path}:{line}: {kind}{' '.join(text.split())}"
+    return shown(f"{path}:{line}: {kind}{' '.join(text.split())}")
 
 
 def _family(part: type) -> list[type]:
@@ -315,6 +339,9 @@ def _calling_config() -> Path | None:
     return Path(caller.f_code.co_filename) if name == "<run_path>" else None
 
 
+_LONGEST = 4096  # of a list or text in a stored config; so long are paths
+
+
 def to_json(value: Any) -> Any:
     """A config as plain JSON values; each part carries its class name under "part"."""
     if dataclasses.is_dataclass(value):
@@ -323,24 +350,40 @@ def to_json(value: Any) -> Any:
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
-def from_json(value: Any, parts: tuple[type, ...]) -> Any:
+def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     """Inverse of `to_json`, building only the classes named in `parts`.
 
+    Args:
+        name: dotted name of the field that holds the value, for messages.
+
     Raises:
-        ValueError: an unknown part, or a field that it does not have.
+        ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
+    where = f"{name}: " if name else ""
+    if isinstance(value, list | str) and len(value) > _LONGEST:
+        raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
-        return tuple(from_json(v, parts) for v in value)
+        return tuple(from_json(v, parts, name) for v in value)
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
         return value
     fields = dict(value)
-    name = fields.pop("part", None)
+    part = fields.pop("part", None)
     known = {part.__name__: part for part in parts}
-    if name not in known:
-        raise ValueError(f"config part {name!r} is unknown to this version; it knows {', '.join(sorted(known))}")
-    unexpected = set(fields) - {f.name for f in dataclasses.fields(known[name])}
-    if unexpected:
-        raise ValueError(
-            f"config part {name} has no field {', '.join(sorted(unexpected))}: written by another version?"
-        )
-    return known[name](**{k: from_json(v, parts) for k, v in fields.items()})
+    if not isinstance(part, str) or part not in known:
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{where}config part {brief(part)} is unknown to this version; it knows {names}")
+    own = {f.name: f for f in dataclasses.fields(known[part])}
+    if unexpected := ", ".join(sorted(set(fields) - set(own))):
+        raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
+    inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
+    needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
+    if lacking := [field for field in needed if field not in inner]:
+        raise ValueError(f"{where}config part {part} lacks the field {', '.join(lacking)}")
+    try:
+        built = known[part](**inner)
+        check_types(built, f"{name}." if name else "")
+    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
+        raise ValueError(f"{where}config part {part} holds a value of another type than its fields have") from error
+    return built

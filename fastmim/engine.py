@@ -331,9 +331,10 @@ class Engine:
                 for name, shape in expected.items()
                 if name in given and given[name].shape != shape
             ]
-        if "optimizer_step" not in state.get("scalars", {}):
+        scalars = state.get("scalars", {})
+        if "optimizer_step" not in scalars:
             problems.append("scalars lacks optimizer_step")
-        return problems
+        return problems + [f"scalars: {n} is no number" for n, value in scalars.items() if value.numel() != 1]
 
     def from_first(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Rank 0's value, on every rank. Collective."""

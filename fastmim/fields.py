@@ -1,4 +1,4 @@
-"""What a field of a config may hold: its type, its bounds, and how both are said in words. Imports nothing."""
+"""What a field of a config may hold: its type, its bounds, and how both are said in words. May import command only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import types
 import typing
 from typing import Any
 
+from .command import misread
+
+_LONGEST = 160
 _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -25,22 +28,34 @@ def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
         if not all(_BOUNDS[word](v, limit) for v in numbers for word, limit in bounds.items()):
             words = " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in bounds.items())
             words += " or None" if str(f.type).endswith("| None") else ""
-            raise ValueError(f"{prefix}{f.name}: expected {words}, got {inner}")
+            raise ValueError(f"{prefix}{f.name}: expected {words}, got {brief(inner)}")
 
 
 def check_types(value: Any, prefix: str = "") -> None:
     """Compares every field, of the parts inside too, with its annotation.
 
     Raises:
-        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple.
+        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a text that is
+            empty, or, as a path or name, not meant as it stands (see `misread`).
     """
     hints = typing.get_type_hints(type(value))
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if not _fits(inner, hints[f.name]):
-            raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {inner!r}")
+            raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {brief(inner)}")
+        wrong = misread(inner) if isinstance(inner, str) and not choices(str(f.type)) else None
+        if wrong or "" in _texts(inner):
+            optional = "; write None for none" if str(f.type).endswith("| None") else ""
+            raise ValueError(f"{prefix}{f.name}: expected a path or name, got {wrong or 'an empty one'}{optional}")
         if dataclasses.is_dataclass(inner):
             check_types(inner, f"{prefix}{f.name}.")
+
+
+def _texts(value: Any) -> list[str]:
+    """Returns the texts in a tuple, and in tuples in it, without surrounding space."""
+    if not isinstance(value, tuple):
+        return []
+    return [text for item in value for text in ([item.strip()] if isinstance(item, str) else _texts(item))]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -58,11 +73,17 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
+def brief(value: Any) -> str:
+    """Returns a value as a message shows it; of a long one the beginning."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
 def choices(kind: str) -> list[str]:
     """The values of a Literal type, as written on a command line; none for any other type."""
     if not kind.startswith("Literal["):
         return []
-    return kind.removeprefix("Literal[").removesuffix("]").replace("'", "").replace('"', "").split(", ")
+    return kind.partition("]")[0].removeprefix("Literal[").replace("'", "").replace('"', "").split(", ")
 
 
 def expected(kind: str) -> str:

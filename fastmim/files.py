@@ -7,12 +7,14 @@ functions of this one. Standard library only.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from .terminal import shown
 
@@ -51,6 +53,56 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
     if len(content) > limit:
         raise ValueError(f"{shown(path)}: expected at most {limit} bytes, found more")
     return content
+
+
+def read_json(path: str | os.PathLike, limit: int) -> Any:
+    """Returns the value in a JSON file of at most `limit` bytes; NaN and infinity are refused.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: `path` is not a regular file, is larger, or holds no JSON; the message names the file and the place.
+    """
+    try:
+        return parse_json(read_bytes(path, limit))
+    except JSONError as error:
+        raise ValueError(f"{shown(path)}: {error}") from None
+
+
+class JSONError(ValueError):
+    """Text that is no JSON; the message says where."""
+
+
+def parse_json(content: bytes) -> Any:
+    """Returns the value in a JSON text; NaN, infinity and repeated keys are refused.
+
+    Raises:
+        JSONError: the text is no JSON.
+    """
+    try:
+        return json.loads(content.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except UnicodeDecodeError as error:
+        raise JSONError(f"expected JSON, found no text at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise JSONError(f"expected JSON, found none at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise JSONError("expected JSON, found more than a hundred values within each other") from None
+    except JSONError:
+        raise
+    except ValueError:
+        raise JSONError("expected JSON, found a number of thousands of digits") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for key, value in pairs:
+        if key in found:
+            raise JSONError(f"expected JSON, found the key {shown(key[:40])} twice")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise JSONError(f"expected JSON, found {name}, which is no number")
 
 
 def output(folder: Path, *names: str) -> Path:
@@ -104,6 +156,20 @@ def write(path: Path, content: bytes | str) -> None:
     """Writes a file with `writing`."""
     with writing(path, "wb" if isinstance(content, bytes) else "w") as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def tidy_exit() -> Iterator[None]:
+    """Inside, SIGTERM ends the program as an exception does: what is half written is removed."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def open_append(path: Path) -> BinaryIO:

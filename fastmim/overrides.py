@@ -1,17 +1,60 @@
-"""`--section.field VALUE` arguments applied to a config. May import config and fields only."""
+"""`--section.field VALUE` arguments applied to a config. May import command, config and fields only."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import traceback
 import typing
 from typing import Any
 
+from .command import check_words, nearest
 from .config import Experiment
-from .fields import choices, expected
+from .fields import check_types, choices, expected
+from .terminal import shown
+
+_BATCH = "images per update, over all processes; --train.micro_batch is what one process holds at once"
+_RATE = "the learning rate is blr * train.global_batch / optim.lr_batch"
+_ARITHMETIC = "one of fp32, autocast, autocast-fp16, bf16-master"
+_LAUNCHER = "the launcher decides: deepspeed --num_gpus N fastmim/train.py CONFIG"
+_CHOSEN = "the config file chooses it: configs/README.md lists them"
+_SPLIT = "accumulation is train.global_batch / (train.micro_batch x processes)"
+ELSEWHERE = {
+    **dict.fromkeys(("batch_size", "batch", "bs", "train_batch_size"), ("train.global_batch", _BATCH)),
+    **dict.fromkeys(("lr", "learning_rate", "base_lr"), ("optim.blr", _RATE)),
+    **dict.fromkeys(("wd",), ("optim.weight_decay", "")),
+    **dict.fromkeys(("warmup", "warmup_steps"), ("optim.warmup_epochs", "in epochs")),
+    **dict.fromkeys(("grad_clip", "clip_grad", "max_grad_norm", "gradient_clipping"), ("optim.clip", "")),
+    **dict.fromkeys(("opt", "optimizer"), ("optim.algorithm", "")),
+    **dict.fromkeys(("lr_scheduler", "scheduler", "sched"), ("optim.schedule", "")),
+    **dict.fromkeys(("max_epochs", "num_epochs", "num_train_epochs"), ("train.epochs", "")),
+    **dict.fromkeys(("max_steps", "iters", "steps", "max_iters"), ("train.epochs", "a run is given in epochs")),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision", "dtype"), ("train.precision", _ARITHMETIC)),
+    **dict.fromkeys(("accum_iter", "gradient_accumulation_steps", "accumulation"), ("train.micro_batch", _SPLIT)),
+    **dict.fromkeys(("grad_checkpointing", "gradient_checkpointing"), ("train.activation_checkpointing", "")),
+    **dict.fromkeys(
+        ("zero", "ds_config", "deepspeed_config"), ("train.deepspeed", "a JSON file; see train.zero_stage")
+    ),
+    **dict.fromkeys(("data_path", "data_dir", "dataset", "input", "train_dir"), ("data.root", "")),
+    **dict.fromkeys(("val", "val_dir", "test_dir", "eval_dir"), ("data.test", "")),
+    **dict.fromkeys(
+        ("img_size", "image_size", "input_size", "resolution", "crop_size"), ("data.size", "height and width")
+    ),
+    **dict.fromkeys(("num_workers", "j", "threads"), ("data.workers", "decoding threads per process")),
+    **dict.fromkeys(("mask_ratio", "masking_ratio"), ("masking.ratio", "")),
+    **dict.fromkeys(("output", "output_dir", "out", "out_dir", "log_dir", "work_dir", "save_dir"), ("run.dir", "")),
+    **dict.fromkeys(("pretrained", "finetune", "checkpoint", "ckpt", "load", "weights"), ("run.init", "a run folder")),
+    **dict.fromkeys(("log_interval", "print_freq", "logging_steps"), ("run.log_every", "in updates")),
+    **dict.fromkeys(("save_freq", "save_interval", "save_steps", "checkpoint_every"), ("run.save_every", "in updates")),
+    **dict.fromkeys(("eval_freq", "eval_interval", "eval_steps"), ("run.evaluate_every", "in updates")),
+    **dict.fromkeys(("wandb", "report_to", "logger"), ("run.tensorboard", "metrics.jsonl holds all numbers")),
+    **dict.fromkeys(("gpus", "num_gpus", "nproc", "nproc_per_node", "world_size", "devices"), ("", _LAUNCHER)),
+    **dict.fromkeys(("model", "arch", "backbone", "method", "norm_pix_loss", "config", "cfg"), ("", _CHOSEN)),
+}
+"""Options of other programs, and what stands for them here: a setting, or none, and a remark."""
+CHOICES = {"gpu": "cuda", "amp": "autocast", "bf16": "autocast", "fp16": "autocast-fp16"}
+"""Values of other programs, and what they are called here."""
 
 
 def override(config: Experiment, args: list[str], prog: str) -> Experiment:
@@ -23,17 +66,19 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     """
     if {"-h", "--help"} & set(args):
         return _parse(config, args, prog)
-    known = {name: (kind, value) for name, kind, value in _fields(config)}
+    known = {name: (kind, value) for name, kind, value in leaf_fields(config)}
+    check_words(args)
     for arg in args:
-        key = _name(arg)
-        if arg.startswith("--") and key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"--{key}: no such setting; nearest: --{near} (currently {known[near][1]})")
+        if arg.startswith("--") and _name(arg) not in known:
+            raise ValueError(f"{shown(arg.partition('=')[0])}: {_meant(_name(arg), known)}")
     starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
     if args and starts[:1] != [0]:
-        raise ValueError(f"{args[0]!r}: expected --section.field VALUE")
+        name = args[0].lstrip("-").partition("=")[0].replace("-", "_")
+        hint = f"; write --{name} VALUE" if name in known else ""
+        raise ValueError(f"{shown(args[0])}: expected --section.field VALUE{hint}")
     parsed = _try(config, args, prog)
     if not isinstance(parsed, SystemExit):
+        check_types(parsed)
         return parsed
     # Settings that need each other are refused one by one: what counts is why all of them together were.
     refusal = _refusal(parsed)
@@ -45,15 +90,66 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
         alone = _try(config, setting, prog)
         if not isinstance(alone, SystemExit) or _refusal(alone) != refusal:
             continue
-        key, *values = " ".join(setting).replace("=", " ", 1).split(" ")
+        key, equals, first = setting[0].partition("=")
         if refusal:
             raise ValueError(f"{key}: {refusal}")
         kind, value = known[name]
-        got = " ".join(values) or "nothing"
-        near = difflib.get_close_matches(got, choices(kind), n=1, cutoff=0.3)
-        hint = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(f"{key}: expected {expected(kind)} (currently {value}), got {got}{hint}")
+        got = shown(" ".join([first, *setting[1:]] if equals else setting[1:])) or "nothing"
+        hint = nearest(CHOICES.get(got, got), choices(kind))
+        raise ValueError(f"{key}: expected {_words(kind)} (currently {_typed(value)}), got {got}{hint}")
     raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {refusal}")
+
+
+def _meant(key: str, known: dict[str, tuple[str, Any]]) -> str:
+    """Says which settings a name that is none was probably meant to be, if that can be told."""
+    *section, leaf = key.split(".")
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if key == "data":
+        return f"a group of settings; the images are --data.root (currently {_typed(known['data.root'][1])})"
+    if inside:
+        return f"a group of settings: --{', --'.join(inside[:5])}{', ...' if len(inside) > 5 else ''}"
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    setting, remark = ELSEWHERE.get(leaf.lower(), ("", ""))
+    if not same and (setting in known or (remark and not setting)):
+        where = f"; here: --{setting} (currently {_typed(known[setting][1])})" if setting else ""
+        return f"no such setting{where}{'; ' if remark else ''}{remark}"
+    leaves = {name.rpartition(".")[2]: name for name in known if not section or name.startswith(f"{section[0]}.")}
+    if not same and (hint := nearest(leaf, leaves) or nearest(key, known)):
+        near = hint.removeprefix("; nearest: ")
+        same = [leaves.get(near, near)]
+    if not same:
+        return "no such setting; CONFIG --help lists them"
+    near = " or ".join(f"--{name} (currently {_typed(known[name][1])})" for name in same[:3])
+    return f"no such setting; nearest: {near}"
+
+
+def _words(kind: str) -> str:
+    """A type, as it is typed on a command line."""
+    if choices(kind):
+        return expected(kind)
+    plain, _, optional = kind.partition(" | ")
+    words = {
+        "int": "whole number",
+        "float": "number",
+        "str": "one text, in quotes if it has spaces",
+        "bool": "True or False",
+    }
+    if plain.startswith("tuple["):
+        inner = plain.removeprefix("tuple[").removesuffix("]").split(", ")
+        if inner[0] not in words:
+            text = "pairs of a regular expression and a number"
+        else:
+            text = f"{words[inner[0]]}s" if inner[-1] == "..." else f"{len(inner)} {words[inner[0]]}s"
+            text += ", with spaces between them"
+    else:
+        text = words.get(plain, plain)
+        text = text if plain in ("bool", "str") else f"a {text}"
+    return f"{text}{' or None' if optional else ''}"
+
+
+def _typed(value: Any) -> str:
+    """A value, as it is typed on a command line."""
+    return " ".join(map(_typed, value)) or "nothing" if isinstance(value, tuple) else str(value)
 
 
 def given(args: list[str]) -> dict[str, str]:
@@ -99,11 +195,11 @@ def _refusal(error: BaseException | None) -> str | None:
     return None
 
 
-def _fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
+def leaf_fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
     """(dotted name, type, value) of every leaf field."""
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if dataclasses.is_dataclass(inner):
-            yield from _fields(inner, f"{prefix}{f.name}.")
+            yield from leaf_fields(inner, f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, str(f.type), inner

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,8 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
         torch.use_deterministic_algorithms(True)
     import deepspeed
 
+    # DeepSpeed calls functions of torch that will go; that is for DeepSpeed to mend, not for who trains.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ

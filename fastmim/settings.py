@@ -1,20 +1,16 @@
 """What follows from a config before anything is built: batch split, precision, DeepSpeed's settings. Pure functions.
 
-May import torch and config only.
+May import torch, config and deepspeed_file only.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import deepspeed_file
 from .config import Config, Train
-
-OWNED = ("optimizer", "scheduler", "fp16", "amp", "torch_autocast")
-"""Sections of DeepSpeed's settings that a user's file may not have: fastmim decides them."""
 
 
 def batch_plan(train: Train, world: int) -> tuple[int, int]:
@@ -57,25 +53,13 @@ def resolve_precision(train: Train, device: torch.device) -> str:
     return "autocast" if device.type == "cuda" or bf16_cpu else "fp32"
 
 
-def _merge(derived: dict, user: dict, path: str, conflicts: list[str]) -> dict:
-    merged = dict(derived)
-    for key, value in user.items():
-        if isinstance(value, dict) and isinstance(derived.get(key, {}), dict):
-            merged[key] = _merge(derived.get(key, {}), value, f"{path}{key}.", conflicts)
-        elif key in derived and derived[key] != value:
-            conflicts.append(f"{path}{key} is {json.dumps(derived[key])} from the config, {json.dumps(value)} there")
-        else:
-            merged[key] = value
-    return merged
-
-
 def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, Any]:
     """DeepSpeed's settings: derived from the config, then the user's own file (`train.deepspeed`) merged in.
 
     Args:
         precision: as `resolve_precision` gave it.
     Raises:
-        ValueError: the file cannot be read, or sets something that the config decides to another value.
+        ValueError: settings that do not fit each other; or see `deepspeed_file.read`.
     """
     train = config.train
     micro, accumulation = batch_plan(train, world)
@@ -113,16 +97,26 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
         "wall_clock_breakdown": False,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device at every step
     }
-    user: dict[str, Any] = {}
+    settings = {**defaults, **derived}
     if train.deepspeed is not None:
-        try:
-            user = json.loads(Path(train.deepspeed).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"train.deepspeed={train.deepspeed} is not a readable JSON file: {error}") from error
-        if not isinstance(user, dict):
-            raise ValueError(f"train.deepspeed={train.deepspeed} must hold a JSON object, got {type(user).__name__}")
-    conflicts = [f"{key} is decided by the config" for key in OWNED if key in user]
-    merged = _merge(derived, user, "", conflicts)
-    if conflicts:
-        raise ValueError(f"{train.deepspeed}: {'; '.join(conflicts)}. Change the config, or leave those keys out")
-    return {**defaults, **merged}
+        # What the config says, also where DeepSpeed is told something else because fastmim does it.
+        decided = dict.fromkeys(deepspeed_file.DECIDED) | {
+            **{key: derived[key] for key in derived if key in deepspeed_file.DECIDED},
+            "gradient_clipping": config.optim.clip or 0.0,
+            "bf16.enabled": precision == "bf16-master",
+            "bf16.check_grad_overflow": True,
+            "fp16.enabled": precision == "autocast-fp16",
+            "torch_autocast.enabled": precision == "autocast",
+            "data_types.grad_accum_dtype": "fp32",
+            "optimizer.type": config.optim.algorithm,
+            "zero_optimization.stage": stage,
+            "zero_optimization.offload_optimizer.device": "cpu" if train.offload else "none",
+            "zero_optimization.offload_param.device": "none",
+        }
+        for key, value in deepspeed_file.read(train.deepspeed, decided).items():
+            *sections, name = key.split(".")
+            section = settings
+            for part in sections:
+                section = section.setdefault(part, {})
+            section[name] = value
+    return settings

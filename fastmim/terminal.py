@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,19 @@ def shown(name: str | bytes | os.PathLike) -> str:
         name: a file name, a key of a foreign file, or any text that fastmim did not write.
     """
     return "".join(c if c.isprintable() else _escaped(c) for c in os.fsdecode(name))
+
+
+def typed(word: str | os.PathLike) -> str:
+    """Returns a name from outside as a word to type into a shell, where it stands for itself and runs nothing.
+
+    Args:
+        word: a file name, or any text. Characters that a terminal cannot show are written as bash reads them, `$'...'`.
+    """
+    text = os.fsdecode(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{shown(quoted)}'"
 
 
 def _escaped(character: str) -> str:

@@ -84,7 +84,7 @@ class Mask:
             raise ValueError(f"a grid of {size} is not a whole multiple of the mask's {self.grid}")
         return self.mask.view(-1, *self.grid).repeat_interleave(height, 1).repeat_interleave(width, 2)
 
-    def __getitem__(self, images: slice) -> Mask:
+    def __getitem__(self, images: slice | list[int]) -> Mask:
         """The mask of some of the images."""
         secondary = None if self.secondary is None else self.secondary[images]
         return replace(self, ids=self.ids[images], secondary=secondary)

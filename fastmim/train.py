@@ -9,14 +9,15 @@ if __name__ == "__main__":
 if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
     sys.path[0] = os.path.dirname(sys.path[0])  # a script's own folder would shadow the standard library
 
-from typing import NoReturn
+from pathlib import Path
 
-from fastmim.config import load
-from fastmim.overrides import given, override
+from fastmim.command import refusing, repeated, version
+from fastmim.config import Experiment, load
+from fastmim.overrides import given, leaf_fields, override
 from fastmim.stop import Stop, launchers
 from fastmim.terminal import shown, steady_output
 
-USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
+USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or with python or torchrun)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
@@ -26,28 +27,27 @@ def main(argv: list[str]) -> None:
 
 
 def run(argv: list[str], stop: Stop) -> None:
-    argv = [arg for arg in argv if not arg.startswith("--local_rank")]  # from the launcher, which also sets LOCAL_RANK
-    if not argv or argv[0].startswith("-"):
-        print(USAGE, file=sys.stderr)
-        raise SystemExit(0 if {"-h", "--help"} & set(argv) else 2)
-    try:
-        config = override(load(argv[0]), argv[1:], prog="train.py")
-    except (ValueError, OSError) as error:
-        refuse(error)
+    # From the launcher, which also sets LOCAL_RANK.
+    argv = [arg for arg in argv if not arg.startswith(("--local_rank", "--local-rank"))]
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine says why it refuses
+    with refusing("train.py", speaks=speaks):
+        config = read(argv)
+        if speaks and (twice := repeated(argv)):
+            print(f"{shown(twice[0])} is given more than once: the last value counts")
 
     # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
-    from fastmim.checkpoint import FolderError
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.runfolder import FolderError
     from fastmim.tasks.promises import NO_MEMORY, explain
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
+    places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}
     with stop.explaining():
-        try:
+        last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
+        with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
             trainer = Trainer(config, given(argv[1:]), stop)
-        except (ValueError, OSError, FolderError) as error:
-            refuse(error)
         try:
             trainer.fit()
         except BadFilesError as error:
@@ -62,11 +62,22 @@ def run(argv: list[str], stop: Stop) -> None:
             raise SystemExit(f"train.py: out of memory: lower train.micro_batch (now {micro}); {saved}") from None
 
 
-def refuse(error: Exception) -> NoReturn:
-    """Ends a run that cannot be done before it has started; one process of each machine says why."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(shown(f"train.py: {error}"), file=sys.stderr)
-    raise SystemExit(2)
+def read(argv: list[str]) -> Experiment:
+    """Returns what a command line describes.
+
+    Raises:
+        SystemExit: 0 after `--help` and `--version`.
+        ValueError: no config, or not a right one.
+    """
+    first = argv[0] if argv else ""
+    if first in ("-h", "--help", "--version"):
+        print(version() if first == "--version" else USAGE)
+        raise SystemExit(0)
+    if first.startswith("-") or not first.strip():
+        raise ValueError(
+            f"expected CONFIG first, a file such as configs/debug/demo.py, got {shown(first) or 'nothing'}"
+        )
+    return override(load(first), argv[1:], prog="train.py")
 
 
 if __name__ == "__main__":

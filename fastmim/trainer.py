@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoint
+from . import checkpoint, runfolder
 from .bittrace import Trace
 from .config import Config, Experiment, to_json
 from .detection import Detect
@@ -19,6 +19,8 @@ from .pace import Pace
 from .processes import init_distributed
 from .records import reason
 from .segmentation import Segment
+from .settings import deepspeed_config, resolve_precision
+from .skips import SkippedInARow
 from .stop import Stop
 from .tasks.classify import FineTuning, LinearProbing
 from .tasks.detect import Detection
@@ -26,6 +28,7 @@ from .tasks.inherit import inherit
 from .tasks.pretrain import Pretrain
 from .tasks.promises import attempt, check_outputs
 from .tasks.segment import Segmentation
+from .terminal import shown
 from .transfer import Finetune, Probe
 
 TASKS = {
@@ -58,17 +61,20 @@ class Trainer:
         stop.join(self.process.rank, self.process.world, config.train.timeout)
         self.writes = self.process.rank == 0
         self.busy, self.writing = threading.Lock(), False
-        self.lock = checkpoint.lock(self.folder) if self.writes else None
-        check_outputs(self.folder)
-        self.inherited = inherit(config, given)
-        self.config = config = self.inherited.config
-        self.task = kind(config, self.process)
-        self.first = self.task.resume(self.checkpoints)
-        if self.first > self.task.total:
-            raise ValueError(
-                f"{self.checkpoints} holds update {self.first}, but train.epochs={config.train.epochs:g} ends at "
-                f"{self.task.total}: raise train.epochs, or choose another run.dir"
-            )
+        # Refused before anything is read or made.
+        check_folders(config)
+        deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
+        with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
+            check_outputs(self.folder)
+            self.inherited = inherit(config, given)
+            self.config = config = self.inherited.config
+            self.task = kind(config, self.process)
+            self.first = self.task.resume(self.checkpoints)
+            if self.first > self.task.total:
+                raise ValueError(
+                    f"{self.checkpoints} holds update {self.first}, but train.epochs={config.train.epochs:g} ends at "
+                    f"{self.task.total}: raise train.epochs, or choose another run.dir"
+                )
         self.done = self.saved = self.first
         self.doubted = False
         self.task.engine.unchanged = self.idle
@@ -85,6 +91,7 @@ class Trainer:
         task, run, stop = self.task, self.config.run, self.stop
         last = min(task.total, run.stop_after or task.total)
         batches, every = task.batches(self.first, last), run.evaluate_every or task.total
+        skipped = SkippedInARow()
         trace = Trace(self.folder / "trace.jsonl", self.first, say) if run.trace and self.writes else None
         done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
         self.pace = Pace(self.first, run.log_every)
@@ -104,7 +111,8 @@ class Trainer:
                 values = task.fingerprint(step, result) if run.trace else {}
                 if trace:
                     trace.record(step, **values)
-                if why or self.log_is_due(done):
+                skips = skipped.add(result.skipped)
+                if why or skips >= task.max_skipped or self.log_is_due(done):
                     why = (failure := self.log(done)) or why
                 if done % run.save_every == 0 or why:
                     self.save(done)
@@ -239,3 +247,18 @@ class Trainer:
         go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
         self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
         raise SystemExit(1 if failure else 0)
+
+
+def check_folders(config: Experiment) -> None:
+    """
+    Raises:
+        ValueError: the run folder lies among images, to which a run would add its pictures.
+    """
+    run = Path(config.run.dir).resolve()
+    for name in ("root", "held_out_root", "test"):
+        images = getattr(config.data, name, None)
+        if images and Path(images).is_dir() and run.is_relative_to(Path(images).resolve()):
+            raise ValueError(
+                f"run.dir: expected a folder outside data.{name}={shown(images)}, whose images a run must not add to, "
+                f"got {shown(config.run.dir)}"
+            )

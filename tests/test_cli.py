@@ -1,8 +1,13 @@
 """The `fastmim` command on a run folder: what it leaves, and one line when it cannot."""
 
 import inspect
+import io
 import json
+import os
 import shutil
+import signal
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
+import fastmim
 from fastmim import checkpoint, cli
 from fastmim.analysis import reconstruction
+from fastmim.analysis.pictures import is_ours
 from fastmim.config import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
+from fastmim.data.held_out import split
+from fastmim.data.manifest import Manifest
+from fastmim.tasks import export
 from fastmim.tasks.pretrain import build
+from fastmim.tasks.runs import open_pretraining
 
 
 def write_run(folder: Path, images: Path, held_out: int) -> Path:
@@ -24,7 +35,9 @@ def write_run(folder: Path, images: Path, held_out: int) -> Path:
     data = replace(config.data, root=str(images), size=(16, 16), held_out=held_out, workers=1)
     config = replace(config, encoder=replace(config.encoder, depth=1), data=data)
     state = {"model": build(config).state_dict()}
-    checkpoint.save(folder / "checkpoints", 1, state, {"config": to_json(config)}, keep=1)
+    manifest = Manifest.scan(str(images))
+    checkpoint.save(folder / "checkpoints", 1, state, {"config": to_json(config), "manifest": manifest.hash}, keep=1)
+    manifest.save(str(folder / "manifest.json"))
     return folder
 
 
@@ -65,28 +78,144 @@ def test_export(run):
     assert (run / "encoder-hub-folder/model.safetensors").is_file() and (run / "d2/backbone.pth").is_file()
 
 
+def test_an_export_that_is_told_to_stop_leaves_nothing(run, monkeypatch):
+    layout = export.LAYOUTS["timm"]
+
+    def write(trained, folder):
+        layout.write(trained, folder)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setitem(export.LAYOUTS, "timm", replace(layout, write=write))
+    before, files = signal.getsignal(signal.SIGTERM), sorted(run.iterdir())
+    with pytest.raises(SystemExit) as error:
+        cli.main(["export", str(run)])
+    assert error.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == before
+    assert sorted(run.iterdir()) == files
+
+
+def test_a_link_in_a_run_leads_no_export_out_of_it(run, tmp_path, refusal):
+    """A stranger's run can hold one to an empty folder, or to somebody's export; a link that is named is followed."""
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("encoder", "encoder-hub-folder"):
+        (run / name).symlink_to(tmp_path / "elsewhere")
+    assert "but a link leads to" in refusal("export", run)
+    assert "but a link leads to" in refusal("export", run, "--to", "hub-folder")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    cli.main(["export", str(run), "--out", str(run / "encoder")])
+    assert (tmp_path / "elsewhere/model.safetensors").is_file() and (run / "encoder").is_symlink()
+
+
 @pytest.mark.parametrize(("words", "rows"), [([], 3), (["--count", "2"], 2), (["--images", "all"], 6)])
-def test_visualize(run, images, words, rows, monkeypatch):
-    seen = []
-
-    def grid(objective, pictures, mask, pred):
-        seen.append(pred)
-        return original(objective, pictures, mask, pred)
-
-    original = reconstruction.reconstruction_grid
-    monkeypatch.setattr(reconstruction, "reconstruction_grid", grid)
+def test_visualize(run, images, words, rows, capsys):
     cli.main(["visualize", str(run), *(str(images) if word == "all" else word for word in words)])
-    (pred,) = seen
-    assert len(pred) == rows and not pred.requires_grad
+    picture = Image.open(run / "reconstruction.png")
     cell = reconstruction.CELL + reconstruction.GAP
-    size = (4 * cell + reconstruction.GAP, rows * cell + reconstruction.GAP + reconstruction.HEADER)
-    assert Image.open(run / "reconstruction.png").size == size
+    assert picture.width == 5 * cell + reconstruction.GAP
+    assert 0 < picture.height - (rows * cell + reconstruction.GAP + reconstruction.HEADER) < cell  # the captions
+    assert capsys.readouterr().out.endswith(f"\n{run / 'reconstruction.png'}\n")
 
 
 def test_visualize_says_what_to_do(tmp_path, run, images, refusal):
     assert "give some with --images FOLDER" in refusal("visualize", write_run(tmp_path / "all", images, held_out=0))
     assert "no folder of images" in refusal("visualize", run, "--images", tmp_path / "nowhere")
-    assert "at least 1 image, got 0" in refusal("visualize", run, "--count", "0")
+    for count in (0, 10**9):
+        assert f"expected 1 to 256 images, got {count}" in refusal("visualize", run, "--count", count)
+    assert "ends in .png" in refusal("visualize", run, "--out", tmp_path / "weights.pth")
+
+
+def test_visualize_replaces_its_own_pictures_only(tmp_path, run, refusal):
+    (tmp_path / "holiday.png").write_bytes(b"\x89PNG of somebody")
+    assert "expected a new file or a picture of fastmim" in refusal("visualize", run, "--out", tmp_path / "holiday.png")
+    assert (tmp_path / "holiday.png").read_bytes() == b"\x89PNG of somebody"
+    for _ in range(2):
+        cli.main(["visualize", str(run), "--out", str(tmp_path / "new/a.png")])
+    cli.main(["visualize", str(run), "--out", str(tmp_path / "holiday.png"), "--overwrite"])
+    assert is_ours(tmp_path / "holiday.png")
+
+
+def test_visualize_writes_through_no_link(tmp_path, run):
+    (tmp_path / "precious").write_text("mine")
+    (run / "reconstruction.png").symlink_to(tmp_path / "precious")
+    cli.main(["visualize", str(run)])
+    assert (tmp_path / "precious").read_text() == "mine" and not (run / "reconstruction.png").is_symlink()
+
+
+def note(run: Path, capsys, *words) -> str:
+    """What `fastmim visualize` says of its images before it names the picture."""
+    cli.main(["visualize", str(run), *map(str, words)])
+    return capsys.readouterr().out.splitlines()[-2]
+
+
+def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, capsys):
+    config = open_pretraining(run, "run")[0]
+    trained, _, held_out = split(Manifest.scan(str(images)), config.data, config.train.seed)
+    none, unknown = "The run was not trained on these images.", "Not known: whether the run was trained on these images"
+    assert note(run, capsys) == none
+    rows = ", ".join(str(i + 1) for i in trained.tolist())
+    assert note(run, capsys, "--images", images) == f"The run was trained on 3 of these 6 images: rows {rows}."
+    # Copies under other names count as well.
+    (tmp_path / "copies").mkdir()
+    names = sorted(images.iterdir())
+    shutil.copy(names[trained[0]], tmp_path / "copies/z.jpg")
+    shutil.copy(names[held_out[0]], tmp_path / "copies/a.jpg")
+    write_demo_images(str(tmp_path / "copies"), 1, (24, 24), "held_out")
+    assert note(run, capsys, "--images", tmp_path / "copies").endswith("trained on 1 of these 3 images: row 3.")
+    (tmp_path / "copies/z.jpg").unlink()
+    assert note(run, capsys, "--images", tmp_path / "copies") == none
+
+    manifest = Manifest.load(str(run / "manifest.json"))
+    replace(manifest, root=str(tmp_path / "gone")).save(str(run / "manifest.json"))
+    assert note(run, capsys, "--images", images).startswith(f"{unknown}: rows ")
+    replace(manifest, sizes=[1] * 6).save(str(run / "manifest.json"))
+    assert note(run, capsys, "--images", images) == f"{unknown} (manifest.json in its folder is that of other images)."
+    (run / "manifest.json").unlink()
+    assert note(run, capsys) == f"{unknown} (manifest.json in its folder cannot be read)."
+
+
+def test_images_held_out_of_a_folder_that_has_grown(tmp_path, images, capsys):
+    """The split of the grown folder is another one: what would be held out now may have been trained on."""
+    shutil.copytree(images, tmp_path / "images")
+    run = write_run(tmp_path / "run", tmp_path / "images", held_out=3)
+    for name in "ab":
+        write_demo_images(str(tmp_path / name), 1, (24, 24), "held_out")
+        (tmp_path / name / "demo_00000.jpg").rename(tmp_path / f"images/{name}.jpg")
+    said = note(run, capsys, "--count", 3)
+    trained, _, _ = split(Manifest.scan(str(images)), open_pretraining(run, "run")[0].data, 0)
+    _, manifest, now = split(Manifest.scan(str(tmp_path / "images")), open_pretraining(run, "run")[0].data, 0)
+    old = sorted(path.name for path in images.iterdir())
+    known = {old[i] for i in trained.tolist()}
+    rows = [str(row) for row, i in enumerate(now.tolist(), 1) if manifest.paths[i] in known]
+    assert rows and said.endswith(f"{len(rows)} of these 3 images: row{'s' * (len(rows) > 1)} {', '.join(rows)}.")
+
+
+ODD = [
+    b"caf\xe9.jpg",
+    "\N{SNOWMAN} \x1b[31mred.jpg",
+    "two\nlines.jpg",
+    "--count.jpg",
+    "$x^{.jpg",
+    "e\u0301 \u202egpj.jpg",
+]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_odd_names_stop_no_picture(tmp_path, images, encoding, monkeypatch):
+    folder = tmp_path / "s\u00e9t \x1b[1m"
+    folder.mkdir()
+    for name, path in zip(ODD, images.iterdir(), strict=True):
+        shutil.copy(path, os.fsencode(folder) + b"/" + os.fsencode(name))
+    (folder / "br\u00f6ken\n.jpg").write_bytes(b"no image")
+    run = write_run(folder / "r\u00fcn $^", images, held_out=3)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", out)
+    cli.main(["visualize", str(run), "--images", str(folder)])
+    cli.main(["report", str(run)])
+    out.flush()
+    said = out.buffer.getvalue().decode(encoding)
+    assert "ken\\n.jpg" in said and "\x1b" not in said and len(said.splitlines()) == 4
+    assert (run / "reconstruction.png").exists() and (run / "loss.png").exists()
 
 
 @pytest.mark.parametrize("half", ["", '{"step": 3, "lo', '{"step": 3, "loss": 0.25}'])
@@ -119,7 +248,7 @@ def test_weights_that_do_not_fit_are_one_line(run, refusal):
     wrong = {name: torch.zeros(1) for name in loaded.state["model"]}
     shutil.rmtree(run / "checkpoints")
     checkpoint.save(run / "checkpoints", 1, {"model": wrong}, loaded.meta, keep=1)
-    assert "size mismatch" in refusal("export", run)
+    assert "encoder.cls_token: expected (1, 1, 64) of float32 by the config, found (1,)" in refusal("export", run)
 
 
 @pytest.mark.parametrize(
@@ -137,4 +266,69 @@ def test_help_describes_every_option(command, capsys):
     about = inspect.getdoc(cli.COMMANDS[command])
     for option in inspect.signature(cli.COMMANDS[command]).parameters:
         assert f"    {option}: " in about, f"{command}'s {option} is not described"
-    assert about.splitlines()[0] in " ".join(capsys.readouterr().out.split())
+    text = capsys.readouterr().out
+    assert about.splitlines()[0] in " ".join(text.split())
+    for name, parameter in inspect.signature(cli.COMMANDS[command]).parameters.items():
+        assert (f"--{name.replace('_', '-')}" if parameter.kind is parameter.KEYWORD_ONLY else name.upper()) in text
+
+
+def test_version_and_the_list_of_commands(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"fastmim {fastmim.__version__}\n"
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--help"])
+    assert done.value.code == 0 and all(f"\n  {name} " in capsys.readouterr().out for name in ["export"])
+    with pytest.raises(SystemExit) as done:
+        cli.main([])
+    assert done.value.code == 2
+
+
+PATHS = [
+    (command, name, parameter.kind is parameter.KEYWORD_ONLY)
+    for command, function in cli.COMMANDS.items()
+    for name, parameter in inspect.signature(function).parameters.items()
+    if "Path" in str(parameter.annotation)
+]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "None", "~/x", "C:\\x"])
+@pytest.mark.parametrize(("command", "name", "option"), PATHS)
+def test_a_text_that_is_no_path_is_refused_by_every_command(command, name, option, text, refusal):
+    values = {key: "there" for other, key, _ in PATHS if other == command} | {name: text}
+    words = [f"--{key}={values[key]}" for other, key, named in PATHS if other == command and named]
+    arguments = [values[key] for other, key, named in PATHS if other == command and not named]
+    line = refusal(command, *arguments, *words)
+    assert line.startswith(f"fastmim: {f'--{name}' if option else name.upper()}: expected a ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("export", "RUN: missing; `fastmim export --help` says what it is"),
+        ("knn run", "--data: missing"),
+        ("export run more", "more: one argument too many"),
+        ("export run --foo 3", "--foo: no such option; there are --to, --out"),
+        ("doctor run --threds 3", "--threds: no such option; nearest: --threads"),
+        ("doctor -quick run", "-quick: no such option; nearest: --quick"),
+        ("visualize run --count x", "--count: expected a whole number, got 'x'"),
+        ("visualize run --count", "--count: expected a value, got nothing"),
+        ("visualize run --count 1 --count 2", "--count: given twice"),
+        ("knn run --data d --temperature nan", "--temperature: expected above 0 and below inf, got nan"),
+        ("knn run --data d --crop-pct 7", "--crop-pct: expected above 0 and at most 1, got 7.0"),
+        ("knn run --data d --device gpu", "--device: expected one of auto, cpu, cuda, got gpu"),
+        ("export run --to timn", "got timn; nearest: timm"),
+        ("doctor run --quick=yes", "--quick: expected no value, got 'yes'"),
+        ("convert a b --size 3", "--size: expected 2 values"),
+        ("export run \u2014out x", "\u2014out: expected two hyphens"),
+        ("demo-data x --count 0", "--count: expected at least 1"),
+        ("demo-data x --size 99999999", "--size: expected 1 to 4096"),
+        ("doctor x --threads 99999999", "--threads: expected 0 to 1024"),
+        ("doctor x", "IMAGES: no folder of images"),
+        ("demo-data /dev/null", "FOLDER /dev/null: expected a folder, found a file"),
+        ("zzz", "zzz: no such command of export"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_option(words, said, refusal, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(*words.split(" "))
+    assert not list(tmp_path.iterdir())

@@ -2,11 +2,12 @@
 
 import os
 import stat
+import subprocess
 
 import pytest
 
 from fastmim import files
-from fastmim.terminal import shown
+from fastmim.terminal import shown, typed
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,21 @@ from fastmim.terminal import shown
 def test_a_shown_name_is_one_line_of_any_encoding(name, expected):
     assert shown(name) == expected
     shown(name).encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("plain", "two words", "a'b\"c", "$(touch x) `touch x`; & * ~", "ü", "-n", "{a,b}", "!!"),
+        *("new\nline\ttab\x1b[31m", "\\'\n$x", "right\u202eleft", os.fsdecode(b"\xff'\\\xe9")),
+    ],
+)
+def test_a_typed_name_is_one_word_of_a_shell(name):
+    """And runs nothing in it."""
+    word = typed(name)
+    assert word.isprintable()
+    found = subprocess.run(["bash", "-c", f"printf '%s' {word}"], capture_output=True, check=True).stdout
+    assert os.fsdecode(found) == name
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from PIL import Image
 
 from ..files import read_bytes
 from ..metrics import read_metrics
+from ..terminal import shown
+from .pictures import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,9 +52,7 @@ def plot_curve(run: Path) -> Path:
     Raises:
         ValueError: the folder holds no metrics.
     """
-    target = run / "loss.png"
-    _curve(run, 960, 600).save(target)
-    return target
+    return save_png(_curve(run, 960, 600), run, "loss.png")
 
 
 def plot_summary(run: Path, grid: Image.Image) -> Path:
@@ -60,12 +61,11 @@ def plot_summary(run: Path, grid: Image.Image) -> Path:
     Raises:
         ValueError: the folder holds no metrics.
     """
-    curve, target = _curve(run, 840, grid.height), run / "summary.png"
-    sheet = Image.new("RGB", (curve.width + grid.width, grid.height), "white")
+    curve = _curve(run, 840, max(grid.height, 360))  # less has no room for axes
+    sheet = Image.new("RGB", (curve.width + grid.width, curve.height), "white")
     sheet.paste(curve, (0, 0))
     sheet.paste(grid, (curve.width, 0))
-    sheet.save(target, optimize=True)
-    return target
+    return save_png(sheet, run, "summary.png")
 
 
 def _curve(run: Path, width: int, height: int) -> Image.Image:
@@ -94,9 +94,13 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
     if tests:
         lines += _scores(axes.twinx(), tests)
     task, loss = TASKS.get(_part(run), ("", "loss"))
-    axes.set(xlabel="update", ylabel=loss, title=": ".join(filter(None, (run.name, task))))
+    axes.set(xlabel="update", ylabel=loss)
+    # A name with dollars is no formula.
+    axes.set_title(": ".join(filter(None, (shown(run.name), task))), parse_math=False)
     axes.legend(handles=lines)
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of scripts that the font lacks
+        figure.canvas.draw()
     picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
     return picture

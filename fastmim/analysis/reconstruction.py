@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -12,64 +13,104 @@ from torch import Tensor
 from ..objective import Objective
 from ..tokens import Mask, patchify, take, unpatchify
 
-COLUMNS = ("original", "masked", "reconstruction", "paste-back")
 GREY = 0.5
 CELL = 192  # pixels; smaller images are enlarged by the largest whole number that fits
 GAP = 4
 HEADER = 24
+CAPTION = 20  # pixels of a line below the grid
+BORROWED = (
+    "The model predicts normalised patches. Each hidden patch is drawn with the mean and variance of the true patch, "
+    'which the model does not know. "predicting 0" shows that mean alone.'
+)
 
 
-def reconstruction_grid(objective: Objective, images: Tensor, mask: Mask, pred: Tensor) -> Image.Image:
-    """One row an image: original, visible patches, predicted patches, visible and predicted patches together.
+def reconstruction_grid(
+    objective: Objective, images: Tensor, mask: Mask, pred: Tensor, notes: Iterable[str] = ()
+) -> Image.Image:
+    """Draws a row for each image: original, visible patches, predicted patches, visible and predicted ones together.
 
-    Predictions of normalised patches are brought back to pixels with the mean and variance of the true patch, as
-    there is no other source for them: what the picture shows is structure, not brightness.
+    Predictions of normalised patches become pixels with the mean and variance of the true patch, as there is no other
+    source for them. A caption says so, and a last column shows the paste-back of a model that predicts 0 everywhere.
 
     Args:
         images: (B, H, W, C) uint8; C is 1 or 3.
         pred: (B, M, P) predictions of `mask.ids[:, -M:]`, of which the hidden ones are shown.
+        notes: captions, in plain ASCII.
     """
     size, hidden_ids = objective.patch_size, mask.ids_hidden
     patches = patchify(objective.normalize(images), size)
     pred = pred[:, -hidden_ids.shape[1] :].float()
-    predicted_of = patchify(objective.source(objective.normalize(images)), size)
-    pixels = objective.target.pixels(pred, take(predicted_of, hidden_ids))
-    index = hidden_ids[..., None].expand_as(pixels)
-    original, predicted = (
-        unpatchify(x, size, mask.grid) * objective.std.float() + objective.mean.float()
-        for x in (patches, patches.scatter(1, index, pixels))
-    )
+    predicted_of = take(patchify(objective.source(objective.normalize(images)), size), hidden_ids)
+
+    def pasted(pred: Tensor) -> Tensor:
+        """Images whose hidden patches are predicted."""
+        pixels = objective.target.pixels(pred, predicted_of)
+        return image_of(patches.scatter(1, hidden_ids[..., None].expand_as(pixels), pixels))
+
+    def image_of(patches: Tensor) -> Tensor:
+        return unpatchify(patches, size, mask.grid) * objective.std.float() + objective.mean.float()
+
+    original, predicted = image_of(patches), pasted(pred)
     hidden = unpatchify(mask.mask[..., None].expand_as(patches), size, mask.grid)
     grey = torch.full_like(original, GREY)
-    columns = [original, torch.where(hidden, grey, original), torch.where(hidden, predicted, grey), predicted]
-    tiles = [(c.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for c in columns]
-    return _montage(tiles)
+    columns = {
+        "original": original,
+        "masked": torch.where(hidden, grey, original),
+        "reconstruction": torch.where(hidden, predicted, grey),
+        "paste-back": predicted,
+    }
+    captions = list(notes)
+    if objective.target.norm_pix:
+        columns["predicting 0"] = pasted(torch.zeros_like(pred))
+        captions.append(BORROWED)
+    tiles = {name: (c.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for name, c in columns.items()}
+    return _montage(tiles, captions)
 
 
-def first_rows(grid: Image.Image, size: tuple[int, int], count: int) -> Image.Image:
-    """Returns the header and at most the first `count` rows of a grid of images of this (height, width)."""
-    cell = size[0] * _zoom(size[1]) + GAP
-    return grid.crop((0, 0, grid.width, min(grid.height, HEADER + GAP + count * cell)))
+def evenly(items: Sequence, count: int) -> list:
+    """Returns `count` evenly spaced items, or all of fewer ones."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
-def save_png(image: Image.Image, path: Path) -> None:
-    """Writes a picture, creating its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+def spread(paths: Sequence[str], labels: Sequence[int] | None, count: int) -> list[int]:
+    """Chooses `count` images to look at: as many of each class, and evenly spaced ones of each.
+
+    Args:
+        paths: of the images, sorted.
+        labels: of the images; None = their folders are the classes.
+        count: how many; all of fewer images are chosen.
+    Returns: positions in `paths`, ascending.
+    """
+    classes: dict[object, list[int]] = {}
+    for position, path in enumerate(paths):
+        classes.setdefault(os.path.dirname(path) if labels is None else labels[position], []).append(position)
+    groups = evenly(list(classes.values()), count)
+    shares, left = [0] * len(groups), min(count, len(paths))
+    while left:  # at most `count` rounds: each gives at least one image
+        for number, group in enumerate(groups):
+            if left and shares[number] < len(group):
+                shares[number] += 1
+                left -= 1
+    return sorted(position for group, share in zip(groups, shares, strict=True) for position in evenly(group, share))
 
 
 def _zoom(width: int) -> int:
     return max(1, CELL // width)
 
 
-def _montage(tiles: list[np.ndarray]) -> Image.Image:
-    """Columns of (B, H, W, C) tiles under their names; small images are enlarged to stay visible."""
-    count, height, width, channels = tiles[0].shape
+def _montage(tiles: dict[str, np.ndarray], captions: list[str]) -> Image.Image:
+    """Draws named columns of (B, H, W, C) tiles above captions; small images are enlarged to stay visible."""
+    count, height, width, channels = next(iter(tiles.values())).shape
     zoom = _zoom(width)
     cell_w, cell_h = width * zoom + GAP, height * zoom + GAP
-    sheet = Image.new("RGB", (len(tiles) * cell_w + GAP, count * cell_h + GAP + HEADER), "white")
+    sheet_width, bottom = len(tiles) * cell_w + GAP, HEADER + GAP + count * cell_h
+    lines = [line for caption in captions for line in _wrapped(caption, sheet_width - 2 * GAP)]
+    sheet = Image.new("RGB", (sheet_width, bottom + CAPTION * len(lines)), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, (name, stack) in enumerate(zip(COLUMNS, tiles, strict=True)):
+    for number, line in enumerate(lines):
+        draw.text((GAP, bottom + number * CAPTION), line, fill="black", font_size=CAPTION - 6)
+    for column, (name, stack) in enumerate(tiles.items()):
         draw.text((GAP + column * cell_w, 2), name, fill="black", font_size=HEADER - 8)
         for row, tile in enumerate(stack):
             picture = Image.fromarray(tile if channels == 3 else tile[..., 0]).resize(
@@ -77,3 +118,16 @@ def _montage(tiles: list[np.ndarray]) -> Image.Image:
             )
             sheet.paste(picture, (GAP + column * cell_w, HEADER + GAP + row * cell_h))
     return sheet
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Breaks a caption into lines of at most `width` pixels."""
+    draw = ImageDraw.Draw(Image.new("L", (1, 1)))
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and draw.textlength(longer, font_size=CAPTION - 6) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

@@ -38,7 +38,7 @@ def simmim_config(state: State) -> Config:
 
 
 def _config(state: State, own: dict[str, Any], loss: Loss) -> Config:
-    table = shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table")
+    table = shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table", 2)
     encoder = beit(state, table, absolute_pos=True, shared_bias=False, init="a2mim", **own)
     return config(*encoder, decoder=LinearHead(init="trunc_normal"), loss=loss)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -80,10 +81,14 @@ class Format:
 
 def _translate(name: str, rules: list[tuple]) -> tuple[str, Callable[[Tensor], Tensor] | None] | None:
     for source, target, change in rules:
-        pattern = re.sub(r"\\\{(\w+)\\\}", _placeholder, re.escape(source))
-        if found := re.fullmatch(pattern, name):
+        if found := _pattern(source).fullmatch(name):
             return target.format(**found.groupdict()), change
     return None
+
+
+@functools.cache
+def _pattern(source: str) -> re.Pattern:
+    return re.compile(re.sub(r"\\\{(\w+)\\\}", _placeholder, re.escape(source)))
 
 
 def _placeholder(match: re.Match) -> str:

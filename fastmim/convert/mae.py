@@ -15,7 +15,7 @@ from ..losses import MaskedL2
 from ..masking import JointMasking, RandomMasking
 from ..targets import NormalizedPatches
 from .format import Format, Rule
-from .shapes import State, count
+from .shapes import State, count, shape
 
 # Heads cannot be seen in shapes. timm's names stand for the published ones, by width.
 MODELS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
@@ -29,13 +29,12 @@ def vit_config(state: State, **parts: Any) -> Config:
     Raises:
         ValueError: a width that none of the papers has, a grid that is no square, or channels other than 3.
     """
-    weight, positions = state.get("encoder.patch_embed.proj.weight"), state.get("encoder.pos_embed")
-    if weight is None or positions is None:
-        raise ValueError("the file lacks the patch embedding or the position embedding, which tell the sizes")
-    (dim, channels, patch_size, _), side = weight.shape, math.isqrt(positions.shape[1] - 1)
-    if dim not in MODELS or channels != 3 or side**2 + 1 != positions.shape[1]:
+    dim, channels, patch_size, _ = shape(state, "encoder.patch_embed.proj.weight", 4)
+    _, positions, _ = shape(state, "encoder.pos_embed", 3)
+    side = math.isqrt(max(positions - 1, 0))
+    if dim not in MODELS or channels != 3 or patch_size < 1 or side < 1 or side**2 + 1 != positions:
         raise ValueError(
-            f"the file's shapes (width {dim}, {channels} channels, {positions.shape[1]} positions) are of none of the "
+            f"the file's shapes (width {dim}, {channels} channels, {positions} positions) are of none of the "
             f"published models (widths {', '.join(map(str, MODELS))}; 3 channels; a square image and a class token)"
         )
     published = 14 if dim == 1280 else 16

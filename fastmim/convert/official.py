@@ -5,7 +5,7 @@ May import L3 and below.
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..files import writing
 from ..mim import MIM
+from ..terminal import shown
 from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .backbones import check_not_dilated
 from .format import Format
-from .read import OfficialFile
+from .read import OfficialFile, read_official, words
 from .resize import resize_table
 
 # More special ones first: a MAE's names are among those of formats derived from it.
@@ -31,6 +33,10 @@ FORMATS: tuple[Format, ...] = (
     *a2mim_vit.FORMATS,
     *mae.FORMATS,
 )
+
+
+# What code that expects the shapes of a format raises on others.
+_MISSHAPEN = (RuntimeError, IndexError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
 
 
 @dataclass
@@ -49,22 +55,100 @@ class Account:
         listed = [("resized", self.resized), ("derived from the configuration", self.derived)]
         listed += [(missing, self.missing), (unmatched, self.unmatched)]
         return [f"{self.format}: {self.matched} tensors matched"] + [
-            f"{words}: {len(names)}" + "".join(f"\n    {name}" for name in names) for words, names in listed if names
+            f"{what}: {len(names)}" + "".join(f"\n    {shown(name)}" for name in names)
+            for what, names in listed
+            if names
         ]
 
 
+# Wrappers put these parts in front of every name; those of compiled or sharded blocks can stand within a name too.
+_WRAPPERS = ("module", "_orig_mod", "model", "student", "teacher", "ema_model", "model_ema", "net", "network")
+_WITHIN = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PREFIX = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+")
+_TRIED = 16  # prefixes of a file
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights of a file by their official names.
+
+    Attributes:
+        format: layout of the names.
+        state: the weights.
+        notes: lines that say where in the file the weights were, and what else it holds.
+    """
+
+    format: Format
+    state: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def open_official(path: Path) -> Found:
+    """Reads a file's weights, out of the wrappers that training programs put around them.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it holds no weights of a known format.
+    """
+    file = read_official(path)
+    try:
+        return unwrap(file)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
+
+
+def unwrap(file: OfficialFile) -> Found:
+    """Finds the weights of a known format in a file: whole, or below a prefix of DDP, torch.compile, Lightning or EMA.
+
+    Raises:
+        ValueError: there are none.
+    """
+    state = {_WITHIN.sub("", name): tensor for name, tensor in file.state.items()}
+    if len(state) < len(file.state):
+        state = file.state
+    prefixes = {found[0] for name in state if (found := _PREFIX.match(name))}
+    for prefix in ("", *sorted(prefixes, key=_rank)[:_TRIED]):
+        inner = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        if fmt := _recognise(inner):
+            return Found(fmt, inner, tuple(_notes(file, state, prefix)))
+    names = ", ".join(shown(name[:200]) for name in list(file.state)[:3])
+    known = "; ".join(fmt.name for fmt in FORMATS)
+    raise ValueError(f"its names ({names}, ...) are of no format known here: {known}")
+
+
 def recognise(file: OfficialFile) -> Format:
-    """The format of a file: the first of `FORMATS` with the file's container and all marks among its names.
+    """The format of a file.
 
     Raises:
         ValueError: none fits.
     """
-    for fmt in FORMATS:
-        if file.container in (fmt.container, None) and fmt.recognises(file.state):
-            return fmt
-    names = ", ".join(list(file.state)[:3])
-    known = "; ".join(fmt.name for fmt in FORMATS)
-    raise ValueError(f"its names ({names}, ...) are of no format known here: {known}")
+    return unwrap(file).format
+
+
+def _recognise(state: Mapping[str, Tensor]) -> Format | None:
+    """Returns the first of `FORMATS` that has all its marks among these names."""
+    return next((fmt for fmt in FORMATS if fmt.recognises(state)), None)
+
+
+def _rank(prefix: str) -> list[int]:
+    """Sorts prefixes in the order of `_WRAPPERS`, a prefix of a prefix first."""
+    return [_WRAPPERS.index(part) for part in prefix.rstrip(".").split(".")]
+
+
+def _notes(file: OfficialFile, state: Mapping[str, Tensor], prefix: str) -> list[str]:
+    notes = []
+    if file.container not in (None, "model", "state_dict"):
+        notes.append(f"taken: the weights under {file.container!r}")
+    if state is not file.state and any(name not in state for name in file.state):
+        notes.append("names taken without the parts of wrappers, such as '_orig_mod.'")
+    if prefix:
+        notes.append(f"names taken without {prefix!r}, the part of a wrapper")
+        if others := [name for name in state if not name.startswith(prefix)]:
+            notes.append(f"not kept: {len(others)} tensors outside {prefix!r}, such as {shown(others[0][:200])}")
+    if file.rest:
+        keys = [words(key) for key in list(file.rest)[:20]]
+        notes.append(f"not kept: {', '.join(keys)}" + (", ..." if len(file.rest) > len(keys) else ""))
+    return notes
 
 
 def configuration(fmt: Format, state: dict[str, Tensor]) -> Config:
@@ -81,6 +165,10 @@ def configuration(fmt: Format, state: dict[str, Tensor]) -> Config:
         raise ValueError(f"the file lacks {error.args[0]} (by our name): name a configuration with --config") from error
     except ValueError as error:
         raise ValueError(f"{error}: name a configuration with --config") from error
+    except _MISSHAPEN as error:
+        raise ValueError(
+            "the file's shapes are those of no published model: name a configuration with --config"
+        ) from error
 
 
 def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, Tensor], Account]:
@@ -94,7 +182,11 @@ def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, 
     account, result, misfits = Account(fmt.name), mim.state_dict(), []
     missing = dict.fromkeys(result)
     for official, tensor in fmt.prepare(state).items():
-        renamed, unmatched = fmt.to_ours({official: tensor})
+        try:
+            renamed, unmatched = fmt.to_ours({official: tensor})
+        except _MISSHAPEN:
+            misfits.append(f"{shown(official)} {tuple(tensor.shape)}")
+            continue
         if not renamed:
             (account.unmatched if unmatched else account.derived).append(official)
             continue
@@ -106,7 +198,7 @@ def to_ours(fmt: Format, state: dict[str, Tensor], mim: MIM) -> tuple[dict[str, 
         if tensor.shape != expected.shape:
             resized = resize_table(name, tensor, expected.shape, mim.encoder)
             if resized is None:
-                misfits.append(f"{official} {tuple(tensor.shape)}, here {tuple(expected.shape)}")
+                misfits.append(f"{shown(official)} {tuple(tensor.shape)}, here {tuple(expected.shape)}")
                 continue
             account.resized.append(f"{official} {tuple(tensor.shape)} to {tuple(resized.shape)}")
             tensor = resized
@@ -142,29 +234,48 @@ def to_official(fmt: Format, mim: MIM) -> tuple[dict[str, Tensor], Account]:
     return official | derived, account
 
 
-def choose(mim: MIM, name: str | None) -> Format:
-    """The format whose name has `name` in it, or without one the only format that has a place for all of `mim`.
+def choose(mim: MIM, name: str | None = None, before: str | None = None) -> Format:
+    """The format to write: of those with `name` in theirs, the only one in which the model can be read again.
+
+    Args:
+        name: part of a name; None = any.
+        before: name of the format that the weights came from, which decides between several.
 
     Raises:
-        ValueError: no format, or several, of this name, or that fit.
+        ValueError: no format, or several, of this name and fit.
     """
-    if name is not None:
-        found = [fmt for fmt in FORMATS if name.lower() in (fmt.name.lower(), fmt.name.lower().partition(" (")[0])]
-        found = found or [fmt for fmt in FORMATS if name.lower() in fmt.name.lower()]
+    fitting = [fmt for fmt in FORMATS if _fits(fmt, mim)]
+    listed = "; ".join(fmt.name for fmt in fitting) or "none"
+    if name is None:
+        found = fitting
     else:
-        found = [fmt for fmt in FORMATS if _fits(fmt, mim)]
-    if len(found) != 1:
-        known = "; ".join(fmt.name for fmt in found or FORMATS)
-        raise ValueError(f"{len(found) or 'no'} official formats fit; name one with --format, of: {known}")
+        called = [fmt for fmt in FORMATS if name.lower() in (fmt.name.lower(), fmt.name.lower().partition(" (")[0])]
+        called = called or [fmt for fmt in FORMATS if name.lower() in fmt.name.lower()]
+        if not called:
+            raise ValueError(f"--format {shown(name)}: no official format is called that; this model fits: {listed}")
+        found = [fmt for fmt in called if fmt in fitting or _holds(fmt, mim)]
+        if not found:
+            words = " or ".join(fmt.name for fmt in called)
+            raise ValueError(f"--format {shown(name)}: this model's weights do not fit {words}; they fit: {listed}")
+    found = [fmt for fmt in found if fmt.name == before] or found
+    if not found:
+        raise ValueError("no official format has a place for all of this model's weights")
+    if len(found) > 1:
+        several = "; ".join(fmt.name for fmt in found)
+        raise ValueError(f"{len(found)} official formats fit; name one with --format, of: {several}")
     return found[0]
 
 
 def _fits(fmt: Format, mim: MIM) -> bool:
-    if fmt.to_official(mim.state_dict())[1]:
-        return False
+    """True if the format has a place for all of the model's weights."""
+    return _holds(fmt, mim) and not fmt.to_official(mim.state_dict())[1]
+
+
+def _holds(fmt: Format, mim: MIM) -> bool:
+    """True if a file of this format, written from the model, would be recognised as such."""
     try:
         return fmt.recognises(to_official(fmt, mim)[0])
-    except ValueError:  # what it derives is not of this model
+    except (ValueError, *_MISSHAPEN):  # what it derives is not of this model
         return False
 
 
@@ -173,10 +284,9 @@ def write_official(
 ) -> None:
     """Writes {container: tensors} and the plain values of `rest` with `torch.save`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-        torch.save({container: tensors, **(rest or {})}, partial)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    with writing(path) as file:
+        try:
+            torch.save({container: tensors, **(rest or {})}, file)
+        except RuntimeError as error:  # torch hides that the system refused a write, when the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error  # noqa: B904

@@ -13,14 +13,19 @@ from ..data.crops import RandomResizedCrop
 State = dict[str, Tensor]
 
 
-def shape(state: State, name: str) -> list[int]:
+def shape(state: State, name: str, dims: int | None = None) -> list[int]:
     """
+    Args:
+        dims: how many dimensions it has; None = any number.
     Raises:
-        ValueError: there is no such tensor.
+        ValueError: there is no such tensor, or it has another number of dimensions.
     """
     if name not in state:
         raise ValueError(f"the file lacks {name} (by our name), whose shape tells the sizes")
-    return list(state[name].shape)
+    found = list(state[name].shape)
+    if dims is not None and len(found) != dims:
+        raise ValueError(f"{name} (by our name) has the shape {tuple(found)}, expected {dims} dimensions")
+    return found
 
 
 def root(number: int) -> int:

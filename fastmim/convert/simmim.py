@@ -26,10 +26,10 @@ def swin_config(state: State) -> Config:
         ValueError: shapes do not tell.
     """
     prefix, tables = "encoder.backbone.", []
-    dim, channels, patch_size, _ = shape(state, f"{prefix}patch_embed.proj.weight")
+    dim, channels, patch_size, _ = shape(state, f"{prefix}patch_embed.proj.weight", 4)
     depths = tuple(count(state, f"{prefix}layers.{i}.blocks.") for i in range(count(state, f"{prefix}layers.")))
     for i in range(len(depths)):
-        tables.append(shape(state, f"{prefix}layers.{i}.blocks.0.attn.relative_position_bias_table"))
+        tables.append(shape(state, f"{prefix}layers.{i}.blocks.0.attn.relative_position_bias_table", 2))
     window, last = ((root(tables[i][0]) + 1) // 2 for i in (0, -1))
     heads = tuple(heads for _, heads in tables)
     sizes = {"window": window, "patch_size": patch_size, "embed_dim": dim, "depths": depths, "num_heads": heads}
@@ -43,7 +43,7 @@ def vit_config(state: State) -> Config:
     Raises:
         ValueError: shapes do not tell.
     """
-    table = shape(state, "encoder.backbone.rel_pos_bias.relative_position_bias_table")
+    table = shape(state, "encoder.backbone.rel_pos_bias.relative_position_bias_table", 2)
     return config(*beit(state, table, shared_bias=True))
 
 
@@ -54,7 +54,7 @@ def beit(state: State, table: list[int], **own: Any) -> tuple[BEiT, int, int]:
         ValueError: shapes do not tell.
     """
     prefix = "encoder.backbone."
-    dim, channels, patch_size, _ = shape(state, f"{prefix}patch_embed.proj.weight")
+    dim, channels, patch_size, _ = shape(state, f"{prefix}patch_embed.proj.weight", 4)
     encoder = BEiT(
         "beit_base_patch16_224",
         patch_size=patch_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+from pathlib import Path
 from random import Random
 from typing import Literal
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from fastmim_kernels.philox import uniform
 
 from ..extras import PACKAGES
+from ..files import writing
 from ..tokens import Stream
 from .crops import RandomResizedCrop
 from .image import open_image
@@ -65,7 +67,7 @@ def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (25
     """
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"demo_{i:05d}.jpg") for i in range(count)]
-    missing = [i for i in range(count) if not os.path.exists(paths[i])]
+    missing = [i for i in range(count) if not os.path.lexists(paths[i])]
     wanted = [p for p in _PHOTOGRAPHS if part == "all" or (p[1] in _HELD_OUT) == (part == "held_out")]
     photographs = [_open(*photograph) for photograph in wanted] if missing else []
     ids = torch.tensor(missing, dtype=torch.int64)
@@ -81,10 +83,8 @@ def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (25
             cut = crop.cut((photograph.height, photograph.width), size, uniforms)
             image = _vary(photograph, cut.window, size, flip < 0.5, strengths)
             image = _recolour(image, Random(i)) if part == "train" else image
-        # A name that the manifest ignores, until the file is whole.
-        temporary = os.path.join(folder, f".demo_{i:05d}.tmp")
-        image.save(temporary, format="JPEG", quality=90)
-        os.replace(temporary, paths[i])
+        with writing(Path(paths[i])) as file:
+            image.save(file, "JPEG", quality=90)
     print(f"demo images: {count} in {folder} ({len(missing)} written, {count - len(missing)} already there)")
 
 

@@ -250,7 +250,7 @@ def check_bad_files(path: Path) -> None:
         ValueError: `path` is something else.
     """
     if path.exists() and (path.is_dir() or (path.stat().st_size and not read_rows(path, is_entry))):
-        raise ValueError(f"{shown(path)}: expected a list of bad files to replace, or none; move what is there")
+        raise ValueError(f"{shown(path)}: expected a list of bad files to replace, or none")
 
 
 def write_bad_files(path: Path, broken: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..fields import check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, as_map
-from .checks import check_masking, check_size, check_token_layer
+from .checks import check_heads, check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
@@ -64,6 +64,7 @@ class BEiT(Encoder):
         check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
         check_bounds(self, "encoder.", "token_layer", at_least=0)
+        check_heads(self.embed_dim, self.num_heads)
         check_bounds(self, "encoder.", "mlp_ratio", above=0)
 
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:

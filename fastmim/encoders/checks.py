@@ -17,6 +17,15 @@ def check_size(size: tuple[int, int], unit: int, name: str) -> None:
         raise ValueError(f"data.size={size} must be a multiple of {unit} for {name}; the nearest is {near}")
 
 
+def check_heads(width: int | None, heads: int | None) -> None:
+    """
+    Raises:
+        ValueError: both are given, and heads of one width do not make up the whole.
+    """
+    if width and heads and width % heads:
+        raise ValueError(f"encoder.embed_dim={width} must be a multiple of encoder.num_heads={heads}")
+
+
 def check_masking(masking: Masking, reads: Literal["visible", "all"]) -> None:
     """For an encoder of dense maps, which can take visible patches only where they make a smaller image.
 

@@ -135,7 +135,8 @@ class ConvNeXt(ConvNet):
         return ConvNeXtEncoder(self, backbone, size, mean, std, masking)
 
     def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
-        return tokens(final_norm(model)(model.forward_features(images)))
+        x = model.forward_features(images)  # behind `norm_pre`, if the model has that
+        return tokens(model.head.norm(x) if hasattr(model.head, "norm") else x)
 
 
 class ConvEncoder(nn.Module):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..fields import brief
+
 
 def given(**fields: Any) -> dict[str, Any]:
     """Those that are not None: what a model is told to have other than its own."""
@@ -24,8 +26,8 @@ def create(name: str, kind: type[nn.Module], **args: Any) -> nn.Module:
 
     known = timm.list_models(module=kind.__module__.rpartition(".")[2])
     if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0))
-        raise ValueError(f"encoder.name: expected a {kind.__name__} of timm, got {name!r}; near it: {near}")
+        near = ", ".join(difflib.get_close_matches(name[:100], known, n=3, cutoff=0))
+        raise ValueError(f"encoder.name: expected a {kind.__name__} of timm, got {brief(name)}; near it: {near}")
     return with_sizes(name, **args)
 
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from fastmim_kernels import mask_token, patch_gather
 
-from ..fields import check_bounds, check_types
+from ..fields import brief, check_bounds, check_types
 from ..tokens import Encoder, Mask, Masking, as_map, init_transformer, run_blocks, sincos_position_embedding
-from .checks import check_masking, check_size, check_token_layer
+from .checks import check_heads, check_masking, check_size, check_token_layer
 from .create import given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
 
@@ -56,6 +56,7 @@ class ViT(Encoder):
         check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
         check_bounds(self, "encoder.", "token_layer", at_least=0)
+        check_heads(self.embed_dim, self.num_heads)
 
     def timm(self, size: tuple[int, int]) -> dict[str, Any]:
         own = given(patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads)
@@ -79,8 +80,8 @@ class ViT(Encoder):
         import timm
 
         if not timm.is_model(self.name):
-            near = timm.list_models(f"*{self.name}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
-            raise ValueError(f"encoder.name: timm has no model {self.name!r}; near it: {', '.join(near)}")
+            near = timm.list_models(f"*{self.name[:100]}*")[:3] or timm.list_models("vit_*patch16_224")[:3]
+            raise ValueError(f"encoder.name: timm has no model {brief(self.name)}; near it: {', '.join(near)}")
         if problem := misfit(self.name):
             raise ValueError(f"encoder.name: {self.name} is {problem}")
         if self.reads == "all":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import checkpoint
@@ -30,11 +29,13 @@ from ..engine import Process, StepResult
 from ..masking import UniformMasking
 from ..segmentation import Segment
 from ..settings import batch_plan
+from ..tensors import read_tensors
+from ..terminal import shown
 from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
 from .promises import together
-from .task import load_run
+from .runs import open_run
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ class FineTuning(Classification):
 
     def load_state_dict(self, state: checkpoint.State) -> None:
         super().load_state_dict(state)
+        if state and (missing := [name for name in self.averages() if name not in state.get("ema", {})]):
+            raise ValueError(f"ema lacks {missing[0]}: the checkpoint is of a run without averages")
         for name, p in self.averages().items():
             p.data.copy_(self.engine.from_first(state["ema"][name] if state else None, p.shape, p.dtype))
         if self.ema:
@@ -230,11 +233,16 @@ def initialise(encoder: nn.Module, source: Path) -> None:
         ValueError: there are none, or names or shapes are others.
     """
     if (source / "model.safetensors").is_file():
-        given = load_file(source / "model.safetensors")
+        try:
+            given = read_tensors(source / "model.safetensors")
+        except ValueError as error:
+            raise ValueError(f"run.init: {shown(source / 'model.safetensors')}: {error}") from error
         if hasattr(encoder, "backbone") and not any(name.startswith("backbone.") for name in given):
             given = {f"backbone.{name}": tensor for name, tensor in given.items()}
+        if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
+            given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
-        model = load_run(source, "run.init").state["model"]
+        model = open_run(source, "run.init")[1].state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
     state, problems = fit(encoder, given)
     if problems:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,12 +15,15 @@ import torch
 from torch import Tensor
 
 from ..config import Experiment
+from ..files import open_regular, read_bytes, write
+from ..terminal import shown
 from ..tokens import Mask
-from .card import card
+from .card import LARGEST, card
 from .frameworks import DETECTRON2, MMDET, MMSEG
 from .layouts import HUB, TIMM, Layout, differs
-from .load import Trained, from_run
-from .onnx_export import BESIDE, ONNX
+from .load import from_run
+from .onnx_export import ONNX
+from .trained import Trained
 
 Name = Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"]
 LAYOUTS: dict[Name, Layout] = {
@@ -28,65 +34,139 @@ LAYOUTS: dict[Name, Layout] = {
     "onnx": ONNX,
     "hub-folder": HUB,
 }
-WEIGHTS = {layout.weights for layout in LAYOUTS.values()}
-SNIPPETS = {"usage.py", "config.py"}
-FILES = WEIGHTS | SNIPPETS | {BESIDE, "config.json", "README.md"}
-"""Every file that some export has."""
+CARD = "README.md"
+RECEIPT = re.compile(rb"<!-- fastmim export, SHA-256 of its files: (\{[^\n]*\}) -->\n\Z")
+"""Last line of the card. It tells an export from a folder of somebody else's, and from one that was edited since."""
 
 
 def export_encoder(
-    config: Experiment, state: Mapping[str, Tensor], folder: Path, to: Name = "timm", run: Path | None = None
+    config: Experiment,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    to: Name = "timm",
+    run: Path | None = None,
+    step: int = 0,
 ) -> Path:
-    """Writes the encoder, how it is used, and a model card; and checks it by loading it.
+    """Writes the encoder, how it is used, and a model card; and checks the copy by loading it.
 
-    It is written and checked beside `folder` and then takes its place, so that a failed export leaves nothing behind
-    and an earlier one alone.
+    All of it is written and checked beside `folder` and then takes its place. So a failed or interrupted export leaves
+    nothing behind, and an earlier one as it was.
 
     Args:
         state: fp32 tensors of the whole module by name, as checkpoints hold them; averaged ones where there are.
         run: the run's folder, for what the card says of it.
+        step: updates done, for the card; 0 = not told.
+
     Raises:
-        ValueError: `folder` holds something that is not an export, or the library has no such encoder.
+        ValueError: `folder` cannot be written or holds something that is not an unchanged export, or the library has no
+            such encoder.
         RuntimeError: the copy does not give the same features, or training's forward gave others.
     """
-    target, layout = folder.resolve(), LAYOUTS[to]  # a link stays, and what it leads to is replaced
-    check_replaceable(folder)
-    trained = from_run(config, state)
-    check_place(trained, to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
-        new = Path(beside) / "new"
-        new.mkdir()
-        notes = layout.write(trained, new)
-        if problem := _problem(trained, layout, new):
-            raise RuntimeError(
-                f"{folder} was not written: {problem}. Please report it, with the version of timm, {version('timm')}"
-            )
-        snippet = layout.snippet(trained, str(folder))
-        (new / snippet.file).write_text(snippet.code)
-        (new / "README.md").write_text(card(trained, config, run, to, snippet, notes))
-        if target.exists():
-            target.rename(Path(beside) / "old")
-        new.rename(target)
+    layout = LAYOUTS[to]
+    try:
+        target = replaceable(folder)
+        trained = from_run(config, state)
+        check_place(trained, to)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=target.parent) as beside:
+            new = Path(beside) / "new"
+            new.mkdir()
+            notes = layout.write(trained, new)
+            if problem := _problem(trained, layout, new):
+                raise RuntimeError(
+                    f"{shown(folder)} was not written: {problem}. Please report it, with the version of timm, "
+                    f"{version('timm')}"
+                )
+            snippet = layout.snippet(trained, str(folder))
+            write(new / snippet.file, snippet.code)
+            _write_card(new, card(trained, config, run, step, to, snippet, notes) + "\n")
+            _take_place(new, target, Path(beside) / "old")
+    except OSError as error:
+        raise ValueError(
+            f"{shown(folder)}: the export cannot be written there ({error.strerror or shown(str(error))}), and nothing "
+            "was changed: make room, or name another folder with --out"
+        ) from error
     return folder
 
 
-def check_replaceable(folder: Path) -> None:
-    """
+def replaceable(folder: Path) -> Path:
+    """Returns the folder that an export will take the place of: where a link leads, the link stays.
+
     Raises:
-        ValueError: there is something in `folder` that no export has left there.
+        ValueError: something is there that no export has left like this.
+        OSError: it cannot be looked at.
     """
-    if not folder.exists():
-        return
-    found = {path.name for path in folder.iterdir()}
-    others = found - FILES
-    if not others and not (found & WEIGHTS and (found & SNIPPETS or "README.md" not in found)):
-        others = found  # somebody's own, as a model of the hub has a README.md too
-    if others:
+    try:
+        target = folder.resolve()
+    except RuntimeError as error:  # so pathlib says that links lead to each other
+        raise ValueError(f"{shown(folder)}: expected a folder, found links that lead to each other") from error
+    hint = "move it away, or export to another folder with --out"
+    if any("\udc80" <= character <= "\udcff" for character in str(target)):
         raise ValueError(
-            f"{folder}: expected an earlier export or an empty folder, found {min(others)!r} there: "
-            "move it away, or export to another folder"
+            f"{shown(folder)}: expected a path in UTF-8, as other libraries open no other: name another folder with "
+            "--out"
         )
+    there = next(path for path in (target, *target.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{shown(folder)}: expected a folder to write, but {shown(there)} is a file: {hint}")
+    if target.exists() and Path.cwd().is_relative_to(target):
+        raise ValueError(
+            f"{shown(folder)}: expected another folder than the current one, which would be replaced: name it from "
+            "outside"
+        )
+    if not target.exists() or not (found := sorted(path.name for path in target.iterdir())):
+        return target
+    known = _receipt(target)
+    for name in found:
+        if name not in known:
+            earlier = "an earlier export" if known else "an earlier export or an empty folder"
+            raise ValueError(f"{shown(folder)}: expected {earlier}, found '{shown(name)}' there: {hint}")
+        if _digest(target / name) != known[name]:
+            raise ValueError(f"{shown(folder)}: {shown(name)} was changed since it was exported: {hint}")
+    return target
+
+
+def _write_card(folder: Path, text: str) -> None:
+    """Writes the card of a folder that holds everything else, with the receipt."""
+    digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
+    digests[CARD] = hashlib.sha256(text.encode()).hexdigest()
+    write(folder / CARD, f"{text}<!-- fastmim export, SHA-256 of its files: {json.dumps(digests)} -->\n")
+
+
+def _receipt(folder: Path) -> dict[str, str]:
+    """The digests of an export's files as its card has them; none where there is no such card."""
+    try:
+        found = RECEIPT.search(read_bytes(folder / CARD, LARGEST))
+        digests = json.loads(found[1]) if found else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return digests if isinstance(digests, dict) else {}
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, the card's without its receipt; nothing where it is no regular file."""
+    try:
+        with open_regular(path) as file:
+            if path.name == CARD:
+                return hashlib.sha256(RECEIPT.sub(b"", file.read(LARGEST))).hexdigest()
+            digest = hashlib.sha256()
+            while chunk := file.read(LARGEST):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except ValueError:
+        return ""
+
+
+def _take_place(new: Path, target: Path, old: Path) -> None:
+    """Moves a folder to where there may be another one, which is back in its place if that fails."""
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
 
 
 def check_place(trained: Trained, to: Name) -> None:

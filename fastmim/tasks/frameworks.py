@@ -5,6 +5,7 @@ May import L3 and below, and convert.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from ..convert.backbones import Backbone, tensors
 from ..convert.official import write_official
 from ..convert.read import read_official
 from .layouts import Layout, Snippet
-from .load import Trained
 from .parts import PRETRAINING_ONLY
+from .trained import Trained
 
 FILE = "backbone.pth"
 PYRAMID = 256
@@ -91,10 +92,11 @@ def _ours(trained: Trained) -> dict[str, Tensor]:
 
 
 def _left(trained: Trained) -> list[str]:
+    maps = ["The backbone gives maps, of which nothing is pooled."]
     if trained.head is None:
-        return []
+        return maps
     behind = "" if trained.head.norm == "before" else " with the norm in front of it, which was behind the pooling"
-    return [f"The classifier stayed behind{behind}."]
+    return [*maps, f"The classifier stayed behind{behind}."]
 
 
 def _problem(trained: Trained, found: Backbone, folder: Path) -> str | None:
@@ -191,8 +193,17 @@ def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
         arguments = "".join(f"    {name}={value!r},\n" for name, value in found.args.items())
         lines.append(f"model.backbone.bottom_up = L(SwinTransformer)(\n{arguments})")
         lines.append('model.backbone.in_features = ["p0", "p1", "p2", "p3"]')
-    lines += ['train = model_zoo.get_config("common/train.py").train', f'train.init_checkpoint = "{folder}/{FILE}"', ""]
+    lines += [
+        'train = model_zoo.get_config("common/train.py").train',
+        f"train.init_checkpoint = {_literal(f'{folder}/{FILE}')!r}",
+        "",
+    ]
     return Snippet("config.py", "\n".join(lines))
+
+
+def _literal(text: str) -> str:
+    """Escapes text for OmegaConf, which Detectron2's configs are made of: `${...}` would name another value."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def _bytes(values: tuple[float, ...]) -> list[float]:
@@ -201,9 +212,12 @@ def _bytes(values: tuple[float, ...]) -> list[float]:
 
 
 def _code(value: Any, depth: int = 0) -> str:
-    """A dict as the call of dict that OpenMMLab's configs are written with."""
+    """A dict as the call of dict that OpenMMLab's configs are written with.
+
+    Before mmengine runs a config it puts values in place of `{{...}}`, in strings too.
+    """
     if not isinstance(value, dict):
-        return repr(value)
+        return repr(value).replace("{{", r"{\x7b")
     indent = "    " * (depth + 1)
     inner = "".join(f"{indent}{name}={_code(part, depth + 1)},\n" for name, part in value.items())
     return f"dict(\n{inner}{indent[4:]})"

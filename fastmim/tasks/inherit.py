@@ -23,7 +23,7 @@ from ..transfer import Finetune, Probe
 from . import classify, pretrain
 from .load import CONTENT
 from .parts import PARTS, build
-from .task import load_run
+from .runs import open_run
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
 _LARGEST = 2**20  # bytes of an export's config.json
@@ -148,10 +148,7 @@ def _source(folder: Path) -> Source | None:
         except (OSError, ValueError, LookupError, TypeError):
             return None
         return Source(fields["spec"], None, fields["size"], fields["mean"], fields["std"])
-    meta = load_run(folder, "run.init").meta
-    if "config" not in meta:
-        return None
-    config = from_json(meta["config"], PARTS)
+    config, _ = open_run(folder, "run.init")
     data, decoder = config.data, config.decoder if isinstance(config, Config) else None
     return Source(config.encoder, decoder, data.size, data.mean, data.std)
 

@@ -13,17 +13,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 from torch import Tensor
 
-from .. import metrics
 from ..analysis.knn import knn_accuracy
 from ..checkpoint import Loaded
 from ..classifier import pooling, recalibrate
 from ..config import Config
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError
-from ..files import output
+from ..files import open_regular, output, write, writing
 from ..mim import MIM
 from ..terminal import shown
 from ..transfer import Head, LabelledData, Probe
@@ -74,8 +73,7 @@ def measure(
     asked = json.dumps([loaded.path.name, hashlib.sha256((loaded.path / "manifest.json").read_bytes()).hexdigest(),
                         pool, crop_pct, data.size, data.crop.interpolation, train.hash if norms else None])  # fmt: skip
     found = [
-        _features(run / "features", f"{asked}{manifest.hash}", manifest, data, mim, pool_of, device)
-        for manifest in (train, test)
+        _features(run, f"{asked}{manifest.hash}", manifest, data, mim, pool_of, device) for manifest in (train, test)
     ]
     labels = [torch.tensor(manifest.labels, device=device) for manifest in (train, test)]
     left_out = [bad for _, bad in found]
@@ -85,7 +83,7 @@ def measure(
     found = {"top1": accuracy, "k": k, "temperature": temperature, "pool": pool, "crop_pct": crop_pct}
     found |= {"classes": classes, "bank": len(banks[0]), "images": len(banks[1]), "checkpoint": loaded.path.name}
     found["bad_images"] = sum(map(len, left_out))
-    metrics.replace(run / "knn.json", json.dumps(found, indent=2) + "\n")
+    write(output(run, "knn.json"), json.dumps(found, indent=2) + "\n")
     return found
 
 
@@ -100,36 +98,36 @@ def _calibration(train: Manifest, data: LabelledData, config: Config, device: to
 
 @torch.no_grad()
 def _features(
-    cache: Path, key: str, manifest: Manifest, data: LabelledData, mim: MIM, pool: torch.nn.Module, device: torch.device
+    run: Path, key: str, manifest: Manifest, data: LabelledData, mim: MIM, pool: torch.nn.Module, device: torch.device
 ) -> tuple[Tensor, list[int]]:
     """(N, D) float32 on the CPU, of which only what is read is in memory; and which images cannot be used.
 
-    Made once, then found in `cache`, unless some images could not be used: they may be whole the next time.
+    Made once, then found in RUN/features, unless some images could not be used: they may be whole the next time.
     """
-    file = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
-    shape = len(manifest), mim.encoder.embed_dim
-    if (known := _mapped(file, shape)) is not None and not known[:, 0].isnan().any():
+    file = output(run, "features", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy")
+    shape = (len(manifest), mim.encoder.embed_dim)
+    if (known := _kept(file, shape)) is not None and not known[:, 0].isnan().any():
         return known, []
-    cache.mkdir(exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    beside.unlink(missing_ok=True)
-    rows = open_memmap(beside, "w+", np.float32, shape)
-    rows[:] = np.nan
+    file.parent.mkdir(exist_ok=True)
     bad: dict[int, str] = {}
-    with whole_images(manifest, data, device) as loader:
-        for index, _, reason in loader.headers(torch.arange(len(manifest))):
-            bad |= {index: reason} if reason else {}
-        check_left_out(manifest, len(bad), data.bad_budget)
-        for (images, index, *_), left_out in loader.intact(torch.arange(len(manifest)).split(PIECE)):
-            bad |= left_out
-            if len(images):
-                rows[index.numpy()] = pool(mim.encoder.features(pixels(mim, images.to(device)))).float().cpu().numpy()
+    with writing(file) as out:
+        npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
+        rows[:] = np.nan
+        with whole_images(manifest, data, device) as loader:
+            for index, _, reason in loader.headers(torch.arange(len(manifest))):
+                bad |= {index: reason} if reason else {}
+            check_left_out(manifest, len(bad), data.bad_budget)
+            for (images, index, *_), left_out in loader.intact(torch.arange(len(manifest)).split(PIECE)):
+                bad |= left_out
+                if len(images):
+                    features = mim.encoder.features(pixels(mim, images.to(device)))
+                    rows[index.numpy()] = pool(features).float().cpu().numpy()
+        rows.flush()
     for index, reason in bad.items():
         print(f"left out: {shown(manifest.path(index))}: {shown(reason)}")
-    rows.flush()
-    beside.rename(file)
     check_left_out(manifest, len(bad), data.bad_budget)
-    return _mapped(file, shape), sorted(bad)
+    return _kept(file, shape), sorted(bad)
 
 
 def _without(rows: Tensor, left_out: list[int]) -> Tensor:
@@ -141,14 +139,17 @@ def _without(rows: Tensor, left_out: list[int]) -> Tensor:
     return rows[kept.to(rows.device)]
 
 
-def _mapped(file: Path, shape: tuple[int, int]) -> Tensor | None:
-    """The features in a file, or None if they are not there or not whole."""
+def _kept(file: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The features in a file, or None if there are none of this shape."""
     try:
+        open_regular(file).close()
         # Mapped copy-on-write: torch takes no array that cannot be written.
-        found = np.load(file, mmap_mode="c")
-    except (OSError, ValueError, EOFError):
+        rows = np.load(file, mmap_mode="c")
+    except (OSError, ValueError, EOFError, SyntaxError):  # not there, or no such file
         return None
-    return torch.from_numpy(found) if (found.shape, found.dtype) == (shape, np.float32) else None
+    if rows.shape != shape or rows.dtype != np.float32 or not rows.flags.c_contiguous:
+        return None
+    return torch.from_numpy(rows)
 
 
 def check_left_out(manifest: Manifest, bad: int, budget: float) -> None:

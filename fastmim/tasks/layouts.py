@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from .load import CONTENT, Trained, from_export
+from ..files import write, writing
+from ..tensors import to_bytes
+from .load import CONTENT, from_export
+from .trained import FeatureExtractor, Trained
 
 TOLERANCE = 1e-4
 """Largest difference where arithmetic is done in another order, of features of root mean square 1."""
+
+
+WEIGHTS = "model.safetensors"
 
 
 class Snippet(NamedTuple):
@@ -50,7 +55,7 @@ class Layout:
 def place_timm(trained: Trained) -> None:
     """
     Raises:
-        ValueError: timm has the encoder, but not with its classifier.
+        ValueError: timm has the encoder, but does not pool as it was trained to.
     """
     _ = trained.timm
 
@@ -61,8 +66,9 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
 
     plain = trained.merged()
     own, state = plain.timm, plain.model.state_dict()
-    tensors = {theirs: state[ours].contiguous() for ours, theirs in plain.names().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = {theirs: state[ours] for ours, theirs in plain.names().items()}
+    with writing(folder / WEIGHTS) as file:
+        file.writelines(to_bytes(tensors))
     description = {CONTENT: trained.describe()}
     if own is not None:
         (height, width), channels, classes = trained.size, len(trained.mean), trained.model.num_classes
@@ -85,51 +91,81 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
                 "first_conv": published.first_conv,
             },
         }
-    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    write(folder / "config.json", json.dumps(description, indent=2) + "\n")
+    call = "encoder" if own is None else "model"
+    notes = [f"`{call}(images)` gives {_gives(trained, own is None)}."]
     if plain is not trained:
-        return ["The batch norm in front of the probe's linear layer is part of that layer's weights here."]
-    return []
+        notes.append("The batch norm in front of the probe's linear layer is part of that layer's weights here.")
+    return notes
 
 
 @torch.no_grad()
 def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
-    """A loaded copy must be bit-equal, but for a probe's batch norm, which is merged: features, or logits if any."""
+    """Compares copies loaded by `fastmim.load` and timm: tokens bit for bit, what is computed from them closely."""
     import timm
 
     copies = {"fastmim": from_export(folder).model}
     if trained.timm is not None:
         copies["timm"] = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    exact = trained.merged() is trained
+    expected = _outputs(trained, trained.model, images)
     for library, copy in copies.items():
-        if trained.head is not None:
-            ours, theirs = trained.model.logits(images), copy.logits(images) if library == "fastmim" else copy(images)
-        else:
-            ours = trained.model.tokens(images)
-            theirs = copy.tokens(images) if library == "fastmim" else trained.spec.timm_tokens(copy, images)
-        if exact and not torch.equal(ours, theirs):
-            return f"a copy loaded by {library} gives other features (by up to {(ours - theirs).abs().max():.3g})"
-        if not exact and (found := differs(ours, theirs)):
-            return f"a copy loaded by {library} gives other features ({found})"
+        for name, theirs in _outputs(trained, copy, images).items():
+            ours = expected[name]
+            if name == "tokens" and not torch.equal(ours, theirs):
+                return f"a copy loaded by {library} gives other tokens (by up to {(ours - theirs).abs().max():.3g})"
+            if found := differs(ours, theirs):
+                return f"a copy loaded by {library} gives other {name} ({found})"
     return None
+
+
+def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Everything that a model gives, ours or timm's: tokens where timm has them before the pooling's norm too."""
+    if isinstance(model, FeatureExtractor):
+        found = {"tokens": model.tokens(images), "features": model(images)}
+        called = found["features"] if model.fc is None else model.logits(images)
+    else:
+        tokens = model.forward_features(images)
+        found = {"tokens": trained.spec.timm_tokens(model, images)}
+        found["features"] = model.forward_head(tokens, pre_logits=True)
+        called = model(images)
+    if trained.pooled_by.norm != "before":
+        del found["tokens"]
+    return found | {"outputs": called}
+
+
+def _gives(trained: Trained, ours: bool) -> str:
+    """What a call of the model gives, in words."""
+    if trained.head is None or ours:
+        return f"pooled features: {trained.pooling}"
+    return f"{trained.classes} logits, computed from {trained.pooling}"
 
 
 def timm_snippet(trained: Trained, folder: str) -> Snippet:
     """Python for timm, or for `fastmim.load`."""
     if trained.timm is None:
-        return Snippet("usage.py", f'import fastmim\n\nencoder, transform = fastmim.load("{folder}")\n')
-    source = folder if folder.startswith("hf-hub:") else f"local-dir:{folder}"
-    return Snippet("usage.py", f'import timm\n\nmodel = timm.create_model("{source}", pretrained=True)\n')
+        return Snippet("usage.py", f"import fastmim\n\n{_fastmim_call(trained, repr(folder))}")
+    return Snippet("usage.py", f"import timm\n\n{_timm_call(trained, f'local-dir:{folder}')}")
 
 
 def hub_snippet(trained: Trained, folder: str) -> Snippet:
     """The upload, and how others use what was uploaded."""
     upload = "from huggingface_hub import upload_folder\n\n"
-    upload += f'upload_folder(repo_id="USER/NAME", folder_path="{folder}")\n'
+    upload += f'upload_folder(repo_id="USER/NAME", folder_path={folder!r})\n\n'
     if trained.timm is not None:
-        return Snippet("usage.py", f"{upload}\n{timm_snippet(trained, 'hf-hub:USER/NAME').code}")
+        return Snippet("usage.py", f"{upload}import timm\n\n{_timm_call(trained, 'hf-hub:USER/NAME')}")
     load = "import fastmim\nfrom huggingface_hub import snapshot_download\n\n"
-    load += 'encoder, transform = fastmim.load(snapshot_download("USER/NAME"))\n'
-    return Snippet("usage.py", f"{upload}\n{load}")
+    call = _fastmim_call(trained, 'snapshot_download("USER/NAME")')
+    return Snippet("usage.py", f"{upload}{load}{call}")
+
+
+def _timm_call(trained: Trained, source: str) -> str:
+    call = f"model = timm.create_model({source!r}, pretrained=True)\n"
+    return f"{call}# model(images) gives {_gives(trained, False)}.\n"
+
+
+def _fastmim_call(trained: Trained, source: str) -> str:
+    call = f"encoder, transform = fastmim.load({source})\n"
+    return f"{call}# encoder(images) gives {_gives(trained, True)}.\n"
 
 
 def differs(ours: Tensor, theirs: Tensor) -> str | None:
@@ -140,5 +176,5 @@ def differs(ours: Tensor, theirs: Tensor) -> str | None:
     return None if difference <= TOLERANCE else f"largest difference {difference:.3g} of their scale"  # NaN is told too
 
 
-TIMM = Layout("model.safetensors", place_timm, write_timm, timm_problem, timm_snippet)
-HUB = Layout("model.safetensors", place_timm, write_timm, timm_problem, hub_snippet)
+TIMM = Layout(WEIGHTS, place_timm, write_timm, timm_problem, timm_snippet)
+HUB = Layout(WEIGHTS, place_timm, write_timm, timm_problem, hub_snippet)

@@ -14,7 +14,7 @@ import fastmim_kernels
 
 from ..extras import require
 from .layouts import TOLERANCE, Layout, Snippet
-from .load import FeatureExtractor, Trained
+from .trained import FeatureExtractor, Trained
 
 FILE = "model.onnx"
 BESIDE = f"{FILE}.data"
@@ -56,22 +56,25 @@ def write_onnx(trained: Trained, folder: Path) -> list[str]:
     height, width = trained.test_size
     images = torch.zeros((2, len(trained.mean), height, width))
     with plain(), quiet(), torch.no_grad():
-        torch.onnx.export(
+        program = torch.onnx.export(
             Graph(trained.model).eval(),
             (images,),
-            folder / FILE,
             input_names=[INPUT],
             output_names=outputs(trained),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             opset_version=OPSET,
             dynamo=True,
-            external_data=sum(t.nbytes for t in trained.model.state_dict().values()) > MOST,
             verbose=False,
         )
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces with the paths of this machine
+        program.save(folder / FILE, external_data=sum(t.nbytes for t in trained.model.state_dict().values()) > MOST)
     names = ", ".join(outputs(trained))
     return [
         f"ONNX opset {OPSET}, of standard operators only. Input `{INPUT}`: any number of normalised float32 images of "
         f"{height} x {width} pixels. Outputs: {names}.",
+        f"`features` is {trained.pooling}"
+        + (f", and `logits` is computed from it, {trained.classes} classes." if trained.head else "."),
         f"In ONNX Runtime on a CPU they differ from PyTorch's by at most {TOLERANCE:g} of their root mean square.",
     ]
 
@@ -121,12 +124,13 @@ def read(file):
     w, h = max(1, round(unit * {size[0]})), max(1, round(unit * {size[1]}))
     left, top = (image.width - w) // 2, (image.height - h) // 2
     window = image.crop((left, top, left + w, top + h))
-    image = window.resize({size}, Image.Resampling.{trained.crop.interpolation.upper()})
+    image = window.resize({size}, Image.Resampling[{trained.crop.interpolation.upper()!r}])
     pixels = np.asarray(image, np.float32).reshape({size[1]}, {size[0]}, -1) / 255
     return ((pixels - MEAN) / STD).transpose(2, 0, 1)
 
 
-session = onnxruntime.InferenceSession("{folder}/{FILE}")
+# features: {trained.pooling}{", from which the logits are computed" if trained.head else ""}.
+session = onnxruntime.InferenceSession({f"{folder}/{FILE}"!r})
 {", ".join(outputs(trained))} = session.run(None, {{"{INPUT}": np.stack([read("image.jpg")])}})
 """
     return Snippet("usage.py", code)

@@ -5,47 +5,56 @@ May import L3 and below, and analysis.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .. import bittrace
 from ..analysis.curve import plot_curve, plot_summary
+from ..analysis.pictures import save_png
 from ..analysis.predictors import trivial_losses
-from ..analysis.reconstruction import first_rows, reconstruction_grid, save_png
+from ..analysis.reconstruction import reconstruction_grid, spread
 from ..config import Config, Data
-from ..data.image import open_image
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..engine import Process
 from ..extras import require
+from ..files import output
 from ..metrics import Meter, learnt, spent
 from ..mim import MIM
+from ..terminal import shown, typed
 from ..tokens import Mask, sample_id
 from .export import check_replaceable, export_encoder
 from .parts import build
 from .promises import together
-from .task import Task, load_run
+from .runs import open_run
+from .task import Task
+
+GRID_ROWS, SUMMARY_ROWS = 8, 4
+"""Images in each evaluation's grid, and in the summary of a finished run."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Images that training never sees, with masks that never change.
 
-    images: (B, H, W, C) uint8. mask: of those images.
+    images: (B, H, W, C) uint8. mask: of those images. index: (B,) int64, their places in the manifest.
     """
 
     images: Tensor
     mask: Mask
+    index: Tensor
 
     @staticmethod
     def draw(mim: MIM, images: Tensor, index: Tensor) -> HeldOut:
         """Draws the masks that the images at these manifest indices would have in epoch 0."""
         device = next(mim.parameters()).device
-        return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)))
+        return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)), index)
 
     @staticmethod
     def load(mim: MIM, manifest: Manifest, index: Tensor, data: Data) -> tuple[HeldOut, dict[str, str]]:
@@ -54,14 +63,22 @@ class HeldOut:
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
             return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
 
-    def first(self, count: int) -> HeldOut:
-        """The first `count` images."""
-        return HeldOut(self.images[:count], self.mask[:count])
+    def spread(self, manifest: Manifest, count: int) -> list[int]:
+        """Returns the places of `count` of these images, as many of each class; see `reconstruction.spread`."""
+        return spread(*paths_and_labels(manifest, self.index), count)
+
+    def __getitem__(self, places: list[int]) -> HeldOut:
+        """The images at these places."""
+        return HeldOut(self.images[places], self.mask[places], self.index[places])
 
     def predict(self, mim: MIM, batch: int) -> Tensor:
         """Predictions as `mim.predict` gives them, `batch` images at a time."""
         parts = [slice(start, start + batch) for start in range(0, len(self.images), batch)]
         return torch.cat([mim.predict(self.images[part], self.mask[part]) for part in parts])
+
+    def grid(self, mim: MIM, pred: Tensor, notes: Iterable[str] = ()) -> Image.Image:
+        """Draws these images and predictions; see `reconstruction_grid`."""
+        return reconstruction_grid(mim.objective, self.images, self.mask, pred, notes)
 
     @torch.no_grad()
     def loss(self, mim: MIM, pred: Tensor) -> float:
@@ -83,7 +100,9 @@ class Pretrain(Task):
         if len(self.held_out_index) and config.run.evaluate_every:
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
-                self.notes += [f"left out of data.held_out_root: {path}: {reason}" for path, reason in bad.items()]
+                self.notes += [
+                    f"left out of data.held_out_root: {shown(path)}: {shown(reason)}" for path, reason in bad.items()
+                ]
             else:
                 held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
             found, asked = len(held_out.images), len(self.held_out_index)
@@ -134,54 +153,58 @@ class Pretrain(Task):
     def mask_hashes(self, ids: Tensor) -> int:
         return bittrace.mask_hashes(ids, self.mim.mask(ids).mask)
 
-    def predict_held_out(self) -> Tensor:
-        """Predictions for the held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
+    def predict(self, images: HeldOut) -> Tensor:
+        """Predictions for held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
         with self.engine.inference():
-            return self.held_out.predict(self.mim, self.engine.micro_batch)
+            return images.predict(self.mim, self.engine.micro_batch)
 
     def evaluate(self, done: int, meter: Meter) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
         objective, held_out = self.mim.objective, self.held_out
-        pred = together(self.process, self.predict_held_out)
+        pred = together(self.process, lambda: self.predict(held_out))
         if self.process.rank:
             return
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
         meter.evaluated(held_out.loss(self.mim, pred), self.trivial)
-        few = held_out.first(8)
-        grid = reconstruction_grid(objective, few.images, few.mask, pred[:8])
         with meter.attempt("the reconstruction grid"):
-            save_png(grid, self.folder / f"grids/{done:08d}.png")
+            places = held_out.spread(self.held_out_images, GRID_ROWS)
+            save_png(held_out[places].grid(self.mim, pred[places]), self.folder, "grids", f"{done:08d}.png")
 
     def finish(self, meter: Meter) -> None:
         """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
         if self.evaluates:
             with self.promises.keep("the last evaluation", meter):
                 self.evaluate(self.total, meter)
+        few = self.held_out and self.held_out[self.held_out.spread(self.held_out_images, SUMMARY_ROWS)]
+        pred = None
+        if few:
+            with self.promises.keep("the predictions for summary.png", meter):
+                pred = together(self.process, lambda: self.predict(few))
         if self.process.rank:
             return
         for name, (result, words) in {
             "learnt": ("the comparison with trivial predictors", lambda: learnt(self.folder)),
-            "pictures": ("summary.png", self.summary),
+            "pictures": ("summary.png", lambda: self.summary(few, pred)),
             "curve": ("loss.png", lambda: plot_curve(self.folder)),
             "encoder": ("the exported encoder", self.export),
             "speed": ("the speed", self.speed),
             "next": ("the next step", self.next_step),
         }.items():
             with self.promises.keep(result, meter):
-                meter.say(f"{name:<10}{words()}")
+                meter.say(f"{name:<10}{shown(str(words()))}")
 
-    def summary(self) -> str:
+    def summary(self, few: HeldOut | None, pred: Tensor | None) -> str:
         """Draws the curve beside reconstructions; returns where."""
-        last = self.folder / f"grids/{self.total:08d}.png"
-        if not last.exists():
+        if few is None or pred is None:
             return "none (no held-out images, or run.evaluate_every=0)"
-        summary = plot_summary(self.folder, first_rows(open_image(last), self.config.data.size, 4))
-        return f"{summary} (curve and first images); each evaluation's in {self.folder / 'grids'}"
+        summary = plot_summary(self.folder, few.grid(self.mim, pred))
+        return f"{summary} (curve and some images); each evaluation's in {self.folder / 'grids'}"
 
     def export(self) -> str:
         """Writes the encoder; returns where."""
-        state = load_run(self.folder, "run.dir").state["model"]
-        encoder = export_encoder(self.config, state, self.folder / "encoder", run=self.folder)
+        _, loaded = open_run(self.folder, "run.dir")
+        place = output(self.folder, "encoder", "README.md").parent
+        encoder = export_encoder(self.config, loaded.state["model"], place, run=self.folder, step=loaded.step)
         return f"{encoder} for timm or fastmim.load (features compared: bit-equal)"
 
     def speed(self) -> str:
@@ -194,9 +217,15 @@ class Pretrain(Task):
         """Says what can be done with the run."""
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         return (
-            f"fastmim visualize {self.folder} --images FOLDER; to train on your images: "
+            f"fastmim visualize {typed(self.folder)} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER"
         )
+
+
+def paths_and_labels(manifest: Manifest, index: Tensor) -> tuple[list[str], list[int] | None]:
+    """Returns the paths and labels of the images at these indices of the manifest."""
+    places, labels = index.tolist(), manifest.labels
+    return [manifest.paths[i] for i in places], None if labels is None else [labels[i] for i in places]
 
 
 def initialise(mim: MIM, run: Path) -> None:
@@ -205,7 +234,7 @@ def initialise(mim: MIM, run: Path) -> None:
     Raises:
         ValueError: there is none, or its names and shapes are not the module's.
     """
-    loaded = load_run(run, "run.init")
+    loaded = open_run(run, "run.init")[1]
     then, now = {name: tuple(t.shape) for name, t in loaded.state["model"].items()}, shapes(mim)
     if others := [name for name in now | then if then.get(name) != now.get(name)]:
         named = "; ".join(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from .. import bittrace, checkpoint, encoders
-from ..config import Experiment, from_json, to_json
+from ..config import Experiment, to_json
 from ..data.doctor import first_look, still_bad
 from ..data.held_out import split
 from ..data.loader import Changes, limits_of, open_loader, share_of_cores
@@ -27,10 +27,11 @@ from ..engine import Engine, Process, StepResult
 from ..extras import require
 from ..metrics import Meter, say
 from ..optim import learning_rate
+from ..terminal import shown
 from ..tokens import sample_index
 from . import doubts
-from .parts import PARTS
 from .promises import Promises
+from .runs import config_of
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
@@ -211,7 +212,6 @@ class Task(ABC):
             for m in self.module.modules()
             if isinstance(m, encoders.batchnorm.BatchNorm)
         }
-        kernels = "; ".join(f"{op}: {by[process.device.type]}" for op, by in fastmim_kernels.backends().items())
         facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
         facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
         if len(self.held_out_index) > self.images:
@@ -227,7 +227,7 @@ class Task(ABC):
             "devices": f"{process.world} x {device}{threads}",
             "precision": self.engine.precision,
             "ZeRO": f"stage {train.zero_stage}" + (", optimizer state in host memory" if train.offload else ""),
-            "kernels": kernels,
+            "kernels": kernels(process.device.type),
             "decoding": self.loader.describe(),
             "global batch": f"{train.global_batch} = {micro} images x {accumulation} micro-steps "
             f"x {process.world} processes",
@@ -263,7 +263,7 @@ class Task(ABC):
                 )
             return 0
         # Only rank 0 reads and checks; when it refuses, it ends, and the launcher ends the others.
-        loaded = checkpoint.load(folder) if self.process.rank == 0 else None
+        loaded = checkpoint.load(folder, check=config_of) if self.process.rank == 0 else None
         if loaded and loaded.step == 0:
             raise ValueError(
                 f"{loaded.path} holds weights to start from: give its run folder as run.init, and another as run.dir"
@@ -273,7 +273,7 @@ class Task(ABC):
             return 0
         if loaded:
             self._compare_data(loaded)
-            self._compare(loaded.meta["config"])
+            self._compare(config_of(loaded))
             checkpoint.tidy(folder, loaded, self.config.run.keep)
         self.load_state_dict(loaded.state if loaded else {})
         return step
@@ -284,14 +284,14 @@ class Task(ABC):
             then = loaded.meta.get(name, now)  # an earlier version wrote that of the images only
             if then != now:
                 raise ValueError(
-                    f"{place} has changed since {loaded.path} was saved ({name}: now {now[:12]}, then {then[:12]}): "
+                    f"{shown(place)} has changed since {shown(loaded.path)} was saved ({name}: now {now[:12]}, then "
+                    f"{shown(str(then))[:12]}): "
                     "the same samples would have other images or labels. Restore it, or start a new run"
                 )
 
-    def _compare(self, stored: dict) -> None:
+    def _compare(self, stored: Experiment) -> None:
         """Refuses to go on under a config that would change samples, masks or model."""
-        # By way of the classes, which know the values of fields that an earlier version did not write.
-        then, now = _leaves(to_json(from_json(stored, PARTS))), _leaves(to_json(self.config))
+        then, now = _leaves(to_json(stored)), _leaves(to_json(self.config))
         changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
         fixed = [
             name
@@ -301,7 +301,10 @@ class Task(ABC):
             or (name == "data.held_out_root" and None in (then.get(name), now.get(name)))  # so data.root was split
         ]
         if fixed:
-            words = ", ".join(f"{name} was {then.get(name)}, is now {now.get(name)}" for name in fixed[:4])
+            words = ", ".join(
+                f"{shown(name)[:100]} was {shown(str(then.get(name)))[:100]}, is now {now.get(name)}"
+                for name in fixed[:4]
+            )
             raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
         for name in changed:
             print(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
@@ -333,16 +336,19 @@ class Task(ABC):
         self.loader.close()
 
 
-def load_run(run: Path, field: str) -> checkpoint.Loaded:
-    """A run's newest checkpoint.
+def kernels(device: str) -> str:
+    """Says which implementation of the kernels runs: the commonest one, and the ops that run another.
 
-    Raises:
-        ValueError: there is none; `field` is what named the folder.
+    Args:
+        device: "cpu" or "cuda".
     """
-    loaded = checkpoint.load(run / "checkpoints")
-    if loaded is None:
-        raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {run / 'checkpoints'}")
-    return loaded
+    words = {"cpp": "C++", "triton": "Triton", "reference": "plain torch"}
+    ops: dict[str, list[str]] = {}
+    for op, by in fastmim_kernels.backends().items():
+        ops.setdefault(by[device], []).append(op)
+    most, *others = sorted(ops, key=lambda by: -len(ops[by]))
+    rest = "".join(f"; {words.get(by, by)} for {', '.join(ops[by])}" for by in others)
+    return words.get(most, most) + (rest.replace(";", ", except", 1) if rest else " for all")
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -49,6 +49,46 @@ def test_rows_of_a_pair():
     assert rows[2]["memory over base"] > 1
 
 
+def test_the_baseline_is_channels_last_with_a_fused_optimizer():
+    path = "configs/debug/tiny_cpu.py"
+    arm, (batch,) = compare.build_arm("eager", path, load(path)), compare.make_batches(load(path), 2, 1, True)
+    weights = [p for p in arm.model.parameters() if p.ndim == 4]
+    for tensor in (batch.pixels, *weights):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+    assert weights and all(group["fused"] for group in arm.optimizer.param_groups)
+
+
+def test_every_mode_of_the_compiler_is_tried_and_what_was_measured_is_kept(monkeypatch, capsys, tmp_path):
+    """An arm is recorded before the next one starts; a mode that does not run costs itself only."""
+    recorded, modes = [], []
+
+    def compiled(model, mode):
+        modes.append((mode, list(recorded)))
+        if mode == "max-autotune":
+            raise RuntimeError("no kernel\n  fits")
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(compare, "record", lambda row, theme: recorded.append(row["case"].split(", ")[-1]))
+    monkeypatch.setattr(compare.Record, "__call__", lambda self, parser, args, *_: setattr(args, "record", True))
+    words = ["configs/debug/tiny_cpu.py", "--batch", "2", "--steps", "1", "--record"]
+    compare.main([*words, "--arms", f"ours,eager,{','.join(compare.COMPILED)}"])
+    before = ["ours", "eager"]
+    assert modes == [
+        ("default", before), ("max-autotune", [*before, "compile"]), ("reduce-overhead", [*before, "compile"])
+    ]  # fmt: skip
+    assert recorded == ["ours", "eager", "compile", "compile-reduce-overhead"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == "compile-max-autotune does not run: no kernel fits"
+    assert all("loss differs" in line for line in lines if line != lines[3])
+
+
+def test_an_arm_alone(capsys):
+    compare.main(["configs/debug/tiny_cpu.py", "--batch", "2", "--steps", "1", "--arms", "eager"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert ", eager, " in line and "ours is faster" not in line
+
+
 def test_no_sdpa_without_attention(monkeypatch):
     class Convolution(nn.Module):
         pass
@@ -61,8 +101,11 @@ def test_no_sdpa_without_attention(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arms", "ours,theirs"], "--arms: expected some of ours,eager,sdpa,compile, got 'theirs'"),
-        (["--batch", "0"], "expected at least 1"),
+        (
+            ["--arms", "ours,theirs"],
+            f"--arms: expected some of {','.join(compare.ARMS)}, got 'theirs'",
+        ),
+        (["--batch", "0"], "of at least 1"),
         (["configs/mae/pretrain/vit_bose_patch16_224_800ep.py"], "did you mean"),
         (["configs/debug/cifar10_probe_vit.py"], "is a Probe: expected a config of pre-training"),
     ],

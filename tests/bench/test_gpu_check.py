@@ -1,9 +1,12 @@
 """The GPU round: its parts keep to their limits and are judged; it refuses a machine without a GPU."""
 
+import errno
 import os
+import re
 import runpy
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 import fastmim_kernels
-from bench import gpu_check
+from bench import gpu_check, record
 from bench.gpu_check import Part, python
 from tests import conftest
 
@@ -26,16 +29,19 @@ def test_verdicts(tmp_path, capsys):
         Part("slow", [python("-c", slow)], 5),
         Part("some wrong", [python("-c", "raise SystemExit('this')"), python("-c", "print('not this')")], 60),
         Part("some slow", [python("-c", slow), python("-c", "print(1)")], 5),
-        Part("missing", [["no-such-program"], ["nor-this"]], 60),
+        Part("missing", [["no-such-program"], ["nor-this"]], 200),
     ]
-    assert not gpu_check.check(round_, 100, tmp_path)
+    archive = tmp_path / "sent/back.tar.gz"
+    assert not gpu_check.check(round_, 100, tmp_path, archive)
     table = capsys.readouterr().out.splitlines()[-len(round_) :]
     verdicts = ("ok", "failed (3)", "stopped after 5 s", "failed (1)", "stopped after 5 s", "no no-such-program")
     for line, part, words in zip(table, round_, verdicts, strict=True):
         assert line.startswith(part.name) and words in line, line
     assert table[0].endswith("two") and table[3].endswith("  this")
-    assert (tmp_path / "fine.log").read_text() == "one\ntwo\n"
-    assert gpu_check.check(round_[:1], 100, tmp_path)
+    assert (tmp_path / "logs/fine.log").read_text() == "one\ntwo\n"
+    with tarfile.open(archive) as packed:
+        assert {f"logs/{part.name.replace(' ', '_')}.log" for part in round_} < set(packed.getnames())
+    assert gpu_check.check(round_[:1], 100, tmp_path, archive)
 
 
 def test_processes_of_a_part_run_at_once(tmp_path):
@@ -47,8 +53,51 @@ def test_processes_of_a_part_run_at_once(tmp_path):
 
 
 def test_nothing_runs_when_the_time_is_up(tmp_path, capsys):
-    assert not gpu_check.check([Part("late", [python("-c", "print(1)")], 60)], 1, tmp_path)
+    assert not gpu_check.check([Part("late", [python("-c", "print(1)")], 60)], 1, tmp_path, tmp_path / "a.tar.gz")
     assert "no time left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "total", "expected"),
+    [
+        ((60, 20, 10), 90, (60, 70, 70)),  # what the others did not need
+        ((60, 20, 10), 200, (170, 180, 180)),
+        ((60, 20, 10), 65, (60, 45, 45)),  # too short for all: the first matter most
+    ],
+)
+def test_a_part_has_its_own_seconds_and_those_that_others_left(tmp_path, monkeypatch, seconds, total, expected):
+    """Each part here takes 10 seconds."""
+    now, limits = [0.0], []
+
+    def run(part, limit, out):
+        limits.append(limit)
+        now[0] += 10
+        return "ok", 10.0, ""
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    monkeypatch.setattr(gpu_check, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    gpu_check.check([Part(str(s), [["x"]], s) for s in seconds], total, tmp_path, tmp_path / "a.tar.gz")
+    assert tuple(limits) == expected
+
+
+def test_the_round_fits_a_lent_machine(tmp_path):
+    """One command has 600 seconds there, of which packages take some, and 12,000 characters of its output are kept."""
+    round_ = gpu_check.parts(tmp_path, tmp_path, real=True)
+    assert sum(part.seconds for part in round_) <= gpu_check.TOTAL <= 560
+    printed = sum(2 * 120 + 300 + gpu_check.SHOWN for part in round_) + 3 * 80 * len(round_)
+    assert printed / 2 < 12_000  # half of the parts fail
+    names = [part.name for part in round_]
+    assert len(set(names)) == len(names) and names[0] == "build" and names[-1] == "sanitizer"
+    assert names.index("step of UM-MAE Swin-T") == 2 < names.index("compiled MAE ViT-B") < names.index("ops")
+
+
+def test_a_full_disk_costs_the_archive_only(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(gpu_check.tarfile, "open", full)
+    assert gpu_check.check([Part("fine", [python("-c", "print(1)")], 60)], 60, tmp_path, tmp_path / "a.tar.gz")
+    assert "a.tar.gz could not be written: No space left on device" in capsys.readouterr().out
 
 
 def start(monkeypatch, capsys, *words) -> tuple[int, str, str]:
@@ -61,18 +110,66 @@ def start(monkeypatch, capsys, *words) -> tuple[int, str, str]:
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_every_part_can_be_started(tmp_path, monkeypatch, capsys):
-    """Modules and configs that it names exist, and take these options."""
-    started = set()
-    for part in gpu_check.parts("images", tmp_path):
-        command = part.commands[0]
-        script, *options = command[command.index(sys.executable) + 1 :]
-        if script != "-m":
-            assert (ROOT / script).is_file()
-        elif options[0].startswith("bench"):
-            status, help_, _ = start(monkeypatch, capsys, options[0], "--help")
-            assert status == 0 and all(option in help_ for option in options if option.startswith("--")), options
-            started.add(options[0])
-    assert started == {"bench.each_op", "bench.ops", "bench.compare", "bench.loader"}
+    """Modules, tests and configs that it names exist, and take these options."""
+    started = {}
+    for part in gpu_check.parts(tmp_path, tmp_path, real=True):
+        for command in part.commands:
+            script, *options = command[command.index(sys.executable) + 1 :] if command[0] != "sh" else ("-c", *command)
+            for word in options:
+                if re.fullmatch(r"(configs|tests|fastmim)/[\w./]+", word):
+                    assert (ROOT / word).exists(), word
+            if script == "-m" and options[0].startswith("bench"):
+                started.setdefault(options[0], set()).update(o for o in options if o.startswith("--"))
+    for module, options in started.items():
+        status, help_, _ = start(monkeypatch, capsys, module, "--help")
+        assert status == 0 and all(option in help_ for option in options), module
+    assert started.keys() == {
+        *("bench.compare", "bench.each_op", "bench.loader", "bench.ops", "bench.sdpa", "bench.step")
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeypatch, capsys):
+    """A copy of the tree has no .git: the commit is told by option or environment."""
+    rounds = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(gpu_check, "check", lambda found, *rest: rounds.append((found, *rest)) or True)
+    monkeypatch.delenv("FASTMIM_COMMIT", raising=False)
+    monkeypatch.setenv("OUT", str(tmp_path / "sent"))
+    for words, environment in ((), None), (("--commit", "a" * 40), None), ((), "b" * 40), (("--parts", "ops"), "x"):
+        if environment:
+            monkeypatch.setenv("FASTMIM_COMMIT", environment)
+        monkeypatch.setattr(sys, "argv", ["python -m bench.gpu_check", "--out", str(tmp_path / "out"), *words])
+        with pytest.raises(SystemExit) as end:
+            gpu_check.main()
+        assert end.value.code == 0
+        found, total, out, archive = rounds[-1]
+        recorded = environment == "b" * 40 or "--commit" in words
+        assert any("--record" in command for part in found for command in part.commands) == recorded
+        assert ("rows are in the logs only" in capsys.readouterr().out) != recorded
+        assert (total, archive) == (gpu_check.TOTAL, tmp_path / "sent/gpu_check.tar.gz")
+        assert os.environ["FASTMIM_RESULTS"] == str(tmp_path / "out/rows")
+        os.environ.pop("FASTMIM_COMMIT", None)
+    assert [part.name for part in rounds[-1][0]] == ["ops"] and len(rounds[0][0]) > 12
+    assert len(list((tmp_path / "out/images").iterdir())) == 64  # there are no others
+    monkeypatch.setattr(sys, "argv", ["python -m bench.gpu_check", "--parts", "opps"])
+    with pytest.raises(SystemExit):
+        gpu_check.main()
+    assert "--parts: expected some of build,each kernel once," in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_compared_with_an_undisturbed_one(tmp_path):
+    """On the CPU, as the round does it on a GPU."""
+    gpu_check.draw(tmp_path / "images")
+    command = gpu_check.resumed(tmp_path / "images", tmp_path / "run", "--train.zero_stage", "1")
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith("no difference\n"), done.stdout + done.stderr
+    trace = tmp_path / "run/stopped/trace.jsonl"
+    assert len(trace.read_text().splitlines()) == 12
 
 
 def shared(share: str, items: list) -> list:

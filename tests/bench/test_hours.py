@@ -37,30 +37,35 @@ def test_it_runs_and_records(images, capsys, monkeypatch, tmp_path):
     ]
     hours.main([*words, "--set", "data.size=32,32", "train.precision=fp32", "data.workers=1"])
     lines = capsys.readouterr().out.splitlines()
-    assert sum("CPU: " in line and "projected" in line for line in lines) == 2
+    projected = "projected for 4 epochs of 40 images (those of data.root)"
+    assert sum("CPU: " in line and projected in line for line in lines) == 2
     rows = record.read("hours")
     assert len(rows) == 2
     for row in rows:
         assert row["config"] == CONFIG and row["batch"] == 4 and row["provenance"]["device"] == "cpu"
         assert 0 <= row["data stall"] < 1
-        assert row["projected hours"] == pytest.approx(4 * 1_281_167 / row["images/s"] / 3600)
+        assert row["projected hours"] == pytest.approx(4 * 40 / row["images/s"] / 3600)  # 8 of 48 images are held out
         assert row["HMU"] == pytest.approx(2 * row["MFU"]) and row["FLOPs of"].startswith("what is computed")
 
 
 def test_figures_of_a_row():
     cfg = load("configs/mae/pretrain/vit_base_patch16_224_800ep.py")
-    result = trial.Trial("cuda", "autocast", 2, 100, [0.1, 0.2, 0.3], [0.0, 0.06, 0.0], [1.0] * 5, 1, 1, 1)
+    result = trial.Trial("cuda", "autocast", 2, 100, [0.1, 0.2, 0.3], [0.0, 0.06, 0.0], [1.0] * 5, 1, 1, 1, 50_000)
     row = hours.row("configs/x.py", cfg, result, 500e12, 1_000_000, 989e12)
     assert row["images/s"] == 1000 and row["s/step"] == 0.2 and row["data stall"] == pytest.approx(0.1)
     assert row["projected hours"] == pytest.approx(800 * 1_000_000 / 1000 / 3600)
     assert row["HMU"] == pytest.approx(500 * 3 * 19.067e9 / 500e12, rel=1e-3)  # of one device
     assert row["MFU"] == pytest.approx(row["HMU"] * 500 / 989)
+    assert "800 epochs of 1000000 images (as told with --images)" in hours.text(row | {"device": "cpu"})
+    of_folder = hours.row("configs/x.py", cfg, result, 500e12, None, None)
+    assert of_folder["projected hours"] == pytest.approx(row["projected hours"] / 20)
+    assert "800 epochs of 50000 images (those of data.root)" in hours.text(of_folder | {"device": "cpu"})
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([CONFIG, "--batch", "0"], "expected at least 1"),
+        ([CONFIG, "--batch", "0"], "of at least 1"),
         ([CONFIG, "--set", "train.epoch=3"], "nearest: --train.epochs"),
         ([CONFIG, "--set", "train.epochs"], "expected section.field=value"),
         (["configs/debug/tiny_gpu.py"], "did you mean"),

@@ -35,15 +35,41 @@ def test_contenders_make_the_same_batches(loader, folder):
 
 def test_rows(loader, folder, capsys, monkeypatch):
     monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours, DALI", "stock DALI")})
-    loader.main(["--data", folder, "--batch", "4", "--batches", "4", "--rounds", "1", "--threads", "1"])
+    loader.main(["--data", folder, "--batch", "4", "--batches", "4", "--rounds", "2", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
-    assert ["ours, DALI" in lines[0], "stock DALI" in lines[1]] == [True, True]
-    assert "ours is faster: 1" in lines[0]
+    # What is stopped half-way has said what it measured.
+    names = ["ours, DALI", "stock DALI", "stock DALI", "ours, DALI"]
+    starts = [f"round {turn // 2 + 1}, {name}: " for turn, name in enumerate(names)]
+    assert all(line.startswith(start) for line, start in zip(lines[:4], starts, strict=True))
+    assert "ours, DALI" in lines[4] and "ours is faster: 1" in lines[4] and "stock DALI" in lines[5]
 
 
-@pytest.mark.parametrize("arguments", [["--batches", "1"], ["--threads", "0"]])
-def test_bad_arguments_are_one_line(loader, folder, capsys, arguments):
+def test_a_machine_of_many_cores_needs_no_other_options(loader, folder, monkeypatch):
+    given = []
+    monkeypatch.setattr(loader, "images_per_second", lambda contender, setting: given.append(setting) or 1.0)
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda _: set(range(16)))
+    loader.main(["--data", folder])
+    assert {(setting.threads, setting.batches) for setting in given} == {(16, 64)}
+
+
+def test_without_dali_the_rest_is_measured(loader, folder, monkeypatch, capsys):
+    monkeypatch.setattr(loader, "has_dali", lambda: False)
+    monkeypatch.setattr(loader, "images_per_second", lambda contender, setting: 1.0)
+    loader.main(["--data", folder, "--rounds", "1"])
+    said = capsys.readouterr().out
+    assert said.startswith("DALI is not installed") and "DALI:" not in said and said.count("ours, Pillow") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batches", "4", "--threads", "2"], "--batches: expected more than 4, which are 2 a thread, got 4"),
+        (["--threads", "0"], "--threads"),
+        (["--bad", "nowhere"], "no folder of images or list file at"),
+    ],
+)
+def test_bad_arguments_are_one_line(loader, folder, capsys, words, message):
     with pytest.raises(SystemExit) as refusal:
-        loader.main(["--data", folder, *arguments])
+        loader.main(["--data", folder, *words])
     assert refusal.value.code == 2
-    assert "expected --batch" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

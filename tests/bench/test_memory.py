@@ -47,7 +47,8 @@ def case(monkeypatch):
         if limit and peak > limit:
             return None
         return [
-            trial.Trial("cpu", "fp32", ranks, batch, [1.0], [0.0], [1.0], peak + rank, 10, 0) for rank in range(ranks)
+            trial.Trial("cpu", "fp32", ranks, batch, [1.0], [0.0], [1.0], peak + rank, 10, 0, 9)
+            for rank in range(ranks)
         ]
 
     monkeypatch.setattr(trial, "launch", launch)

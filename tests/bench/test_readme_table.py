@@ -1,5 +1,7 @@
 """README's table says what bench/results says."""
 
+import re
+
 import pytest
 
 from bench import readme, record
@@ -9,6 +11,17 @@ def test_the_table_is_fresh():
     assert readme.rendered(readme.README.read_text()) == readme.README.read_text(), "stale: run make readme"
 
 
+def test_measured_numbers_stand_in_generated_tables_only():
+    """A number typed by hand outlives what it was measured on."""
+    page = readme.README.read_text()
+    for start, end in (readme.RESULTS, readme.TRANSFER):
+        page = page[: page.index(start)] + page[page.index(end) :]
+    prose = re.sub(
+        r"^```.*?^```$|`[^`]*`|arXiv:[\d.]+|Python [\d.]+|Apache-2.0", "", page, flags=re.DOTALL | re.MULTILINE
+    )
+    assert re.findall(r".*(?:\d+\.\d|\d %|\d points).*", prose) == []
+
+
 def test_lines_say_what_was_measured_and_what_was_projected(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.hours"])
@@ -16,12 +29,12 @@ def test_lines_say_what_was_measured_and_what_was_projected(monkeypatch, tmp_pat
         "config": "configs/debug/tiny_cpu.py", "precision": "fp32", "stage": 0, "checkpointing": False, "ranks": 1,
         "batch": 8, "device": "cpu",
     }  # fmt: skip
-    record.record(setting | {"case": "tiny", "epochs": 4, "projected hours": 12.34567}, "hours")
+    record.record(setting | {"case": "tiny", "epochs": 4, "images": 5, "projected hours": 12.34567}, "hours")
     other = {"peak GiB": 9.0, "out of memory": False, "case": "tiny"}
     record.record(setting | other | {"stage": 3}, "memory")
     line = readme.table().splitlines()[-1]
     assert line.startswith(
-        "| debug | [tiny_cpu](configs/debug/tiny_cpu.py) | 4 | 12.35 (projected) | not yet | not yet |"
+        "| debug | [tiny_cpu](configs/debug/tiny_cpu.py) | 4 | 12.35 (projected, 5 images) | not yet | not yet |"
     )
     assert "| CPU: " in line
     record.record(setting | other | {"peak GiB": 2.0}, "memory")

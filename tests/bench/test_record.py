@@ -1,5 +1,6 @@
 """Results carry their provenance, and nothing about the machine they came from beyond its hardware."""
 
+import argparse
 import copy
 import json
 import platform
@@ -50,6 +51,28 @@ def test_table_shows_the_newest_row_of_each_case(results):
     assert len(lines) == 4 and lines[2].startswith("| ViT-B, batch 8, ours | 2 | images/s |  |")
     with pytest.raises(ValueError, match="no rows of theme 'steps'"):
         record.table("steps")
+
+
+def test_what_could_not_be_recorded_is_refused_before_it_is_measured(results, monkeypatch, tmp_path, capsys):
+    """A copy of the tree without its history: the commit is told, else `--record` is refused at once."""
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("--record", action=record.Record)
+    assert parser.parse_args([]).record is False
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    monkeypatch.delenv("FASTMIM_COMMIT", raising=False)
+    for commit in (None, "v1.0", "0" * 39):
+        if commit:
+            monkeypatch.setenv("FASTMIM_COMMIT", commit)
+        with pytest.raises(SystemExit) as refusal:
+            parser.parse_args(["--record"])
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert refusal.value.code == 2 and line.startswith("bench: error: --record: ") and "full" in line
+    monkeypatch.setenv("FASTMIM_COMMIT", "0" * 40)
+    assert parser.parse_args(["--record"]).record is True
+    assert record.read(record.record(ROW, "step").name.split("_")[0])[0]["provenance"]["commit"] == "0" * 40
+    monkeypatch.setattr(platform, "node", lambda: "python")  # every row's command would name this machine
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--record"])
 
 
 @pytest.mark.parametrize("argv", [["python"], ["python", "-c", "import bench"], ["python", "-"]])

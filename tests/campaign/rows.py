@@ -46,7 +46,7 @@ COVERED = tuple(
     for name in (
         "checkpoint", "data/crops", "data/decode", "data/loader", "decoders", "engine", "losses", "masking", "mim",
         "objective", "optim", "stage0", "targets", "tasks/export", "tasks/layouts", "tasks/load", "tasks/pretrain",
-        "tokens",
+        "tasks/trained", "tokens",
     )
 )  # fmt: skip
 """What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""

@@ -345,15 +345,18 @@ def test_outputs_replace_links_and_only_what_the_doctor_wrote(doctor, folder, tm
     assert precious.read_text() == '{"path": "a", "reason": "b"}\n'
     (folder / "bad_files.jsonl").write_text("my own notes\n")
     status, printed = doctor(folder)
-    assert status == 2 and "expected a list of bad files to replace, or none; move what is there" in printed.err
+    assert status == 2 and "expected a list of bad files to replace, or none; --overwrite replaces it" in printed.err
     assert (folder / "bad_files.jsonl").read_text() == "my own notes\n"
+    (folder / "manifest.json").write_text("mine")
+    assert doctor(folder, "--overwrite")[0] < 2
+    assert Manifest.load(str(folder / "manifest.json")) and "mine" not in (folder / "bad_files.jsonl").read_text()
 
 
 def test_usage_errors(doctor, folder, tmp_path):
     (folder / "manifest.json").write_text('{"precious": 1}')
     for words, message in (
         ([tmp_path / "nowhere"], "no folder of images"),
-        ([folder, "--threads", "-1"], "expected 0 or more"),
+        ([folder, "--threads", "-1"], "--threads: expected 0 to 1024"),
         ([folder], "manifest.json is not a manifest"),
     ):
         status, printed = doctor(*words)

@@ -1,6 +1,7 @@
 """`fastmim convert`: official files in and out; every name accounted for, and what the official code computes."""
 
 import json
+import re
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -298,8 +299,11 @@ def test_the_format_to_write(tiny_mae):
     with pytest.raises(ValueError, match="2 official formats fit; .* PixMIM .*; MAE"):
         official.choose(pixmim, None)
     state, _ = official.to_official(official.choose(pixmim, "mmselfsup"), pixmim)
-    with pytest.raises(ValueError, match="no place for any tensor"):
-        official.to_official(official.choose(pixmim, "SimMIM Swin (micro"), pixmim)
+    assert official.choose(pixmim, None, "PixMIM (open-mmlab/mmselfsup)").name.startswith("PixMIM")
+    with pytest.raises(ValueError, match="do not fit SimMIM Swin .microsoft/SimMIM.; they fit: PixMIM .*; MAE"):
+        official.choose(pixmim, "SimMIM Swin (micro")
+    with pytest.raises(ValueError, match="do not fit SimMIM Swin .* or SimMIM ViT .*; they fit: MAE"):
+        official.choose(build(config), "simmim")
     assert state["target_generator.low_pass_filter"].shape == (3, 96, 96)
 
 
@@ -317,7 +321,83 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     assert not run.exists()
     convert(file, run, "--config", config_file)
     assert "holds checkpoints already" in refusal(file, run, "--config", config_file)
-    assert "no official formats fit" in refusal(run, tmp_path / "back.pth", "--format", "mea")
-    assert "of: UM-MAE ViT (implus/UM-MAE); UM-MAE Swin" in refusal(run, tmp_path / "back.pth", "--format", "um-mae")
+    assert "no official format is called that; this model fits: MAE" in refusal(
+        run, tmp_path / "back.pth", "--format", "mea"
+    )
+    line = refusal(run, tmp_path / "back.pth", "--format", "um-mae")
+    assert "do not fit UM-MAE ViT" in line and line.endswith("they fit: MAE (facebookresearch/mae, long_seq_mae)")
     assert "leave --config and --size out" in refusal(run, tmp_path / "back.pth", "--size", "32", "32")
     assert not (tmp_path / "back.pth").exists()
+
+
+WRAPPED = {
+    "ddp": (lambda state: {"model": prefixed("module.", state)}, "names taken without 'module.'"),
+    "compile": (lambda state: {"model": prefixed("_orig_mod.", state)}, "such as '_orig_mod.'"),
+    "compiled blocks": (
+        lambda state: {"model": {k.replace("blocks.0.", "blocks.0._orig_mod."): v for k, v in state.items()}},
+        "such as '_orig_mod.'",
+    ),
+    "compiled ddp": (lambda state: {"model": prefixed("module._orig_mod.", state)}, "names taken without 'module.'"),
+    "lightning": (
+        lambda state: {"state_dict": prefixed("model.", state) | {"loss.weight": torch.ones(1)}, "callbacks": {}},
+        "not kept: 1 tensors outside 'model.', such as loss.weight",
+    ),
+    "deepspeed": (lambda state: {"module": state, "ds_config": {}}, "taken: the weights under 'module'"),
+    "nested": (lambda state: {"epoch": 3, "model": {"module": state}}, "taken: the weights under 'model.module'"),
+    "averages alone": (lambda state: {"model_ema": state}, "taken: the weights under 'model_ema'"),
+    "averages beside": (lambda state: {"model": state, "model_ema": state}, "not kept: model_ema"),
+    "a student and its teacher": (
+        lambda state: {"model": prefixed("teacher.", state) | prefixed("student.module.", state)},
+        "names taken without 'student.module.'",
+    ),
+    "another program's container": (lambda state: {"state_dict": state}, "tensors matched"),
+}
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_weights_in_the_wrappers_of_other_programs_are_found_and_named(name, tiny_mae, tmp_path, convert):
+    _, state, file, config_file = tiny_mae
+    wrap, said = WRAPPED[name]
+    torch.save(wrap(state), file)
+    out = convert(file, tmp_path / "run", "--config", config_file)
+    assert said in out and f"{len(state)} tensors matched" in out
+    _, mim = weights(tmp_path / "run")
+    assert torch.equal(mim.encoder.norm.bias, state["norm.bias"])
+
+
+def test_a_file_is_replaced_only_when_told(tiny_mae, tmp_path, refusal, convert):
+    _, _, file, config_file = tiny_mae
+    convert(file, tmp_path / "run", "--config", config_file)
+    before = file.read_bytes()
+    line = refusal(tmp_path / "run", file)
+    assert "--overwrite replaces it" in line and "fastmim convert FILE RUN" in line
+    assert "found a folder" in refusal(tmp_path / "run", tmp_path)
+    assert "found a file" in refusal(file, config_file)
+    assert file.read_bytes() == before
+    (tmp_path / "link.pth").symlink_to(file)
+    assert "--overwrite" in refusal(tmp_path / "run", tmp_path / "link.pth")
+    convert(tmp_path / "run", tmp_path / "link.pth", "--overwrite")
+    assert file.read_bytes() == before and not (tmp_path / "link.pth").is_symlink()
+
+
+@pytest.mark.parametrize(("blocks", "each", "reason"), [(10, 4, "a model of"), (99, 1, "at most .* blocks")])
+def test_a_file_that_describes_a_far_larger_model_is_refused(blocks, each, reason, tmp_path, refusal):
+    state = {"cls_token": torch.zeros(1), "pos_embed": torch.zeros(1, 257, 1280)}
+    state |= {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "blocks.0.attn.qkv.weight": torch.zeros(1)}
+    state |= {f"blocks.{i}.{n}.x": torch.zeros(1) for i in range(blocks) for n in range(each)}
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    assert re.search(reason, refusal(tmp_path / "mae.pth", tmp_path / "run"))
+
+
+def test_shapes_of_no_model_are_refused_in_words(tiny_mae, tmp_path, refusal):
+    _, state, file, config_file = tiny_mae
+    for wrong in (torch.zeros(()), torch.zeros(0), torch.zeros(3), torch.zeros(1, 1, 1, 1, 1)):
+        for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"):
+            torch.save({"model": state | {name: wrong}}, file)
+            for words in ([], ["--config", config_file]):
+                line = refusal(file, tmp_path / "run", *words)
+                assert "unpack" not in line and "index" not in line, line

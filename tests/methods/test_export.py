@@ -1,6 +1,9 @@
 """The export: what timm gets is what was trained, or nothing is left."""
 
 import json
+import os
+import resource
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.encoders.vit import ViTEncoder
 from fastmim.tasks import classify, export
+from fastmim.tasks.card import card
 from fastmim.tasks.load import from_export, from_run, weights
 from fastmim.tasks.pretrain import build
 from fastmim.transfer import Finetune, Head, LabelledData, Probe
@@ -50,16 +54,123 @@ def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
 
 
 def test_an_old_export_is_replaced(weights_of_run, tmp_path):
+    """One of another form too; a link that the user names stays."""
     import timm
 
     folder, link = tmp_path / "encoder", tmp_path / "link"
     link.symlink_to(folder)
-    export.export_encoder(CONFIG, weights_of_run, folder)
+    export.export_encoder(CONFIG, weights_of_run, folder, "mmdet")
     weights_of_run["encoder.cls_token"] += 1
     export.export_encoder(CONFIG, weights_of_run, link)
     assert names(tmp_path) == ["encoder", "link"] and link.is_symlink()
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(model.cls_token, weights_of_run["encoder.cls_token"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, name):
+    """Such as a card with the licence filled in; a file that is missing does not count."""
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content.replace(b"fastmim", b"FastMIM", 1) if b"fastmim" in content else content + b" ")
+    before = (folder / name).read_bytes()
+    with pytest.raises(ValueError, match=rf"encoder: {name} was changed since it was exported: move it away, or"):
+        export.export_encoder(CONFIG, weights_of_run, folder)
+    assert (folder / name).read_bytes() == before
+    if name != "README.md":
+        (folder / name).unlink()
+        export.export_encoder(CONFIG, weights_of_run, folder)
+    assert names(folder) == FILES
+
+
+def test_the_current_folder_is_not_replaced(weights_of_run, tmp_path, monkeypatch):
+    """Whoever stands in it would stand nowhere afterwards."""
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
+    monkeypatch.chdir(folder)
+    for out in (".", "../encoder"):
+        with pytest.raises(ValueError, match="expected another folder than the current one"):
+            export.export_encoder(CONFIG, weights_of_run, Path(out))
+    assert names(folder) == FILES
+
+
+def test_everybody_may_read_an_export(weights_of_run, tmp_path):
+    before = os.umask(0o027)
+    try:
+        for to in ("timm", "mmdet"):
+            folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / to, to)
+            assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o640}
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("to", ["timm", "mmdet"])
+def test_a_full_disk_leaves_the_earlier_export(weights_of_run, tmp_path, to):
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder", to)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(
+            ValueError, match=r"encoder: the export cannot be written there \(File too large\), and not"
+        ):
+            export.export_encoder(CONFIG, weights_of_run, folder, to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["encoder"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("moment", ["writing", "checking", "the card", "first move", "second move"])
+def test_an_interrupted_export_leaves_the_earlier_one(weights_of_run, tmp_path, monkeypatch, moment):
+    folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    if moment in ("writing", "checking"):
+        part = {"writing": "write", "checking": "problem"}[moment]
+        monkeypatch.setitem(export.LAYOUTS, "timm", replace(export.LAYOUTS["timm"], **{part: interrupt}))
+    elif moment == "the card":
+        monkeypatch.setattr(export, "card", interrupt)
+    else:
+        rename, name = Path.rename, {"first move": "old", "second move": "encoder"}[moment]
+        moves = iter((interrupt,))
+
+        def move(source, target):
+            return (next(moves, rename) if target.name == name else rename)(source, target)
+
+        monkeypatch.setattr(Path, "rename", move)
+    with pytest.raises(KeyboardInterrupt):
+        export.export_encoder(CONFIG, weights_of_run, folder)
+    assert names(tmp_path) == ["encoder"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file", "expected a folder to write, but .*/file is a file"),
+        ("file/encoder", "expected a folder to write, but .*/file is a file"),
+        ("loop", "found links that lead to each other"),
+        ("loop/encoder", "found links that lead to each other"),
+        ("pipe", "expected a folder to write, but .*/pipe is a file"),
+        ("x" * 256, r"cannot be written there \(File name too long\)"),
+        (".", "expected an earlier export or an empty folder, found 'file' there"),
+        ("other", r"expected an earlier export or an empty folder, found '\.hidden\\n' there"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(weights_of_run, tmp_path, out, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.hidden\n").touch()
+    before = names(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        export.export_encoder(CONFIG, weights_of_run, tmp_path / out)
+    assert str(error.value).isprintable() and names(tmp_path) == before
 
 
 def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
@@ -69,15 +180,14 @@ def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
     (tmp_path / "thesis.tex").rename(tmp_path / "README.md")
     with pytest.raises(ValueError, match=r"found 'README\.md' there"):
         export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=r"found 'README\.md' there"):
-        export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    assert names(tmp_path) == ["README.md", "config.json", "model.safetensors"]
-    (tmp_path / "README.md").rename(tmp_path / "thesis.tex")
-    with pytest.raises(ValueError, match=r"found 'thesis\.tex' there"):
-        export.export_encoder(CONFIG, weights_of_run, tmp_path)
-    assert names(tmp_path) == ["config.json", "model.safetensors", "thesis.tex"]
+    for others in (["config.json", "model.safetensors"], ["backbone.pth", "config.py"], ["usage.py"]):
+        for name in others:
+            (tmp_path / name).write_text("somebody else's")
+        with pytest.raises(ValueError, match="expected an earlier export or an empty folder, found 'README.md' there"):
+            export.export_encoder(CONFIG, weights_of_run, tmp_path)
+        for name in others:
+            (tmp_path / name).unlink()
+    assert (tmp_path / "README.md").read_text() == "precious"
 
 
 def another_timm(monkeypatch):
@@ -89,7 +199,7 @@ def another_timm(monkeypatch):
         return model
 
     monkeypatch.setattr(timm, "create_model", create_model)
-    return "a copy loaded by timm gives other features"
+    return "a copy loaded by timm gives other tokens"
 
 
 def another_forward(monkeypatch):
@@ -165,10 +275,14 @@ def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
         pixels = module.pixels(images).contiguous()
         expected = module.logits(pixels)
         assert torch.equal(copy(pixels), expected)
+        pooled = copy.forward_head(copy.forward_features(pixels), pre_logits=True)
+        torch.testing.assert_close(pooled, from_export(folder).model(pixels))
         assert torch.equal(from_export(folder).model.logits(pixels), expected)
         # A channels-last image takes other convolutions.
         torch.testing.assert_close(module.predict(images), expected, rtol=1e-4, atol=1e-4)
-    assert copy.num_classes == 5 and "5 classes" in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    what = "the class token" if head.pool == "cls" else "the mean over all positions"
+    assert copy.num_classes == 5 and f"`model(images)` gives 5 logits, computed from {what}" in text
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("Swin", "after"), ("ResNet", "new")])
@@ -229,11 +343,30 @@ def test_a_folder_for_the_hub(weights_of_run, tmp_path):
 
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "out", "hub-folder")
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_features == 64
-    card = ModelCard.load(folder / "README.md")
-    found = card.data.to_dict()
+    loaded = ModelCard.load(folder / "README.md")
+    found = loaded.data.to_dict()
     assert found["library_name"] == "timm" and found["pipeline_tag"] == "image-feature-extraction"
     assert "masked-image-modeling" in found["tags"] and "license" not in found
-    assert "upload_folder" in card.text and "To be filled in by whoever publishes" in card.text
+    assert "upload_folder" in loaded.text and "To be filled in by whoever publishes" in loaded.text
+
+
+TINY = replace(VIT, name="vit_tiny_patch16_224", embed_dim=192, num_heads=3)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "title"),
+    [
+        (VIT, "# ViT, 0.162 M parameters, pre-trained by masked image modelling (RandomMasking, "),
+        (replace(TINY, depth=12), "# vit_tiny_patch16_224 (ViT, 5.52 M parameters), pre-trained"),
+        (replace(TINY, depth=11), "# ViT, 5.08 M parameters, pre-trained"),
+    ],
+)
+def test_a_card_is_titled_after_the_network_that_it_is(encoder, title):
+    config = replace(CONFIG, encoder=encoder, data=replace(CONFIG.data, size=(224, 224)))
+    trained = from_run(config, build(config).state_dict())
+    text = card(trained, config, None, 0, "timm", export.TIMM.snippet(trained, "out"), [])
+    assert text.startswith(title)
+    assert f"* Network: timm's {encoder.name} with img_size=(224, 224), patch_size=16, depth={encoder.depth}, " in text
 
 
 def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
@@ -252,12 +385,12 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "facts.json").write_text(json.dumps({"devices": "2 x CPU, 1 threads each", "decoding": "Pillow"}))
     (run / "knn.json").write_text(json.dumps({"top1": 0.875, "k": 20}))
-    folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run)
-    card = (folder / "README.md").read_text()
+    folder = export.export_encoder(config, weights_of_run, run / "encoder", run=run, step=12)
+    text = (folder / "README.md").read_text()
     for words in (
         f"`photographs`, 4 images, manifest {manifest.hash}",
         "| updates done | 12 |",
-        "| devices | 2 x CPU, 1 threads each |",
+        "| devices | `2 x CPU, 1 threads each` |",
         "| images/s | 48.0 (median) |",
         "| time | 0m09s (0.0025 hours) |",
         "| peak memory | 2.00 GiB a process |",
@@ -270,6 +403,6 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
         "## Limits",
         "## Licence",
     ):
-        assert words in card, words
-    assert "private" not in card and card.count(str(tmp_path)) == 1  # in how it is used
-    assert (folder / "usage.py").read_text() in card
+        assert words in text, words
+    assert "private" not in text and text.count(str(tmp_path)) == 1  # in how it is used
+    assert (folder / "usage.py").read_text() in text

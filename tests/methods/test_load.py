@@ -1,6 +1,9 @@
 """`fastmim.load`: encoder and transform of a run, an export, an official checkpoint, and where people use them."""
 
 import copy
+import json
+import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -107,6 +111,24 @@ def test_features_of_every_kind(name, runs):
             own = trained.names()
             model.load_state_dict({own[n]: t for n, t in encoder.state_dict().items() if n in own})
             assert torch.equal(trained.spec.timm_tokens(model, images), tokens)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_pooled_features_are_the_same_in_every_library(name, runs, tmp_path):
+    """The mean of what a run without classifier gives: by a call in timm, and in `fastmim.load` of run and export."""
+    import timm
+
+    config, images = config_of(*SIZES[name]), images_of(name)
+    folder = export.export_encoder(config, checkpoint.load(runs[name] / "checkpoints").state["model"], tmp_path / "out")
+    expected, _ = fastmim.load(runs[name])
+    with torch.no_grad():
+        raster = expected.tokens(images)[:, expected.encoder.num_prefix_tokens :].mean(1)
+        assert torch.equal(expected(images), raster) and torch.equal(fastmim.load(folder)[0](images), raster)
+        if find(runs[name]).timm is not None:
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+            torch.testing.assert_close(model(images), raster)
+    words = "(images)` gives pooled features: the mean over all positions"
+    assert words in (folder / "README.md").read_text() and words.replace("`", "") in (folder / "usage.py").read_text()
 
 
 @pytest.mark.parametrize("name", ["ViT", "Swin", "ConvMAE"])
@@ -231,3 +253,116 @@ def test_what_is_none_of_these_is_refused(tmp_path, runs):
     (tmp_path / "notes.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"expected a checkpoint of torch\.save"):
         fastmim.load(tmp_path / "notes.pth")
+
+
+@pytest.fixture
+def exported(runs, tmp_path):
+    """An export of a ViT, and what its config.json says."""
+    state = checkpoint.load(runs["ViT"] / "checkpoints").state["model"]
+    folder = export.export_encoder(config_of(*SIZES["ViT"]), state, tmp_path / "encoder")
+    return folder, json.loads((folder / "config.json").read_text())
+
+
+def refusal(folder):
+    with pytest.raises(ValueError, match="model.safetensors|config.json") as error:
+        fastmim.load(folder)
+    text = str(error.value)
+    assert text.isprintable() and len(text) < 900 and "0x" not in text
+    return text
+
+
+HOSTILE = [
+    ("spec.depth", 10**7, "encoder.depth: expected fewer blocks than there are tensors, 54"),
+    ("spec.depth", 3, "encoder.blocks.3.attn.proj.bias has no place in ViT"),
+    ("spec.depth", 5, "encoder.blocks.4.norm1.weight is missing"),
+    ("spec.embed_dim", 10**6, "expected (1, 1, 1000000) of float32, got (1, 1, 16) of float32"),
+    ("spec.embed_dim", 10**12, "expected sizes that fit each other"),
+    ("spec.embed_dim", "16", "encoder.embed_dim: expected int | None, got '16'"),
+    ("spec.num_heads", 7, "timm cannot make"),
+    ("spec.name", "../../evil\n\x1b[31m", "timm has no model"),
+    ("spec.name", "x" * 4000, "timm has no model"),
+    ("spec.part", "RandomMasking", "RandomMasking has no field"),
+    ("spec", None, "spec: expected Encoder, got None"),
+    ("spec", [[1]] * 1000, "spec: expected Encoder"),
+    ("masking", {"part": "Head"}, "masking: expected Masking"),
+    ("masking", {"part": "os.system"}, "config part 'os.system' is unknown"),
+    ("size", [10**6, 10**6], "size: expected at least 1 and at most 4096"),
+    ("size", [32], "size: expected tuple[int, int], got (32,)"),
+    ("size", [4096, 4096], "pos_embed: expected"),
+    ("test_size", [10**9, 1], "test_size: expected at least 1 and at most 4096"),
+    ("mean", [0.5] * 1000, "mean and std: expected a number for each of 1 or 3 channels, got 1000 and 3"),
+    ("mean", [float("nan")] * 3, "expected JSON, found NaN, which is no number"),
+    ("std", [0, 1, 1], "std: expected above 0"),
+    ("crop", {"part": "CenterCrop", "interpolation": "a()"}, "crop.interpolation: expected one of bicubic, bilinear"),
+    ("classes", 10**9, "head and classes: expected both or neither"),
+    ("classes", True, "classes: expected int, got True"),
+    ("more", 1, "exported by this version of fastmim"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), HOSTILE)
+def test_a_strange_config_of_an_export_is_one_line(exported, field, value, message):
+    """At once, whatever sizes it claims: weights bound them."""
+    folder, stored = exported
+    place = stored["fastmim"]
+    *outer, last = field.split(".")
+    for name in outer:
+        place = place[name]
+    place[last] = value
+    (folder / "config.json").write_text(json.dumps(stored))
+    assert message in refusal(folder)
+
+
+NO_CONFIG = [b"", b"{", b"[" * 10**5, b"\xff\xfe", b"[]", b"null", b'{"fastmim": 1}', b" " * 2**21]
+
+
+@pytest.mark.parametrize("content", NO_CONFIG)
+def test_what_is_no_config_is_one_line(exported, content):
+    (exported[0] / "config.json").write_bytes(content)
+    assert "config.json: expected" in refusal(exported[0])
+
+
+def test_other_weights_in_an_export_are_one_line(exported):
+    folder, _ = exported
+    tensors = load_file(folder / "model.safetensors")
+    whole, wide = torch.zeros(1, 1, 16, dtype=torch.int64), torch.zeros(1, 1, 17)
+    for token, message in ((whole, "got (1, 1, 16) of int64"), (wide, "got (1, 1, 17) of float32")):
+        save_file(tensors | {"cls_token": token}, folder / "model.safetensors")
+        assert f"encoder.cls_token: expected (1, 1, 16) of float32, {message}" in refusal(folder)
+    save_file(tensors | {"new\n": wide}, folder / "model.safetensors")
+    assert "encoder.new\\n has no place in ViT" in refusal(folder)
+    del tensors["norm.bias"]
+    save_file(tensors, folder / "model.safetensors")
+    assert "norm.bias is missing" in refusal(folder)
+    (folder / "model.safetensors").write_bytes((10**9).to_bytes(8, "little") + b"{" * 100)
+    assert "expected a safetensors file" in refusal(folder)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match="expected a run folder"):
+        fastmim.load(folder)
+
+
+def test_loading_an_export_runs_nothing_in_it(exported, monkeypatch):
+    """Neither its Python, nor a pickle under the name of the weights, nor a metadata that names code."""
+    folder, _ = exported
+    code = f"open({str(folder / 'spoilt')!r}, 'w')"
+    for name in ("usage", "config", "__init__", "conftest", "sitecustomize", "timm", "json", "model"):
+        (folder / f"{name}.py").write_text(code)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "__reduce__": code, "auto_map": code})
+    (folder / "pytorch_model.bin").write_bytes(pickled(code))
+    monkeypatch.chdir(folder)
+    encoder, _ = fastmim.load(".")
+    assert encoder.num_features == 16
+    (folder / "model.safetensors").write_bytes(pickled(code))
+    assert "expected a safetensors file" in refusal(folder)
+    assert not (folder / "spoilt").exists()
+
+
+def pickled(code: str) -> bytes:
+    class Evil:
+        def __reduce__(self):
+            return exec, (code,)
+
+    return pickle.dumps(Evil())

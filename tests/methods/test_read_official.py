@@ -1,6 +1,7 @@
 """Official checkpoint files are read as plain tensors, and nothing in them is ever run."""
 
 import argparse
+import os
 import pickle
 import sys
 import types
@@ -12,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fastmim.convert import read
 from fastmim.convert.read import read_official
+from tests.methods import hostile_weights
 
 WEIGHTS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "norm.bias": torch.ones(4)}
 
@@ -155,3 +158,29 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(OSError):
         read_official(tmp_path / "missing.pth")
+
+
+def test_a_file_that_asks_for_endless_work_is_refused_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "_SECONDS", 1)
+    for path in hostile_weights.write_all(tmp_path).values():
+        with pytest.raises(ValueError, match="expected|takes more than|the file has only") as error:
+            read_official(path)
+        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    for content in hostile_weights.sound():
+        (tmp_path / "sound.pth").write_bytes(content)
+        assert read_official(tmp_path / "sound.pth").state.keys() == {"w"}
+
+
+def test_only_a_regular_file_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "folder.safetensors").mkdir()
+    for path in (tmp_path / "pipe.pth", tmp_path / "folder.safetensors", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="expected a file, found a"):
+            read_official(path)
+
+
+def test_weights_within_several_dictionaries_are_found(tmp_path):
+    torch.save({"state": 1, "model": {"epoch": 3, "module": {"state_dict": WEIGHTS}}}, tmp_path / "a.pth")
+    file = read_official(tmp_path / "a.pth")
+    assert file.container == "model.module.state_dict" and file.rest == {"state": 1}
+    same(file.state)

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmim import encoders
+from fastmim import checkpoint, encoders
 from fastmim.classifier import Batch, LinearProbe, pooling, recalibrate
-from fastmim.config import Optim
+from fastmim.config import Optim, to_json
 from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
@@ -19,9 +19,13 @@ from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from fastmim.masking import RandomMasking
 from fastmim.optim import parameter_groups, stage0_optimizer
 from fastmim.stage0 import Sgd
+from fastmim.tasks import parts as pretraining
 from fastmim.tasks.classify import build, build_encoder, initialise
+from fastmim.tasks.layouts import write_timm
+from fastmim.tasks.load import from_run
 from fastmim.tokens import sample_id, sample_index
 from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe
+from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
 
 LABELS = torch.arange(20) % 4
@@ -121,17 +125,18 @@ def test_heads_that_cannot_be():
         classifier(Swin, head=Head(pool="cls"))
 
 
-def save_run(folder, encoder):
-    from fastmim import checkpoint
-
-    state = {f"encoder.{name}": t for name, t in encoder.state_dict().items()} | {"decoder.x": torch.zeros(1)}
-    checkpoint.save(folder / "checkpoints", 1, {"model": state}, {}, 1)
+def save_run(folder, encoder, spec):
+    """A pre-training run with the weights of an encoder of 64 x 64 pixels."""
+    config = config_of(spec, (64, 64))
+    mim = pretraining.build(config)
+    mim.encoder.load_state_dict(encoder.state_dict())
+    checkpoint.save(folder / "checkpoints", 1, {"model": mim.state_dict()}, {"config": to_json(config)}, 1)
     return folder
 
 
 def test_weights_come_over_and_tables_are_resized(tmp_path):
     source = small(ViT, pos="learned").build((64, 64), (0.5,) * 3, (0.5,) * 3, RandomMasking())
-    run = save_run(tmp_path / "vit", source)
+    run = save_run(tmp_path / "vit", source, small(ViT, pos="learned"))
     encoder = build_encoder(small(ViT, pos="learned"), data(96))
     initialise(encoder, run)
     assert torch.equal(encoder.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
@@ -140,7 +145,7 @@ def test_weights_come_over_and_tables_are_resized(tmp_path):
     source = build_encoder(small(BEiT, shared_bias=True), data(64))
     nn.init.normal_(source.backbone.rel_pos_bias.relative_position_bias_table)
     encoder = build_encoder(small(BEiT, shared_bias=False), data(96))
-    initialise(encoder, save_run(tmp_path / "beit", source))
+    initialise(encoder, save_run(tmp_path / "beit", source, small(BEiT, shared_bias=True)))
     table = resize_relative_bias(source.backbone.rel_pos_bias.relative_position_bias_table, (11, 11))
     for block in encoder.backbone.blocks:
         torch.testing.assert_close(block.attn.relative_position_bias_table, table)
@@ -161,6 +166,18 @@ def test_an_exported_encoder_is_one_to_start_from(tmp_path):
     encoder = build_encoder(small(Swin), data())
     initialise(encoder, tmp_path / "export")
     assert all(torch.equal(t, encoder.backbone.state_dict()[n]) for n, t in state.items())
+
+
+@pytest.mark.parametrize("kind", [ViT, BEiT, Swin, ResNet, ConvNeXt])
+def test_an_export_of_every_kind_is_one_to_start_from(kind, tmp_path):
+    """Also where timm calls the last norm otherwise."""
+    config = config_of(small(kind), (64, 64))
+    source = from_run(config, pretraining.build(config).state_dict())
+    write_timm(source, tmp_path)
+    encoder = build_encoder(small(kind), data())
+    initialise(encoder, tmp_path)
+    expected = source.model.encoder.state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in encoder.state_dict().items() if "mask_token" not in n)
 
 
 def drawn(changes, image):

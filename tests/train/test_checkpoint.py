@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fastmim import checkpoint
-from fastmim.checkpoint import CheckpointError, load, lock, save
+from fastmim.checkpoint import CheckpointError, load, save
+from fastmim.runfolder import lock
 from tests.train.launched import Forks, wait_for
 
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")

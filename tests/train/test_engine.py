@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastmim import config
+from fastmim import config, deepspeed_file
 from fastmim.settings import batch_plan, deepspeed_config, resolve_precision
 from tests.sweep import covering
 from tests.train.launched import ENVIRONMENT, Forks
@@ -124,28 +124,114 @@ def test_settings_merge_the_users_file(tmp_path):
     assert settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 2 == 4096
 
 
+AUTO = """{
+  "train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+  "gradient_clipping": "auto", "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto", "loss_scale_window": 1000},
+  "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto"}}, "zero_allow_untested_optimizer": true,
+  "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto", "allgather_bucket_size": 2e8, "overlap_comm": true,
+    "offload_optimizer": {"device": "none", "pin_memory": true}, "offload_param": {"device": "none"},
+    "stage3_prefetch_bucket_size": "auto", "stage3_gather_16bit_weights_on_model_save": true}
+}"""
+
+
+def test_auto_in_the_users_file_means_what_the_config_says(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(AUTO)
+    plain = deepspeed_config(make_config(zero_stage=2), 2, "fp32")
+    settings = deepspeed_config(make_config(zero_stage=2, deepspeed=str(file)), 2, "fp32")
+    assert settings.pop("zero_optimization") == plain.pop("zero_optimization") | {
+        "allgather_bucket_size": 200_000_000,
+        "overlap_comm": True,
+        "offload_optimizer": {"device": "none", "pin_memory": True},
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }
+    assert settings == plain
+
+
+def test_the_users_file_may_repeat_what_the_config_says(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text('{"gradient_clipping": 5, "bf16": {"enabled": true}, "train_batch_size": 4096}')
+    clipped = replace(make_config(deepspeed=str(file)), optim=config.Optim(clip=5.0))
+    settings = deepspeed_config(clipped, 1, "bf16-master")
+    assert settings["gradient_clipping"] == 0.0 and not settings["bf16"]["enabled"]  # stage 0 does it itself
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"zero_optimization": {"stage": 2}}', "zero_optimization.stage is 1 from the config, 2 there"),
-        ('{"train_batch_size": 8, "zero_optimization": 3}', "train_batch_size is 4096 .*; zero_optimization is"),
-        ('{"optimizer": {"type": "Lamb"}}', "optimizer is decided by the config"),
-        ("[1]", "must hold a JSON object, got list"),
-        ("{", "not a readable JSON file"),
+        ('{"zero_optimization": {"stage": 2}}', "zero_optimization.stage is 1 from the config .train.zero_stage., 2 t"),
+        ('{"train_batch_size": 8, "zero_optimization": 3}', "train_batch_size is 4096 .*; zero_optimization: expected"),
+        ('{"optimizer": {"type": "Lamb"}}', 'optimizer.type is "adamw" from the config .optim.algorithm., "Lamb" ther'),
+        ('{"optimizer": {"params": {"lr": 1}}}', "optimizer.params.lr: not supported, the settings of optim"),
+        ('{"scheduler": {"type": "WarmupLR"}}', "scheduler.type: not supported, optim.schedule"),
+        ('{"fp16": {"enabled": true}}', "fp16.enabled is false from the config .train.precision., true there"),
+        (
+            '{"zero_optimisation": {"stage": 1}}',
+            "zero_optimisation: DeepSpeed has no such key; nearest: zero_optimizat",
+        ),
+        (
+            '{"zero_optimization": {"overlap_com": true}}',
+            "overlap_com: DeepSpeed has no such key; nearest: overlap_comm",
+        ),
+        ('{"zzz": 3}', r"zzz: DeepSpeed has no such key\. Leave"),
+        ('{"zzz": "auto"}', r"zzz: DeepSpeed has no such key"),
+        ('{"autotuning": {"enabled": true}}', "autotuning.enabled: not supported, it ends the run"),
+        ('{"flops_profiler": {"output_file": "/x"}}', "flops_profiler.output_file: not supported"),
+        ('{"csv_monitor": {"output_path": "/x"}, "elasticity": {}, "nebula": {"a": 1}}', "csv_monitor.*nebula.a: not"),
+        ('{"zero_optimization": {"overlap_comm": 1}}', "overlap_comm: expected true or false, got 1"),
+        ('{"steps_per_print": 0}', "steps_per_print: expected a whole number of at least 1, got 0"),
+        ('{"steps_per_print": true}', "steps_per_print: expected a whole number of at least 1, got true"),
+        ('{"steps_per_print": 1e400}', "steps_per_print: expected a whole number of at least 1, got Infinity"),
+        ('{"steps_per_print": {"a": 1}}', "steps_per_print: expected a whole number of at least 1, got an object"),
+        ('{"communication_data_type": "int8"}', 'communication_data_type: expected one of fp32, fp16, bf16, got "int8'),
+        ('{"steps_per_print": NaN}', "expected JSON, found NaN"),
+        ('{"steps_per_print": 1, "steps_per_print": 2}', "expected JSON, found the key steps_per_print twice"),
+        ('{"\\u001b[31m": 2}', r"\\x1b\[31m: DeepSpeed has no such key"),
+        ("[" * 100_000, "values within each other"),
+        ('{"a": ' * 5000 + "1" + "}" * 5000, "values within each other|no such key"),
+        ('{"steps_per_print": ' + "9" * 10_000 + "}", "thousands of digits"),
+        (
+            "{" + ", ".join(f'"k{i}": 1' for i in range(20_000)) + "}",
+            r"k4: DeepSpeed has no such key; and more\. Leave",
+        ),
+        ('{"' + "x" * 100_000 + '": 1}', "xxx: DeepSpeed has no such key"),
+        ("[1]", "expected a JSON object, got a list"),
+        ("{", "expected JSON, found none at line 1"),
+        (" " * (1 << 20) + "{}", "expected at most 1048576 bytes"),
     ],
+    ids=range(30),
 )
-def test_settings_name_conflicts(tmp_path, text, message):
+def test_what_the_users_file_cannot_say_is_named_in_one_line(tmp_path, text, message):
     file = tmp_path / "settings.json"
     file.write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^train.deepspeed=.*settings.json: .*({message})") as error:
         deepspeed_config(make_config(zero_stage=1, deepspeed=str(file)), 1, "fp32")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
 
 
-def test_settings_refuse():
+def test_every_key_of_deepspeeds_own_configuration_is_allowed_decided_or_refused():
+    from deepspeed.runtime import config as theirs
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    zero = {f"zero_optimization.{f.alias or name}" for name, f in DeepSpeedZeroConfig.model_fields.items()}
+    known = {*deepspeed_file.TUNED, *deepspeed_file.DECIDED, *deepspeed_file.REFUSED}
+    assert zero <= known
+    assert {key for key in deepspeed_file.TUNED if key.startswith("zero_") and key.count(".") == 1} <= zero
+    tops = {key.partition(".")[0] for key in known}
+    assert set(theirs._REMOVED_TOP_LEVEL_CONFIG_KEYS) <= tops
+    read = {theirs.__dict__[name] for name in ("STEPS_PER_PRINT", "DUMP_STATE", "DISABLE_ALLGATHER", "DATA_TYPES")}
+    assert read <= tops
+
+
+def test_settings_refuse(tmp_path):
     with pytest.raises(ValueError, match="offload needs train.zero_stage >= 1"):
         deepspeed_config(make_config(offload=True), 1, "fp32")
-    with pytest.raises(ValueError, match="nowhere.json is not a readable"):
+    with pytest.raises(ValueError, match="^train.deepspeed: nowhere.json: no such file"):
         deepspeed_config(make_config(deepspeed="nowhere.json"), 1, "fp32")
+    os.mkfifo(tmp_path / "pipe")
+    for place, found in ((tmp_path, "a folder"), (tmp_path / "pipe", "a named pipe"), ("/dev/zero", "a device")):
+        with pytest.raises(ValueError, match=f"^train.deepspeed={place}: expected a file, found {found}"):
+            deepspeed_config(make_config(deepspeed=str(place)), 1, "fp32")
 
 
 def test_clipping_is_done_once():

@@ -1,6 +1,7 @@
 """A whole run over a folder of which one file in twenty is bad, and one over its budget of them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from PIL import Image
 
 from fastmim.data import away
 from fastmim.data.demo import write_demo_images
+from fastmim.runfolder import FOLDERS, RECORDS
 from fastmim.tasks.pretrain import Pretrain
+from tests import hostile_runs
 from tests.data.hostile import write_hostile
 from tests.methods.tiny import ROOT
 from tests.train import launched
@@ -38,6 +41,7 @@ def train(run, folder, *options):
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_the_run_completes_and_names_each_bad_file_once(folder, tmp_path):
     images, bad = folder
+    (tmp_path / "lock").touch()  # of that run
     (tmp_path / "bad_files.jsonl").write_text('{"path": "of/another/run.jpg", "reason": "old"}\n')
     done = train(tmp_path, images)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -57,6 +61,73 @@ def test_over_the_budget_at_the_last_update_is_a_failure_too(folder, tmp_path):
     done = train(tmp_path, folder[0], "--data.bad_budget", "0", "--run.log_every", "1000")
     assert done.returncode == 1 and "more than data.bad_budget=0.0" in done.stdout
     assert not (tmp_path / "encoder").exists()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    write_demo_images(str(folder), 12, (40, 40))
+    return folder
+
+
+def few(run, images, updates="1"):
+    return train(run, images, "--train.global_batch", "4", "--data.held_out", "0", "--run.stop_after", updates)
+
+
+def test_a_run_writes_nothing_through_links_of_its_folder(images, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    for name in FOLDERS:
+        run = tmp_path / f"run-{name}"
+        run.mkdir()
+        (run / name).symlink_to(precious)
+        done = few(run, images)
+        assert done.returncode == 2 and f"{name} is a link" in done.stderr and done.stderr.count("\n") == 1
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "lock").symlink_to(precious / "file")
+    done = few(run, images)
+    assert done.returncode == 2 and "expected a file, found a link: remove it" in done.stderr
+    (run / "lock").unlink()
+    (run / "lock").touch()
+    for name in RECORDS:
+        if name not in FOLDERS:
+            (run / name).symlink_to(precious / "file")
+    (run / "manifest.json.tmp").symlink_to(precious / "file")
+    few(run, images)
+    assert [path.read_text() for path in precious.iterdir()] == ["precious"]
+
+
+def test_a_folder_that_holds_other_files_is_not_taken_for_a_run(images, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    done = few(tmp_path, images)
+    assert done.returncode == 2 and "holds config.json, which no run has written" in done.stderr
+    assert (tmp_path / "config.json").read_text() == "{}" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.costly("model", "nine starts of a run, each refused")
+def test_a_run_is_not_continued_from_a_checkpoint_that_is_not_its_own(images, tmp_path):
+    sound = tmp_path / "sound"
+    assert few(sound, images).returncode == 0
+    changes = hostile_runs.of_no_use() | {
+        "manifest is a number": hostile_runs.stored(3, "meta", "manifest"),
+        "manifest is a list": hostile_runs.stored([], "meta", "manifest"),
+        "counter of many": hostile_runs.weights(
+            lambda state: state | {"scalars.optimizer_step": state["scalars.optimizer_step"].repeat(3)},
+            "optimizer.safetensors",
+        ),
+        "moments of other shapes": hostile_runs.weights(
+            lambda state: {name: tensor.flatten()[:1] for name, tensor in state.items()}, "optimizer.safetensors"
+        ),
+    }
+    names = [*list(changes)[-4:], "no config", "encoder.depth is 10000000", "step is NaN", "model ends early"]
+    for number, name in enumerate([*names, "weights of other shapes", "the checkpoint is a link to nothing"]):
+        run = shutil.copytree(sound, tmp_path / str(number))
+        changes[name](run)
+        done = few(run, images, "2")
+        assert done.returncode == 2 and done.stderr.startswith("train.py: "), f"{name}: {done.stderr[-3000:]}"
+        assert done.stderr.count("\n") == 1 and len(done.stderr) < 1500, done.stderr
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def words(images, *more):
 
 
 @pytest.mark.costly("model", "two runs; the first run in a process imports all that training needs")
-def test_a_run_with_a_folder_of_held_out_images(images, monkeypatch):
+def test_a_run_with_a_folder_of_held_out_images(images, capsys):
     out = launched.train(words(images, "--data.held_out_root", images / "held_out")).stdout
     assert "16 for training, 3 held out" in out and f") and {images / 'held_out'}" in out
     said = {line.split()[0]: line for line in out.splitlines()[-6:]}
@@ -49,10 +49,11 @@ def test_a_run_with_a_folder_of_held_out_images(images, monkeypatch):
     assert said["learnt"].endswith(learnt(images / "run")) and "% above interpolation (" in said["learnt"]
     for place in ("run/summary.png", "run/grids", "run/loss.png", "run/encoder"):
         assert (images / place).exists() and any(str(images / place) in line for line in said.values())
-    # Three rows of images of 16 x 24 pixels, eight times as large, below the header, and the curve on the left.
+    # Three rows of images of 16 x 24 pixels, eight times as large, between header and caption; the curve on the left.
     grid = Image.open(images / "run/grids/00000004.png")
-    assert grid.size == (4 * (8 * 24 + reconstruction.GAP) + reconstruction.GAP,
-                         3 * (8 * 16 + reconstruction.GAP) + reconstruction.GAP + reconstruction.HEADER)  # fmt: skip
+    assert grid.width == 5 * (8 * 24 + reconstruction.GAP) + reconstruction.GAP
+    rows = 3 * (8 * 16 + reconstruction.GAP) + reconstruction.GAP + reconstruction.HEADER
+    assert grid.height > rows and (grid.height - rows) % reconstruction.CAPTION == 0
     with Image.open(images / "run/summary.png") as summary:
         assert summary.height == grid.height
         assert list(summary.crop((summary.width - grid.width, 0, *summary.size)).getdata()) == list(grid.getdata())
@@ -62,11 +63,11 @@ def test_a_run_with_a_folder_of_held_out_images(images, monkeypatch):
     again = launched.train(words(images, "--data.held_out_root", images / "moved")).stdout
     assert again.splitlines()[-6:] == out.splitlines()[-6:]
     assert "another run: data.held_out_root was " in launched.refusal(words(images))
-    shown = []
-    monkeypatch.setattr(reconstruction, "reconstruction_grid", lambda _, pictures, *__: shown.append(pictures) or grid)
     (images / "moved").rename(images / "held_out")
     fastmim(["visualize", str(images / "run")])
-    assert len(shown[0]) == 3
+    assert "The run was not trained on these images.\n" in capsys.readouterr().out
+    fastmim(["visualize", str(images / "run"), "--images", str(images / "train"), "--count", "2"])
+    assert "trained on 2 of these 2 images: rows 1, 2." in capsys.readouterr().out
 
 
 def test_refusals(images):
@@ -127,7 +128,7 @@ def test_late_failures_cost_neither_the_training_nor_the_other_results(images, m
     arguments = words(images, "--run.evaluate_every", "100")
     with monkeypatch.context() as broken:
         broken.setattr(pretrain, "plot_curve", full)
-        broken.setattr(Pretrain, "predict_held_out", no_memory)
+        broken.setattr(Pretrain, "predict", no_memory)
         done = launched.train(arguments, check=False)
     assert done.returncode == 1
     assert "without the last evaluation, loss.png: the same command tries again" in done.stderr

@@ -213,10 +213,13 @@ def test_reference_kernels_give_the_same_losses(undisturbed, images, tmp_path):
 
 def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     run = tmp_path / "run"
-    result = train(run, images, "--optim.blr", "1e30", "--train.max_skipped", "3", check=False)
+    settings = ["--optim.blr", "1", "--optim.blr=1e30", "--train.max_skipped", "3", "--run.log_every", "100"]
+    result = train(run, images, *settings, check=False)
     assert result.returncode == 1
+    assert "--optim.blr is given more than once: the last value counts" in result.stdout
+    assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
     # That of update 4 holds the weights with which all updates since are skipped.
-    assert "updates in a row skipped" in result.stdout and "There is no checkpoint from before." in result.stdout
+    assert "3 updates in a row skipped" in result.stdout and "There is no checkpoint from before." in result.stdout
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
 
@@ -225,9 +228,17 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
     def refused(*arguments):
         return refusal(words(*arguments))
 
-    assert "no folder" in refused(tmp_path / "a", tmp_path / "nowhere")
-    line = refused(tmp_path / "b", images, "--train.micro_batch", "5")
+    assert "no folder" in refused(tmp_path / "a" / "b", tmp_path / "nowhere")
+    line = refused(tmp_path / "a" / "b", images, "--train.micro_batch", "5")
     assert "train.micro_batch=5" in line and "use" in line
+    assert "needs train.zero_stage" in refused(tmp_path / "a" / "b", tmp_path / "nowhere", "--train.offload", "True")
+    assert "outside data.root" in refused(images / "run", images)
+    assert not (tmp_path / "a").exists() and not (images / "run").exists()
+    (tmp_path / "mine").mkdir()
+    assert "optim.no_decay" in refused(tmp_path / "mine", images, "--optim.no_decay", "nothing")
+    assert not list((tmp_path / "mine").iterdir())
+    (tmp_path / "file").touch()
+    assert "run.dir" in (line := refused(tmp_path / "file", images)) and "found a file" in line
     changed = tmp_path / "changed"
     shutil.copytree(images, changed)
     next(changed.glob("*.jpg")).unlink()

@@ -1,0 +1,87 @@
+"""A run folder: which names in it are a run's, and the lock that one process holds. May import files and terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .files import open_append
+from .terminal import shown
+
+FOLDERS = ("checkpoints", "encoder", "features", "grids", "tensorboard")
+"""Folders inside that are written to."""
+RECORDS = (
+    *("config.json", "facts.json", "manifest.json", "metrics.jsonl", "trace.jsonl", "skipped.jsonl"),
+    *("result.json", "bad_files.jsonl", "loss.png", "summary.png", "grids", "encoder", "tensorboard"),
+)
+"""Names that training writes, beside `lock`, which comes first, and `checkpoints`."""
+_HOLDER = 200  # bytes of a lock
+
+
+class FolderError(RuntimeError):
+    """A run folder cannot be used as it is."""
+
+
+@contextlib.contextmanager
+def starting(folder: Path) -> Iterator[BinaryIO]:
+    """Claims a run folder with `lock`; if what is inside fails, no new folder stays, and no new lock."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    unlocked = not os.path.lexists(folder / "lock")
+    try:
+        yield lock(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if unlocked:
+                os.unlink(folder / "lock")
+            for path in made:
+                path.rmdir()
+        raise
+
+
+def lock(folder: Path) -> BinaryIO:
+    """Claims a run folder for this process until the returned file is closed or the process ends.
+
+    Raises:
+        FolderError: another process holds it; the message names that process. Or the folder holds files that training
+            would replace, and no run has written them. Or a folder inside is a link that leads elsewhere.
+        ValueError: the lock is no regular file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if links := [name for name in FOLDERS if (folder / name).is_symlink()]:
+        raise FolderError(
+            f"{shown(folder / links[0])} is a link, and a run writes inside its folder only: remove the link, or make "
+            "run.dir itself a link"
+        )
+    known = any(os.path.lexists(folder / name) for name in ("lock", "checkpoints"))
+    if not known and (others := [name for name in RECORDS if os.path.lexists(folder / name)]):
+        raise FolderError(
+            f"{shown(folder)} holds {others[0]}, which no run has written: choose another run.dir, or move that away"
+        )
+    try:
+        file = open_append(folder / "lock")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(f"{shown(folder / 'lock')}: expected a file, found a link: remove it") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise FolderError(
+            f"{shown(folder)} is in use by {_holder(folder)}: stop it, or choose another run folder"
+        ) from None
+    with contextlib.suppress(OSError):  # the lock holds on a full disk too, only without a name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return file
+
+
+def _holder(folder: Path) -> str:
+    with open(folder / "lock", "rb") as file:
+        return shown(file.read(_HOLDER).decode(errors="replace").strip()) or "another process"

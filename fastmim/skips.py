@@ -1,0 +1,41 @@
+"""Counts updates that are skipped, as they happen. May import torch only."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+
+class SkippedInARow:
+    """Counts the updates skipped in a row, without waiting for a GPU.
+
+    On a CPU the count is exact. On a GPU it is `LAG` updates old, the same on every process: the flag of an update is
+    copied behind the work of the update, and read when `LAG` further updates are queued.
+    """
+
+    LAG = 2
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._flags: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, skipped: Tensor) -> int:
+        """Notes whether one more update was skipped; returns the count.
+
+        Args:
+            skipped: () bool.
+        """
+        copied = None
+        if skipped.is_cuda:
+            skipped = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(skipped, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._flags.append((skipped, copied))
+        if copied is None or len(self._flags) > self.LAG:
+            flag, copied = self._flags.popleft()
+            if copied is not None:
+                copied.synchronize()
+            self._count = self._count + 1 if flag else 0
+        return self._count

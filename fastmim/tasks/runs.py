@@ -1,0 +1,167 @@
+"""Opening a run folder that somebody else may have made: its newest usable checkpoint and the config of that.
+
+May import L3 and below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..config import Config, Experiment, from_json, to_json
+from ..data.decode import MODES
+from ..terminal import shown
+from .parts import PARTS, build
+from .trained import LARGEST_SIDE, SPARE
+
+_LARGEST = 1 << 16  # of a number in a model's description, unless a tensor has a longer side
+_SMALLEST = 1e-6  # standard deviation
+_BLOCK = 4  # tensors of a block at least, in every architecture
+_NO_MODEL = ("data", "optim", "train", "run", "augment", "ema", "calibrate")
+"""Fields of a config that do not describe the model."""
+_ADDED = 16  # blocks of a decoder that a file need not hold
+# What builders raise on sizes that no model has.
+_ABSURD = (RuntimeError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, MemoryError)
+
+
+def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
+    """Returns the config and the newest checkpoint of a run that is whole and holds the weights of its config.
+
+    Args:
+        field: what named the folder, for messages.
+
+    Raises:
+        ValueError: there is no checkpoint. checkpoint.FolderError: there is none of use; the message says why.
+    """
+    loaded = checkpoint.load(run / "checkpoints", check=lambda loaded: check_fits(config_of(loaded), loaded.state))
+    if loaded is None:
+        where = shown(run / "checkpoints")
+        raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {where}")
+    return config_of(loaded), loaded
+
+
+def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
+    """Returns what `open_run` does, of a pre-training run.
+
+    Raises:
+        ValueError: as `open_run`, or the run is of another kind.
+    """
+    config, loaded = open_run(run, field)
+    if not isinstance(config, Config):
+        kind = type(config).__name__
+        raise ValueError(
+            f"{field} is a run of another kind ({kind}): expected a pre-training run, such as its run.init"
+        )
+    return config, loaded
+
+
+def config_of(loaded: checkpoint.Loaded) -> Experiment:
+    """Returns the config that a checkpoint holds.
+
+    Raises:
+        ValueError: it holds none; the message names the field.
+    """
+    stored = loaded.meta.get("config")
+    if not isinstance(stored, dict):
+        raise ValueError("state.json: meta.config: expected a dictionary")
+    try:
+        config = from_json(stored, PARTS)
+    except ValueError as error:
+        raise ValueError(f"state.json: meta.config: {error}") from error
+    if not isinstance(config, Experiment):
+        raise ValueError(f"state.json: meta.config: expected a run's config, found a {type(config).__name__}")
+    return config
+
+
+def check_fits(config: Experiment, state: checkpoint.State) -> None:
+    """Compares a config with the weights beside it, without memory for the model.
+
+    Of a classifier, detector or segmenter only the sizes are compared: whoever builds it compares the weights.
+
+    Raises:
+        ValueError: the config describes another model, or one that is too large to be that of these weights.
+    """
+    weights = state["model"]
+    for name, average in state.get("ema", {}).items():
+        if name not in weights or weights[name].shape != average.shape:
+            raise ValueError(f"optimizer.safetensors: ema.{shown(name)} has no counterpart in model.safetensors")
+    if not isinstance(config, Config):
+        check_sizes(config, weights)
+        return
+    expected = outline(config, weights)
+    for name in (*expected, *weights):
+        ours, found = expected.get(name), weights.get(name)
+        if found is None or ours is None:
+            raise ValueError(f"model.safetensors: {shown(name)} {'is missing' if found is None else 'has no place'}")
+        if found.shape != ours.shape or found.is_floating_point() != ours.is_floating_point():
+            raise ValueError(f"model.safetensors: {name}: expected {_kind(ours)} by the config, found {_kind(found)}")
+
+
+def outline(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors of the model of a config that came with weights, without memory for them.
+
+    Raises:
+        ValueError: there is no such model, or one that is far larger than the weights.
+    """
+    check_sizes(config, weights)
+    try:
+        with torch.device("meta"):
+            mim = build(config)
+    except _ABSURD as error:
+        raise ValueError("the config's sizes do not make a model") from error
+    given = sum(tensor.nbytes for tensor in weights.values())
+    needed = sum(tensor.nbytes for tensor in (*mim.parameters(), *mim.buffers()))
+    if needed > 4 * given + SPARE:
+        raise ValueError(
+            f"the config describes a model of {needed >> 20} MiB, the weights beside it have only {given >> 20} MiB"
+        )
+    return mim.state_dict()
+
+
+def check_sizes(config: Experiment, weights: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        ValueError: a number in a config is larger than any model of these weights has.
+    """
+    data = config.data
+    if max(data.size) > LARGEST_SIDE:
+        raise ValueError(f"data.size: expected sides of at most {LARGEST_SIDE} pixels, got {data.size}")
+    if len(data.mean) not in MODES:
+        raise ValueError(f"data.mean: expected {' or '.join(map(str, MODES))} channels, got {len(data.mean)}")
+    for name, numbers in (("mean", data.mean), ("std", data.std)):
+        if not all(abs(number) <= _LARGEST for number in numbers):
+            raise ValueError(f"data.{name}: expected numbers on the 0..1 scale")
+    if min(data.std) < _SMALLEST:
+        raise ValueError(f"data.std: expected at least {_SMALLEST}, got {min(data.std)}")
+    if max(data.workers, data.prefetch) > LARGEST_SIDE:
+        raise ValueError(f"data.workers and data.prefetch: expected at most {LARGEST_SIDE}")
+    largest = max((_LARGEST, *(side for tensor in weights.values() for side in tensor.shape)))
+    blocks = 0
+    for name, number in _numbers({k: v for k, v in to_json(config).items() if k not in _NO_MODEL}):
+        if abs(number) > largest:
+            found = str(number)[:20]
+            raise ValueError(f"{name}: expected at most {largest}, the longest side of a tensor, got {found}")
+        blocks += number if name.rpartition(".")[2] in ("depth", "depths") else 0
+    if blocks > (most := len(weights) // _BLOCK + _ADDED):
+        raise ValueError(f"depth: expected at most {most} blocks in {len(weights)} tensors, got {blocks}")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yields every number in a JSON value, with the name of its field."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _numbers(inner, name)
+    elif isinstance(value, int | float):
+        yield name, value
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

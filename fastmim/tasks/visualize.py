@@ -1,0 +1,113 @@
+"""Pictures of a run's newest checkpoint, and which of them show images that the run was trained on.
+
+May import L3 and below, and analysis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..analysis.pictures import is_ours, save_png
+from ..analysis.reconstruction import spread
+from ..checkpoint import Loaded
+from ..config import Config
+from ..data.held_out import split
+from ..data.manifest import Manifest
+from ..data.overlap import also_in
+from ..terminal import shown
+from .parts import build
+from .pretrain import HeldOut, paths_and_labels
+
+MOST = 256
+"""Images in a picture: thousands would be gigabytes of pixels."""
+_BATCH = 8
+
+
+@torch.no_grad()
+def draw(
+    run: Path, config: Config, loaded: Loaded, images: Path | None, count: int, out: Path | None, overwrite: bool
+) -> list[str]:
+    """Draws a grid of reconstructions, and returns what there is to say of its images, then its path.
+
+    Args:
+        run, config, loaded: the run folder, its config and checkpoint.
+        images: folder of images; None = the run's held-out ones.
+        count: how many images.
+        out: PNG to write; None = reconstruction.png in the run folder.
+        overwrite: replace another program's file at `out`.
+
+    Raises:
+        ValueError: an argument is out of bounds, `out` is a file of somebody else, or no image can be used.
+    """
+    if not 1 <= count <= MOST:
+        raise ValueError(f"--count: expected 1 to {MOST} images, got {count}")
+    if out and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {shown(out)}: expected a name that ends in .png")
+    if out and out.exists() and not overwrite and not is_ours(out):
+        raise ValueError(
+            f"--out {shown(out)}: expected a new file or a picture of fastmim; choose another name, or replace it with "
+            "--overwrite"
+        )
+    if not images and not config.data.held_out:
+        raise ValueError(
+            f"{shown(run)} held no images out of training (data.held_out=0): give some with --images FOLDER"
+        )
+    manifest = Manifest.scan(str(images or config.data.root))
+    if images:
+        index = torch.arange(len(manifest))
+    else:
+        _, manifest, index = split(manifest, config.data, config.train.seed)
+    index = index[spread(*paths_and_labels(manifest, index), count)]
+    mim = build(config).eval()
+    mim.load_state_dict(loaded.state["model"])
+    held, bad = HeldOut.load(mim, manifest, index, config.data)
+    if not len(held.images):
+        raise ValueError(f"none of the {len(index)} images can be used; give others with --images FOLDER")
+    note, out = trained_on(run, config, loaded.meta, manifest, held.index), out or run / "reconstruction.png"
+    path = save_png(held.grid(mim, held.predict(mim, _BATCH), [note]), out.parent, out.name)
+    return [*(f"left out: {shown(name)}: {shown(reason)}" for name, reason in bad.items()), note, shown(path)]
+
+
+def trained_on(run: Path, config: Config, meta: dict[str, Any], manifest: Manifest, index: Tensor) -> str:
+    """Says in one sentence which of some images a run was trained on.
+
+    Args:
+        run: run folder. Its manifest lists what `data.root` held when the run was trained.
+        meta: of the run's checkpoint.
+        manifest, index: the images.
+    """
+    unknown = "Not known: whether the run was trained on these images"
+    expected = meta.get("manifest")
+    if expected is None:
+        return f"{unknown} (its checkpoint names none)."
+    try:
+        known = Manifest.load(str(run / "manifest.json"))
+    except (OSError, ValueError):
+        return f"{unknown} (manifest.json in its folder cannot be read)."
+    if known.hash != expected:
+        return f"{unknown} (manifest.json in its folder is that of other images)."
+    # Images of another folder were held out of nothing.
+    data = replace(config.data, held_out=0 if config.data.held_out_root else config.data.held_out, held_out_root=None)
+    trained, _, _ = split(known, data, config.train.seed)
+    places = index.tolist()
+    answers = also_in(known, trained.tolist(), [(manifest.path(i), manifest.sizes[i]) for i in places])
+    rows = {answer: [str(row) for row, given in enumerate(answers, 1) if given is answer] for answer in (True, None)}
+    words = []
+    if found := rows[True]:
+        words.append(f"The run was trained on {len(found)} of these {len(places)} images: {_rows(found)}.")
+    if found := rows[None]:
+        words.append(f"{unknown}: {_rows(found)} (the training images cannot be read, or are too many).")
+    if not words:
+        words.append("The run was not trained on these images.")
+    if config.run.init:
+        words.append("The images of the run that it started from (run.init) are not compared.")
+    return " ".join(words)
+
+
+def _rows(numbers: list[str]) -> str:
+    return f"row{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
