@@ -5,7 +5,6 @@ May import L3 and below.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
