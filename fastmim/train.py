@@ -16,7 +16,7 @@ from fastmim.overrides import given, override
 from fastmim.stop import Stop, launchers
 from fastmim.terminal import shown, steady_output
 
-USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed)
+USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or python instead of deepspeed, or torchrun)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
