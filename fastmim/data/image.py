@@ -102,7 +102,8 @@ def memory_needed(file: File) -> int:
     if header.orientation > 1:
         per_pixel += 1 if single else 4
     parts = 0 if header.format == "bmp" else header.parts  # run lengths are not kept
-    return 2 * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
+    copies = 4 if header.format in ("webp", "avif") else 2  # of the file: their decoders take it whole
+    return copies * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
 
 
 def seconds_needed(file: File) -> float:
