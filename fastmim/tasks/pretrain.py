@@ -29,7 +29,7 @@ from ..metrics import Meter, learnt, spent
 from ..mim import MIM
 from ..terminal import shown, typed
 from ..tokens import Mask, sample_id
-from .export import check_replaceable, export_encoder
+from .export import export_encoder, replaceable
 from .parts import build
 from .promises import together
 from .runs import open_run
@@ -94,7 +94,7 @@ class Pretrain(Task):
     """
 
     def __init__(self, config: Config, process: Process):
-        check_replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
+        replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
         super().__init__(config, process)
         self.held_out, self.trivial = None, None
         if len(self.held_out_index) and config.run.evaluate_every:
