@@ -61,8 +61,6 @@ def measure(
     classes = count_classes(train, test, data)
     if len(train) < k:
         raise ValueError(f"--k {k}: expected at most as many as there are images in {data.root}, {len(train)}")
-    for name in ("features", "knn.json"):
-        output(run, name)
     if not os.access(run, os.W_OK | os.X_OK):
         raise ValueError(f"{run}: expected a run folder that can be written to, for features and knn.json")
     mim = build(config)
@@ -112,6 +110,8 @@ def _features(
     bad: dict[int, str] = {}
     with writing(file) as out:
         npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        # On a full disk this is refused; writing to a mapped file would end the process.
+        os.posix_fallocate(out.fileno(), 0, out.tell() + 4 * shape[0] * shape[1])
         rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
         rows[:] = np.nan
         with whole_images(manifest, data, device) as loader:

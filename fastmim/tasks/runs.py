@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checkpoint
 from ..config import Config, Experiment, from_json, to_json
 from ..data.decode import MODES
+from ..masking import UniformMasking
 from ..terminal import shown
 from .parts import PARTS, build
 from .trained import LARGEST_SIDE, SPARE
@@ -81,7 +82,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
 def check_fits(config: Experiment, state: checkpoint.State) -> None:
     """Compares a config with the weights beside it, without memory for the model.
 
-    Of a classifier, detector or segmenter only the sizes are compared: whoever builds it compares the weights.
+    Of a classifier, detector or segmenter only the encoder is compared: whoever builds the rest compares that.
 
     Raises:
         ValueError: the config describes another model, or one that is too large to be that of these weights.
@@ -90,11 +91,9 @@ def check_fits(config: Experiment, state: checkpoint.State) -> None:
     for name, average in state.get("ema", {}).items():
         if name not in weights or weights[name].shape != average.shape:
             raise ValueError(f"optimizer.safetensors: ema.{shown(name)} has no counterpart in model.safetensors")
-    if not isinstance(config, Config):
-        check_sizes(config, weights)
-        return
     expected = outline(config, weights)
-    for name in (*expected, *weights):
+    compared = weights if isinstance(config, Config) else [name for name in weights if name.startswith("encoder.")]
+    for name in (*expected, *compared):
         ours, found = expected.get(name), weights.get(name)
         if found is None or ours is None:
             raise ValueError(f"model.safetensors: {shown(name)} {'is missing' if found is None else 'has no place'}")
@@ -102,8 +101,12 @@ def check_fits(config: Experiment, state: checkpoint.State) -> None:
             raise ValueError(f"model.safetensors: {name}: expected {_kind(ours)} by the config, found {_kind(found)}")
 
 
-def outline(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors of the model of a config that came with weights, without memory for them.
+
+    Args:
+        config: of a classifier, detector or segmenter, only the encoder's tensors are returned.
+        weights: the tensors beside the config, which bound the model's size.
 
     Raises:
         ValueError: there is no such model, or one that is far larger than the weights.
@@ -111,16 +114,23 @@ def outline(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     check_sizes(config, weights)
     try:
         with torch.device("meta"):
-            mim = build(config)
+            model = build(config) if isinstance(config, Config) else _encoder(config)
     except _ABSURD as error:
         raise ValueError("the config's sizes do not make a model") from error
     given = sum(tensor.nbytes for tensor in weights.values())
-    needed = sum(tensor.nbytes for tensor in (*mim.parameters(), *mim.buffers()))
+    needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     if needed > 4 * given + SPARE:
         raise ValueError(
             f"the config describes a model of {needed >> 20} MiB, the weights beside it have only {given >> 20} MiB"
         )
-    return mim.state_dict()
+    return model.state_dict()
+
+
+def _encoder(config: Experiment) -> nn.Module:
+    """The encoder of a config, under the name that it has in a module."""
+    data = config.data
+    encoder = config.encoder.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    return nn.ModuleDict({"encoder": encoder})
 
 
 def check_sizes(config: Experiment, weights: Mapping[str, Tensor]) -> None:
