@@ -5,7 +5,7 @@ May import L3 and below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,27 @@ def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
     Raises:
         ValueError: there is no checkpoint. checkpoint.FolderError: there is none of use; the message says why.
     """
-    loaded = checkpoint.load(run / "checkpoints", check=lambda loaded: check_fits(config_of(loaded), loaded.state))
+    loaded = open_weights(run, field, lambda loaded: check_fits(config_of(loaded), loaded.state))
+    return config_of(loaded), loaded
+
+
+def open_weights(
+    run: Path, field: str, check: Callable[[checkpoint.Loaded], object] = lambda loaded: None
+) -> checkpoint.Loaded:
+    """Returns the newest checkpoint of a run that is whole, of any config.
+
+    Args:
+        field: what named the folder, for messages.
+        check: raises ValueError for a checkpoint whose content is of no use.
+
+    Raises:
+        ValueError: there is no checkpoint. checkpoint.FolderError: there is none of use; the message says why.
+    """
+    loaded = checkpoint.load(run / "checkpoints", check=check)
     if loaded is None:
         where = shown(run / "checkpoints")
         raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {where}")
-    return config_of(loaded), loaded
+    return loaded
 
 
 def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
@@ -82,7 +98,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
 def check_fits(config: Experiment, state: checkpoint.State) -> None:
     """Compares a config with the weights beside it, without memory for the model.
 
-    Of a classifier, detector or segmenter only the encoder is compared: whoever builds the rest compares that.
+    Of a classifier, detector or segmenter only the encoder's shapes are compared: whoever builds it compares the rest.
 
     Raises:
         ValueError: the config describes another model, or one that is too large to be that of these weights.
@@ -92,8 +108,8 @@ def check_fits(config: Experiment, state: checkpoint.State) -> None:
         if name not in weights or weights[name].shape != average.shape:
             raise ValueError(f"optimizer.safetensors: ema.{shown(name)} has no counterpart in model.safetensors")
     expected = outline(config, weights)
-    compared = weights if isinstance(config, Config) else [name for name in weights if name.startswith("encoder.")]
-    for name in (*expected, *compared):
+    both = [name for name in expected if name in weights]
+    for name in (*expected, *weights) if isinstance(config, Config) else both:
         ours, found = expected.get(name), weights.get(name)
         if found is None or ours is None:
             raise ValueError(f"model.safetensors: {shown(name)} {'is missing' if found is None else 'has no place'}")
