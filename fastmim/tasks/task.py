@@ -214,11 +214,6 @@ class Task(ABC):
         }
         facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
         facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
-        if len(self.held_out_index) > self.images:
-            warnings.append(
-                f"{len(self.held_out_index)} images are held out, more than the {self.images} that are trained on: "
-                "lower data.held_out"
-            )
         return {
             "run folder": config.run.dir,
             **facts,
