@@ -140,7 +140,11 @@ def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
     with contextlib.suppress(FileNotFoundError):
         _refuse(os.lstat(path).st_mode, path, stat.S_IFREG, stat.S_IFLNK)
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
-    descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    except OSError as error:
+        error.filename = os.fspath(path)  # not a name that nobody has given, and another one every time
+        raise
     try:
         with os.fdopen(descriptor, mode, **text) as file:
             os.fchmod(file.fileno(), MODE & ~_umask())
