@@ -281,12 +281,15 @@ class Task(ABC):
             if then != now:
                 raise ValueError(
                     f"{shown(place)} has changed since {shown(loaded.path)} was saved ({name}: now {now[:12]}, then "
-                    f"{shown(str(then))[:12]}): "
-                    "the same samples would have other images or labels. Restore it, or start a new run"
+                    f"{shown(str(then))[:12]}): the same samples would have other images or labels. Restore it, or "
+                    "start a new run"
                 )
 
     def _compare(self, stored: Experiment) -> None:
         """Refuses to go on under a config that would change samples, masks or model."""
+        if type(stored) is not type(self.config):
+            then, now = type(stored).__name__, type(self.config).__name__
+            raise ValueError(f"run.dir holds a run of another kind ({then}, not {now}): choose another run.dir")
         then, now = _leaves(to_json(stored)), _leaves(to_json(self.config))
         changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
         fixed = [
