@@ -72,11 +72,9 @@ def test_a_checkpoint_that_is_of_no_use_is_refused_in_one_line_by_every_command(
     assert sorted(os.listdir(tmp_path)) == before
 
 
-@pytest.mark.parametrize("name", hostile_runs.of_no_use())
+@pytest.mark.parametrize("name", [name for name in hostile_runs.of_no_use() if not name.startswith("checkpoints")])
 def test_an_older_checkpoint_is_used_instead(name, sound, tmp_path):
     run = shutil.copytree(sound, tmp_path / "run")
-    if name.startswith("checkpoints"):
-        return
     older = shutil.copytree(run / "checkpoints" / hostile_runs.STEP, run / "checkpoints/step-00000000")
     state = json.loads((older / "state.json").read_text())
     (older / "state.json").write_text(json.dumps(state | {"step": 0}))
