@@ -346,12 +346,16 @@ def _examined(
     reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
     with reader, ThreadPoolExecutor(threads) as pool:
         patience = Patience(manifest, lambda several: submit(several).result(), limits.file_bytes)
-        for index in indices:
-            pending.append(pool.submit(look, index, submit([index])))
-            if len(pending) > 4 * threads:
+        try:
+            for index in indices:
+                pending.append(pool.submit(look, index, submit([index])))
+                if len(pending) > 4 * threads:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def _first(items: Iterable[str]) -> str:
