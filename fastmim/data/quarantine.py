@@ -19,7 +19,7 @@ from fastmim_kernels.philox import philox
 
 from ..files import open_append, open_regular
 from ..records import LONGEST, Records, Row, parse, read_rows
-from ..records import reason as why
+from ..terminal import reason as why
 from ..terminal import shown
 from ..tokens import Stream
 from .manifest import Manifest
