@@ -155,9 +155,7 @@ class DaliDecoder(Decoder):
             errors = {position: self._fill([position], jobs, images) for position in positions}
         failed = [position for position, error in errors.items() if error is not None]
         if len(failed) == len(positions) > 1:
-            # Without the addresses that differ between runs.
-            text = " ".join(str(error).partition("Stacktrace")[0].split())
-            warnings.warn(f"DALI decodes none of {len(failed)} files, Pillow tries: {text}", stacklevel=2)
+            warnings.warn(f"DALI decodes none of {len(failed)} files, Pillow tries: {error}", stacklevel=2)
         return failed
 
     def _context(self):
