@@ -158,10 +158,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
     arguments = parser.parse_args(argv)
-    try:
-        difference = diff(*arguments.traces, arguments.fields)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    difference = diff(*arguments.traces, arguments.fields)
     print(difference or "no difference")
     return int(difference is not None)
 

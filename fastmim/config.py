@@ -359,11 +359,18 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     Raises:
         ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
+    try:
+        return _from_json(value, parts, name)
+    except RecursionError:
+        raise ValueError(f"{name or 'config'}: expected a few values within each other, found hundreds") from None
+
+
+def _from_json(value: Any, parts: tuple[type, ...], name: str) -> Any:
     where = f"{name}: " if name else ""
     if isinstance(value, list | str) and len(value) > _LONGEST:
         raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
-        return tuple(from_json(v, parts, name) for v in value)
+        return tuple(_from_json(v, parts, name) for v in value)
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
@@ -377,7 +384,7 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     own = {f.name: f for f in dataclasses.fields(known[part])}
     if unexpected := ", ".join(sorted(set(fields) - set(own))):
         raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
-    inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
+    inner = {k: _from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
     needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
     if lacking := [field for field in needed if field not in inner]:
         raise ValueError(f"{where}config part {part} lacks the field {', '.join(lacking)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 import types
 import typing
 from typing import Any
@@ -74,8 +75,8 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """Returns a value as a message shows it; of a long one the beginning."""
-    text = repr(value)
+    """Returns a value as a message shows it, without memory addresses; of a long one the beginning."""
+    text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 

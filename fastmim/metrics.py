@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from .config import Config
-from .files import write
 from .pace import Heartbeat, Rise, Window
 from .records import Records, Row, is_count, put, read_rows, reason
 from .terminal import shown
@@ -305,6 +304,7 @@ def _is_sound(row: Row) -> bool:
             "images_per_s" not in row
             or all(_is_number(row.get(name)) and row[name] > 0 for name in ("images_per_s", "updates", "peak_bytes"))
         )
+        and ("averaged" not in row or is_count(row["averaged"]))
         and ("held_out" not in row or bool(trivial))
         and isinstance(trivial, dict)
         and all(name.isidentifier() and _is_number(value) for name, value in trivial.items())
@@ -368,8 +368,3 @@ def _below(loss: float, value: float) -> str:
     if not value:  # of held-out images without any contrast
         return "at" if loss == value else "above"
     return f"{abs(1 - loss / value):.1%} {'below' if loss < value else 'above'}".replace("%", " %")
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    write(path, text)

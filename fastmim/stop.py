@@ -141,10 +141,6 @@ class Stop:
         """Inside, a failed collective ends this process with a line that names the lost one; other errors are told."""
         try:
             yield
-        except SystemExit as end:
-            if end.code == 2:
-                self.tell(f"refused: {end.__context__ or 'see there'}")
-            raise
         except Exception as error:
             words = self._lost() if isinstance(error, RuntimeError) else None
             if words:

@@ -1,6 +1,7 @@
 """The training loop around a task. May import L4 and below."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -126,12 +127,13 @@ class Trainer:
             stop.settle()
             if trace:
                 trace.close()
-            finished = done == task.total and not failure
+            # Only the first process knows if its checkpoint was written, and `finish` is the work of all.
+            finished = done == task.total and not failure and self.from_first(self.saved) == done
             try:
-                if self.writes and not (finished and self.saved == done):
-                    self.end(done, why, failure)
                 if finished:
                     task.finish(self.meter)
+                elif self.writes:
+                    self.end(done, why, failure)
             finally:
                 task.close()
         if finished and (missing := task.promises.missing):
@@ -243,21 +245,23 @@ class Trainer:
         """Says why a run ends before it has finished, or with a failure, and ends it."""
         if self.saved != done:
             again = f"continues from {self.saved}" if self.saved else "starts again"
-            raise SystemExit(f"train.py: update {done} is not saved in {self.checkpoints}; the same command {again}")
+            words = f"update {done} is not saved in {self.checkpoints} ({why}); the same command {again}"
+            raise SystemExit(shown(f"train.py: {words}"))
         go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
         self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
         raise SystemExit(1 if failure else 0)
 
 
 def check_folders(config: Experiment) -> None:
-    """
+    """Checks where the run folder lies.
+
     Raises:
         ValueError: the run folder lies among images, to which a run would add its pictures.
     """
-    run = Path(config.run.dir).resolve()
+    run = Path(os.path.realpath(config.run.dir))
     for name in ("root", "held_out_root", "test"):
         images = getattr(config.data, name, None)
-        if images and Path(images).is_dir() and run.is_relative_to(Path(images).resolve()):
+        if images and Path(images).is_dir() and run.is_relative_to(os.path.realpath(images)):
             raise ValueError(
                 f"run.dir: expected a folder outside data.{name}={shown(images)}, whose images a run must not add to, "
                 f"got {shown(config.run.dir)}"

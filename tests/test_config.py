@@ -309,6 +309,7 @@ tiny = load({str(TINY)!r})
         ("data = replace(tiny.data, crop=None)", "5: data.crop: expected Crop, got None"),
         ("config = replace(tiny, encoder=ViT(depth='4'))", "5: encoder.depth: expected int | None, got '4'"),
         ("config = replace(tiny, encoder=ViT)", " encoder: expected Encoder, got <class"),
+        ("config = replace(tiny, encoder=object())", " encoder: expected Encoder, got <object object>"),
     ],
 )
 def test_mistakes_in_a_config_file(line, message, tmp_path):
@@ -361,3 +362,12 @@ def test_unknown_parts_are_refused():
         from_json({"part": "Trojan"}, PARTS)
     with pytest.raises(ValueError, match="no field .?nonsense"):
         from_json({"part": "Run", "nonsense": 1}, PARTS)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"part": "Config", "encoder": value}])
+def test_values_deep_within_each_other_are_refused(wrap):
+    value = 1
+    for _ in range(800):
+        value = wrap(value)
+    with pytest.raises(ValueError, match="expected a few values within each other, found hundreds"):
+        from_json(value, PARTS)

@@ -116,3 +116,21 @@ def test_a_signal_while_waiting_saves_the_last_finished_update(images, tmp_path)
     train(words(run, images, "--run.stop_after", "5", "--run.trace", "True"))
     traces = [(folder / "trace.jsonl").read_bytes() for folder in (run, tmp_path / "undisturbed")]
     assert traces[0] == traces[1]
+
+
+def train_on_a_full_disk(words: list[str]) -> None:
+    """Trains; no checkpoint can be written."""
+    from fastmim import train
+
+    with mock.patch("fastmim.checkpoint.save", side_effect=checkpoint.CheckpointError("the disk is full")):
+        train.main(words)
+
+
+@pytest.mark.costly("processes", "ranks that train")
+def test_all_ranks_end_if_the_last_checkpoint_cannot_be_written(images, tmp_path):
+    """The last evaluation is the work of all ranks: none may begin it alone."""
+    last = ["--data.held_out", "2", "--run.evaluate_every", "1000", "--train.epochs", "2"]
+    with Forks(tmp_path / "output", 2, train_on_a_full_disk, words(tmp_path / "run", images, *last)) as forks:
+        assert forks.wait() == [1, 0]
+        said = forks.outputs[0].read_text()
+    assert "warning: the disk is full" in said and "update 3 is not saved in" in said and "(finished); " in said
