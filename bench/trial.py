@@ -23,6 +23,7 @@ import torch
 
 import fastmim_kernels
 from fastmim import config
+from fastmim.command import lacks_memory
 from fastmim.engine import Process
 from fastmim.overrides import override
 from fastmim.processes import init_distributed
@@ -225,8 +226,7 @@ def main(task: dict) -> None:
         (folder / "refused").write_text(str(error))
         raise
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not known:
+        if not lacks_memory(error):
             raise
         (folder / "out_of_memory").touch()
         os._exit(1)  # at once: the other ranks wait for this one

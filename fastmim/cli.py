@@ -114,7 +114,8 @@ def knn(
     if device not in ("auto", where.type):
         raise ValueError("--device cuda: torch sees no GPU")
     found = measure(run, config, loaded, data, k, temperature, pool, crop_pct, where)
-    print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {run / 'knn.json'}")
+    place = shown(run / "knn.json")
+    print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {place}")
 
 
 def report(run: Path) -> None:

@@ -83,7 +83,7 @@ class Meter:
         self.waited = 0.0
         self.since = time.perf_counter()
         self.skipped = self.skips_in_a_row = 0
-        self.micro_batches, self.waits, self.update_since = 0, False, self.since
+        self.micro_batches, self.waits, self.between, self.update_since = 0, False, True, self.since
         self.optim = config.optim
         self.rise, self.window = Rise([]), Window(config.run.log_every, [], first)
         self.heartbeat = Heartbeat(self.still_there)
@@ -123,7 +123,7 @@ class Meter:
 
     def waiting(self, batches: Iterable) -> Iterator:
         """Passes batches on, timing how long the loop waits for them."""
-        batches = iter(batches)
+        batches, self.between = iter(batches), False
         while True:
             start, self.waits = time.perf_counter(), True
             batch = next(batches, None)
@@ -136,6 +136,7 @@ class Meter:
     def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
         """Notes one update; nothing is read from the device."""
         self.step, self.micro_batches, self.update_since = self.step + 1, 0, time.perf_counter()
+        self.between = True
         self.pending.append((loss.detach(), grad_norm.detach(), skipped.detach()))
         if self.progress:
             self.progress.update(self.task, completed=self.step)
@@ -195,11 +196,13 @@ class Meter:
 
     def still_there(self, seconds: float) -> None:
         """Says what has been done since the last line, where lines are far apart."""
-        update = f"update {self.step + 1} of {self.total}"
-        if self.waits:
-            self.print(f"{update}: waiting for images; the last line was {duration(seconds)} ago")
+        update, ago = f"update {self.step + 1} of {self.total}", f"the last line was {duration(seconds)} ago"
+        if self.between:
+            self.print(f"update {self.step} of {self.total} is done: evaluating or saving; {ago}")
+        elif self.waits:
+            self.print(f"{update}: waiting for images; {ago}")
         elif not self.micro_batches:
-            self.print(f"{update}: its first micro-batch is under way; the last line was {duration(seconds)} ago")
+            self.print(f"{update}: its first micro-batch is under way; {ago}")
         else:
             spent = time.perf_counter() - self.update_since
             done, all = self.micro_batches, self.accumulation

@@ -1,6 +1,6 @@
 """Stopping well: signals, a vanished launcher and lost processes end a run soon, with what can be saved.
 
-May import torch, peers and the standard library only.
+May import torch, peers, terminal and the standard library only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from .terminal import shown
 
 if TYPE_CHECKING:
     from .peers import Peers
@@ -178,7 +180,7 @@ class Stop:
                 status = 2 if refused else int(lost or not stopped)
             if os.environ.get("LOCAL_RANK", "0") == "0" or not refused and (self._speaks() or not stopped):
                 sys.stdout.flush()
-                print(f"train.py: {words}", file=sys.stderr, flush=True)
+                print(shown(f"train.py: {words}"), file=sys.stderr, flush=True)
             if self.peers is not None:
                 self.peers.leave()
         os._exit(1 if status is None else status)
