@@ -145,11 +145,13 @@ class Optim:
         check_bounds(self, "optim.", "layer_decay", above=0, at_most=1)
         if self.schedule == "multistep" and not self.decay_epochs:
             raise ValueError("optim.schedule is multistep: give optim.decay_epochs, when the learning rate is lowered")
-        for pattern in (*self.no_decay, *self.decay, *(pattern for pattern, _ in self.lr_scale)):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"optim: expected regular expressions, got {pattern!r}: {error}") from error
+        scaled = tuple(pattern for pattern, _ in self.lr_scale)
+        for name, patterns in (("no_decay", self.no_decay), ("decay", self.decay), ("lr_scale", scaled)):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"optim.{name}: expected regular expressions, got {pattern!r}: {error}") from error
         for pattern, factor in self.lr_scale:
             if not 0 <= factor < math.inf:
                 raise ValueError(f"optim.lr_scale: expected factors at least 0, got {factor} for {pattern!r}")
@@ -194,7 +196,7 @@ class Train:
 
     def __post_init__(self):
         check_types(self, "train.")
-        check_bounds(self, "train.", "epochs", above=0, below=math.inf)
+        check_bounds(self, "train.", "epochs", above=0, at_most=10**9)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
         check_bounds(self, "train.", "seed", at_least=0, below=2**63)
         check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)

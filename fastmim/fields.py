@@ -44,12 +44,21 @@ def check_types(value: Any, prefix: str = "") -> None:
         inner = getattr(value, f.name)
         if not _fits(inner, hints[f.name]):
             raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {brief(inner)}")
+        if _too_large(inner):
+            raise ValueError(f"{prefix}{f.name}: expected whole numbers below 2**63")
         wrong = misread(inner) if isinstance(inner, str) and not choices(str(f.type)) else None
         if wrong or "" in _texts(inner):
             optional = "; write None for none" if str(f.type).endswith("| None") else ""
             raise ValueError(f"{prefix}{f.name}: expected a path or name, got {wrong or 'an empty one'}{optional}")
         if dataclasses.is_dataclass(inner):
             check_types(inner, f"{prefix}{f.name}.")
+
+
+def _too_large(value: Any) -> bool:
+    """True for a whole number, or a tuple with one, that torch and JSON readers cannot hold."""
+    if isinstance(value, tuple):
+        return any(map(_too_large, value))
+    return isinstance(value, int) and abs(value) >= 2**63
 
 
 def _texts(value: Any) -> list[str]:

@@ -71,11 +71,11 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     for arg in args:
         if arg.startswith("--") and _name(arg) not in known:
             raise ValueError(f"{shown(arg.partition('=')[0])}: {_meant(_name(arg), known)}")
+        if not arg.startswith("--") and (name := _name(f"--{arg.lstrip('-')}")) in known:
+            raise ValueError(f"{shown(arg)}: expected --section.field VALUE; write --{name} VALUE")
     starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
     if args and starts[:1] != [0]:
-        name = args[0].lstrip("-").partition("=")[0].replace("-", "_")
-        hint = f"; write --{name} VALUE" if name in known else ""
-        raise ValueError(f"{shown(args[0])}: expected --section.field VALUE{hint}")
+        raise ValueError(f"{shown(args[0])}: expected --section.field VALUE")
     parsed = _try(config, args, prog)
     if not isinstance(parsed, SystemExit):
         check_types(parsed)

@@ -177,10 +177,10 @@ def test_bad_overrides_get_one_line(args, words, capsys):
         ("train.micro_batch", "0", "at least 1 or None"),
         ("train.micro_batch", "-4", "at least 1 or None"),
         ("train.global_batch", "0", "at least 1"),
-        ("train.epochs", "0.0", "above 0 and below inf"),
-        ("train.epochs", "-1.0", "above 0 and below inf"),
-        ("train.epochs", "nan", "above 0 and below inf"),
-        ("train.epochs", "inf", "above 0 and below inf"),
+        ("train.epochs", "0.0", "above 0 and at most 1000000000"),
+        ("train.epochs", "-1.0", "above 0 and at most 1000000000"),
+        ("train.epochs", "nan", "above 0 and at most 1000000000"),
+        ("train.epochs", "inf", "above 0 and at most 1000000000"),
         ("train.seed", "-1", f"at least 0 and below {2**63}"),
         ("train.seed", str(2**63), f"at least 0 and below {2**63}"),
         ("train.max_skipped", "0", "at least 1"),
@@ -302,7 +302,9 @@ tiny = load({str(TINY)!r})
         ("train = Train(micro_batch=2.5)", "5: train.micro_batch: expected int | None, got 2.5"),
         ("train = Train(seed=True)", "5: train.seed: expected int, got True"),
         ("train = Train(zero_stage=4)", "5: train.zero_stage: expected one of 0, 1, 2, 3, got 4"),
-        ("train = Train(epochs=0)", "5: train.epochs: expected above 0 and below inf, got 0"),
+        ("train = Train(epochs=0)", "5: train.epochs: expected above 0 and at most 1000000000, got 0"),
+        ("train = Train(epochs=1e300)", "5: train.epochs: expected above 0 and at most 1000000000, got 1e+300"),
+        ("train = Train(global_batch=10**400)", "5: train.global_batch: expected whole numbers below 2**63"),
         ("data = replace(tiny.data, size=[32, 32])", "5: data.size: expected tuple[int, int], got [32, 32]"),
         ("data = replace(tiny.data, size=(32,))", "5: data.size: expected tuple[int, int], got (32,)"),
         ("data = replace(tiny.data, mean=('a',))", "5: data.mean: expected tuple[float, ...], got ('a',)"),
@@ -371,3 +373,11 @@ def test_values_deep_within_each_other_are_refused(wrap):
         value = wrap(value)
     with pytest.raises(ValueError, match="expected a few values within each other, found hundreds"):
         from_json(value, PARTS)
+
+
+@pytest.mark.parametrize(
+    "words", [["--run.keep", "3", "-run.dir", "x"], ["--run.keep", "3", "run.dir=x"], ["run.dir", "x"]]
+)
+def test_a_setting_with_too_few_hyphens_is_named(words):
+    with pytest.raises(ValueError, match=r"run\.dir\S*: expected --section\.field VALUE; write --run\.dir VALUE"):
+        override(load(TINY), words, "train.py")
