@@ -198,7 +198,7 @@ class Train:
         check_types(self, "train.")
         check_bounds(self, "train.", "epochs", above=0, at_most=10**9)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
-        check_bounds(self, "train.", "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "seed", at_least=0)
         check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 

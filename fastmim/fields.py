@@ -45,7 +45,7 @@ def check_types(value: Any, prefix: str = "") -> None:
         if not _fits(inner, hints[f.name]):
             raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {brief(inner)}")
         if _too_large(inner):
-            raise ValueError(f"{prefix}{f.name}: expected whole numbers below 2**63")
+            raise ValueError(f"{prefix}{f.name}: expected whole numbers below 2**63, got {brief(inner)}")
         wrong = misread(inner) if isinstance(inner, str) and not choices(str(f.type)) else None
         if wrong or "" in _texts(inner):
             optional = "; write None for none" if str(f.type).endswith("| None") else ""
