@@ -35,7 +35,7 @@ SCALE = (0.2, 1.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders are given."""
+    """The input of all contenders."""
 
     manifest: Manifest
     batch: int

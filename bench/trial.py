@@ -32,7 +32,7 @@ from fastmim.tasks.pretrain import Pretrain
 
 @dataclass(frozen=True)
 class Trial:
-    """What the steps of one process gave."""
+    """Results of the steps of one process."""
 
     device: str
     """"cpu" or "cuda"."""
@@ -123,7 +123,7 @@ def between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> f
 
 
 def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
-    """Trains `warmup` untimed and `steps` timed updates, as train.py does but for logs, pictures and checkpoints.
+    """Trains `warmup` untimed and `steps` timed updates, as train.py does, without logs, pictures and checkpoints.
 
     On a GPU times are between events in its queue: the host runs ahead as in training, and a wait counts only where
     the GPU has run dry.

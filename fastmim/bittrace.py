@@ -24,7 +24,7 @@ from .records import LONGEST, Records, Row, is_count, parse
 from .terminal import shown
 
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
-"""What a line holds besides its step. samples and masks alone are equal for every number of processes."""
+"""Fields of a line besides its step. Only samples and masks are equal for every number of processes."""
 
 
 class Trace:
@@ -90,7 +90,7 @@ def mask_hashes(ids: Tensor, mask: Tensor) -> int:
 
 
 def read(path: Path) -> list[Row]:
-    """The lines of a trace; one cut short at the end, by a kill, is left out.
+    """Returns the lines of a trace; one cut short at the end, by a kill, is left out.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""What a field of a config may hold: its type, its bounds, and how both are said in words. May import command only."""
+"""Checks of config fields: type and bounds, and both in words. May import command only."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
 
 
 def check_types(value: Any, prefix: str = "") -> None:
-    """Compares every field, of the parts inside too, with its annotation.
+    """Compares every field with its annotation, also those of the parts inside.
 
     Raises:
-        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a text that is
-            empty, or, as a path or name, not meant as it stands (see `misread`).
+        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a whole number
+            from 2**63 on, or a text that is empty or probably a mistake (see `misread`).
     """
     hints = typing.get_type_hints(type(value))
     for f in dataclasses.fields(value):
@@ -90,12 +90,12 @@ def brief(value: Any) -> str:
 
 
 def choices(kind: str) -> list[str]:
-    """The values of a Literal type, as written on a command line; none for any other type."""
+    """Returns the values of a Literal type, as written on a command line; none for any other type."""
     if not kind.startswith("Literal["):
         return []
     return kind.partition("]")[0].removeprefix("Literal[").replace("'", "").replace('"', "").split(", ")
 
 
 def expected(kind: str) -> str:
-    """A type, as a person would be told it."""
+    """Returns a type in words."""
     return f"one of {', '.join(choices(kind))}" if choices(kind) else kind

@@ -43,10 +43,10 @@ TASKS = {
 
 
 class Trainer:
-    """The loop around a task: train, log, save, look, stop.
+    """The loop around a task: train, log, save, evaluate, stop.
 
-    It holds a lock while an update changes what is saved, and while a checkpoint is written: `save_now`, in another
-    thread, waits for neither a collective nor a decoder.
+    The loop holds a lock while an update changes the state, and while a checkpoint is written. It lets go of the lock
+    while it waits for images or computes gradients, so that `save_now` can save from another thread.
     """
 
     def __init__(self, config: Experiment, given: Mapping[str, str], stop: Stop):
@@ -150,7 +150,7 @@ class Trainer:
         return float(self.task.engine.reduce_sum(torch.tensor(value if self.writes else 0.0, dtype=torch.float64)))
 
     def log(self, done: int) -> str | None:
-        """Reads what the updates since the last log gave: the only wait for the device. Returns a reason to stop."""
+        """Logs the updates since the last line; returns a reason to stop. Waits for the device. Collective."""
         task, (losses, norms, skipped) = self.task, self.meter.read()
         bad, failure = task.bad_files()
         loss, averaged = self.meter.average(task.mean(losses, skipped), skipped.count(False))
@@ -205,7 +205,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:
-        """Inside, nothing that is saved changes although `busy` is held: lets `save_now` in."""
+        """Inside, nothing that is saved changes: lets `save_now` in although the loop holds `busy`."""
         self.busy.release()
         try:
             yield
@@ -213,7 +213,7 @@ class Trainer:
             self.busy.acquire()
 
     def while_idle(self, batches: Iterable) -> Iterator[Any]:
-        """Passes batches on; waits for each while idle."""
+        """Passes batches on and waits for each while idle."""
         batches = iter(batches)
         while True:
             with self.idle():
