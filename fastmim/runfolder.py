@@ -36,10 +36,11 @@ def starting(folder: Path) -> Iterator[BinaryIO]:
     try:
         yield lock(folder)
     except BaseException:
-        with contextlib.suppress(OSError):
-            if unlocked:
+        if unlocked:
+            with contextlib.suppress(OSError):
                 os.unlink(folder / "lock")
-            for path in made:
+        for path in made:
+            with contextlib.suppress(OSError):
                 path.rmdir()
         raise
 

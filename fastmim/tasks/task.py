@@ -307,7 +307,7 @@ class Task(ABC):
             )
             raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
         for name in changed:
-            print(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
+            print(shown(f"continued with {name} = {now.get(name)} (was {then.get(name)})"))
 
     def fingerprint(self, step: int, result: StepResult) -> dict[str, float | int]:
         """What the bit trace records of an update. Collective; waits for the device."""
