@@ -213,6 +213,8 @@ class Pretrain(Task):
         """Says how fast the run was, and how large."""
         batch = self.config.train.global_batch
         hours, peak = spent(self.folder, batch)
+        if not hours:
+            return "unknown: metrics.jsonl holds no speed"
         return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"
 
     def next_step(self) -> str:
@@ -242,7 +244,7 @@ def initialise(mim: MIM, run: Path) -> None:
         named = "; ".join(
             f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]
         )
-        raise ValueError(f"run.init: {run} has other weights than this config's encoder and decoder ({named})")
+        raise ValueError(f"run.init: {shown(run)} has other weights than this config's encoder and decoder ({named})")
     mim.load_state_dict(loaded.state["model"])
 
 
