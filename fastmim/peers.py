@@ -82,7 +82,7 @@ class Peers:
 
     @property
     def is_first(self) -> bool:
-        """True if no process of a lower rank is left, so that this one speaks and saves for the run."""
+        """True if no process of a lower rank is left: this one then speaks and saves for the run."""
         gone = {rank for rank, looks in self._silent.items() if looks >= _EARLY}
         if found := re.match(r"rank (\d+) ", self._verdict):
             gone.add(int(found[1]))
@@ -96,8 +96,8 @@ class Peers:
     def close(self) -> None:
         """Says that this process has ended as it should; the one that keeps the store waits for the others.
 
-        When the run ends for an error, the others wait for the first one too: a launcher that sees one process end
-        would end the first before it has said why.
+        When the run ends for an error, the others wait for the first process too. Otherwise a launcher that sees one
+        process end would end the first before it has said why.
         """
         self._closing.set()
         self._thread.join(self._timeout)

@@ -50,6 +50,11 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def reason(error: Exception) -> str:
+    """Returns one line on why something failed: the system's words without file names, else the error's own text."""
+    return getattr(error, "strerror", None) or shown(" ".join(str(error).split())) or type(error).__name__
+
+
 @contextlib.contextmanager
 def steady_output(patience: float | None = None) -> Iterator[None]:
     """Inside, whatever is printed is written or dropped: no full disk, closed pipe or odd character raises.
@@ -69,7 +74,7 @@ def steady_output(patience: float | None = None) -> Iterator[None]:
         yield
         output.flush()
         if patience is None and output.error and not isinstance(output.error, BrokenPipeError):
-            print(f"standard output cannot be written ({_reason(output.error)})", file=errors)
+            print(f"standard output cannot be written ({reason(output.error)})", file=errors)
             raise SystemExit(1)
     finally:
         output.flush()
@@ -119,7 +124,7 @@ class SteadyStream:
                 self.error, first, self._dropping = error, self.error is None, True
                 if first and self._patience is not None:
                     self._warn(
-                        f"warning: standard output cannot be written ({_reason(error)}); the run goes on without it"
+                        f"warning: standard output cannot be written ({reason(error)}); the run goes on without it"
                     )
 
     def _put(self, text: str) -> None:
@@ -136,10 +141,6 @@ class SteadyStream:
                 raise BlockingIOError(0, "nobody reads it")
             with contextlib.suppress(BlockingIOError):
                 data = data[os.write(self._descriptor, data[:_PIECE]) :]
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _open_standard_files() -> None:

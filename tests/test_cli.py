@@ -277,7 +277,8 @@ def test_version_and_the_list_of_commands(capsys):
     assert capsys.readouterr().out == f"fastmim {fastmim.__version__}\n"
     with pytest.raises(SystemExit) as done:
         cli.main(["--help"])
-    assert done.value.code == 0 and all(f"\n  {name} " in capsys.readouterr().out for name in ["export"])
+    out = capsys.readouterr().out
+    assert done.value.code == 0 and all(f"\n  {name} " in out for name in cli.COMMANDS)
     with pytest.raises(SystemExit) as done:
         cli.main([])
     assert done.value.code == 2

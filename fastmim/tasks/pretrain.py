@@ -91,12 +91,13 @@ class Pretrain(Task):
 
     Attributes:
         held_out: images to look at, or None.
+        latest: some of them and their predictions at the last evaluation, or None.
     """
 
     def __init__(self, config: Config, process: Process):
         replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
         super().__init__(config, process)
-        self.held_out, self.trivial = None, None
+        self.held_out, self.trivial, self.latest = None, None, None
         if len(self.held_out_index) and config.run.evaluate_every:
             if config.data.held_out_root:
                 held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
@@ -169,22 +170,20 @@ class Pretrain(Task):
         with meter.attempt("the reconstruction grid"):
             places = held_out.spread(self.held_out_images, GRID_ROWS)
             save_png(held_out[places].grid(self.mim, pred[places]), self.folder, "grids", f"{done:08d}.png")
+        places = held_out.spread(self.held_out_images, SUMMARY_ROWS)
+        self.latest = held_out[places], pred[places]
 
     def finish(self, meter: Meter) -> None:
         """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
+        self.latest = None
         if self.evaluates:
             with self.promises.keep("the last evaluation", meter):
                 self.evaluate(self.total, meter)
-        few = self.held_out and self.held_out[self.held_out.spread(self.held_out_images, SUMMARY_ROWS)]
-        pred = None
-        if few:
-            with self.promises.keep("the predictions for summary.png", meter):
-                pred = together(self.process, lambda: self.predict(few))
         if self.process.rank:
             return
         for name, (result, words) in {
             "learnt": ("the comparison with trivial predictors", lambda: learnt(self.folder)),
-            "pictures": ("summary.png", lambda: self.summary(few, pred)),
+            "pictures": ("summary.png", self.summary),
             "curve": ("loss.png", lambda: plot_curve(self.folder)),
             "encoder": ("the exported encoder", self.export),
             "speed": ("the speed", self.speed),
@@ -193,10 +192,13 @@ class Pretrain(Task):
             with self.promises.keep(result, meter):
                 meter.say(f"{name:<10}{shown(str(words()))}")
 
-    def summary(self, few: HeldOut | None, pred: Tensor | None) -> str:
+    def summary(self) -> str:
         """Draws the curve beside reconstructions; returns where."""
-        if few is None or pred is None:
+        if not self.evaluates:
             return "none (no held-out images, or run.evaluate_every=0)"
+        if self.latest is None:
+            return "none, as the last evaluation failed"
+        few, pred = self.latest
         summary = plot_summary(self.folder, few.grid(self.mim, pred))
         return f"{summary} (curve and some images); each evaluation's in {self.folder / 'grids'}"
 
@@ -211,6 +213,8 @@ class Pretrain(Task):
         """Says how fast the run was, and how large."""
         batch = self.config.train.global_batch
         hours, peak = spent(self.folder, batch)
+        if not hours:
+            return "unknown: metrics.jsonl holds no speed"
         return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"
 
     def next_step(self) -> str:
@@ -240,7 +244,7 @@ def initialise(mim: MIM, run: Path) -> None:
         named = "; ".join(
             f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]
         )
-        raise ValueError(f"run.init: {run} has other weights than this config's encoder and decoder ({named})")
+        raise ValueError(f"run.init: {shown(run)} has other weights than this config's encoder and decoder ({named})")
     mim.load_state_dict(loaded.state["model"])
 
 

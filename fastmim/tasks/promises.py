@@ -15,14 +15,14 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from ..command import lacks_memory
 from ..engine import Process
 from ..metrics import Meter
+from ..runfolder import FOLDERS
 from ..terminal import shown
 
 T = TypeVar("T")
-NO_MEMORY = "out of memory"
 _LONGEST = 400  # characters of a reason
-_NO_MEMORY = (NO_MEMORY, "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class LateError(RuntimeError):
@@ -30,12 +30,12 @@ class LateError(RuntimeError):
 
 
 def check_outputs(folder: Path) -> None:
-    """Checks that what the run will write at some time can be written.
+    """Checks that the run can write everything that it will write at some time.
 
     Raises:
         ValueError: something in the run folder is in the way.
     """
-    for name in ("checkpoints", "grids", "encoder", "tensorboard"):
+    for name in FOLDERS:
         path = folder / name
         if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
             raise ValueError(
@@ -109,8 +109,8 @@ def explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, LateError):
         return text
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY):
-        return NO_MEMORY
+    if lacks_memory(error):
+        return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
     text = shown(" ".join(re.sub(r" at 0x[0-9a-f]+", "", text).split())) or type(error).__name__

@@ -75,7 +75,17 @@ def test_refusals(images):
     assert f"data.held_out=5, but {images / 'held_out'} has 4 images: lower data.held_out, or add images" in line
     line = launched.refusal(words(images, "--data.held_out_root", images / "nowhere"))
     assert "no folder of images or list file at" in line
-    line = launched.refusal(words(images, "--data.held_out_root", images / "held_out", "--data.root", images))
+    line = launched.refusal(
+        words(
+            images,
+            "--data.held_out_root",
+            images / "held_out",
+            "--data.root",
+            images,
+            "--run.dir",
+            images.parent / "elsewhere",
+        )
+    )
     assert f"data.held_out_root: {images / 'held_out/demo_00000.jpg'} is in {images} too; give images" in line
     line = launched.refusal(words(images, "--data.held_out_root", images / "held_out", "--data.held_out", 0))
     assert "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise" in line
@@ -122,7 +132,7 @@ def test_late_failures_cost_neither_the_training_nor_the_other_results(images, m
     def full(folder):
         raise OSError(28, "No space left on device", str(folder / "loss.png"))
 
-    def no_memory(self):
+    def no_memory(self, images):
         raise MemoryError
 
     arguments = words(images, "--run.evaluate_every", "100")
@@ -152,7 +162,7 @@ def test_what_is_in_the_way_of_a_result_is_refused_before_training(images, name)
         place.parent.mkdir()
         place.touch()
     line = launched.refusal(words(images))
-    assert str(place) in line and not (images / "run/metrics.jsonl").exists()
+    assert str(place.parent) in line and name in line and not (images / "run/metrics.jsonl").exists()
 
 
 def test_fewer_epochs_than_a_run_has_done_are_refused(images):
