@@ -1,4 +1,4 @@
-"""A run folder: which names in it are a run's, and the lock that one process holds. May import files and terminal."""
+"""A run folder: the names that a run writes, and the lock that one process holds. May import files and terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ FOLDERS = ("checkpoints", "encoder", "features", "grids", "tensorboard")
 """Folders inside that are written to."""
 RECORDS = (
     *("config.json", "facts.json", "manifest.json", "metrics.jsonl", "trace.jsonl", "skipped.jsonl"),
-    *("result.json", "bad_files.jsonl", "loss.png", "summary.png", "grids", "encoder", "tensorboard"),
+    *("result.json", "bad_files.jsonl", "bad_test_files.jsonl", "loss.png", "summary.png", "grids", "encoder"),
+    "tensorboard",
 )
 """Names that training writes, beside `lock`, which comes first, and `checkpoints`."""
 _HOLDER = 200  # bytes of a lock
@@ -30,13 +31,14 @@ class FolderError(RuntimeError):
 
 @contextlib.contextmanager
 def starting(folder: Path) -> Iterator[BinaryIO]:
-    """Claims a run folder with `lock`; if what is inside fails, no new folder stays, and no new lock."""
+    """Claims a run folder with `lock`; if the code inside fails, no new folder stays, and no new lock."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    unlocked = not os.path.lexists(folder / "lock")
+    new, held = not os.path.lexists(folder / "lock"), None
     try:
-        yield lock(folder)
+        held = lock(folder)
+        yield held
     except BaseException:
-        if unlocked:
+        if new and held:  # not the lock of another process that came first
             with contextlib.suppress(OSError):
                 os.unlink(folder / "lock")
         for path in made:
@@ -77,12 +79,25 @@ def lock(folder: Path) -> BinaryIO:
         raise FolderError(
             f"{shown(folder)} is in use by {_holder(folder)}: stop it, or choose another run folder"
         ) from None
+    if not _is_at(file, folder / "lock"):  # a process that was refused has just removed it
+        file.close()
+        return lock(folder)
     with contextlib.suppress(OSError):  # the lock holds on a full disk too, only without a name
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
 
 
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
 def _holder(folder: Path) -> str:
-    with open(folder / "lock", "rb") as file:
-        return shown(file.read(_HOLDER).decode(errors="replace").strip()) or "another process"
+    try:
+        with open(folder / "lock", "rb") as file:
+            return shown(file.read(_HOLDER).decode(errors="replace").strip()) or "another process"
+    except FileNotFoundError:  # that process was refused just now
+        return "another process"

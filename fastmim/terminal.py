@@ -45,6 +45,8 @@ def typed(word: str | os.PathLike) -> str:
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as `os.fsdecode` carries it
         return f"\\x{ord(character) - 0xDC00:02x}"
+    if "\x80" <= character <= "\xff":  # `\\x85` would be the byte
+        return f"\\u{ord(character):04x}"
     return character.encode("unicode_escape").decode("ascii")
 
 

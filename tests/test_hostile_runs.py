@@ -126,6 +126,13 @@ def test_damaged_files_beside_the_checkpoints_are_left_out(number, trained, tmp_
     assert "\x1b" not in text and "# Title" not in text.splitlines()
 
 
+@pytest.mark.parametrize("content", ["[" * hostile_runs.DEEP, '{"part": []}', '{"part": {}}', "[]", "null", "\\"])
+def test_a_curve_needs_no_config(content, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n')
+    (tmp_path / "config.json").write_text(content)
+    assert call(["report", str(tmp_path)]) == (0, "")
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_is_never_waited_for(make, trained, tmp_path):
     for name in ("metrics.jsonl", "facts.json", "result.json", "knn.json", "manifest.json"):

@@ -6,7 +6,6 @@ May import L3 and below.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..files import read_bytes
+from ..files import read_json
 from ..metrics import read_metrics
 from ..terminal import shown
 from .pictures import save_png
@@ -109,9 +108,10 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
 def _part(run: Path) -> str | None:
     """The class of a run's config, if the run folder says so."""
     try:
-        return json.loads(read_bytes(run / "config.json", _LARGEST))["part"]
+        part = read_json(run / "config.json", _LARGEST)["part"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    return part if isinstance(part, str) else None
 
 
 def _means(rows: list[dict]) -> list[tuple[int, float]]:

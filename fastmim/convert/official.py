@@ -116,15 +116,6 @@ def unwrap(file: OfficialFile) -> Found:
     raise ValueError(f"its names ({names}, ...) are of no format known here: {known}")
 
 
-def recognise(file: OfficialFile) -> Format:
-    """The format of a file.
-
-    Raises:
-        ValueError: none fits.
-    """
-    return unwrap(file).format
-
-
 def _recognise(state: Mapping[str, Tensor]) -> Format | None:
     """Returns the first of `FORMATS` that has all its marks among these names."""
     return next((fmt for fmt in FORMATS if fmt.recognises(state)), None)

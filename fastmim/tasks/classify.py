@@ -35,6 +35,7 @@ from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
 from .promises import together
+from .runs import open_weights
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -241,15 +242,12 @@ def initialise(encoder: nn.Module, source: Path) -> None:
         if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
             given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
-        loaded = checkpoint.load(source / "checkpoints")  # of any config: its tensors are compared below
-        if loaded is None:
-            where = shown(source / "checkpoints")
-            raise ValueError(f"run.init: expected a run folder with checkpoints, found none in {where}")
-        model = loaded.state["model"]
+        model = open_weights(source, "run.init").state["model"]  # of any config: tensors are compared below
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
     state, problems = fit(encoder, given)
     if problems:
-        raise ValueError(f"run.init: {source} has another encoder than this config ({'; '.join(problems[:3])})")
+        named = shown("; ".join(problems[:3]))
+        raise ValueError(f"run.init: {shown(source)} has another encoder than this config ({named})")
     encoder.load_state_dict(state)
 
 

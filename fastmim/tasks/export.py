@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import Experiment
-from ..files import open_regular, read_bytes, write
+from ..files import open_regular, parse_json, read_bytes, write
 from ..terminal import shown
 from ..tokens import Mask
 from .card import LARGEST, card
@@ -137,8 +137,8 @@ def _receipt(folder: Path) -> dict[str, str]:
     """The digests of an export's files as its card has them; none where there is no such card."""
     try:
         found = RECEIPT.search(read_bytes(folder / CARD, LARGEST))
-        digests = json.loads(found[1]) if found else {}
-    except (OSError, ValueError, RecursionError):
+        digests = parse_json(found[1]) if found else {}
+    except (OSError, ValueError):
         return {}
     return digests if isinstance(digests, dict) else {}
 

@@ -6,27 +6,25 @@ May import L3 and below, and convert.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .. import checkpoint
-from ..config import Config, Experiment, from_json, to_json
-from ..files import read_bytes
+from ..config import Config, Experiment, to_json
 from ..terminal import shown
 from ..tokens import Decoder, Encoder
 from ..transfer import Finetune, Probe
 from . import classify, pretrain
-from .load import CONTENT
-from .parts import PARTS, build
-from .runs import open_run
+from .load import outline_export
+from .parts import build
+from .runs import config_of, open_run
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
-_LARGEST = 2**20  # bytes of an export's config.json
 _OWN = ("drop_path", "shared_bias")
 """Fields of an encoder that a run keeps: how it trains, not what the weights are."""
 _FREE = {
@@ -72,10 +70,15 @@ def inherit(config: Experiment, given: Mapping[str, str]) -> Inherited:
     Raises:
         ValueError: no weights in `run.init`, or a setting on the command line that does not fit them.
     """
-    if (Path(config.run.dir) / "checkpoints/latest").exists():
+    if checkpoint.steps(Path(config.run.dir) / "checkpoints"):
         return _again(config)
-    if not config.run.init or (source := _source(Path(config.run.init))) is None:
+    if not config.run.init:
         return Inherited(config)
+    init = Path(config.run.init)
+    try:
+        source = _of_export(init) if (init / "model.safetensors").is_file() else _of_run(init)
+    except DescriptionError as error:
+        return Inherited(config, words=f"nothing from run.init: {error}")
     taken: dict[str, Any] = {}
     if isinstance(config, Config):
         if source.decoder is None:
@@ -126,11 +129,11 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
 
 def _again(config: Experiment) -> Inherited:
     """What a run that is continued has inherited at its start, for the parts that the config still has as then."""
-    loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None)
-    before = loaded.meta.get("inherited") if loaded else None
-    if not isinstance(before, dict):
+    loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None, config_of)
+    before, stored = loaded.meta.get("inherited"), config_of(loaded)
+    if not isinstance(before, dict) or type(stored) is not type(config):
         return Inherited(config)
-    stored, new, same = from_json(loaded.meta["config"], PARTS), config, {}
+    new, same = config, {}
     for name, value in before.items():
         if name in _NAMES and to_json(_get(config, name)) == value:
             new = _set(new, name, _get(stored, name))
@@ -139,15 +142,25 @@ def _again(config: Experiment) -> Inherited:
     return Inherited(new, same, words if same else "")
 
 
-def _source(folder: Path) -> Source | None:
-    """The network of a run folder or an export; None for an export that does not describe it."""
-    if (folder / "model.safetensors").is_file():
-        try:
-            stored = json.loads(read_bytes(folder / "config.json", _LARGEST))[CONTENT]
-            fields = {name: from_json(stored[name], PARTS) for name in ("spec", "size", "mean", "std")}
-        except (OSError, ValueError, LookupError, TypeError):
-            return None
-        return Source(fields["spec"], None, fields["size"], fields["mean"], fields["std"])
+class DescriptionError(ValueError):
+    """An export does not describe its network, though its weights may be sound."""
+
+
+def _of_export(folder: Path) -> Source:
+    """The network of an export, without memory for it.
+
+    Raises:
+        DescriptionError: its config.json is missing, changed, or of another version.
+    """
+    try:
+        found, _ = outline_export(folder)
+    except ValueError as error:
+        raise DescriptionError(error) from error
+    return Source(found.spec, None, found.size, found.mean, found.std)
+
+
+def _of_run(folder: Path) -> Source:
+    """The network of a run folder."""
     config, _ = open_run(folder, "run.init")
     data, decoder = config.data, config.decoder if isinstance(config, Config) else None
     return Source(config.encoder, decoder, data.size, data.mean, data.std)
@@ -171,17 +184,18 @@ def _fits(config: Experiment, source: Source) -> bool:
     # The same network can be written in several ways: a depth may be a number or that of a name.
     try:
         data = replace(config.data, mean=source.mean, std=source.std)
-        if isinstance(config, Config):
-            ours, theirs = (
-                build(replace(config, encoder=encoder, decoder=decoder, data=data))
-                for encoder, decoder in ((config.encoder, config.decoder), (source.encoder, source.decoder))
-            )
-            return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
-        ours = classify.build_encoder(config.encoder, data)
-        theirs = classify.build_encoder(source.encoder, replace(data, size=source.size))
+        with torch.device("meta"):  # only shapes are compared
+            if isinstance(config, Config):
+                ours, theirs = (
+                    build(replace(config, encoder=encoder, decoder=decoder, data=data))
+                    for encoder, decoder in ((config.encoder, config.decoder), (source.encoder, source.decoder))
+                )
+                return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
+            ours = classify.build_encoder(config.encoder, data)
+            theirs = classify.build_encoder(source.encoder, replace(data, size=source.size))
+            return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
     except ValueError:
         return False
-    return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
 
 
 def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder) -> bool:

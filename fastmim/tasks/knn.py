@@ -21,13 +21,13 @@ from ..checkpoint import Loaded
 from ..classifier import pooling, recalibrate
 from ..config import Config
 from ..data.manifest import Manifest
-from ..data.quarantine import BadFilesError
 from ..files import open_regular, output, write, writing
 from ..mim import MIM
 from ..terminal import shown
 from ..transfer import Head, LabelledData, Probe
 from .classify import PIECE, calibration, count_classes, whole_images
 from .parts import build
+from .tested import check_budget
 
 
 def measure(
@@ -61,8 +61,6 @@ def measure(
     classes = count_classes(train, test, data)
     if len(train) < k:
         raise ValueError(f"--k {k}: expected at most as many as there are images in {data.root}, {len(train)}")
-    for name in ("features", "knn.json"):
-        output(run, name)
     if not os.access(run, os.W_OK | os.X_OK):
         raise ValueError(f"{run}: expected a run folder that can be written to, for features and knn.json")
     mim = build(config)
@@ -112,12 +110,14 @@ def _features(
     bad: dict[int, str] = {}
     with writing(file) as out:
         npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        # On a full disk this is refused; writing to a mapped file would end the process.
+        os.posix_fallocate(out.fileno(), 0, out.tell() + 4 * shape[0] * shape[1])
         rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
         rows[:] = np.nan
         with whole_images(manifest, data, device) as loader:
             for index, _, reason in loader.headers(torch.arange(len(manifest))):
                 bad |= {index: reason} if reason else {}
-            check_left_out(manifest, len(bad), data.bad_budget)
+            check_left_out(manifest, bad, data.bad_budget)
             for (images, index, *_), left_out in loader.intact(torch.arange(len(manifest)).split(PIECE)):
                 bad |= left_out
                 if len(images):
@@ -126,7 +126,7 @@ def _features(
         rows.flush()
     for index, reason in bad.items():
         print(f"left out: {shown(manifest.path(index))}: {shown(reason)}")
-    check_left_out(manifest, len(bad), data.bad_budget)
+    check_left_out(manifest, bad, data.bad_budget)
     return _kept(file, shape), sorted(bad)
 
 
@@ -152,13 +152,10 @@ def _kept(file: Path, shape: tuple[int, int]) -> Tensor | None:
     return torch.from_numpy(rows)
 
 
-def check_left_out(manifest: Manifest, bad: int, budget: float) -> None:
+def check_left_out(manifest: Manifest, bad: dict[int, str], budget: float) -> None:
     """
     Raises:
         BadFilesError: more images than the run's `data.bad_budget` are bad, or all.
     """
-    if bad > budget * len(manifest) or bad == len(manifest):
-        raise BadFilesError(
-            f"{bad} of {len(manifest)} images in {shown(manifest.root)} cannot be used, more than the run's "
-            f"data.bad_budget={budget}; `fastmim doctor` says what is wrong with each"
-        )
+    named = {manifest.paths[index]: reason for index, reason in bad.items()}
+    check_budget("--data", manifest.root, named, len(manifest), budget)

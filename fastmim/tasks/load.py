@@ -108,6 +108,16 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
 def from_export(folder: Path) -> Trained:
     """
     Raises:
+        ValueError: as `outline_export`.
+    """
+    outlined, state = outline_export(folder)
+    return outlined.fill(state)
+
+
+def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
+    """Returns the model of an export, without memory for its weights, and the weights by our names, which fit.
+
+    Raises:
         ValueError: not an export of this version, or one that was changed.
     """
     file = folder / "config.json"
@@ -124,7 +134,9 @@ def from_export(folder: Path) -> Trained:
         state = read_tensors(file)
         empty = description.outline(len(state))
         places = {theirs: ours for ours, theirs in empty.names().items()}
-        return empty.fill({places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()})
+        state = {places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()}
+        empty.check(state)
+        return empty, state
     except ValueError as error:
         raise ValueError(f"{_reason(error, file)}: {again}") from error
 

@@ -244,7 +244,7 @@ def initialise(mim: MIM, run: Path) -> None:
         named = "; ".join(
             f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]
         )
-        raise ValueError(f"run.init: {run} has other weights than this config's encoder and decoder ({named})")
+        raise ValueError(f"run.init: {shown(run)} has other weights than this config's encoder and decoder ({named})")
     mim.load_state_dict(loaded.state["model"])
 
 

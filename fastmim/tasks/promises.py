@@ -18,6 +18,7 @@ import torch.distributed as dist
 from ..command import lacks_memory
 from ..engine import Process
 from ..metrics import Meter
+from ..runfolder import FOLDERS
 from ..terminal import shown
 
 T = TypeVar("T")
@@ -29,12 +30,12 @@ class LateError(RuntimeError):
 
 
 def check_outputs(folder: Path) -> None:
-    """Checks that what the run will write at some time can be written.
+    """Checks that the run can write everything that it will write at some time.
 
     Raises:
         ValueError: something in the run folder is in the way.
     """
-    for name in ("checkpoints", "grids", "encoder", "tensorboard"):
+    for name in FOLDERS:
         path = folder / name
         if os.path.lexists(path) and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
             raise ValueError(

@@ -5,16 +5,17 @@ May import L3 and below.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checkpoint
 from ..config import Config, Experiment, from_json, to_json
 from ..data.decode import MODES
+from ..masking import UniformMasking
 from ..terminal import shown
 from .parts import PARTS, build
 from .trained import LARGEST_SIDE, SPARE
@@ -38,11 +39,27 @@ def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
     Raises:
         ValueError: there is no checkpoint. checkpoint.FolderError: there is none of use; the message says why.
     """
-    loaded = checkpoint.load(run / "checkpoints", check=lambda loaded: check_fits(config_of(loaded), loaded.state))
+    loaded = open_weights(run, field, lambda loaded: check_fits(config_of(loaded), loaded.state))
+    return config_of(loaded), loaded
+
+
+def open_weights(
+    run: Path, field: str, check: Callable[[checkpoint.Loaded], object] = lambda loaded: None
+) -> checkpoint.Loaded:
+    """Returns the newest checkpoint of a run that is whole, of any config.
+
+    Args:
+        field: what named the folder, for messages.
+        check: raises ValueError for a checkpoint whose content is of no use.
+
+    Raises:
+        ValueError: there is no checkpoint. checkpoint.FolderError: there is none of use; the message says why.
+    """
+    loaded = checkpoint.load(run / "checkpoints", check=check)
     if loaded is None:
         where = shown(run / "checkpoints")
         raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {where}")
-    return config_of(loaded), loaded
+    return loaded
 
 
 def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
@@ -81,7 +98,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
 def check_fits(config: Experiment, state: checkpoint.State) -> None:
     """Compares a config with the weights beside it, without memory for the model.
 
-    Of a classifier, detector or segmenter only the sizes are compared: whoever builds it compares the weights.
+    Of a classifier, detector or segmenter only the encoder's shapes are compared: whoever builds it compares the rest.
 
     Raises:
         ValueError: the config describes another model, or one that is too large to be that of these weights.
@@ -90,11 +107,9 @@ def check_fits(config: Experiment, state: checkpoint.State) -> None:
     for name, average in state.get("ema", {}).items():
         if name not in weights or weights[name].shape != average.shape:
             raise ValueError(f"optimizer.safetensors: ema.{shown(name)} has no counterpart in model.safetensors")
-    if not isinstance(config, Config):
-        check_sizes(config, weights)
-        return
     expected = outline(config, weights)
-    for name in (*expected, *weights):
+    both = [name for name in expected if name in weights]
+    for name in (*expected, *weights) if isinstance(config, Config) else both:
         ours, found = expected.get(name), weights.get(name)
         if found is None or ours is None:
             raise ValueError(f"model.safetensors: {shown(name)} {'is missing' if found is None else 'has no place'}")
@@ -102,8 +117,12 @@ def check_fits(config: Experiment, state: checkpoint.State) -> None:
             raise ValueError(f"model.safetensors: {name}: expected {_kind(ours)} by the config, found {_kind(found)}")
 
 
-def outline(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors of the model of a config that came with weights, without memory for them.
+
+    Args:
+        config: of a classifier, detector or segmenter, only the encoder's tensors are returned.
+        weights: the tensors beside the config, which bound the model's size.
 
     Raises:
         ValueError: there is no such model, or one that is far larger than the weights.
@@ -111,16 +130,23 @@ def outline(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     check_sizes(config, weights)
     try:
         with torch.device("meta"):
-            mim = build(config)
+            model = build(config) if isinstance(config, Config) else _encoder(config)
     except _ABSURD as error:
         raise ValueError("the config's sizes do not make a model") from error
     given = sum(tensor.nbytes for tensor in weights.values())
-    needed = sum(tensor.nbytes for tensor in (*mim.parameters(), *mim.buffers()))
+    needed = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     if needed > 4 * given + SPARE:
         raise ValueError(
             f"the config describes a model of {needed >> 20} MiB, the weights beside it have only {given >> 20} MiB"
         )
-    return mim.state_dict()
+    return model.state_dict()
+
+
+def _encoder(config: Experiment) -> nn.Module:
+    """The encoder of a config, under the name that it has in a module."""
+    data = config.data
+    encoder = config.encoder.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    return nn.ModuleDict({"encoder": encoder})
 
 
 def check_sizes(config: Experiment, weights: Mapping[str, Tensor]) -> None:

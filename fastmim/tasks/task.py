@@ -68,7 +68,7 @@ class Task(ABC):
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
         self.notes: list[str] = []
         self.promises = Promises()
-        self.fresh = not (self.folder / "checkpoints/latest").exists()
+        self.fresh = not checkpoint.steps(self.folder / "checkpoints")
         self.manifest = self.scan()
         train_index, self.held_out_images, self.held_out_index = split(self.manifest, data, seed)
         self.images = len(train_index)
@@ -214,11 +214,6 @@ class Task(ABC):
         }
         facts, warnings = self.facts(), first_look(self.manifest, limits_of(config.data))
         facts["images"] = "; ".join([facts["images"], *self.manifest.remarks()])
-        if len(self.held_out_index) > self.images:
-            warnings.append(
-                f"{len(self.held_out_index)} images are held out, more than the {self.images} that are trained on: "
-                "lower data.held_out"
-            )
         return {
             "run folder": config.run.dir,
             **facts,
@@ -257,16 +252,17 @@ class Task(ABC):
                 `run.resume` is off; or the checkpoint is of converted weights.
         """
         if not self.config.run.resume:
-            if (folder / "latest").exists():
+            if checkpoint.steps(folder):
                 raise ValueError(
-                    f"run.resume is False, but {folder} holds checkpoints: choose another run.dir, or resume"
+                    f"run.resume is False, but {shown(folder)} holds checkpoints: choose another run.dir, or resume"
                 )
             return 0
         # Only rank 0 reads and checks; when it refuses, it ends, and the launcher ends the others.
         loaded = checkpoint.load(folder, check=config_of) if self.process.rank == 0 else None
         if loaded and loaded.step == 0:
             raise ValueError(
-                f"{loaded.path} holds weights to start from: give its run folder as run.init, and another as run.dir"
+                f"{shown(loaded.path)} holds weights to start from: give its run folder as run.init, and another as "
+                "run.dir"
             )
         step = int(self.engine.reduce_sum(torch.tensor(loaded.step if loaded else 0)))  # only rank 0 has read it
         if step == 0:
@@ -307,7 +303,7 @@ class Task(ABC):
             )
             raise ValueError(f"the checkpoint is of another run: {words}. Use its values, or another run.dir")
         for name in changed:
-            print(shown(f"continued with {name} = {now.get(name)} (was {then.get(name)})"))
+            say(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
 
     def fingerprint(self, step: int, result: StepResult) -> dict[str, float | int]:
         """What the bit trace records of an update. Collective; waits for the device."""

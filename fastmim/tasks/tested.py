@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -89,13 +89,8 @@ class Tested(Task):
             every = [None] * self.process.world
             dist.all_gather_object(every, bad)
         found = {self.test.paths[index]: reason for some in every for index, reason in sorted(some.items())}
-        budget, count = self.config.data.bad_budget, len(self.test)
-        if len(found) > budget * count or len(found) == count:
-            path, reason = min(found.items())
-            raise BadFilesError(
-                f"data.test: {len(found)} of {count} images in {shown(self.config.data.test)} cannot be used, more "
-                f"than data.bad_budget={budget}; the first is {shown(path)} ({shown(reason)}). Repair or remove them"
-            )
+        data = self.config.data
+        check_budget("data.test", data.test, found, len(self.test), data.bad_budget)
         self.bad = found
 
     def left_out(self) -> list[str]:
@@ -164,3 +159,26 @@ class Tested(Task):
         for name, buffer in module.named_buffers():
             if name in kept:
                 buffer.copy_(self.engine.from_first(buffer, buffer.shape, buffer.dtype))
+
+
+def check_budget(field: str, folder: str, bad: Mapping[str, str], count: int, budget: float) -> None:
+    """Checks that enough of the images that are measured can be used.
+
+    Args:
+        field: the setting that names the folder.
+        folder: the folder of the images.
+        bad: why images cannot be used, by path.
+        count: images in all.
+        budget: `data.bad_budget`.
+
+    Raises:
+        BadFilesError: more than the budget are bad, or all.
+    """
+    if len(bad) <= budget * count and len(bad) < count:
+        return
+    path, reason = min(bad.items())
+    more = f", more than data.bad_budget={budget}" if len(bad) < count else ""
+    raise BadFilesError(
+        f"{field}: {len(bad)} of {count} images in {shown(folder)} cannot be used{more}; the first is {shown(path)} "
+        f"({shown(reason)}). Repair or remove them; `fastmim doctor` says what is wrong with each"
+    )

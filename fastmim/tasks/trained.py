@@ -177,6 +177,17 @@ class Trained(Description):
     def fill(self, state: Mapping[str, Tensor]) -> Trained:
         """Returns an `outline` with weights.
 
+        Raises:
+            ValueError: as `check`.
+        """
+        self.check(state)
+        model, expected = self.build(isinstance(self.model.fc, nn.Sequential)), self.model.state_dict()
+        model.load_state_dict(model.state_dict() | {name: state[name] for name in expected if name in state})
+        return replace(self, model=model)
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Compares weights with an `outline`.
+
         Args:
             state: by name of `model`. Only what pre-training alone needs, and what no output uses, may be missing.
 
@@ -202,9 +213,6 @@ class Trained(Description):
                 f"size={self.size}: expected tables of at most {(2 * weights + SPARE) / 2**20:.0f} MiB beside weights "
                 f"of {weights / 2**20:.0f} MiB, got {tables / 2**20:.0f} MiB: give a smaller size"
             )
-        model = self.build(isinstance(self.model.fc, nn.Sequential))
-        model.load_state_dict(model.state_dict() | {name: state[name] for name in expected if name in state})
-        return replace(self, model=model)
 
     @property
     def pooled_by(self) -> Head:

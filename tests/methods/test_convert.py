@@ -107,8 +107,8 @@ def weights(run: Path):
 def test_key_lists_there_and_back(name):
     """Recognised, sizes inferred, every name and shape at home, and the same tensors come back."""
     file = official_file(name)
-    fmt, state = official.recognise(file), file.state
-    assert official.recognise(replace(file, container=None)) is fmt
+    fmt, state = official.unwrap(file).format, file.state
+    assert official.unwrap(replace(file, container=None)).format is fmt
     with torch.device("meta"):
         mim = build(official.configuration(fmt, state))
     ours, account = official.to_ours(fmt, state, mim)
@@ -130,7 +130,7 @@ def test_key_lists_there_and_back(name):
 @pytest.mark.parametrize("name", KEY_LISTS)
 def test_a_file_that_lacks_what_tells_its_size_is_refused_in_words(name):
     file = official_file(name)
-    fmt, keys = official.recognise(file), list(file.state)
+    fmt, keys = official.unwrap(file).format, list(file.state)
     for lost in keys[:20] + keys[20::29]:
         state = {key: tensor for key, tensor in file.state.items() if key != lost}
         try:
@@ -154,7 +154,7 @@ def test_models_of_all_configs_go_out_and_come_back(path):
         for fmt in fitting:
             state, account = official.to_official(fmt, mim)
             assert not account.unmatched
-            assert official.recognise(OfficialFile(fmt.container, state, {})) is fmt
+            assert official.unwrap(OfficialFile(fmt.container, state, {})).format is fmt
             same = build(official.configuration(fmt, state))
             shapes = [{name: t.shape for name, t in module.state_dict().items()} for module in (mim, same)]
             assert shapes[0] == shapes[1]
@@ -257,7 +257,7 @@ def test_a_file_without_key_biases(tiny_mae, tmp_path, convert):
 def test_tables_of_another_window():
     """SimMIM's Swin-B from window 6 to window 7, as its fine-tuning does."""
     file = official_file("simmim_swin_base_192_window6")
-    fmt, state = official.recognise(file), file.state
+    fmt, state = official.unwrap(file).format, file.state
     config = official.configuration(fmt, state)
     config = replace(config, encoder=replace(config.encoder, window=7), data=replace(config.data, size=(224, 224)))
     with torch.device("meta"):

@@ -167,7 +167,7 @@ def test_row_and_its_checkpoints():
     with torch.device("meta"):
         mim, published = pretrain.build(config), convmae.from_config(config, "sdpa")
     file = OfficialFile("model", published.state_dict(), {})
-    fmt = official.recognise(file)
+    fmt = official.unwrap(file).format
     inferred = official.configuration(fmt, file.state)
     parts = ("masking", "encoder", "decoder", "target", "loss")
     assert [getattr(inferred, part) for part in parts] == [getattr(config, part) for part in parts]
@@ -179,6 +179,6 @@ def test_row_and_its_checkpoints():
 
     lacking = [k for k in file.state if k.startswith(("decoder", "mask_token")) or "output_decode" in k]
     released = {k: v for k, v in file.state.items() if k not in lacking} | {"cls_token": torch.zeros(1, 1, 768)}
-    assert official.recognise(OfficialFile("model", released, {})) is fmt
+    assert official.unwrap(OfficialFile("model", released, {})).format is fmt
     _, account = official.to_ours(fmt, released, mim)
     assert sorted(account.missing) == sorted(lacking) and account.unmatched == ["cls_token"]

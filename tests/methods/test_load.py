@@ -278,7 +278,7 @@ HOSTILE = [
     ("spec.embed_dim", 10**6, "expected (1, 1, 1000000) of float32, got (1, 1, 16) of float32"),
     ("spec.embed_dim", 10**12, "expected sizes that fit each other"),
     ("spec.embed_dim", "16", "encoder.embed_dim: expected int | None, got '16'"),
-    ("spec.num_heads", 7, "timm cannot make"),
+    ("spec.num_heads", 7, "encoder.embed_dim=16 must be a multiple of encoder.num_heads=7"),
     ("spec.name", "../../evil\n\x1b[31m", "timm has no model"),
     ("spec.name", "x" * 4000, "timm has no model"),
     ("spec.part", "RandomMasking", "RandomMasking has no field"),

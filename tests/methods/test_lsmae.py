@@ -43,7 +43,7 @@ def test_rows(file, millions):
         mim, published = build(config), lsmae.from_config(config, "sdpa")
     assert round(sum(p.numel() for p in mim.parameters()) / 1e6, 1) == millions
     file = OfficialFile("model", published.state_dict(), {})
-    fmt = official.recognise(file)
+    fmt = official.unwrap(file).format
     inferred = official.configuration(fmt, file.state)
     inferred = replace(inferred, encoder=replace(inferred.encoder, depth=None))  # said, where the row leaves it open
     parts = ("masking", "encoder", "decoder", "target", "loss")

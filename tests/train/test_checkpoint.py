@@ -1,6 +1,7 @@
 """A checkpoint survives a stop at any file operation, a power cut, a full disk, rot; two runs cannot share a folder."""
 
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim import checkpoint
+from fastmim import checkpoint, runfolder
 from fastmim.checkpoint import CheckpointError, load, save
-from fastmim.runfolder import lock
+from fastmim.runfolder import FolderError, lock
 from tests.train.launched import Forks, wait_for
 
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")
@@ -330,3 +331,31 @@ def test_second_run_is_refused(tmp_path):
             lock(tmp_path / "run")
         assert "\n" not in str(refused.value)
     lock(tmp_path / "run").close()
+
+
+def test_a_refused_start_leaves_the_lock_of_the_run_that_came_first(tmp_path, monkeypatch):
+    first = []
+
+    def late(folder):
+        first.append(lock(folder))  # the other run's, which was not there when this one looked
+        return lock(folder)
+
+    monkeypatch.setattr(runfolder, "lock", late)
+    with pytest.raises(FolderError, match="in use by"), runfolder.starting(tmp_path / "run"):
+        pass
+    with pytest.raises(FolderError, match="in use by"):
+        lock(tmp_path / "run")
+    first[0].close()
+
+
+def test_a_lock_that_a_refused_start_has_just_removed_is_made_again(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def removed(file, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        os.unlink(tmp_path / "lock")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with lock(tmp_path), pytest.raises(FolderError, match="in use by"):
+        lock(tmp_path)

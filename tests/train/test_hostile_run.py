@@ -175,7 +175,7 @@ def test_a_run_says_what_it_does_not_use(small, tmp_path):
     )
     (warning,) = [line for line in done.stdout.splitlines() if line.startswith("warning ")]
     assert "values 0 to 4080; 16 of 256 levels survive the conversion to 8 bits" in warning
-    assert "50 images are held out, more than the 10 that are trained on: lower data.held_out" in warning
+    assert "warning: data.held_out=50 leaves 10 images to train on, fewer than are held out; lower it" in done.stdout
 
 
 def test_a_data_folder_that_stays_away_ends_the_run_saved(small, tmp_path, monkeypatch):

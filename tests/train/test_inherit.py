@@ -1,5 +1,6 @@
 """A run that starts from another one takes its network from there, says so, and goes on with it."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from PIL import Image
 from fastmim import checkpoint
 from fastmim.config import load, to_json
 from fastmim.encoders import ResNet
+from fastmim.runfolder import FolderError
+from fastmim.tasks.classify import build_encoder
 from fastmim.tasks.export import export_encoder
 from fastmim.tasks.inherit import inherit
 from fastmim.tasks.parts import build
@@ -112,6 +115,61 @@ def test_going_on_with_pre_training_takes_the_decoder_too(mine, tmp_path):
     assert found.masking == config.masking and found.optim == config.optim
 
 
+STRANGE = {
+    "deep": lambda stored: "[" * 100_000,
+    "ten million blocks": lambda stored: changed(stored, "spec", stored["fastmim"]["spec"] | {"depth": 10**7}),
+    "very wide": lambda stored: changed(stored, "spec", stored["fastmim"]["spec"] | {"embed_dim": 2**30}),
+    "large images": lambda stored: changed(stored, "size", [4096, 4096]),
+    "no size": lambda stored: changed(stored, "size", "x"),
+    "a number as mean": lambda stored: changed(stored, "mean", 3),
+    "nothing": lambda stored: "{}",
+    "a list": lambda stored: json.dumps({"fastmim": []}),
+}
+
+
+def changed(stored, field, value):
+    return json.dumps({"fastmim": stored["fastmim"] | {field: value}})
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_nothing_is_taken_from_an_export_with_a_strange_config(name, tmp_path, monkeypatch):
+    """At once and without memory for the sizes that it claims."""
+    folder = export_encoder(MINE, build(MINE).state_dict(), tmp_path / "export")
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(STRANGE[name](stored))
+    config = load(CONFIGS / "cifar10_probe_vit.py")
+    config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(folder)))
+    monkeypatch.setattr("fastmim.tasks.inherit.classify.build_encoder", None)
+    found = inherit(config, {})
+    assert found.config == config and found.words.startswith("nothing from run.init: ")
+    assert str(folder) in found.words and found.words.isprintable() and len(found.words) < 900
+
+
+def test_a_claim_of_a_fine_tuned_run_beyond_its_weights_is_refused(tmp_path):
+    config = load(CONFIGS / "cifar10_finetune_vit.py")
+    encoder = replace(config.encoder, depth=1, embed_dim=32, num_heads=4)
+    weights = build_encoder(encoder, config.data).state_dict()
+    state = {"model": {f"encoder.{name}": tensor for name, tensor in weights.items()}}
+    claim = to_json(replace(config, encoder=replace(encoder, embed_dim=4096)))
+    checkpoint.save(tmp_path / "from/checkpoints", 1, state, {"config": claim}, keep=1)
+    config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(tmp_path / "from")))
+    with pytest.raises(FolderError, match="no valid checkpoint .* MiB, the weights beside it have only 0 MiB"):
+        inherit(config, {})
+
+
+@pytest.mark.parametrize("damage", ["of another task", "no config"])
+def test_a_folder_that_does_not_hold_the_run_is_no_traceback(tmp_path, damage):
+    """Whoever continues the run compares its config, or takes an older checkpoint."""
+    meta = {"config": to_json(MINE), "inherited": {"decoder": None, "data.size": None}}
+    if damage == "no config":
+        checkpoint.save(tmp_path / "checkpoints", 1, {"model": {"x": torch.zeros(1)}}, meta, keep=2)
+        meta = {"inherited": {"encoder": None}}
+    checkpoint.save(tmp_path / "checkpoints", 2, {"model": {"x": torch.zeros(1)}}, meta, keep=2)
+    config = load(CONFIGS / "cifar10_probe_vit.py")
+    config = replace(config, run=replace(config.run, dir=str(tmp_path)))
+    assert inherit(config, {}).config == config
+
+
 KINDS = ("finetune", "probe", "detect", "segment")
 PAIRS = {path: load(path) for kind in KINDS for path in sorted(ROOT.glob(f"configs/*/{kind}/*.py"))}
 PRETRAINING = {config.run.dir: config for config in map(load, ROOT.glob("configs/*/pretrain/*.py"))}
@@ -123,7 +181,7 @@ def test_published_recipes_stay_as_they_are(path, tmp_path, monkeypatch):
     config = PAIRS[path]
     source = PRETRAINING[config.run.init]
     monkeypatch.setattr("fastmim.tasks.inherit.build", None)  # it takes no network to see that they fit
-    checkpoint.save(tmp_path / "checkpoints", 1, {"model": {"x": torch.zeros(1)}}, {"config": to_json(source)}, keep=1)
+    monkeypatch.setattr("fastmim.tasks.inherit.open_run", lambda run, field: (source, None))
     config = replace(config, run=replace(config.run, init=str(tmp_path), dir=str(tmp_path / "run")))
     found = inherit(config, {})
     assert found.config == config and not found.before
