@@ -248,12 +248,18 @@ def doctor(
     if verifies and manifest:
         raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
+    bad_files = target.with_name("bad_files.jsonl")
     before = None
     if not verifies:
+        for path in (target, bad_files):
+            if path.exists() and not (path.is_file() or path.is_symlink()):
+                raise ValueError(
+                    f"{path}: expected a file to replace, or none: name another place with --manifest FILE"
+                )
         try:
             if target.exists():
                 before = Manifest.load(str(target))
-            check_bad_files(target.with_name("bad_files.jsonl"))
+            check_bad_files(bad_files)
         except ValueError as error:  # of a file of somebody else's
             if not overwrite:
                 raise ValueError(f"{error}; --overwrite replaces it") from error
@@ -275,7 +281,7 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
+            write_bad_files(bad_files, found.broken)
         except OSError as error:
             words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
             raise RuntimeError(words) from error

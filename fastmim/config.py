@@ -193,7 +193,7 @@ class Train:
     16 more, in which its loss scale falls from 65536 to 1."""
     timeout: float = 60
     """Seconds without a sign of life after which a process counts as frozen or dead. The others then save what can be
-    saved, and end."""
+    saved, and end. Also the longest wait for an update after a signal, where only all processes together can save."""
 
     def __post_init__(self):
         check_types(self, "train.")

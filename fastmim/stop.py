@@ -240,8 +240,9 @@ class Stop:
                 self.leave(words)
         if self._since and now > self._since + _GRACE:
             done, saved = self._rescue.updates()
-            if done != saved and not self._rescue.can_save() and self.peers is not None and self.peers.all_alive:
-                return  # only all together can save: the step edge will come
+            together = done != saved and not self._rescue.can_save() and self.peers is not None and self.peers.all_alive
+            if together and now < self._since + self.peers.timeout:
+                return  # only all together can save, at the step edge
             self.tell(f"was {_STOPPED}{name}")
             self.leave(f"{_STOPPED}{name}")
 
