@@ -43,7 +43,7 @@ _CHUNK = 1 << 24
 class CheckpointError(Exception):
     """The system refused a write; earlier checkpoints are untouched and training may go on.
 
-    saved: whether the new checkpoint is there all the same, and only the removal of old ones failed.
+    saved: True if the new checkpoint is there all the same, and only the removal of old ones failed.
     """
 
     def __init__(self, message: str, saved: bool = False):
@@ -191,7 +191,7 @@ def check_own(folder: Path) -> None:
 
 
 def _latest(folder: Path) -> str:
-    """The name in `latest`, or what is wrong with that file."""
+    """Returns the name in `latest`, or says what is wrong with that file."""
     try:
         return read_bytes(folder / "latest", _MAX_NAME).decode(errors="replace").strip()
     except OSError as error:
@@ -233,7 +233,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None if every byte is as it was written."""
+    """Says why a checkpoint cannot be used, or returns None if every byte is as it was written."""
     try:
         text = read_bytes(path / "manifest.json", _MAX_JSON)
         manifest = _parsed(text)
@@ -270,7 +270,7 @@ def _problem(path: Path) -> str | None:
 
 
 def _parsed(text: bytes) -> Any:
-    """A JSON value, or None for what is no JSON."""
+    """Returns a JSON value, or None for text that is no JSON."""
     try:
         return parse_json(text)
     except ValueError:

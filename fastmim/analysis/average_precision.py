@@ -20,7 +20,7 @@ pixels: below 32^2, below 96^2, and above."""
 def average_precision(
     annotations: Annotations, detections: list[dict[str, Any]], left_out: Container[str] = ()
 ) -> dict[str, float]:
-    """How good detections in COCO's result format are.
+    """Returns the average precisions of detections in COCO's result format.
 
     Args:
         detections: each with "image_id", "category_id", "bbox" (x, y, width, height), "segmentation" (run-length

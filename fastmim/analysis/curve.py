@@ -42,7 +42,7 @@ SCORES = {
     "test_segm_AP": "mask AP, test images",
     "test_miou": "mean IoU, test images",
 }
-"""What a curve shows of the test scores in metrics.jsonl."""
+"""Labels of the test scores in metrics.jsonl that a curve shows."""
 
 
 def plot_curve(run: Path) -> Path:
@@ -115,7 +115,7 @@ def _part(run: Path) -> str | None:
 
 
 def _means(rows: list[dict]) -> list[tuple[int, float]]:
-    """The loss by update, but for lines of a stop or of a slow update that the next line's mean includes."""
+    """The loss by update, without lines of a stop or slow update that the next line's mean includes."""
     rows = [row for row in rows if "loss" in row]
     included = [later.get("averaged", 0) > later["updates"] for later in rows[1:] if "updates" in later]
     included += [False] * (len(rows) - len(included))
@@ -124,7 +124,7 @@ def _means(rows: list[dict]) -> list[tuple[int, float]]:
 
 
 def _scores(axes: Axes, tests: dict[int, dict]) -> list[Line2D]:
-    """Draws the test scores on an axis of their own, on the right."""
+    """Draws the test scores on a second axis, on the right."""
     lines = []
     for marker, (name, label) in zip("osd^", SCORES.items(), strict=True):
         points = [(step, 100 * row[name]) for step, row in tests.items() if row.get(name) is not None]

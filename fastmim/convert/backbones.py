@@ -60,7 +60,7 @@ class Backbone:
 
 
 def tensors(encoder: nn.Module, without: set[str]) -> dict[str, Tensor]:
-    """An encoder's tensors and derived indices by name, but for those whose last part is in `without`."""
+    """An encoder's tensors and derived indices by name, except those whose last part is in `without`."""
     buffers = {name: buffer for name, buffer in encoder.named_buffers() if name.endswith(f".{INDEX}")}
     state = encoder.state_dict() | buffers
     return {f"encoder.{name}": tensor for name, tensor in state.items() if name.rpartition(".")[2] not in without}
@@ -91,7 +91,7 @@ def swin_sizes(encoder: SwinEncoder) -> dict[str, Any]:
 
 
 def swin_notes(encoder: SwinEncoder) -> list[str]:
-    """What differs from timm's Swin."""
+    """Says what differs from timm's Swin."""
     blocks = [block for stage in encoder.backbone.layers for block in stage.blocks[1::2]]
     if any(not any(block.shift_size) for block in blocks):
         return ["Windows are shifted in every second block, also in a map that is one window, which timm leaves."]
@@ -126,7 +126,7 @@ def check_not_dilated(encoder: nn.Module) -> None:
 
 
 def no_backbone(library: str, encoder: nn.Module) -> ValueError:
-    """Why an encoder stays, and what there is."""
+    """Returns the error of a library that lacks an encoder; its message names those that it has."""
     name = type(encoder).__name__.removesuffix("Encoder")
     if name in ("BEiT", "ConvNeXt"):
         return ValueError(f"{library} has no {name}")

@@ -1,4 +1,4 @@
-"""How the parameter names of an official checkpoint correspond to ours. May import torch only."""
+"""Correspondence of the parameter names of an official checkpoint with ours. May import torch only."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Format:
     derived: Callable[[Any], dict[str, Tensor]] | None = None
 
     def recognises(self, names: Iterable[str]) -> bool:
-        """Whether a state dict with these names is of this format."""
+        """True if a state dict with these names is of this format."""
         names = list(names)
         return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
 

@@ -34,14 +34,18 @@ FORMATS: tuple[Format, ...] = (
     *mae.FORMATS,
 )
 
-
-# What code that expects the shapes of a format raises on others.
+# Wrappers put these parts in front of every name; those of compiled or sharded blocks can stand within a name too.
+_WRAPPERS = ("module", "_orig_mod", "model", "student", "teacher", "ema_model", "model_ema", "net", "network")
+_WITHIN = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_PREFIX = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+")
+_TRIED = 16  # prefixes of a file
+# Exceptions of code that gets other shapes than those of a format.
 _MISSHAPEN = (RuntimeError, IndexError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
 
 
 @dataclass
 class Account:
-    """What became of every name, for a person to read. Names are official, but for those of ours that have none."""
+    """Account of every name, for a person to read. Names are official, except ours that have no official one."""
 
     format: str
     matched: int = 0
@@ -59,13 +63,6 @@ class Account:
             for what, names in listed
             if names
         ]
-
-
-# Wrappers put these parts in front of every name; those of compiled or sharded blocks can stand within a name too.
-_WRAPPERS = ("module", "_orig_mod", "model", "student", "teacher", "ema_model", "model_ema", "net", "network")
-_WITHIN = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_PREFIX = re.compile(rf"(?:(?:{'|'.join(_WRAPPERS)})\.)+")
-_TRIED = 16  # prefixes of a file
 
 
 @dataclass(frozen=True)

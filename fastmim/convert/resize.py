@@ -80,8 +80,10 @@ def resize_relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _spread(source: int, target: int) -> Tensor:
-    """Where the old offsets -source..source lie among the new ones -target..target: 0, 1, 1 + q, 1 + q + q^2, ...,
-    with q from 1.01 to 1.5 such that the last is about `target` (bisection to 1e-6)."""
+    """Places the old offsets -source..source among the new ones -target..target: 0, 1, 1 + q, 1 + q + q^2, ...
+
+    q is from 1.01 to 1.5, so that the last offset is about `target` (bisection to 1e-6).
+    """
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         q = (low + high) / 2

@@ -41,7 +41,7 @@ def root(number: int) -> int:
 
 
 def count(state: State, prefix: str) -> int:
-    """How many numbers follow a prefix: the blocks of a list of them."""
+    """Returns how many numbers follow a prefix: the blocks in a list of blocks."""
     return len({found[1] for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 

@@ -1,1 +1,1 @@
-"""What a run optimises: each task builds a module and evaluates it. May import L3 and below."""
+"""Tasks: each builds a module and evaluates it. May import L3 and below."""

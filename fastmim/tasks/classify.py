@@ -203,7 +203,7 @@ def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path |
 
 
 def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | None) -> nn.Module:
-    """`build_encoder` for a config, from its seed, which what is built next goes on with; from `source` if given."""
+    """Builds the encoder of a config from its seed, or from `source` if given; the next part goes on with that seed."""
     torch.manual_seed(config.train.seed)
     encoder = build_encoder(config.encoder, config.data)
     if source:
@@ -275,7 +275,7 @@ def fit(encoder: nn.Module, given: Mapping[str, Tensor]) -> tuple[dict[str, Tens
 
 
 def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:
-    """How many classes there are.
+    """Returns the number of classes.
 
     Raises:
         ValueError: images without labels, fewer than two classes, or others in the test images.

@@ -93,7 +93,7 @@ class Detection(Tested):
                 yield loaded.images, loaded.ids, targets
 
     def target(self, index: int, sample: Tensor) -> dict[str, Tensor]:
-        """What a training sample, a () int64 id, shows of an image of the size that its annotations say."""
+        """Returns the objects that a training sample, a () int64 id, shows of an image of its annotations' size."""
         name = self.manifest.paths[index]
         image, _ = self.annotations.of(name)
         (drawn,) = self.loader.cuts(sample[None], [(image["height"], image["width"])])
@@ -131,7 +131,7 @@ class Detection(Tested):
         return None if self.process.rank else average_precision(self.test_annotations, found, left_out)
 
     def detections(self) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """What is found on this process's test images, and why some of them cannot be used."""
+        """Returns the detections on this process's test images, and why some images cannot be used, by index."""
         device, bad, found = self.process.device, {}, []
         pieces = torch.arange(len(self.test)).split(PIECE)
         turns = -(-len(pieces) // self.process.world)

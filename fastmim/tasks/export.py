@@ -189,7 +189,7 @@ def _misfit(trained: Trained, to: Name) -> str | None:
 
 @torch.no_grad()
 def _problem(trained: Trained, layout: Layout, folder: Path) -> str | None:
-    """Why an export is not the encoder that was trained, or None.
+    """Says why an export is not the encoder that was trained, or returns None.
 
     Noise images go through what was trained (uint8, nothing hidden), through `features`, and through the loaded copy. A
     compact grid cannot hold a whole image, so there is no such forward for uniform masks; a classifier has none either.

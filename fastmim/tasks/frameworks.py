@@ -78,12 +78,12 @@ def write_detectron2(trained: Trained, folder: Path) -> list[str]:
 
 
 def openmmlab_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
-    """See `_problem`."""
+    """Says what is wrong with the file, or returns None; see `_problem`."""
     return _problem(trained, openmmlab_backbone(trained), folder)
 
 
 def detectron2_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
-    """See `_problem`."""
+    """Says what is wrong with the file, or returns None; see `_problem`."""
     return _problem(trained, detectron2_backbone(trained), folder)
 
 

@@ -49,8 +49,10 @@ class Source:
 class Inherited:
     """A config with the settings of `run.init`.
 
-    config: what is trained. before: JSON of each part that was replaced, by name, as the config had it. words: for a
-    person, what was replaced, and what differs.
+    Attributes:
+        config: the config to train.
+        before: JSON of each part that was replaced, by name, as the config had it.
+        words: for a person, the parts that were replaced, and those that differ.
     """
 
     config: Experiment
@@ -95,7 +97,7 @@ def inherit(config: Experiment, given: Mapping[str, str]) -> Inherited:
 
 
 def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], source: Source) -> Inherited:
-    """The config with these values, but for those that were given."""
+    """Gives a config these values, except those that were given."""
     init, notes, before = shown(config.run.init), [], {}
     new = config
     for name, value in taken.items():
@@ -128,7 +130,7 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
 
 
 def _again(config: Experiment) -> Inherited:
-    """What a run that is continued has inherited at its start, for the parts that the config still has as then."""
+    """Repeats what a continued run inherited at its start, for the parts that the config still has as then."""
     loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None, config_of)
     before, stored = loaded.meta.get("inherited"), config_of(loaded)
     if not isinstance(before, dict) or type(stored) is not type(config):
@@ -199,7 +201,7 @@ def _fits(config: Experiment, source: Source) -> bool:
 
 
 def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder) -> bool:
-    """True if two parts are of one kind and written alike, but for what may differ."""
+    """True if two parts are of one kind and written alike, except the fields that may differ."""
     names = [f.name for f in dataclasses.fields(ours) if f.name not in _FREE]
     return type(ours) is type(theirs) and all(getattr(ours, name) == getattr(theirs, name) for name in names)
 
@@ -221,7 +223,7 @@ def _set(config: Experiment, name: str, value: Any) -> Experiment:
 
 
 def _differences(name: str, old: Any, new: Any) -> list[str]:
-    """What was replaced, in words: by field where both are of one kind."""
+    """Says in words what was replaced, field by field where both are of one kind."""
     if type(old) is not type(new):
         return [f"{name} {type(new).__name__} (the config has {type(old).__name__})"]
     if not dataclasses.is_dataclass(new):

@@ -1,4 +1,4 @@
-"""The forms in which a trained encoder leaves: what is written, how it is checked, how it is used.
+"""The forms of an export: the files, the check of them, and the code that uses them.
 
 Here: timm's hub format, or ours where timm has no such model. May import L3 and below, and convert.
 """
@@ -27,7 +27,7 @@ WEIGHTS = "model.safetensors"
 
 
 class Snippet(NamedTuple):
-    """What a person pastes."""
+    """Code for a person to paste: the name of its file, and the text."""
 
     file: str
     code: str
@@ -101,7 +101,7 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
 
 @torch.no_grad()
 def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
-    """Compares copies loaded by `fastmim.load` and timm: tokens bit for bit, what is computed from them closely."""
+    """Compares copies loaded by `fastmim.load` and timm: tokens bit for bit, all else closely."""
     import timm
 
     copies = {"fastmim": from_export(folder).model}
@@ -134,7 +134,7 @@ def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Te
 
 
 def _gives(trained: Trained, ours: bool) -> str:
-    """What a call of the model gives, in words."""
+    """Says in words what a call of the model returns."""
     if trained.head is None or ours:
         return f"pooled features: {trained.pooling}"
     return f"{trained.classes} logits, computed from {trained.pooling}"
@@ -169,7 +169,7 @@ def _fastmim_call(trained: Trained, source: str) -> str:
 
 
 def differs(ours: Tensor, theirs: Tensor) -> str | None:
-    """How far two results are apart, if that is more than TOLERANCE of their root mean square."""
+    """Says how far two results are apart if that is more than TOLERANCE of their root mean square; else None."""
     if ours.shape != theirs.shape:
         return f"{tuple(theirs.shape)}, not {tuple(ours.shape)}"
     difference = (ours - theirs).abs().max() / ours.square().mean().sqrt()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
 CONTENT = "fastmim"
-"""What an export's config.json calls the part that is ours."""
+"""Key of our part of an export's config.json."""
 PROBE = {"norm": "fc.0.", "fc": "fc.1."}
 """Our names of a probe's batch norm and linear layer, which are the two parts of a classifier."""
 LONGEST = 2**20
@@ -142,7 +142,7 @@ def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
 
 
 def _reason(error: ValueError, file: str | Path) -> str:
-    """What an error says of a file of somebody else's, on one line that is not too long and names the file."""
+    """Returns an error about a foreign file as one line that is not too long and names the file."""
     text = shown(str(error))
     text = text if text.startswith(shown(file)) else f"{shown(file)}: {text}"
     return text if len(text) <= MOST else f"{text[:MOST]}..."

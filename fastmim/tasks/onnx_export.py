@@ -18,7 +18,7 @@ from .trained import FeatureExtractor, Trained
 
 FILE = "model.onnx"
 BESIDE = f"{FILE}.data"
-"""Where the weights are if they are too many for the graph's file, whose format ends at 2 GiB."""
+"""File of the weights if they are too many for the graph's file, whose format ends at 2 GiB."""
 MOST = 2**31 - 2**24
 """Bytes of weights in the graph's file."""
 OPSET = 18
@@ -26,7 +26,7 @@ INPUT = "images"
 
 
 class Graph(nn.Module):
-    """What the graph computes: normalised (B, C, H, W) float32 images to pooled features, tokens, and logits if any."""
+    """The module of the graph: normalised (B, C, H, W) float32 images to pooled features, tokens, and logits if any."""
 
     def __init__(self, model: FeatureExtractor):
         super().__init__()
@@ -81,7 +81,7 @@ def write_onnx(trained: Trained, folder: Path) -> list[str]:
 
 @torch.no_grad()
 def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
-    """Whether it is valid, has operators of the standard only, and gives the same for one image and for more."""
+    """Says why the graph is invalid, not of standard operators, or gives other outputs; else returns None."""
     import onnx
     import onnxruntime as runtime
 
@@ -149,7 +149,7 @@ def plain() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporter's optimizer says of its own steps."""
+    """Silences the exporter's optimizer inside."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What configs are made of: every class that a run folder's config.json may name, and the module of a pre-training run.
+"""Parts of configs: every class that a run folder's config.json may name, and the module of a pre-training run.
 
 May import L3 and below.
 """

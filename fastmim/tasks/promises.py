@@ -55,7 +55,7 @@ class Promises:
 
     @contextlib.contextmanager
     def keep(self, name: str, meter: Meter) -> Iterator[None]:
-        """As `attempt`, for a result that the run promises."""
+        """Reports a failure inside as `attempt` does, and notes that the result is missing."""
         self.missing.append(name)
         with attempt(name, meter, "the weights are saved; the same command tries again"):
             yield
@@ -67,8 +67,8 @@ def attempt(name: str, meter: Meter, then: str) -> Iterator[None]:
     """Reports a failure inside in one line and goes on.
 
     Args:
-        name: of what is done inside, for a person.
-        then: what happens after a failure.
+        name: of the work inside, for a person.
+        then: the words for what happens after a failure.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What every task shares: a run's images, samples, module and engine, wired together, and how a run is continued.
+"""The base of every task: wires images, samples, module and engine together, and continues a run.
 
 May import L3 and below.
 """
@@ -47,9 +47,9 @@ class Task(ABC):
     Attributes:
         total: updates in the run.
         held_out_images, held_out_index: the images that held-out ones are chosen from, and which are.
-        module: what is trained, `module(images, ids) -> loss`.
+        module: the network that is trained, `module(images, ids) -> loss`.
         labels: (N,) int64 of the images of the manifest, if the module reads them.
-        changes: what is done to samples beside crop and flip.
+        changes: changes of samples beside crop and flip, or None.
         evaluates: True if there is anything to evaluate on.
         notes: lines to print before the first update, about what is left out or looks like a mistake.
         promises: the results beside the checkpoints.
@@ -98,12 +98,12 @@ class Task(ABC):
         return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
-        """What samples and labels are made of, by its name in a checkpoint: where it is, and its hash in hex digits."""
+        """Maps each source of samples and labels, by its name in a checkpoint, to its place and hash (hex digits)."""
         return {"manifest": (self.config.data.root, self.manifest.hash)}
 
     @property
     def source(self) -> Path | None:
-        """What a new run starts from."""
+        """The folder whose weights a new run starts from, or None."""
         return Path(self.config.run.init) if self.config.run.init and self.fresh else None
 
     @classmethod
@@ -127,7 +127,7 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, str]:
-        """What there is to say about module and loss before they are used."""
+        """Returns start-up lines that describe the images, the model and the loss, by name."""
 
     @abstractmethod
     def evaluate(self, done: int, meter: Meter) -> None:
@@ -184,7 +184,7 @@ class Task(ABC):
         ]
 
     def bad_files(self) -> tuple[int, str | None]:
-        """How many bad files the run has found so far, and why it must stop if they are too many. Collective."""
+        """Returns the number of bad files so far, and if they are too many, why the run must stop. Collective."""
         # Rank 0 speaks for all: they share the list. So they stop together.
         count = len(self.loader.bad_files()) if self.process.rank == 0 else 0
         count = int(self.engine.reduce_sum(torch.tensor(count)))
@@ -194,7 +194,7 @@ class Task(ABC):
         return count, f"{named}: more than data.bad_budget={self.config.data.bad_budget}"
 
     def describe(self) -> dict[str, str]:
-        """What this run is, in the words a person would want before it starts."""
+        """Returns the start-up lines that describe the run, by name."""
         config, process = self.config, self.process
         train, micro, accumulation = config.train, self.engine.micro_batch, self.engine.accumulation
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
@@ -233,7 +233,7 @@ class Task(ABC):
         }
 
     def meta(self) -> dict[str, Any]:
-        """What a checkpoint says of its run."""
+        """Returns the description of the run that is part of a checkpoint."""
         return {"config": to_json(self.config)} | {name: digest for name, (_, digest) in self.trained_on().items()}
 
     def state_dict(self) -> checkpoint.State:
@@ -281,12 +281,15 @@ class Task(ABC):
             if then != now:
                 raise ValueError(
                     f"{shown(place)} has changed since {shown(loaded.path)} was saved ({name}: now {now[:12]}, then "
-                    f"{shown(str(then))[:12]}): "
-                    "the same samples would have other images or labels. Restore it, or start a new run"
+                    f"{shown(str(then))[:12]}): the same samples would have other images or labels. Restore it, or "
+                    "start a new run"
                 )
 
     def _compare(self, stored: Experiment) -> None:
         """Refuses to go on under a config that would change samples, masks or model."""
+        if type(stored) is not type(self.config):
+            then, now = type(stored).__name__, type(self.config).__name__
+            raise ValueError(f"run.dir holds a run of another kind ({then}, not {now}): choose another run.dir")
         then, now = _leaves(to_json(stored)), _leaves(to_json(self.config))
         changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
         fixed = [
@@ -306,7 +309,7 @@ class Task(ABC):
             say(f"continued with {name} = {now.get(name)} (was {then.get(name)})")
 
     def fingerprint(self, step: int, result: StepResult) -> dict[str, float | int]:
-        """What the bit trace records of an update. Collective; waits for the device."""
+        """Returns the bit trace's record of an update. Collective; waits for the device."""
         ids = torch.cat(self.ids(step)).to(self.process.device)
         hashes = [
             bittrace.parameters_hash(self.engine.local_weights()),
@@ -324,7 +327,7 @@ class Task(ABC):
 
     @property
     def max_skipped(self) -> int:
-        """Updates in a row that may be skipped; fp16's loss scale, 2**16 at first, halves with each of its own."""
+        """Updates in a row that may be skipped; fp16 has 16 more, as each halves its loss scale, 2**16 at first."""
         return self.config.train.max_skipped + 16 * (self.engine.precision == "autocast-fp16")
 
     def close(self) -> None:

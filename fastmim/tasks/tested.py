@@ -1,4 +1,4 @@
-"""What runs share that are measured on test images: when that is done, and result.json. May import L3 and below."""
+"""The base of runs that are measured on test images, and result.json. May import L3 and below."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MANY = 5000  # test images; to look at more takes long enough to be said
 
 
 class Tested(Task):
-    """A run that is measured on images of their own.
+    """A run that is measured on test images.
 
     Attributes:
         test: the test images; `build` sets it.

@@ -52,7 +52,7 @@ class FeatureExtractor(nn.Module):
         self.widths: tuple[int, ...] = encoder.widths
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `pooled`."""
+        """Returns `pooled(images)`."""
         return self.pooled(images)
 
     def tokens(self, images: Tensor) -> Tensor:

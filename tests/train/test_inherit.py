@@ -157,6 +157,11 @@ def test_a_claim_of_a_fine_tuned_run_beyond_its_weights_is_refused(tmp_path):
         inherit(config, {})
 
 
+def test_a_run_of_another_kind_is_not_continued(mine, tmp_path):
+    run = shutil.copytree(mine / "run", tmp_path / "run")
+    assert "run.dir holds a run of another kind (Config, not Probe): choose another" in refusal(words(mine, run))
+
+
 @pytest.mark.parametrize("damage", ["of another task", "no config"])
 def test_a_folder_that_does_not_hold_the_run_is_no_traceback(tmp_path, damage):
     """Whoever continues the run compares its config, or takes an older checkpoint."""
