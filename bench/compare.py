@@ -129,7 +129,7 @@ def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
 
 
 def make_batches(cfg: config.Config, size: int, count: int, with_published: bool) -> list[Batch]:
-    """Images and masks for all arms of a config. What the published way's loader would have done is not timed."""
+    """Makes images and masks for all arms of a config; the work of the published way's loader is not timed."""
     mim = pretrain.build(cfg)
     inputs = published.build(cfg)[1] if with_published else None
     generator = torch.Generator(device="cpu").manual_seed(cfg.train.seed)

@@ -96,7 +96,7 @@ def pixels(mim: MIM, images: Tensor) -> Tensor:
 
 
 def row_of(run: Path, folder: Path | None) -> dict:
-    """What a run reached, as a row for bench.record."""
+    """Returns the results of a run as a row for bench.record."""
     last = [row for row in metrics(run) if "held_out" in row][-1]
     facts = json.loads((run / "facts.json").read_text())
     row = {

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.record import Record, record
 from fastmim import config
-from fastmim.command import Parser, at_least, refusing
+from fastmim.command import Parser, at_least, reason, refusing
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
@@ -35,7 +35,7 @@ SCALE = (0.2, 1.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders are given."""
+    """The input of all contenders."""
 
     manifest: Manifest
     batch: int
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
         manifest = Manifest.scan(args.data)
         bad = args.bad and Manifest.scan(args.bad)
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        parser.error(reason(error))
     setting = Setting(manifest, args.batch, count, args.threads, device)
 
     contenders = dict(CONTENDERS)

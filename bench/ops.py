@@ -32,7 +32,7 @@ LONGEST_HEAD_START = 2**26
 
 
 def nothing() -> None:
-    """What comes before a run that needs no preparation."""
+    """Prepares nothing."""
 
 
 def prepared(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, phase: str) -> tuple[Callable, Callable]:
@@ -61,7 +61,7 @@ def prepared(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, pha
 
 
 def gradient(result) -> torch.Tensor | None:
-    """What backward is given: ones, or None where nothing wants a gradient."""
+    """Returns the gradient for backward: ones, or None if no input needs a gradient."""
     return torch.ones_like(result) if isinstance(result, torch.Tensor) and result.requires_grad else None
 
 

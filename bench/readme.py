@@ -21,7 +21,7 @@ TRANSFER_HEADER = (
 )
 
 SETTING = ("config", "precision", "stage", "checkpointing", "ranks", "batch")
-"""What an hours row and the memory row beside it have in common."""
+"""Columns that an hours row and the memory row beside it share."""
 
 
 def newest(theme: str, *keys: str) -> dict[tuple, dict]:

@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple:
-    """What `ops.measure` runs: forward and backward of one backend."""
+    """Returns forward and backward of one backend, for `ops.measure`."""
     qkv = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
     grad = torch.randn(shape, device=device, dtype=dtype)
 

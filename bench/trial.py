@@ -23,6 +23,7 @@ import torch
 
 import fastmim_kernels
 from fastmim import config
+from fastmim.command import lacks_memory
 from fastmim.engine import Process
 from fastmim.overrides import override
 from fastmim.processes import init_distributed
@@ -31,7 +32,7 @@ from fastmim.tasks.pretrain import Pretrain
 
 @dataclass(frozen=True)
 class Trial:
-    """What the steps of one process gave."""
+    """Results of the steps of one process."""
 
     device: str
     """"cpu" or "cuda"."""
@@ -122,7 +123,7 @@ def between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> f
 
 
 def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
-    """Trains `warmup` untimed and `steps` timed updates, as train.py does but for logs, pictures and checkpoints.
+    """Trains `warmup` untimed and `steps` timed updates, as train.py does, without logs, pictures and checkpoints.
 
     On a GPU times are between events in its queue: the host runs ahead as in training, and a wait counts only where
     the GPU has run dry.
@@ -225,8 +226,7 @@ def main(task: dict) -> None:
         (folder / "refused").write_text(str(error))
         raise
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if not known:
+        if not lacks_memory(error):
             raise
         (folder / "out_of_memory").touch()
         os._exit(1)  # at once: the other ranks wait for this one

@@ -24,7 +24,7 @@ from .records import LONGEST, Records, Row, is_count, parse
 from .terminal import shown
 
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
-"""What a line holds besides its step. samples and masks alone are equal for every number of processes."""
+"""Fields of a line besides its step. Only samples and masks are equal for every number of processes."""
 
 
 class Trace:
@@ -90,7 +90,7 @@ def mask_hashes(ids: Tensor, mask: Tensor) -> int:
 
 
 def read(path: Path) -> list[Row]:
-    """The lines of a trace; one cut short at the end, by a kill, is left out.
+    """Returns the lines of a trace; one cut short at the end, by a kill, is left out.
 
     Raises:
         OSError: the file cannot be read.
@@ -158,10 +158,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
     arguments = parser.parse_args(argv)
-    try:
-        difference = diff(*arguments.traces, arguments.fields)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    difference = diff(*arguments.traces, arguments.fields)
     print(difference or "no difference")
     return int(difference is not None)
 

@@ -30,7 +30,7 @@ def export(
     """Writes the encoder of a run's newest checkpoint for another library, how to use it, and a model card.
 
     Of a fine-tuned or probed run the classifier goes along where the library has a place for it, and of averaged
-    weights the averages. What is written is loaded and compared with what was trained before it counts.
+    weights the averages. The export is loaded and compared with the trained weights before it counts.
 
     Args:
         run: run folder: of pre-training, fine-tuning or a linear probe.
@@ -51,7 +51,7 @@ def export(
     out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
     with tidy_exit():
         folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
-    print(f"{folder}: what was written gives what was trained; how to use it, and what it is: {folder}/README.md")
+    print(f"{folder}: gives the features of the trained weights; how to use it, and what it is: {folder}/README.md")
 
 
 def visualize(
@@ -59,7 +59,7 @@ def visualize(
 ) -> None:
     """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
 
-    Says which of the images the run was trained on: those show what it remembers, not what it has learned.
+    Says which of the images the run was trained on: these show what the model remembers, not what it has learned.
 
     Args:
         run: run folder.
@@ -93,9 +93,9 @@ def knn(
         run: run folder.
         data: folder that holds train/CLASS/ and test/CLASS/ images.
         k: neighbours that vote.
-        temperature: of their weights.
-        pool: mean of all tokens but the class token, or the class token.
-        crop_pct: side of the central window of an image that is looked at, as a fraction of the largest one that fits.
+        temperature: of the votes' weights.
+        pool: mean of all tokens except the class token, or the class token.
+        crop_pct: side of the central window that is cut from an image, as a fraction of the largest one that fits.
         device: where to compute; auto = a GPU if there is one.
     """
     if k < 1:
@@ -114,7 +114,8 @@ def knn(
     if device not in ("auto", where.type):
         raise ValueError("--device cuda: torch sees no GPU")
     found = measure(run, config, loaded, data, k, temperature, pool, crop_pct, where)
-    print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {run / 'knn.json'}")
+    place = shown(run / "knn.json")
+    print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {place}")
 
 
 def report(run: Path) -> None:
@@ -141,8 +142,8 @@ def convert(
 
     Nothing in the file is run. Weights inside the wrappers of DDP, torch.compile, Lightning or DeepSpeed are found, and
     the wrapper is named. Every name without a place on the other side is listed. The run folder holds weights:
-    `fastmim export` and `fastmim visualize` work on it, and training with `--run.init OUT` starts from it. What is
-    lost, both ways: optimizer state, schedule, epoch and arguments. What a file lacks (a decoder, say) is initialised.
+    `fastmim export` and `fastmim visualize` work on it, and training with `--run.init OUT` starts from it. Optimizer
+    state, schedule, epoch and arguments are lost both ways. Parts that a file lacks (a decoder, say) are initialised.
 
     Args:
         source: official checkpoint (.pth of torch.save, or .safetensors), or a run folder for the way back.
@@ -247,12 +248,18 @@ def doctor(
     if verifies and manifest:
         raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
+    bad_files = target.with_name("bad_files.jsonl")
     before = None
     if not verifies:
+        for path in (target, bad_files):
+            if path.exists() and not (path.is_file() or path.is_symlink()):
+                raise ValueError(
+                    f"{path}: expected a file to replace, or none: name another place with --manifest FILE"
+                )
         try:
             if target.exists():
                 before = Manifest.load(str(target))
-            check_bad_files(target.with_name("bad_files.jsonl"))
+            check_bad_files(bad_files)
         except ValueError as error:  # of a file of somebody else's
             if not overwrite:
                 raise ValueError(f"{error}; --overwrite replaces it") from error
@@ -274,7 +281,7 @@ def doctor(
     if not verifies:
         try:
             replace(listed, checksums=found.checksums).save(str(target))
-            write_bad_files(target.with_name("bad_files.jsonl"), found.broken)
+            write_bad_files(bad_files, found.broken)
         except OSError as error:
             words = f"{shown(target)} and bad_files.jsonl beside it could not be written: {error.strerror}"
             raise RuntimeError(words) from error

@@ -31,7 +31,7 @@ _SYSTEM = {
     FileNotFoundError: "no such file or folder",
     PermissionError: "permission denied",
 }
-_MEMORY = re.compile("allocate memory|out of memory", re.I)  # torch's words
+_MEMORY = re.compile("(allocate|out of|not enough) memory|CUBLAS_STATUS_ALLOC_FAILED", re.I)  # torch's words
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
@@ -139,7 +139,7 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(
             r"invalid (\w+) value: (.*)", lambda m: f"expected {_KINDS.get(m[1], m[1])}, got {m[2]}", message
         )
-        self.exit(2, f"{self.speaker}: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.speaker}: {shown(' '.join(message.split()))}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -258,7 +258,7 @@ def refusing(
         print(f"{prog}: interrupted", file=errors)
         raise SystemExit(130) from None
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not (isinstance(error, kinds) or _MEMORY.search(str(error))):
+        if isinstance(error, RuntimeError) and not (isinstance(error, kinds) or lacks_memory(error)):
             raise
         why = reason(error, paths)
         tell(why)
@@ -266,10 +266,15 @@ def refusing(
         raise SystemExit(2) from None
 
 
+def lacks_memory(error: Exception) -> bool:
+    """True if an error says that memory ran out, on the host or on a GPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error))))
+
+
 def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
     """Returns what an exception says as one line, with the argument that the file in question belongs to."""
     named = sorted((paths or {}).items(), key=lambda item: -len(os.path.abspath(item[1])))
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(str(error))):
+    if lacks_memory(error):
         return "there is not enough memory for this"
     if not isinstance(error, OSError) or not error.strerror:
         text = shown(" ".join(str(error).split()))

@@ -1,4 +1,4 @@
-"""Typed configuration: what a run is. Knows the base class of each part, never a concrete part.
+"""The typed configuration of a run. Knows the base class of each part, never a concrete part.
 
 May import fields, terminal and tokens only.
 """
@@ -20,6 +20,8 @@ from typing import Any, Literal
 from .fields import brief, check_bounds, check_types
 from .terminal import shown
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
+
+_LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ class Data:
     """Folder, list file or manifest of held-out images, which must not be in `root`. `root` is then trained on whole.
     None = `held_out` images of `root` are left out of training."""
     loader: Literal["auto", "dali", "pillow"] = "auto"
-    """What decodes; auto = DALI where it is installed, else Pillow, which is slower."""
+    """The decoder; auto = DALI where it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
-    """Fraction of the images that may turn out to be bad, each replaced by another, before the run saves and stops: 0 =
-    stop at the first, 1 = never stop. bad_files.jsonl names them; processes that share no run.dir count their own. As
-    many of the test images may be bad; those are left out."""
+    """Fraction of the images that may be bad before the run saves and stops; 0 = stop at the first, 1 = never stop.
+    Each bad file is replaced by another image and named in bad_files.jsonl. Processes that share no run.dir count their
+    own. The same fraction of the test images may be bad; these are left out."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
@@ -92,20 +94,19 @@ class Optim:
     """The optimizer and its learning rate."""
 
     algorithm: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
-    """AdamW; at ZeRO stage 0 only also LAMB or LARS as timm has them, which need the norm of each whole parameter, or
-    torch's SGD with momentum."""
-
+    """AdamW; at ZeRO stage 0 also timm's LAMB and LARS, which need the norm of each whole parameter, and torch's SGD
+    with momentum."""
     blr: float = 1.5e-4
     """Base learning rate: lr = blr * global_batch / lr_batch."""
     lr_batch: int = 256
     """Batch size that `blr` refers to."""
     schedule: Literal["cosine", "linear", "multistep"] = "cosine"
-    """After warm-up: half a cosine or a line down to `min_lr`, or a factor of `decay_rate` at each of `decay_epochs`.
-    """
+    """After warm-up: half a cosine or a line down to `min_lr`, or steps by `decay_rate` at each of `decay_epochs`."""
     min_lr: float = 0.0
     """Learning rate at the end of the cosine or line, absolute."""
     cosine_from: Literal["warmup", "start"] = "warmup"
-    """Where cosine or line begin; start = at epoch 0, unseen below the warm-up, at whose end the rate drops onto it."""
+    """Start of the cosine or line: the end of the warm-up, or epoch 0. In the second case the rate drops onto the curve
+    when the warm-up ends."""
     decay_epochs: tuple[float, ...] = ()
     """Epochs at which "multistep" lowers the learning rate."""
     decay_rate: float = 0.1
@@ -119,15 +120,15 @@ class Optim:
     eps: float = 1e-8
     """Epsilon of AdamW and LAMB."""
     momentum: float = 0.9
-    """LARS's and SGD's."""
+    """Momentum of LARS and SGD."""
     weight_decay: float = 0.05
-    """Weight decay, decoupled but in LARS and SGD; 1-D parameters and names ending in .bias have none."""
+    """Weight decay, decoupled except in LARS and SGD. Not applied to 1-D parameters and biases."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each layer of the encoder to the one before; what follows the encoder has 1."""
+    """Factor of the learning rate from each layer of the encoder to the layer before; modules after it have 1."""
     no_decay: tuple[str, ...] = ()
-    """Regular expressions, searched in parameter names: these have no weight decay either."""
+    """Regular expressions, searched in parameter names: no weight decay for these either."""
     decay: tuple[str, ...] = ()
-    """Regular expressions, searched in parameter names: these have weight decay although they are 1-D or biases."""
+    """Regular expressions, searched in parameter names: weight decay for these although they are 1-D or biases."""
     lr_scale: tuple[tuple[str, float], ...] = ()
     """Pairs of a regular expression, searched in parameter names, and a factor of the learning rate; the last match
     counts."""
@@ -145,11 +146,13 @@ class Optim:
         check_bounds(self, "optim.", "layer_decay", above=0, at_most=1)
         if self.schedule == "multistep" and not self.decay_epochs:
             raise ValueError("optim.schedule is multistep: give optim.decay_epochs, when the learning rate is lowered")
-        for pattern in (*self.no_decay, *self.decay, *(pattern for pattern, _ in self.lr_scale)):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"optim: expected regular expressions, got {pattern!r}: {error}") from error
+        scaled = tuple(pattern for pattern, _ in self.lr_scale)
+        for name, patterns in (("no_decay", self.no_decay), ("decay", self.decay), ("lr_scale", scaled)):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"optim.{name}: expected regular expressions, got {pattern!r}: {error}") from error
         for pattern, factor in self.lr_scale:
             if not 0 <= factor < math.inf:
                 raise ValueError(f"optim.lr_scale: expected factors at least 0, got {factor} for {pattern!r}")
@@ -157,12 +160,12 @@ class Optim:
 
 @dataclass(frozen=True)
 class Train:
-    """How long, how much at once, and in which arithmetic."""
+    """Length, batch, arithmetic and memory of a run."""
 
     epochs: float = 800
     """Passes over the training images."""
     global_batch: int = 4096
-    """Images per optimizer update, over all processes. Written once: everything else follows from it."""
+    """Images per optimizer update, over all processes."""
     micro_batch: int | None = None
     """Images per process per forward; None = global_batch / processes. The rest is gradient accumulation."""
     seed: int = 0
@@ -172,7 +175,7 @@ class Train:
     weights, fp32 masters). auto = autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 parameters too. At stage 3 DeepSpeed's
-    linear layers round before they add the bias: in bf16 its results differ from those of other stages by that."""
+    linear layers round before they add the bias, so bf16 results differ slightly from those of other stages."""
     offload: bool = False
     """Keep optimizer state in host memory (ZeRO >= 1)."""
     activation_checkpointing: bool = False
@@ -182,47 +185,47 @@ class Train:
     kernels: Literal["auto", "reference"] = "auto"
     """auto = C++ on CPU, Triton on GPU; reference = plain torch everywhere."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto = a GPU if there is one."""
+    """Device to train on; auto = a GPU if there is one."""
     deepspeed: str | None = None
     """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
     max_skipped: int = 5
-    """Updates in a row that are skipped for a non-finite loss or gradient before the run stops. autocast-fp16 allows 16
-    more, with which its loss scale falls from 65536 to 1."""
+    """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops. autocast-fp16 allows
+    16 more, in which its loss scale falls from 65536 to 1."""
     timeout: float = 60
-    """Seconds without a sign of life after which a process counts as frozen or dead: the others then save what can be
-    saved, and end."""
+    """Seconds without a sign of life after which a process counts as frozen or dead. The others then save what can be
+    saved, and end. Also the longest wait for an update after a signal, where only all processes together can save."""
 
     def __post_init__(self):
         check_types(self, "train.")
-        check_bounds(self, "train.", "epochs", above=0, below=math.inf)
+        check_bounds(self, "train.", "epochs", above=0, at_most=10**9)
         check_bounds(self, "train.", "global_batch", "micro_batch", "max_skipped", at_least=1)
-        check_bounds(self, "train.", "seed", at_least=0, below=2**63)
+        check_bounds(self, "train.", "seed", at_least=0)
         check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where results go and how often."""
+    """The run folder, and how often the run saves, logs and evaluates."""
 
     dir: str = "runs/run"
     """Run folder: config, metrics, checkpoints, pictures, exported encoder."""
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
-    """Run folder whose newest checkpoint a new run takes its weights from, such as `fastmim convert` writes; what
-    follows pre-training takes the encoder's, of an exported encoder too. None = initialise from train.seed. Settings of
-    the network that do not fit the weights, data.mean and data.std are taken from there. Updates, optimizer state and
-    schedule start afresh."""
+    """Run folder whose newest checkpoint gives a new run its weights, also one that `fastmim convert` wrote. Runs other
+    than pre-training take the encoder only, and accept an exported encoder. None = initialise from train.seed.
+    data.mean, data.std and settings of the network that do not fit the weights are taken from there too. Updates,
+    optimizer state and schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
     """Checkpoints kept; the oldest goes only when a newer one is durable."""
     log_every: int = 20
-    """Updates between log lines; where updates are slow, there is a line about every minute. Only then the host waits
-    for the device."""
+    """Updates between log lines; slow updates are logged about once a minute. The host waits for the device only at a
+    log line."""
     evaluate_every: int = 500
-    """Updates between evaluations: pre-training draws reconstructions of the held-out images and compares losses,
-    what follows it is tested. 0 = never, but that the latter is tested at the end."""
+    """Updates between evaluations. Pre-training: held-out loss and pictures; 0 = never. Other tasks: test score; 0 =
+    only at the end."""
     stop_after: int | None = None
     """Stop after this many updates in total, saving; the schedule is unchanged."""
     trace: bool = False
@@ -237,7 +240,7 @@ class Run:
 
 
 class Experiment:
-    """Base of what a config file may define: one class for each task, each with data, optim, train and run."""
+    """Base of the classes that a config file may define: one for each task, with data, optim, train and run."""
 
 
 @dataclass(frozen=True)
@@ -328,22 +331,19 @@ def _locate(path: Path, error: BaseException) -> str:
 
 
 def _family(part: type) -> list[type]:
-    """A class and all that are derived from it."""
+    """Returns a class and all its subclasses."""
     return [part, *(derived for child in part.__subclasses__() for derived in _family(child))]
 
 
 def _calling_config() -> Path | None:
-    """The config file that called `load`, if one did."""
+    """Returns the config file that called `load`, or None."""
     caller = sys._getframe(2)
     name = caller.f_globals.get("__name__")
     return Path(caller.f_code.co_filename) if name == "<run_path>" else None
 
 
-_LONGEST = 4096  # of a list or text in a stored config; so long are paths
-
-
 def to_json(value: Any) -> Any:
-    """A config as plain JSON values; each part carries its class name under "part"."""
+    """Returns a config as plain JSON values; each part has its class name under "part"."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"part": type(value).__name__} | fields
@@ -351,7 +351,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
-    """Inverse of `to_json`, building only the classes named in `parts`.
+    """Builds a config from what `to_json` returned, with only the classes in `parts`.
 
     Args:
         name: dotted name of the field that holds the value, for messages.
@@ -359,11 +359,18 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     Raises:
         ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
     """
+    try:
+        return _from_json(value, parts, name)
+    except RecursionError:
+        raise ValueError(f"{name or 'config'}: expected a few values within each other, found hundreds") from None
+
+
+def _from_json(value: Any, parts: tuple[type, ...], name: str) -> Any:
     where = f"{name}: " if name else ""
     if isinstance(value, list | str) and len(value) > _LONGEST:
         raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
-        return tuple(from_json(v, parts, name) for v in value)
+        return tuple(_from_json(v, parts, name) for v in value)
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
@@ -377,7 +384,7 @@ def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
     own = {f.name: f for f in dataclasses.fields(known[part])}
     if unexpected := ", ".join(sorted(set(fields) - set(own))):
         raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
-    inner = {k: from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
+    inner = {k: _from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
     needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
     if lacking := [field for field in needed if field not in inner]:
         raise ValueError(f"{where}config part {part} lacks the field {', '.join(lacking)}")

@@ -35,10 +35,10 @@ class Process:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one update gave, as () tensors on the device: reading them waits for the device.
+    """The result of one update, as () tensors on the device: reading them waits for the device.
 
     loss: fp32 mean over this rank's micro-batches. grad_norm: fp32 global norm before clipping (inf or NaN if skipped).
-    skipped: bool, whether a non-finite loss or gradient, on any rank, made every rank leave its parameters alone.
+    skipped: bool, True if a non-finite loss or gradient on any rank made every rank leave its parameters alone.
     """
 
     loss: Tensor
@@ -76,7 +76,7 @@ class Engine:
         precision: the arithmetic in use, "auto" resolved.
         micro_batch, accumulation: images per process per forward; forwards per update.
         settings: the dict that DeepSpeed was given.
-        saves: whether this process gets the whole state from `state_dict`; at ZeRO stage 0 any process can.
+        saves: True if this process gets the whole state from `state_dict`; at ZeRO stage 0 any process can.
         unchanged: gives contexts that surround the parts of an update in which nothing that is saved changes, except
             buffers, which `rewind` restores.
 
@@ -198,7 +198,7 @@ class Engine:
             self.module.train()
 
     def _partitions(self) -> list[tuple[list[nn.Parameter], Tensor]]:
-        """At ZeRO >= 1: (parameters, this rank's flat fp32 part of them), one for each tensor updated."""
+        """Returns (parameters, this rank's flat fp32 part of them) for each tensor updated at ZeRO >= 1."""
         zero = self._deepspeed.optimizer
         if self.stage == 3:
             return list(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
@@ -207,7 +207,7 @@ class Engine:
         return list(zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
 
     def _fragments(self) -> dict[str, tuple[int, dict[str, Tensor]]]:
-        """What this rank updates, by parameter name: offset in the flattened parameter, flat fp32 views of `kinds`."""
+        """Maps each parameter to (offset of this rank's slice, {kind: flat fp32 view})."""
         if self.stage == 0:
             state = self.optimizer.state
             return {

@@ -1,9 +1,10 @@
-"""What a field of a config may hold: its type, its bounds, and how both are said in words. May import command only."""
+"""Checks of config fields: type and bounds, and both in words. May import command only."""
 
 from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 import types
 import typing
 from typing import Any
@@ -32,23 +33,32 @@ def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
 
 
 def check_types(value: Any, prefix: str = "") -> None:
-    """Compares every field, of the parts inside too, with its annotation.
+    """Compares every field with its annotation, also those of the parts inside.
 
     Raises:
-        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a text that is
-            empty, or, as a path or name, not meant as it stands (see `misread`).
+        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a whole number
+            from 2**63 on, or a text that is empty or probably a mistake (see `misread`).
     """
     hints = typing.get_type_hints(type(value))
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if not _fits(inner, hints[f.name]):
             raise ValueError(f"{prefix}{f.name}: expected {expected(str(f.type))}, got {brief(inner)}")
+        if _too_large(inner):
+            raise ValueError(f"{prefix}{f.name}: expected whole numbers below 2**63, got {brief(inner)}")
         wrong = misread(inner) if isinstance(inner, str) and not choices(str(f.type)) else None
         if wrong or "" in _texts(inner):
             optional = "; write None for none" if str(f.type).endswith("| None") else ""
             raise ValueError(f"{prefix}{f.name}: expected a path or name, got {wrong or 'an empty one'}{optional}")
         if dataclasses.is_dataclass(inner):
             check_types(inner, f"{prefix}{f.name}.")
+
+
+def _too_large(value: Any) -> bool:
+    """True for a whole number, or a tuple with one, that torch and JSON readers cannot hold."""
+    if isinstance(value, tuple):
+        return any(map(_too_large, value))
+    return isinstance(value, int) and abs(value) >= 2**63
 
 
 def _texts(value: Any) -> list[str]:
@@ -74,18 +84,18 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """Returns a value as a message shows it; of a long one the beginning."""
-    text = repr(value)
+    """Returns a value as a message shows it, without memory addresses; of a long one the beginning."""
+    text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def choices(kind: str) -> list[str]:
-    """The values of a Literal type, as written on a command line; none for any other type."""
+    """Returns the values of a Literal type, as written on a command line; none for any other type."""
     if not kind.startswith("Literal["):
         return []
     return kind.partition("]")[0].removeprefix("Literal[").replace("'", "").replace('"', "").split(", ")
 
 
 def expected(kind: str) -> str:
-    """A type, as a person would be told it."""
+    """Returns a type in words."""
     return f"one of {', '.join(choices(kind))}" if choices(kind) else kind

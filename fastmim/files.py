@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import stat
-import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -72,14 +73,30 @@ class JSONError(ValueError):
     """Text that is no JSON; the message says where."""
 
 
-def parse_json(content: bytes) -> Any:
-    """Returns the value in a JSON text; NaN, infinity and repeated keys are refused.
+def _refuse_constant(name: str) -> None:
+    raise JSONError(f"expected JSON, found {name}, which is no number")
+
+
+def parse_json(
+    content: bytes,
+    change: Callable[[dict[str, Any]], Any] = lambda found: found,
+    constant: Callable[[str], Any] = _refuse_constant,
+) -> Any:
+    """Returns the value in a JSON text in UTF-8; NaN, infinity and repeated keys are refused.
+
+    Args:
+        change: replaces each object as soon as it is parsed.
+        constant: returns the value of NaN or an infinity; `float` where each number is checked later.
 
     Raises:
         JSONError: the text is no JSON.
     """
     try:
-        return json.loads(content.decode(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        return json.loads(
+            content.decode("utf-8-sig"),
+            parse_constant=constant,
+            object_pairs_hook=lambda pairs: change(_unique(pairs)),
+        )
     except UnicodeDecodeError as error:
         raise JSONError(f"expected JSON, found no text at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -93,16 +110,11 @@ def parse_json(content: bytes) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = {}
-    for key, value in pairs:
-        if key in found:
-            raise JSONError(f"expected JSON, found the key {shown(key[:40])} twice")
-        found[key] = value
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise JSONError(f"expected JSON, found the key {shown(key[:40])} twice")
     return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise JSONError(f"expected JSON, found {name}, which is no number")
 
 
 def output(folder: Path, *names: str) -> Path:
@@ -140,19 +152,17 @@ def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
     with contextlib.suppress(FileNotFoundError):
         _refuse(os.lstat(path).st_mode, path, stat.S_IFREG, stat.S_IFLNK)
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape"}
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-    except OSError as error:
-        error.filename = os.fspath(path)  # not a name that nobody has given, and another one every time
-        raise
-    try:
-        with os.fdopen(descriptor, mode, **text) as file:
-            os.fchmod(file.fileno(), MODE & ~_umask())
+        with os.fdopen(os.open(temporary, flags, MODE), mode, **text) as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename == os.fspath(temporary):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
 
 
@@ -199,10 +209,3 @@ def _checked(descriptor: int, path: str | os.PathLike) -> int:
 def _refuse(mode: int, path: str | os.PathLike, *allowed: int) -> None:
     if (kind := stat.S_IFMT(mode)) not in allowed:
         raise ValueError(f"{shown(path)}: expected a file, found {_KINDS.get(kind, 'something else')}")
-
-
-def _umask() -> int:
-    """This process's umask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

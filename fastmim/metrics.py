@@ -1,4 +1,4 @@
-"""What a person sees while training: progress line, log lines, metrics.jsonl, TensorBoard. May import L1 and L0.
+"""Progress line, log lines, metrics.jsonl and TensorBoard events of a run. May import L1 and L0.
 
 Losses and norms stay on the device between log lines; reading them there is the only time the host waits for it.
 """
@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from .config import Config
-from .files import write
 from .pace import Heartbeat, Rise, Window
 from .records import Records, Row, is_count, put, read_rows, reason
 from .terminal import shown
@@ -30,21 +29,21 @@ NOT_FINITE = "nothing: the last loss is not finite"
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes: allocated on a GPU since the start, or resident in this process on a CPU."""
+    """Returns the peak bytes: allocated on a GPU since the start, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def duration(seconds: float) -> str:
-    """3725 to '1h02m'."""
+    """Returns seconds in words: '1h02m' for 3725."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
 def announce(folder: Path, facts: dict[str, str], config: dict) -> None:
-    """Prints what a run is, and leaves it in the run folder: facts.json (as printed), config.json (resolved)."""
+    """Prints the facts of a run; writes facts.json (as printed) and config.json (resolved) into its folder."""
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         say(f"{name:<{width}}{shown(value)}")
@@ -64,7 +63,7 @@ class Meter:
         folder: where metrics.jsonl (and TensorBoard events) go; lines of updates after `first` are dropped.
         first, total: updates done before, and in the whole run.
         accumulation: micro-batches in an update.
-        writes: whether this process prints and writes (rank 0).
+        writes: True if this process prints and writes (rank 0).
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Meter:
         self.waited = 0.0
         self.since = time.perf_counter()
         self.skipped = self.skips_in_a_row = 0
-        self.micro_batches, self.waits, self.update_since = 0, False, self.since
+        self.micro_batches, self.waits, self.between, self.update_since = 0, False, True, self.since
         self.optim = config.optim
         self.rise, self.window = Rise([]), Window(config.run.log_every, [], first)
         self.heartbeat = Heartbeat(self.still_there)
@@ -124,7 +123,7 @@ class Meter:
 
     def waiting(self, batches: Iterable) -> Iterator:
         """Passes batches on, timing how long the loop waits for them."""
-        batches = iter(batches)
+        batches, self.between = iter(batches), False
         while True:
             start, self.waits = time.perf_counter(), True
             batch = next(batches, None)
@@ -137,12 +136,13 @@ class Meter:
     def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
         """Notes one update; nothing is read from the device."""
         self.step, self.micro_batches, self.update_since = self.step + 1, 0, time.perf_counter()
+        self.between = True
         self.pending.append((loss.detach(), grad_norm.detach(), skipped.detach()))
         if self.progress:
             self.progress.update(self.task, completed=self.step)
 
     def read(self) -> tuple[list[float], list[float], list[bool]]:
-        """Losses, gradient norms and skip flags since the last read: waits for the device."""
+        """Returns losses, gradient norms and skip flags since the last read: waits for the device."""
         pending, self.pending = self.pending, []
         loss, norm, skipped = (torch.stack([p[i].float() for p in pending]).tolist() for i in range(3))
         return loss, norm, [bool(s) for s in skipped]
@@ -196,11 +196,13 @@ class Meter:
 
     def still_there(self, seconds: float) -> None:
         """Says what has been done since the last line, where lines are far apart."""
-        update = f"update {self.step + 1} of {self.total}"
-        if self.waits:
-            self.print(f"{update}: waiting for images; the last line was {duration(seconds)} ago")
+        update, ago = f"update {self.step + 1} of {self.total}", f"the last line was {duration(seconds)} ago"
+        if self.between:
+            self.print(f"update {self.step} of {self.total} is done: evaluating or saving; {ago}")
+        elif self.waits:
+            self.print(f"{update}: waiting for images; {ago}")
         elif not self.micro_batches:
-            self.print(f"{update}: its first micro-batch is under way; the last line was {duration(seconds)} ago")
+            self.print(f"{update}: its first micro-batch is under way; {ago}")
         else:
             spent = time.perf_counter() - self.update_since
             done, all = self.micro_batches, self.accumulation
@@ -215,7 +217,7 @@ class Meter:
         self.say(f"{self.step}/{self.total}  {found}")
 
     def tested(self, scores: dict[str, Any], words: str) -> None:
-        """Writes how a model does on the test images: those of the scores that are numbers, and `words`."""
+        """Writes the scores on the test images that are numbers, and says `words`."""
         numbers = {f"test_{name}": value for name, value in scores.items() if isinstance(value, int | float)}
         self.write({"step": self.step} | numbers)
         self.say(f"{self.step}/{self.total}  test images: {words}")
@@ -286,12 +288,12 @@ class Meter:
             self.failing.discard(what)
 
     def exclude(self, since: float) -> None:
-        """Leaves the time from `since` to now (evaluation, saving) out of the speed, but what a log line covered."""
+        """Pauses the speed's clock from `since` to now (evaluation, saving), except what a log line covered."""
         self.since += time.perf_counter() - max(since, self.since)
 
 
 def read_metrics(folder: Path) -> list[Row]:
-    """The readable rows of a run's metrics.jsonl; damaged lines are left out."""
+    """Returns the readable rows of a run's metrics.jsonl; damaged lines are left out."""
     return read_rows(folder / "metrics.jsonl", _is_sound)
 
 
@@ -305,6 +307,7 @@ def _is_sound(row: Row) -> bool:
             "images_per_s" not in row
             or all(_is_number(row.get(name)) and row[name] > 0 for name in ("images_per_s", "updates", "peak_bytes"))
         )
+        and ("averaged" not in row or is_count(row["averaged"]))
         and ("held_out" not in row or bool(trivial))
         and isinstance(trivial, dict)
         and all(name.isidentifier() and _is_number(value) for name, value in trivial.items())
@@ -320,8 +323,11 @@ def _is_number(value: Any) -> bool:
 
 
 def spent(folder: Path, samples: int) -> tuple[float, int]:
-    """Hours of training (evaluation and saving apart) and peak bytes of a run of updates of `samples` images, over all
-    its continuations, from its metrics.jsonl."""
+    """Returns a run's hours of training and peak bytes, over all its continuations, from its metrics.jsonl.
+
+    Args:
+        samples: images of an update. Hours are without evaluation and saving.
+    """
     rows = [row for row in read_metrics(folder) if "images_per_s" in row]
     seconds = sum(row["updates"] * samples / row["images_per_s"] for row in rows)
     return seconds / 3600, max((row["peak_bytes"] for row in rows), default=0)
@@ -364,12 +370,7 @@ def learnt(folder: Path) -> str:
 
 
 def _below(loss: float, value: float) -> str:
-    """0.9 and 1 to '10.0 % below'."""
+    """Compares two losses in words: '10.0 % below' for 0.9 and 1."""
     if not value:  # of held-out images without any contrast
         return "at" if loss == value else "above"
     return f"{abs(1 - loss / value):.1%} {'below' if loss < value else 'above'}".replace("%", " %")
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file as a whole or not at all."""
-    write(path, text)

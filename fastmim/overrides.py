@@ -52,17 +52,18 @@ ELSEWHERE = {
     **dict.fromkeys(("gpus", "num_gpus", "nproc", "nproc_per_node", "world_size", "devices"), ("", _LAUNCHER)),
     **dict.fromkeys(("model", "arch", "backbone", "method", "norm_pix_loss", "config", "cfg"), ("", _CHOSEN)),
 }
-"""Options of other programs, and what stands for them here: a setting, or none, and a remark."""
+"""Options of other programs: the setting that does the same here, or "", and a remark."""
 CHOICES = {"gpu": "cuda", "amp": "autocast", "bf16": "autocast", "fp16": "autocast-fp16"}
-"""Values of other programs, and what they are called here."""
+"""Values of other programs, and their names here."""
 
 
 def override(config: Experiment, args: list[str], prog: str) -> Experiment:
-    """Applies `--section.field VALUE` arguments; types, help and parsing come from the dataclasses (tyro).
+    """Returns the config with `--section.field VALUE` arguments; tyro parses them by the types of the dataclasses.
 
     Raises:
         SystemExit: 0 after `--help`.
-        ValueError: an unknown key or a bad value: one sentence that names it, what was expected, the nearest spelling.
+        ValueError: an unknown setting or a bad value. The message names the setting, what was expected, and the nearest
+            spelling.
     """
     if {"-h", "--help"} & set(args):
         return _parse(config, args, prog)
@@ -71,11 +72,11 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     for arg in args:
         if arg.startswith("--") and _name(arg) not in known:
             raise ValueError(f"{shown(arg.partition('=')[0])}: {_meant(_name(arg), known)}")
+        if not arg.startswith("--") and (name := _name(f"--{arg.lstrip('-')}")) in known:
+            raise ValueError(f"{shown(arg)}: expected --section.field VALUE; write --{name} VALUE")
     starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
     if args and starts[:1] != [0]:
-        name = args[0].lstrip("-").partition("=")[0].replace("-", "_")
-        hint = f"; write --{name} VALUE" if name in known else ""
-        raise ValueError(f"{shown(args[0])}: expected --section.field VALUE{hint}")
+        raise ValueError(f"{shown(args[0])}: expected --section.field VALUE")
     parsed = _try(config, args, prog)
     if not isinstance(parsed, SystemExit):
         check_types(parsed)
@@ -101,7 +102,7 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
 
 
 def _meant(key: str, known: dict[str, tuple[str, Any]]) -> str:
-    """Says which settings a name that is none was probably meant to be, if that can be told."""
+    """Says which setting an unknown name was probably meant to be."""
     *section, leaf = key.split(".")
     inside = [name for name in known if name.startswith(f"{key}.")]
     if key == "data":
@@ -124,7 +125,7 @@ def _meant(key: str, known: dict[str, tuple[str, Any]]) -> str:
 
 
 def _words(kind: str) -> str:
-    """A type, as it is typed on a command line."""
+    """Says what to type for a type on a command line."""
     if choices(kind):
         return expected(kind)
     plain, _, optional = kind.partition(" | ")
@@ -148,7 +149,7 @@ def _words(kind: str) -> str:
 
 
 def _typed(value: Any) -> str:
-    """A value, as it is typed on a command line."""
+    """Returns a value as it is typed on a command line."""
     return " ".join(map(_typed, value)) or "nothing" if isinstance(value, tuple) else str(value)
 
 
@@ -165,7 +166,7 @@ def given(args: list[str]) -> dict[str, str]:
 
 
 def _name(arg: str) -> str:
-    """The setting that `--section.a-field=VALUE` is of."""
+    """Returns the name of the setting in `--section.a-field=VALUE`."""
     return arg.split("=")[0][2:].replace("-", "_")
 
 
@@ -177,7 +178,7 @@ def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
 
 
 def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemExit:
-    """The config with these arguments, or what tyro raises; its boxed message is dropped."""
+    """Returns the config with these arguments, or tyro's SystemExit; its boxed message is dropped."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return _parse(config, args, prog)
@@ -186,7 +187,7 @@ def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemE
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """What a part said when it refused its own values (`__post_init__`), if that is the cause."""
+    """Returns the message of a `__post_init__` that refused its values, if that is the cause of an error."""
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):
@@ -196,7 +197,7 @@ def _refusal(error: BaseException | None) -> str | None:
 
 
 def leaf_fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
-    """(dotted name, type, value) of every leaf field."""
+    """Yields (dotted name, type, value) of every leaf field."""
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
         if dataclasses.is_dataclass(inner):

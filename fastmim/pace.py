@@ -1,4 +1,4 @@
-"""The rhythm and sense of log lines: when one is due, over which updates a loss is averaged, what a rise means.
+"""Log lines: when one is due, which updates a loss is averaged over, when a rise of the loss is said.
 
 Standard library only.
 """

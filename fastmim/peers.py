@@ -28,7 +28,7 @@ class Peers:
     """
 
     def __init__(self, rank: int, world: int, timeout: float):
-        self._rank, self._timeout = rank, timeout
+        self._rank, self.timeout = rank, timeout
         self._interval = min(2.0, timeout / _LOOKS)
         self._kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._prefix = f"fastmim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
@@ -60,10 +60,10 @@ class Peers:
         if self._looks != self._seen_looks:
             self._seen_looks, self._still = self._looks, 0.0
         self._still += elapsed
-        if self._failed or self._still > self._timeout - 2 * self._interval:
+        if self._failed or self._still > self.timeout - 2 * self._interval:
             return self._store_is_gone()
         # Looks are counted, not seconds: a machine that was suspended has lost nobody.
-        enough = _EARLY if early else max(_EARLY, int(self._timeout / self._interval) - 2)
+        enough = _EARLY if early else max(_EARLY, int(self.timeout / self._interval) - 2)
         silent = [rank for rank, looks in self._silent.items() if looks >= enough]
         if silent:
             return self._tell(f"rank {silent[0]} gave no sign of life for {enough * self._interval:.3g} s")
@@ -82,7 +82,7 @@ class Peers:
 
     @property
     def is_first(self) -> bool:
-        """True if no process of a lower rank is left, so that this one speaks and saves for the run."""
+        """True if no process of a lower rank is left: this one then speaks and saves for the run."""
         gone = {rank for rank, looks in self._silent.items() if looks >= _EARLY}
         if found := re.match(r"rank (\d+) ", self._verdict):
             gone.add(int(found[1]))
@@ -96,14 +96,14 @@ class Peers:
     def close(self) -> None:
         """Says that this process has ended as it should; the one that keeps the store waits for the others.
 
-        When the run ends for an error, the others wait for the first one too: a launcher that sees one process end
-        would end the first before it has said why.
+        When the run ends for an error, the others wait for the first process too. Otherwise a launcher that sees one
+        process end would end the first before it has said why.
         """
         self._closing.set()
-        self._thread.join(self._timeout)
+        self._thread.join(self.timeout)
         if self._thread.is_alive():
             return
-        patience = 3 * self._interval if self._verdict else self._timeout
+        patience = 3 * self._interval if self._verdict else self.timeout
         self._mark()
         with contextlib.suppress(RuntimeError):
             deadline, before = 0.0, []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .files import open_append, open_regular, read_bytes, write, writing
-from .terminal import shown
+from .terminal import reason, shown
 
 LONGEST = 1 << 24
 """Bytes of the longest line that is read."""
@@ -63,11 +63,6 @@ def put(path: Path, content: str, say: Callable[[str], None]) -> None:
         write(path, content)
     except (OSError, ValueError) as error:
         say(f"warning: {shown(path.name)} could not be written ({reason(error)}); the run goes on")
-
-
-def reason(error: Exception) -> str:
-    """Returns what the system says of an error, without file names."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 
 class Records:

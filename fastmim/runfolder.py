@@ -38,10 +38,11 @@ def starting(folder: Path) -> Iterator[BinaryIO]:
         held = lock(folder)
         yield held
     except BaseException:
-        with contextlib.suppress(OSError):
-            if new and held:  # not the lock of another process that came first
+        if new and held:  # not the lock of another process that came first
+            with contextlib.suppress(OSError):
                 os.unlink(folder / "lock")
-            for path in made:
+        for path in made:
+            with contextlib.suppress(OSError):
                 path.rmdir()
         raise
 

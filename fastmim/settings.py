@@ -1,4 +1,4 @@
-"""What follows from a config before anything is built: batch split, precision, DeepSpeed's settings. Pure functions.
+"""Batch split, precision and DeepSpeed's settings, derived from a config by pure functions.
 
 May import torch, config and deepspeed_file only.
 """
@@ -99,7 +99,7 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
     }
     settings = {**defaults, **derived}
     if train.deepspeed is not None:
-        # What the config says, also where DeepSpeed is told something else because fastmim does it.
+        # As in the config, also where fastmim does the work and DeepSpeed is told something else.
         decided = dict.fromkeys(deepspeed_file.DECIDED) | {
             **{key: derived[key] for key in derived if key in deepspeed_file.DECIDED},
             "gradient_clipping": config.optim.clip or 0.0,

@@ -1,6 +1,6 @@
 """Stopping well: signals, a vanished launcher and lost processes end a run soon, with what can be saved.
 
-May import torch, peers and the standard library only.
+May import torch, peers, terminal and the standard library only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from .terminal import shown
 
 if TYPE_CHECKING:
     from .peers import Peers
@@ -48,10 +50,10 @@ class Rescue(Protocol):
 class Stop:
     """Collects requests to stop; `poll` at every step edge tells all ranks the same reason at the same step.
 
-    A thread watches beside: before training it ends the process at a signal. While training it waits for the edge of
-    the step, but not for long: it then saves the last finished update, if this process can do that alone, and ends the
-    process. It does the same when another process is lost. So a signal is obeyed while an operation, a collective or a
-    decoder blocks. A second SIGINT ends the process at once; the newest checkpoint stays whole.
+    A thread watches: before training it ends the process at a signal. In training it gives the update a few seconds to
+    end, then saves the last finished update, if this process can do that alone, and ends the process. It does the same
+    when another process is lost. So a signal is obeyed while an operation, a collective or a decoder blocks. A second
+    SIGINT ends the process without saving; the newest checkpoint stays whole.
 
     Make it in the main thread as early as possible; use it as a context manager, or `close` it.
     """
@@ -59,7 +61,8 @@ class Stop:
     def __init__(self, watched: dict[int, str] | None = None) -> None:
         """
         Args:
-            watched: what `launchers` gave when the process began: one that has ended since then is noticed too.
+            watched: the result of `launchers` when the process began, so that a launcher that has ended since then is
+                noticed too.
         """
         self._code, self._interrupts, self._since, self._lost_since = 0, 0, 0.0, 0.0
         self._launchers = launchers() if watched is None else watched
@@ -103,7 +106,7 @@ class Stop:
         self._rescue = rescue
 
     def poll(self) -> str | None:
-        """Why to stop now (a signal's name or "launcher gone"), or None; the same on every rank.
+        """Returns why to stop now (a signal's name or "launcher gone"), or None; the same on every rank.
 
         With several ranks, an asynchronous all-reduce on the CPU is started here and read at the next call: nothing
         waits for a device, and an answer comes one step after the request.
@@ -141,10 +144,6 @@ class Stop:
         """Inside, a failed collective ends this process with a line that names the lost one; other errors are told."""
         try:
             yield
-        except SystemExit as end:
-            if end.code == 2:
-                self.tell(f"refused: {end.__context__ or 'see there'}")
-            raise
         except Exception as error:
             words = self._lost() if isinstance(error, RuntimeError) else None
             if words:
@@ -182,7 +181,7 @@ class Stop:
                 status = 2 if refused else int(lost or not stopped)
             if os.environ.get("LOCAL_RANK", "0") == "0" or not refused and (self._speaks() or not stopped):
                 sys.stdout.flush()
-                print(f"train.py: {words}", file=sys.stderr, flush=True)
+                print(shown(f"train.py: {words}"), file=sys.stderr, flush=True)
             if self.peers is not None:
                 self.peers.leave()
         os._exit(1 if status is None else status)
@@ -241,17 +240,19 @@ class Stop:
                 self.leave(words)
         if self._since and now > self._since + _GRACE:
             done, saved = self._rescue.updates()
-            if done != saved and not self._rescue.can_save() and self.peers is not None and self.peers.all_alive:
-                return  # only all together can save: the step edge will come
+            together = done != saved and not self._rescue.can_save() and self.peers is not None and self.peers.all_alive
+            if together and now < self._since + self.peers.timeout:
+                return  # only all together can save, at the step edge
             self.tell(f"was {_STOPPED}{name}")
             self.leave(f"{_STOPPED}{name}")
 
 
 def launchers() -> dict[int, str]:
-    """Start time by pid of the launcher's processes above this one, whose end means that nobody waits for this rank.
+    """Returns the start time, by pid, of the launcher's processes above this one.
 
-    All of them count: a SIGTERM to `deepspeed` ends the topmost only. A shell is none of them, so that
-    `nohup python ... &` may lose its shell. Without /proc it is the parent, in runs of several processes.
+    When one of them has ended, nobody waits for this rank. All count: a SIGTERM to `deepspeed` ends only the topmost.
+    A shell is no launcher: `nohup python ... &` may lose its shell. Without /proc the parent counts, in runs of several
+    processes.
     """
     pid, found = os.getppid(), {}
     if not _PROC and int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -272,7 +273,7 @@ def _is_launcher(pid: int) -> bool:
 
 
 def _start_time(pid: int) -> str | None:
-    """What tells a process from a later one of the same pid, or None once it has ended (a zombie has)."""
+    """Returns the start time of a process, which later ones of its pid do not share; None once it has ended."""
     if not _PROC:
         return "parent" if pid == os.getppid() else None
     fields = _stat(pid)
@@ -280,7 +281,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def _stat(pid: int) -> list[str]:
-    """Fields of /proc/<pid>/stat from the state on (proc(5)); [] if there is no such process."""
+    """Returns the fields of /proc/<pid>/stat from the state on (proc(5)); [] if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

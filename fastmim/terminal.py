@@ -45,7 +45,14 @@ def typed(word: str | os.PathLike) -> str:
 def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as `os.fsdecode` carries it
         return f"\\x{ord(character) - 0xDC00:02x}"
+    if "\x80" <= character <= "\xff":  # `\\x85` would be the byte
+        return f"\\u{ord(character):04x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def reason(error: Exception) -> str:
+    """Returns one line on why something failed: the system's words without file names, else the error's own text."""
+    return getattr(error, "strerror", None) or shown(" ".join(str(error).split())) or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -67,7 +74,7 @@ def steady_output(patience: float | None = None) -> Iterator[None]:
         yield
         output.flush()
         if patience is None and output.error and not isinstance(output.error, BrokenPipeError):
-            print(f"standard output cannot be written ({_reason(output.error)})", file=errors)
+            print(f"standard output cannot be written ({reason(output.error)})", file=errors)
             raise SystemExit(1)
     finally:
         output.flush()
@@ -117,7 +124,7 @@ class SteadyStream:
                 self.error, first, self._dropping = error, self.error is None, True
                 if first and self._patience is not None:
                     self._warn(
-                        f"warning: standard output cannot be written ({_reason(error)}); the run goes on without it"
+                        f"warning: standard output cannot be written ({reason(error)}); the run goes on without it"
                     )
 
     def _put(self, text: str) -> None:
@@ -134,10 +141,6 @@ class SteadyStream:
                 raise BlockingIOError(0, "nobody reads it")
             with contextlib.suppress(BlockingIOError):
                 data = data[os.write(self._descriptor, data[:_PIECE]) :]
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _open_standard_files() -> None:

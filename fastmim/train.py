@@ -11,7 +11,7 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 
 from pathlib import Path
 
-from fastmim.command import refusing, repeated, version
+from fastmim.command import lacks_memory, refusing, repeated, version
 from fastmim.config import Experiment, load
 from fastmim.overrides import given, leaf_fields, override
 from fastmim.stop import Stop, launchers
@@ -39,7 +39,6 @@ def run(argv: list[str], stop: Stop) -> None:
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
     from fastmim.runfolder import FolderError
-    from fastmim.tasks.promises import NO_MEMORY, explain
     from fastmim.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
@@ -54,7 +53,7 @@ def run(argv: list[str], stop: Stop) -> None:
             stop.tell(f"ended: {error}")
             raise SystemExit(shown(f"train.py: {stop.last_words(str(error))}")) from None
         except (RuntimeError, MemoryError) as error:
-            if explain(error) != NO_MEMORY:
+            if not lacks_memory(error):
                 raise
             stop.tell("ended: out of memory")
             saved = f"saved: update {trainer.saved}" if trainer.saved else "no update was saved"

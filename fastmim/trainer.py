@@ -1,6 +1,7 @@
 """The training loop around a task. May import L4 and below."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,10 +43,10 @@ TASKS = {
 
 
 class Trainer:
-    """The loop around a task: train, log, save, look, stop.
+    """The loop around a task: train, log, save, evaluate, stop.
 
-    It holds a lock while an update changes what is saved, and while a checkpoint is written: `save_now`, in another
-    thread, waits for neither a collective nor a decoder.
+    The loop holds a lock while an update changes the state, and while a checkpoint is written. It lets go of the lock
+    while it waits for images or computes gradients, so that `save_now` can save from another thread.
     """
 
     def __init__(self, config: Experiment, given: Mapping[str, str], stop: Stop):
@@ -126,12 +127,13 @@ class Trainer:
             stop.settle()
             if trace:
                 trace.close()
-            finished = done == task.total and not failure
+            # Only the first process knows if its checkpoint was written, and `finish` is the work of all.
+            finished = done == task.total and not failure and self.from_first(self.saved) == done
             try:
-                if self.writes and not (finished and self.saved == done):
-                    self.end(done, why, failure)
                 if finished:
                     task.finish(self.meter)
+                elif self.writes:
+                    self.end(done, why, failure)
             finally:
                 task.close()
         if finished and (missing := task.promises.missing):
@@ -148,7 +150,7 @@ class Trainer:
         return float(self.task.engine.reduce_sum(torch.tensor(value if self.writes else 0.0, dtype=torch.float64)))
 
     def log(self, done: int) -> str | None:
-        """Reads what the updates since the last log gave: the only wait for the device. Returns a reason to stop."""
+        """Logs the updates since the last line; returns a reason to stop. Waits for the device. Collective."""
         task, (losses, norms, skipped) = self.task, self.meter.read()
         bad, failure = task.bad_files()
         loss, averaged = self.meter.average(task.mean(losses, skipped), skipped.count(False))
@@ -203,7 +205,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:
-        """Inside, nothing that is saved changes although `busy` is held: lets `save_now` in."""
+        """Inside, nothing that is saved changes: lets `save_now` in although the loop holds `busy`."""
         self.busy.release()
         try:
             yield
@@ -211,7 +213,7 @@ class Trainer:
             self.busy.acquire()
 
     def while_idle(self, batches: Iterable) -> Iterator[Any]:
-        """Passes batches on; waits for each while idle."""
+        """Passes batches on and waits for each while idle."""
         batches = iter(batches)
         while True:
             with self.idle():
@@ -243,21 +245,23 @@ class Trainer:
         """Says why a run ends before it has finished, or with a failure, and ends it."""
         if self.saved != done:
             again = f"continues from {self.saved}" if self.saved else "starts again"
-            raise SystemExit(f"train.py: update {done} is not saved in {self.checkpoints}; the same command {again}")
+            words = f"update {done} is not saved in {self.checkpoints} ({why}); the same command {again}"
+            raise SystemExit(shown(f"train.py: {words}"))
         go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
         self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
         raise SystemExit(1 if failure else 0)
 
 
 def check_folders(config: Experiment) -> None:
-    """
+    """Checks where the run folder lies.
+
     Raises:
         ValueError: the run folder lies among images, to which a run would add its pictures.
     """
-    run = Path(config.run.dir).resolve()
+    run = Path(os.path.realpath(config.run.dir))
     for name in ("root", "held_out_root", "test"):
         images = getattr(config.data, name, None)
-        if images and Path(images).is_dir() and run.is_relative_to(Path(images).resolve()):
+        if images and Path(images).is_dir() and run.is_relative_to(os.path.realpath(images)):
             raise ValueError(
                 f"run.dir: expected a folder outside data.{name}={shown(images)}, whose images a run must not add to, "
                 f"got {shown(config.run.dir)}"

@@ -226,7 +226,7 @@ def test_report_on_a_run_that_is_writing(tmp_path, half):
     assert (tmp_path / "loss.png").stat().st_size > 1000
 
 
-def test_what_cannot_be_done_is_one_line(tmp_path, run, refusal, monkeypatch):
+def test_what_cannot_be_done_is_one_line(tmp_path, run, images, refusal, monkeypatch):
     assert "expected the metrics of a run" in refusal("report", tmp_path)
     assert "expected a run folder with checkpoints" in refusal("export", tmp_path)
     (run / "other").mkdir()
@@ -235,6 +235,8 @@ def test_what_cannot_be_done_is_one_line(tmp_path, run, refusal, monkeypatch):
     assert "this one has 1; this encoder can go --to timm, mmdet, detectron2, onnx" in refusal(
         "export", run, "--to", "mmseg"
     )
+    line = refusal("doctor", images, "--manifest", run / "other", "--overwrite")
+    assert line.endswith("other: expected a file to replace, or none: name another place with --manifest FILE")
     monkeypatch.setattr(demo, "_PHOTOGRAPHS", (("no_such_package", "x.png"),))
     assert "pip install no_such_package" in refusal("demo-data", tmp_path / "demo")
     (weights,) = run.glob("checkpoints/step-*/model.safetensors")
@@ -277,7 +279,8 @@ def test_version_and_the_list_of_commands(capsys):
     assert capsys.readouterr().out == f"fastmim {fastmim.__version__}\n"
     with pytest.raises(SystemExit) as done:
         cli.main(["--help"])
-    assert done.value.code == 0 and all(f"\n  {name} " in capsys.readouterr().out for name in ["export"])
+    out = capsys.readouterr().out
+    assert done.value.code == 0 and all(f"\n  {name} " in out for name in cli.COMMANDS)
     with pytest.raises(SystemExit) as done:
         cli.main([])
     assert done.value.code == 2

@@ -19,7 +19,7 @@ def test_what_is_there_is_no_problem():
 
 def test_all_missing_packages_are_named_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, "json", None)
-    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch.decoders", None)
     message = "^this needs json and segmentation-models-pytorch, which are not installed: "
     message += "run `pip install json segmentation-models-pytorch`$"
     with pytest.raises(ValueError, match=message):

@@ -18,6 +18,7 @@ from fastmim.terminal import shown, typed
         ("\x1b[31mred", "\\x1b[31mred"),
         (os.fsdecode(b"\xff\xe9.jpg"), "\\xff\\xe9.jpg"),
         ("right\u202eleft", "right\\u202eleft"),
+        ("next\x85 \xa0soft\xad", "next\\u0085 \\u00a0soft\\u00ad"),
         ("\ud800", "\\ud800"),
     ],
 )
@@ -30,7 +31,7 @@ def test_a_shown_name_is_one_line_of_any_encoding(name, expected):
     "name",
     [
         *("plain", "two words", "a'b\"c", "$(touch x) `touch x`; & * ~", "ü", "-n", "{a,b}", "!!"),
-        *("new\nline\ttab\x1b[31m", "\\'\n$x", "right\u202eleft", os.fsdecode(b"\xff'\\\xe9")),
+        *("new\nline\ttab\x1b[31m", "\\'\n$x", "right\u202eleft", "\x85\xa0\xad", os.fsdecode(b"\xff'\\\xe9")),
     ],
 )
 def test_a_typed_name_is_one_word_of_a_shell(name):
@@ -98,8 +99,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
 
 
-def test_an_error_names_the_file_that_was_asked_for(tmp_path):
-    path = tmp_path / "nowhere" / "x"
-    with pytest.raises(FileNotFoundError) as error:
-        files.write(path, b"new")
-    assert error.value.filename == str(path)
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing/x.json", tmp_path / "file/x.json"):
+        with pytest.raises(OSError) as error:
+            files.write(path, "x")
+        assert str(path) in str(error.value) and ".tmp-" not in str(error.value)
+
+
+def test_the_umask_decides_who_may_read_a_new_file(tmp_path, monkeypatch):
+    before = os.umask(0o077)
+    try:
+        # Threads share it: one that set it, even for a moment, could leave it changed.
+        monkeypatch.setattr(os, "umask", None)
+        files.write(tmp_path / "file", "x")
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
+def test_json_is_read_in_one_way(tmp_path):
+    assert files.parse_json(b'\xef\xbb\xbf{"a": {"b": 1}}', change=len) == 1
+    for text, words in (
+        (b'{"a": 1, "a": 2}', "the key a twice"),
+        (b"[NaN]", "found NaN"),
+        (b"[\xff]", "no text at byte 1"),
+        (b"[1", "line 1, column 3"),
+        (b"[" * 100_000, "within each other"),
+        (b"1" * 5000, "thousands of digits"),
+    ):
+        with pytest.raises(files.JSONError, match=words):
+            files.parse_json(text)

@@ -1,4 +1,4 @@
-"""What goes beside images, made of each sample in threads of its own, as far ahead as the loader loads.
+"""Prefetches labels (boxes, masks) in worker threads, in step with the image loader.
 
 May import tokens.
 """
@@ -20,9 +20,9 @@ from .quarantine import BadFilesError
 
 
 class Ahead:
-    """A loader whose samples have something beside them: `close` it.
+    """A loader that gives each sample its label: `close` it.
 
-    An image of which nothing can be made, or nothing that fits the image, is a bad file: another takes its place.
+    An image without a label, or with one that does not fit the image, is a bad file: another takes its place.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class Ahead:
         """
         Args:
             loader: of the images; not closed with this one.
-            make: from the index of the image that is shown and a sample id, () int64; called in any thread.
-                Raises BadFilesError if it cannot.
-            check: from the index, what was made, and the image's (height, width); raises BadFilesError if they do not
-                fit each other.
+            make: makes a label from the index of the image that is shown and a sample id, () int64; called in any
+                thread. Raises BadFilesError if it cannot.
+            check: takes the index, the label, and the image's (height, width); raises BadFilesError if the label does
+                not fit the image.
         """
         self._loader, self._make, self._check = loader, make, check
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastmim-ahead")
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Loaded, list[Any]]]:
-        """The training samples of every ids of `stream`, in order, as `Loader.loaded`, and what was made for each.
+        """Yields the training samples of every ids of `stream`, in order, as `Loader.loaded` does, with their labels.
 
         Raises:
             BadFilesError: as `Loader.loaded`; and whatever else `make` raises.
@@ -67,12 +67,12 @@ class Ahead:
                 future.cancel()
 
     def _beside(self, loaded: Loaded, row: int, future: Future) -> Any:
-        """What is beside one row of a batch, which then shows an image of which something can be made."""
+        """Returns the label of one row of a batch, after replacing images that have none."""
         sample = loaded.ids[row]
         while True:
             index = int(loaded.indices[row])
             try:
-                # For an image in the place of a bad one nothing was made ahead.
+                # No label was made ahead for an image that replaces a bad one.
                 made = future.result() if index == sample_index(sample) else self._make(index, sample)
                 self._check(index, made, loaded.sizes[row])
                 return made

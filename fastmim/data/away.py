@@ -36,7 +36,8 @@ class Patience:
 
     Three cases are told apart. If no file of the data can be read, the folder is away: the wait is long, and ends in an
     error, not in bad files. If the folder of a file is away, or the file alone, the wait is shorter, and whatever is
-    still not there is bad. After two waits in vain, files are bad at once, until one comes back.
+    still not there is bad. After two waits in vain, files are bad at once, until one comes back. The long wait happens
+    once: later the error comes at once, so that whoever stops because of it need not wait again.
     """
 
     def __init__(self, manifest: Manifest, read: Callable[[list[int]], list[File]], largest: int):
@@ -50,7 +51,7 @@ class Patience:
         self._sizes = range(1, largest + 1)
         full = [index for index, size in enumerate(manifest.sizes) if size in self._sizes]
         self._probes = full[:: -(-len(full) // _PROBES)] if full else []
-        self._in_vain, self._lock = 0, threading.Lock()
+        self._in_vain, self._gave_up, self._lock = 0, False, threading.Lock()
 
     def read(self, index: int) -> File:
         """Reads one image of the manifest, as `insist` does.
@@ -113,9 +114,11 @@ class Patience:
     def _wait(self) -> None:
         """Waits until the data folder is back."""
         folder, start, pause = f"data folder {shown(self._manifest.root)}", time.monotonic(), 0.1
-        _say(f"{folder} is away, waiting up to {AWAY_SECONDS} s")
+        if not self._gave_up:
+            _say(f"{folder} is away, waiting up to {AWAY_SECONDS} s")
         while self._away():
-            if time.monotonic() - start > AWAY_SECONDS:
+            if self._gave_up or time.monotonic() - start > AWAY_SECONDS:
+                self._gave_up = True
                 raise DataAwayError(
                     f"{folder} has been away for {AWAY_SECONDS} s: none of its files can be read; mount or restore it"
                 )

@@ -115,8 +115,8 @@ class ScaleJitterCrop(Crop):
     scale: tuple[float, float] = (0.1, 2.0)
     """Range of the factor, uniform, on top of the one at which the image fits the sample."""
     fit: Literal["inside", "cover"] = "inside"
-    """What fits: the whole image inside the sample, or the image covers the sample; a long image is made no longer than
-    4 samples by that (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
+    """With "inside" the whole image fits inside the sample. With "cover" the image covers the sample, but a long image
+    is made no longer than 4 samples (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:

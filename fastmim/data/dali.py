@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fastmim_kernels.reader import Header
 
 from .decode import Decoder, Job, Pending
-from .image import DEFAULT_LIMITS, Limits, refusal, reserved, seconds_needed
+from .image import DEFAULT_LIMITS, Limits, memory_needed, refusal, reserved, seconds_needed
 
 # Formats that DALI decodes to the pixels of Pillow, bit for bit, and faster. It has no GIF; BMP, TIFF, palettes, CMYK
 # and 16-bit samples it decodes more slowly.
@@ -56,7 +56,7 @@ class DaliDecoder(Decoder):
             interpolation: "bicubic" or "bilinear", antialiased.
             device: of the results; a CUDA device also decodes.
             pillow: makes what DALI does not, with the same settings; closed with this decoder.
-            limits: on one image; one call of DALI takes no longer than one image may.
+            limits: on one image; one call of DALI takes no more time or memory than one image may.
         Raises:
             ImportError: DALI cannot be imported; says what to do.
         """
@@ -107,7 +107,7 @@ class DaliDecoder(Decoder):
         self._pillow.close()
 
     def _takes(self, header: Header) -> bool:
-        """Whether DALI decodes such files, to Pillow's pixels, and faster."""
+        """True if DALI decodes such files to Pillow's pixels, and faster."""
         # Turning makes DALI slower than Pillow, and its reading of EXIF need not be the reader's.
         if header.format not in _FORMATS or header.bits != 8 or header.orientation != 1:
             return False
@@ -119,20 +119,21 @@ class DaliDecoder(Decoder):
         return fits and not header.palette and not header.cmyk
 
     def _chunks(self, positions: list[int], jobs: list[Job]) -> Iterator[list[int]]:
-        """The positions, split into calls that a closing decoder can wait for."""
-        chunk, total, most = [], 0.0, _GPU_CHUNK if self._stream else _CHUNK
+        """Splits positions into calls that a closing decoder can wait for, and that memory suffices for."""
+        chunk, share, most = [], 0.0, _GPU_CHUNK if self._stream else _CHUNK
         for position in positions:
-            seconds = seconds_needed(jobs[position].file)
-            if chunk and (len(chunk) == most or total + seconds > self._limits.seconds):
+            file = jobs[position].file
+            part = max(seconds_needed(file) / self._limits.seconds, memory_needed(file) / self._limits.bytes)
+            if chunk and (len(chunk) == most or share + part > 1):
                 yield chunk
-                chunk, total = [], 0.0
+                chunk, share = [], 0.0
             chunk.append(position)
-            total += seconds
+            share += part
         if chunk:
             yield chunk
 
     def _start_pillow(self, positions: list[int], jobs: list[Job]) -> _Elsewhere | None:
-        """Has the jobs at `positions` done by Pillow."""
+        """Hands the jobs at `positions` to Pillow."""
         return _Elsewhere(positions, self._pillow.start([jobs[i] for i in positions])) if positions else None
 
     def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Decoded:
@@ -158,7 +159,7 @@ class DaliDecoder(Decoder):
         return failed
 
     def _context(self):
-        """What DALI works with, for the calling thread."""
+        """Returns DALI's context for the calling thread."""
         if self._stream is None:
             return self._ndd.EvalContext(num_threads=1)
         return self._ndd.EvalContext(

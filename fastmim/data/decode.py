@@ -1,4 +1,4 @@
-"""Decoding: what a decoder is given and gives back, and the one on Pillow, which defines what is correct.
+"""Decoding: the interface of a decoder, and the decoder on Pillow, which defines the correct pixels.
 
 May import config, tokens, image and fastmim_kernels.
 """
@@ -33,9 +33,9 @@ class Job(NamedTuple):
     cut: Cut
     flip: bool
     changes: Sequence[Change] = ()
-    """What is done to the sample, of 8 bits a channel, one after the other."""
+    """Further changes to the sample, of 8 bits a channel, in this order."""
     fill: tuple[int, ...] = ()
-    """Colour of what a padded cut has beyond the image, a number a channel."""
+    """Colour of a padded cut beyond the image, a number a channel."""
 
     def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
         """`places` of this cut and flip."""
@@ -94,7 +94,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """What decodes, in words."""
+        """Describes the decoder in words."""
 
     @abstractmethod
     def close(self) -> None:

@@ -19,6 +19,7 @@ from fastmim_kernels.philox import uniform
 
 from ..extras import PACKAGES
 from ..files import writing
+from ..terminal import shown
 from ..tokens import Stream
 from .crops import RandomResizedCrop
 from .image import open_image
@@ -85,7 +86,7 @@ def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (25
             image = _recolour(image, Random(i)) if part == "train" else image
         with writing(Path(paths[i])) as file:
             image.save(file, "JPEG", quality=90)
-    print(f"demo images: {count} in {folder} ({len(missing)} written, {count - len(missing)} already there)")
+    print(f"demo images: {count} in {shown(folder)} ({len(missing)} written, {count - len(missing)} already there)")
 
 
 def _open(package: str, name: str) -> Image.Image:

@@ -1,5 +1,5 @@
-"""The doctor: what a folder of images holds, found by reading and decoding all of it. May import config, image
-and fastmim_kernels.
+"""The doctor reads and decodes all images of a folder, and reports on them. May import config, image and
+fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Report:
-    """What `examine` found. Paths are those of the manifest, in its order.
+    """The findings of `examine`. Paths are those of the manifest, in its order.
 
     broken: why each file that training would replace is bad.
     changed: how each file differs from an earlier manifest; None if there is none.
@@ -153,7 +153,7 @@ class Report:
         return rows
 
     def advice(self) -> list[str]:
-        """What to do about it, a sentence each."""
+        """Returns advice on the findings, a sentence each."""
         found = []
         if self.broken:
             share, budget = 100 * len(self.broken) / self.images, f"data.bad_budget's default of {Data.bad_budget:.0%}"
@@ -259,7 +259,7 @@ def write_bad_files(path: Path, broken: dict[str, str]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What a run would load images with, and its versions."""
+    """Returns the libraries that a run would load images with, and their versions."""
     try:
         import nvidia.dali as dali
 
@@ -280,7 +280,7 @@ def still_bad(
 
 
 def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:
-    """What a run should know about its pixels before it starts, a sentence each, from a few images of the list."""
+    """Returns warnings about the pixels, a sentence each, from a few images of the list, before a run starts."""
     indices = range(0, len(manifest), -(-len(manifest) // _LOOKS))
     values, kept, frames, bands = np.zeros(2**16, bool), np.zeros(2**8, bool), 0, 0
     with Reader(1, largest=limits.file_bytes) as reader:
@@ -309,7 +309,7 @@ def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What the pixels of one image are.
+    """Statistics of the pixels of one image.
 
     moments: (3, 2) float64, mean and standard deviation of red, green and blue on the 0..1 scale.
     values, kept: (65536,) and (256,) bool, which values occur in an image of more than 8 bits, and to which of 8 bits
@@ -346,12 +346,16 @@ def _examined(
     reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
     with reader, ThreadPoolExecutor(threads) as pool:
         patience = Patience(manifest, lambda several: submit(several).result(), limits.file_bytes)
-        for index in indices:
-            pending.append(pool.submit(look, index, submit([index])))
-            if len(pending) > 4 * threads:
+        try:
+            for index in indices:
+                pending.append(pool.submit(look, index, submit([index])))
+                if len(pending) > 4 * threads:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def _first(items: Iterable[str]) -> str:

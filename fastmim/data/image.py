@@ -1,6 +1,6 @@
 """Opens image files of strangers: one function, a list of formats, limits on memory and time from the header.
 
-May import fastmim_kernels and files.
+May import fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import AvifImagePlugin, Image
 
-from fastmim_kernels.reader import File, Header, parse_header, xxh64
-
-from ..files import read_bytes
+from fastmim_kernels.reader import File, Header, Reader
 
 MB = 10**6
 # Images are decoded side by side, so each by one thread.
@@ -149,18 +146,19 @@ def decode_upright(file: File) -> Image.Image:
         ValueError: the file cannot be decoded; the text is the reason, the same in every run.
     """
     header = file.header
-    with _large_images(header.width * header.height):
-        try:
-            # Pillow is told the format, so that it hands nothing to an interpreter, whatever the file's name.
-            with Image.open(io.BytesIO(file.data), formats=(header.format.upper(),)) as image:
+    try:
+        # Pillow is told the format, so that it hands nothing to an interpreter, whatever the file's name.
+        with Image.open(io.BytesIO(file.data), formats=(header.format.upper(),)) as image:
+            # Other sizes than the header's would take other memory than is reserved; they are refused below.
+            if image.width * image.height == header.width * header.height:
                 image.load()
                 # A TIFF is turned by Pillow itself.
                 if header.orientation > 1 and image.format != "TIFF":
                     image = image.transpose(_TURNS[header.orientation])
-        except Image.UnidentifiedImageError:
-            raise ValueError(f"unsupported {header.format.upper()}: {_samples(header)}") from None
-        except _ERRORS as error:
-            raise ValueError(_reason(header, error)) from None
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"unsupported {header.format.upper()}: {_samples(header)}") from None
+    except _ERRORS as error:
+        raise ValueError(_reason(header, error)) from None
     if (image.height, image.width) != seen_size(file):
         expected = "{1} x {0}".format(*seen_size(file))
         raise ValueError(f"damaged: its header says {expected} pixels, decoded are {image.width} x {image.height}")
@@ -168,15 +166,10 @@ def decode_upright(file: File) -> Image.Image:
 
 
 def read_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> File:
-    """Reads one image file, as `fastmim_kernels.reader.Reader` does many; `File.error` says what is wrong with it."""
-    try:
-        data = read_bytes(path, limits.file_bytes)
-    except OSError as error:
-        return File(os.fspath(path), np.empty(0, np.uint8), None, f"cannot be read: {error.strerror}", None)
-    except ValueError as error:
-        return File(os.fspath(path), np.empty(0, np.uint8), None, str(error), None)
-    header, error = parse_header(data, pixels=True)
-    return File(os.fspath(path), np.frombuffer(data, dtype=np.uint8), header, error, xxh64(data))
+    """Reads one image file with its checksum; `File.error` says what is wrong with it."""
+    with Reader(1, checksum=True, largest=limits.file_bytes, advice=limits.advice) as reader:
+        (file,) = reader.submit([os.fspath(path)], [True]).result()
+    return file
 
 
 def open_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
@@ -200,10 +193,11 @@ _SHARE = 4
 
 
 class _Used:
-    """Bytes that the threads of this process decode in."""
+    """Bytes that the threads of this process decode in, and Pillow's limit from before they began."""
 
     def __init__(self):
         self.bytes = 0
+        self.pixels = Image.MAX_IMAGE_PIXELS
         self.changed = threading.Condition()
 
 
@@ -216,6 +210,7 @@ def reserved(limits: Limits, *files: File) -> Iterator[None]:
     """Waits until there is memory to decode files, and counts it as used inside the `with` block.
 
     All threads of a process together use at most four times the limit of one image. Files are decoded nowhere else.
+    Pillow's own limit on pixels, which knows neither formats nor settings, is lifted meanwhile.
 
     Raises:
         ValueError: a file must not be decoded; the text is the reason.
@@ -226,30 +221,17 @@ def reserved(limits: Limits, *files: File) -> Iterator[None]:
     memory = sum(map(memory_needed, files))
     with _used.changed:
         _used.changed.wait_for(lambda: _used.bytes == 0 or _used.bytes + memory <= _SHARE * limits.bytes)
+        if _used.bytes == 0:
+            _used.pixels, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         _used.bytes += memory
     try:
         yield
     finally:
         with _used.changed:
             _used.bytes -= memory
+            if _used.bytes == 0:
+                Image.MAX_IMAGE_PIXELS = _used.pixels
             _used.changed.notify_all()
-
-
-_large = threading.Lock()
-
-
-@contextlib.contextmanager
-def _large_images(pixels: int) -> Iterator[None]:
-    """Lets Pillow open an image that the limits admit: its own limit knows neither format nor settings."""
-    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
-        yield
-        return
-    with _large:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 def _extent(header: Header) -> str:

@@ -228,7 +228,7 @@ def _look(entry: os.DirEntry) -> tuple[int, int]:
 
 
 def _refusal(entry: os.DirEntry, mode: int) -> str | None:
-    """Why a file is not listed, in words that follow a number; None if it is."""
+    """Returns why a file is not listed, in words that follow a number; None if it is."""
     # A pipe called x.jpg would block whoever opens it.
     if not stat.S_ISREG(mode):
         return "pipes, sockets or devices"

@@ -34,7 +34,7 @@ _READING_THREADS = 4  # they wait for a disk or a network, seldom for a core
 
 
 class Sample(NamedTuple):
-    """What is wanted: a crop of an image, with the numbers drawn for it."""
+    """A crop of an image to make, with the numbers drawn for it."""
 
     index: int
     crop: Crop
@@ -44,10 +44,10 @@ class Sample(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A batch, and what was made of which images: for labels that must be cut, placed and flipped as these were.
+    """A batch, and which images it shows: their labels must be cut, placed and flipped alike.
 
-    images: (B, H, W, C) uint8. ids: (B,) int64. indices: (B,) int64 of the images of the manifest that are shown, which
-    are others than those of the ids where files are bad. sizes: (height, width) of each of them as seen, pixels.
+    images: (B, H, W, C) uint8. ids: (B,) int64. indices: (B,) int64 of the images of the manifest that are shown; they
+    differ from those of the ids where files are bad. sizes: (height, width) of each shown image, upright, in pixels.
     """
 
     images: Tensor
@@ -198,7 +198,7 @@ class Loader:
                 yield index, file, self._refusal(index, file)
 
     def cuts(self, ids: Tensor, sizes: Sequence[tuple[int, int]]) -> list[tuple[Cut, bool]]:
-        """How the training samples `ids`, (B,) int64, are made of images of these (height, width): cut, and flip."""
+        """Returns cut and flip of the training samples `ids`, (B,) int64, for images of these (height, width)."""
         drawn = zip(sizes, *self._drawn(ids), strict=True)
         return [(self._data.crop.cut(size, self._data.size, uniforms), flip) for size, uniforms, flip in drawn]
 
@@ -207,7 +207,7 @@ class Loader:
         return self._quarantine.bad_files()
 
     def describe(self) -> str:
-        """What decodes, in words."""
+        """Describes the decoder in words."""
         verified = ", checksums verified" if self._manifest.checksums is not None else ""
         return f"{self._decoder.describe()}{self._note}; {self._data.prefetch} micro-batches ahead{verified}"
 
@@ -245,7 +245,7 @@ class Loader:
         return self._reader.submit([self._manifest.path(i) for i in indices], pixels)
 
     def _refusal(self, index: int, file: File) -> str | None:
-        """Why a file is not even decoded."""
+        """Returns why a file must not be decoded, or None."""
         self._looked_through[index] = True
         return refusal(file, self._limits) or self._manifest.difference(index, len(file.data), file.checksum)
 
@@ -380,7 +380,7 @@ def limits_of(data: config.Data) -> Limits:
 
 
 def share_of_cores() -> int:
-    """How many of the machine's cores are this process's."""
+    """Returns the number of this process's cores: the machine's, shared among the run's processes there."""
     # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     processes = next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)

@@ -126,11 +126,11 @@ class Manifest:
         return hashlib.sha256(b"".join(b"%b\0%d\0" % (os.fsencode(path), size) for path, size in entries)).hexdigest()
 
     def path(self, index: int) -> str:
-        """Where image `index` is."""
+        """Returns the path of image `index`."""
         return os.path.join(self.root, self.paths[index])
 
     def difference(self, index: int, size: int, checksum: int | None) -> str | None:
-        """How the bytes read from image `index` differ from those listed, in words; None = they do not."""
+        """Returns how the bytes read from image `index` differ from those listed, in words; None = they do not."""
         if size != self.sizes[index]:
             return f"changed since it was listed: {self.sizes[index]} bytes then, {size} now"
         if self.checksums is not None and checksum != self.checksums[index]:
@@ -138,7 +138,7 @@ class Manifest:
         return None
 
     def remarks(self) -> list[str]:
-        """What a person should know about the files that are not used, a phrase each; nothing if all are."""
+        """Returns remarks on the files that are not used, a phrase each; none if all are used."""
         found = []
         if total := self.left_out.total():
             found.append(f"{total} {'file' if total == 1 else 'files'} left out: {reasons(self.left_out)}")

@@ -14,7 +14,7 @@ _PIECE = 2**16  # bytes
 
 
 def also_in(manifest: Manifest, indices: Iterable[int], files: list[tuple[str, int]]) -> list[bool | None]:
-    """Says of each file whether it is one of the images at these indices of the manifest, or has the same content.
+    """Tells which files are, or have the content of, an image at one of these indices of the manifest.
 
     Args:
         files: (path, bytes) of each.

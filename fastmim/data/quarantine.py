@@ -1,5 +1,6 @@
-"""Quarantine: which files of a run turned out to be bad, what takes their place, and the list of them. Standard library
-and fastmim_kernels only, but for tokens.
+"""Quarantine: the bad files of a run, the images that take their place, and the list of bad files.
+
+May import torch, tokens, records and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fastmim_kernels.philox import philox
 
 from ..files import open_append, open_regular
 from ..records import LONGEST, Records, Row, parse, read_rows
-from ..records import reason as why
+from ..terminal import reason as why
 from ..terminal import shown
 from ..tokens import Stream
 from .manifest import Manifest
@@ -69,7 +70,7 @@ class Quarantine:
             self._read_named()
 
     def resolve(self, index: int, pool: Tensor) -> int:
-        """The image to load for image `index`: itself, or its first substitute from `pool` that is not known to be bad.
+        """Returns the image to load for image `index`: itself, or its first substitute from `pool` not known to be bad.
 
         Raises:
             BadFilesError: all of its substitutes are bad.
@@ -86,7 +87,7 @@ class Quarantine:
         others = f", nor can any of its {_ATTEMPTS} substitutes" if len(pool) else ""
         raise BadFilesError(
             f"{shown(self._manifest.path(index))} cannot be used ({reason}){others}; "
-            "`fastmim doctor`, given what data.root is, says what is wrong with each file"
+            "run `fastmim doctor` on data.root to see what is wrong with each file"
         )
 
     def add(self, index: int, reason: str) -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ..files import parse_json
 from ..terminal import shown
 
 _NO_MARKS = bytes(set(range(256)) - set(b'"[{'))
@@ -16,7 +17,7 @@ _EXACT = 64
 
 
 def parse(
-    content: bytes, lists: int, objects: int, hook: Callable[[dict[str, Any]], Any] | None = None
+    content: bytes, lists: int, objects: int, change: Callable[[dict[str, Any]], Any] = lambda found: found
 ) -> dict[str, Any]:
     """Parses a JSON object.
 
@@ -24,24 +25,16 @@ def parse(
         content: UTF-8.
         lists, objects: how many there may be. Each takes many times its two characters in memory, so they are counted
             before anything is parsed; numbers above 60 are counted only roughly.
-        hook: replaces every object as soon as it is parsed.
+        change: replaces each object as soon as it is parsed.
 
     Raises:
-        ValueError: says why, without the name of the file.
+        ValueError: says why, without the name of the file. NaN and infinity are not refused: whoever checks the fields
+            can name the field.
     """
     for mark, limit, name in ((b"[", lists, "lists"), (b"{", objects, "objects")):
         if _count(content, mark, limit) > limit:
             raise ValueError(f"expected at most {limit} {name} in such a file, found more")
-    try:
-        data = json.loads(content.decode("utf-8-sig"), object_hook=hook)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON at line {error.lineno}, column {error.colno}") from None
-    except ValueError:  # of a number with thousands of digits
-        raise ValueError("a number in it is too long") from None
+    data = parse_json(content, change, constant=float)
     if not isinstance(data, dict):
         raise ValueError("it is no object")
     return data

@@ -213,6 +213,8 @@ class Pretrain(Task):
         """Says how fast the run was, and how large."""
         batch = self.config.train.global_batch
         hours, peak = spent(self.folder, batch)
+        if not hours:
+            return "unknown: metrics.jsonl holds no speed"
         return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"
 
     def next_step(self) -> str:

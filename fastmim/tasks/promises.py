@@ -15,15 +15,14 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from ..command import lacks_memory
 from ..engine import Process
 from ..metrics import Meter
 from ..runfolder import FOLDERS
 from ..terminal import shown
 
 T = TypeVar("T")
-NO_MEMORY = "out of memory"
 _LONGEST = 400  # characters of a reason
-_NO_MEMORY = (NO_MEMORY, "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class LateError(RuntimeError):
@@ -110,8 +109,8 @@ def explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, LateError):
         return text
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in text for words in _NO_MEMORY):
-        return NO_MEMORY
+    if lacks_memory(error):
+        return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror + (f": {error.filename}" if error.filename else "")
     text = shown(" ".join(re.sub(r" at 0x[0-9a-f]+", "", text).split())) or type(error).__name__

@@ -17,6 +17,7 @@ from ..data.loader import Loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError
 from ..engine import Process
+from ..files import write
 from ..metrics import Meter
 from ..terminal import shown
 from .promises import together
@@ -113,7 +114,7 @@ class Tested(Task):
         lines = [json.dumps({"path": path, "reason": reason}) for path, reason in self.bad.items()]
         with meter.attempt(BAD):
             if lines:
-                metrics.replace(self.folder / BAD, "\n".join(lines) + "\n")
+                write(self.folder / BAD, "\n".join(lines) + "\n")
             else:
                 (self.folder / BAD).unlink(missing_ok=True)
 
@@ -140,7 +141,7 @@ class Tested(Task):
             "init": self.config.run.init,
             "test_manifest": self.test.hash,
         }
-        metrics.replace(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        write(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
         took = f"{metrics.duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
         others = f" ({len(self.bad)} bad left out)" if self.bad else ""
         meter.say(f"{self.words()} on {counted} images{others}; {took}: {self.folder / 'result.json'}")

@@ -345,7 +345,7 @@ def test_dali_is_handed_writable_views_of_the_files(picture, dali, monkeypatch):
     assert all(np.shares_memory(view, job.file.data) for view, job in zip(files, jobs, strict=True))
 
 
-def test_one_call_takes_no_longer_than_one_image_may(picture, dali, monkeypatch):
+def test_one_call_takes_no_more_time_or_memory_than_one_image_may(picture, dali, monkeypatch):
     decoder, _ = dali(threads=1)
     jobs = photographs_as_jobs(picture, 12)
     assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [12]
@@ -353,6 +353,9 @@ def test_one_call_takes_no_longer_than_one_image_may(picture, dali, monkeypatch)
     assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [2] * 6
     decoder._limits = Limits(seconds=0.5)
     assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [1] * 12
+    decoder._limits = Limits(seconds=1000)
+    monkeypatch.setattr("fastmim.data.dali.memory_needed", lambda file: 240e6)
+    assert [len(chunk) for chunk in decoder._chunks(list(range(12)), jobs)] == [2] * 6
 
 
 # Import

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fastmim import cli
+from fastmim.data import away
 from fastmim.data import doctor as doctoring
 from fastmim.data.doctor import Levels, environment, examine, first_look, still_bad
 from fastmim.data.manifest import Manifest
@@ -210,6 +211,17 @@ def test_a_look_before_a_run_takes_a_few_files_and_passes_over_bad_ones(make_fol
 
 def spy(submit, looked):
     return lambda self, paths: looked.extend(paths) or submit(self, paths)
+
+
+def test_a_folder_that_goes_away_ends_the_examination_after_one_wait(make_folder, monkeypatch):
+    root = make_folder([f"{i}.png" for i in range(40)])
+    manifest, naps = Manifest.scan(str(root)), []
+    shutil.rmtree(root)
+    monkeypatch.setattr(away.time, "sleep", naps.append)
+    monkeypatch.setattr(away.time, "monotonic", lambda: float(sum(naps)))
+    with pytest.raises(away.DataAwayError, match="has been away for 300 s"):
+        examine(manifest, 2)
+    assert sum(naps) < 310
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -1,10 +1,12 @@
 """Images of strangers: one place opens them, and what decoding may take is bounded before it begins."""
 
 import io
+import os
 import re
 import struct
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 from fastmim.data import image as images
-from fastmim.data.decode import Job, PillowDecoder
+from fastmim.data.decode import Job, PillowDecoder, decode_window
 from fastmim.data.doctor import examine
 from fastmim.data.image import Limits, decode_upright, memory_needed, open_image, read_image, refusal, reserved
 from fastmim.data.manifest import Manifest
@@ -182,11 +184,36 @@ def test_a_large_bilevel_image_needs_no_setting(tmp_path):
     assert "data.decode_memory" in refusal(read_image(tmp_path / "pano.png"), Limits())
 
 
-def test_pillows_own_limit_is_lifted_only_while_a_large_image_is_decoded(tmp_path, monkeypatch):
+def test_pillows_own_limit_is_lifted_only_while_something_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (tmp_path / "x.png").write_bytes(save(picture(), "PNG"))
-    assert open_image(tmp_path / "x.png").size == (60, 40)
+    file = read_image(tmp_path / "x.png")
+    with reserved(Limits(), file):
+        assert open_image(tmp_path / "x.png").size == (60, 40)
+        # The end of the other image leaves this one alone.
+        assert decode_window(file, (0, 0, 39, 60), "RGB").size == (60, 39)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_pixels_that_the_header_does_not_announce_are_not_decoded(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(save(picture(), "PNG"))
+    file = read_image(tmp_path / "x.png")
+    less = replace(file, header=replace(file.header, width=30))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="damaged: its header says 30 x 40 pixels, decoded are 60 x 40"):
+        decode_upright(less)
+
+
+def test_one_file_is_refused_in_the_words_of_the_reader_of_many(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "large.png").write_bytes(bytes(600_000))
+    limits = Limits(memory=1)
+    paths = [str(tmp_path / name) for name in ("pipe.png", "large.png", "missing.png")]
+    with Reader(1, largest=limits.file_bytes, advice=limits.advice) as reader:
+        files = reader.submit(paths).result()
+    for path, file in zip(paths, files, strict=True):
+        assert file.error and tmp_path.name not in file.error
+        assert read_image(path, limits).error == file.error
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
@@ -314,8 +341,6 @@ def test_12_bit_samples_keep_their_high_bits(tmp_path):
     data = tiff(t256=(1, 4), t257=(1, 1), t258=(1, 12), t278=(1, 1), t279=(1, 6), t273=(1, 122 + 5000)) + bytes(packed)
     (tmp_path / "x.tif").write_bytes(data)
     file = read_image(tmp_path / "x.tif")
-    from fastmim.data.decode import decode_window
-
     found = np.asarray(decode_window(file, (0, 0, 1, 4), "L"))
     assert found.tolist() == [[0, 1, 128, 255]] and first[0] == 0
 

@@ -148,6 +148,7 @@ def test_difference(make_folder):
         "{}",
         "\xff",
         '{"format": "other"}',
+        '{"format": "fastmim-manifest-1", "format": "fastmim-manifest-1"}',
         '{"format": "fastmim-manifest-1", "root": ".", "paths": ["a.png"], "sizes": ["x"], "labels": null, "hash": ""}',
         '{"format": "fastmim-manifest-1", "root": 3, "paths": [], "sizes": [], "labels": null, "hash": ""}',
         '{"format": "fastmim-manifest-1", "root": ".", "paths": [], "sizes": [], "labels": null}',

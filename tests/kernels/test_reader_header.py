@@ -157,6 +157,48 @@ def test_damage():
             assert error is None or case[0] == "AVIF" or not pillow_loads(bytes(damaged)), (case, error)
 
 
+def avif(*boxes: bytes, data: bytes = b"") -> bytes:
+    """An AVIF with the data of its images from byte 28 on, then a `meta` box that holds these boxes."""
+    return box(b"ftyp", b"avif\0\0\0\0avif") + box(b"mdat", data) + box(b"meta", bytes(4) + b"".join(boxes))
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def shared_data() -> bytes:
+    """1000 images of the same 200,013 bytes: a sequence header, then empty delimiters."""
+    data = b"\x0a\x0b\0\0\0\4\x3c\x3f\xbf\xc3\x20" + bytes(2) + b"\x12\0" * 100_000
+    names = b"".join(box(b"infe", b"\2\0\0\0" + struct.pack(">Hxx", i) + b"av01") for i in range(1000))
+    places = b"".join(struct.pack(">HHHII", i, 0, 1, 28, len(data)) for i in range(1000))
+    return avif(box(b"iinf", bytes(6) + names), box(b"iloc", struct.pack(">IHH", 0, 0x4400, 1000) + places), data=data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (shared_data(), "share their data"),
+        (
+            avif(
+                box(
+                    b"iprp",
+                    box(
+                        b"ipma",
+                        b"\1\0\0\0" + struct.pack(">I", 10**5) + b"".join(struct.pack(">Ix", i) for i in range(10**5)),
+                    ),
+                )
+            ),
+            "too many items",
+        ),
+        # 60,000 images of 65,535 pieces each, of which every one takes no bytes.
+        (avif(box(b"iloc", struct.pack(">IHH", 0, 0, 60000) + b"\0\0\0\0\xff\xff" * 60000)), "no image data"),
+    ],
+    ids=["shared data", "items", "extents"],
+)
+def test_a_small_avif_is_examined_in_little_time_and_memory(data, words):
+    assert words in parse_header(data)[1]
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -120,17 +120,23 @@ def test_a_verdict_names_the_predictors_that_are_beaten(meter, capsys, loss, sai
 
 def test_what_goes_on_between_lines_is_said(meter, clock, capsys):
     meter.accumulation = 64
-    batches = meter.waiting(iter(range(3)))
-    meter.waits = True
-    meter.still_there(31.0)
-    assert "update 1 of 100: waiting for images; the last line was 0m31s ago" in capsys.readouterr().out
+
+    def slow():
+        meter.still_there(31.0)
+        yield from range(3)
+
+    batches = meter.waiting(slow())
     next(batches)
+    assert "update 1 of 100: waiting for images; the last line was 0m31s ago" in capsys.readouterr().out
     meter.still_there(31.0)
     assert "update 1 of 100: its first micro-batch is under way" in capsys.readouterr().out
     clock.now += 31
     next(batches)
     meter.still_there(31.0)
     assert "update 1 of 100: 1 of 64 micro-batches in 0m31s; an update takes 33m04s" in capsys.readouterr().out
+    update(meter)
+    meter.still_there(31.0)
+    assert "update 1 of 100 is done: evaluating or saving; the last line was 0m31s ago" in capsys.readouterr().out
 
 
 def test_a_loss_that_rises_is_said_with_what_to_change(meter, clock, capsys):

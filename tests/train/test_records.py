@@ -18,6 +18,7 @@ DAMAGE = {
     "not UTF-8": b'{"step": 1, "x": "\xff"}\n',
     "another JSON value": b"[1]\n7\nnull\n",
     "a step of another type": b'{"step": "x"}\n{"step": true}\n{"step": -1}\n{"step": 1e9}\n{}\n',
+    "an average of nothing": b'{"step": 1, "loss": 0.5, "averaged": null}\n',
     "a number of another type": b'{"step": 1, "loss": "x"}\n{"step": 1, "loss": [1]}\n',
     "a speed of 0": b'{"step": 1, "images_per_s": 0, "updates": 1, "peak_bytes": 3}\n',
     "speed without updates": b'{"step": 1, "images_per_s": 2}\n',

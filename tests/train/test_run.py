@@ -239,6 +239,8 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
     assert not list((tmp_path / "mine").iterdir())
     (tmp_path / "file").touch()
     assert "run.dir" in (line := refused(tmp_path / "file", images)) and "found a file" in line
+    (tmp_path / "loop").symlink_to("loop")
+    assert "run.dir" in refused(tmp_path / "loop", images)
     changed = tmp_path / "changed"
     shutil.copytree(images, changed)
     next(changed.glob("*.jpg")).unlink()

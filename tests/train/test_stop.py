@@ -98,6 +98,37 @@ def test_a_signal_ends_a_process_that_is_blocked(tmp_path, numbers, rescue, stat
     assert words in forks.outputs[0].read_text() and forks.outputs[0].read_text().count("\n") == 1
 
 
+class Alive:
+    """Other processes that give signs of life."""
+
+    timeout, all_alive, is_first = 4.0, True, True
+
+    def lost(self, elapsed):
+        return None
+
+    def tell(self, words):
+        pass
+
+    def leave(self):
+        pass
+
+
+def blocked_among_others() -> None:
+    stop = Stop()
+    stop.watch(Half(False))
+    stop.peers = Alive()
+    signal.raise_signal(signal.SIGTERM)
+    os.read(os.pipe()[0], 1)
+
+
+def test_a_signal_ends_ranks_that_wait_for_ever_though_all_are_alive(tmp_path):
+    with Forks(tmp_path, 1, blocked_among_others) as forks:
+        assert forks.wait() == [1]
+    assert (
+        "stopped by SIGTERM; update 2 is not saved; the same command continues from 1" in forks.outputs[0].read_text()
+    )
+
+
 def stops_together(folder: Path) -> None:
     """The last rank gets a signal in its sixth step."""
     dist.init_process_group("gloo")

@@ -112,7 +112,7 @@ double largest_frame_in(Cursor data) {
 
 struct Item {
   bool av1 = false;
-  std::vector<size_t> properties;  // numbers from 1 on
+  std::vector<uint16_t> properties;  // numbers from 1 on
   Bytes data{nullptr, 0};
 };
 
@@ -128,24 +128,44 @@ class Avif {
       }
       if (named(type, "moov")) read_movie(content, 0, header);
     });
-    double largest = largest_;
     for (const auto& [id, item] : items_) {
-      if (item.av1) largest = std::max(largest, largest_frame_in(Cursor(item.data)));
+      if (item.av1 && measure(item.data) == 0) {
+        throw Hopeless{"damaged: an image of the AVIF has no data, or not in one piece"};
+      }
     }
-    if (largest == 0) throw Hopeless{"damaged: the AVIF has no image data"};
+    if (largest_ == 0) throw Hopeless{"damaged: the AVIF has no image data"};
     read_properties(header);
     // Frames of another size than the image's are cut or scaled by the decoder.
     constexpr double bytes_a_pixel = 12;
     const double pixels = static_cast<double>(header.width) * static_cast<double>(header.height);
-    if (largest > pixels) header.buffer = product(largest, bytes_a_pixel);
+    if (largest_ > pixels) header.buffer = product(largest_, bytes_a_pixel);
   }
 
  private:
+  // A file can name any number, and each takes memory.
+  Item& item(uint64_t id) {
+    constexpr size_t most_items = 1 << 16;
+    if (items_.size() == most_items && !items_.contains(id)) throw Hopeless{"damaged: the AVIF has too many items"};
+    return items_[id];
+  }
+
+  // As `largest_frame_in`. Equal images may share their data, but not so often that walking them takes long.
+  double measure(Bytes data) {
+    constexpr uint64_t most_shares = 8;
+    measured_ += data.size;
+    if (measured_ > most_shares * bytes_.size) throw Hopeless{"damaged: the AVIF's images share their data"};
+    const double largest = largest_frame_in(Cursor(data));
+    largest_ = std::max(largest_, largest);
+    return largest;
+  }
+
   void read_meta(Bytes type, Cursor content) {
     if (named(type, "iprp")) {
       walk(content, [&](Bytes kind, Cursor inside) {
         if (named(kind, "ipco")) {
-          walk(inside, [&](Bytes property, Cursor value) { properties_.emplace_back(property, value); });
+          walk(inside, [&](Bytes property, Cursor value) {
+            if (properties_.size() < INT16_MAX) properties_.emplace_back(property, value);
+          });
         }
         if (named(kind, "ipma")) read_associations(inside);
       });
@@ -163,7 +183,7 @@ class Avif {
         entry.skip(3);
         const uint64_t id = entry.number(entry_version > 2 ? 4 : 2);
         entry.skip(2);
-        items_[id].av1 = named(entry.take(4), "av01");
+        item(id).av1 = named(entry.take(4), "av01");
       });
     }
   }
@@ -173,9 +193,9 @@ class Avif {
     content.skip(2);
     const bool wide = content.u8() & 1;
     for (uint32_t entries = content.u32(); entries > 0; --entries) {
-      Item& item = items_[content.number(version ? 4 : 2)];
+      std::vector<uint16_t>& properties = item(content.number(version ? 4 : 2)).properties;
       for (int count = content.u8(); count > 0; --count) {
-        item.properties.push_back(content.number(wide ? 2 : 1) & (wide ? 0x7fff : 0x7f));
+        properties.push_back(static_cast<uint16_t>(content.number(wide ? 2 : 1) & (wide ? 0x7fff : 0x7f)));
       }
     }
   }
@@ -185,21 +205,20 @@ class Avif {
     const int offset_size = sizes >> 12, length_size = sizes >> 8 & 15, base_size = sizes >> 4 & 15;
     const int index_size = version ? sizes & 15 : 0;
     for (uint64_t count = content.number(version < 2 ? 2 : 4); count > 0; --count) {
-      Item& item = items_[content.number(version < 2 ? 2 : 4)];
+      Bytes& data = item(content.number(version < 2 ? 2 : 4)).data;
       const int method = version ? content.u16() & 15 : 0;
       content.skip(2);
       const uint64_t base = content.number(base_size);
-      const int extents = content.u16();
-      for (int i = 0; i < extents; ++i) {
-        content.skip(static_cast<uint64_t>(index_size));
-        const uint64_t offset = base + content.number(offset_size);
-        const uint64_t length = content.number(length_size);
-        if (method != 0 || i > 0) continue;  // an image lies in the file itself, in one piece
-        Cursor file(bytes_);
-        file.seek(offset);
-        item.data = file.take(length ? length : file.left());
-      }
-      if (extents > 1) item.data = {nullptr, 0};
+      const uint16_t extents = content.u16();
+      Cursor extent = content;
+      content.skip(static_cast<uint64_t>(extents) * static_cast<uint64_t>(index_size + offset_size + length_size));
+      data = {nullptr, 0};
+      if (method != 0 || extents != 1) continue;  // an image lies in the file itself, in one piece
+      extent.skip(static_cast<uint64_t>(index_size));
+      Cursor file(bytes_);
+      file.seek(base + extent.number(offset_size));
+      const uint64_t length = extent.number(length_size);
+      data = file.take(length ? length : file.left());
     }
   }
 
@@ -213,7 +232,7 @@ class Avif {
     if (depth < std::size(folders) || !size_) return;
     Cursor file(bytes_);
     file.seek(offset_);
-    largest_ = std::max(largest_, largest_frame_in(Cursor(file.take(size_))));
+    measure(file.take(size_));
     offset_ = size_ = 0;
   }
 
@@ -233,7 +252,7 @@ class Avif {
   void read_properties(Header& header) {
     header.channels = 3;
     int turns = 0, mirror = -1;
-    for (const size_t number : items_[primary_].properties) {
+    for (const size_t number : item(primary_).properties) {
       if (number < 1 || number > properties_.size()) continue;
       auto [type, value] = properties_[number - 1];
       if (named(type, "ispe")) {
@@ -260,7 +279,7 @@ class Avif {
   Bytes bytes_;
   std::map<uint64_t, Item> items_;
   std::vector<std::pair<Bytes, Cursor>> properties_;
-  uint64_t primary_ = 0, offset_ = 0, size_ = 0;
+  uint64_t primary_ = 0, offset_ = 0, size_ = 0, measured_ = 0;
   double largest_ = 0;
 };
 
