@@ -197,7 +197,7 @@ def test_a_bad_image_gives_way_to_one_of_its_class(images):
         quarantine.add(bad, "broken")
         good = quarantine.resolve(bad, torch.arange(len(manifest)))
         assert good != bad and labels[good] == labels[bad]
-    with pytest.raises(BadFilesError, match=r"cannot be used \(broken\); `fastmim doctor`"):
+    with pytest.raises(BadFilesError, match=r"cannot be used \(broken\); run `fastmim doctor`"):
         quarantine.resolve(0, torch.empty(0, dtype=torch.int64))
 
 
