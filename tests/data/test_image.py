@@ -309,6 +309,22 @@ def test_reasons_come_from_the_header_and_are_the_same_in_every_run(tmp_path, de
     assert "64 bands of 8-bit unsigned samples" in reasons(tmp_path / "bands.tif/bands.tif", Limits())[0]
 
 
+def test_whatever_a_decoder_raises_is_a_bad_file(tmp_path, decoders, monkeypatch):
+    data = save(picture(), "AVIF")
+    at = data.index(b"meta") - 4
+    (tmp_path / "x.avif").write_bytes(data[:at] + b"\0\0\0\x08free" * 8 + data[at:])
+    found = reasons(tmp_path / "x.avif", Limits(), *decoders)
+    assert set(found) == {"damaged: the AVIF cannot be decoded"}
+
+    def fail(*_):
+        raise MemoryError
+
+    (tmp_path / "x.avif").write_bytes(data)
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    job = Job(read_image(tmp_path / "x.avif"), Cut((0, 0, 8, 8), (8, 8)), False)
+    assert "no memory is left" in decoders[0].start([job]).result()[1][0]
+
+
 @pytest.mark.parametrize("name", ["x.avif", "x.jfif", "x", "x.jpg"])
 def test_avif_and_jpeg_are_read_under_any_name(tmp_path, decoders, name):
     for kind in ("AVIF", "JPEG", "MPO"):
