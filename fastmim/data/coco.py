@@ -49,8 +49,9 @@ class Annotations:
             ValueError: it is not in the format; the message names the entry.
         """
         name = shown(path)
+        refusal = f"{name}: expected COCO's format, an object with images, annotations and categories"
         try:
-            text = strict_json.read(path, "in COCO's format")
+            text = strict_json.read(path, refusal)
         except OSError as error:
             raise type(error)(f"annotations {name} cannot be read: {error.strerror}") from error
         self.path, self.sha256 = path, hashlib.sha256(text).hexdigest()
@@ -66,9 +67,7 @@ class Annotations:
                     raise ValueError(f"{column}: expected a list, got {short(data.get(column))}")
                 columns.append(data[column])
         except ValueError as error:
-            raise ValueError(
-                f"{name}: expected COCO's format, an object with images, annotations and categories: {error}"
-            ) from None
+            raise ValueError(f"{refusal}: {error}") from None
         del data, text
         categories, images, entries = columns
         self.categories = self._categories(categories)

@@ -29,7 +29,8 @@ def read(path: str) -> tuple[dict[str, Any], str]:
         OSError: the file cannot be read.
         ValueError: it is not a manifest; the message names the field.
     """
-    content = strict_json.read(path, "a manifest")
+    refusal = f"{shown(path)} is not a manifest (expected a JSON object of format {_FORMAT})"
+    content = strict_json.read(path, refusal)
     try:
         data = strict_json.parse(content, lists=_NESTED, objects=_NESTED, keys=_KEYS)
         del content
@@ -37,9 +38,7 @@ def read(path: str) -> tuple[dict[str, Any], str]:
             raise ValueError(f"its format is {short(found)}")
         return _fields(os.path.dirname(os.path.abspath(path)), data)
     except ValueError as error:
-        raise ValueError(
-            f"{shown(path)} is not a manifest (expected a JSON object of format {_FORMAT}): {error}"
-        ) from None
+        raise ValueError(f"{refusal}: {error}") from None
 
 
 def write(file: IO[str], columns: dict[str, Any], checksums: list[int] | None) -> None:

@@ -23,11 +23,11 @@ _TEXT = re.compile(b'"[^"]*"')
 _HEAD = 4096
 
 
-def read(path: str, kind: str) -> bytes:
+def read(path: str, refusal: str) -> bytes:
     """Returns the content of a file that may hold a JSON object; another kind of file is refused by its beginning.
 
     Args:
-        kind: what the file is expected to be, for the message.
+        refusal: begins the message about another kind of file; names the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -36,7 +36,7 @@ def read(path: str, kind: str) -> bytes:
     with open_regular(path) as file:
         head = file.read(min(_HEAD, os.fstat(file.fileno()).st_size))
     if not head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        raise ValueError(f"{shown(path)} is not {kind}: expected a JSON object, found another beginning")
+        raise ValueError(f"{refusal}: it is no JSON object")
     return read_bytes(path, MAX_BYTES)
 
 
