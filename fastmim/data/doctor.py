@@ -21,12 +21,12 @@ from ..config import Data
 from ..files import write
 from ..records import read_rows
 from ..terminal import shown
-from .away import Patience
+from .away import DataAwayError, Patience
 from .decode import to_8_bits
 from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size
 from .listing import reasons
 from .manifest import Manifest
-from .quarantine import is_entry
+from .quarantine import BadFilesError, is_entry
 
 _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # of the 0..1 scale
@@ -270,13 +270,35 @@ def environment() -> dict[str, str]:
 
 
 def still_bad(
-    manifest: Manifest, paths: Iterable[str], threads: int, limits: Limits = DEFAULT_LIMITS
+    manifest: Manifest,
+    paths: Iterable[str],
+    threads: int,
+    limits: Limits = DEFAULT_LIMITS,
+    check: Callable[[int, tuple[int, int]], None] = lambda index, size: None,
 ) -> dict[str, str]:
-    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest."""
+    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest.
+
+    Args:
+        check: takes the index and (height, width) of a good image; raises BadFilesError if its label cannot be used.
+
+    Raises:
+        DataAwayError: a folder is away.
+    """
     index = {path: i for i, path in enumerate(manifest.paths)}
     indices = [index[path] for path in paths if path in index]
     found = zip(indices, _examined(manifest, indices, threads, quick=False, limits=limits), strict=True)
-    return {manifest.paths[i]: reason for i, (_, _, reason) in found if reason is not None}
+    bad = {}
+    for i, (file, _, reason) in found:
+        try:
+            if reason is None:
+                check(i, seen_size(file))
+        except DataAwayError:
+            raise
+        except BadFilesError as error:
+            reason = str(error)
+        if reason is not None:
+            bad[manifest.paths[i]] = reason
+    return bad
 
 
 def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:

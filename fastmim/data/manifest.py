@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Manifest:
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
-    def scan(cls, root: str) -> Manifest:
+    def scan(cls, root: str, say: Callable[[str], None] = lambda line: None) -> Manifest:
         """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
 
         Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. A file is
@@ -57,6 +58,10 @@ class Manifest:
         link, a line without its file, a folder without permission) is listed with 0 bytes: reading it says why it is
         bad, and it counts against `data.bad_budget`. A manifest (x.json) is taken as it is: whoever reads a file asks
         `difference` whether it is still the one listed.
+
+        Args:
+            root: the folder, list file or manifest.
+            say: as in `listing.walk`.
 
         Raises:
             FileNotFoundError: `root`, all files of the list, or the first files of a manifest, all of them, do not
@@ -84,7 +89,7 @@ class Manifest:
                 )
             return manifest
         if stat.S_ISDIR(mode):
-            (entries, left_out), labels = walk(root), None
+            (entries, left_out), labels = walk(root, say), None
         else:
             entries, labels, left_out = read_list(root)
             root = os.path.dirname(root)

@@ -124,6 +124,9 @@ class Detection(Tested):
         if problem := misfit(self.annotations, self.manifest.paths[index], size):
             raise BadFilesError(problem)
 
+    def check_label(self, index: int, size: tuple[int, int]) -> None:
+        self.check_size(index, {}, size)
+
     def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
         for index, file, reason in self.test_loader.headers(indices):
             if reason := reason or misfit(self.test_annotations, self.test.paths[index], seen_size(file)):

@@ -5,7 +5,7 @@ May import L3 and below.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,8 @@ class Segmentation(Tested):
         except BadFilesError as error:
             return error
 
-    def still_bad(self, paths: list[str]) -> Container[str]:
-        bad = set(super().still_bad(paths))
-        index = {path: i for i, path in enumerate(self.manifest.paths)}
-        for path in paths if not self.fresh else ():
-            try:
-                if path in index and path not in bad:
-                    self.masks.read(index[path])
-            except DataAwayError:
-                raise
-            except BadFilesError:
-                bad.add(path)
-        return bad
+    def check_label(self, index: int, size: tuple[int, int]) -> None:
+        self.masks.compare(index, self.masks.read(index).shape, size)
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         return super().trained_on() | {"masks": (self.config.data.masks, self.masks.manifest.hash)}

@@ -88,14 +88,22 @@ class Task(ABC):
 
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
-        return Manifest.scan(self.config.data.root)
+        return Manifest.scan(self.config.data.root, say if self.process.rank == 0 else lambda line: None)
 
     def still_bad(self, paths: list[str]) -> Container[str]:
         """Returns those of the bad files of earlier starts that are still bad."""
         if self.fresh or not paths:  # an earlier run's, which is not continued
             return ()
         data = self.config.data
-        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
+        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data), self.check_label)
+
+    def check_label(self, index: int, size: tuple[int, int]) -> None:
+        """Checks what a task reads beside a training image of this (height, width).
+
+        Raises:
+            BadFilesError: it cannot be used.
+            DataAwayError: its folder is away.
+        """
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """Maps each source of samples and labels, by its name in a checkpoint, to its place and hash (hex digits)."""

@@ -107,6 +107,14 @@ def avif_of_another_size() -> bytes:
     return data[:at] + (header << 2).to_bytes(6, "big") + data[at + 6 :]
 
 
+def exif_rationals() -> bytes:
+    """A JPEG whose EXIF segments make up a tag of 600,000 rationals."""
+    exif = b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHIII", 282, 5, 600_000, 26, 0) + bytes(8 * 600_000)
+    pieces = [b"Exif\0\0" + exif[at : at + 65_000] for at in range(0, len(exif), 65_000)]
+    return marked(b"".join(b"\xff\xe1" + struct.pack(">H", len(piece) + 2) + piece for piece in pieces), 1)
+
+
+AS_RATIONALS = (struct.pack("<HHI", 282, 4, 600_000), struct.pack("<HHI", 282, 5, 600_000))
 APP1, EXIF = b"\xff\xe1\0\x10", b"Exif\0\0II*\0\x08\0\0\0"
 BOMBS = {
     "jpeg-scans": lambda: scans(1000),
@@ -126,6 +134,9 @@ BOMBS = {
     "tiff-strips": lambda: tiff(struct.pack("<I", 8) * 300_000, t273=(300_000, 5122), t279=(300_000, 5122)),
     "tiff-tile": lambda: tiff(t322=(1, 2**31 - 16), t323=(1, 2**31 - 16), t324=(1, 8), t325=(1, 9)),
     "tiff-tags": lambda: tiff(bytes(10**6), **{f"t{tag}": (250_000, 8) for tag in range(40000, 40600)}),
+    "tiff-rationals": lambda: tiff(bytes(8 * 600_000), t282=(600_000, 5122)).replace(*AS_RATIONALS),
+    "tiff-longs": lambda: tiff(bytes(4 * 8_000_000), t282=(8_000_000, 5122)),
+    "jpeg-exif-rationals": exif_rationals,
     "avif-hidden-size": avif_of_another_size,
 }
 

@@ -60,7 +60,17 @@ def test_links_are_followed_and_loops_end(make_folder, tmp_path):
     shutil.copytree(root / "a", outside, symlinks=True)
     (root / "c").symlink_to(outside, target_is_directory=True)
     (root / "file.png").symlink_to(root / "a" / "1.png")
-    assert Manifest.scan(str(root)).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
+    lines = []
+    assert Manifest.scan(str(root), lines.append).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
+    (line,) = lines
+    assert line.startswith(f"c is a link out of the folder, to {outside}"), line
+
+
+def test_a_long_listing_says_how_far_it_is(make_folder, monkeypatch):
+    root, lines = make_folder(["a/1.png"]), []
+    monkeypatch.setattr(listing, "_LONG", -1)
+    Manifest.scan(str(root), lines.append)
+    assert lines[-1] == "listing goes on: 0 images in 1 folders so far, now in a/"
 
 
 def test_links_that_lead_nowhere_are_listed_as_empty(make_folder):
