@@ -21,12 +21,12 @@ from ..config import Data
 from ..files import write
 from ..records import read_rows
 from ..terminal import shown
-from .away import DataAwayError, Patience
+from .away import Patience
 from .decode import to_8_bits
 from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size
 from .listing import reasons
 from .manifest import Manifest
-from .quarantine import BadFilesError, is_entry
+from .quarantine import is_entry
 
 _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # of the 0..1 scale
@@ -274,31 +274,17 @@ def still_bad(
     paths: Iterable[str],
     threads: int,
     limits: Limits = DEFAULT_LIMITS,
-    check: Callable[[int, tuple[int, int]], None] = lambda index, size: None,
+    check: Callable[[int, tuple[int, int]], str | None] = lambda index, size: None,
 ) -> dict[str, str]:
     """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest.
 
     Args:
-        check: takes the index and (height, width) of a good image; raises BadFilesError if its label cannot be used.
-
-    Raises:
-        DataAwayError: a folder is away.
+        check: returns why the label of a good image, of this index and (height, width), cannot be used, or None.
     """
     index = {path: i for i, path in enumerate(manifest.paths)}
     indices = [index[path] for path in paths if path in index]
     found = zip(indices, _examined(manifest, indices, threads, quick=False, limits=limits), strict=True)
-    bad = {}
-    for i, (file, _, reason) in found:
-        try:
-            if reason is None:
-                check(i, seen_size(file))
-        except DataAwayError:
-            raise
-        except BadFilesError as error:
-            reason = str(error)
-        if reason is not None:
-            bad[manifest.paths[i]] = reason
-    return bad
+    return {manifest.paths[i]: why for i, (file, _, reason) in found if (why := reason or check(i, seen_size(file)))}
 
 
 def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:

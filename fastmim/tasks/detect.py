@@ -19,7 +19,7 @@ from ..data.ahead import Ahead
 from ..data.coco import Annotations
 from ..data.crops import ScaleJitterCrop
 from ..data.image import refusal, seen_size
-from ..data.loader import Loader, limits_of, open_loader, share_of_cores
+from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.masks import patient
 from ..data.quarantine import BadFilesError, Quarantine
@@ -28,6 +28,7 @@ from ..detection import Detect
 from ..detector import Detector
 from ..engine import Process
 from ..extras import require
+from ..launcher import share_of_cores
 from ..tokens import Cut
 from .classify import seeded_encoder
 from .promises import together
@@ -124,8 +125,8 @@ class Detection(Tested):
         if problem := misfit(self.annotations, self.manifest.paths[index], size):
             raise BadFilesError(problem)
 
-    def check_label(self, index: int, size: tuple[int, int]) -> None:
-        self.check_size(index, {}, size)
+    def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
+        return misfit(self.annotations, self.manifest.paths[index], size)
 
     def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
         for index, file, reason in self.test_loader.headers(indices):

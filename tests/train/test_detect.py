@@ -169,7 +169,10 @@ def test_images_of_another_size_than_their_annotations_are_bad_files(shapes, tmp
         content["images"][0]["height"] += 1
         files += [f"--data.{'test_' * (part == 'test')}annotations", str(tmp_path / f"{part}.json")]
         (tmp_path / f"{part}.json").write_text(json.dumps(content))
-    done = launched.train(words(shapes, tmp_path / "run", *files, "--data.bad_budget", "0.2"))
+    command = words(shapes, tmp_path / "run", *files, "--data.bad_budget", "0.2")
+    launched.train([*command, "--run.stop_after", "2"])
+    done = launched.train(command)
+    assert "good now" not in done.stdout
     (bad,) = map(json.loads, (tmp_path / "run/bad_files.jsonl").read_text().splitlines())
     assert re.search("pixels as seen, .* correct one of them", bad["reason"])
     assert re.search("1 of .* test images are left out, .* correct one of them", done.stdout), done.stdout
