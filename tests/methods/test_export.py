@@ -199,8 +199,7 @@ def test_only_regular_files_are_replaced_whatever_a_receipt_says(tmp_path, make,
     (tmp_path / "README.md").write_text(f"<!-- fastmim export, SHA-256 of its files: {json.dumps(receipt)} -->\n")
     with pytest.raises(ValueError, match=r"\.git was changed since it was exported"):
         export.replaceable(tmp_path)
-    (tmp_path / ".git").rename(tmp_path / "kept")
-    (tmp_path / "kept").rename(tmp_path.parent / f"{tmp_path.name}-kept")
+    (tmp_path / ".git").rename(tmp_path.with_name(f"{tmp_path.name}-kept"))
     assert export.replaceable(tmp_path) == tmp_path.resolve()
 
 
