@@ -240,7 +240,7 @@ def _problem(path: Path) -> str | None:
 def _rot(path: Path) -> str | None:
     """Says which file of a checkpoint without `_misfit` has other bytes than were written, or returns None.
 
-    Last, as files can be huge: a sparse one costs whoever sends it nothing, and hashing takes as long as for a full one.
+    This check comes last, as it reads everything: a sparse file can be huge and cost its sender nothing.
     """
     try:
         for name, expected in _parsed(read_bytes(path / "manifest.json", _MAX_JSON)).items():

@@ -49,7 +49,8 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     Returns: groups with "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of their
         learning rate; empty groups are left out.
     Raises:
-        ValueError: a pattern that is no regular expression, or that no trained parameter matches; a parameter that shall both decay and not decay.
+        ValueError: a pattern that is no regular expression, or that no trained parameter matches; a parameter that
+            shall both decay and not decay.
     """
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     spared, decayed = _matches("no_decay", optim.no_decay, named), _matches("decay", optim.decay, named)
