@@ -244,20 +244,16 @@ def _rot(path: Path) -> str | None:
     """
     try:
         for name, expected in _parsed(read_bytes(path / "manifest.json", _MAX_JSON)).items():
-            if (found := _written(path / name)) != expected:
-                return _differs(name, found["size"], expected)
+            digest = hashlib.sha256()
+            with open_regular(path / name) as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                size = file.tell()
+            if {"sha256": digest.hexdigest(), "size": size} != expected:
+                return _differs(name, size, expected)
     except OSError as error:
         return f"{shown(Path(error.filename or path).name)} cannot be read ({error.strerror})"
     return None
-
-
-def _written(path: Path) -> dict[str, Any]:
-    """Returns what a manifest says of a file."""
-    digest = hashlib.sha256()
-    with open_regular(path) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-        return {"sha256": digest.hexdigest(), "size": file.tell()}
 
 
 def _misfit(path: Path) -> str | None:

@@ -160,7 +160,7 @@ def _read(path: Path) -> OfficialFile:
         raise ValueError(f"expected a dictionary of tensors {within}, found {found}")
     check_names(state)
     rest = {key: value for key, value in content.items() if key != keys[0]} if keys else {}
-    # Detached, a tensor has none of the attributes that a pickle may put in front of its methods.
+    # Detached, a tensor has none of the attributes that a file may put in front of its methods.
     return OfficialFile(".".join(keys) or None, {name: Tensor.detach(value) for name, value in state.items()}, rest)
 
 
