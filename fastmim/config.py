@@ -22,7 +22,7 @@ from .terminal import shown
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
 _LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
-_MOST_PATTERNS, _LONGEST_PATTERN = 100, 200  # of a field
+_MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # of a field
 
 
 @dataclass(frozen=True)

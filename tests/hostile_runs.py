@@ -143,7 +143,7 @@ def of_no_use() -> dict[str, Change]:
             (("data", "size"), [10**9, 10**9]), (("data", "size"), [0, 0]), (("data", "size"), 32),
             (("data", "size"), [32, 32, 32]), (("data", "mean"), [0.5] * 5000), (("data", "std"), [0, 0, 0]),
             (("data", "workers"), 10**9), (("data", "crop"), {"part": "Config"}), (("train", "seed"), -1),
-            (("target",), {}), (("loss",), [[[]]]), (("optim",), None), (("optim", "no_decay"), ["x" * 201]),
+            (("target",), {}), (("loss",), [[[]]]), (("optim",), None), (("optim", "no_decay"), ["x" * 1001]),
         ]
     }  # fmt: skip
     return {
