@@ -47,7 +47,7 @@ class Manifest:
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
-    def scan(cls, root: str) -> Manifest:
+    def scan(cls, root: str, setting: str = "") -> Manifest:
         """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
 
         Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. A file is
@@ -57,6 +57,9 @@ class Manifest:
         link, a line without its file, a folder without permission) is listed with 0 bytes: reading it says why it is
         bad, and it counts against `data.bad_budget`. A manifest (x.json) is taken as it is: whoever reads a file asks
         `difference` whether it is still the one listed.
+
+        Args:
+            setting: what named `root`, for the error when nothing is there.
 
         Raises:
             FileNotFoundError: `root`, all files of the list, or the first files of a manifest, all of them, do not
@@ -70,7 +73,8 @@ class Manifest:
         try:
             mode = os.stat(root).st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-            raise FileNotFoundError(f"no folder of images or list file at {shown(root)}") from error
+            said = f"no folder of images or list file at {shown(root)}"
+            raise FileNotFoundError(f"{setting}: {said}; give --{setting} FOLDER" if setting else said) from error
         except OSError as error:
             raise OSError(f"{shown(root)} cannot be examined: {error.strerror}") from error
         if root.endswith(".json") and stat.S_ISREG(mode):
