@@ -32,7 +32,7 @@ from ..tokens import Mask, sample_id
 from .export import export_encoder, replaceable
 from .parts import build
 from .promises import together
-from .runs import open_run
+from .runs import check_pretrained, open_run
 from .task import Task
 
 GRID_ROWS, SUMMARY_ROWS = 8, 4
@@ -239,6 +239,7 @@ def initialise(mim: MIM, run: Path) -> None:
         ValueError: there is none, or its names and shapes are not the module's.
     """
     loaded = open_run(run, "run.init")[1]
+    check_pretrained(loaded, run)
     then, now = {name: tuple(t.shape) for name, t in loaded.state["model"].items()}, shapes(mim)
     if others := [name for name in now | then if then.get(name) != now.get(name)]:
         named = "; ".join(
