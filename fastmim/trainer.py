@@ -130,7 +130,8 @@ class Trainer:
             finished = done == task.total and not failure and self.from_first(self.saved) == done
             try:
                 if finished:
-                    task.finish(self.meter)
+                    with stop.finishing():
+                        task.finish(self.meter)
                 elif self.writes:
                     self.end(done, why, failure)
             finally:
