@@ -311,7 +311,7 @@ COMMANDS = {
 }
 
 
-@steady_output()
+@steady_output("fastmim")
 def main(args: list[str] | None = None) -> None:
     """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args
