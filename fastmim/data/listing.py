@@ -121,9 +121,10 @@ def walk(root: str) -> tuple[list[Entry], Counter[str]]:
                 left_out[reason] += 1
         links += sorted(new_links, key=os.fsencode)
     if not found:
+        count = f"{len(seen)} folder" + "s" * (len(seen) > 1)
         failed = f", {len(unread)} more cannot be read, such as {shown(unread[0][0])}" if unread else ""
         raise ValueError(
-            f"no images in {shown(root)}: looked for {', '.join(sorted(EXTENSIONS))} in {len(seen)} {'folder' if len(seen) == 1 else 'folders'}{failed} "
+            f"no images in {shown(root)}: looked for {', '.join(sorted(EXTENSIONS))} in {count}{failed} "
             f"and saw {left_out.total()} other files" + (f" ({reasons(left_out)})" if left_out else "")
         )
     return found + unread, left_out

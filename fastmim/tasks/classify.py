@@ -298,8 +298,8 @@ def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:
         )
     if unknown := set(test.labels) - set(train.labels):
         raise ValueError(
-            f"{data.test} has images of class {min(unknown)}, of which {data.root} has none: add some there (data.root), "
-            "or take those out of data.test"
+            f"{data.test} has images of class {min(unknown)}, of which {data.root} has none: "
+            "add some to data.root, or take those out of data.test"
         )
     if len(set(train.labels)) < 2:
         raise ValueError(f"{data.root}: expected at least two classes, found {len(set(train.labels))}")

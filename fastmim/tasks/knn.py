@@ -59,7 +59,8 @@ def measure(
     )  # fmt: skip
     if missing := [part for part in ("train", "test") if not (folder / part).is_dir()]:
         raise ValueError(
-            f"--data {shown(folder)}: expected a folder that holds train/CLASS and test/CLASS, found no {missing[0]} in it"
+            f"--data {shown(folder)}: expected a folder that holds train/CLASS and test/CLASS, "
+            f"found no {missing[0]} there"
         )
     train, test = Manifest.scan(data.root), Manifest.scan(data.test)
     classes = count_classes(train, test, data)
