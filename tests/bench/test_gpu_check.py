@@ -135,6 +135,7 @@ def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "gpu", lambda: "a GPU")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "bench.gpu_check"])
     monkeypatch.setattr(gpu_check, "check", lambda found, *rest: rounds.append((found, *rest)) or True)
     monkeypatch.delenv("FASTMIM_COMMIT", raising=False)
     monkeypatch.setenv("OUT", str(tmp_path / "sent"))
