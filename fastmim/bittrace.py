@@ -1,6 +1,6 @@
 """The bit trace: one line of hashes per update, and a differ that names the first differing field of two traces.
 
-`python -m fastmim.bittrace A B` compares two files.
+`python -m fastmim.bittrace A B` compares two files or run folders.
 """
 
 # May import torch, command, files, records and terminal.
@@ -23,6 +23,8 @@ from .files import open_regular
 from .records import LONGEST, Records, Row, is_count, parse
 from .terminal import shown
 
+NAME = "trace.jsonl"
+"""A trace's name in a run folder."""
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
 """Fields of a line besides its step. Only samples and masks are equal for every number of processes."""
 
@@ -152,13 +154,24 @@ def _readable(value: Any) -> str:
     return shown(str(value))
 
 
+def _file(place: Path) -> Path:
+    """Returns the trace file of a run folder, or the file that was named."""
+    if not place.is_dir():
+        return place
+    if not (place / NAME).exists():
+        raise ValueError(f"{shown(place)}: expected a run folder with {NAME}, found none: train with --run.trace True")
+    return place / NAME
+
+
 def main(argv: Sequence[str]) -> int:
     """The command: prints the first difference; 0 if there is none, else 1."""
     parser = Parser("python -m fastmim.bittrace", "Names the first difference between two bit traces.")
-    parser.add_argument("traces", nargs=2, type=Path, metavar="TRACE")
+    for name in ("a", "b"):
+        about = "run folder of a run with --run.trace True, or a trace file"
+        parser.add_argument(name, type=Path, metavar=name.upper(), help=about)
     parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
     arguments = parser.parse_args(argv)
-    difference = diff(*arguments.traces, arguments.fields)
+    difference = diff(_file(arguments.a), _file(arguments.b), arguments.fields)
     print(difference or "no difference")
     return int(difference is not None)
 

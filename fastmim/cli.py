@@ -243,7 +243,7 @@ def doctor(
         )
     for name, value in environment().items():
         print(f"{name:<20}{value}")
-    listed = Manifest.scan(str(images), print)
+    listed = Manifest.scan(str(images), say=print)
     verifies = images.is_file() and images.suffix == ".json"
     if verifies and manifest:
         raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")
@@ -311,7 +311,7 @@ COMMANDS = {
 }
 
 
-@steady_output()
+@steady_output("fastmim")
 def main(args: list[str] | None = None) -> None:
     """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args

@@ -75,6 +75,8 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
         if not arg.startswith("--") and (name := _name(f"--{arg.lstrip('-')}")) in known:
             raise ValueError(f"{shown(arg)}: expected --section.field VALUE; write --{name} VALUE")
     starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
+    if args and starts[:1] != [0] and args[0].endswith(".py"):
+        raise ValueError(f"{shown(args[0])}: expected one config, got a second: give each config a command of its own")
     if args and starts[:1] != [0]:
         raise ValueError(f"{shown(args[0])}: expected --section.field VALUE")
     parsed = _try(config, args, prog)

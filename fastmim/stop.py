@@ -28,6 +28,8 @@ _LAUNCHER_GONE = 5
 _CHECK_SECONDS = 1.0
 _TICK = 0.1  # seconds between two looks of the watcher
 _GRACE = 3.0  # seconds from a signal in which an update may end and be saved in the usual way
+_SHORT = 1.0  # the same while this process has finished no update
+_CONTINUES = "the same command continues"
 _STOPPED = "stopped by "
 _LAUNCHERS = ("deepspeed", "ds", "torchrun")
 _LAUNCHER_MODULES = ("deepspeed.launcher", "torch.distributed.")
@@ -69,6 +71,7 @@ class Stop:
         self._next_check = time.monotonic() + _CHECK_SECONDS
         self._group = self._work = self._flag = None
         self._rescue: Rescue | None = None
+        self._first, self._next, self._interruptible = 0, _CONTINUES, False
         self.peers: Peers | None = None
         self._leaving = threading.Lock()
         self._reads, self._writes = os.pipe()
@@ -103,6 +106,7 @@ class Stop:
 
     def watch(self, rescue: Rescue) -> None:
         """From now on a signal waits for the step edge, and `rescue` saves if that takes too long."""
+        self._first = rescue.updates()[0]
         self._rescue = rescue
 
     def poll(self) -> str | None:
@@ -134,6 +138,25 @@ class Stop:
             self._work.wait()
             self._work = None
 
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Inside, where all updates are saved, a signal ends the main thread's work by SystemExit."""
+        self._next, self._interruptible = "the same command makes the rest", True
+        try:
+            if self._code:
+                self._interrupt()
+            yield
+        finally:
+            self._interruptible = False
+
+    def _interrupt(self) -> NoReturn:
+        self._interruptible = False
+        words = f"{_STOPPED}{_REASONS[self._code]}"
+        self.tell(f"was {words}")
+        if self._speaks():
+            print(f"train.py: {self.last_words(words)}", file=sys.stderr)
+        raise SystemExit(0)
+
     def tell(self, words: str) -> None:
         """Tells the other processes why this one ends: they end too."""
         if self.peers is not None:
@@ -158,12 +181,18 @@ class Stop:
         done, saved = self._rescue.updates()
         if done != saved and self._rescue.can_save():
             self._rescue.save_now()
-            done, saved = self._rescue.updates()
+        return self._kept(words)
+
+    def _kept(self, words: str) -> str:
+        """Returns the words, and which update is saved."""
+        done, saved = self._rescue.updates()
         if done == 0:
             return f"{words}; no update was done"
         if done == saved:
-            return f"{words}; saved: update {saved}; the same command continues"
-        return f"{words}; update {done} is not saved; the same command continues from {saved}"
+            return f"{words}; saved: update {saved}; {self._next}"
+        if saved == 0:
+            return f"{words}; no update is saved; the same command starts again"
+        return f"{words}; update {done} is not saved; {_CONTINUES} from {saved}"
 
     def leave(self, words: str, status: int | None = None) -> NoReturn:
         """Ends this process now, from any thread, saving first what can be saved.
@@ -202,6 +231,8 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._code = max(self._code, _SIGNALS[signal.Signals(number)])
+        if frame is not None and self._interruptible:
+            self._interrupt()
 
     def _lost(self) -> str | None:
         """After a collective has failed: returns which process is lost, or None if all are there after a while."""
@@ -230,7 +261,8 @@ class Stop:
         """Ends this process if waiting has no point."""
         now, name = time.monotonic(), _REASONS[self._code]
         if self._interrupts > 1:
-            self.leave("interrupted again", 130)
+            words = "interrupted again"
+            self.leave(self._kept(words) if self._rescue is not None and self._speaks() else words, 130)
         if self._since and self._rescue is None:
             self.leave(f"{_STOPPED}{name} before the first update", 128 + getattr(signal, name, signal.SIGTERM))
         if self.peers is not None and (words := self.peers.lost(_TICK)):
@@ -238,8 +270,9 @@ class Stop:
             # This process may be about to refuse the same, in its own words.
             if " refused: " not in words or now > self._lost_since + _GRACE:
                 self.leave(words)
-        if self._since and now > self._since + _GRACE:
-            done, saved = self._rescue.updates()
+        done, saved = self._rescue.updates() if self._rescue is not None else (0, 0)
+        early = done == self._first and self._next == _CONTINUES
+        if self._since and now > self._since + (_SHORT if early else _GRACE):
             together = done != saved and not self._rescue.can_save() and self.peers is not None and self.peers.all_alive
             if together and now < self._since + self.peers.timeout:
                 return  # only all together can save, at the step edge

@@ -66,26 +66,35 @@ def reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def steady_output(patience: float | None = None) -> Iterator[None]:
+def steady_output(prog: str, patience: float | None = None) -> Iterator[None]:
     """Inside, whatever is printed is written or dropped: no full disk, closed pipe or odd character raises.
 
     A run goes on, with one warning. A command (`patience` None) ends as it would have: if a reader has closed its pipe
     it has seen enough, else the exit status is 1 at the end.
 
     Args:
+        prog: what a line about the output starts with.
         patience: seconds to wait for a reader that does not read, before output is dropped. None = for ever.
     """
     _open_standard_files()
     before = sys.stdout, sys.stderr
     errors = SteadyStream(before[1], patience, lambda text: None)
-    output = SteadyStream(before[0], patience, lambda text: print(text, file=errors))
+    output = SteadyStream(before[0], patience, lambda text: print(f"{prog}: {text}", file=errors))
     sys.stdout, sys.stderr = output, errors
     try:
-        yield
+        ended = None
+        try:
+            yield
+        except SystemExit as error:  # such as after --help
+            if error.code:
+                raise
+            ended = error
         output.flush()
         if patience is None and output.error and not isinstance(output.error, BrokenPipeError):
-            print(f"standard output cannot be written ({reason(output.error)})", file=errors)
+            print(f"{prog}: standard output cannot be written ({reason(output.error)})", file=errors)
             raise SystemExit(1)
+        if ended:
+            raise ended
     finally:
         output.flush()
         errors.flush()

@@ -22,7 +22,8 @@ CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every
 
 
 def main(argv: list[str]) -> None:
-    with steady_output(patience=1.0), Stop(launchers()) as stop:
+    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run goes on without output
+    with steady_output("train.py", patience), Stop(launchers()) as stop:
         run(argv, stop)
 
 

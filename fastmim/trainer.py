@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from . import checkpoint, runfolder
-from .bittrace import Trace
+from . import bittrace, checkpoint, runfolder
 from .config import Config, Experiment, to_json
 from .detection import Detect
 from .metrics import Meter, announce, duration, say
@@ -93,7 +92,7 @@ class Trainer:
         last = min(task.total, run.stop_after or task.total)
         batches, every = task.batches(self.first, last), run.evaluate_every or task.total
         skipped = SkippedInARow()
-        trace = Trace(self.folder / "trace.jsonl", self.first, say) if run.trace and self.writes else None
+        trace = bittrace.Trace(self.folder / bittrace.NAME, self.first, say) if run.trace and self.writes else None
         done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
         self.pace = Pace(self.first, run.log_every)
         place = self.folder, self.first, task.total, self.config, self.process.device, self.writes
@@ -131,7 +130,8 @@ class Trainer:
             finished = done == task.total and not failure and self.from_first(self.saved) == done
             try:
                 if finished:
-                    task.finish(self.meter)
+                    with stop.finishing():
+                        task.finish(self.meter)
                 elif self.writes:
                     self.end(done, why, failure)
             finally:

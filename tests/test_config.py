@@ -381,3 +381,8 @@ def test_values_deep_within_each_other_are_refused(wrap):
 def test_a_setting_with_too_few_hyphens_is_named(words):
     with pytest.raises(ValueError, match=r"run\.dir\S*: expected --section\.field VALUE; write --run\.dir VALUE"):
         override(load(TINY), words, "train.py")
+
+
+def test_a_second_config_is_refused_as_such():
+    with pytest.raises(ValueError, match=r"other\.py: expected one config, got a second"):
+        override(load(TINY), ["other.py", "--run.dir", "x"], "train.py")

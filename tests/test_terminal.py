@@ -15,7 +15,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PROGRAM = """
 from fastmim.terminal import steady_output
 import sys
-with steady_output({patience}):
+with steady_output("prog", {patience}):
     output = sys.stdout
     for i in range(3):
         print("line", i, "\\u00e9 \\udcff")
@@ -40,7 +40,7 @@ def run(tmp_path, redirection: str, patience=1, **environment) -> tuple[str, str
 @pytest.mark.parametrize(
     "redirection, said",
     [
-        (">/dev/full", "warning: standard output cannot be written (No space left on device)"),
+        (">/dev/full", "prog: warning: standard output cannot be written (No space left on device)"),
         (">/dev/full 2>&1", ""),
         (">/dev/full 2>&-", ""),
         ("> >(true); sleep 0.1", None),
@@ -68,11 +68,20 @@ def test_odd_characters_are_escaped_under_strict_encodings(tmp_path, encoding):
 @pytest.mark.parametrize("redirection, status", [("| true", 0), ("> /dev/full", 1), ("> /dev/null", 0)])
 def test_a_command_ends_quietly_when_nobody_reads_on_and_fails_when_its_output_is_lost(redirection, status):
     code = "import sys; from fastmim.terminal import steady_output\n"
-    code += "@steady_output()\ndef main():\n    for i in range(30_000): print(i)\nmain()"
+    code += "@steady_output('prog')\ndef main():\n    for i in range(30_000): print(i)\nmain()"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}', sys.executable, code]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60)
-    full = "standard output cannot be written (No space left on device)\n"
+    full = "prog: standard output cannot be written (No space left on device)\n"
     assert (ended.returncode, ended.stderr) == (status, full if status else "")
+
+
+@pytest.mark.parametrize("module", ["fastmim.cli", "fastmim.train"])
+def test_help_that_cannot_be_written_is_a_failure(module):
+    command = ["bash", "-c", '"$0" -m "$1" --help > /dev/full', sys.executable, module]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60)
+    name = {"fastmim.cli": "fastmim", "fastmim.train": "train.py"}[module]
+    said = f"{name}: standard output cannot be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
 
 
 def pipe() -> tuple[int, io.TextIOWrapper]:
@@ -92,12 +101,12 @@ def test_output_that_nobody_reads_holds_nobody_up(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         errors = io.StringIO()
         monkeypatch.setattr(sys, "stderr", errors)
-        with steady_output(0.01):
+        with steady_output("prog", 0.01):
             print("lost")
             reader.read(16 * 4096)
             print("kept")
             print("too")
-        assert errors.getvalue().startswith("warning: standard output cannot be written (nobody reads it)")
+        assert errors.getvalue().startswith("prog: warning: standard output cannot be written (nobody reads it)")
         rest = reader.read(16 * 4096)
         assert rest.strip(b"\0") == b"\n[output is missing here: it could not be written]\nkept\ntoo\n"
 
@@ -105,7 +114,7 @@ def test_output_that_nobody_reads_holds_nobody_up(monkeypatch):
 def test_a_line_is_written_at_once(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stream)
-    with steady_output():
+    with steady_output("prog"):
         print("a", "b", end="")
         assert stream.getvalue() == ""
         print("c")

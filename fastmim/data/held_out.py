@@ -28,7 +28,7 @@ def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, 
     if not data.held_out_root:
         train, held_out = split_held_out(len(manifest), data.held_out, seed)
         return train, manifest, held_out
-    others, count = Manifest.scan(data.held_out_root), data.held_out
+    others, count = Manifest.scan(data.held_out_root, "data.held_out_root"), data.held_out
     if len(others) < count:
         few = f"data.held_out={count}, but {shown(data.held_out_root)} has {len(others)} images"
         raise ValueError(f"{few}: lower data.held_out, or add images")

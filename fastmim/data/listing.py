@@ -133,9 +133,10 @@ def walk(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[lis
                 left_out[reason] += 1
         links += sorted(new_links, key=os.fsencode)
     if not found:
+        count = f"{len(seen)} folder" + "s" * (len(seen) > 1)
         failed = f", {len(unread)} more cannot be read, such as {shown(unread[0][0])}" if unread else ""
         raise ValueError(
-            f"no images in {shown(root)}: looked for {', '.join(sorted(EXTENSIONS))} in {len(seen)} folders{failed} "
+            f"no images in {shown(root)}: looked for {', '.join(sorted(EXTENSIONS))} in {count}{failed} "
             f"and saw {left_out.total()} other files" + (f" ({reasons(left_out)})" if left_out else "")
         )
     return found + unread, left_out
@@ -150,7 +151,7 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
     Returns: images in the order of the lines; their labels if they have any; repeated lines by reason.
     Raises:
         OSError: the file cannot be read; or, as FileNotFoundError, none of the files that it names is there.
-        ValueError: not such a file; labels on some lines only, or different ones for one image.
+        ValueError: not such a file; labels that are no numbers, on some lines only, or different for one image.
     """
     folder = os.path.dirname(path)
     entries: dict[str, tuple[int, int | None, int]] = {}  # name: bytes, label, line
@@ -164,6 +165,7 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
         full, size = _find(folder, name)
         name = os.path.relpath(full, folder) if full.startswith(os.path.join(folder, "")) else full
         if size is None:
+            _check_label(path, folder, number, line)
             lost = lost or (number, full)
         present = present or size is not None
         if name in entries:
@@ -326,6 +328,16 @@ def _name_and_label(folder: str, line: str) -> tuple[str, int | None]:
     if not number or is_image(line) or (not is_image(name) and _find(folder, line)[1] is not None):
         return line, None
     return name, int(label)
+
+
+def _check_label(path: str, folder: str, number: int, line: str) -> None:
+    """Refuses a line without its file, where the line without its last word names one: that word is a label."""
+    name, *rest = line.rsplit(None, 1)
+    if rest and not is_image(line) and _find(folder, name)[1] is not None:
+        raise ValueError(
+            f"{shown(path)}, line {number}: expected a label that is a whole number from 0 to {MAX_LABEL - 1}, got "
+            f"{shown(rest[0])}: number the classes"
+        )
 
 
 def _find(folder: str, name: str) -> tuple[str, int | None]:

@@ -48,7 +48,7 @@ class Manifest:
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
-    def scan(cls, root: str, say: Callable[[str], None] = lambda line: None) -> Manifest:
+    def scan(cls, root: str, setting: str = "", say: Callable[[str], None] = lambda line: None) -> Manifest:
         """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
 
         Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. A file is
@@ -61,6 +61,7 @@ class Manifest:
 
         Args:
             root: the folder, list file or manifest.
+            setting: what named `root`, for the error when nothing is there.
             say: as in `listing.walk`.
 
         Raises:
@@ -75,7 +76,8 @@ class Manifest:
         try:
             mode = os.stat(root).st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-            raise FileNotFoundError(f"no folder of images or list file at {shown(root)}") from error
+            said = f"no folder of images or list file at {shown(root)}"
+            raise FileNotFoundError(f"{setting}: {said}; give --{setting} FOLDER" if setting else said) from error
         except OSError as error:
             raise OSError(f"{shown(root)} cannot be examined: {error.strerror}") from error
         if root.endswith(".json") and stat.S_ISREG(mode):

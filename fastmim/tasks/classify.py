@@ -35,7 +35,7 @@ from ..tokens import Encoder
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PRETRAINING_ONLY
 from .promises import together
-from .runs import open_weights
+from .runs import check_pretrained, open_weights
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Classification(Tested):
 
     def build(self) -> Classifier:
         config, data = self.config, self.config.data
-        self.test = Manifest.scan(data.test)
+        self.test = Manifest.scan(data.test, "data.test")
         classes = count_classes(self.manifest, self.test, data)
         if data.test_size not in (None, data.size) and not isinstance(config.encoder, ConvNet):
             raise ValueError(
@@ -232,6 +232,7 @@ def initialise(encoder: nn.Module, source: Path) -> None:
     Raises:
         ValueError: there are none, or names or shapes are others.
     """
+    loaded = None
     if (source / "model.safetensors").is_file():
         try:
             given = read_tensors(source / "model.safetensors")
@@ -242,11 +243,14 @@ def initialise(encoder: nn.Module, source: Path) -> None:
         if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
             given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
     else:
-        model = open_weights(source, "run.init").state["model"]  # of any config: tensors are compared below
+        loaded = open_weights(source, "run.init")  # of any config: tensors are compared below
+        model = loaded.state["model"]
         given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
     state, problems = fit(encoder, given)
     if problems:
         named = shown("; ".join(problems[:3]))
+        if loaded:
+            check_pretrained(loaded, source)
         raise ValueError(f"run.init: {shown(source)} has another encoder than this config ({named})")
     encoder.load_state_dict(state)
 
@@ -293,7 +297,10 @@ def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:
             f"{data.root}: both need the same class folders"
         )
     if unknown := set(test.labels) - set(train.labels):
-        raise ValueError(f"{data.test} has images of class {min(unknown)}, of which {data.root} has none")
+        raise ValueError(
+            f"{data.test} has images of class {min(unknown)}, of which {data.root} has none: "
+            "add some to data.root, or take those out of data.test"
+        )
     if len(set(train.labels)) < 2:
         raise ValueError(f"{data.root}: expected at least two classes, found {len(set(train.labels))}")
     return max(train.labels) + 1

@@ -76,7 +76,7 @@ class Detection(Tested):
         return super().trained_on() | {"annotations": (self.config.data.annotations, self.annotations.sha256)}
 
     def build(self) -> Detector:
-        self.test = self.test_annotations.within(Manifest.scan(self.config.data.test), with_objects=False)
+        self.test = self.test_annotations.within(Manifest.scan(self.config.data.test, "data.test"), with_objects=False)
         return build(self.config, len(self.annotations.categories), self.source)
 
     def facts(self) -> dict[str, str]:

@@ -34,6 +34,7 @@ LAYOUTS: dict[Name, Layout] = {
     "onnx": ONNX,
     "hub-folder": HUB,
 }
+ELSEWHERE = "name another folder with --out"
 CARD = "README.md"
 RECEIPT = re.compile(rb"<!-- fastmim export, SHA-256 of its files: (\{[^\n]*\}) -->\n\Z")
 """Last line of the card. It tells an export from a folder of somebody else's, and from one that was edited since."""
@@ -46,6 +47,7 @@ def export_encoder(
     to: Name = "timm",
     run: Path | None = None,
     step: int = 0,
+    elsewhere: str = ELSEWHERE,
 ) -> Path:
     """Writes the encoder, how it is used, and a model card; and checks the copy by loading it.
 
@@ -56,6 +58,7 @@ def export_encoder(
         state: fp32 tensors of the whole module by name, as checkpoints hold them; averaged ones where there are.
         run: the run's folder, for what the card says of it.
         step: updates done, for the card; 0 = not told.
+        elsewhere: what errors advise where the folder cannot be used.
 
     Raises:
         ValueError: `folder` cannot be written or holds something that is not an unchanged export, or the library has no
@@ -64,7 +67,7 @@ def export_encoder(
     """
     layout = LAYOUTS[to]
     try:
-        target = replaceable(folder)
+        target = replaceable(folder, elsewhere)
         trained = from_run(config, state)
         check_place(trained, to)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +87,12 @@ def export_encoder(
     except OSError as error:
         raise ValueError(
             f"{shown(folder)}: the export cannot be written there ({error.strerror or shown(str(error))}), and nothing "
-            "was changed: make room, or name another folder with --out"
+            f"was changed: make room, or {elsewhere}"
         ) from error
     return folder
 
 
-def replaceable(folder: Path) -> Path:
+def replaceable(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
     """Returns the folder that an export will take the place of: where a link leads, the link stays.
 
     Raises:
@@ -100,12 +103,9 @@ def replaceable(folder: Path) -> Path:
         target = folder.resolve()
     except RuntimeError as error:  # so pathlib says that links lead to each other
         raise ValueError(f"{shown(folder)}: expected a folder, found links that lead to each other") from error
-    hint = "move it away, or export to another folder with --out"
+    hint = f"move it away, or {elsewhere}"
     if any("\udc80" <= character <= "\udcff" for character in str(target)):
-        raise ValueError(
-            f"{shown(folder)}: expected a path in UTF-8, as other libraries open no other: name another folder with "
-            "--out"
-        )
+        raise ValueError(f"{shown(folder)}: expected a path in UTF-8, as other libraries open no other: {elsewhere}")
     there = next(path for path in (target, *target.parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"{shown(folder)}: expected a folder to write, but {shown(there)} is a file: {hint}")

@@ -57,6 +57,11 @@ def measure(
         prefetch=old.prefetch, crop_pct=crop_pct,
         decode_memory=old.decode_memory, decode_seconds=old.decode_seconds,
     )  # fmt: skip
+    if missing := [part for part in ("train", "test") if not (folder / part).is_dir()]:
+        raise ValueError(
+            f"--data {shown(folder)}: expected a folder that holds train/CLASS and test/CLASS, "
+            f"found no {missing[0]} there"
+        )
     train, test = Manifest.scan(data.root), Manifest.scan(data.test)
     classes = count_classes(train, test, data)
     if len(train) < k:

@@ -32,8 +32,10 @@ from ..tokens import Mask, sample_id
 from .export import export_encoder, replaceable
 from .parts import build
 from .promises import together
-from .runs import open_run
+from .runs import check_pretrained, open_run
 from .task import Task
+
+_ELSEWHERE = "choose another run.dir"  # where the encoder cannot be written
 
 GRID_ROWS, SUMMARY_ROWS = 8, 4
 """Images in each evaluation's grid, and in the summary of a finished run."""
@@ -95,7 +97,9 @@ class Pretrain(Task):
     """
 
     def __init__(self, config: Config, process: Process):
-        replaceable(Path(config.run.dir) / "encoder")  # what the run ends with, so that it will not fail there
+        replaceable(
+            Path(config.run.dir) / "encoder", _ELSEWHERE
+        )  # what the run ends with, so that it will not fail there
         super().__init__(config, process)
         self.held_out, self.trivial, self.latest = None, None, None
         if len(self.held_out_index) and config.run.evaluate_every:
@@ -206,7 +210,8 @@ class Pretrain(Task):
         """Writes the encoder; returns where."""
         _, loaded = open_run(self.folder, "run.dir")
         place = output(self.folder, "encoder", "README.md").parent
-        encoder = export_encoder(self.config, loaded.state["model"], place, run=self.folder, step=loaded.step)
+        about = {"run": self.folder, "step": loaded.step, "elsewhere": _ELSEWHERE}
+        encoder = export_encoder(self.config, loaded.state["model"], place, **about)
         return f"{encoder} for timm or fastmim.load (features compared: bit-equal)"
 
     def speed(self) -> str:
@@ -239,6 +244,7 @@ def initialise(mim: MIM, run: Path) -> None:
         ValueError: there is none, or its names and shapes are not the module's.
     """
     loaded = open_run(run, "run.init")[1]
+    check_pretrained(loaded, run)
     then, now = {name: tuple(t.shape) for name, t in loaded.state["model"].items()}, shapes(mim)
     if others := [name for name in now | then if then.get(name) != now.get(name)]:
         named = "; ".join(

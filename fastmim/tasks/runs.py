@@ -29,6 +29,14 @@ _ADDED = 16  # blocks of a decoder that a file need not hold
 # What builders raise on sizes that no model has.
 _ABSURD = (RuntimeError, TypeError, ArithmeticError, AttributeError, LookupError, AssertionError, MemoryError)
 
+_KINDS = {
+    "Config": "pre-training",
+    "Finetune": "fine-tuning",
+    "Probe": "probing",
+    "Detect": "detection",
+    "Segment": "segmentation",
+}
+
 
 def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
     """Returns the config and the newest checkpoint of a run that is whole and holds the weights of its config.
@@ -58,7 +66,12 @@ def open_weights(
     loaded = checkpoint.load(run / "checkpoints", check=check)
     if loaded is None:
         where = shown(run / "checkpoints")
-        raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {where}")
+        hint = "the folder that training printed as its run folder"
+        if field == "run.init":
+            hint = f"give --run.init RUN, {hint}, or start without with --run.init None"
+        else:
+            hint = f"give {hint}"
+        raise ValueError(f"{field}: expected a run folder with checkpoints, found none in {where}; {hint}")
     return loaded
 
 
@@ -70,11 +83,31 @@ def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
     """
     config, loaded = open_run(run, field)
     if not isinstance(config, Config):
-        kind = type(config).__name__
         raise ValueError(
-            f"{field} is a run of another kind ({kind}): expected a pre-training run, such as its run.init"
+            f"{field} is a {kind(config)} run: expected a pre-training run, such as the one it started from (its "
+            "run.init)"
         )
     return config, loaded
+
+
+def kind(config: Experiment) -> str:
+    """Returns the kind of a config's run, in words that go before "run"."""
+    name = type(config).__name__
+    return _KINDS.get(name, name)
+
+
+def check_pretrained(loaded: checkpoint.Loaded, run: Path) -> None:
+    """Refuses weights to start from that another task has trained.
+
+    Raises:
+        ValueError: the checkpoint is of a run of another kind than pre-training.
+    """
+    config = config_of(loaded)
+    if not isinstance(config, Config):
+        raise ValueError(
+            f"run.init: {shown(run)} is a {kind(config)} run, and its weights do not fit here: give the pre-training "
+            f"run that it started from ({shown(config.run.init or 'none')}), or an export of that run"
+        )
 
 
 def config_of(loaded: checkpoint.Loaded) -> Experiment:

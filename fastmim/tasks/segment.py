@@ -99,7 +99,7 @@ class Segmentation(Tested):
                 "segmentation needs micro-batches of 2 images or more, got 1: UPerNet has batch norms of maps of one "
                 "pixel, which one image has no statistics of; set train.micro_batch"
             )
-        self.test = Manifest.scan(data.test)
+        self.test = Manifest.scan(data.test, "data.test")
         self.masks, self.test_masks = (
             Masks(manifest, folder, data.classes, data.reduce_zero_label, limits_of(data))
             for manifest, folder in ((self.manifest, data.masks), (self.test, data.test_masks))

@@ -32,7 +32,7 @@ from ..terminal import shown
 from ..tokens import sample_index
 from . import doubts
 from .promises import Promises
-from .runs import config_of
+from .runs import config_of, kind
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
@@ -89,7 +89,7 @@ class Task(ABC):
 
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
-        return Manifest.scan(self.config.data.root, say if self.process.rank == 0 else lambda line: None)
+        return Manifest.scan(self.config.data.root, "data.root", say if self.process.rank == 0 else lambda line: None)
 
     def still_bad(self, paths: list[str]) -> Container[str]:
         """Returns those of the bad files of earlier starts that are still bad."""
@@ -277,8 +277,14 @@ class Task(ABC):
         if step == 0:
             return 0
         if loaded:
+            stored = config_of(loaded)
+            if type(stored) is not type(self.config):
+                raise ValueError(
+                    f"run.dir: {shown(self.folder)} holds a {kind(stored)} run, and this is a {kind(self.config)} run: "
+                    "choose another run.dir"
+                )
             self._compare_data(loaded)
-            self._compare(config_of(loaded))
+            self._compare(stored)
             checkpoint.tidy(folder, loaded, self.config.run.keep)
         self.load_state_dict(loaded.state if loaded else {})
         return step
@@ -296,9 +302,6 @@ class Task(ABC):
 
     def _compare(self, stored: Experiment) -> None:
         """Refuses to go on under a config that would change samples, masks or model."""
-        if type(stored) is not type(self.config):
-            then, now = type(stored).__name__, type(self.config).__name__
-            raise ValueError(f"run.dir holds a run of another kind ({then}, not {now}): choose another run.dir")
         then, now = _leaves(to_json(stored)), _leaves(to_json(self.config))
         changed = [name for name in sorted(then | now) if then.get(name) != now.get(name)]
         fixed = [

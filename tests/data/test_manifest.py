@@ -235,7 +235,10 @@ def test_list_file_with_labels(make_folder):
     ("text", "error", "message"),
     [
         ("3.png\n4.png\n", FileNotFoundError, r"none of the 2 files.*3\.png on line 1; expected the path"),
-        ("1.png cat\n", FileNotFoundError, r"none of the 1 files.*1\.png cat on line 1; expected the path"),
+        ("4.png cat\n", FileNotFoundError, r"none of the 1 files.*4\.png cat on line 1; expected the path"),
+        ("1.png cat\n", ValueError, "line 1: expected a label that is a whole number from 0 to 999999, got cat"),
+        ("1.png 0\n2.png cat\n", ValueError, "line 2: expected a label that is a whole number from 0 .*, got cat"),
+        ("1.png 1000000\n", ValueError, "line 1: expected a label .*, got 1000000"),
         ("1.png 0\n2.png\n", ValueError, "1 of 2 lines have a label, line 2 has none"),
         ("1.png 0\n./1.png 1\n", ValueError, r"line 2: 1\.png has label 1, but 0 on line 1"),
         ("# nothing\n\n", ValueError, "no images"),

@@ -115,3 +115,6 @@ def test_images_that_cannot_be_used_are_left_out_and_damaged_features_made_again
     with pytest.raises(SystemExit):
         cli.main(["25" if word == "5" else word for word in words])
     assert "--k 25: expected at most as many as there are images" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([f"{tmp_path}/train" if word == str(tmp_path) else word for word in words])
+    assert "/train: expected a folder that holds train/CLASS and test/CLASS, found no train" in capsys.readouterr().err

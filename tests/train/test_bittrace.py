@@ -101,3 +101,15 @@ def test_command(tmp_path, capsys):
     assert (bittrace.main([a, a]), capsys.readouterr().out) == (0, "no difference\n")
     assert (bittrace.main([a, b]), capsys.readouterr().out[:22]) == (1, "step 2: masks differs:")
     assert bittrace.main([a, b, "--fields", "loss", "samples"]) == 0
+
+
+def test_the_command_takes_run_folders(tmp_path, capsys):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    a = write(tmp_path / "one/trace.jsonl", 3)
+    assert bittrace.main([str(tmp_path / "one"), str(a)]) == 0
+    with pytest.raises(ValueError, match="two: expected a run folder with trace.jsonl, .* --run.trace True"):
+        bittrace.main([str(tmp_path / "one"), str(tmp_path / "two")])
+    with pytest.raises(SystemExit):
+        bittrace.main([str(a)])
+    assert ": B: missing; " in capsys.readouterr().err

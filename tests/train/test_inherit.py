@@ -12,6 +12,7 @@ from fastmim import checkpoint
 from fastmim.config import load, to_json
 from fastmim.encoders import ResNet
 from fastmim.runfolder import FolderError
+from fastmim.tasks import classify
 from fastmim.tasks.classify import build_encoder
 from fastmim.tasks.export import export_encoder
 from fastmim.tasks.inherit import inherit
@@ -159,7 +160,34 @@ def test_a_claim_of_a_fine_tuned_run_beyond_its_weights_is_refused(tmp_path):
 
 def test_a_run_of_another_kind_is_not_continued(mine, tmp_path):
     run = shutil.copytree(mine / "run", tmp_path / "run")
-    assert "run.dir holds a run of another kind (Config, not Probe): choose another" in refusal(words(mine, run))
+    said = refusal(words(mine, run))
+    assert f"{run} holds a pre-training run, and this is a probing run: choose another run.dir" in said
+
+
+def test_the_run_folder_of_the_weights_is_no_place_for_the_new_run(mine, tmp_path):
+    run = tmp_path / "run"
+    images = {"manifest": "0" * 64}  # others than those of the new run
+    state = {"model": build(MINE).state_dict()}
+    checkpoint.save(run / "checkpoints", 3, state, {"config": to_json(MINE)} | images, keep=1)
+    assert f"{run} holds a pre-training run, and this is a probing run" in refusal(words(mine, run))
+
+
+def test_a_fine_tuned_run_as_start_is_named_with_what_to_give_instead(mine, tmp_path):
+    finetune = load(CONFIGS / "cifar10_finetune_vit.py")
+    finetune = replace(
+        finetune,
+        encoder=replace(finetune.encoder, depth=1, embed_dim=32, num_heads=4, patch_size=8, drop_path=0.0),
+        data=replace(finetune.data, size=(24, 24)),
+        run=replace(finetune.run, init="runs/before"),
+    )
+    tuned = classify.build(finetune, 2, torch.zeros(1, dtype=torch.int64))
+    checkpoint.save(tmp_path / "tuned/checkpoints", 3, {"model": tuned.state_dict()}, {"config": to_json(finetune)}, 1)
+    own = ["--data.held_out", "0", "--data.root", str(mine / "train"), "--run.init", str(tmp_path / "tuned")]
+    pretraining = [str(CONFIGS / "tiny_cpu.py"), *FEW.split(), *own, "--run.dir", str(tmp_path / "new")]
+    for command in (words(mine, tmp_path / "new", init=tmp_path / "tuned"), pretraining):
+        said = refusal(command)
+        assert f"run.init: {tmp_path / 'tuned'} is a fine-tuning run" in said
+        assert "the pre-training run that it started from (runs/before)" in said
 
 
 @pytest.mark.parametrize("damage", ["of another task", "no config"])

@@ -89,13 +89,42 @@ def blocked(numbers: tuple[int, ...], rescue: Half | None) -> None:
         (("SIGINT",), None, 130, "stopped by SIGINT before the first update"),
         (("SIGTERM",), Half(), 0, "stopped by SIGTERM; saved: update 2; the same command continues"),
         (("SIGHUP",), Half(False), 1, "stopped by SIGHUP; update 2 is not saved; the same command continues from 1"),
-        (("SIGINT", "SIGINT"), Half(False), 130, "train.py: interrupted again"),
+        (
+            ("SIGINT", "SIGINT"),
+            Half(False),
+            130,
+            "interrupted again; update 2 is not saved; the same command continues",
+        ),
     ],
 )
 def test_a_signal_ends_a_process_that_is_blocked(tmp_path, numbers, rescue, status, words):
     with Forks(tmp_path, 1, blocked, tuple(getattr(signal, name) for name in numbers), rescue) as forks:
         assert forks.wait() == [status]
     assert words in forks.outputs[0].read_text() and forks.outputs[0].read_text().count("\n") == 1
+
+
+def finishes(number: int, before: bool) -> None:
+    """A signal comes before or during the work that follows the last save."""
+    stop, rescue = Stop(), Half()
+    rescue.save_now()
+    with stop:
+        stop.watch(rescue)
+        if before:
+            signal.raise_signal(number)
+        with stop.finishing():
+            try:
+                signal.raise_signal(number)
+                print("went on")
+            except Exception:
+                print("swallowed")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_signal_ends_the_work_after_the_last_save(tmp_path, before):
+    with Forks(tmp_path, 1, finishes, signal.SIGTERM, before) as forks:
+        assert forks.wait() == [0]
+    said = "train.py: stopped by SIGTERM; saved: update 2; the same command makes the rest\n"
+    assert forks.outputs[0].read_text() == said
 
 
 class Alive:
