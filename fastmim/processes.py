@@ -40,7 +40,8 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    check_launch()
+    if not dist.is_initialized():  # an earlier run in this process has set the variables itself
+        check_launch()
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if not launched:  # DeepSpeed looks these up, and searches for MPI when they are missing
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
