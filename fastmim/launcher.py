@@ -6,6 +6,9 @@ import os
 
 from .terminal import shown
 
+START = "start with torchrun or deepspeed, or unset RANK and WORLD_SIZE for a run of one process"
+"""What to do about an environment that describes no process of a run."""
+
 
 def launched(name: str, at_least: int) -> int | None:
     """Returns a whole number that the launcher sets, or None if it is not set.
@@ -17,10 +20,8 @@ def launched(name: str, at_least: int) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) < at_least:
-        raise ValueError(
-            f"expected a whole number of at least {at_least} in the environment variable {name}, got {shown(text)}: "
-            "leave it to deepspeed or torchrun to set, or unset it"
-        )
+        bound = f" of at least {at_least}" if at_least else ""
+        raise ValueError(f"{name} in the environment: expected a whole number{bound}, got {shown(text)}: {START}")
     return int(text)
 
 

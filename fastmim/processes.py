@@ -11,7 +11,7 @@ import torch.distributed as dist
 from fastmim_kernels import keep_freed_memory
 
 from .engine import Process
-from .launcher import launched, share_of_cores
+from .launcher import START, launched, share_of_cores
 
 _LAST_PORT = 65535
 
@@ -40,7 +40,8 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    check_launch()
+    if not dist.is_initialized():  # an earlier run in this process has set the variables itself
+        check_launch()
     alone = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
     if alone:  # DeepSpeed looks these up, and searches for MPI when they are missing
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
@@ -74,18 +75,17 @@ def check_launch() -> None:
     Raises:
         ValueError: they describe no process of a run.
     """
-    start = "start with torchrun or deepspeed, or unset RANK and WORLD_SIZE for a run of one process"
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT")
     numbers = {name: number for name in names if (number := launched(name, 0)) is not None}
     if (port := numbers.get("MASTER_PORT", 0)) > _LAST_PORT:
-        raise ValueError(f"MASTER_PORT={port} in the environment: expected at most {_LAST_PORT}: {start}")
+        raise ValueError(f"MASTER_PORT={port} in the environment: expected at most {_LAST_PORT}: {START}")
     given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]
     if not given:
         return
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
-            raise ValueError(f"{name} in the environment: expected a value beside {given[0]}, got none: {start}")
+            raise ValueError(f"{name} in the environment: expected a value beside {given[0]}, got none: {START}")
     if numbers["RANK"] >= numbers["WORLD_SIZE"]:
         raise ValueError(
-            f"RANK={numbers['RANK']} in the environment: expected less than WORLD_SIZE={numbers['WORLD_SIZE']}: {start}"
+            f"RANK={numbers['RANK']} in the environment: expected less than WORLD_SIZE={numbers['WORLD_SIZE']}: {START}"
         )

@@ -156,7 +156,7 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
     folder = os.path.dirname(path)
     entries: dict[str, tuple[int, int | None, int]] = {}  # name: bytes, label, line
     left_out: Counter[str] = Counter()
-    lost: tuple[int, str] | None = None
+    lost: tuple[int, str, str] | None = None
     present = False
     for number, line in _lines(path):
         name, label = _name_and_label(folder, line)
@@ -165,8 +165,7 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
         full, size = _find(folder, name)
         name = os.path.relpath(full, folder) if full.startswith(os.path.join(folder, "")) else full
         if size is None:
-            _check_label(path, folder, number, line)
-            lost = lost or (number, full)
+            lost = lost or (number, full, line)
         present = present or size is not None
         if name in entries:
             if (other := entries[name])[1] != label:
@@ -178,13 +177,15 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
         entries[name] = size or 0, label, number
     if not entries:
         raise ValueError(f"no images in {shown(path)}: expected the path of one a line")
+    bare = [number for _, label, number in entries.values() if label is None]
+    if lost and (not present or len(bare) < len(entries)):
+        _check_label(path, folder, lost[0], lost[2])
     if not present:
         raise FileNotFoundError(
             f"{shown(path)}: none of the {len(entries)} files that it names is there, such as {shown(lost[1])} on "
             f"line {lost[0]}; expected the path of an image a line, absolute or relative to {shown(folder)}, "
             "optionally followed by white space and a label"
         )
-    bare = [number for _, label, number in entries.values() if label is None]
     if bare and len(bare) < len(entries):
         raise ValueError(
             f"{shown(path)}: {len(entries) - len(bare)} of {len(entries)} lines have a label, line {bare[0]} has none; "

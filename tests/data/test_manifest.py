@@ -61,7 +61,7 @@ def test_links_are_followed_and_loops_end(make_folder, tmp_path):
     (root / "c").symlink_to(outside, target_is_directory=True)
     (root / "file.png").symlink_to(root / "a" / "1.png")
     lines = []
-    assert Manifest.scan(str(root), lines.append).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
+    assert Manifest.scan(str(root), say=lines.append).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
     (line,) = lines
     assert line.startswith(f"c is a link out of the folder, to {outside}"), line
 
@@ -69,7 +69,7 @@ def test_links_are_followed_and_loops_end(make_folder, tmp_path):
 def test_a_long_listing_says_how_far_it_is(make_folder, monkeypatch):
     root, lines = make_folder(["a/1.png"]), []
     monkeypatch.setattr(listing, "_LONG", -1)
-    Manifest.scan(str(root), lines.append)
+    Manifest.scan(str(root), say=lines.append)
     assert lines[-1] == "listing goes on: 0 images in 1 folders so far, now in a/"
 
 
