@@ -145,13 +145,13 @@ def load(
             problems.append(f"`latest` names {name[:40]!r}, which is not there")
         paths = named + [path for path in paths if path not in named]
     for path in paths:
-        if not (problem := _problem(path)):
+        if not (problem := _misfit(path)):
             try:
                 loaded = _read(path)
                 check(loaded)
             except ValueError as error:
                 problem = shown(str(error))[:_LONGEST]
-        if problem:
+        if problem := problem or _rot(path):
             problems.append(f"checkpoint {path.name} is not valid: {problem}")
             continue
         for line in problems:
@@ -234,6 +234,30 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _problem(path: Path) -> str | None:
     """Says why a checkpoint cannot be used, or returns None if every byte is as it was written."""
+    return _misfit(path) or _rot(path)
+
+
+def _rot(path: Path) -> str | None:
+    """Says which file of a checkpoint without `_misfit` has other bytes than were written, or returns None.
+
+    This check comes last, as it reads everything: a sparse file can be huge and cost its sender nothing.
+    """
+    try:
+        for name, expected in _parsed(read_bytes(path / "manifest.json", _MAX_JSON)).items():
+            digest = hashlib.sha256()
+            with open_regular(path / name) as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+                size = file.tell()
+            if {"sha256": digest.hexdigest(), "size": size} != expected:
+                return _differs(name, size, expected)
+    except OSError as error:
+        return f"{shown(Path(error.filename or path).name)} cannot be read ({error.strerror})"
+    return None
+
+
+def _misfit(path: Path) -> str | None:
+    """Says which file of a checkpoint is not of the kind and size that it should be, or returns None."""
     try:
         text = read_bytes(path / "manifest.json", _MAX_JSON)
         manifest = _parsed(text)
@@ -244,13 +268,12 @@ def _problem(path: Path) -> str | None:
             with open_regular(path / name) as file:
                 if not isinstance(expected, dict) or os.fstat(file.fileno()).st_size != expected.get("size"):
                     return _differs(name, os.fstat(file.fileno()).st_size, expected)
-                digest = hashlib.sha256()
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                found = {"sha256": digest.hexdigest(), "size": file.tell()}
-            if found != expected:
-                return _differs(name, found["size"], expected)
-        stored = _parsed(read_bytes(path / "state.json", _MAX_JSON))
+        text = read_bytes(path / "state.json", _MAX_JSON)
+        if hashlib.sha256(text).hexdigest() != manifest["state.json"].get("sha256"):
+            return _differs("state.json", len(text), manifest["state.json"])
+        stored = _parsed(text)
+        for name in ("model.safetensors", "optimizer.safetensors"):
+            _tensors(path / name)
     except OSError as error:
         return f"{shown(Path(error.filename or path).name)} cannot be read ({error.strerror})"
     except ValueError as error:  # of a pipe, a folder, a huge file

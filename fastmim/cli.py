@@ -243,7 +243,7 @@ def doctor(
         )
     for name, value in environment().items():
         print(f"{name:<20}{value}")
-    listed = Manifest.scan(str(images))
+    listed = Manifest.scan(str(images), say=print)
     verifies = images.is_file() and images.suffix == ".json"
     if verifies and manifest:
         raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")

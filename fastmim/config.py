@@ -22,6 +22,7 @@ from .terminal import shown
 from .tokens import Crop, Decoder, Encoder, Loss, Masking, Target
 
 _LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
+_MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # of a field
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,11 @@ class Optim:
             raise ValueError("optim.schedule is multistep: give optim.decay_epochs, when the learning rate is lowered")
         scaled = tuple(pattern for pattern, _ in self.lr_scale)
         for name, patterns in (("no_decay", self.no_decay), ("decay", self.decay), ("lr_scale", scaled)):
-            for pattern in patterns:
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise ValueError(f"optim.{name}: expected regular expressions, got {pattern!r}: {error}") from error
+            if len(patterns) > _MOST_PATTERNS or max(map(len, patterns), default=0) > _LONGEST_PATTERN:
+                raise ValueError(
+                    f"optim.{name}: expected at most {_MOST_PATTERNS} regular expressions of at most "
+                    f"{_LONGEST_PATTERN} characters, got {len(patterns)} of up to {max(map(len, patterns))}"
+                )
         for pattern, factor in self.lr_scale:
             if not 0 <= factor < math.inf:
                 raise ValueError(f"optim.lr_scale: expected factors at least 0, got {factor} for {pattern!r}")

@@ -26,6 +26,7 @@ from .terminal import shown
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_FINITE = "nothing: the last loss is not finite"
+_MOST_PREDICTORS, _LONGEST_NAME = 10, 40  # in a row of metrics.jsonl; fastmim writes three short names
 
 
 def peak_memory(device: torch.device) -> int:
@@ -310,7 +311,9 @@ def _is_sound(row: Row) -> bool:
         and ("averaged" not in row or is_count(row["averaged"]))
         and ("held_out" not in row or bool(trivial))
         and isinstance(trivial, dict)
-        and all(name.isidentifier() and _is_number(value) for name, value in trivial.items())
+        and len(trivial) <= _MOST_PREDICTORS
+        and all(len(name) <= _LONGEST_NAME and name.isidentifier() for name in trivial)
+        and all(map(_is_number, trivial.values()))
     )
 
 

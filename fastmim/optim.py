@@ -49,7 +49,8 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     Returns: groups with "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of their
         learning rate; empty groups are left out.
     Raises:
-        ValueError: a pattern that no trained parameter matches; a parameter that shall both decay and not decay.
+        ValueError: a pattern that is no regular expression, or that no trained parameter matches; a parameter that
+            shall both decay and not decay.
     """
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     spared, decayed = _matches("no_decay", optim.no_decay, named), _matches("decay", optim.decay, named)
@@ -89,7 +90,11 @@ def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set
     """The names in which any of the patterns is found."""
     found = set()
     for pattern in patterns:
-        matching = {name for name in names if re.search(pattern, name)}
+        try:
+            compiled = re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"optim.{field}: expected regular expressions, got {pattern!r}: {error}") from error
+        matching = {name for name in names if compiled.search(name)}
         if not matching:
             near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
             raise ValueError(f"optim.{field}: {pattern!r} is in no trained parameter's name; nearest: {near[0]}")

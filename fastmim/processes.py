@@ -11,10 +11,9 @@ import torch.distributed as dist
 from fastmim_kernels import keep_freed_memory
 
 from .engine import Process
-from .terminal import shown
+from .launcher import launched, share_of_cores
 
 _LAST_PORT = 65535
-_DIGITS = 10  # of a number that a launcher sets, at most
 
 
 def init_distributed(device: str = "auto", deterministic: bool = False) -> Process:
@@ -25,7 +24,8 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
         device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (nccl).
         deterministic: bit-identical GPU runs; a CPU always gives them.
     Raises:
-        ValueError: "cuda" was asked for and there is no GPU, or the processes do not meet.
+        ValueError: "cuda" was asked for and there is no GPU, the processes do not meet, or a number
+            in the environment is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is cuda, but torch sees no GPU: use train.device=cpu or auto")
@@ -42,21 +42,20 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     if not dist.is_initialized():  # an earlier run in this process has set the variables itself
         check_launch()
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    if not launched:  # DeepSpeed looks these up, and searches for MPI when they are missing
+    alone = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
+    if alone:  # DeepSpeed looks these up, and searches for MPI when they are missing
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    os.environ.setdefault("LOCAL_RANK", "0")
+    rank, world, local_rank = launched("RANK", 0) or 0, launched("WORLD_SIZE", 1) or 1, launched("LOCAL_RANK", 0) or 0
     if cuda:
         torch.cuda.set_device(local_rank)
     else:
         keep_freed_memory()
         if world > 1 and "OMP_NUM_THREADS" not in os.environ:
-            local_world = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world)
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+            torch.set_num_threads(share_of_cores())
     if not dist.is_initialized():
         # One process keeps its store in memory: no port that another run could hold.
-        store = {} if launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        store = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **store)
         except RuntimeError as error:
@@ -77,13 +76,8 @@ def check_launch() -> None:
         ValueError: they describe no process of a run.
     """
     start = "start with torchrun or deepspeed, or unset RANK and WORLD_SIZE for a run of one process"
-    numbers = {}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT"):
-        text = os.environ.get(name, "")
-        if text and not (text.isascii() and text.isdigit() and len(text) < _DIGITS):
-            raise ValueError(f"{name} in the environment: expected a whole number, got {shown(text)}: {start}")
-        if text:
-            numbers[name] = int(text)
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT")
+    numbers = {name: number for name in names if (number := launched(name, 0)) is not None}
     if (port := numbers.get("MASTER_PORT", 0)) > _LAST_PORT:
         raise ValueError(f"MASTER_PORT={port} in the environment: expected at most {_LAST_PORT}: {start}")
     given = [name for name in ("RANK", "WORLD_SIZE") if name in os.environ]

@@ -6,7 +6,7 @@ May import torch, safetensors and files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 """Types that a checkpoint holds, and their names in the format."""
+MAX_NAME = 1_000
+"""Characters of a tensor's name: the longest of published models have a hundred, wrappers and optimizers add to it."""
 _MAX_HEADER = 1 << 24  # bytes: 800 for each of so many tensors
 
 
@@ -50,11 +52,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             # By its number: the library opens no path that is not UTF-8.
             with safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as opened:
                 names = list(opened.keys())
-                if len(names) <= MAX_TENSORS:
-                    return {name: opened.get_tensor(name) for name in names}
+                check_names(names)
+                return {name: opened.get_tensor(name) for name in names}
         except (SafetensorError, RuntimeError, LookupError, TypeError) as error:
             raise ValueError("expected a safetensors file, found one that is damaged or of another kind") from error
-    raise ValueError(f"expected at most {MAX_TENSORS} tensors, found {len(names)}")
+
+
+def check_names(names: Collection[str]) -> None:
+    """
+    Raises:
+        ValueError: there are more tensors, or longer names, than any model has.
+    """
+    if len(names) > MAX_TENSORS:
+        raise ValueError(f"expected at most {MAX_TENSORS} tensors, found {len(names)}")
+    if (longest := max(map(len, names), default=0)) > MAX_NAME:
+        raise ValueError(f"expected names of tensors of at most {MAX_NAME} characters, found one of {longest}")
 
 
 def to_bytes(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:

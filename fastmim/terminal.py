@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+_LONGEST = 4096  # characters of a name that are shown; a path has no more
 _PIECE = 4096  # bytes; a pipe that is ready takes as many without waiting (PIPE_BUF)
 
 
@@ -21,12 +22,17 @@ def shown(name: str | bytes | os.PathLike) -> str:
     """Returns a name from outside as one line of plain characters.
 
     Control characters, terminal codes, line breaks, invisible characters and bytes that are not text appear as escapes
-    (`\\n`, `\\x1b`, `\\xff`). A name without any of them is returned unchanged.
+    (`\\n`, `\\x1b`, `\\xff`). A name without any of them is returned unchanged, except that thousands of characters are
+    cut in the middle.
 
     Args:
         name: a file name, a key of a foreign file, or any text that fastmim did not write.
     """
-    return "".join(c if c.isprintable() else _escaped(c) for c in os.fsdecode(name))
+    text = os.fsdecode(name)
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]}[{len(text) - 2 * half} more]{text[-half:]}"
+    return _plain(text)
 
 
 def typed(word: str | os.PathLike) -> str:
@@ -39,7 +45,11 @@ def typed(word: str | os.PathLike) -> str:
     if text.isprintable():
         return shlex.quote(text)
     quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{shown(quoted)}'"
+    return f"$'{_plain(quoted)}'"
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:

@@ -15,6 +15,8 @@ STEP = "step-00000001"
 REMOVED = "REMOVED"
 DEEP = 100_000
 
+CONFIG = ("meta", "config")
+
 Change = Callable[[Path], object]
 
 
@@ -102,6 +104,14 @@ def replaced(name: str, make: Callable[[Path], object]) -> Change:
     return change
 
 
+def many_empty(run: Path) -> None:
+    """Gives the encoder thousands of blocks, and the file as many tensors without values."""
+    import torch
+
+    weights(lambda state: state | {f"w{i}": torch.zeros(0) for i in range(20_000 - len(state))})(run)
+    stored(4000, *CONFIG, "encoder", "depth")(run)
+
+
 def fields(value: Any, path: tuple = ()) -> Iterator[tuple]:
     """Yields the path of every value within a JSON value."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -110,7 +120,6 @@ def fields(value: Any, path: tuple = ()) -> Iterator[tuple]:
             yield from fields(inner, (*path, key))
 
 
-CONFIG = ("meta", "config")
 VALUES: tuple[Any, ...] = (
     REMOVED, None, True, -1, 0, 10**18, 10**400, -1e308, 0.5, "", "x" * 100_000, "\x1b[31m\n", [], [[]], {},
     {"part": []}, {"part": "Config"}, [1] * 100_000,
@@ -134,7 +143,7 @@ def of_no_use() -> dict[str, Change]:
             (("data", "size"), [10**9, 10**9]), (("data", "size"), [0, 0]), (("data", "size"), 32),
             (("data", "size"), [32, 32, 32]), (("data", "mean"), [0.5] * 5000), (("data", "std"), [0, 0, 0]),
             (("data", "workers"), 10**9), (("data", "crop"), {"part": "Config"}), (("train", "seed"), -1),
-            (("target",), {}), (("loss",), [[[]]]), (("optim",), None), (("optim", "no_decay"), ["("]),
+            (("target",), {}), (("loss",), [[[]]]), (("optim",), None), (("optim", "no_decay"), ["x" * 1001]),
         ]
     }  # fmt: skip
     return {
@@ -176,6 +185,7 @@ def of_no_use() -> dict[str, Change]:
         "weights that are complex": weights(lambda state: {k: v.to(torch.complex64) for k, v in state.items()}),
         "weights in 8 bits": weights(lambda state: {k: v.to(torch.float8_e4m3fn) for k, v in state.items()}),
         "too many weights": weights(lambda state: state | {f"w{i}": torch.zeros(0) for i in range(20_001)}),
+        "a depth that empty weights allow": many_empty,
         "state.json is a pipe": replaced(f"checkpoints/{STEP}/state.json", os.mkfifo),
         "model is a pipe": replaced(f"checkpoints/{STEP}/model.safetensors", os.mkfifo),
         "model is a device": replaced(f"checkpoints/{STEP}/model.safetensors", lambda p: p.symlink_to("/dev/zero")),

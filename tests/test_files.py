@@ -20,6 +20,7 @@ from fastmim.terminal import shown, typed
         ("right\u202eleft", "right\\u202eleft"),
         ("next\x85 \xa0soft\xad", "next\\u0085 \\u00a0soft\\u00ad"),
         ("\ud800", "\\ud800"),
+        ("\x85" * 10**6 + "end", "\\u0085" * 2048 + "[995907 more]" + "\\u0085" * 2045 + "end"),
     ],
 )
 def test_a_shown_name_is_one_line_of_any_encoding(name, expected):

@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Layer of each module of fastmim; a package has one layer for all its modules.
 LAYERS = {
-    0: ("terminal", "files", "records", "extras", "command"),
+    0: ("terminal", "files", "records", "extras", "command", "launcher"),
     1: (
         *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
         *("optim", "stage0", "layerwise"),
@@ -46,6 +46,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 ALLOWED = {
     ("files", "terminal"),
     ("command", "terminal"),
+    ("launcher", "terminal"),
     ("records", "files"),
     ("records", "terminal"),
     ("objective", "losses"),

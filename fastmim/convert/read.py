@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..files import open_regular
-from ..tensors import MAX_TENSORS, read_tensors
+from ..tensors import check_names, read_tensors
 from ..terminal import shown
 from .limits import try_within
 
@@ -119,8 +119,6 @@ def _examine(path: Path, size: int) -> None:
     if not _is_safetensors(path) and zipfile.is_zipfile(path):
         _check_zip(path, size)
     state = _read(path).state
-    if len(state) > MAX_TENSORS:
-        raise ValueError(f"expected at most {MAX_TENSORS} tensors, found {len(state)}")
     for name, tensor in state.items():
         if math.prod(max(side, 1) for side in tensor.shape) * tensor.element_size() > size:
             raise ValueError(
@@ -160,8 +158,10 @@ def _read(path: Path) -> OfficialFile:
         within = f"under {'.'.join(keys)!r}" if keys else f"(or one of the keys {', '.join(CONTAINERS)})"
         found = f"also {words(others[0])!r}" if others else "none"
         raise ValueError(f"expected a dictionary of tensors {within}, found {found}")
+    check_names(state)
     rest = {key: value for key, value in content.items() if key != keys[0]} if keys else {}
-    return OfficialFile(".".join(keys) or None, dict(state), rest)
+    # Detached, a tensor has none of the attributes that a file may put in front of its methods.
+    return OfficialFile(".".join(keys) or None, {name: Tensor.detach(value) for name, value in state.items()}, rest)
 
 
 def _find(content: dict, depth: int) -> tuple[tuple[str, ...], dict] | None:
@@ -189,7 +189,7 @@ def words(key: Any) -> str:
 def _is_plain(value: Any) -> bool:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
-    return not (value.is_meta or value.is_quantized or value.is_complex())
+    return not (value.is_meta or value.is_quantized or torch.is_complex(value) or torch.is_neg(value))
 
 
 def _load(path: Path) -> Any:

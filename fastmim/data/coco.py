@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import open_regular
 from ..terminal import shown
 from ..tokens import Cut
 from . import strict_json
@@ -50,24 +49,25 @@ class Annotations:
             ValueError: it is not in the format; the message names the entry.
         """
         name = shown(path)
+        refusal = f"{name}: expected COCO's format, an object with images, annotations and categories"
         try:
-            with open_regular(path) as file:
-                text = file.read()
+            text = strict_json.read(path, refusal)
         except OSError as error:
             raise type(error)(f"annotations {name} cannot be read: {error.strerror}") from error
         self.path, self.sha256 = path, hashlib.sha256(text).hexdigest()
         try:
-            # In COCO's own files an object takes 500 characters and a list 150.
-            data = strict_json.parse(text, 10**5 + len(text) // 12, 10**5 + len(text) // 40, _compact)
+            # In COCO's own files an object takes 500 characters, a list 150 and a text 30.
+            texts = 10**6 + len(text) // 16
+            data = strict_json.parse(
+                text, 10**5 + len(text) // 12, 10**5 + len(text) // 40, keys=texts, texts=texts, change=_compact
+            )
             columns = []
             for column in ("categories", "images", "annotations"):
                 if not isinstance(data.get(column), list):
                     raise ValueError(f"{column}: expected a list, got {short(data.get(column))}")
                 columns.append(data[column])
         except ValueError as error:
-            raise ValueError(
-                f"{name}: expected COCO's format, an object with images, annotations and categories: {error}"
-            ) from None
+            raise ValueError(f"{refusal}: {error}") from None
         del data, text
         categories, images, entries = columns
         self.categories = self._categories(categories)

@@ -139,9 +139,9 @@ class PillowDecoder(Decoder):
                 image = window.resize(job.cut.resized[::-1], self._filter)
                 if image.mode != MODES[channels]:
                     image = image.convert(MODES[channels])
+                pixels = np.asarray(image).reshape(*job.cut.resized, channels)
         except ValueError as error:
             return str(error)
-        pixels = np.asarray(image).reshape(*job.cut.resized, channels)
         if (places := job.places(tuple(size))) is not None:
             out[:] = pixels[np.ix_(*places)]
         else:

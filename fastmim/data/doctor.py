@@ -270,13 +270,21 @@ def environment() -> dict[str, str]:
 
 
 def still_bad(
-    manifest: Manifest, paths: Iterable[str], threads: int, limits: Limits = DEFAULT_LIMITS
+    manifest: Manifest,
+    paths: Iterable[str],
+    threads: int,
+    limits: Limits = DEFAULT_LIMITS,
+    check: Callable[[int, tuple[int, int]], str | None] = lambda index, size: None,
 ) -> dict[str, str]:
-    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest."""
+    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest.
+
+    Args:
+        check: returns why the label of a good image, of this index and (height, width), cannot be used, or None.
+    """
     index = {path: i for i, path in enumerate(manifest.paths)}
     indices = [index[path] for path in paths if path in index]
     found = zip(indices, _examined(manifest, indices, threads, quick=False, limits=limits), strict=True)
-    return {manifest.paths[i]: reason for i, (_, _, reason) in found if reason is not None}
+    return {manifest.paths[i]: why for i, (file, _, reason) in found if (why := reason or check(i, seen_size(file)))}
 
 
 def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,19 +29,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow raises for damaged files, as found by damaging files of every format.
-_ERRORS = (
-    ArithmeticError,
-    EOFError,
-    Image.DecompressionBombError,
-    LookupError,
-    MemoryError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
 # Nanoseconds per pixel and per byte of the file: the slowest contents found of each format, rounded up.
 _NANOSECONDS = {
     "jpeg": (10, 20), "png": (8, 6), "webp": (45, 0), "bmp": (8, 0), "tiff": (25, 40), "gif": (12, 5), "avif": (45, 0)
@@ -157,7 +143,7 @@ def decode_upright(file: File) -> Image.Image:
                     image = image.transpose(_TURNS[header.orientation])
     except Image.UnidentifiedImageError:
         raise ValueError(f"unsupported {header.format.upper()}: {_samples(header)}") from None
-    except _ERRORS as error:
+    except Exception as error:  # a damaged file may raise anything, a decoder's RuntimeError too
         raise ValueError(_reason(header, error)) from None
     if (image.height, image.width) != seen_size(file):
         expected = "{1} x {0}".format(*seen_size(file))
@@ -213,7 +199,7 @@ def reserved(limits: Limits, *files: File) -> Iterator[None]:
     Pillow's own limit on pixels, which knows neither formats nor settings, is lifted meanwhile.
 
     Raises:
-        ValueError: a file must not be decoded; the text is the reason.
+        ValueError: a file must not be decoded, or no memory is left to do it; the text is the reason.
     """
     for file in files:
         if reason := refusal(file, limits):
@@ -226,6 +212,8 @@ def reserved(limits: Limits, *files: File) -> Iterator[None]:
         _used.bytes += memory
     try:
         yield
+    except MemoryError as error:  # in a crop or a resize
+        raise ValueError(_reason(files[0].header, error)) from None
     finally:
         with _used.changed:
             _used.bytes -= memory

@@ -75,12 +75,16 @@ _PLAIN = bytes({*range(32, 256), *b"\t\r\n\f"})  # what text consists of, in any
 _LONGEST = 2**15  # characters of a line; a path has 4,096 at most
 
 _NAMED = 6  # reasons
+_LONG = 10  # seconds of listing before a line says how far it has come
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENOTCONN, errno.ETIMEDOUT})
 _PAUSES = (0.05, 0.2, 1.0)  # seconds
 
 
-def walk(root: str) -> tuple[list[Entry], Counter[str]]:
+def walk(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[list[Entry], Counter[str]]:
     """Lists every image below a folder.
+
+    Args:
+        say: takes a line when a link leads out of the folder for the first time, and when listing takes long.
 
     Returns: images, and folders that cannot be read (with a slash at the end), in any order; other files by reason.
     Raises:
@@ -93,9 +97,17 @@ def walk(root: str) -> tuple[list[Entry], Counter[str]]:
     seen: set[tuple[int, int]] = set()
     # Real folders are read before links to folders, so that an image is known by its real name where it has one.
     folders, links = [""], []
+    inside, told, patience = os.path.join(os.path.realpath(root), ""), False, time.monotonic() + _LONG
     while folders or links:
-        prefix = folders.pop() if folders else links.pop(0)
+        linked = not folders
+        prefix = links.pop(0) if linked else folders.pop()
         folder = os.path.join(root, prefix)
+        if linked and not told and not (target := os.path.realpath(folder)).startswith(inside):
+            say(f"{shown(prefix[:-1])} is a link out of the folder, to {shown(target)}: images there are listed too")
+            told = True
+        if time.monotonic() > patience:
+            say(f"listing goes on: {len(found)} images in {len(seen)} folders so far, now in {shown(prefix)}")
+            patience = time.monotonic() + _LONG
         try:
             status = _retried(os.stat, folder)
             if (status.st_dev, status.st_ino) in seen:

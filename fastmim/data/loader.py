@@ -6,7 +6,6 @@ May import config, tokens and fastmim_kernels.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from fastmim_kernels.philox import uniform
 from fastmim_kernels.reader import Batch, File, Reader
 
 from .. import config
+from ..launcher import share_of_cores
 from ..tokens import Crop, Cut, Stream, sample_index
 from .away import DataAwayError, Patience
 from .crops import CenterCrop
@@ -377,11 +377,3 @@ def open_loader(
 def limits_of(data: config.Data) -> Limits:
     """The limits on decoding one image that the settings give."""
     return Limits(data.decode_memory, data.decode_seconds)
-
-
-def share_of_cores() -> int:
-    """Returns the number of this process's cores: the machine's, shared among the run's processes there."""
-    # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
-    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
-    processes = next((int(os.environ[name]) for name in names if os.environ.get(name)), 1)
-    return max(1, len(os.sched_getaffinity(0)) // processes)

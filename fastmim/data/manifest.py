@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Manifest:
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
-    def scan(cls, root: str, setting: str = "") -> Manifest:
+    def scan(cls, root: str, setting: str = "", say: Callable[[str], None] = lambda line: None) -> Manifest:
         """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
 
         Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. A file is
@@ -59,7 +60,9 @@ class Manifest:
         `difference` whether it is still the one listed.
 
         Args:
+            root: the folder, list file or manifest.
             setting: what named `root`, for the error when nothing is there.
+            say: as in `listing.walk`.
 
         Raises:
             FileNotFoundError: `root`, all files of the list, or the first files of a manifest, all of them, do not
@@ -88,7 +91,7 @@ class Manifest:
                 )
             return manifest
         if stat.S_ISDIR(mode):
-            (entries, left_out), labels = walk(root), None
+            (entries, left_out), labels = walk(root, say), None
         else:
             entries, labels, left_out = read_list(root)
             root = os.path.dirname(root)

@@ -10,7 +10,6 @@ import os
 import re
 from typing import IO, Any
 
-from ..files import open_regular
 from ..terminal import shown
 from . import strict_json
 from .listing import MAX_LABEL
@@ -18,6 +17,7 @@ from .strict_json import is_whole, short
 
 _FORMAT = "fastmim-manifest-1"
 _NESTED = 16  # lists and objects; four and one are needed
+_KEYS = 64  # seven are needed
 _CHECKSUM = re.compile("[0-9a-f]{16}")
 _MAX_SIZE = 2**63
 
@@ -29,17 +29,16 @@ def read(path: str) -> tuple[dict[str, Any], str]:
         OSError: the file cannot be read.
         ValueError: it is not a manifest; the message names the field.
     """
-    with open_regular(path) as file:
-        content = file.read()
+    refusal = f"{shown(path)} is not a manifest (expected a JSON object of format {_FORMAT})"
+    content = strict_json.read(path, refusal)
     try:
-        data = strict_json.parse(content, lists=_NESTED, objects=_NESTED)
+        data = strict_json.parse(content, lists=_NESTED, objects=_NESTED, keys=_KEYS)
+        del content
         if (found := data.get("format")) != _FORMAT:
             raise ValueError(f"its format is {short(found)}")
         return _fields(os.path.dirname(os.path.abspath(path)), data)
     except ValueError as error:
-        raise ValueError(
-            f"{shown(path)} is not a manifest (expected a JSON object of format {_FORMAT}): {error}"
-        ) from None
+        raise ValueError(f"{refusal}: {error}") from None
 
 
 def write(file: IO[str], columns: dict[str, Any], checksums: list[int] | None) -> None:

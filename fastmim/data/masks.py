@@ -83,9 +83,9 @@ class Masks:
         try:
             with reserved(self.limits, file):
                 image = decode_upright(file)
+                mode, labels = image.mode, np.array(image)
         except ValueError as error:
             raise BadFilesError(f"the mask '{shown(path)}' cannot be read: {error}") from error
-        mode, labels = image.mode, np.array(image)
         if mode not in ("L", "P"):
             raise BadFilesError(
                 f"the mask '{shown(path)}': expected one channel of 8 bits, gray or with a palette, whose values are "

@@ -18,20 +18,24 @@ from ..analysis.average_precision import KINDS, SCORES, average_precision
 from ..data.ahead import Ahead
 from ..data.coco import Annotations
 from ..data.crops import ScaleJitterCrop
-from ..data.image import seen_size
-from ..data.loader import Loader, open_loader, share_of_cores
+from ..data.image import refusal, seen_size
+from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
+from ..data.masks import patient
 from ..data.quarantine import BadFilesError, Quarantine
 from ..data.strict_json import short
 from ..detection import Detect
 from ..detector import Detector
 from ..engine import Process
 from ..extras import require
+from ..launcher import share_of_cores
 from ..tokens import Cut
 from .classify import seeded_encoder
 from .promises import together
 from .tested import Tested
 
+MANY_PIXELS = 10**8
+"""Pixels of all masks of an image, each of the whole image, that take long enough to look at the image's size first."""
 PIECE = 8
 """Test images in a forward, whatever the number of processes: so no process count changes a detection."""
 
@@ -43,6 +47,7 @@ class Detection(Tested):
         super().__init__(config, process)
         self.same_everywhere(self.test_annotations.sha256, config.data.test_annotations)
         threads = config.data.workers or share_of_cores()
+        self.files = patient(self.manifest, limits_of(config.data))
         self.ahead = Ahead(self.loader, self.target, self.check_size, threads)
 
     @classmethod
@@ -93,9 +98,19 @@ class Detection(Tested):
                 yield loaded.images, loaded.ids, targets
 
     def target(self, index: int, sample: Tensor) -> dict[str, Tensor]:
-        """Returns the objects that a training sample, a () int64 id, shows of an image of its annotations' size."""
+        """Returns the objects that a training sample, a () int64 id, shows of an image of its annotations' size.
+
+        Raises:
+            BadFilesError: they cannot be used.
+            DataAwayError: the folder is away.
+        """
         name = self.manifest.paths[index]
-        image, _ = self.annotations.of(name)
+        image, objects = self.annotations.of(name)
+        if image["height"] * image["width"] * len(objects) > MANY_PIXELS:
+            file = self.files.read(index)
+            if reason := refusal(file, limits_of(self.config.data)):
+                raise BadFilesError(reason)
+            self.check_size(index, {}, seen_size(file))
         (drawn,) = self.loader.cuts(sample[None], [(image["height"], image["width"])])
         try:
             return self.annotations.target(name, *drawn, self.config.data.size)
@@ -109,6 +124,9 @@ class Detection(Tested):
         """
         if problem := misfit(self.annotations, self.manifest.paths[index], size):
             raise BadFilesError(problem)
+
+    def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
+        return misfit(self.annotations, self.manifest.paths[index], size)
 
     def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
         for index, file, reason in self.test_loader.headers(indices):

@@ -121,7 +121,7 @@ def replaceable(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
         if name not in known:
             earlier = "an earlier export" if known else "an earlier export or an empty folder"
             raise ValueError(f"{shown(folder)}: expected {earlier}, found '{shown(name)}' there: {hint}")
-        if _digest(target / name) != known[name]:
+        if (digest := _digest(target / name)) is None or digest != known[name]:
             raise ValueError(f"{shown(folder)}: {shown(name)} was changed since it was exported: {hint}")
     return target
 
@@ -143,8 +143,10 @@ def _receipt(folder: Path) -> dict[str, str]:
     return digests if isinstance(digests, dict) else {}
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, the card's without its receipt; nothing where it is no regular file."""
+def _digest(path: Path) -> str | None:
+    """Returns the SHA-256 of a file, the card's without its receipt, or None where it is no regular file."""
+    if path.is_symlink():
+        return None
     try:
         with open_regular(path) as file:
             if path.name == CARD:
@@ -154,7 +156,7 @@ def _digest(path: Path) -> str:
                 digest.update(chunk)
             return digest.hexdigest()
     except ValueError:
-        return ""
+        return None
 
 
 def _take_place(new: Path, target: Path, old: Path) -> None:

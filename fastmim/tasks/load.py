@@ -23,7 +23,7 @@ from ..terminal import shown
 from ..transfer import Finetune, LabelledData, Probe
 from .parts import PARTS, PRETRAINING_ONLY, build
 from .runs import open_run, outline
-from .trained import Description, FeatureExtractor, Trained
+from .trained import Description, FeatureExtractor, Trained, with_values
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -100,7 +100,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
         state = {re.sub(r"^(norm|fc)\.", lambda m: PROBE[m[1]], name): tensor for name, tensor in state.items()}
     try:
         found = Description(config.encoder, masking, data.size, data.mean, data.std, crop, test_size, head, classes)
-        return found.outline(len(state), isinstance(config, Probe)).fill(state)
+        return found.outline(with_values(state), isinstance(config, Probe)).fill(state)
     except ValueError as error:
         raise ValueError(_reason(error, source)) from error
 
@@ -132,7 +132,7 @@ def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
     file = folder / "model.safetensors"
     try:
         state = read_tensors(file)
-        empty = description.outline(len(state))
+        empty = description.outline(with_values(state))
         places = {theirs: ours for ours, theirs in empty.names().items()}
         state = {places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()}
         empty.check(state)

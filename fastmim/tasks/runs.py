@@ -18,7 +18,7 @@ from ..data.decode import MODES
 from ..masking import UniformMasking
 from ..terminal import shown
 from .parts import PARTS, build
-from .trained import LARGEST_SIDE, SPARE
+from .trained import LARGEST_SIDE, MOST_BLOCKS, SPARE, with_values
 
 _LARGEST = 1 << 16  # of a number in a model's description, unless a tensor has a longer side
 _SMALLEST = 1e-6  # standard deviation
@@ -206,8 +206,9 @@ def check_sizes(config: Experiment, weights: Mapping[str, Tensor]) -> None:
             found = str(number)[:20]
             raise ValueError(f"{name}: expected at most {largest}, the longest side of a tensor, got {found}")
         blocks += number if name.rpartition(".")[2] in ("depth", "depths") else 0
-    if blocks > (most := len(weights) // _BLOCK + _ADDED):
-        raise ValueError(f"depth: expected at most {most} blocks in {len(weights)} tensors, got {blocks}")
+    tensors = with_values(weights)
+    if blocks > (most := min(tensors // _BLOCK + _ADDED, MOST_BLOCKS)):
+        raise ValueError(f"depth: expected at most {most} blocks in {tensors} tensors with values, got {blocks}")
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

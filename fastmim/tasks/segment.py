@@ -5,7 +5,7 @@ May import L3 and below.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor
 from ..data.augment import Drawn, photometric_distortion
 from ..data.away import DataAwayError
 from ..data.image import seen_size
-from ..data.loader import Loader, limits_of, open_loader, share_of_cores
+from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.masks import MaskLoader, Masks, whole_images
 from ..data.quarantine import BadFilesError, Quarantine
 from ..engine import Process
 from ..extras import require
+from ..launcher import share_of_cores
 from ..segmentation import Segment
 from ..segmenter import Segmenter, confusion, overlap, slide
 from ..settings import batch_plan
@@ -78,18 +79,14 @@ class Segmentation(Tested):
         except BadFilesError as error:
             return error
 
-    def still_bad(self, paths: list[str]) -> Container[str]:
-        bad = set(super().still_bad(paths))
-        index = {path: i for i, path in enumerate(self.manifest.paths)}
-        for path in paths if not self.fresh else ():
-            try:
-                if path in index and path not in bad:
-                    self.masks.read(index[path])
-            except DataAwayError:
-                raise
-            except BadFilesError:
-                bad.add(path)
-        return bad
+    def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
+        try:
+            self.masks.compare(index, self.masks.read(index).shape, size)
+        except DataAwayError:
+            raise
+        except BadFilesError as error:
+            return str(error)
+        return None
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         return super().trained_on() | {"masks": (self.config.data.masks, self.masks.manifest.hash)}

@@ -19,12 +19,13 @@ from .. import bittrace, checkpoint, encoders
 from ..config import Experiment, to_json
 from ..data.doctor import first_look, still_bad
 from ..data.held_out import split
-from ..data.loader import Changes, limits_of, open_loader, share_of_cores
+from ..data.loader import Changes, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler
 from ..engine import Engine, Process, StepResult
 from ..extras import require
+from ..launcher import share_of_cores
 from ..metrics import Meter, say
 from ..optim import learning_rate
 from ..terminal import shown
@@ -88,14 +89,22 @@ class Task(ABC):
 
     def scan(self) -> Manifest:
         """The images that are trained on, and held out."""
-        return Manifest.scan(self.config.data.root, "data.root")
+        return Manifest.scan(self.config.data.root, "data.root", say if self.process.rank == 0 else lambda line: None)
 
     def still_bad(self, paths: list[str]) -> Container[str]:
         """Returns those of the bad files of earlier starts that are still bad."""
         if self.fresh or not paths:  # an earlier run's, which is not continued
             return ()
         data = self.config.data
-        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data))
+        return still_bad(self.manifest, paths, data.workers or share_of_cores(), limits_of(data), self.bad_label)
+
+    def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
+        """Returns why a training image of this (height, width) has no label that can be used, or None.
+
+        Raises:
+            DataAwayError: the folder of the labels is away.
+        """
+        return None
 
     def trained_on(self) -> dict[str, tuple[str, str]]:
         """Maps each source of samples and labels, by its name in a checkpoint, to its place and hash (hex digits)."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LARGEST_SIDE = 4096
 """Pixels of a side of an image: where weights of any number take images of any size, this bounds the memory."""
+MOST_BLOCKS = 1_000
+"""Blocks of an encoder or decoder: the deepest published ones have a few hundred."""
 SPARE = 2**28
 """Bytes that tables which no file holds (of windows, of relative positions) may take beside twice the weights."""
 
@@ -81,6 +83,11 @@ class FeatureExtractor(nn.Module):
         if self.fc is None:
             raise ValueError("this encoder was pre-trained only, so it has no classifier: use pooled, dense or stages")
         return self.fc(self.pooled(images))
+
+
+def with_values(weights: Mapping[str, Tensor]) -> int:
+    """Returns how many tensors are not empty: empty ones cost a file nothing."""
+    return sum(tensor.numel() > 0 for tensor in weights.values())
 
 
 def linear(fc: nn.Module) -> nn.Linear:
@@ -150,18 +157,18 @@ class Description:
         """Returns the model without memory for its weights, to compare their shapes with a file's first.
 
         Args:
-            tensors: how many tensors the file holds, which bounds the blocks.
+            tensors: how many tensors with values the file holds, which bounds the blocks, see `with_values`.
             scaled: see `build`.
 
         Raises:
-            ValueError: more blocks than tensors, or fields that do not fit each other.
+            ValueError: more blocks than tensors or than any encoder has, or fields that do not fit each other.
         """
         for name in ("depth", "depths"):
             found = getattr(self.spec, name, None)
             blocks = found if isinstance(found, tuple) else (found or 0,)
-            if len(blocks) > tensors or sum(blocks) > tensors:
+            if max(len(blocks), sum(blocks)) > (most := min(tensors, MOST_BLOCKS)):
                 raise ValueError(
-                    f"encoder.{name}: expected fewer blocks than there are tensors, {tensors}, got {found}"
+                    f"encoder.{name}: expected at most {most} blocks in {tensors} tensors with values, got {found}"
                 )
         with torch.device("meta"):
             model = self.build(scaled)

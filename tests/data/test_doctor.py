@@ -137,6 +137,9 @@ def test_a_list_of_bad_files_is_examined_again(folder):
     assert list(still_bad(manifest, ["c.bmp", "b.png", "a.png", "gone.png"], 1)) == ["a.png"]
     (folder / "a.png").write_bytes(whole)
     assert not still_bad(manifest, ["a.png"], 1)
+    assert still_bad(manifest, ["a.png"], 1, check=lambda index, size: "its mask is bad") == {
+        "a.png": "its mask is bad"
+    }
 
 
 def save_16(folder, name, values):

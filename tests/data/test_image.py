@@ -107,6 +107,14 @@ def avif_of_another_size() -> bytes:
     return data[:at] + (header << 2).to_bytes(6, "big") + data[at + 6 :]
 
 
+def exif_rationals() -> bytes:
+    """A JPEG whose EXIF segments make up a tag of 600,000 rationals."""
+    exif = b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHIII", 282, 5, 600_000, 26, 0) + bytes(8 * 600_000)
+    pieces = [b"Exif\0\0" + exif[at : at + 65_000] for at in range(0, len(exif), 65_000)]
+    return marked(b"".join(b"\xff\xe1" + struct.pack(">H", len(piece) + 2) + piece for piece in pieces), 1)
+
+
+AS_RATIONALS = (struct.pack("<HHI", 282, 4, 600_000), struct.pack("<HHI", 282, 5, 600_000))
 APP1, EXIF = b"\xff\xe1\0\x10", b"Exif\0\0II*\0\x08\0\0\0"
 BOMBS = {
     "jpeg-scans": lambda: scans(1000),
@@ -126,6 +134,9 @@ BOMBS = {
     "tiff-strips": lambda: tiff(struct.pack("<I", 8) * 300_000, t273=(300_000, 5122), t279=(300_000, 5122)),
     "tiff-tile": lambda: tiff(t322=(1, 2**31 - 16), t323=(1, 2**31 - 16), t324=(1, 8), t325=(1, 9)),
     "tiff-tags": lambda: tiff(bytes(10**6), **{f"t{tag}": (250_000, 8) for tag in range(40000, 40600)}),
+    "tiff-rationals": lambda: tiff(bytes(8 * 600_000), t282=(600_000, 5122)).replace(*AS_RATIONALS),
+    "tiff-longs": lambda: tiff(bytes(4 * 8_000_000), t282=(8_000_000, 5122)),
+    "jpeg-exif-rationals": exif_rationals,
     "avif-hidden-size": avif_of_another_size,
 }
 
@@ -307,6 +318,22 @@ def test_reasons_come_from_the_header_and_are_the_same_in_every_run(tmp_path, de
         assert len(found) == 1, found
         assert not re.search(r"0x[0-9a-f]{4}|BytesIO|object|decoder error|Pillow|stream", found.pop())
     assert "64 bands of 8-bit unsigned samples" in reasons(tmp_path / "bands.tif/bands.tif", Limits())[0]
+
+
+def test_whatever_a_decoder_raises_is_a_bad_file(tmp_path, decoders, monkeypatch):
+    data = save(picture(), "AVIF")
+    at = data.index(b"meta") - 4
+    (tmp_path / "x.avif").write_bytes(data[:at] + b"\0\0\0\x08free" * 8 + data[at:])
+    found = reasons(tmp_path / "x.avif", Limits(), *decoders)
+    assert set(found) == {"damaged: the AVIF cannot be decoded"}
+
+    def fail(*_):
+        raise MemoryError
+
+    (tmp_path / "x.avif").write_bytes(data)
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    job = Job(read_image(tmp_path / "x.avif"), Cut((0, 0, 8, 8), (8, 8)), False)
+    assert "no memory is left" in decoders[0].start([job]).result()[1][0]
 
 
 @pytest.mark.parametrize("name", ["x.avif", "x.jfif", "x", "x.jpg"])

@@ -22,6 +22,7 @@ from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, S
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.data.sampler import Sampler
+from fastmim.launcher import share_of_cores
 from fastmim.tokens import Stream, sample_id
 from fastmim_kernels.philox import uniform
 
@@ -516,3 +517,11 @@ def test_workers_default_to_the_share_of_the_cores(photographs, data, monkeypatc
         loader.load(torch.arange(12).repeat(10))
         assert 1 <= len(decode_threads()) <= 3
         assert loader._decoder._threads == 3
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "\x1b[31m", "9" * 30])
+def test_a_number_of_processes_that_is_none_is_named(monkeypatch, value):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
+    with pytest.raises(ValueError, match="whole number of at least 1 in .* LOCAL_WORLD_SIZE, got") as error:
+        share_of_cores()
+    assert str(error.value).isprintable()

@@ -60,7 +60,17 @@ def test_links_are_followed_and_loops_end(make_folder, tmp_path):
     shutil.copytree(root / "a", outside, symlinks=True)
     (root / "c").symlink_to(outside, target_is_directory=True)
     (root / "file.png").symlink_to(root / "a" / "1.png")
-    assert Manifest.scan(str(root)).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
+    lines = []
+    assert Manifest.scan(str(root), lines.append).paths == ["a/1.png", "c/1.png", "file.png", "z/2.png"]
+    (line,) = lines
+    assert line.startswith(f"c is a link out of the folder, to {outside}"), line
+
+
+def test_a_long_listing_says_how_far_it_is(make_folder, monkeypatch):
+    root, lines = make_folder(["a/1.png"]), []
+    monkeypatch.setattr(listing, "_LONG", -1)
+    Manifest.scan(str(root), lines.append)
+    assert lines[-1] == "listing goes on: 0 images in 1 folders so far, now in a/"
 
 
 def test_links_that_lead_nowhere_are_listed_as_empty(make_folder):
@@ -424,7 +434,11 @@ def test_a_hostile_manifest_is_refused_in_one_line_that_names_the_field(tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 10**6, "[[],[]," * 10**5, '{"a":' * 10**5, '["\\\\"' + ",[]" * 10**5, "1" * 10**5]
+    "text",
+    [
+        *("[" * 10**6, "1" * 10**5, '{"a":' * 10**5, '{"a":{' + '"b":0,' * 10**5),
+        *('{"a":' + text for text in ("[[],[]," * 10**5, '["\\\\"' + ",[]" * 10**5, "1" * 10**5)),
+    ],
 )
 def test_a_deep_or_wide_manifest_takes_little_memory(tmp_path, text):
     (tmp_path / "m.json").write_text(text)
@@ -435,3 +449,28 @@ def test_a_deep_or_wide_manifest_takes_little_memory(tmp_path, text):
         assert tracemalloc.get_traced_memory()[1] < 4 * len(text) + 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_a_manifest_may_list_many_names_with_brackets_and_colons(make_folder, tmp_path):
+    listed = Manifest.scan(str(make_folder([f"{i}[{{:.png" for i in range(200)])))
+    listed.save(str(tmp_path / "m.json"))
+    assert Manifest.load(str(tmp_path / "m.json")) == listed
+
+
+@pytest.mark.parametrize("beginning", [b"", b"{"])
+def test_a_manifest_of_holes_is_refused_before_it_is_read(tmp_path, beginning):
+    (tmp_path / "m.json").write_bytes(beginning)
+    os.truncate(tmp_path / "m.json", 5 * 10**9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"m\.json.*(JSON object|4000000000 bytes)"):
+            Manifest.load(str(tmp_path / "m.json"))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "m.json").symlink_to("/proc/self/pagemap")
+    with pytest.raises(ValueError, match=r"m\.json is not a manifest"):
+        Manifest.load(str(tmp_path / "m.json"))

@@ -102,6 +102,8 @@ def write_all(folder: Path) -> dict[str, Path]:
         "one function, many times.pth": zipped(repeated(b"ccollections\nOrderedDict\n", pair, 10_000)),
         "endless bytes.pth": zipped(repeated(b"c__builtin__\nbytearray\n", number(1 << 36), 1)),
         "many bytes.pth": zipped(repeated(b"c__builtin__\nbytearray\n", number(1 << 28), 100)),
+        "a name of 100,000 characters.pth": zipped(named({"w" * 100_000: tensor()})),
+        "a name of 100,000 characters.safetensors": safetensors({"w" * 100_000: entry}, bytes(4)),
         "deeply nested.pth": zipped(b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."),
         "deeply nested weights.pth": zipped(b"\x80\x02" + (b"}" + text("model")) * 9999 + b"}" + b"s" * 9999 + b"."),
         "a dictionary that holds itself.pth": zipped(b"\x80\x02}q\x00" + text("model") + b"h\x00s."),

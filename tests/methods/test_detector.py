@@ -306,8 +306,11 @@ def test_files_that_are_refused(change, message, shapes, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 10**6, '{"images": [' + "[]," * 10**6, '{"a":' * 10**6, "\xff", '{"images": 1' + "1" * 5000 + "}"],
-    ids=["deep", "wide", "objects", "binary", "a long number"],
+    [
+        *("[" * 10**6, '{"images": [' + "[]," * 10**6, '{"a":' * 10**6, "\xff", '{"images": 1' + "1" * 5000 + "}"),
+        *('{"images":[' + '"",' * 15 * 10**5, '{"x":{' + '"":0,' * 15 * 10**5),
+    ],
+    ids=["deep", "wide", "objects", "binary", "a long number", "texts", "keys"],
 )
 def test_files_that_are_no_annotations_are_refused_in_little_memory(text, tmp_path):
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))

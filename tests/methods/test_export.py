@@ -1,5 +1,6 @@
 """The export: what timm gets is what was trained, or nothing is left."""
 
+import hashlib
 import json
 import os
 import resource
@@ -188,6 +189,18 @@ def test_a_folder_of_something_else_is_left_alone(weights_of_run, tmp_path):
         for name in others:
             (tmp_path / name).unlink()
     assert (tmp_path / "README.md").read_text() == "precious"
+
+
+@pytest.mark.parametrize("digest", ["", None, [], {}, hashlib.sha256().hexdigest()])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(os.devnull)])
+def test_only_regular_files_are_replaced_whatever_a_receipt_says(tmp_path, make, digest):
+    make(tmp_path / ".git")
+    receipt = {".git": digest, "README.md": hashlib.sha256(b"").hexdigest()}
+    (tmp_path / "README.md").write_text(f"<!-- fastmim export, SHA-256 of its files: {json.dumps(receipt)} -->\n")
+    with pytest.raises(ValueError, match=r"\.git was changed since it was exported"):
+        export.replaceable(tmp_path)
+    (tmp_path / ".git").rename(tmp_path.with_name(f"{tmp_path.name}-kept"))
+    assert export.replaceable(tmp_path) == tmp_path.resolve()
 
 
 def another_timm(monkeypatch):

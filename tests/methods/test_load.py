@@ -272,7 +272,7 @@ def refusal(folder):
 
 
 HOSTILE = [
-    ("spec.depth", 10**7, "encoder.depth: expected fewer blocks than there are tensors, 54"),
+    ("spec.depth", 10**7, "encoder.depth: expected at most 54 blocks in 54 tensors with values"),
     ("spec.depth", 3, "encoder.blocks.3.attn.proj.bias has no place in ViT"),
     ("spec.depth", 5, "encoder.blocks.4.norm1.weight is missing"),
     ("spec.embed_dim", 10**6, "expected (1, 1, 1000000) of float32, got (1, 1, 16) of float32"),
@@ -341,6 +341,17 @@ def test_other_weights_in_an_export_are_one_line(exported):
         os.mkfifo(folder / name)
     with pytest.raises(ValueError, match="expected a run folder"):
         fastmim.load(folder)
+
+
+@pytest.mark.parametrize(("shape", "most"), [((0,), 54), ((1,), 1000)])
+def test_tensors_that_cost_nothing_allow_no_deep_encoder(exported, shape, most):
+    folder, stored = exported
+    tensors = load_file(folder / "model.safetensors")
+    more = {f"w{i}": torch.zeros(shape, dtype=torch.uint8) for i in range(4000)}
+    save_file(tensors | more, folder / "model.safetensors")
+    stored["fastmim"]["spec"]["depth"] = 3500
+    (folder / "config.json").write_text(json.dumps(stored))
+    assert f"encoder.depth: expected at most {most} blocks" in refusal(folder)
 
 
 def test_loading_an_export_runs_nothing_in_it(exported, monkeypatch):

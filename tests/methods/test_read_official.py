@@ -171,6 +171,23 @@ def test_a_file_that_asks_for_endless_work_is_refused_with_the_reason(tmp_path, 
         assert read_official(tmp_path / "sound.pth").state.keys() == {"w"}
 
 
+@pytest.mark.parametrize("subclass", [torch.nn.Parameter, torch.nn.Buffer, torch.Tensor])
+def test_attributes_of_a_tensor_replace_none_of_its_methods(tmp_path, subclass):
+    odd = torch.ones(4).as_subclass(subclass) if subclass is torch.Tensor else subclass(torch.ones(4))
+    for name in ("to", "detach", "is_complex", "is_neg", "element_size", "dim"):
+        odd.__dict__[name] = 5
+    torch.save(WEIGHTS | {"norm.bias": odd}, tmp_path / "a.pth")
+    state = read_official(tmp_path / "a.pth").state
+    same(state)
+    assert all(type(tensor) is torch.Tensor and not tensor.__dict__ for tensor in state.values())
+
+
+def test_a_tensor_that_only_torch_can_negate_is_named(tmp_path):
+    torch.save(WEIGHTS | {"norm.bias": torch._neg_view(torch.ones(4))}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: expected a dictionary of tensors .*, found also 'norm\.bias'"):
+        read_official(tmp_path / "a.pth")
+
+
 def test_only_a_regular_file_is_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     (tmp_path / "folder.safetensors").mkdir()

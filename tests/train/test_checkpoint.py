@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -253,6 +254,30 @@ def test_rot_is_found(base):
         assert "step-00000020 is not valid" in lines[-1] and "using step-00000010 instead" in lines[-1]
         path.write_bytes(good)
     assert load(base, report=lines.append).step == 20 and len(lines) == 60
+
+
+@pytest.mark.parametrize("header", [b"", (64).to_bytes(8, "little") + b"{}" + b" " * 62, "as the file"])
+@pytest.mark.parametrize("name", FILES[:2])
+def test_a_huge_file_of_no_use_is_refused_without_reading_it(base, name, header):
+    """A sparse file: if its size is that of its tensors, the caller's check refuses it first."""
+    size, path = 1 << 40, base / "step-00000020"
+    if header == "as the file":
+        text = json.dumps({"w": {"dtype": "U8", "shape": [size - 136], "data_offsets": [0, size - 136]}}).encode()
+        header = (128).to_bytes(8, "little") + text.ljust(128)
+    (path / name).write_bytes(header)
+    os.truncate(path / name, size)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest[name]["size"] = size
+    (path / "manifest.json").write_bytes(checkpoint._json(manifest))
+
+    def refuse(loaded):
+        if loaded.step == 20:
+            raise ValueError("of no model")
+
+    lines = []
+    assert load(base, lines.append, refuse).step == 10
+    (path / name).unlink()
+    assert len(lines) == 1 and "step-00000020 is not valid" in lines[0]
 
 
 @pytest.mark.parametrize("name", FILES)

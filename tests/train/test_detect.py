@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,11 @@ import torch
 from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.coco import Annotations
+from fastmim.data.image import DEFAULT_LIMITS
+from fastmim.data.manifest import Manifest
+from fastmim.data.masks import patient
+from fastmim.data.quarantine import BadFilesError
+from fastmim.tasks.detect import Detection
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import refusal, result, rows
@@ -163,8 +169,27 @@ def test_images_of_another_size_than_their_annotations_are_bad_files(shapes, tmp
         content["images"][0]["height"] += 1
         files += [f"--data.{'test_' * (part == 'test')}annotations", str(tmp_path / f"{part}.json")]
         (tmp_path / f"{part}.json").write_text(json.dumps(content))
-    done = launched.train(words(shapes, tmp_path / "run", *files, "--data.bad_budget", "0.2"))
+    command = words(shapes, tmp_path / "run", *files, "--data.bad_budget", "0.2")
+    launched.train([*command, "--run.stop_after", "2"])
+    done = launched.train(command)
+    assert "good now" not in done.stdout
     (bad,) = map(json.loads, (tmp_path / "run/bad_files.jsonl").read_text().splitlines())
     assert re.search("pixels as seen, .* correct one of them", bad["reason"])
     assert re.search("1 of .* test images are left out, .* correct one of them", done.stdout), done.stdout
     assert result(tmp_path / "run")["bad_images"] == 1
+
+
+def test_a_size_that_is_not_the_images_costs_nothing(shapes, tmp_path, monkeypatch):
+    """Thousands of masks of a large image are made only once the image itself has shown to be as large."""
+    content = json.loads((shapes / "train.json").read_text())
+    image = content["images"][0] | {"height": 13_000, "width": 13_000}
+    triangle = {"image_id": image["id"], "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    content["annotations"] = [triangle | {"category_id": content["categories"][0]["id"]}] * 1000
+    (tmp_path / "a.json").write_text(json.dumps(content | {"images": [image]}))
+    annotations = Annotations(str(tmp_path / "a.json"))
+    manifest = annotations.within(Manifest.scan(str(shapes / "train")), with_objects=True)
+    task = object.__new__(Detection)
+    task.manifest, task.annotations, task.files = manifest, annotations, patient(manifest, DEFAULT_LIMITS)
+    task.config = SimpleNamespace(data=SimpleNamespace(decode_memory=500, decode_seconds=2.0))
+    with pytest.raises(BadFilesError, match="56 x 56 pixels as seen, 13000 x 13000 in"):
+        task.target(0, torch.tensor(0))

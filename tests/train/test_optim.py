@@ -1,6 +1,7 @@
 """The learning-rate rule, the weight-decay groups, and the stage-0 AdamW against torch's plain one."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -109,7 +110,9 @@ def test_learning_rate_curves(name):
         ({"cosine_from": "zero"}, "one of warmup, start"),
         ({"decay_epochs": (0,)}, "decay_epochs: expected above 0"),
         ({"warmup_lr": -1.0}, "warmup_lr: expected at least 0"),
-        ({"no_decay": ("a(",)}, r"regular expressions, got 'a\('"),
+        ({"no_decay": ("a" * 1001,)}, "optim.no_decay: expected at most 100 regular .* got 1 of up to 1001"),
+        ({"decay": ("a",) * 101}, "optim.decay: expected at most 100 regular expressions"),
+        ({"lr_scale": (("a" * 1001, 1.0),)}, "optim.lr_scale: expected at most 100 regular expressions"),
         ({"lr_scale": (("a", -1.0),)}, "factors at least 0, got -1.0 for 'a'"),
         ({"lr_scale": ("a", 1.0)}, "lr_scale: expected"),
     ],
@@ -162,6 +165,20 @@ def test_a_pattern_that_matches_nothing_is_refused(field, pattern, near):
         ValueError, match=f"optim.{field}: '{pattern}' is in no trained parameter's name; nearest: {near}"
     ):
         parameter_groups(Parts(), optim)
+
+
+@pytest.mark.parametrize("field", ["no_decay", "decay", "lr_scale"])
+@pytest.mark.parametrize("pattern", ["a(", "x{99999999999999}", "(" * 100 + "*" + ")" * 99])
+def test_what_is_no_regular_expression_is_refused_with_its_setting(field, pattern):
+    optim = config.Optim(**{field: ((pattern, 0.1),) if field == "lr_scale" else (pattern,)})
+    with pytest.raises(ValueError, match=rf"optim\.{field}: expected regular expressions, got '{re.escape(pattern)}'"):
+        parameter_groups(Parts(), optim)
+
+
+def test_a_stored_config_s_patterns_are_not_compiled(monkeypatch):
+    stored = config.to_json(config.Optim(no_decay=("a(",), lr_scale=(("[", 1.0),)))
+    monkeypatch.setattr(re, "compile", None)
+    assert config.from_json(stored, (config.Optim,)).no_decay == ("a(",)
 
 
 def test_a_parameter_cannot_be_in_both_lists():

@@ -28,6 +28,8 @@ DAMAGE = {
     "deep nesting": b"[" * 100_000 + b"\n",
     "no predictors": b'{"step": 1, "held_out": 1.0}\n{"step": 1, "held_out": 1.0, "trivial": {}}\n',
     "predictors of another type": b'{"step": 1, "held_out": 1.0, "trivial": {"zero": "x"}}\n{"step": 1, "trivial": 3}',
+    "many predictors": b'{"step": 1, "held_out": 1, "trivial": {%s}}\n' % b",".join(b'"p%d":1' % i for i in range(11)),
+    "a long name": json.dumps({"step": 1, "held_out": 1.0, "trivial": {"p" * 41: 1.0}}).encode() + b"\n",
     "markup as a name": b'{"step": 1, "held_out": 1.0, "trivial": {"$\\\\frac$": 1.0}}\n',
     "zeros, as after a power cut": bytes(4096),
 }

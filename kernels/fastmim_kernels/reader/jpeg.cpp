@@ -177,7 +177,8 @@ int64_t coefficients(const Jpeg& jpeg) {
 void parse_segments(Cursor& cursor, Header& header, Scan& scan) {
   constexpr int64_t most_scans = 1 << 16;  // beyond any limit on the time
   Jpeg& jpeg = scan.jpeg;
-  bool scanned = false, last = false, exif = false;
+  bool scanned = false, last = false;
+  std::string exif;  // decoders join the segments
   header.scans = 0;
   for (;;) {
     const uint8_t marker = next_marker(cursor, scanned ? nullptr : &header.parts);
@@ -201,6 +202,7 @@ void parse_segments(Cursor& cursor, Header& header, Scan& scan) {
       if (marker == DHT) read_huffman(Cursor(segment), jpeg);
       if (marker == DRI) jpeg.restart = Cursor(segment).u16();
       if (marker == SOS) {
+        if (!scanned) read_exif({reinterpret_cast<const uint8_t*>(exif.data()), exif.size()}, header);
         scanned = true;
         const bool all = read_scan(Cursor(segment), jpeg);
         header.scans = std::min(header.scans + 1, most_scans);
@@ -218,9 +220,8 @@ void parse_segments(Cursor& cursor, Header& header, Scan& scan) {
     if (scanned) continue;
     ++header.parts;
     header.metadata += static_cast<int64_t>(segment.size);
-    if (marker == APP1 && !exif && segment.starts_with("Exif\0\0", 6)) {
-      exif = true;
-      read_exif({segment.data + 6, segment.size - 6}, header);
+    if (marker == APP1 && segment.starts_with("Exif\0\0", 6)) {
+      exif.append(reinterpret_cast<const char*>(segment.data) + 6, segment.size - 6);
     }
     if (marker == APP2 && segment.starts_with("MPF\0", 4)) {
       header.frames = pictures_in_index({segment.data + 4, segment.size - 4});
