@@ -522,6 +522,8 @@ def test_workers_default_to_the_share_of_the_cores(photographs, data, monkeypatc
 @pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "\x1b[31m", "9" * 30])
 def test_a_number_of_processes_that_is_none_is_named(monkeypatch, value):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", value)
-    with pytest.raises(ValueError, match="^LOCAL_WORLD_SIZE in the environment: expected a whole number of at least 1, got") as error:
+    with pytest.raises(
+        ValueError, match="^LOCAL_WORLD_SIZE in the environment: expected a whole number of at least 1, got"
+    ) as error:
         share_of_cores()
     assert str(error.value).isprintable()

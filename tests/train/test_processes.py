@@ -29,21 +29,13 @@ def test_what_launchers_set_is_accepted(environment, values):
         ({**WHOLE, "RANK": "0", "WORLD_SIZE": "0"}, "^RANK=0 in the environment: expected less than WORLD_SIZE=0"),
         ({"RANK": "0"}, "^WORLD_SIZE in the environment: expected a value beside RANK"),
         ({"WORLD_SIZE": "2"}, "^RANK in the environment: expected a value beside WORLD_SIZE"),
-        (
-            {**WHOLE, "WORLD_SIZE": "two"},
-            "^expected a whole number of at least 0 in the environment variable WORLD_SIZE, got two",
-        ),
-        ({**WHOLE, "RANK": "-1"}, "^expected a whole number of at least 0 in the environment variable RANK, got -1"),
-        (
-            {**WHOLE, "LOCAL_RANK": "\n"},
-            r"^expected a whole number of at least 0 in the environment variable LOCAL_RANK, got \\n",
-        ),
+        ({**WHOLE, "WORLD_SIZE": "two"}, "^WORLD_SIZE in the environment: expected a whole number, got two"),
+        ({**WHOLE, "RANK": "-1"}, "^RANK in the environment: expected a whole number, got -1"),
+        ({**WHOLE, "LOCAL_RANK": "\n"}, r"^LOCAL_RANK in the environment: expected a whole number, got \\n"),
         ({**WHOLE, "MASTER_PORT": "70000"}, "^MASTER_PORT=70000 in the environment: expected at most 65535"),
     ],
 )
 def test_an_environment_of_no_run_is_refused_with_what_to_do(environment, values, message):
     environment(**values)
-    with pytest.raises(
-        ValueError, match=f"{message}.*: (start with torchrun or deepspeed, or unset|leave it to deepspeed or)"
-    ):
+    with pytest.raises(ValueError, match=f"{message}.*: start with torchrun or deepspeed, or unset RANK"):
         check_launch()
