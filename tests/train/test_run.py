@@ -163,7 +163,7 @@ def test_a_run_whose_output_nobody_takes_finishes(images, tmp_path, monkeypatch)
 
 def train_signalled(number: int, words: list[str]) -> None:
     """Trains with a signal to this process behind its second update, which is heard after the third."""
-    from fastmim import train, trainer
+    from fastmim import train
 
     class Signalled(Trace):
         def record(self, step, **values):
@@ -171,7 +171,7 @@ def train_signalled(number: int, words: list[str]) -> None:
             if step == 1:
                 os.kill(os.getpid(), number)
 
-    trainer.Trace = Signalled
+    bittrace.Trace = Signalled
     train.main(words)
 
 
