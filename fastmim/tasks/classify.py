@@ -54,6 +54,13 @@ class Classification(Tested):
     def __init__(self, config: Finetune | Probe, process: Process):
         super().__init__(config, process)
         self.test_labels = torch.tensor(self.test.labels)
+        if self.test.hash == self.manifest.hash:
+            self.notes.append("data.test holds the images of data.root: the score is that of images trained on")
+        if untested := sorted(set(self.manifest.labels) - set(self.test.labels)):
+            self.notes.append(
+                f"data.test has no image of {len(untested)} of the {len(set(self.manifest.labels))} classes in "
+                f"data.root (such as class {untested[0]}): the score says nothing of them"
+            )
 
     def open_test_loader(self) -> Loader:
         return whole_images(self.test, self.config.data, self.process.device)

@@ -248,6 +248,16 @@ def test_too_many_broken_test_images_are_refused_before_training(own, tmp_path):
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+def test_a_test_set_that_tests_little_is_said(own, tmp_path):
+    brief = (*BRIEF, "--run.stop_after", "1")
+    done = launched.train([*words(own, tmp_path / "a", *brief), "--data.test", str(own / "train")])
+    assert "warning: data.test holds the images of data.root" in done.stdout
+    shutil.rmtree(own / "test/dark")
+    (own / "list.txt").write_text("".join(f"test/bright/{i}.png 0\n" for i in range(5)))
+    done = launched.train([*words(own, tmp_path / "b", *brief), "--data.test", str(own / "list.txt")])
+    assert "warning: data.test has no image of 2 of the 3 classes in data.root (such as class 1)" in done.stdout
+
+
 def test_a_test_folder_that_goes_away_costs_no_training(own, tmp_path, monkeypatch):
     """Neither an evaluation on the way nor the last one ends the run before it is saved; the same command tests."""
     original = FineTuning.train_step
