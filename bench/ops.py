@@ -10,6 +10,7 @@ the op cannot do without; with the rate of a matrix product timed in the same ru
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib
@@ -254,6 +255,24 @@ def plot(rows: list[dict], file: Path, device: str) -> None:
     figure.savefig(file, dpi=120)
 
 
+def add_device(parser: Parser) -> None:
+    """Adds the options that say where to measure."""
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        type=_device,
+        choices=["cpu", "cuda"],
+        help="default: a GPU if there is one",
+    )
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch sees no GPU")
+    return name
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = Parser("python -m bench.ops", __doc__)
     parser.add_argument("--op", help="this op only")
@@ -264,19 +283,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--first", action="store_true", help="the first case of each op only")
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
-    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        choices=["cpu", "cuda"],
-        help="default: a GPU if there is one",
-    )
+    add_device(parser)
     parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
     parser.add_argument("--plot", type=Path, help="PNG to draw a roofline into")
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU")
 
     import fastmim_kernels
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.ops import measure
+from bench.ops import add_device, measure
 from bench.record import Record, record
 from fastmim.command import Parser, at_least, refusing
 from fastmim.encoders.um_pyramid import PATCH, TOKEN
@@ -56,17 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser("python -m bench.secondary", __doc__)
     parser.add_argument("--batch", type=at_least(1), default=64, help="images (default: 64)")
     parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
-    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        choices=["cpu", "cuda"],
-        help="default: a GPU if there is one",
-    )
+    add_device(parser)
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU")
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_freed_memory()

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import open_regular, output, parse_json, read_bytes
+from .files import open_regular, output, parse_json, read_bytes, short
 from .runfolder import FolderError
 from .tensors import DTYPES, read_tensors, to_bytes
 from .terminal import shown
@@ -281,14 +281,14 @@ def _misfit(path: Path) -> str | None:
     if not isinstance(stored, dict):
         return "state.json: expected an object"
     if (found := stored.get("format")) != _FORMAT:
-        return f"state.json: format is {_brief(found)}, this version reads {_FORMAT}"
+        return f"state.json: format is {short(found)}, this version reads {_FORMAT}"
     step = stored.get("step")
     if type(step) is not int or not 0 <= step <= _MAX_STEP:
-        return f"state.json: step: expected a number of updates, found {_brief(step)}"
+        return f"state.json: step: expected a number of updates, found {short(step)}"
     if step != _order(path)[0]:
         return f"it holds step {step}, not the step of its name"
     if not isinstance(stored.get("meta"), dict):
-        return f"state.json: meta: expected an object, found {_brief(stored.get('meta'))}"
+        return f"state.json: meta: expected an object, found {short(stored.get('meta'))}"
     return None
 
 
@@ -301,20 +301,8 @@ def _parsed(text: bytes) -> Any:
 
 
 def _differs(name: str, size: int, expected: Any) -> str:
-    written = _brief(expected.get("size") if isinstance(expected, dict) else expected)
+    written = short(expected.get("size") if isinstance(expected, dict) else expected)
     return f"{name} differs from its manifest (size {size}, written {written})"
-
-
-def _brief(value: Any) -> str:
-    """A JSON value in a few characters."""
-    if value is None:
-        return "nothing"
-    text = (
-        shown(str(value))
-        if isinstance(value, str | int | float)
-        else f"a {'list' if isinstance(value, list) else 'dictionary'}"
-    )
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:

@@ -110,6 +110,14 @@ def parse_json(
         raise JSONError("expected JSON, found a number of thousands of digits") from None
 
 
+def short(value: Any) -> str:
+    """Returns a value of a foreign file for a message: one line of plain characters, not too long."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    text = json.dumps(value[:60] if isinstance(value, str) else value, default=repr, ensure_ascii=False)
+    return shown(text if len(text) <= 64 else f"{text[:60]}...")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

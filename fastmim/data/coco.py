@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import short
 from ..terminal import shown
 from ..tokens import Cut
 from . import strict_json
 from .crops import move
 from .decode import places
 from .manifest import Manifest
-from .strict_json import is_whole, short
+from .strict_json import is_whole
 
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each x, y, x, y, ... in pixels, or a run-length encoding."""

@@ -10,10 +10,11 @@ import os
 import re
 from typing import IO, Any
 
+from ..files import short
 from ..terminal import shown
 from . import strict_json
 from .listing import MAX_LABEL
-from .strict_json import is_whole, short
+from .strict_json import is_whole
 
 _FORMAT = "fastmim-manifest-1"
 _NESTED = 16  # lists and objects; four and one are needed

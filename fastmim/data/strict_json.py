@@ -6,14 +6,12 @@ Standard library only.
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 from ..files import open_regular, parse_json, read_bytes
-from ..terminal import shown
 
 MAX_BYTES = 4 * 10**9
 """Of a file, before anything of it is read: room for the lists of the largest data sets."""
@@ -69,14 +67,6 @@ def parse(
     if not isinstance(data, dict):
         raise ValueError("it is no object")
     return data
-
-
-def short(value: Any) -> str:
-    """Returns a value of a foreign file for a message: one line of plain characters, not too long."""
-    if isinstance(value, list | dict):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = json.dumps(value[:60] if isinstance(value, str) else value, default=repr, ensure_ascii=False)
-    return shown(text if len(text) <= 64 else f"{text[:60]}...")
 
 
 def is_whole(value: Any, low: int, high: int) -> bool:

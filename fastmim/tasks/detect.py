@@ -23,11 +23,11 @@ from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.masks import patient
 from ..data.quarantine import BadFilesError, Quarantine
-from ..data.strict_json import short
 from ..detection import Detect
 from ..detector import Detector
 from ..engine import Process
 from ..extras import require
+from ..files import short
 from ..launcher import share_of_cores
 from ..tokens import Cut
 from .classify import seeded_encoder
