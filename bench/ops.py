@@ -37,7 +37,7 @@ def nothing() -> None:
 
 
 def prepared(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, phase: str) -> tuple[Callable, Callable]:
-    """What is done before the clock starts, which returns the argument of what is timed; and that.
+    """Returns the function to call before the clock starts, and the timed one, which takes its result.
 
     The forward pass keeps what backward needs, as in training. "both" is not the sum of the two where the gradient is
     formed together with the loss.

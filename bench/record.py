@@ -86,7 +86,7 @@ def ready() -> None:
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Where, when and how a measurement of this process was made.
+    """Returns the place, time and command of a measurement of this process.
 
     Raises:
         ValueError: there is neither a git history nor a commit in FASTMIM_COMMIT.

@@ -32,7 +32,7 @@ class Group(NamedTuple):
     """Targets. eager, compile, official, flex: how many times faster at least. copy: of its bandwidth at least. memory:
     of the official way's at most. us: microseconds per image at most."""
     cuda: dict[str, float]
-    """Those on a GPU."""
+    """Targets on a GPU."""
     part: str = ""
     """Of the case's name, if not all cases are meant."""
 
@@ -122,7 +122,7 @@ def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
 
 
 def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
-    """What a run says of ours, with the backward pass where there is one; None where an arm is missing."""
+    """Returns the figures of our op, with the backward pass where there is one; None for missing arms."""
     phase = "both" if ("ours", "both") in rows else "forward"
     ours, official = rows["ours", phase], rows.get(("official", phase), {})
     found = {name: rows.get((arm, phase), {}).get("ours_is_faster") for name, arm in ARMS.items()}
@@ -208,7 +208,7 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
 
 
 def command(row: dict) -> str:
-    """What measured a row, where."""
+    """Returns the command of a row, its hardware and its commit."""
     origin = row["provenance"]
     changed = ", with changes" if origin["dirty"] else ""
     threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
@@ -258,7 +258,7 @@ def compiled_kernels(arch: int) -> dict[str, dict[str, dict]]:
 
 
 def floors() -> list[str]:
-    """What an H200 takes at least for a batch."""
+    """Returns the table of lower bounds on the time of a batch on an H200."""
     rows = []
     for op, kernels in sorted(compiled_kernels(90).items()):
         cases = cases_of(op)
@@ -279,7 +279,7 @@ def floors() -> list[str]:
 
 
 def code() -> list[str]:
-    """What compiled for an H200 the kernels need."""
+    """Returns the table of registers and instructions of kernels compiled for an H200."""
     rows = []
     for op, found in sorted(compiled_kernels(90).items()):
         kernels = found.values()
@@ -299,7 +299,7 @@ def code() -> list[str]:
 
 
 def spills() -> str:
-    """Where compiled kernels spill."""
+    """Returns a sentence on which compiled kernels spill registers."""
     sentences = []
     for arch in (80, 90, 100):
         found = [row for kernels in compiled_kernels(arch).values() for row in kernels.values() if row["spills"]]

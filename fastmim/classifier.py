@@ -17,7 +17,7 @@ from .transfer import Augment, Head
 
 
 class Batch:
-    """What is done to the images and labels of a whole micro-batch: erasing, then mixup or CutMix, as timm does them.
+    """Changes of the images and labels of a whole micro-batch: erasing, then mixup or CutMix, by timm.
 
     timm draws from the generators of `random` and numpy. Both are seeded from torch's, which the engine has seeded with
     the step, so that nothing of them needs to be saved.
@@ -142,7 +142,7 @@ class LinearProbe(Classifier):
         self.train()
 
     def train(self, mode: bool = True) -> LinearProbe:
-        """What is frozen stays in evaluation mode: its batch norms keep their statistics, no path is dropped."""
+        """Leaves the frozen encoder in evaluation mode: its batch norms keep their statistics, no path is dropped."""
         super().train(mode)
         self.encoder.eval()
         return self

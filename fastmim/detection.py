@@ -20,7 +20,7 @@ class AnnotatedData(Data):
     annotations: str = "data/annotations/train.json"
     """File in COCO's format; its `file_name`s are looked for in `root`."""
     test: str = "data/test"
-    """What `root` may be, to measure average precision on."""
+    """Images to measure average precision on, in the same forms as `root`."""
     test_annotations: str = "data/annotations/test.json"
     """File in COCO's format, of the same categories. All its images count, those without objects too."""
     size: tuple[int, int] = (1024, 1024)

@@ -201,7 +201,7 @@ class WithFourier(Loss):
     weight: float = 0.1
     """Factor of the Fourier part."""
     visible: Literal["mixed", "target", "prediction", "mean"] = "mixed"
-    """What stands at visible pixels in the Fourier part."""
+    """Content of visible pixels in the Fourier part."""
     visible_weight: float = 0.0
     """Share of the live prediction at visible pixels in the Fourier part."""
 

@@ -126,7 +126,7 @@ class UniformMasking(Masking):
     secondary: float = 0.25
     """Fraction of the visible patches that a learned token replaces; 0 = none, and there is no such token."""
     draw: Literal["stratified", "iid"] = "stratified"
-    """How the visible corners are drawn. "stratified", as published (mask_transform.py): without replacement
+    """Law of the visible corners. "stratified", as published (mask_transform.py): without replacement
     from a pool with every corner equally often, twice as large as needed; "iid", as the paper says: independently."""
 
     uniform: ClassVar[bool] = True

@@ -56,7 +56,7 @@ class Objective(nn.Module):
 
     @property
     def whole(self) -> bool:
-        """Whether predictions of the visible patches are wanted too."""
+        """True if the loss needs predictions of the visible patches too."""
         return self.loss.whole
 
     def forward(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
@@ -140,7 +140,7 @@ class Objective(nn.Module):
 
 
 def spectral_options(fourier: FourierLoss, batch: int) -> tuple[int, dict[str, Any]]:
-    """How many residual images of a batch are averaged, and what `spectral_loss` is told of the result."""
+    """Returns how many residual images of a batch are averaged, and the options of `spectral_loss`."""
     if isinstance(fourier, ComplexFocalL1):
         return 1, {"alpha": fourier.alpha, "gamma": fourier.gamma}
     group = fourier.batch if batch % fourier.batch == 0 else batch

@@ -28,17 +28,17 @@ class MaskData(Data):
     masks: str = "data/train_masks"
     """Folder of the masks of `root`; ADE20K has images/training and annotations/training."""
     test: str = "data/test"
-    """What `root` may be, to measure on."""
+    """Images to measure on, in the same forms as `root`."""
     test_masks: str = "data/test_masks"
     """Folder of the masks of `test`."""
     classes: int = 150
-    """How many there are."""
+    """Number of classes."""
     names: tuple[str, ...] = ()
-    """What they are called in result.json; () = by their numbers."""
+    """Names of the classes in result.json; () = their numbers."""
     reduce_zero_label: bool = False
     """0 is of no class either, and the classes are 1, 2, ... in the files (ADE20K)."""
     test_mode: Literal["whole", "slide"] = "whole"
-    """How test images are looked at: resized to fit into `size`, the rest padding; or resized to cover it, as the crop
+    """Treatment of test images: resized to fit into `size`, the rest padding; or resized to cover it, as the crop
     with `fit` = "cover" does, and looked at through windows of `size`, whose logits are averaged where they overlap."""
     stride: tuple[int, int] | None = None
     """Rows and columns from one such window to the next, pixels; None = two thirds of `size`, rounded down."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Stream(enum.IntEnum):
-    """What a random draw is for. Values are part of the reproducibility contract: never renumber."""
+    """Purposes of random draws. Values are part of the reproducibility contract: never renumber."""
 
     ORDER = 0
     CROP = 1
@@ -240,7 +240,7 @@ class Encoder(ABC):
     def timm_classifier(
         self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """How that timm model classifies as a head does (`transfer.Head`).
+        """Returns how to make that timm model classify as a head does (`transfer.Head`).
 
         Returns: what `timm.create_model` must be told beside what `timm` says, the number of classes excepted; and
             timm's names of the linear layer "fc", of the norm behind the pooling "pool.norm", and of parts of its own
@@ -251,7 +251,7 @@ class Encoder(ABC):
         raise ValueError(f"timm has no classifier of {type(self).__name__} with head.pool={pool}, head.norm={norm}")
 
     def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
-        """What the module's `features` gives for (B, C, H, W) images, from that timm model."""
+        """Returns from that timm model what the module's `features` returns for (B, C, H, W) images."""
         x = model.forward_features(images)
         if self.timm_layout == "NCHW":
             return x.flatten(2).transpose(1, 2)
@@ -275,7 +275,7 @@ class Decoder(ABC):
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted: patches cut from `source(images)`, standardised one by one if `norm_pix`."""
+    """The values to predict: patches cut from `source(images)`, standardised one by one if `norm_pix`."""
 
     norm_pix: ClassVar[bool] = False
 
@@ -333,12 +333,12 @@ class Loss(ABC):
         return None
 
     def note(self, batch: int) -> str | None:
-        """What a person should know about this loss on micro-batches of `batch` images, or nothing."""
+        """Returns a remark on this loss for micro-batches of `batch` images, or None."""
         return None
 
 
 class Cut(NamedTuple):
-    """How a sample is made from an image: a window of it is resized, and the sample cut from that."""
+    """A way to make a sample: a window of the image is resized, and the sample is cut from the result."""
 
     window: tuple[int, int, int, int]
     """Top, left, height and width in whole pixels of the image as seen, so after its EXIF orientation."""

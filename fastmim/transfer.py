@@ -19,7 +19,7 @@ class LabelledData(Data):
     """Images with classes in: folders named by class, or a list file with a number behind each path."""
 
     test: str = "data/test"
-    """What `root` may be, of the same classes, to measure accuracy on."""
+    """Images of the same classes to measure accuracy on, in the same forms as `root`."""
     test_size: tuple[int, int] | None = None
     """Height and width of a test image, pixels; None = `size`. Others need a convolutional network."""
     crop_pct: float = 224 / 256
@@ -57,7 +57,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images and labels beside crop and flip, with timm's parts."""
+    """Changes of training images and labels beside crop and flip, made by timm's parts."""
 
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     """timm's description of RandAugment; None = none."""

@@ -40,7 +40,7 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
 
     def shares(self, batch: int, processes: int, device: str) -> bool:
-        """Whether processes share statistics of micro-batches of `batch` images."""
+        """True if processes share statistics of micro-batches of `batch` images."""
         return device == "cuda" and processes > 1 and batch < self.batch
 
     def describe(self, batch: int, processes: int, device: str) -> str:

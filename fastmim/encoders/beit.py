@@ -42,7 +42,7 @@ class BEiT(Encoder):
     mlp_ratio: float | None = None
     """Width of the hidden layer over that of the tokens; None = the model's own."""
     absolute_pos: bool = False
-    """Whether learned absolute positions are added to the tokens."""
+    """True if learned absolute positions are added to the tokens."""
     shared_bias: bool = True
     """One table of relative positions for all blocks; False = one in each."""
     layer_scale: float = 0.1
@@ -52,12 +52,12 @@ class BEiT(Encoder):
     drop_path: float = 0.1
     """Stochastic depth rate of the last block, growing linearly from 0."""
     fill: Literal["none", "mean"] = "none"
-    """What hidden pixels hold: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
+    """Content of hidden pixels: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
     mean colour."""
     token: Literal["replace", "add", "gated"] = "replace"
-    """How the learned token stands for hidden tokens, see `MaskToken`."""
+    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
-    """Where it does: 0 = before class token and positions, k = before block k (the first is 1)."""
+    """Place of the learned token: 0 = before class token and positions, k = before block k (the first is 1)."""
 
     def __post_init__(self):
         check_types(self, "encoder.")

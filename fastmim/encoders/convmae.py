@@ -202,12 +202,12 @@ class ConvMAEEncoder(nn.Module):
         return [stem, *((f"blocks3.{i}",) for i in range(len(self.blocks3)))]
 
     def take_norm(self) -> nn.Module:
-        """What the first stages add in front of it goes too: the official encoder has neither after pre-training."""
+        """Removes the last norm and what the first stages add to it: the official encoder lacks both afterwards."""
         self.stage1_output_decode = self.stage2_output_decode = None
         return take_module(self, "norm")
 
     def stages(self, x: Tensor, positions: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor, Tensor]:
-        """What each stage makes of pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`).
+        """Runs each stage on pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`).
 
         Returns: (B, K, h, w, C) twice, and the tokens (B, L, D).
         """
@@ -224,7 +224,7 @@ class ConvMAEEncoder(nn.Module):
 
     @staticmethod
     def fused(conv: nn.Conv2d | None, x: Tensor) -> Tensor | float:
-        """What a stage adds to the tokens in front of the last norm."""
+        """Returns the part that a stage adds to the tokens in front of the last norm."""
         return 0.0 if conv is None else convolve(conv, cut(x, conv.kernel_size[0])).flatten(1, 3)
 
     def run(self, blocks: list, x: Tensor) -> Tensor:

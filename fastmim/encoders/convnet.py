@@ -20,16 +20,16 @@ FULL_STRIDE = 32
 
 @dataclass(frozen=True)
 class ConvNet(Encoder):
-    """What the two families share; not a part of its own."""
+    """Settings that ResNet and ConvNeXt share; not a part by itself."""
 
     name: str = "resnet50"
     """timm model name."""
     token_layer: int = 3
     """Stage, 0 to 3, before whose blocks the token joins; see the class."""
     token: Literal["replace", "add", "gated"] = "gated"
-    """How the learned token joins hidden positions, see `dense.MaskToken`. "add" leaves their content in."""
+    """Way in which the learned token joins hidden positions, see `dense.MaskToken`. "add" leaves their content in."""
     fill: Literal["none", "mean"] = "mean"
-    """What hidden pixels hold: the image's own mean colour, or their content, for the token to hide what it can."""
+    """Content of hidden pixels: the image's mean colour, or their own, which the token then hides as far as it can."""
     reads: Literal["all", "visible"] = "all"
     """Whole images; or visible patches of 16 pixels only, side by side on a grid of half the size, which needs uniform
     masking. Then the token stands for secondarily masked patches, after the stem; the fields above have no effect."""

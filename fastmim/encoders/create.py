@@ -12,7 +12,7 @@ from ..fields import brief
 
 
 def given(**fields: Any) -> dict[str, Any]:
-    """Those that are not None: what a model is told to have other than its own."""
+    """Returns the keyword arguments that are not None, i.e. those that override timm's defaults."""
     return {name: value for name, value in fields.items() if value is not None}
 
 

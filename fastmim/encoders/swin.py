@@ -43,14 +43,14 @@ class Swin(Encoder):
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
     reads: Literal["visible", "all"] = "all"
-    """What is encoded: the whole image, or the half as large one that the visible patches of a uniform mask make."""
+    """Input of the encoder: the whole image, or the half as large one of the visible patches of a uniform mask."""
     fill: Literal["none", "mean"] = "none"
-    """What hidden pixels hold: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
+    """Content of hidden pixels: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
     mean colour."""
     token: Literal["replace", "add", "gated"] = "replace"
-    """How the learned token stands for hidden tokens, see `MaskToken`."""
+    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
-    """Where it does: 0 and 1 = before the first stage, k = before the blocks of stage k."""
+    """Place of the learned token: 0 and 1 = before the first stage, k = before the blocks of stage k."""
 
     timm_layout = "NHWC"
 

@@ -47,7 +47,7 @@ class UMPyramid(Encoder):
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
     patch_norm: ClassVar[bool]
-    """Whether a layer norm follows the patch embedding and precedes each downsampling."""
+    """True if a layer norm follows the patch embedding and precedes each downsampling."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
@@ -62,7 +62,7 @@ class UMPyramid(Encoder):
 
     @property
     def unit(self) -> int:
-        """What the sides of an image must be multiples of, pixels."""
+        """Number of pixels that divides both sides of every image."""
         return (TOKEN << len(self.depths) - 1) * (2 if self.reads == "visible" else 1)
 
     @abstractmethod
@@ -173,7 +173,7 @@ class PyramidEncoder(nn.Module, ABC):
 
     @abstractmethod
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Any, Any]:
-        """What the even and the odd blocks of a stage are told beside their tokens.
+        """Returns the arguments of the even and of the odd blocks of a stage, beside their tokens.
 
         places: (B or 1, H, W, 2) int64, row and column, in the whole grid of tokens of 4 pixels, of the first such
             token of each of this stage's. compact: whether it is of a compacted image.

@@ -63,7 +63,7 @@ class UMSwin(UMPyramid):
         return UMSwinEncoder(self, size, mean, std, masking)
 
     def fits(self, side: int) -> bool:
-        """Whether every stage of an image side, whole or as it is read, can be cut into windows."""
+        """True if every stage of an image side, whole or as it is read, can be cut into windows."""
         scales = (1, 2) if self.reads == "visible" else (1,)
         stages = range(len(self.depths))
         return all(window_side(side // (TOKEN * n) >> stage, self.window // n) for n in scales for stage in stages)
@@ -76,7 +76,7 @@ def window_side(side: int, window: int) -> int | None:
 
 @dataclass(frozen=True)
 class Windows:
-    """How a map of (H, W) tokens is cut, and how far apart the tokens of a window are in the whole image.
+    """Windows of a map of (H, W) tokens, and the distances of their tokens in the whole image.
 
     side, shift: (rows, columns) of a window, and of the roll before the cut.
     offsets: (1, 2, R, C) every distance (key - query) that two tokens of a window can have, in tokens of this stage.

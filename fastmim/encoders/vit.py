@@ -44,12 +44,12 @@ class ViT(Encoder):
     reads: Literal["visible", "all"] = "visible"
     """Patches that are encoded. The fields below are for "all"."""
     fill: Literal["none", "mean"] = "none"
-    """What hidden pixels hold: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
+    """Content of hidden pixels: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
     mean colour."""
     token: Literal["replace", "add", "gated"] = "replace"
-    """How the learned token stands for hidden tokens, see `MaskToken`."""
+    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
-    """Where it does: 0 = before class token and positions, k = before block k (the first is 1)."""
+    """Place of the learned token: 0 = before class token and positions, k = before block k (the first is 1)."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
@@ -95,7 +95,7 @@ class ViT(Encoder):
 
 @functools.cache
 def misfit(name: str) -> str | None:
-    """What a timm model is that ViT does not cover, or None; told by itself, as others would not take ViT's fields."""
+    """Returns why this timm model cannot serve as `ViT`, or None."""
     import timm
     from timm import layers
     from timm.models.vision_transformer import VisionTransformer

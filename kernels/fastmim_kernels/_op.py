@@ -97,7 +97,7 @@ def use_reference(on: bool = True) -> None:
 
 
 def using_reference() -> bool:
-    """Whether `use_reference` is on."""
+    """True if `use_reference` is on."""
     return _state["reference"]
 
 

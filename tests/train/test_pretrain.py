@@ -180,15 +180,20 @@ def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, mo
     assert "lower run.save_every to 30, say" in out
 
 
-def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
+def fail(monkeypatch, update: int, error: Exception) -> None:
+    """Makes an update of every pre-training run raise an error."""
     original = Pretrain.train_step
 
     def train_step(self, step, batches):
-        if step == 2:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        if step == update:
+            raise error
         return original(self, step, batches)
 
     monkeypatch.setattr(Pretrain, "train_step", train_step)
+
+
+def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
+    fail(monkeypatch, 2, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"))
     done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "2"), check=False)
     assert done.returncode == 1 and done.stderr.endswith(
         "train.py: out of memory: lower train.micro_batch (now 8); saved: update 2\n"
@@ -197,14 +202,7 @@ def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
 
 def test_bad_training_files_beyond_replacement_lose_no_update(images, monkeypatch):
     """What cannot be replaced any more ends the run, which saves the updates done since the last checkpoint first."""
-    original = Pretrain.train_step
-
-    def train_step(self, step, batches):
-        if step == 3:
-            raise BadFilesError("x.jpg cannot be used")
-        return original(self, step, batches)
-
-    monkeypatch.setattr(Pretrain, "train_step", train_step)
+    fail(monkeypatch, 3, BadFilesError("x.jpg cannot be used"))
     done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "100"), check=False)
     assert done.returncode == 1 and "x.jpg cannot be used; saved: update 3;" in done.stderr
     assert checkpoint.load(images / "run/checkpoints").step == 3

@@ -14,7 +14,7 @@ class Case:
     size: tuple[int, int]
     patch: int = 1
     rows: int | None = None
-    """How many patches are wanted; None = all."""
+    """Number of patches wanted; None = all."""
     radius: float = 40
     center: str = "official"
     channels: int = 3

@@ -265,7 +265,7 @@ def launch(images, rows, patch_size, mean, std, radius, official, allow_tf32):
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for label, size, image, precision, is_complex in [
         ("224 uint8", 224, "u8", "tf32x3", True),
         ("224 fp32", 224, "fp32", "tf32x3", True),

@@ -9,7 +9,7 @@ ROWS, COLUMNS = 32, 128  # of a tile
 
 @triton.jit
 def is_hidden(hidden, n, inside, WIDTH: tl.constexpr, CELL_HEIGHT: tl.constexpr, CELL_WIDTH: tl.constexpr):
-    """Whether positions n of all B H W are in hidden cells."""
+    """True for each of positions n of all B H W that is in a hidden cell."""
     y, x = n // WIDTH, n % WIDTH  # lines are counted through all images, and so are lines of cells
     cell = y // CELL_HEIGHT * (WIDTH // CELL_WIDTH) + x // CELL_WIDTH
     return tl.load(hidden + cell, mask=inside, other=0) != 0
@@ -72,7 +72,7 @@ def launch(x, hidden, token, gamma, add):
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for value, add, gated in [
         ("fp32", False, False),
         ("bf16", False, False),

@@ -64,7 +64,7 @@ def launch(grad, x, hidden, gamma, add):
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for value, writes, gated in [
         ("fp32", True, False),
         ("bf16", True, False),

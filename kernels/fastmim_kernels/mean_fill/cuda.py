@@ -93,7 +93,7 @@ def launch(images, hidden, mean, std, dtype):
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for image in ("u8", "fp32"):
         yield f"sums {image}", _sums, [f"*{image}", "*fp32", "i32"], {"CHANNELS": 3, "BLOCK": _SUMMED}, 8
     for image, value, fill in (

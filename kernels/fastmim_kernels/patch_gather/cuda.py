@@ -64,7 +64,7 @@ def launch(images, ids, patch_size, mean, std, dtype, token_size, columns):
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for label, patch, token, image, value in [
         ("vit_b/16 uint8 fp32", 16, 16, "u8", "fp32"),
         ("vit_b/16 uint8 bf16", 16, 16, "u8", "bf16"),

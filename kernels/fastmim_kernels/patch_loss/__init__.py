@@ -93,7 +93,7 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gam
 
 
 def _count(pred: Tensor, rows: Tensor) -> int:
-    """What the sum of losses is divided by."""
+    """Returns the divisor of the sum of losses."""
     return max(rows.shape[0] * pred.shape[-1], 1)
 
 
@@ -106,7 +106,7 @@ def _grad_scale(pred: Tensor, rows: Tensor) -> float | None:
 
 
 def empty_grad(pred: Tensor, grad_scale: float | None) -> Tensor:
-    """What the gradient is written into: strided as the predictions of every patch are, those not read 0."""
+    """Returns memory for the gradient, strided as the predictions of every patch; unread predictions get 0."""
     if grad_scale is None:
         return pred.new_empty(0)
     return torch.zeros_like(pred) if pred.ndim == 3 else pred.new_empty(pred.shape)

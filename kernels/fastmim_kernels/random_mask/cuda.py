@@ -61,7 +61,7 @@ def warps(block: int, raster: bool) -> int:
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for patches, raster in ((196, False), (196, True), (1024, True), (_LARGEST, False), (_LARGEST, True)):
         block = triton.next_power_of_2(patches)
         constants = {"PATCHES": patches, "RASTER": raster, "BLOCK": block}

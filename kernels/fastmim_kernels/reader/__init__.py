@@ -27,7 +27,7 @@ _KINDS = ("unsigned", "signed", "float")
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image."""
+    """Facts that a file states about its image."""
 
     format: str
     """One of `FORMATS`: told by content, not by name."""
@@ -230,7 +230,7 @@ class Batch:
         self._finalizer = weakref.finalize(self, reader._library.fastmim_batch_release, batch)
 
     def done(self) -> bool:
-        """Whether `result` would return at once."""
+        """True if `result` would return at once."""
         return not self._finalizer.alive or self._reader._library.fastmim_batch_wait(self._batch, 0) != 0
 
     def result(self) -> list[File]:

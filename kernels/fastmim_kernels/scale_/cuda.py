@@ -27,6 +27,6 @@ def launch(x, factor) -> None:
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for value in ("fp32", "bf16", "fp16"):
         yield value, _scale, [f"*{value}", "*fp32", "i64"], {"ROUNDS": 32, "BLOCK": 1024}, 4

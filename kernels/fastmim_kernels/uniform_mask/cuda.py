@@ -12,7 +12,7 @@ _LARGEST = 4096  # as random_mask; more would take minutes to compile
 
 @triton.jit
 def _keys(seed, stream, sample_id, n, BLOCK: tl.constexpr):
-    """What the first n draws are sorted by, draw and index; larger than all of them from there on."""
+    """Returns sort keys of the first n draws, of draw and index; later keys are larger than all of them."""
     i = tl.arange(0, BLOCK)
     block = tl.arange(0, BLOCK // 4)
     draw = words(seed, stream, sample_id + tl.zeros_like(block), block)
@@ -77,7 +77,7 @@ def launch(seed, stream, secondary_stream, ids, rows, columns, kept, stratified)
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for side, stratified in ((16, True), (16, False), (14, True), (32, True), (64, True)):
         block = triton.next_power_of_2(side**2 // 4)
         constants = {"K": side**2 // 4, "STRATIFIED": stratified, "BLOCK": block}

@@ -26,7 +26,7 @@ class Case:
 
     @property
     def reach(self) -> tuple[int, int]:
-        """How far apart two places can be."""
+        """Largest distance of two places."""
         cell = 2 if self.places == "image" else 1
         return cell * self.window[0] - 1, cell * self.window[1] - 1
 

@@ -16,7 +16,7 @@ def locate(
     ROWS: tl.constexpr,  # of a window
     COLUMNS: tl.constexpr,
 ):
-    """Where the tokens are in the map, and in which of the four areas that the roll can bring together."""
+    """Returns the places of tokens in the map, and which of the four areas that the roll joins they are in."""
     across = width // COLUMNS
     row = (window // across) * ROWS + t // COLUMNS
     column = (window % across) * COLUMNS + t % COLUMNS
@@ -133,7 +133,7 @@ SIDES = (4, 6, 7, 8, 12, 14, 16)
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"

@@ -147,7 +147,7 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 def compile_only():
-    """What `bench.compile` compiles: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"
