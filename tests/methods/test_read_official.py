@@ -160,6 +160,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
         read_official(tmp_path / "missing.pth")
 
 
+@pytest.mark.costly("processes", "a process is left to run into its limit of CPU time")
 def test_a_file_that_asks_for_endless_work_is_refused_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "_SECONDS", 1)
     for path in hostile_weights.write_all(tmp_path).values():
