@@ -128,7 +128,9 @@ class Classification(Tested):
 
     def words(self) -> str:
         top1, top5, loss = (self.scores[name] for name in ("top1", "top5", "loss"))
-        return f"top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.4f}"
+        # Of five classes or fewer, every answer is among the first five.
+        second = f"top-5 {top5:.2%}, " if self.module.fc.out_features > 5 else ""
+        return f"top-1 {top1:.2%}, {second}loss {loss:.4f}"
 
 
 class FineTuning(Classification):

@@ -77,6 +77,6 @@ def to_official(run: Path, file: Path, name: str | None = None, overwrite: bool 
     fmt = official.choose(mim, name, loaded.meta.get("official"))
     state, account = official.to_official(fmt, mim)
     official.write_official(file, fmt.container, state)
-    held = f"{{{fmt.container!r}: {len(state)} tensors}}"
     lines = account.lines("", "without a place in the file, so lost")
-    return "\n".join([*lines, f"{shown(file)}: {held}; optimizer state, schedule and epoch stay behind"])
+    held = f"{shown(file)}: a checkpoint file with {len(state)} tensors under {fmt.container!r}"
+    return "\n".join([*lines, f"{held}; optimizer state, schedule and epoch stay behind"])

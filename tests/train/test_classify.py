@@ -248,10 +248,18 @@ def test_too_many_broken_test_images_are_refused_before_training(own, tmp_path):
     assert not (tmp_path / "run/checkpoints").exists()
 
 
+def test_five_answers_of_three_classes_are_no_score(images, tmp_path):
+    said = launched.train(words(images, tmp_path / "run", *BRIEF)).stdout
+    assert "top-1 " in said and "top-5" not in said
+
+
 def test_a_test_set_that_tests_little_is_said(own, tmp_path):
     brief = (*BRIEF, "--run.stop_after", "1")
     done = launched.train([*words(own, tmp_path / "a", *brief), "--data.test", str(own / "train")])
     assert "warning: data.test holds the images of data.root" in done.stdout
+    assert (
+        "top-1 " in (done := launched.train(words(own, tmp_path / "c", *BRIEF))).stdout and "top-5" not in done.stdout
+    )
     shutil.rmtree(own / "test/dark")
     (own / "list.txt").write_text("".join(f"test/bright/{i}.png 0\n" for i in range(5)))
     done = launched.train([*words(own, tmp_path / "b", *brief), "--data.test", str(own / "list.txt")])
