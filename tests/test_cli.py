@@ -294,6 +294,15 @@ PATHS = [
 ]
 
 
+def test_a_dead_link_is_no_place_for_a_converted_run_and_sizes_have_a_limit(refusal, tmp_path):
+    (tmp_path / "run").symlink_to("nowhere")
+    (tmp_path / "a.pth").touch()
+    words = "convert", str(tmp_path / "a.pth"), str(tmp_path / "run")
+    assert "found a link that leads nowhere" in refusal(*words)
+    said = "--size: expected sides of at most 4096 pixels, got 16384 16384"
+    assert said in refusal(*words, "--size", "16384", "16384")
+
+
 @pytest.mark.parametrize("text", ["", "  ", "None", "~/x", "C:\\x"])
 @pytest.mark.parametrize(("command", "name", "option"), PATHS)
 def test_a_text_that_is_no_path_is_refused_by_every_command(command, name, option, text, refusal):

@@ -36,6 +36,8 @@ from .tested import Tested
 
 MANY_PIXELS = 10**8
 """Pixels of all masks of an image, each of the whole image, that take long enough to look at the image's size first."""
+MOST_PIXELS, MOST_OBJECTS = 2 * 10**9, 2000
+"""An image with more of them cannot be used. COCO's largest images have 0.4 million pixels and 93 objects."""
 PIECE = 8
 """Test images in a forward, whatever the number of processes: so no process count changes a detection."""
 
@@ -106,7 +108,7 @@ class Detection(Tested):
         """
         name = self.manifest.paths[index]
         image, objects = self.annotations.of(name)
-        if image["height"] * image["width"] * len(objects) > MANY_PIXELS:
+        if len(objects) > MOST_OBJECTS or image["height"] * image["width"] * len(objects) > MANY_PIXELS:
             file = self.files.read(index)
             if reason := refusal(file, limits_of(self.config.data)):
                 raise BadFilesError(reason)
@@ -193,10 +195,10 @@ def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
 
 
 def misfit(annotations: Annotations, name: str, size: tuple[int, int]) -> str | None:
-    """Says how an image of this (height, width) differs from what its annotations say, or None."""
+    """Says why an image of this (height, width) does not go with its annotations, or None."""
     image, _ = annotations.of(name)
     if size == (image["height"], image["width"]):
-        return None
+        return excess(annotations, name)
     return (
         f"{size[0]} x {size[1]} pixels as seen, {image['height']} x {image['width']} in {annotations.path}: "
         "correct one of them"
@@ -212,6 +214,17 @@ def gather(found: list, process: Process) -> list:
     return [item for some in lists or () for item in some]
 
 
+def excess(annotations: Annotations, name: str) -> str | None:
+    """Says that the objects of an image are too many to make their masks, or None."""
+    image, objects = annotations.of(name)
+    if len(objects) <= MOST_OBJECTS and image["height"] * image["width"] * len(objects) <= MOST_PIXELS:
+        return None
+    return (
+        f"{len(objects)} objects in {image['width']} x {image['height']} pixels: expected at most {MOST_OBJECTS} "
+        f"objects, and {MOST_PIXELS} pixels in all of their masks; cut the image into tiles"
+    )
+
+
 def results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, Tensor]) -> list[dict[str, Any]]:
     """Detections on a whole image that was resized and padded, in COCO's format and pixels of the image."""
     from pycocotools import mask as coco
@@ -224,13 +237,14 @@ def results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, T
     boxes = torch.minimum(boxes, torch.tensor(size[::-1], device=boxes.device).repeat(2))
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # what is left is not in the padding
     boxes, detected = boxes[inside], {name: values[inside] for name, values in detected.items()}
-    masks = (paste_masks_in_image(detected["masks"], boxes, size)[:, 0] > 0.5).to("cpu", torch.uint8)
-    boxes[:, 2:] -= boxes[:, :2]
-    entries = zip(boxes.tolist(), detected["labels"].tolist(), detected["scores"].tolist(), masks.numpy(), strict=True)
+    entries = zip(boxes, detected["masks"], detected["labels"].tolist(), detected["scores"].tolist(), strict=True)
     found = []
-    for box, label, score, mask in entries:
-        code = coco.encode(np.asfortranarray(mask))
+    for box, part, label, score in entries:
+        # One by one: a hundred masks of a large image have gigabytes.
+        mask = (paste_masks_in_image(part[None], box[None], size)[0, 0] > 0.5).to("cpu", torch.uint8)
+        code = coco.encode(np.asfortranarray(mask.numpy()))
         code["counts"] = code["counts"].decode()
-        place = {"image_id": image["id"], "category_id": categories[label - 1], "bbox": box, "segmentation": code}
+        corner = torch.cat([box[:2], box[2:] - box[:2]]).tolist()
+        place = {"image_id": image["id"], "category_id": categories[label - 1], "bbox": corner, "segmentation": code}
         found.append(place | {"score": score})
     return found

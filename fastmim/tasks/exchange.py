@@ -12,6 +12,7 @@ from ..convert import official
 from ..terminal import shown, typed
 from .parts import build
 from .runs import open_pretraining, outline
+from .trained import LARGEST_SIDE
 
 
 def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[int, int] | None = None) -> str:
@@ -25,8 +26,11 @@ def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[i
         ValueError: no known checkpoint, one that does not fit the configuration, or a folder that is in use.
         OSError: the folder cannot be written.
     """
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"{shown(run)}: expected a run folder to write, found a file: fastmim convert FILE RUN")
+    if size and max(size) > LARGEST_SIDE:
+        raise ValueError(f"--size: expected sides of at most {LARGEST_SIDE} pixels, got {size[0]} {size[1]}")
+    if os.path.lexists(run) and not run.is_dir():
+        kind = "a file" if run.exists() else "a link that leads nowhere"
+        raise ValueError(f"{shown(run)}: expected a run folder to write, found {kind}: fastmim convert FILE RUN")
     if os.path.lexists(run / "checkpoints"):
         raise ValueError(f"{shown(run)} holds checkpoints already, which are never replaced: choose another folder")
     found = official.open_official(file)

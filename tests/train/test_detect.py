@@ -17,7 +17,7 @@ from fastmim.data.image import DEFAULT_LIMITS
 from fastmim.data.manifest import Manifest
 from fastmim.data.masks import patient
 from fastmim.data.quarantine import BadFilesError
-from fastmim.tasks.detect import Detection
+from fastmim.tasks.detect import Detection, misfit
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import refusal, result, rows
@@ -65,6 +65,7 @@ def undisturbed(tmp_path_factory, shapes):
     return run
 
 
+@pytest.mark.costly("processes", "pays for the undisturbed run when it comes first")
 def test_a_run_leaves_what_it_promises(undisturbed):
     found = result(undisturbed)
     assert found["images"] == 20 and found["updates"] == 6 and found["hours"] > 0 and found["peak_bytes"] > 2**20
@@ -193,3 +194,14 @@ def test_a_size_that_is_not_the_images_costs_nothing(shapes, tmp_path, monkeypat
     task.config = SimpleNamespace(data=SimpleNamespace(decode_memory=500, decode_seconds=2.0))
     with pytest.raises(BadFilesError, match="56 x 56 pixels as seen, 13000 x 13000 in"):
         task.target(0, torch.tensor(0))
+
+
+@pytest.mark.parametrize(("side", "count"), [(56, 2001), (13_000, 12)])
+def test_objects_of_too_many_masks_make_a_bad_image(shapes, tmp_path, side, count):
+    content = json.loads((shapes / "train.json").read_text())
+    image = content["images"][0] | {"height": side, "width": side}
+    triangle = {"image_id": image["id"], "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    content["annotations"] = [triangle | {"category_id": content["categories"][0]["id"]}] * count
+    (tmp_path / "a.json").write_text(json.dumps(content | {"images": [image]}))
+    words = f"^{count} objects in {side} x {side} pixels: expected at most 2000 objects, and 2000000000 pixels"
+    assert re.match(words, misfit(Annotations(str(tmp_path / "a.json")), image["file_name"], (side, side)))
