@@ -24,8 +24,9 @@ from torch import Tensor, nn
 import fastmim_kernels
 from bench import published, trial
 from bench.record import Record, record, relative
-from fastmim import config, optim
-from fastmim.command import Parser, at_least, refusing
+from fastmim.config import base as config
+from fastmim.engine import optim
+from fastmim.host.command import Parser, at_least, refusing
 from fastmim.tasks import pretrain
 
 COMPILED = {

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from bench.record import Record, record
-from fastmim.command import Parser, refusing
+from fastmim.host.command import Parser, refusing
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that a block of threads can have at most, of each architecture the kernels are compiled for: CUDA C++

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 import fastmim_kernels  # noqa: E402
 from bench.ops import DTYPES  # noqa: E402
 from bench.variants import variants  # noqa: E402
-from fastmim.command import Parser, refusing
+from fastmim.host.command import Parser, refusing
 
 
 def calls() -> list[tuple]:

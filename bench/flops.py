@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 
 from bench import published, trial
-from fastmim import config
-from fastmim.command import Parser, refusing
+from fastmim.config import base as config
+from fastmim.host.command import Parser, refusing
 from fastmim.tasks import pretrain
 
 TRAINING = 3

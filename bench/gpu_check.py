@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 
 from bench import record
-from fastmim.command import Parser, at_least, refusing
+from fastmim.host.command import Parser, at_least, refusing
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 560

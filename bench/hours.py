@@ -19,9 +19,9 @@ import torch
 import fastmim_kernels
 from bench import flops, record, trial
 from bench.ops import matmul_rate
-from fastmim import config
-from fastmim.command import Parser, at_least, refusing
-from fastmim.processes import init_distributed
+from fastmim.config import base as config
+from fastmim.engine.process import init_distributed
+from fastmim.host.command import Parser, at_least, refusing
 
 
 def row(

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastmim import checkpoint
 from fastmim.analysis.knn import knn_accuracy
 from fastmim.cli import visualize
-from fastmim.command import Parser, refusing
-from fastmim.config import Config, from_json
+from fastmim.config.base import Config, from_json
 from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
-from fastmim.mim import MIM
+from fastmim.host.command import Parser, refusing
+from fastmim.model.mim import MIM
+from fastmim.run import checkpoint
 from fastmim.tasks.parts import PARTS, build
 
 from .record import Record, record

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bench.record import Record, record
-from fastmim import config
-from fastmim.command import Parser, at_least, reason, refusing
+from fastmim.config import base as config
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.data.sampler import Sampler
+from fastmim.host.command import Parser, at_least, reason, refusing
 
 SIZE = 224
 SCALE = (0.2, 1.0)

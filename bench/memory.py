@@ -16,8 +16,8 @@ from itertools import product
 from pathlib import Path
 
 from bench import record, trial
-from fastmim import config
-from fastmim.command import Parser, at_least, refusing
+from fastmim.config import base as config
+from fastmim.host.command import Parser, at_least, refusing
 
 GIB = 2**30
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from bench.record import Record, record
-from fastmim.command import Parser, at_least, nearest, refusing
+from fastmim.host.command import Parser, at_least, nearest, refusing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
 PHASES = ("forward", "backward", "both")

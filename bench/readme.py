@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 
 from bench import record
-from fastmim.command import Parser, refusing
+from fastmim.host.command import Parser, refusing
 
 README = record.ROOT / "README.md"
 RESULTS = "<!-- results: make readme -->\n", "<!-- end of results -->\n"

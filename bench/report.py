@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench import ops, record
 from bench.misses import MISSES, UNMEASURED
-from fastmim.command import Parser, refusing
+from fastmim.host.command import Parser, refusing
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
 COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12

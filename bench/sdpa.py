@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import ops, record
-from fastmim.command import Parser, at_least, refusing
+from fastmim.host.command import Parser, at_least, refusing
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,

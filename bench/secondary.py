@@ -17,10 +17,10 @@ from torch import Tensor
 
 from bench.ops import add_device, measure
 from bench.record import Record, record
-from fastmim.command import Parser, at_least, refusing
-from fastmim.encoders.um_pyramid import PATCH, TOKEN
-from fastmim.encoders.um_swin import UMSwin
-from fastmim.masking import UniformMasking
+from fastmim.host.command import Parser, at_least, refusing
+from fastmim.model.encoders.um_pyramid import PATCH, TOKEN
+from fastmim.model.encoders.um_swin import UMSwin
+from fastmim.model.masking import UniformMasking
 from fastmim_kernels import keep_freed_memory, mask_token, unshuffle
 
 

@@ -20,10 +20,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import fastmim_kernels
 from bench import compare, flops, ops, record, trial
-from fastmim import config
-from fastmim.command import Parser, at_least, refusing
-from fastmim.engine import Engine, Process
-from fastmim.processes import init_distributed
+from fastmim.config import base as config
+from fastmim.engine.engine import Engine, Process
+from fastmim.engine.process import init_distributed
+from fastmim.host.command import Parser, at_least, refusing
 from fastmim.tasks.parts import build
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 import fastmim_kernels
-from fastmim import config
-from fastmim.command import lacks_memory
-from fastmim.engine import Process
-from fastmim.overrides import override
-from fastmim.processes import init_distributed
+from fastmim.config import base as config
+from fastmim.config.overrides import override
+from fastmim.engine.engine import Process
+from fastmim.engine.process import init_distributed
+from fastmim.host.command import lacks_memory
 from fastmim.tasks.pretrain import Pretrain
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import trial
 from bench.record import Record, record
-from fastmim.command import Parser, at_least, refusing
+from fastmim.host.command import Parser, at_least, refusing
 
 CONFIG = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
 # Agreement with the first stage of the precision. DeepSpeed's stage 0 has no bf16 block: the optimizer there is ours.

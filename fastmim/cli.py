@@ -17,8 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from .command import dispatch, nearest, refusing, version
-from .terminal import shown, steady_output
+from .host.command import dispatch, nearest, refusing, version
+from .host.terminal import shown, steady_output
 
 
 def export(
@@ -41,9 +41,9 @@ def export(
         out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO. An earlier export there is replaced,
             unless somebody has changed a file in it; any other folder must be empty.
     """
-    from .files import output, tidy_exit
-    from .tasks.export import export_encoder
-    from .tasks.load import weights
+    from .export.export import export_encoder
+    from .export.load import weights
+    from .host.files import output, tidy_exit
     from .tasks.runs import open_run
 
     config, loaded = open_run(run, shown(run))
@@ -156,7 +156,7 @@ def convert(
             that fits.
         overwrite: replace a .pth file that is there already. Run folders are never replaced.
     """
-    from .tasks.exchange import to_official, to_run
+    from .export.exchange import to_official, to_run
 
     if source.is_dir():
         if config or size:
@@ -231,7 +231,7 @@ def doctor(
     from .data.doctor import check_bad_files, environment, examine, write_bad_files
     from .data.image import Limits
     from .data.manifest import Manifest
-    from .metrics import console
+    from .run.metrics import console
 
     if tiny < 0:
         raise ValueError(f"--tiny: expected at least 0 pixels, got {tiny}")

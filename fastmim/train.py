@@ -11,11 +11,11 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 
 from pathlib import Path
 
-from fastmim.command import lacks_memory, refusing, repeated, version
-from fastmim.config import Experiment, load
-from fastmim.overrides import given, leaf_fields, override
-from fastmim.stop import Stop, launchers
-from fastmim.terminal import shown, steady_output
+from fastmim.config.base import Experiment, load
+from fastmim.config.overrides import given, leaf_fields, override
+from fastmim.host.command import lacks_memory, refusing, repeated, version
+from fastmim.host.terminal import shown, steady_output
+from fastmim.run.stop import Stop, launchers
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or with python or torchrun)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
@@ -39,8 +39,8 @@ def run(argv: list[str], stop: Stop) -> None:
     # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
-    from fastmim.runfolder import FolderError
-    from fastmim.trainer import Trainer
+    from fastmim.run.folder import FolderError
+    from fastmim.tasks.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
     places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}

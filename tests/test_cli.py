@@ -16,15 +16,16 @@ import torch
 from PIL import Image
 
 import fastmim
-from fastmim import checkpoint, cli
+from fastmim import cli
 from fastmim.analysis import reconstruction
 from fastmim.analysis.pictures import is_ours
-from fastmim.config import load, to_json
+from fastmim.config.base import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
 from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
-from fastmim.tasks import export
+from fastmim.export import export
+from fastmim.run import checkpoint
 from fastmim.tasks.pretrain import build
 from fastmim.tasks.runs import open_pretraining
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmim.command import misread, nearest, reason, refusing
+from fastmim.host.command import misread, nearest, reason, refusing
 from tests.methods.tiny import ROOT
 
 
@@ -68,7 +68,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback():
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback():
-    program = "from fastmim.command import refusing\nwith refusing('t'):\n    print('x' * 100_000)"
+    program = "from fastmim.host.command import refusing\nwith refusing('t'):\n    print('x' * 100_000)"
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim.config import Config, from_json, load, to_json
-from fastmim.detection import Detect
-from fastmim.fields import check_types
-from fastmim.optim import parameter_groups
-from fastmim.overrides import ELSEWHERE, leaf_fields, override
-from fastmim.segmentation import Segment
+from fastmim.config.base import Config, from_json, load, to_json
+from fastmim.config.classify import Finetune, Probe
+from fastmim.config.detect import Detect
+from fastmim.config.fields import check_types
+from fastmim.config.overrides import ELSEWHERE, leaf_fields, override
+from fastmim.config.segment import Segment
+from fastmim.engine.optim import parameter_groups
 from fastmim.tasks import classify, detect, segment
 from fastmim.tasks.parts import PARTS, build
 from fastmim.tasks.task import total_steps
-from fastmim.transfer import Finetune, Probe
 from tests.sweep import covering
 
 ROOT = Path(__file__).parents[1]
@@ -266,7 +266,7 @@ def test_config_files_that_are_not(tmp_path, monkeypatch):
     for name, found in (("folder.py", "a folder"), ("run.json", "another file"), ("pipe.py", "another file")):
         with pytest.raises(ValueError, match=f"^{name}: expected a config file .Python.; found {found} there"):
             load(name)
-    (tmp_path / "loop.py").write_text("from fastmim.config import load\nconfig = load('loop.py')")
+    (tmp_path / "loop.py").write_text("from fastmim.config.base import load\nconfig = load('loop.py')")
     with pytest.raises(ValueError, match="loop.py:2: loop.py: expected a config file that does not load itself$"):
         load("loop.py")
     (tmp_path / "exits.py").write_text("import sys\nsys.exit('bye')")
@@ -280,8 +280,8 @@ def test_config_files_that_are_not(tmp_path, monkeypatch):
 
 
 HEAD = f"""from dataclasses import replace
-from fastmim.config import Train, load
-from fastmim.encoders import ResNet, ViT
+from fastmim.config.base import Train, load
+from fastmim.model.encoders import ResNet, ViT
 tiny = load({str(TINY)!r})
 """
 
@@ -325,7 +325,7 @@ def test_mistakes_in_a_config_file(line, message, tmp_path):
 
 def test_a_mistake_in_a_config_that_a_config_loads(tmp_path):
     (tmp_path / "inner.py").write_text("\nconfig = undefined\n")
-    (tmp_path / "outer.py").write_text("from fastmim.config import load\nconfig = load('inner.py')\n")
+    (tmp_path / "outer.py").write_text("from fastmim.config.base import load\nconfig = load('inner.py')\n")
     inner = f"{tmp_path}/inner.py:2: NameError: name 'undefined' is not defined"
     with pytest.raises(ValueError) as error:
         load(tmp_path / "outer.py")

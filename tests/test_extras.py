@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fastmim.extras import require
+from fastmim.host.extras import require
 from tests.methods.tiny import ROOT
 from tests.train import launched
 

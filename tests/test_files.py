@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from fastmim import files
-from fastmim.terminal import shown, typed
+from fastmim.host import files
+from fastmim.host.terminal import shown, typed
 
 
 @pytest.mark.parametrize(

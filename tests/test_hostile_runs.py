@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import fastmim
-from fastmim import checkpoint, cli
+from fastmim import cli
 from fastmim.data.demo import write_demo_images
-from fastmim.tasks.card import card
-from fastmim.tasks.layouts import Snippet
-from fastmim.tasks.load import from_run
+from fastmim.export.card import card
+from fastmim.export.layouts import Snippet
+from fastmim.export.load import from_run
+from fastmim.run import checkpoint
 from fastmim.tasks.runs import open_run
 from tests import hostile_runs
 from tests.test_cli import write_run

@@ -31,6 +31,6 @@ def test_the_command_helps_without_torch():
 
 def test_configs_and_training_modules_are_imported_with_torch_alone():
     """timm, torchvision and DeepSpeed come with the first model: neither settings nor collecting tests needs them."""
-    modules = "import fastmim.trainer, fastmim.detector, fastmim.segmenter"
+    modules = "import fastmim.tasks.trainer, fastmim.model.detector, fastmim.model.segmenter"
     settings = "from fastmim.train import main; main(sys.argv[1:])"
     assert imported(f"{modules}; {settings}", "configs/debug/tiny_cpu.py", "--help") == ["torch"]

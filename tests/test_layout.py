@@ -23,74 +23,22 @@ TRACKED = [
 MODULES = [p for p in TRACKED if p.suffix == ".py" and p.parts[len(ROOT.parts)] in ("fastmim", "kernels", "bench")]
 OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
-# Layer of each module of fastmim; a package has one layer for all its modules.
-LAYERS = {
-    0: ("terminal", "files", "records", "extras", "command", "launcher"),
-    1: (
-        *("config", "overrides", "transfer", "detection", "segmentation", "fields", "tokens"),
-        *("optim", "stage0", "layerwise"),
-    ),
-    2: (
-        *("mim", "classifier", "detector", "segmenter", "pyramid"),
-        *("masking", "encoders", "decoders", "targets", "losses", "objective"),
-    ),
-    3: (
-        *("engine", "settings", "deepspeed_file", "checkpoint", "tensors", "runfolder", "metrics", "pace", "bittrace"),
-        *("processes", "stop", "peers", "skips", "data"),
-    ),
-    4: ("tasks", "analysis", "convert"),
-    5: ("train", "trainer", "cli"),
-}
-LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-# Within a layer, modules import each other only here.
-ALLOWED = {
-    ("files", "terminal"),
-    ("command", "terminal"),
-    ("launcher", "terminal"),
-    ("records", "files"),
-    ("records", "terminal"),
-    ("objective", "losses"),
-    ("config", "fields"),
-    ("config", "tokens"),
-    ("overrides", "config"),
-    ("overrides", "fields"),
-    ("optim", "config"),
-    ("optim", "layerwise"),
-    ("optim", "stage0"),
-    ("layerwise", "stage0"),
-    ("transfer", "config"),
-    ("transfer", "fields"),
-    ("transfer", "tokens"),
-    ("detection", "config"),
-    ("detection", "fields"),
-    ("detection", "tokens"),
-    ("detector", "pyramid"),
-    ("segmentation", "config"),
-    ("segmentation", "fields"),
-    ("segmentation", "tokens"),
-    ("segmenter", "encoders"),
-    ("segmenter", "pyramid"),
-    ("tasks", "analysis"),
-    ("tasks", "convert"),
-    ("engine", "settings"),
-    ("settings", "deepspeed_file"),
-    ("checkpoint", "runfolder"),
-    ("checkpoint", "tensors"),
-    ("processes", "engine"),
-    ("stop", "peers"),
-    ("metrics", "pace"),
-    ("train", "trainer"),
-}
+# Folders and top-level modules of fastmim, the lowest first. Each imports only from those before it.
+ORDER = (
+    *("host", "tokens", "samples", "parts", "config", "model", "data", "engine", "run"),
+    *("analysis", "convert", "tasks", "export", "bittrace", "train", "cli"),
+)
+EXCEPTIONS = {("tasks", "export")}
 # Which part of fastmim may import which library.
 ONLY_IN = {
-    "deepspeed": {"engine", "processes"},
+    "deepspeed": {"engine"},
     "nvidia": {"data"},
-    "segmentation_models_pytorch": {"segmenter"},
-    "timm": {"encoders", "decoders", "layerwise", "classifier", "detector", "pyramid", "data", "tasks"},
-    "torchvision": {"data", "detector", "tasks"},
+    "segmentation_models_pytorch": {"model"},
+    "timm": {"model", "engine", "data", "tasks", "export"},
+    "torchvision": {"data", "model", "tasks", "export"},
     "pycocotools": {"data", "analysis", "tasks"},
-    "rich": {"metrics", "cli"},
-    "tyro": {"overrides"},
+    "rich": {"run", "cli"},
+    "tyro": {"config"},
 }
 
 
@@ -126,23 +74,22 @@ def test_imports_go_down(path):
     if own == "__init__":
         names = {alias for node in ast.parse(path.read_text()).body for alias in imported(node)}
         assert not names, "fastmim/__init__.py imports nothing when it is imported"
-        assert imports(path) == {"fastmim.tasks.load.load"}, "but what fastmim.load is, when that is called"
+        assert imports(path) == {"fastmim.export.load.load"}, "but what fastmim.load is, when that is called"
         return
     for module in imports(path):
         if module.startswith("fastmim.") and part(module) != own:
             other = part(module)
-            below = LAYER[other] < LAYER[own] and not (LAYER[own] == 3 and LAYER[other] == 2)
-            assert below or (own, other) in ALLOWED, (
-                f"{relative} (layer {LAYER[own]}) imports {module} ({LAYER[other]})"
-            )
+            below = ORDER.index(other) < ORDER.index(own)
+            assert below or (own, other) in EXCEPTIONS, f"{relative} imports {module}, which is above it"
+            assert not (own in ("data", "engine", "run") and other == "model"), f"{relative} imports {module}"
         for library, places in ONLY_IN.items():
             if module.split(".")[0] == library:
                 assert own in places, f"{relative} imports {module}; only {sorted(places)} may"
 
 
-def test_every_layer_names_a_module():
+def test_every_folder_has_its_place():
     modules = {path.relative_to(ROOT / "fastmim").parts[0].removesuffix(".py") for path in OWN}
-    assert set(LAYER) == modules - {"__init__"}
+    assert set(ORDER) == modules - {"__init__"}
 
 
 def test_kernels_are_the_bottom():
@@ -219,7 +166,7 @@ WRITTEN_TO_A_FILE = re.compile(r"torch\.save\(.*(, file\)|, FILE\))")
 
 
 def test_files_are_written_by_one_module():
-    """A run folder may be a stranger's, and hold links: see `fastmim/files.py`."""
+    """A run folder may be a stranger's, and hold links: see `fastmim/host/files.py`."""
     for path in OWN:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if path.name == "files.py" or WRITTEN_ELSEWHERE.search(line) or WRITTEN_TO_A_FILE.search(line):

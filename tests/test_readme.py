@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
 from tests.shapes import write_shapes
 from tests.train.launched import free_port
@@ -45,7 +45,7 @@ RESNET = re.sub(r"--(en|de)coder\.\w+ \d+ |--data.held_out \d+ ", "", SMALL).rep
 OFFICIAL = """
 from dataclasses import replace
 from pathlib import Path
-from fastmim.config import load
+from fastmim.config.base import load
 base = load(Path({configs!r}) / "mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(
     base,

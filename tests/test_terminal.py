@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fastmim.terminal import steady_output
+from fastmim.host.terminal import steady_output
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PROGRAM = """
-from fastmim.terminal import steady_output
+from fastmim.host.terminal import steady_output
 import sys
 with steady_output("prog", {patience}):
     output = sys.stdout
@@ -67,7 +67,7 @@ def test_odd_characters_are_escaped_under_strict_encodings(tmp_path, encoding):
 
 @pytest.mark.parametrize("redirection, status", [("| true", 0), ("> /dev/full", 1), ("> /dev/null", 0)])
 def test_a_command_ends_quietly_when_nobody_reads_on_and_fails_when_its_output_is_lost(redirection, status):
-    code = "import sys; from fastmim.terminal import steady_output\n"
+    code = "import sys; from fastmim.host.terminal import steady_output\n"
     code += "@steady_output('prog')\ndef main():\n    for i in range(30_000): print(i)\nmain()"
     command = ["bash", "-c", f'"$0" -c "$1" {redirection}; exit ${{PIPESTATUS[0]}}', sys.executable, code]
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=60)

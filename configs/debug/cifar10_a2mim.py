@@ -7,7 +7,7 @@ Measured here: bench/results/learns_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 photographs = load("photographs_a2mim.py")
 cifar10 = load("cifar10_mae.py")

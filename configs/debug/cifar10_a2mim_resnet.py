@@ -10,11 +10,11 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.encoders.convnet import ResNet
-from fastmim.masking import RandomMasking
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.convnet import ResNet
+from fastmim.model.masking import RandomMasking
 
 mae = load("cifar10_mae_32px.py")
 config = replace(

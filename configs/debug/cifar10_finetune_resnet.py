@@ -13,8 +13,8 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.transfer import Head
+from fastmim.config.base import load
+from fastmim.config.classify import Head
 
 vit = load("cifar10_finetune_vit.py")
 resnet = load("cifar10_a2mim_resnet.py")

@@ -10,9 +10,9 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, Run, Train, load
+from fastmim.config.base import Optim, Run, Train, load
+from fastmim.config.classify import Augment, Finetune, Head, LabelledData
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.transfer import Augment, Finetune, Head, LabelledData
 
 mae = load("cifar10_mae_32px.py")
 config = Finetune(

@@ -8,7 +8,7 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 mae = load("cifar10_mae.py")
 config = replace(

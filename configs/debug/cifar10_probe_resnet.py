@@ -6,7 +6,7 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 vit = load("cifar10_probe_vit.py")
 resnet = load("cifar10_a2mim_resnet.py")

@@ -10,8 +10,8 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, load
-from fastmim.transfer import Head, Probe
+from fastmim.config.base import Optim, load
+from fastmim.config.classify import Head, Probe
 
 finetune = load("cifar10_finetune_vit.py")
 config = Probe(

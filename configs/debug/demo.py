@@ -14,13 +14,13 @@ Measured here: bench/results/summary.png.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.encoders.convnet import ConvNeXt
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.convnet import ConvNeXt
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.targets import Pixels
 
 mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(

@@ -7,8 +7,8 @@ Measured here: bench/results/learns_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
+from fastmim.config.base import load
+from fastmim.model.losses import FocalFrequency, MaskedL1, WithFourier
 
 simmim = load("photographs_simmim.py")
 config = replace(

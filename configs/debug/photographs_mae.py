@@ -7,9 +7,9 @@ Measured here: bench/results/learns_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.vit import ViT
+from fastmim.config.base import load
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders.vit import ViT
 
 mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(

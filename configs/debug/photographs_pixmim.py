@@ -7,9 +7,9 @@ Measured here: bench/results/learns_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import SimpleResizedCrop
-from fastmim.targets import LowPass
+from fastmim.model.targets import LowPass
 
 mae = load("photographs_mae.py")
 config = replace(

@@ -7,12 +7,12 @@ Measured here: bench/results/learns_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.losses import MaskedL1
-from fastmim.masking import BlockMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import LinearHead
+from fastmim.model.losses import MaskedL1
+from fastmim.model.masking import BlockMasking
+from fastmim.model.targets import Pixels
 
 mae = load("photographs_mae.py")
 config = replace(

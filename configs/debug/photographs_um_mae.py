@@ -7,8 +7,8 @@ Measured here: bench/results/learns_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.masking import UniformMasking
+from fastmim.config.base import load
+from fastmim.model.masking import UniformMasking
 
 mae = load("photographs_mae.py")
 config = replace(

@@ -13,9 +13,9 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, Run, Train, load
+from fastmim.config.base import Optim, Run, Train, load
+from fastmim.config.detect import RCNN, AnnotatedData, Detect
 from fastmim.data.crops import ScaleJitterCrop
-from fastmim.detection import RCNN, AnnotatedData, Detect
 
 mae = load("shapes_mae.py")
 config = Detect(

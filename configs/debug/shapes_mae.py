@@ -9,12 +9,12 @@ Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.vit import ViT
-from fastmim.masking import RandomMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders.vit import ViT
+from fastmim.model.masking import RandomMasking
+from fastmim.model.targets import Pixels
 
 mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(

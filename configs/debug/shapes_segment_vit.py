@@ -11,9 +11,9 @@ pycocotools. Measured here: bench/results/transfer_*.jsonl.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, Run, Train, load
+from fastmim.config.base import Optim, Run, Train, load
+from fastmim.config.segment import MaskData, Segment, UPerNet
 from fastmim.data.crops import ScaleJitterCrop
-from fastmim.segmentation import MaskData, Segment, UPerNet
 
 mae = load("shapes_mae.py")
 config = Segment(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..files import read_json
-from ..metrics import read_metrics
-from ..terminal import shown
+from ..host.files import read_json
+from ..host.terminal import shown
+from ..run.metrics import read_metrics
 from .pictures import save_png
 
 if TYPE_CHECKING:

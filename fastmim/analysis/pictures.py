@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..files import open_regular, output, writing
+from ..host.files import open_regular, output, writing
 
 _KEYWORD, _PROGRAM = "Software", "fastmim"
 _START = 256  # bytes; the keyword follows the header

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..objective import Objective
+from ..model.objective import Objective
 from ..tokens import Mask, take
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..objective import Objective
+from ..model.objective import Objective
 from ..tokens import Mask, patchify, take, unpatchify
 
 GREY = 0.5

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import Config
-from ..decoders import LinearHead
-from ..encoders import ConvNeXt, ResNet
-from ..losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, WithFourier
+from ..config.base import Config
+from ..model.decoders import LinearHead
+from ..model.encoders import ConvNeXt, ResNet
+from ..model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, WithFourier
 from .format import Format, Rule
 from .shapes import State, count, shape
 from .simmim import config

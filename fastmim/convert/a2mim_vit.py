@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import Config
-from ..decoders import LinearHead
-from ..losses import FocalFrequency, MaskedL1, WithFourier
-from ..mim import MIM
-from ..tokens import Loss
+from ..config.base import Config
+from ..model.decoders import LinearHead
+from ..model.losses import FocalFrequency, MaskedL1, WithFourier
+from ..model.mim import MIM
+from ..parts import Loss
 from .format import Format, Rule
 from .shapes import State, shape
 from .simmim import add_axis, as_convolution, as_linear, beit, config, drop_axis

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..encoders.convnet import STAGES, ConvEncoder, ResNetEncoder
-from ..encoders.swin import SwinEncoder
+from ..model.encoders.convnet import STAGES, ConvEncoder, ResNetEncoder
+from ..model.encoders.swin import SwinEncoder
 from .a2mim import RESNETS
 from .format import Format, Rule
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from ..config import Config, Data
+from ..config.base import Config, Data
 from ..data.crops import RandomResizedCrop
-from ..decoders import TransformerDecoder
-from ..encoders import ConvMAE
-from ..losses import MaskedL2
-from ..masking import RandomMasking
-from ..targets import NormalizedPatches
+from ..model.decoders import TransformerDecoder
+from ..model.encoders import ConvMAE
+from ..model.losses import MaskedL2
+from ..model.masking import RandomMasking
+from ..model.targets import NormalizedPatches
 from .format import Format, Rule
 from .mae import DECODER
 from .shapes import State

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..encoders.convnet import ResNetEncoder
-from ..encoders.swin import SwinEncoder
-from ..encoders.vit import ViTEncoder
-from ..tokens import Encoder
+from ..model.encoders.convnet import ResNetEncoder
+from ..model.encoders.swin import SwinEncoder
+from ..model.encoders.vit import ViTEncoder
+from ..parts import Encoder
 from . import simmim
 from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
 from .format import Rule

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..config import Config, Data
+from ..config.base import Config, Data
 from ..data.crops import RandomResizedCrop
-from ..decoders import TransformerDecoder
-from ..encoders import ViT
-from ..losses import MaskedL2
-from ..masking import JointMasking, RandomMasking
-from ..targets import NormalizedPatches
+from ..model.decoders import TransformerDecoder
+from ..model.encoders import ViT
+from ..model.losses import MaskedL2
+from ..model.masking import JointMasking, RandomMasking
+from ..model.targets import NormalizedPatches
 from .format import Format, Rule
 from .shapes import State, count, shape
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import Config
-from ..files import writing
-from ..mim import MIM
-from ..terminal import shown
+from ..config.base import Config
+from ..host.files import writing
+from ..host.terminal import shown
+from ..model.mim import MIM
 from . import a2mim, a2mim_vit, convmae, mae, pixmim, simmim, um_mae
 from .backbones import check_not_dilated
 from .format import Format

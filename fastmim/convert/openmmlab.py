@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..encoders.beit import BEiTEncoder
-from ..encoders.convnet import ConvNeXtEncoder, ResNetEncoder
-from ..encoders.swin import SwinEncoder
-from ..encoders.vit import ViTEncoder
-from ..tokens import Encoder
+from ..model.encoders.beit import BEiTEncoder
+from ..model.encoders.convnet import ConvNeXtEncoder, ResNetEncoder
+from ..model.encoders.swin import SwinEncoder
+from ..model.encoders.vit import ViTEncoder
+from ..parts import Encoder
 from . import a2mim, a2mim_vit, pixmim
 from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
 from .format import Rule

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fastmim_kernels.low_pass import disc
 
-from ..config import Config
+from ..config.base import Config
 from ..data.crops import SimpleResizedCrop
-from ..targets import LowPass
+from ..model.targets import LowPass
 from .format import Format, Rule
 from .mae import vit_config
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import open_regular
-from ..tensors import check_names, read_tensors
-from ..terminal import shown
+from ..host.files import open_regular
+from ..host.terminal import shown
+from ..run.tensors import check_names, read_tensors
 from .limits import try_within
 
 

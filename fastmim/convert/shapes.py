@@ -7,7 +7,7 @@ import re
 
 from torch import Tensor
 
-from ..config import Data
+from ..config.base import Data
 from ..data.crops import RandomResizedCrop
 
 State = dict[str, Tensor]

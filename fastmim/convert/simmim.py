@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import Config
+from ..config.base import Config
 from ..data.crops import RandomResizedCrop
-from ..decoders import LinearHead
-from ..encoders import BEiT, Swin
-from ..losses import MaskedL1
-from ..masking import BlockMasking
-from ..mim import MIM
-from ..targets import Pixels
-from ..tokens import Encoder
+from ..model.decoders import LinearHead
+from ..model.encoders import BEiT, Swin
+from ..model.losses import MaskedL1
+from ..model.masking import BlockMasking
+from ..model.mim import MIM
+from ..model.targets import Pixels
+from ..parts import Encoder
 from .format import Format, Rule
 from .shapes import State, count, root, shape, square
 

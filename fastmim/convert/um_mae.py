@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..config import Config
+from ..config.base import Config
 from ..data.crops import RandomResizedCrop
-from ..decoders import LinearHead, TransformerDecoder
-from ..encoders import UMPVT, UMSwin
-from ..losses import MaskedL1, MaskedL2
-from ..masking import RandomMasking, UniformMasking
-from ..targets import NormalizedPatches, Pixels
+from ..model.decoders import LinearHead, TransformerDecoder
+from ..model.encoders import UMPVT, UMSwin
+from ..model.losses import MaskedL1, MaskedL2
+from ..model.masking import RandomMasking, UniformMasking
+from ..model.targets import NormalizedPatches, Pixels
 from .format import Format, Rule
 from .mae import DECODER, DECODER_HEADS, ENCODER, vit_config
 from .shapes import State, count, root, shape, square

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..tokens import sample_index
+from ..samples import sample_index
 from .away import DataAwayError
 from .loader import Loaded, Loader
 from .quarantine import BadFilesError

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
-from ..config import Data
-from ..tokens import Stream
+from ..config.base import Data
+from ..samples import Stream
 from .decode import FILTERS, Change, mean_colour
 
 

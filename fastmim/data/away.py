@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from fastmim_kernels.reader import File
 
-from ..files import open_regular
-from ..terminal import shown
+from ..host.files import open_regular
+from ..host.terminal import shown
 from .manifest import Manifest
 from .quarantine import BadFilesError
 

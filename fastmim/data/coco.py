@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import short
-from ..terminal import shown
-from ..tokens import Cut
+from ..host.files import short
+from ..host.terminal import shown
+from ..parts import Cut
 from . import strict_json
 from .crops import move
 from .decode import places

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..tokens import Crop, Cut
+from ..parts import Crop, Cut
 
 _ATTEMPTS = 10
 _DRAWS_PER_ATTEMPT = 4

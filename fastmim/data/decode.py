@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastmim_kernels.reader import File
 
-from ..tokens import Cut
+from ..parts import Cut
 from .image import DEFAULT_LIMITS, Limits, decode_upright, reserved
 
 MODES = {1: "L", 3: "RGB"}

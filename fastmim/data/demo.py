@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from fastmim_kernels.philox import uniform
 
-from ..extras import PACKAGES
-from ..files import writing
-from ..terminal import shown
-from ..tokens import Stream
+from ..host.extras import PACKAGES
+from ..host.files import writing
+from ..host.terminal import shown
+from ..samples import Stream
 from .crops import RandomResizedCrop
 from .image import open_image
 

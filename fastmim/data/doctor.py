@@ -17,10 +17,10 @@ import numpy as np
 
 from fastmim_kernels.reader import Batch, File, Header, Reader
 
-from ..config import Data
-from ..files import write
-from ..records import read_rows
-from ..terminal import shown
+from ..config.base import Data
+from ..host.files import write
+from ..host.records import read_rows
+from ..host.terminal import shown
 from .away import Patience
 from .decode import to_8_bits
 from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size

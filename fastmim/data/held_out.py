@@ -7,8 +7,8 @@ import os
 import torch
 from torch import Tensor
 
-from ..config import Data
-from ..terminal import shown
+from ..config.base import Data
+from ..host.terminal import shown
 from .manifest import Manifest
 from .sampler import split_held_out
 

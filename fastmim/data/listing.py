@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ..files import open_regular
-from ..terminal import shown
+from ..host.files import open_regular
+from ..host.terminal import shown
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif"})
 """Files with these are listed unopened."""

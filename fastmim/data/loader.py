@@ -16,9 +16,10 @@ from torch import Tensor
 from fastmim_kernels.philox import uniform
 from fastmim_kernels.reader import Batch, File, Reader
 
-from .. import config
-from ..launcher import share_of_cores
-from ..tokens import Crop, Cut, Stream, sample_index
+from ..config import base as config
+from ..host.launcher import share_of_cores
+from ..parts import Crop, Cut
+from ..samples import Stream, sample_index
 from .away import DataAwayError, Patience
 from .crops import CenterCrop
 from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour

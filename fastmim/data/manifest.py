@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import writing
-from ..terminal import shown
+from ..host.files import writing
+from ..host.terminal import shown
 from . import manifest_file
 from .listing import read_list, reasons, walk
 

@@ -10,8 +10,8 @@ import os
 import re
 from typing import IO, Any
 
-from ..files import short
-from ..terminal import shown
+from ..host.files import short
+from ..host.terminal import shown
 from . import strict_json
 from .listing import MAX_LABEL
 from .strict_json import is_whole

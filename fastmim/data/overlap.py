@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from ..files import open_regular
+from ..host.files import open_regular
 from .manifest import Manifest
 
 _COMPARED = 100

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
-from ..files import open_append, open_regular
-from ..records import LONGEST, Records, Row, parse, read_rows
-from ..terminal import reason as why
-from ..terminal import shown
-from ..tokens import Stream
+from ..host.files import open_append, open_regular
+from ..host.records import LONGEST, Records, Row, parse, read_rows
+from ..host.terminal import reason as why
+from ..host.terminal import shown
+from ..samples import Stream
 from .manifest import Manifest
 
 _ATTEMPTS = 64

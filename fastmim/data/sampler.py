@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
-from ..tokens import Stream, sample_id
+from ..samples import Stream, sample_id
 
 _MAX_EPOCHS = 2**23  # a sample id holds epoch * 256 + repeat in 31 bits
 _MAX_REPEATS = 256

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..files import open_regular, parse_json, read_bytes
+from ..host.files import open_regular, parse_json, read_bytes
 
 MAX_BYTES = 4 * 10**9
 """Of a file, before anything of it is read: room for the lists of the largest data sets."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint
-from ..classifier import Classifier, LinearProbe, hits, recalibrate
+from ..config.classify import Finetune, LabelledData, Probe
+from ..config.detect import Detect
+from ..config.segment import Segment
 from ..convert.resize import resize_table
 from ..data.augment import Drawn, color_jitter, rand_augment
 from ..data.crops import CenterCrop
@@ -23,16 +24,15 @@ from ..data.loader import Loader, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import split_held_out
-from ..detection import Detect
-from ..encoders.convnet import ConvNet
-from ..engine import Process, StepResult
-from ..masking import UniformMasking
-from ..segmentation import Segment
-from ..settings import batch_plan
-from ..tensors import read_tensors
-from ..terminal import shown
-from ..tokens import Encoder
-from ..transfer import Finetune, LabelledData, Probe
+from ..engine.engine import Process, StepResult
+from ..engine.settings import batch_plan
+from ..host.terminal import shown
+from ..model.classifier import Classifier, LinearProbe, hits, recalibrate
+from ..model.encoders.convnet import ConvNet
+from ..model.masking import UniformMasking
+from ..parts import Encoder
+from ..run import checkpoint
+from ..run.tensors import read_tensors
 from .parts import PRETRAINING_ONLY
 from .promises import together
 from .runs import check_pretrained, open_weights

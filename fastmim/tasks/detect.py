@@ -15,21 +15,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..analysis.average_precision import KINDS, SCORES, average_precision
+from ..config.detect import Detect
 from ..data.ahead import Ahead
 from ..data.coco import Annotations
 from ..data.crops import ScaleJitterCrop
 from ..data.image import refusal, seen_size
+from ..data.labels import patient
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
-from ..data.masks import patient
 from ..data.quarantine import BadFilesError, Quarantine
-from ..detection import Detect
-from ..detector import Detector
-from ..engine import Process
-from ..extras import require
-from ..files import short
-from ..launcher import share_of_cores
-from ..tokens import Cut
+from ..engine.engine import Process
+from ..host.extras import require
+from ..host.files import short
+from ..host.launcher import share_of_cores
+from ..model.detector import Detector
+from ..parts import Cut
 from .classify import seeded_encoder
 from .promises import together
 from .tested import Tested

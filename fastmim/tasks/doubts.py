@@ -8,9 +8,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..config import Config, Experiment
-from ..optim import learning_rate
-from ..transfer import Finetune
+from ..config.base import Config, Experiment
+from ..config.classify import Finetune
+from ..engine.optim import learning_rate
 
 _FEW = 10  # updates
 _LOOKS = 1000  # at the schedule

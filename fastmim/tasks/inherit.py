@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import checkpoint
-from ..config import Config, Experiment, to_json
-from ..terminal import shown
-from ..tokens import Decoder, Encoder
-from ..transfer import Finetune, Probe
+from ..config.base import Config, Experiment, to_json
+from ..config.classify import Finetune, Probe
+from ..export.load import outline_export
+from ..host.terminal import shown
+from ..parts import Decoder, Encoder
+from ..run import checkpoint
 from . import classify, pretrain
-from .load import outline_export
 from .parts import build
 from .runs import config_of, open_run
 

@@ -17,14 +17,14 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ..analysis.knn import knn_accuracy
-from ..checkpoint import Loaded
-from ..classifier import pooling, recalibrate
-from ..config import Config
+from ..config.base import Config
+from ..config.classify import Head, LabelledData, Probe
 from ..data.manifest import Manifest
-from ..files import open_regular, output, write, writing
-from ..mim import MIM
-from ..terminal import shown
-from ..transfer import Head, LabelledData, Probe
+from ..host.files import open_regular, output, write, writing
+from ..host.terminal import shown
+from ..model.classifier import pooling, recalibrate
+from ..model.mim import MIM
+from ..run.checkpoint import Loaded
 from .classify import PIECE, calibration, count_classes, whole_images
 from .parts import build
 from .tested import check_budget

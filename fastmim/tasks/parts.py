@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import torch
 
-from .. import config, decoders, detection, encoders, losses, masking, segmentation, targets, transfer
-from ..config import Config
+from ..config import base as config
+from ..config import classify as transfer
+from ..config import detect as detection
+from ..config import segment as segmentation
+from ..config.base import Config
 from ..data import crops
-from ..mim import MIM
-from ..objective import Objective
-from ..tokens import Crop, Decoder, Encoder, Loss, Masking, Target
+from ..model import decoders, encoders, losses, masking, targets
+from ..model.mim import MIM
+from ..model.objective import Objective
+from ..parts import Crop, Decoder, Encoder, Loss, Masking, Target
 
 BASES = (Masking, Encoder, Decoder, Target, Loss, Crop)
 MODULES = (masking, encoders, decoders, targets, losses, crops)

@@ -13,23 +13,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .. import bittrace
 from ..analysis.curve import plot_curve, plot_summary
 from ..analysis.pictures import save_png
 from ..analysis.predictors import trivial_losses
 from ..analysis.reconstruction import reconstruction_grid, spread
-from ..config import Config, Data
+from ..config.base import Config, Data
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
-from ..engine import Process
-from ..extras import require
-from ..files import output
-from ..metrics import Meter, learnt, spent
-from ..mim import MIM
-from ..terminal import shown, typed
-from ..tokens import Mask, sample_id
-from .export import export_encoder, replaceable
+from ..engine.engine import Process
+from ..export.export import export_encoder, replaceable
+from ..host.extras import require
+from ..host.files import output
+from ..host.terminal import shown, typed
+from ..model.mim import MIM
+from ..run import trace
+from ..run.metrics import Meter, learnt, spent
+from ..samples import sample_id
+from ..tokens import Mask
 from .parts import build
 from .promises import together
 from .runs import check_pretrained, open_run
@@ -156,7 +157,7 @@ class Pretrain(Task):
         }
 
     def mask_hashes(self, ids: Tensor) -> int:
-        return bittrace.mask_hashes(ids, self.mim.mask(ids).mask)
+        return trace.mask_hashes(ids, self.mim.mask(ids).mask)
 
     def predict(self, images: HeldOut) -> Tensor:
         """Predictions for held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""

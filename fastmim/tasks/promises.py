@@ -15,11 +15,11 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from ..command import lacks_memory
-from ..engine import Process
-from ..metrics import Meter
-from ..runfolder import FOLDERS
-from ..terminal import shown
+from ..engine.engine import Process
+from ..host.command import lacks_memory
+from ..host.terminal import shown
+from ..run.folder import FOLDERS
+from ..run.metrics import Meter
 
 T = TypeVar("T")
 _LONGEST = 400  # characters of a reason

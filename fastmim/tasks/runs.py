@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checkpoint
-from ..config import Config, Experiment, from_json, to_json
+from ..config.base import Config, Experiment, from_json, to_json
 from ..data.decode import MODES
-from ..masking import UniformMasking
-from ..terminal import shown
+from ..host.terminal import shown
+from ..model.masking import UniformMasking
+from ..run import checkpoint
 from .parts import PARTS, build
 from .trained import LARGEST_SIDE, MOST_BLOCKS, SPARE, with_values
 

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.segment import Segment
 from ..data.augment import Drawn, photometric_distortion
 from ..data.away import DataAwayError
 from ..data.image import seen_size
+from ..data.labels import MaskLoader, Masks, whole_images
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
-from ..data.masks import MaskLoader, Masks, whole_images
 from ..data.quarantine import BadFilesError, Quarantine
-from ..engine import Process
-from ..extras import require
-from ..launcher import share_of_cores
-from ..segmentation import Segment
-from ..segmenter import Segmenter, confusion, overlap, slide
-from ..settings import batch_plan
+from ..engine.engine import Process
+from ..engine.settings import batch_plan
+from ..host.extras import require
+from ..host.launcher import share_of_cores
+from ..model.segmenter import Segmenter, confusion, overlap, slide
 from .classify import seeded_encoder
 from .promises import together
 from .tested import Tested

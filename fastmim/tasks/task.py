@@ -15,21 +15,22 @@ from torch import Tensor, nn
 
 import fastmim_kernels
 
-from .. import bittrace, checkpoint, encoders
-from ..config import Experiment, to_json
+from ..config.base import Experiment, to_json
 from ..data.doctor import first_look, still_bad
 from ..data.held_out import split
 from ..data.loader import Changes, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine, recheck_list
 from ..data.sampler import Sampler
-from ..engine import Engine, Process, StepResult
-from ..extras import require
-from ..launcher import share_of_cores
-from ..metrics import Meter, say
-from ..optim import learning_rate
-from ..terminal import shown
-from ..tokens import sample_index
+from ..engine.engine import Engine, Process, StepResult
+from ..engine.optim import learning_rate
+from ..host.extras import require
+from ..host.launcher import share_of_cores
+from ..host.terminal import shown
+from ..model import encoders
+from ..run import checkpoint, trace
+from ..run.metrics import Meter, say
+from ..samples import sample_index
 from . import doubts
 from .promises import Promises
 from .runs import config_of, kind
@@ -147,7 +148,7 @@ class Task(ABC):
         """Makes what a finished run promises, once it is saved; failures are in `promises`. Collective."""
 
     def mask_hashes(self, ids: Tensor) -> int:
-        """A hash of the masks of these samples, see `bittrace`; 0 where nothing is masked."""
+        """A hash of the masks of these samples, see `run.trace`; 0 where nothing is masked."""
         return 0
 
     def same_everywhere(self, digest: str, place: str) -> None:
@@ -324,8 +325,8 @@ class Task(ABC):
         """Returns the bit trace's record of an update. Collective; waits for the device."""
         ids = torch.cat(self.ids(step)).to(self.process.device)
         hashes = [
-            bittrace.parameters_hash(self.engine.local_weights()),
-            bittrace.sample_hashes(ids),
+            trace.parameters_hash(self.engine.local_weights()),
+            trace.sample_hashes(ids),
             self.mask_hashes(ids),
         ]
         parameters, samples, masks = self.engine.reduce_sum(torch.tensor(hashes)).tolist()

@@ -11,15 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .. import metrics
-from ..config import Experiment
+from ..config.base import Experiment
 from ..data.loader import Loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError
-from ..engine import Process
-from ..files import write
-from ..metrics import Meter
-from ..terminal import shown
+from ..engine.engine import Process
+from ..host.files import write
+from ..host.terminal import shown
+from ..run import metrics
+from ..run.metrics import Meter
 from .promises import together
 from .task import Task
 

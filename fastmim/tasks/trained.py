@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from fastmim_kernels import mean_fill
 
-from ..classifier import pooling
-from ..config import to_json
+from ..config.base import to_json
+from ..config.classify import Head
+from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
-from ..fields import check_bounds, check_types
-from ..tokens import Encoder, Masking, as_map
-from ..transfer import Head
+from ..model.classifier import pooling
+from ..parts import Encoder, Masking
+from ..tokens import as_map
 from .parts import PRETRAINING_ONLY
 
 if TYPE_CHECKING:

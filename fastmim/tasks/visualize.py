@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ..analysis.pictures import is_ours, save_png
 from ..analysis.reconstruction import spread
-from ..checkpoint import Loaded
-from ..config import Config
+from ..config.base import Config
 from ..data.held_out import split
 from ..data.manifest import Manifest
 from ..data.overlap import also_in
-from ..terminal import shown
+from ..host.terminal import shown
+from ..run.checkpoint import Loaded
 from .parts import build
 from .pretrain import HeldOut, paths_and_labels
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench import compare
-from fastmim.config import load
+from fastmim.config.base import load
 
 
 def test_arms_lose_alike(capsys):

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 import pytest
 
 from bench import flops
-from fastmim import config
+from fastmim.config import base as config
 from tests.methods.tiny import ROOT, tiny
 
 # Forward GFLOP per image: tables of the methods' sheets (A2MIM's with the head added, section 1.5).

@@ -3,7 +3,7 @@
 import pytest
 
 from bench import hours, record, trial
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
 
 CONFIG = "configs/debug/tiny_cpu.py"

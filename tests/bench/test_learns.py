@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.learns import accuracies, block_features, learned, pixels
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
 from fastmim.tasks.pretrain import build
 from tests.methods.tiny import ROOT, tiny

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench import published
-from fastmim.config import load
-from fastmim.losses import MaskedL1
+from fastmim.config.base import load
+from fastmim.model.losses import MaskedL1
 from fastmim.tasks import pretrain
 from tests.methods.tiny import methods
 

@@ -72,6 +72,9 @@ class Ledger:
 
 
 def digest(names: Iterable[str]) -> str:
-    """SHA-256 over names and contents of files of the repository."""
-    files = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in sorted(names)}
+    """Returns the SHA-256 of names and contents of files of the repository; of a folder, those of its own modules."""
+    paths = {
+        path for name in names for path in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).glob("*.py"))
+    }
+    files = {path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)}
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()

@@ -123,8 +123,8 @@ def on_shapes() -> Proof:
     common = "--train.seed {seed} --run.dir {run}/"
     pretrain = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
     arms, comparisons = {"pre-training": Arm(pretrain)}, []
-    detects = ("data/coco", "detector", "analysis/average_precision")
-    segments = ("data/masks", "segmenter", "encoders/batchnorm")
+    detects = ("data/coco", "model/detector", "analysis/average_precision")
+    segments = ("data/labels", "model/segmenter", "model/encoders/batchnorm")
     for task, config, kind, form, score, files in (
         ("detection", "detect", "annotations", ".json", "bbox_AP", detects),
         ("segmentation", "segment", "masks", "_figures", "miou", segments),
@@ -133,7 +133,7 @@ def on_shapes() -> Proof:
         words += f"--data.root {{data}}/few --data.{kind} {{data}}/few{form} "
         words += f"--data.test {{data}}/test --data.test_{kind} {{data}}/test{form} {common}{config}"
         scratch, found = f"{task}, from scratch", f"result.json:{score}"
-        own = tuple(f"fastmim/{name}.py" for name in (*files, "pyramid"))
+        own = tuple(f"fastmim/{name}.py" for name in (*files, "model/pyramid"))
         arms[task] = Arm(f"{words} --run.init {{run}}/pretrained", f"{config}/{found}", own)
         arms[scratch] = Arm(f"{words}_scratch --run.init None --optim.layer_decay 1", f"{config}_scratch/{found}", own)
         comparisons.append(Comparison(task, scratch))

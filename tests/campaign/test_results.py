@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import record
-from fastmim.encoders import ResNet, UMSwin
+from fastmim.model.encoders import ResNet, UMSwin
 from tests.campaign import fuzz, kills, ledger, proofs, rows, slow, transfer
 from tests.methods.tiny import ROOT, ROWS
 
@@ -141,7 +141,7 @@ def test_the_slow_campaign_knows_every_file_with_slow_tests():
 def test_a_change_of_a_covered_file_is_named():
     covered = {name: ledger.digest([name]) for name in kills.COVERED}
     assert kills.stale({"covered": covered}) == []
-    assert kills.stale({"covered": covered | {"fastmim/checkpoint.py": "other"}}) == ["fastmim/checkpoint.py"]
+    assert kills.stale({"covered": covered | {"fastmim/run": "other"}}) == ["fastmim/run"]
 
 
 def test_kills_are_drawn_uniformly_over_the_training_time():
@@ -214,7 +214,7 @@ def test_an_arm_depends_on_its_command_and_those_before_it():
 
 
 def test_an_encoder_is_its_module_and_what_that_is_made_of():
-    folder = "fastmim/encoders"
+    folder = "fastmim/model/encoders"
     assert set(rows.encoder_files(ResNet())) >= {f"{folder}/{name}.py" for name in ("convnet", "batchnorm", "dense")}
     assert set(rows.encoder_files(UMSwin())) >= {f"{folder}/{name}.py" for name in ("um_swin", "um_pyramid", "dense")}
     assert f"{folder}/swin.py" not in rows.encoder_files(UMSwin())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim.config import Data
+from fastmim.config.base import Data
 from fastmim.data import away
 from fastmim.data.crops import RandomResizedCrop
 from tests.data.hostile import write_hostile

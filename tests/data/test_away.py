@@ -9,8 +9,8 @@ from PIL import Image
 
 from fastmim.data import away, loader
 from fastmim.data.away import DataAwayError
+from fastmim.data.labels import Masks, whole_images
 from fastmim.data.manifest import Manifest
-from fastmim.data.masks import Masks, whole_images
 from fastmim.data.quarantine import Quarantine
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop, move
 from fastmim.data.decode import Job, places
-from fastmim.tokens import Cut, Stream
+from fastmim.parts import Cut
+from fastmim.samples import Stream
 from fastmim_kernels.philox import uniform
 
 

@@ -18,7 +18,7 @@ from fastmim.data.crops import ScaleJitterCrop, SimpleResizedCrop
 from fastmim.data.dali import DaliDecoder, _Batch, _Decoded
 from fastmim.data.decode import Job, PillowDecoder
 from fastmim.data.image import Limits, seen_size
-from fastmim.tokens import Cut
+from fastmim.parts import Cut
 from fastmim_kernels.reader import File, parse_header
 
 CPU = torch.device("cpu")

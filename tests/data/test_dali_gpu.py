@@ -9,7 +9,7 @@ from fastmim.data.crops import SimpleResizedCrop
 from fastmim.data.dali import DaliDecoder
 from fastmim.data.decode import Job, PillowDecoder
 from fastmim.data.image import seen_size
-from fastmim.tokens import Cut
+from fastmim.parts import Cut
 from fastmim_kernels.reader import Reader
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -11,7 +11,7 @@ from PIL import Image
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
-from fastmim.tokens import sample_id
+from fastmim.samples import sample_id
 from tests.data.hostile import spoil, write_hostile
 
 pytestmark = pytest.mark.usefixtures("impatient")

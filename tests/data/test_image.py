@@ -18,10 +18,10 @@ from fastmim.data import image as images
 from fastmim.data.decode import Job, PillowDecoder, decode_window
 from fastmim.data.doctor import examine
 from fastmim.data.image import Limits, decode_upright, memory_needed, open_image, read_image, refusal, reserved
+from fastmim.data.labels import Masks
 from fastmim.data.manifest import Manifest
-from fastmim.data.masks import Masks
 from fastmim.data.quarantine import BadFilesError
-from fastmim.tokens import Cut
+from fastmim.parts import Cut
 from fastmim_kernels.reader import File, Header, Reader, parse_header
 
 ROOT = Path(__file__).parents[2]

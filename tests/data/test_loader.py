@@ -22,8 +22,8 @@ from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, S
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.data.sampler import Sampler
-from fastmim.launcher import share_of_cores
-from fastmim.tokens import Stream, sample_id
+from fastmim.host.launcher import share_of_cores
+from fastmim.samples import Stream, sample_id
 from fastmim_kernels.philox import uniform
 
 pytestmark = pytest.mark.usefixtures("impatient")
@@ -478,7 +478,7 @@ def test_an_abandoned_iterator_drops_its_work(photographs, data, monkeypatch):
 def test_the_interpreter_exits_with_an_abandoned_iterator(photographs, name):
     program = f"""
         import torch
-        from fastmim.config import Data
+        from fastmim.config.base import Data
         from fastmim.data.crops import RandomResizedCrop
         from fastmim.data.loader import open_loader
         from fastmim.data.manifest import Manifest

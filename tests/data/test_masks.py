@@ -11,10 +11,11 @@ from PIL import Image
 
 from fastmim.data import loader as loading
 from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
+from fastmim.data.labels import MaskLoader, Masks, cut_labels, whole_images
 from fastmim.data.manifest import Manifest
-from fastmim.data.masks import MaskLoader, Masks, cut_labels, whole_images
 from fastmim.data.quarantine import BadFilesError, Quarantine
-from fastmim.tokens import Cut, sample_id
+from fastmim.parts import Cut
+from fastmim.samples import sample_id
 
 SEED, CLASSES = 5, 9
 

@@ -15,7 +15,7 @@ from fastmim.data.crops import RandomResizedCrop, SimpleResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
-from fastmim.tokens import sample_id
+from fastmim.samples import sample_id
 from tests.sweep import covering
 
 README = Path(__file__).parents[2] / "fastmim/data/README.md"

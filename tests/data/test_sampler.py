@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastmim.data.sampler import Sampler, split_held_out
-from fastmim.tokens import sample_id, sample_index
+from fastmim.samples import sample_id, sample_index
 
 
 def update(sampler, step, world, micro, accumulation):

@@ -12,7 +12,7 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.data.sampler import Sampler
-from fastmim.masking import RandomMasking
+from fastmim.model.masking import RandomMasking
 from tests.sweep import covering
 
 SEED, BATCH, UPDATES = 5, 8, 5

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from bench.published import a2mim as published
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.convert.a2mim import FORMATS
-from fastmim.decoders import LinearHead
-from fastmim.encoders.convnet import ConvNeXt, ResNet
-from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
-from fastmim.masking import BlockMasking
-from fastmim.mim import MIM
-from fastmim.objective import Objective, spectral_options
-from fastmim.optim import parameter_groups
-from fastmim.targets import LowPass, Pixels
+from fastmim.engine.optim import parameter_groups
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.convnet import ConvNeXt, ResNet
+from fastmim.model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
+from fastmim.model.masking import BlockMasking
+from fastmim.model.mim import MIM
+from fastmim.model.objective import Objective, spectral_options
+from fastmim.model.targets import LowPass, Pixels
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
 from fastmim_kernels import spectral_loss, use_reference

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastmim.config import Config, Data, Optim, Train
+from fastmim.config.base import Config, Data, Optim, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead, TransformerDecoder
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
-from fastmim.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
-from fastmim.optim import parameter_groups
-from fastmim.stage0 import AdamW
-from fastmim.targets import LowPass, NormalizedPatches, Pixels
+from fastmim.engine.optim import parameter_groups
+from fastmim.engine.stage0 import AdamW
+from fastmim.model.decoders import LinearHead, TransformerDecoder
+from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
+from fastmim.model.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
+from fastmim.model.targets import LowPass, NormalizedPatches, Pixels
 from fastmim.tasks.pretrain import build
 from tests.methods.tiny import tiny
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from bench.published import simmim as published_simmim
-from fastmim import checkpoint, cli
-from fastmim.config import from_json, load
+from fastmim import cli
+from fastmim.config.base import from_json, load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
-from fastmim.targets import LowPass
+from fastmim.model.targets import LowPass
+from fastmim.run import checkpoint
 from fastmim.tasks.parts import PARTS, build
 from fastmim.tokens import Mask, patchify, take
 from tests.methods.tiny import ROWS, row, tiny, traits
@@ -27,9 +28,9 @@ CONFIGS = {(path.parts[-3], path.stem.rpartition("_")[0]): path for path in ROWS
 TINY_MAE = """
 from dataclasses import replace
 from pathlib import Path
-from fastmim.config import load
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import ViT
+from fastmim.config.base import load
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import ViT
 base = load(Path({configs!r}) / "mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(
     base,
@@ -42,7 +43,7 @@ config = replace(
 TINY_UM_MAE = """
 from dataclasses import replace
 from pathlib import Path
-from fastmim.config import load
+from fastmim.config.base import load
 base = load(Path({configs!r}) / "um_mae/pretrain/swin_tiny_256_200ep.py")
 encoder = replace(base.encoder, embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), window=8, posmlp_dim=8)
 decoder = replace(base.decoder, dim=32, depth=1, num_heads=4)

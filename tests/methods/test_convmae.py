@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from bench.published import convmae
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import ConvMAE
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking, UniformMasking
-from fastmim.mim import MIM
-from fastmim.objective import Objective
-from fastmim.targets import NormalizedPatches
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import ConvMAE
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking, UniformMasking
+from fastmim.model.mim import MIM
+from fastmim.model.objective import Objective
+from fastmim.model.targets import NormalizedPatches
 from fastmim.tasks import pretrain
 from fastmim.tokens import Mask
 

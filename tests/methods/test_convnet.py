@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from bench.published import a2mim as published
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.convert.a2mim import FORMATS
 from fastmim.convert.official import to_official
-from fastmim.decoders import LinearHead, TransformerDecoder
-from fastmim.encoders.batchnorm import BatchNorm
-from fastmim.encoders.convnet import ConvNeXt, ResNet
-from fastmim.encoders.dense import DenseInput
-from fastmim.masking import BlockMasking, RandomMasking, UniformMasking
+from fastmim.model.decoders import LinearHead, TransformerDecoder
+from fastmim.model.encoders.batchnorm import BatchNorm
+from fastmim.model.encoders.convnet import ConvNeXt, ResNet
+from fastmim.model.encoders.dense import DenseInput
+from fastmim.model.masking import BlockMasking, RandomMasking, UniformMasking
 from fastmim.tasks import parts
 from fastmim.tokens import Mask
 from tests.methods.tiny import ROOT

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 
 from fastmim.analysis.average_precision import SCORES, average_precision
-from fastmim.config import Optim
+from fastmim.config.base import Optim
+from fastmim.config.detect import RCNN, AnnotatedData, Detect
 from fastmim.data.coco import Annotations, decode, segmentation
 from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
-from fastmim.detection import RCNN, AnnotatedData, Detect
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.optim import parameter_groups
+from fastmim.engine.optim import parameter_groups
+from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.samples import sample_id
 from fastmim.tasks.detect import build, results
-from fastmim.tokens import sample_id
 from tests.methods.tiny import ENCODERS
 from tests.shapes import CATEGORIES, write_shapes
 

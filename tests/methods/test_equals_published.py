@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from bench import published
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import ConvNeXt, ResNet
-from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
-from fastmim.masking import UniformMasking
-from fastmim.targets import LowPass, Pixels
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import ConvNeXt, ResNet
+from fastmim.model.losses import FocalFrequency, MaskedL1, WithFourier
+from fastmim.model.masking import UniformMasking
+from fastmim.model.targets import LowPass, Pixels
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import take
 from tests.methods.tiny import methods, traits

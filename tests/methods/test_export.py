@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim import checkpoint
-from fastmim.config import load, to_json
+from fastmim.config.base import load, to_json
+from fastmim.config.classify import Finetune, Head, LabelledData, Probe
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
-from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin
-from fastmim.encoders.vit import ViTEncoder
-from fastmim.tasks import classify, export
-from fastmim.tasks.card import card
-from fastmim.tasks.load import from_export, from_run, weights
+from fastmim.export import export
+from fastmim.export.card import card
+from fastmim.export.load import from_export, from_run, weights
+from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin
+from fastmim.model.encoders.vit import ViTEncoder
+from fastmim.run import checkpoint
+from fastmim.tasks import classify
 from fastmim.tasks.pretrain import build
-from fastmim.transfer import Finetune, Head, LabelledData, Probe
 from tests.methods.tiny import ENCODERS
 
 FILES = ["README.md", "config.json", "model.safetensors", "usage.py"]

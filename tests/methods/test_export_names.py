@@ -13,9 +13,9 @@ from markdown_it import MarkdownIt
 
 import fastmim
 from fastmim import cli
-from fastmim.encoders import ResNet, Swin
-from fastmim.tasks import card, export
-from fastmim.tasks.load import from_run
+from fastmim.export import card, export
+from fastmim.export.load import from_run
+from fastmim.model.encoders import ResNet, Swin
 from fastmim.tasks.parts import build
 from tests.methods.test_export import CONFIG
 from tests.methods.test_frameworks import TINY_SWIN, TINY_VIT, ViT, config_of

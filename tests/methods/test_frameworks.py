@@ -15,16 +15,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastmim.config import Config, Data, load
+from fastmim.config.base import Config, Data, load
+from fastmim.config.classify import Finetune, Head, LabelledData
 from fastmim.convert import detectron2, openmmlab
 from fastmim.convert.backbones import INDEX, tensors
 from fastmim.convert.read import read_official
 from fastmim.data.crops import CenterCrop
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.masking import UniformMasking
-from fastmim.tasks import classify, export
+from fastmim.export import export
+from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.masking import UniformMasking
+from fastmim.tasks import classify
 from fastmim.tasks.parts import PRETRAINING_ONLY, build
-from fastmim.transfer import Finetune, Head, LabelledData
 from tests.methods import published_backbones as published
 from tests.methods.tiny import ENCODERS, ROOT
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from fastmim.samples import sample_id
 from fastmim.tasks.pretrain import build
-from fastmim.tokens import sample_id
 from fastmim_kernels import use_reference
 from tests.methods.tiny import methods, traits
 from tests.sweep import covering

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fastmim.convert.mae import FORMATS
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.vit import ViT
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.mim import MIM
-from fastmim.objective import Objective
-from fastmim.targets import NormalizedPatches
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders.vit import ViT
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.mim import MIM
+from fastmim.model.objective import Objective
+from fastmim.model.targets import NormalizedPatches
 from fastmim.tokens import Mask
 from tests.methods import test_convmae, test_simmim
 

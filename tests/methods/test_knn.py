@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint, cli
+from fastmim import cli
 from fastmim.analysis import knn
 from fastmim.analysis.knn import knn_accuracy
-from fastmim.config import load, to_json
+from fastmim.config.base import load, to_json
+from fastmim.run import checkpoint
 from fastmim.tasks.parts import build
 from tests.methods.tiny import ROOT, tiny
 

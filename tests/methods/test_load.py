@@ -17,18 +17,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import fastmim
-from fastmim import checkpoint
-from fastmim.config import load as load_config
-from fastmim.config import to_json
+from fastmim.config.base import load as load_config
+from fastmim.config.base import to_json
+from fastmim.config.classify import Finetune, Head, LabelledData
 from fastmim.convert import official
 from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.tasks import export
+from fastmim.export import export
+from fastmim.export.load import find, from_run
+from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.run import checkpoint
 from fastmim.tasks.classify import whole_images
-from fastmim.tasks.load import find, from_run
 from fastmim.tasks.parts import build
-from fastmim.transfer import Finetune, Head, LabelledData
 from tests.methods.test_export import classifier
 from tests.methods.test_frameworks import MEAN, TINY_SWIN, TINY_VIT, config_of, randomized
 from tests.methods.test_onnx_export import UM_SWIN

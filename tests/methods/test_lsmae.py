@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from bench.published import lsmae
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.convert import official
 from fastmim.convert.read import OfficialFile
-from fastmim.masking import JointMasking
+from fastmim.model.masking import JointMasking
 from fastmim.tasks.pretrain import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from fastmim.convert.mae import FORMATS
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.vit import ViT
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.mim import MIM
-from fastmim.objective import Objective
-from fastmim.targets import NormalizedPatches, Pixels
-from fastmim.tokens import Mask, Stream, patchify, sample_id, sincos_position_embedding, unpatchify
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders.vit import ViT
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.mim import MIM
+from fastmim.model.objective import Objective
+from fastmim.model.targets import NormalizedPatches, Pixels
+from fastmim.samples import Stream, sample_id
+from fastmim.tokens import Mask, patchify, sincos_position_embedding, unpatchify
 from fastmim_kernels import philox
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from fastmim.config.classify import LabelledData
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.tasks.classify import build_encoder
 from fastmim.tokens import as_map
-from fastmim.transfer import LabelledData
 from tests.methods.tiny import ENCODERS
 
 KINDS = (ViT, BEiT, Swin, UMSwin, UMPVT, ConvMAE, ResNet, ConvNeXt)

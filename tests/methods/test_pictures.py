@@ -11,9 +11,9 @@ from fastmim.analysis import curve, pictures, reconstruction
 from fastmim.analysis.reconstruction import reconstruction_grid, spread
 from fastmim.data import overlap
 from fastmim.data.manifest import Manifest
-from fastmim.losses import MaskedL2
-from fastmim.objective import Objective
-from fastmim.targets import LowPass, NormalizedPatches, Pixels
+from fastmim.model.losses import MaskedL2
+from fastmim.model.objective import Objective
+from fastmim.model.targets import LowPass, NormalizedPatches, Pixels
 from fastmim.tokens import Mask, patchify, take, unpatchify
 
 CELL = reconstruction.CELL + reconstruction.GAP

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from bench.published import convmae, lsmae, pixmim
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.convert import official
 from fastmim.data.crops import SimpleResizedCrop
-from fastmim.losses import MaskedL1, MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.objective import Objective
-from fastmim.targets import LowPass
+from fastmim.model.losses import MaskedL1, MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.objective import Objective
+from fastmim.model.targets import LowPass
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import patchify, sincos_position_embedding
 from fastmim_kernels import use_reference
@@ -151,7 +151,7 @@ def test_kernel_and_reference_give_the_same_loss():
 def test_tf32_reaches_the_op(monkeypatch):
     """Where a GPU's faster products are chosen; on a CPU it changes nothing."""
     images, given = torch.randn(1, 32, 32, 3), []
-    monkeypatch.setattr("fastmim.targets.low_pass", lambda *_, **options: given.append(options["allow_tf32"]))
+    monkeypatch.setattr("fastmim.model.targets.low_pass", lambda *_, **options: given.append(options["allow_tf32"]))
     for target in (LowPass(8), LowPass(8, allow_tf32=True)):
         target.source(images, MEAN, STD)
     assert given == [False, True]

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from fastmim.analysis.predictors import fill_hidden, trivial_losses
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.objective import Objective
-from fastmim.targets import Pixels
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.objective import Objective
+from fastmim.model.targets import Pixels
 from fastmim.tokens import patchify
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastmim import masking
-from fastmim.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
+from fastmim.model import masking
+from fastmim.model.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
+from fastmim.parts import Masking
 from fastmim.tasks.pretrain import build
-from fastmim.tokens import Masking
 from tests.methods.tiny import ROOT, methods, traits
 from tests.sweep import covering
 

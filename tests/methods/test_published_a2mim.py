@@ -20,7 +20,7 @@ from bench.published.a2mim import (
     from_config,
     head_of,
 )
-from fastmim.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, WithFourier
+from fastmim.model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, WithFourier
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -6,9 +6,9 @@ Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMA
 
 import pytest
 
-from fastmim.config import load
+from fastmim.config.base import load
+from fastmim.config.classify import EMA
 from fastmim.tasks.task import total_steps
-from fastmim.transfer import EMA
 from tests.methods.tiny import ROOT
 
 PATHS = sorted(path for kind in ("finetune", "probe", "segment") for path in ROOT.glob(f"configs/*/{kind}/*.py"))

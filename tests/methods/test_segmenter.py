@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastmim.config import Train
+from fastmim.config.base import Train
+from fastmim.config.segment import MaskData, Segment, UPerNet
 from fastmim.data.crops import ScaleJitterCrop
-from fastmim.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.optim import parameter_groups
-from fastmim.pyramid import Levels
-from fastmim.segmentation import MaskData, Segment, UPerNet
-from fastmim.segmenter import compare, confusion, overlap, slide, starts
+from fastmim.engine.optim import parameter_groups
+from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.pyramid import Levels
+from fastmim.model.segmenter import compare, confusion, overlap, slide, starts
+from fastmim.samples import sample_id
 from fastmim.tasks.segment import build
-from fastmim.tokens import sample_id
 from tests.methods.tiny import ENCODERS
 
 KINDS = (ViT, BEiT, Swin, UMSwin, UMPVT, ConvMAE, ResNet, ConvNeXt)

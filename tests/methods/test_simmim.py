@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from fastmim.config import Config, Data, load
+from fastmim.config.base import Config, Data, load
 from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
-from fastmim.decoders import LinearHead, TransformerDecoder
-from fastmim.encoders import BEiT, Swin, ViT
-from fastmim.losses import MaskedL1
-from fastmim.masking import BlockMasking, UniformMasking
-from fastmim.mim import MIM
-from fastmim.objective import Objective
-from fastmim.optim import learning_rate, parameter_groups
-from fastmim.targets import Pixels
-from fastmim.tasks.export import export_encoder
+from fastmim.engine.optim import learning_rate, parameter_groups
+from fastmim.export.export import export_encoder
+from fastmim.model.decoders import LinearHead, TransformerDecoder
+from fastmim.model.encoders import BEiT, Swin, ViT
+from fastmim.model.losses import MaskedL1
+from fastmim.model.masking import BlockMasking, UniformMasking
+from fastmim.model.mim import MIM
+from fastmim.model.objective import Objective
+from fastmim.model.targets import Pixels
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take, unpatchify
 

@@ -8,23 +8,24 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmim import checkpoint, encoders
-from fastmim.classifier import Batch, LinearProbe, pooling, recalibrate
-from fastmim.config import Optim, to_json
+from fastmim.config.base import Optim, to_json
+from fastmim.config.classify import Augment, Finetune, Head, LabelledData, Probe
 from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
-from fastmim.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
-from fastmim.masking import RandomMasking
-from fastmim.optim import parameter_groups, stage0_optimizer
-from fastmim.stage0 import Sgd
+from fastmim.engine.optim import parameter_groups, stage0_optimizer
+from fastmim.engine.stage0 import Sgd
+from fastmim.export.layouts import write_timm
+from fastmim.export.load import from_run
+from fastmim.model import encoders
+from fastmim.model.classifier import Batch, LinearProbe, pooling, recalibrate
+from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
+from fastmim.model.masking import RandomMasking
+from fastmim.run import checkpoint
+from fastmim.samples import sample_id, sample_index
 from fastmim.tasks import parts as pretraining
 from fastmim.tasks.classify import build, build_encoder, initialise
-from fastmim.tasks.layouts import write_timm
-from fastmim.tasks.load import from_run
-from fastmim.tokens import sample_id, sample_index
-from fastmim.transfer import Augment, Finetune, Head, LabelledData, Probe
 from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
 
@@ -273,7 +274,7 @@ def pair(seed=0):
 
 def test_lars_is_the_probe_s():
     """MAE: g <- g * 0.001 |w| / |g| where w has more than one dimension, v <- 0.9 v + g, w <- w - lr v."""
-    from fastmim.layerwise import Lars
+    from fastmim.engine.layerwise import Lars
 
     linear, (gw, gb) = pair()
     w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
@@ -316,7 +317,7 @@ def test_sgd_is_that_of_detectors():
 
 def test_lamb_is_rsb_s():
     """Clipped to a global norm of 1; Adam's step plus wd * w, times |w| / |step| for what decays."""
-    from fastmim.layerwise import Lamb
+    from fastmim.engine.layerwise import Lamb
 
     linear, (gw, gb) = pair()
     w, b = linear.weight.detach().clone(), linear.bias.detach().clone()

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from bench.published import um_mae as published
-from fastmim import optim
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.convert import um_mae
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import UMPVT, UMSwin, ViT
-from fastmim.encoders.dense import DenseInput
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking, UniformMasking
-from fastmim.objective import Objective
-from fastmim.targets import NormalizedPatches, Pixels
-from fastmim.tasks import export
+from fastmim.engine import optim
+from fastmim.export import export
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import UMPVT, UMSwin, ViT
+from fastmim.model.encoders.dense import DenseInput
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking, UniformMasking
+from fastmim.model.objective import Objective
+from fastmim.model.targets import NormalizedPatches, Pixels
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask
 

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
-from fastmim.config import Config, load
-from fastmim.targets import LowPass
+from fastmim.config.base import Config, load
+from fastmim.model.targets import LowPass
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(ROOT.glob("configs/*/pretrain/*.py"))

@@ -9,16 +9,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastmim import config, optim, tokens
+from fastmim import tokens
+from fastmim.config import base as config
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.batchnorm import BatchNorm
-from fastmim.encoders.vit import ViT
-from fastmim.engine import Engine
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.processes import init_distributed
-from fastmim.targets import NormalizedPatches
+from fastmim.engine import optim
+from fastmim.engine.engine import Engine
+from fastmim.engine.process import init_distributed
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders.batchnorm import BatchNorm
+from fastmim.model.encoders.vit import ViT
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.targets import NormalizedPatches
 
 LR = 0.005
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fastmim import bittrace
-from fastmim.bittrace import Trace, diff, mask_hashes, parameters_hash, sample_hashes
+from fastmim.bittrace import diff
+from fastmim.run.trace import Trace, mask_hashes, parameters_hash, read, sample_hashes
 
 IDS = torch.tensor([3, 1, 2, 2**40 + 5, -7])
 MASK = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)) > 0.5
@@ -85,7 +86,7 @@ def test_resume_repeats_nothing(tmp_path, torn):
 def test_a_line_is_on_disk_once_recorded(tmp_path):
     file = Trace(tmp_path / "t", 0)
     file.record(0, 1.0, 1.0, 1, 1, 1)
-    assert [line["loss_decimal"] for line in bittrace.read(tmp_path / "t")] == ["1"]
+    assert [line["loss_decimal"] for line in read(tmp_path / "t")] == ["1"]
     file.close()
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim import checkpoint, runfolder
-from fastmim.checkpoint import CheckpointError, load, save
-from fastmim.runfolder import FolderError, lock
+from fastmim.run import checkpoint
+from fastmim.run import folder as runfolder
+from fastmim.run.checkpoint import CheckpointError, load, save
+from fastmim.run.folder import FolderError, lock
 from tests.train.launched import Forks, wait_for
 
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "unlink", "rmdir")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data import away
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
+from fastmim.run import checkpoint
 from fastmim.tasks.classify import FineTuning
 from tests.methods.tiny import ROOT
 from tests.train import launched

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastmim import checkpoint
 from fastmim.bittrace import diff
 from fastmim.data.coco import Annotations
 from fastmim.data.image import DEFAULT_LIMITS
+from fastmim.data.labels import patient
 from fastmim.data.manifest import Manifest
-from fastmim.data.masks import patient
 from fastmim.data.quarantine import BadFilesError
+from fastmim.run import checkpoint
 from fastmim.tasks.detect import Detection, misfit
 from tests.methods.tiny import ROOT
 from tests.train import launched

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.tasks import doubts
 from tests.methods.tiny import ROOT
 from tests.train import launched

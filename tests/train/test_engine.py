@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastmim import config, deepspeed_file
-from fastmim.settings import batch_plan, deepspeed_config, resolve_precision
+from fastmim.config import base as config
+from fastmim.engine import deepspeed_file
+from fastmim.engine.settings import batch_plan, deepspeed_config, resolve_precision
 from tests.sweep import covering
 from tests.train.launched import ENVIRONMENT, Forks
 
@@ -74,11 +75,11 @@ def test_one_process_continues_two(tmp_path, stage):
 
 def make_config(**train):
     from fastmim.data.crops import RandomResizedCrop
-    from fastmim.decoders import TransformerDecoder
-    from fastmim.encoders.vit import ViT
-    from fastmim.losses import MaskedL2
-    from fastmim.masking import RandomMasking
-    from fastmim.targets import NormalizedPatches
+    from fastmim.model.decoders import TransformerDecoder
+    from fastmim.model.encoders.vit import ViT
+    from fastmim.model.losses import MaskedL2
+    from fastmim.model.masking import RandomMasking
+    from fastmim.model.targets import NormalizedPatches
 
     parts = RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()
     return config.Config(*parts, config.Data(RandomResizedCrop()), config.Optim(), config.Train(**train))
@@ -242,7 +243,7 @@ def test_clipping_is_done_once():
 
 
 def test_step_seeds_differ():
-    from fastmim.engine import step_seed
+    from fastmim.engine.engine import step_seed
 
     places = [
         (seed, step, rank, micro) for seed in (0, 1) for step in range(4) for rank in range(3) for micro in (0, 1)
@@ -253,5 +254,5 @@ def test_step_seeds_differ():
 
 @pytest.mark.costly("processes", "what an import loads is seen in a process of its own")
 def test_importing_the_engine_is_light():
-    code = "import sys, fastmim.engine; sys.exit('deepspeed' in sys.modules)"
+    code = "import sys, fastmim.engine.engine; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ | ENVIRONMENT).returncode == 0

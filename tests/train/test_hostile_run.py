@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastmim.data import away
 from fastmim.data.demo import write_demo_images
-from fastmim.runfolder import FOLDERS, RECORDS
+from fastmim.run.folder import FOLDERS, RECORDS
 from fastmim.tasks.pretrain import Pretrain
 from tests import hostile_runs
 from tests.data.hostile import write_hostile

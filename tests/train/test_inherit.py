@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint
-from fastmim.config import load, to_json
-from fastmim.encoders import ResNet
-from fastmim.runfolder import FolderError
+from fastmim.config.base import load, to_json
+from fastmim.export.export import export_encoder
+from fastmim.model.encoders import ResNet
+from fastmim.run import checkpoint
+from fastmim.run.folder import FolderError
 from fastmim.tasks import classify
 from fastmim.tasks.classify import build_encoder
-from fastmim.tasks.export import export_encoder
 from fastmim.tasks.inherit import inherit
 from fastmim.tasks.parts import build
 from tests.methods.tiny import ROOT

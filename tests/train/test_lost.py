@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from fastmim import checkpoint
 from fastmim.data.demo import write_demo_images
+from fastmim.run import checkpoint
 from tests.methods.tiny import ROOT
 from tests.train.launched import PATIENCE, Forks, train
 
@@ -50,7 +50,7 @@ def train_until_wait(place: str, words: list[str]) -> None:
         ("fastmim.data.loader._Batch.result", 0, "stopped by SIGTERM; no update was done"),
         ("fastmim.tasks.pretrain.Pretrain.evaluate", 0, "stopped by SIGTERM; saved: update 3"),
         ("fastmim.tasks.pretrain.Pretrain.finish", 0, "stopped by SIGTERM; saved: update 3"),
-        ("fastmim.trainer.Trainer.log", 0, "stopped by SIGTERM; saved: update 3"),
+        ("fastmim.tasks.trainer.Trainer.log", 0, "stopped by SIGTERM; saved: update 3"),
     ],
 )
 def test_sigterm_is_obeyed_at_every_moment(images, tmp_path, place, status, said):
@@ -64,7 +64,7 @@ def test_sigterm_is_obeyed_at_every_moment(images, tmp_path, place, status, said
 def train_until(rank: int, event: str, words: list[str]) -> None:
     """Trains; in the fourth update something happens to a rank."""
     from fastmim import train
-    from fastmim.engine import Engine
+    from fastmim.engine.engine import Engine
 
     step = Engine.train_step
 
@@ -124,7 +124,7 @@ def train_on_a_full_disk(words: list[str]) -> None:
     """Trains; no checkpoint can be written."""
     from fastmim import train
 
-    with mock.patch("fastmim.checkpoint.save", side_effect=checkpoint.CheckpointError("the disk is full")):
+    with mock.patch("fastmim.run.checkpoint.save", side_effect=checkpoint.CheckpointError("the disk is full")):
         train.main(words)
 
 

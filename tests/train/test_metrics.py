@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastmim import metrics
-from fastmim.config import load
-from fastmim.metrics import Meter, duration, read_metrics
+from fastmim.config.base import load
+from fastmim.run import metrics
+from fastmim.run.metrics import Meter, duration, read_metrics
 
 CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 images an update
 

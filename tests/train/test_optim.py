@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastmim import config
-from fastmim.optim import learning_rate, parameter_groups
-from fastmim.stage0 import AdamW
+from fastmim.config import base as config
+from fastmim.engine.optim import learning_rate, parameter_groups
+from fastmim.engine.stage0 import AdamW
 
 OPTIM = config.Optim(weight_decay=0.05)
 

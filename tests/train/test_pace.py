@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from fastmim.pace import Heartbeat, Pace, Rise, Window
+from fastmim.run.pace import Heartbeat, Pace, Rise, Window
 
 
 def lines(seconds: float, every: int, total: int, first: int = 0) -> list[int]:

@@ -6,16 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint, trainer
 from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
 from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError
-from fastmim.metrics import learnt
-from fastmim.tasks import pretrain
+from fastmim.run import checkpoint
+from fastmim.run.metrics import learnt
+from fastmim.tasks import pretrain, trainer
 from fastmim.tasks.pretrain import Pretrain
 from tests.methods.tiny import ROOT
 from tests.train import launched

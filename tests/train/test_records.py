@@ -7,9 +7,9 @@ import resource
 
 import pytest
 
-from fastmim import records
-from fastmim.metrics import learnt, read_metrics, spent
-from fastmim.records import Records, put, read_object
+from fastmim.host import records
+from fastmim.host.records import Records, put, read_object
+from fastmim.run.metrics import learnt, read_metrics, spent
 
 ROW = b'{"step": 1, "images_per_s": 2.0, "updates": 1, "peak_bytes": 3, "loss": 0.5}\n'
 DAMAGE = {

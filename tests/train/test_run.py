@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim import bittrace, checkpoint
-from fastmim.bittrace import Trace, diff
+from fastmim.bittrace import diff
 from fastmim.data.demo import write_demo_images
+from fastmim.run import checkpoint, trace
+from fastmim.run.trace import Trace
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import Forks, refusal, rows, start, wait_for
@@ -94,7 +95,7 @@ def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_p
 
 def assert_same_training(one: Path, other: Path, steps: int) -> None:
     """Samples and masks of the first updates are equal, losses are close."""
-    found = [list(bittrace.read(run / "trace.jsonl"))[:steps] for run in (one, other)]
+    found = [list(trace.read(run / "trace.jsonl"))[:steps] for run in (one, other)]
     fields = [[(line["step"], line["samples"], line["masks"]) for line in lines] for lines in found]
     assert len(fields[0]) == steps and fields[0] == fields[1]
     losses = [torch.tensor([float.fromhex(line["loss"]) for line in lines]) for lines in found]
@@ -164,6 +165,7 @@ def test_a_run_whose_output_nobody_takes_finishes(images, tmp_path, monkeypatch)
 def train_signalled(number: int, words: list[str]) -> None:
     """Trains with a signal to this process behind its second update, which is heard after the third."""
     from fastmim import train
+    from fastmim.tasks import trainer
 
     class Signalled(Trace):
         def record(self, step, **values):
@@ -171,7 +173,7 @@ def train_signalled(number: int, words: list[str]) -> None:
             if step == 1:
                 os.kill(os.getpid(), number)
 
-    bittrace.Trace = Signalled
+    trainer.Trace = Signalled
     train.main(words)
 
 

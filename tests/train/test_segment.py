@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim import checkpoint
 from fastmim.bittrace import diff
+from fastmim.run import checkpoint
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import refusal, result, rows

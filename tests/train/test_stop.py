@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from torch import distributed as dist
 
-from fastmim.stop import Stop
+from fastmim.run.stop import Stop
 from tests.train.launched import ENVIRONMENT, PATIENCE, Forks, wait_for
 
 RANK = """
 import os, sys, time
-from fastmim.stop import Stop
+from fastmim.run.stop import Stop
 class Saved:
     def updates(self):
         return 0, 0

@@ -10,9 +10,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, load
+from fastmim.config.base import Optim, load
+from fastmim.config.detect import RCNN
 from fastmim.data.crops import ScaleJitterCrop
-from fastmim.detection import RCNN
 
 base = load("../../mae/detect/vit_base_patch16_1024_100ep.py")
 row = load("../pretrain/resnet50_300ep.py")

@@ -12,7 +12,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, load
+from fastmim.config.base import Optim, load
 from fastmim.data.crops import ScaleJitterCrop
 
 base = load("../../mae/detect/vit_base_patch16_1024_100ep.py")

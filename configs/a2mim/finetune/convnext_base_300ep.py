@@ -6,7 +6,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("convnext_small_300ep.py")
 row = load("../pretrain/convnext_base_300ep.py")

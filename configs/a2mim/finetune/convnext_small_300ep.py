@@ -9,8 +9,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.transfer import EMA, Head
+from fastmim.config.base import load
+from fastmim.config.classify import EMA, Head
 
 base = load("../../mae/finetune/vit_base_patch16_224_100ep.py")
 row = load("../pretrain/convnext_small_300ep.py")

@@ -6,8 +6,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.transfer import EMA
+from fastmim.config.base import load
+from fastmim.config.classify import EMA
 
 base = load("resnet50_rsb_a2_300ep.py")
 row = load("../pretrain/resnet152_300ep.py")

@@ -6,7 +6,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("resnet50_rsb_a3_100ep.py")
 row = load("../pretrain/resnet200_300ep.py")

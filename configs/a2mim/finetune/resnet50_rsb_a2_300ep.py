@@ -9,9 +9,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import Optim, Run, Train, load
+from fastmim.config.base import Optim, Run, Train, load
+from fastmim.config.classify import EMA, Augment, Finetune, Head, LabelledData
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.transfer import EMA, Augment, Finetune, Head, LabelledData
 
 row = load("../pretrain/resnet50_300ep.py")
 config = Finetune(

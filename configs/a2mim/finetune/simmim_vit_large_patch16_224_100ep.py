@@ -6,7 +6,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("vit_large_patch16_224_150ep.py")
 row = load("../pretrain/simmim_vit_large_patch16_224_800ep.py")

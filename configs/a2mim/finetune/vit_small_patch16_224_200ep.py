@@ -6,8 +6,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.transfer import EMA
+from fastmim.config.base import load
+from fastmim.config.classify import EMA
 
 base = load("vit_base_patch16_224_100ep.py")
 row = load("../pretrain/vit_small_patch16_224_800ep.py")

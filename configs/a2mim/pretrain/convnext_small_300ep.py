@@ -7,13 +7,13 @@ Published: 83.7 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2)
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.encoders.convnet import ConvNeXt
-from fastmim.losses import MaskedFocalL1
-from fastmim.masking import BlockMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.convnet import ConvNeXt
+from fastmim.model.losses import MaskedFocalL1
+from fastmim.model.masking import BlockMasking
+from fastmim.model.targets import Pixels
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),

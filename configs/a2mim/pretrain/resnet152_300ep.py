@@ -9,8 +9,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.losses import MaskedFocalL1
+from fastmim.config.base import load
+from fastmim.model.losses import MaskedFocalL1
 
 base = load("resnet50_300ep.py")
 config = replace(

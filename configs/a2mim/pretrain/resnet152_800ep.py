@@ -10,7 +10,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("resnet152_300ep.py")
 config = replace(

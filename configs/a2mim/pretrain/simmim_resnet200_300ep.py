@@ -8,7 +8,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("simmim_resnet50_300ep.py")
 config = replace(

@@ -8,13 +8,13 @@ Published: 79.9 % fine-tune (RSB A2).
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.encoders.convnet import ResNet
-from fastmim.losses import MaskedL1
-from fastmim.masking import BlockMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.convnet import ResNet
+from fastmim.model.losses import MaskedL1
+from fastmim.model.masking import BlockMasking
+from fastmim.model.targets import Pixels
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),

@@ -7,8 +7,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.losses import MaskedL1
+from fastmim.config.base import load
+from fastmim.model.losses import MaskedL1
 
 base = load("vit_base_patch16_224_800ep.py")
 config = replace(

@@ -8,7 +8,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("simmim_vit_base_patch16_224_800ep.py")
 config = replace(

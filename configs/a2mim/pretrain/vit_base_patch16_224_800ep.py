@@ -5,13 +5,13 @@ Published (official README, "ViT-B"): 84.2 % fine-tune (84.3 % in its detailed t
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.encoders.beit import BEiT
-from fastmim.losses import FocalFrequency, MaskedL1, WithFourier
-from fastmim.masking import BlockMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.beit import BEiT
+from fastmim.model.losses import FocalFrequency, MaskedL1, WithFourier
+from fastmim.model.masking import BlockMasking
+from fastmim.model.targets import Pixels
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),

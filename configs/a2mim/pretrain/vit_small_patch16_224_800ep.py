@@ -8,8 +8,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.losses import FocalFrequency
+from fastmim.config.base import load
+from fastmim.model.losses import FocalFrequency
 
 base = load("vit_base_patch16_224_800ep.py")
 config = replace(

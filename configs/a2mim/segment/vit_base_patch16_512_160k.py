@@ -9,7 +9,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("../../mae/segment/vit_base_patch16_512_160k.py")
 finetune = load("../finetune/vit_base_patch16_224_100ep.py")

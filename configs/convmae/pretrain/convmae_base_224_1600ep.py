@@ -6,13 +6,13 @@ Published: 85.0 % fine-tune, 70.9 % linear.
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import ConvMAE
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.targets import NormalizedPatches
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import ConvMAE
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.targets import NormalizedPatches
 
 config = Config(
     masking=RandomMasking(ratio=0.75),

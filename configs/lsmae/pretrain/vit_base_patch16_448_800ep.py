@@ -4,13 +4,13 @@ Published: unknown (the repository has no table of accuracies).
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import ViT
-from fastmim.losses import MaskedL2
-from fastmim.masking import JointMasking
-from fastmim.targets import NormalizedPatches
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import ViT
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import JointMasking
+from fastmim.model.targets import NormalizedPatches
 
 config = Config(
     masking=JointMasking(ratio=0.75, side=2),

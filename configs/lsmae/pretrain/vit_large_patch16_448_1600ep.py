@@ -6,9 +6,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import ViT
+from fastmim.config.base import load
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import ViT
 
 base = load("vit_base_patch16_448_1600ep.py")
 config = replace(

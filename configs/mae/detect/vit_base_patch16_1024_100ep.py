@@ -8,10 +8,10 @@ Published: box AP 51.6, mask AP 45.9 (1600 epochs of pre-training).
 Measured here: not yet.
 """
 
-from fastmim.config import Optim, Run, Train
+from fastmim.config.base import Optim, Run, Train
+from fastmim.config.detect import AnnotatedData, Detect
 from fastmim.data.crops import ScaleJitterCrop
-from fastmim.detection import AnnotatedData, Detect
-from fastmim.encoders.vit import ViT
+from fastmim.model.encoders.vit import ViT
 
 UPDATES = 184_375
 config = Detect(

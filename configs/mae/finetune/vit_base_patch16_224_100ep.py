@@ -6,10 +6,10 @@ Published: 83.6 % (1600 epochs of pre-training), 83.3 % (800, mmpretrain's repro
 Measured here: not yet.
 """
 
-from fastmim.config import Optim, Run, Train
+from fastmim.config.base import Optim, Run, Train
+from fastmim.config.classify import Augment, Finetune, Head, LabelledData
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.encoders.vit import ViT
-from fastmim.transfer import Augment, Finetune, Head, LabelledData
+from fastmim.model.encoders.vit import ViT
 
 config = Finetune(
     encoder=ViT("vit_base_patch16_224", pos="learned", drop_path=0.1),

@@ -4,13 +4,13 @@ Published (open-mmlab/mmpretrain reproduction, 800 epochs): 83.3 % fine-tune, 65
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders.vit import ViT
-from fastmim.losses import MaskedL2
-from fastmim.masking import RandomMasking
-from fastmim.targets import NormalizedPatches
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders.vit import ViT
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import RandomMasking
+from fastmim.model.targets import NormalizedPatches
 
 config = Config(
     masking=RandomMasking(ratio=0.75),

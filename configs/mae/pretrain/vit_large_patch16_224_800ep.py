@@ -6,8 +6,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.encoders.vit import ViT
+from fastmim.config.base import load
+from fastmim.model.encoders.vit import ViT
 
 base = load("vit_base_patch16_224_800ep.py")
 config = replace(

@@ -4,10 +4,10 @@ Published: 67.8 % (1600 epochs of pre-training), 65.1 % (800, mmpretrain's repro
 Measured here: not yet.
 """
 
-from fastmim.config import Optim, Run, Train
+from fastmim.config.base import Optim, Run, Train
+from fastmim.config.classify import Head, LabelledData, Probe
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.encoders.vit import ViT
-from fastmim.transfer import Head, LabelledData, Probe
+from fastmim.model.encoders.vit import ViT
 
 config = Probe(
     encoder=ViT("vit_base_patch16_224", pos="learned"),

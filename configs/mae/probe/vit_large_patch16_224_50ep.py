@@ -6,7 +6,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("vit_base_patch16_224_90ep.py")
 config = replace(

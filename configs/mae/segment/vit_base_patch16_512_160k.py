@@ -10,10 +10,10 @@ Published: 48.15 mIoU (1600 epochs of pre-training), 48.13 in MMSegmentation.
 Measured here: not yet.
 """
 
-from fastmim.config import Optim, Run, Train
+from fastmim.config.base import Optim, Run, Train
+from fastmim.config.segment import MaskData, Segment, UPerNet
 from fastmim.data.crops import ScaleJitterCrop
-from fastmim.encoders.vit import ViT
-from fastmim.segmentation import MaskData, Segment, UPerNet
+from fastmim.model.encoders.vit import ViT
 
 IMAGES, BATCH = 20_210, 16  # of ADE20K's training set; of the published 8 x 2
 

@@ -8,7 +8,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("../../mae/detect/vit_base_patch16_1024_100ep.py")
 row = load("../pretrain/vit_base_patch16_224_800ep.py")

@@ -8,9 +8,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import SimpleResizedCrop
-from fastmim.targets import LowPass
+from fastmim.model.targets import LowPass
 
 base = load("../../convmae/pretrain/convmae_base_224_1600ep.py")
 config = replace(

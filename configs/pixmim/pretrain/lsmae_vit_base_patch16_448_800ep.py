@@ -10,9 +10,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import SimpleResizedCrop
-from fastmim.targets import LowPass
+from fastmim.model.targets import LowPass
 
 base = load("../../lsmae/pretrain/vit_base_patch16_448_800ep.py")
 config = replace(

@@ -6,9 +6,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import SimpleResizedCrop
-from fastmim.targets import LowPass
+from fastmim.model.targets import LowPass
 
 base = load("../../mae/pretrain/vit_base_patch16_224_300ep.py")
 config = replace(

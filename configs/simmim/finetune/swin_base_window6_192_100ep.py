@@ -8,8 +8,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.transfer import Head
+from fastmim.config.base import load
+from fastmim.config.classify import Head
 
 base = load("../../mae/finetune/vit_base_patch16_224_100ep.py")
 row = load("../pretrain/swin_base_window6_192_100ep.py")

@@ -8,7 +8,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("swin_base_window7_224_100ep.py")
 row = load("../pretrain/swin_base_window6_192_800ep.py")

@@ -4,13 +4,13 @@ Published (official README, "Swin-Base", 800 epochs): 84.0 % fine-tune at 224 px
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import LinearHead
-from fastmim.encoders.swin import Swin
-from fastmim.losses import MaskedL1
-from fastmim.masking import BlockMasking
-from fastmim.targets import Pixels
+from fastmim.model.decoders import LinearHead
+from fastmim.model.encoders.swin import Swin
+from fastmim.model.losses import MaskedL1
+from fastmim.model.masking import BlockMasking
+from fastmim.model.targets import Pixels
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),

@@ -6,8 +6,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.encoders.swin import Swin
+from fastmim.config.base import load
+from fastmim.model.encoders.swin import Swin
 
 base = load("swin_base_window6_192_800ep.py")
 config = replace(

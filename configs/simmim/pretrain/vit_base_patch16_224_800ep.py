@@ -7,8 +7,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.encoders.beit import BEiT
+from fastmim.config.base import load
+from fastmim.model.encoders.beit import BEiT
 
 base = load("swin_base_window6_192_800ep.py")
 config = replace(

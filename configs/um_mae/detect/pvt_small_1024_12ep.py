@@ -8,7 +8,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("swin_tiny_1024_12ep.py")
 row = load("../finetune/pvt_small_256_100ep.py")

@@ -9,7 +9,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 from fastmim.data.crops import ScaleJitterCrop
 
 base = load("../../simmim/detect/swin_base_window7_1024_36ep.py")

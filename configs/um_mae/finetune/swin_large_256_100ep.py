@@ -6,7 +6,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("swin_tiny_256_100ep.py")
 row = load("../pretrain/swin_large_256_800ep.py")

@@ -6,7 +6,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 base = load("../../mae/finetune/vit_base_patch16_224_100ep.py")
 row = load("../pretrain/swin_tiny_256_200ep.py")

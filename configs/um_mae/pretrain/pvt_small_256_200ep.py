@@ -7,8 +7,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.encoders import UMPVT
+from fastmim.config.base import load
+from fastmim.model.encoders import UMPVT
 
 swin = load("swin_tiny_256_200ep.py")
 config = replace(

@@ -7,7 +7,7 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
+from fastmim.config.base import load
 
 swin, um_mae = load("swin_tiny_256_simmim_200ep.py"), load("pvt_small_256_200ep.py")
 config = replace(

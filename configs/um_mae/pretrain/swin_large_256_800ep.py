@@ -7,9 +7,9 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import UMSwin
+from fastmim.config.base import load
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import UMSwin
 
 tiny = load("swin_tiny_256_200ep.py")
 config = replace(

@@ -5,13 +5,13 @@ Published (the repository's README): 82.04 % fine-tune, 25.0 hours of pre-traini
 Measured here: not yet.
 """
 
-from fastmim.config import Config, Data, Optim, Run, Train
+from fastmim.config.base import Config, Data, Optim, Run, Train
 from fastmim.data.crops import RandomResizedCrop
-from fastmim.decoders import TransformerDecoder
-from fastmim.encoders import UMSwin
-from fastmim.losses import MaskedL2
-from fastmim.masking import UniformMasking
-from fastmim.targets import NormalizedPatches
+from fastmim.model.decoders import TransformerDecoder
+from fastmim.model.encoders import UMSwin
+from fastmim.model.losses import MaskedL2
+from fastmim.model.masking import UniformMasking
+from fastmim.model.targets import NormalizedPatches
 
 config = Config(
     masking=UniformMasking(secondary=0.25),

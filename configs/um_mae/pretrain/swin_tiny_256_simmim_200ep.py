@@ -10,11 +10,11 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.decoders import LinearHead
-from fastmim.losses import MaskedL1
-from fastmim.masking import RandomMasking
-from fastmim.targets import Pixels
+from fastmim.config.base import load
+from fastmim.model.decoders import LinearHead
+from fastmim.model.losses import MaskedL1
+from fastmim.model.masking import RandomMasking
+from fastmim.model.targets import Pixels
 
 um_mae = load("swin_tiny_256_200ep.py")
 config = replace(

@@ -7,8 +7,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.masking import UniformMasking
+from fastmim.config.base import load
+from fastmim.model.masking import UniformMasking
 
 mae = load("vit_base_patch16_224_mae_200ep.py")
 config = replace(

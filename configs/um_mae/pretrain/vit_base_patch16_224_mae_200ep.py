@@ -7,8 +7,8 @@ Measured here: not yet.
 
 from dataclasses import replace
 
-from fastmim.config import load
-from fastmim.decoders import TransformerDecoder
+from fastmim.config.base import load
+from fastmim.model.decoders import TransformerDecoder
 
 mae = load("../../mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(

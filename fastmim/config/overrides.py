@@ -1,0 +1,208 @@
+"""`--section.field VALUE` arguments applied to a config. May import command, config and fields only."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import traceback
+import typing
+from typing import Any
+
+from ..host.command import check_words, nearest
+from ..host.terminal import shown
+from .base import Experiment
+from .fields import check_types, choices, expected
+
+_BATCH = "images per update, over all processes; --train.micro_batch is what one process holds at once"
+_RATE = "the learning rate is blr * train.global_batch / optim.lr_batch"
+_ARITHMETIC = "one of fp32, autocast, autocast-fp16, bf16-master"
+_LAUNCHER = "the launcher decides: deepspeed --num_gpus N fastmim/train.py CONFIG"
+_CHOSEN = "the config file chooses it: configs/README.md lists them"
+_SPLIT = "accumulation is train.global_batch / (train.micro_batch x processes)"
+ELSEWHERE = {
+    **dict.fromkeys(("batch_size", "batch", "bs", "train_batch_size"), ("train.global_batch", _BATCH)),
+    **dict.fromkeys(("lr", "learning_rate", "base_lr"), ("optim.blr", _RATE)),
+    **dict.fromkeys(("wd",), ("optim.weight_decay", "")),
+    **dict.fromkeys(("warmup", "warmup_steps"), ("optim.warmup_epochs", "in epochs")),
+    **dict.fromkeys(("grad_clip", "clip_grad", "max_grad_norm", "gradient_clipping"), ("optim.clip", "")),
+    **dict.fromkeys(("opt", "optimizer"), ("optim.algorithm", "")),
+    **dict.fromkeys(("lr_scheduler", "scheduler", "sched"), ("optim.schedule", "")),
+    **dict.fromkeys(("max_epochs", "num_epochs", "num_train_epochs"), ("train.epochs", "")),
+    **dict.fromkeys(("max_steps", "iters", "steps", "max_iters"), ("train.epochs", "a run is given in epochs")),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision", "dtype"), ("train.precision", _ARITHMETIC)),
+    **dict.fromkeys(("accum_iter", "gradient_accumulation_steps", "accumulation"), ("train.micro_batch", _SPLIT)),
+    **dict.fromkeys(("grad_checkpointing", "gradient_checkpointing"), ("train.activation_checkpointing", "")),
+    **dict.fromkeys(
+        ("zero", "ds_config", "deepspeed_config"), ("train.deepspeed", "a JSON file; see train.zero_stage")
+    ),
+    **dict.fromkeys(("data_path", "data_dir", "dataset", "input", "train_dir"), ("data.root", "")),
+    **dict.fromkeys(("val", "val_dir", "test_dir", "eval_dir"), ("data.test", "")),
+    **dict.fromkeys(
+        ("img_size", "image_size", "input_size", "resolution", "crop_size"), ("data.size", "height and width")
+    ),
+    **dict.fromkeys(("num_workers", "j", "threads"), ("data.workers", "decoding threads per process")),
+    **dict.fromkeys(("mask_ratio", "masking_ratio"), ("masking.ratio", "")),
+    **dict.fromkeys(("output", "output_dir", "out", "out_dir", "log_dir", "work_dir", "save_dir"), ("run.dir", "")),
+    **dict.fromkeys(("pretrained", "finetune", "checkpoint", "ckpt", "load", "weights"), ("run.init", "a run folder")),
+    **dict.fromkeys(("log_interval", "print_freq", "logging_steps"), ("run.log_every", "in updates")),
+    **dict.fromkeys(("save_freq", "save_interval", "save_steps", "checkpoint_every"), ("run.save_every", "in updates")),
+    **dict.fromkeys(("eval_freq", "eval_interval", "eval_steps"), ("run.evaluate_every", "in updates")),
+    **dict.fromkeys(("wandb", "report_to", "logger"), ("run.tensorboard", "metrics.jsonl holds all numbers")),
+    **dict.fromkeys(("gpus", "num_gpus", "nproc", "nproc_per_node", "world_size", "devices"), ("", _LAUNCHER)),
+    **dict.fromkeys(("model", "arch", "backbone", "method", "norm_pix_loss", "config", "cfg"), ("", _CHOSEN)),
+}
+"""Options of other programs: the setting that does the same here, or "", and a remark."""
+CHOICES = {"gpu": "cuda", "amp": "autocast", "bf16": "autocast", "fp16": "autocast-fp16"}
+"""Values of other programs, and their names here."""
+
+
+def override(config: Experiment, args: list[str], prog: str) -> Experiment:
+    """Returns the config with `--section.field VALUE` arguments; tyro parses them by the types of the dataclasses.
+
+    Raises:
+        SystemExit: 0 after `--help`.
+        ValueError: an unknown setting or a bad value. The message names the setting, what was expected, and the nearest
+            spelling.
+    """
+    if {"-h", "--help"} & set(args):
+        return _parse(config, args, prog)
+    known = {name: (kind, value) for name, kind, value in leaf_fields(config)}
+    check_words(args)
+    for arg in args:
+        if arg.startswith("--") and _name(arg) not in known:
+            raise ValueError(f"{shown(arg.partition('=')[0])}: {_meant(_name(arg), known)}")
+        if not arg.startswith("--") and (name := _name(f"--{arg.lstrip('-')}")) in known:
+            raise ValueError(f"{shown(arg)}: expected --section.field VALUE; write --{name} VALUE")
+    starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
+    if args and starts[:1] != [0] and args[0].endswith(".py"):
+        raise ValueError(f"{shown(args[0])}: expected one config, got a second: give each config a command of its own")
+    if args and starts[:1] != [0]:
+        raise ValueError(f"{shown(args[0])}: expected --section.field VALUE")
+    parsed = _try(config, args, prog)
+    if not isinstance(parsed, SystemExit):
+        check_types(parsed)
+        return parsed
+    # Settings that need each other are refused one by one: what counts is why all of them together were.
+    refusal = _refusal(parsed)
+    settings = [args[start:stop] for start, stop in zip(starts, [*starts[1:], len(args)], strict=True)]
+    names = [_name(setting[0]) for setting in settings]
+    if refusal and any(name in refusal for name in names):
+        raise ValueError(refusal)
+    for name, setting in zip(names, settings, strict=True):
+        alone = _try(config, setting, prog)
+        if not isinstance(alone, SystemExit) or _refusal(alone) != refusal:
+            continue
+        key, equals, first = setting[0].partition("=")
+        if refusal:
+            raise ValueError(f"{key}: {refusal}")
+        kind, value = known[name]
+        got = shown(" ".join([first, *setting[1:]] if equals else setting[1:])) or "nothing"
+        hint = nearest(CHOICES.get(got, got), choices(kind))
+        raise ValueError(f"{key}: expected {_words(kind)} (currently {_typed(value)}), got {got}{hint}")
+    raise ValueError(f"{' '.join(args)}: these settings do not fit each other; {refusal}")
+
+
+def _meant(key: str, known: dict[str, tuple[str, Any]]) -> str:
+    """Says which setting an unknown name was probably meant to be."""
+    *section, leaf = key.split(".")
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    if key == "data":
+        return f"a group of settings; the images are --data.root (currently {_typed(known['data.root'][1])})"
+    if inside:
+        return f"a group of settings: --{', --'.join(inside[:5])}{', ...' if len(inside) > 5 else ''}"
+    same = [name for name in known if name.rpartition(".")[2] == leaf]
+    setting, remark = ELSEWHERE.get(leaf.lower(), ("", ""))
+    if not same and (setting in known or (remark and not setting)):
+        where = f"; here: --{setting} (currently {_typed(known[setting][1])})" if setting else ""
+        return f"no such setting{where}{'; ' if remark else ''}{remark}"
+    leaves = {name.rpartition(".")[2]: name for name in known if not section or name.startswith(f"{section[0]}.")}
+    if not same and (hint := nearest(leaf, leaves) or nearest(key, known)):
+        near = hint.removeprefix("; nearest: ")
+        same = [leaves.get(near, near)]
+    if not same:
+        return "no such setting; CONFIG --help lists them"
+    near = " or ".join(f"--{name} (currently {_typed(known[name][1])})" for name in same[:3])
+    return f"no such setting; nearest: {near}"
+
+
+def _words(kind: str) -> str:
+    """Says what to type for a type on a command line."""
+    if choices(kind):
+        return expected(kind)
+    plain, _, optional = kind.partition(" | ")
+    words = {
+        "int": "whole number",
+        "float": "number",
+        "str": "one text, in quotes if it has spaces",
+        "bool": "True or False",
+    }
+    if plain.startswith("tuple["):
+        inner = plain.removeprefix("tuple[").removesuffix("]").split(", ")
+        if inner[0] not in words:
+            text = "pairs of a regular expression and a number"
+        else:
+            text = f"{words[inner[0]]}s" if inner[-1] == "..." else f"{len(inner)} {words[inner[0]]}s"
+            text += ", with spaces between them"
+    else:
+        text = words.get(plain, plain)
+        text = text if plain in ("bool", "str") else f"a {text}"
+    return f"{text}{' or None' if optional else ''}"
+
+
+def _typed(value: Any) -> str:
+    """Returns a value as it is typed on a command line."""
+    return " ".join(map(_typed, value)) or "nothing" if isinstance(value, tuple) else str(value)
+
+
+def given(args: list[str]) -> dict[str, str]:
+    """Returns the words of each setting among `--section.field VALUE` arguments, by name."""
+    found: dict[str, list[str]] = {}
+    for arg in args:
+        if arg.startswith("--"):
+            words = found.setdefault(_name(arg), [])
+            words[:] = arg.split("=", 1)[1:]
+        elif found:
+            words.append(arg)
+    return {name: " ".join(words) for name, words in found.items()}
+
+
+def _name(arg: str) -> str:
+    """Returns the name of the setting in `--section.a-field=VALUE`."""
+    return arg.split("=")[0][2:].replace("-", "_")
+
+
+def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
+    import tyro  # half a second that resume and export need not pay
+
+    kind, plain = type(config), (tyro.conf.FlagConversionOff,)
+    return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
+
+
+def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemExit:
+    """Returns the config with these arguments, or tyro's SystemExit; its boxed message is dropped."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return _parse(config, args, prog)
+    except SystemExit as error:
+        return error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """Returns the message of a `__post_init__` that refused its values, if that is the cause of an error."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def leaf_fields(value: Any, prefix: str = "") -> typing.Iterator[tuple[str, str, Any]]:
+    """Yields (dotted name, type, value) of every leaf field."""
+    for f in dataclasses.fields(value):
+        inner = getattr(value, f.name)
+        if dataclasses.is_dataclass(inner):
+            yield from leaf_fields(inner, f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, str(f.type), inner

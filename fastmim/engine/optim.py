@@ -1,0 +1,117 @@
+"""Optimisation: learning-rate rule, parameter groups, and the choice of the optimizer at ZeRO stage 0.
+
+May import torch, config and stage0 only; layerwise where LAMB or LARS is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from ..config import base as config
+from .stage0 import AdamW, Sgd, Stage0
+
+
+def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
+    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine or a line down to `min_lr`, or steps.
+
+    lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E. Below W: warmup_lr + (lr_max - warmup_lr) e / W.
+    Then, for "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2 with S = W for `cosine_from`
+    "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without its `warmup_prefix`); for
+    "linear" 1 - (e - S) / (E - S) in place of the cosine's factor (MMSegmentation's "poly" of power 1); for
+    "multistep": lr_max, times decay_rate for each of `decay_epochs` that has come.
+    """
+    lr_max = optim.blr * train.global_batch / optim.lr_batch
+    warmup = optim.warmup_epochs
+    if epoch < warmup:
+        return optim.warmup_lr + (lr_max - optim.warmup_lr) * epoch / warmup
+    if optim.schedule == "multistep":
+        return lr_max * optim.decay_rate ** sum(epoch >= decay for decay in optim.decay_epochs)
+    start = warmup if optim.cosine_from == "warmup" else 0.0
+    progress = (epoch - start) / (train.epochs - start) if train.epochs > start else 1.0
+    left = 1.0 - progress if optim.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return optim.min_lr + (lr_max - optim.min_lr) * left
+
+
+def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
+    """Groups of the trained parameters: no decay for 1-D parameters and biases, decay for all others.
+
+    The rule of timm's `param_groups_weight_decay`, which MAE uses: class and mask tokens, being 3-D, decay.
+    `optim.no_decay`, `optim.decay` and `optim.lr_scale` name what departs from it. With `optim.layer_decay` d, what is
+    in layer i of the encoder's n (see `Encoder.layers`) has the factor d ** (n - i), and what is in none has 1 (BEiT's
+    rule, which MAE and SimMIM use); `optim.lr_scale` comes on top.
+
+    Returns: groups with "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of their
+        learning rate; empty groups are left out.
+    Raises:
+        ValueError: a pattern that is no regular expression, or that no trained parameter matches; a parameter that
+            shall both decay and not decay.
+    """
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    spared, decayed = _matches("no_decay", optim.no_decay, named), _matches("decay", optim.decay, named)
+    if both := sorted(spared & decayed):
+        raise ValueError(f"optim.no_decay and optim.decay both match {both[0]}: make one of the patterns narrower")
+    scales = dict.fromkeys(named, 1.0)
+    for pattern, factor in optim.lr_scale:
+        scales |= dict.fromkeys(_matches("lr_scale", (pattern,), named), factor)
+    if optim.layer_decay < 1:
+        scales = {name: scales[name] * scale for name, scale in _layer_scales(module, named, optim.layer_decay).items()}
+    groups: dict[tuple[float, bool], list[str]] = {}
+    for name, p in named.items():
+        plain = p.ndim <= 1 or name.endswith(".bias")
+        groups.setdefault((scales[name], name in decayed or not (plain or name in spared)), []).append(name)
+    return [
+        {
+            "params": [named[name] for name in names],
+            "names": names,
+            "weight_decay": optim.weight_decay if decays else 0.0,
+            "lr_scale": scale,
+        }
+        for (scale, decays), names in sorted(groups.items(), reverse=True)
+    ]
+
+
+def _layer_scales(module: nn.Module, names: Iterable[str], decay: float) -> dict[str, float]:
+    """The factor of each parameter's learning rate that its layer of `module.encoder` gives it."""
+    layers = [tuple(f"encoder.{prefix}" for prefix in layer) for layer in module.encoder.layers()]
+    scales = dict.fromkeys(names, 1.0)
+    for i, layer in enumerate(layers):
+        inside = [name for name in scales if any(f"{name}.".startswith(f"{prefix}.") for prefix in layer)]
+        scales |= dict.fromkeys(inside, decay ** (len(layers) - i))
+    return scales
+
+
+def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set[str]:
+    """The names in which any of the patterns is found."""
+    found = set()
+    for pattern in patterns:
+        try:
+            compiled = re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"optim.{field}: expected regular expressions, got {pattern!r}: {error}") from error
+        matching = {name for name in names if compiled.search(name)}
+        if not matching:
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
+            raise ValueError(f"optim.{field}: {pattern!r} is in no trained parameter's name; nearest: {near[0]}")
+        found |= matching
+    return found
+
+
+def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
+    """The optimizer that `optim.algorithm` names."""
+    settings: dict[str, Any] = {"clip": optim.clip, "loss_scaling": loss_scaling}
+    adam = {"betas": optim.betas, "eps": optim.eps}
+    if optim.algorithm == "adamw":
+        return AdamW(groups, **settings, **adam)
+    if optim.algorithm == "sgd":
+        return Sgd(groups, **settings, momentum=optim.momentum)
+    from .layerwise import Lamb, Lars
+
+    if optim.algorithm == "lamb":
+        return Lamb(groups, **settings, **adam)
+    return Lars(groups, **settings, momentum=optim.momentum)

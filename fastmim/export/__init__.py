@@ -1,0 +1,1 @@
+"""Trained encoders for other libraries, and runs as official checkpoints."""

@@ -1,0 +1,269 @@
+"""The model card of an export, filled from its run. May import L3 and below."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastmim
+
+from ..config.base import Config, Experiment, to_json
+from ..data.manifest import Manifest
+from ..host.files import parse_json, read_bytes, read_json
+from ..host.terminal import shown
+from ..model.encoders.convnet import ConvNet
+from ..run.metrics import duration
+from ..tasks.trained import Trained
+from .layouts import Snippet
+
+LONGEST = 200
+"""Characters of a text from outside that a card holds."""
+MOST = 100
+"""Results that a card holds."""
+LARGEST = 2**24
+"""Bytes of a file of a run that are read."""
+
+
+def card(
+    trained: Trained, config: Experiment, run: Path | None, step: int, to: str, snippet: Snippet, notes: Sequence[str]
+) -> str:
+    """Returns README.md in Markdown, for the hub with its YAML header. Of paths, only the last part is told.
+
+    A run's folder may be anybody's: everything that it says stands in code spans and blocks, where nothing is markup.
+
+    Args:
+        run: the run's folder; None = nothing is known of it but the config.
+        step: updates done; 0 = not told.
+        notes: what a person should know of these files, a sentence each.
+    """
+    unread: list[str] = []
+    sections = {
+        "Use": _use(trained, snippet, notes),
+        "Training": _training(config, run, step, unread),
+        "Results": _results(run, unread),
+        "Recipe": _recipe(config),
+        "Limits": _limits(trained, unread),
+        "Licence": "To be filled in by whoever publishes these weights; the licence of the images may restrict it.",
+    }
+    title = f"# {_title(trained, config)}"
+    body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items() if text)
+    return f"{_header(trained) if to == 'hub-folder' else ''}{title}\n\n{body}\n"
+
+
+def code(text: object) -> str:
+    """Returns text from outside as a Markdown code span, for a table too: one line, in which nothing is markup."""
+    line = shown(str(text)).replace("|", "\\x7c")  # which would end the cell of a table, also in a code span
+    if len(line) > LONGEST:
+        line = f"{line[:LONGEST]}... ({len(line)} characters)"
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{fence} {line} {fence}" if "`" in line or not line.strip() else f"{fence}{line}{fence}"
+
+
+def _header(trained: Trained) -> str:
+    library = "fastmim" if trained.timm is None else "timm"
+    task = "image-feature-extraction" if trained.head is None else "image-classification"
+    tags = "".join(f"- {tag}\n" for tag in dict.fromkeys((task, library, "fastmim", "masked-image-modeling")))
+    return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{tags}---\n\n"
+
+
+def _title(trained: Trained, config: Experiment) -> str:
+    network = f"{type(trained.spec).__name__}, {_millions(trained)} parameters"
+    if _published(trained):
+        network = f"{trained.spec.name} ({network})"
+    if isinstance(config, Config):
+        parts = ", ".join(type(part).__name__ for part in (config.masking, config.decoder, config.target, config.loss))
+        return f"{network}, pre-trained by masked image modelling ({parts})"
+    kind = {"Finetune": "fine-tuned", "Probe": "frozen, with a linear classifier"}[type(config).__name__]
+    return f"{network}, {kind}, {trained.classes} classes"
+
+
+def _millions(trained: Trained) -> str:
+    return f"{sum(p.numel() for p in trained.model.parameters()) / 1e6:.3g} M"
+
+
+def _published(trained: Trained) -> bool:
+    """True if the network is timm's of the name in the config, in every shape: a config may change its sizes."""
+    import timm
+
+    if (own := trained.spec.timm(trained.size)) is None:
+        return False
+    with torch.device("meta"):
+        made, named = (
+            timm.create_model(own["architecture"], num_classes=0, in_chans=len(trained.mean), **args)
+            for args in (own["model_args"], {})
+        )
+    made, named = (Counter(tuple(p.shape) for p in model.parameters()) for model in (made, named))
+    return made == named
+
+
+def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
+    height, width = trained.size
+    facts = [
+        f"Images: {len(trained.mean)} channels, {height} x {width} pixels, values / 255 less mean "
+        f"{_list(trained.mean)}, over standard deviation {_list(trained.std)}.",
+        f"Whole images: the central window, {trained.crop.crop_pct:.4g} of the largest that fits, resized to "
+        f"{trained.test_size[0]} x {trained.test_size[1]} ({trained.crop.interpolation}, antialiased).",
+        f"Features: {trained.model.num_features} wide, one for each {trained.model.stride} x {trained.model.stride} "
+        "pixels" + (f"; {trained.classes} logits." if trained.head else "."),
+        *notes,
+    ]
+    if (own := trained.spec.timm(trained.size)) is not None:
+        sizes = ", ".join(f"{name}={value!r}" for name, value in own["model_args"].items() if name != "global_pool")
+        facts.insert(0, f"Network: timm's {own['architecture']}" + (f" with {sizes}." if sizes else "."))
+    return "\n".join(f"* {fact}" for fact in facts) + f"\n\n```python\n{snippet.code}```"
+
+
+def _training(config: Experiment, run: Path | None, step: int, unread: list[str]) -> str:
+    train, rows = config.train, []
+    if isinstance(config, Config):
+        parts = (config.masking, config.decoder, config.target, config.loss)
+        rows.append(("method", code("; ".join(str(part) for part in parts))))
+    rows.append(("encoder", code(config.encoder)))
+    if config.run.init:
+        rows.append(("weights at first", f"those of {code(Path(config.run.init).name)}"))
+    data = code(Path(config.data.root).name)
+    if run and (run / "manifest.json").is_file():
+        try:
+            manifest = Manifest.load(str(run / "manifest.json"))
+            data += f", {len(manifest)} images, manifest {manifest.hash}"
+        except (ValueError, OSError):
+            unread.append("manifest.json")
+    rows.append(("data", data))
+    rows.append(("schedule", f"{train.epochs:g} epochs in batches of {train.global_batch}"))
+    if step:
+        rows.append(("updates done", str(step)))
+    if run:
+        facts = _read(run, "facts", unread)
+        rows += [
+            (name, code(facts[name])) for name in ("devices", "precision", "ZeRO", "global batch") if name in facts
+        ]
+        rows += _speed(_logged(run, unread), train.global_batch)
+    versions = {"fastmim": fastmim.__version__, "torch": torch.__version__, "timm": version("timm")}
+    rows.append(("versions at export", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    rows.append(("Python", platform.python_version()))
+    return _table(rows)
+
+
+def _speed(logged: Sequence[dict[str, Any]], samples: int) -> list[tuple[str, str]]:
+    """Speed, time and memory of a run of updates of `samples` images."""
+    names = ("images_per_s", "updates", "peak_bytes")
+    found = [row for row in logged if all(_is_number(row.get(name)) for name in names) and row["images_per_s"] > 0]
+    if not found:
+        return []
+    hours = sum(row["updates"] * samples / row["images_per_s"] for row in found) / 3600
+    return [
+        ("images/s", f"{statistics.median(row['images_per_s'] for row in found):.1f} (median)"),
+        ("time", f"{duration(hours * 3600)} ({hours:.3g} hours)"),
+        ("peak memory", f"{max(row['peak_bytes'] for row in found) / 2**30:.2f} GiB a process"),
+    ]
+
+
+def _results(run: Path | None, unread: list[str]) -> str:
+    if run is None:
+        return ""
+    rows: list[tuple[str, str]] = []
+    logged = _logged(run, unread)
+    if losses := [row["loss"] for row in logged if "loss" in row]:
+        rows.append(("training loss, last logged", _number(losses[-1])))
+    if tests := [row for row in logged if "held_out" in row]:
+        rows.append(("loss on held-out images", _number(tests[-1]["held_out"])))
+        if isinstance(trivial := tests[-1].get("trivial"), dict):
+            rows += [(f"there, predicting {_name(name)}", _number(value)) for name, value in trivial.items()]
+    for name, words in (("result", "test"), ("knn", "k-NN")):
+        found = _read(run, name, unread)
+        rows += [(f"{words}: {_name(k)}", _number(v)) for k, v in found.items() if k != "init" and v is not None]
+    return _table(rows[:MOST]) if rows else ""
+
+
+def _read(run: Path, name: str, unread: list[str]) -> dict[str, Any]:
+    """Returns a JSON object of a run; nothing where it is missing, or damaged, which is noted in `unread`."""
+    try:
+        found = read_json(run / f"{name}.json", LARGEST)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        unread.append(f"{name}.json")
+        return {}
+    return found
+
+
+def _logged(run: Path, unread: list[str]) -> list[dict[str, Any]]:
+    """Returns the rows of metrics.jsonl, damaged ones left out."""
+    try:
+        lines = read_bytes(run / "metrics.jsonl", 16 * LARGEST).splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError):
+        unread.append("metrics.jsonl")
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(parse_json(line))
+        except ValueError:
+            if line.endswith(b"\n"):  # a run that is writing leaves half a line
+                unread.append("metrics.jsonl")
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _recipe(config: Experiment) -> str:
+    recipe = to_json(config)
+    del recipe["run"]
+    for part, field in (("data", "root"), ("data", "test"), ("data", "held_out_root"), ("train", "deepspeed")):
+        if recipe[part].get(field):
+            recipe[part][field] = Path(recipe[part][field]).name
+    return f"```json\n{json.dumps(recipe, indent=2)}\n```"
+
+
+def _limits(trained: Trained, unread: Sequence[str]) -> str:
+    limits = [
+        "It was tested on what is listed above and on nothing else; whether it treats people and places alike was not.",
+        "What the training images lack or overstate, it lacks or overstates.",
+    ]
+    if trained.head is None:
+        limits.append("Features of masked image modelling need fine-tuning, or a head, for most tasks.")
+    if trained.head is None and any(isinstance(m, nn.BatchNorm2d) for m in trained.model.modules()):
+        limits.append("Its batch norms hold statistics of masked images: take those of your own, or train further.")
+    if not isinstance(trained.spec, ConvNet):
+        height, width = trained.size
+        limits.append(f"Tables of positions are those of images of {height} x {width} pixels.")
+    if unread:
+        limits.append(
+            f"These files of its run are damaged, so this card may lack facts: {', '.join(sorted(set(unread)))}."
+        )
+    return "\n".join(f"* {limit}" for limit in limits)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _name(key: str) -> str:
+    """A name from a run's file: as it is if it is a plain word."""
+    return key.replace("_", " ") if re.fullmatch(r"\w{1,40}", key, re.ASCII) else code(key)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) if _is_number(value) else code(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _list(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

@@ -1,0 +1,1 @@
+"""Every nn.Module of fastmim and the parts that build them."""

@@ -1,0 +1,210 @@
+"""BEiT's vision transformers from timm, reading whole images. May import timm, L1 and L0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ...config.fields import check_bounds, check_types
+from ...parts import Encoder, Masking
+from ...tokens import Mask, as_map
+from .checks import check_heads, check_masking, check_size, check_token_layer
+from .create import create, given, integer_buffers, take_module
+from .dense import DenseInput, MaskToken, compute_dtype
+
+if TYPE_CHECKING:
+    from timm.models.beit import Beit
+
+
+@dataclass(frozen=True)
+class BEiT(Encoder):
+    """The ViT of SimMIM (arXiv:2111.09886) and of A2MIM (arXiv:2205.13943): timm's Beit with a mask token.
+
+    Its defaults are SimMIM's. A2MIM's has `absolute_pos`, no `shared_bias`, init "a2mim", fill "mean", token "add".
+    """
+
+    name: str = "beit_base_patch16_224"
+    """timm model name."""
+    patch_size: int | None = None
+    """Patch side in pixels; None = the model's own."""
+    depth: int | None = None
+    """Transformer blocks; None = the model's own."""
+    embed_dim: int | None = None
+    """Width; None = the model's own."""
+    num_heads: int | None = None
+    """Attention heads; None = the model's own."""
+    mlp_ratio: float | None = None
+    """Width of the hidden layer over that of the tokens; None = the model's own."""
+    absolute_pos: bool = False
+    """True if learned absolute positions are added to the tokens."""
+    shared_bias: bool = True
+    """One table of relative positions for all blocks; False = one in each."""
+    layer_scale: float = 0.1
+    """First value of LayerScale."""
+    init: Literal["simmim", "a2mim"] = "simmim"
+    """Initialisation, see `init_simmim` and `init_a2mim`."""
+    drop_path: float = 0.1
+    """Stochastic depth rate of the last block, growing linearly from 0."""
+    fill: Literal["none", "mean"] = "none"
+    """Content of hidden pixels: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
+    mean colour."""
+    token: Literal["replace", "add", "gated"] = "replace"
+    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
+    token_layer: int = 0
+    """Place of the learned token: 0 = before class token and positions, k = before block k (the first is 1)."""
+
+    def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
+        check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
+        check_bounds(self, "encoder.", "token_layer", at_least=0)
+        check_heads(self.embed_dim, self.num_heads)
+        check_bounds(self, "encoder.", "mlp_ratio", above=0)
+
+    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
+        own = given(
+            patch_size=self.patch_size,
+            depth=self.depth,
+            embed_dim=self.embed_dim,
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+        )
+        position = {
+            "use_abs_pos_emb": self.absolute_pos,
+            "use_rel_pos_bias": not self.shared_bias,
+            "use_shared_rel_pos_bias": self.shared_bias,
+        }
+        fixed = {"img_size": size, "global_pool": "token", "init_values": self.layer_scale}
+        return {"architecture": self.name, "model_args": fixed | position | own}
+
+    def timm_classifier(
+        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        behind = pool == "mean" and norm != "before"  # of one token, a norm gives the same in front and behind
+        args: dict[str, Any] = {"global_pool": "avg" if pool == "mean" else "token"}
+        if pool == "mean" and not behind:
+            args["use_fc_norm"] = False  # which early versions of timm have not
+        return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
+
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Raises:
+            ValueError: timm has no such model, or the image size, the masking or `token_layer` does not fit it.
+        """
+        from timm.models.beit import Beit
+
+        check_masking(masking, "all")
+        args = self.timm(size)["model_args"]
+        beit = create(self.name, Beit, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
+        check_size(size, beit.patch_embed.patch_size[0], self.name)
+        check_token_layer(self.token_layer, len(beit.blocks), self.name)
+        return BEiTEncoder(self, beit, mean, std)
+
+
+class BEiTEncoder(nn.Module):
+    """`encoder(images, mask) -> (B, 1 + L, D)`: class token, then every patch in raster order.
+
+    `backbone` is timm's model, so an export is a copy.
+    """
+
+    num_prefix_tokens = 1
+    reads = "all"
+    merge = 1
+
+    def __init__(self, spec: BEiT, beit: Beit, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.grid: tuple[int, int] = beit.patch_embed.grid_size
+        self.patch_size: int = beit.patch_embed.patch_size[0]
+        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.embed_dim: int = beit.embed_dim
+        self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
+        self.grad_checkpointing = False
+        self.input = DenseInput(mean, std, spec.fill)
+        self.backbone = beit
+        integer_buffers(beit)
+        self.token_layer = spec.token_layer
+        self.token = MaskToken(self.embed_dim, spec.token)
+        {"simmim": init_simmim, "a2mim": init_a2mim}[spec.init](beit, self.token.mask_token)
+
+    def forward(self, images: Tensor, mask: Mask) -> Tensor:
+        """images: (B, H, W, C) uint8, or normalised floats."""
+        return self.transform(self.input(images, mask, compute_dtype(self.token.mask_token)), mask.mask)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
+        return self.transform(images, None)
+
+    def maps(self, images: Tensor, blocks: Sequence[int] = ()) -> list[Tensor]:
+        if not blocks:
+            return [as_map(self.features(images)[:, 1:], self.grid)]
+        return [as_map(x[:, 1:], self.grid) for i, x in enumerate(self.blocks(images, None)) if i in blocks]
+
+    def layers(self) -> list[tuple[str, ...]]:
+        stem = ("backbone.patch_embed", "backbone.cls_token", "backbone.pos_embed")
+        return [stem, *((f"backbone.blocks.{i}",) for i in range(len(self.backbone.blocks)))]
+
+    def take_norm(self) -> nn.Module:
+        return take_module(self, "backbone.norm")
+
+    def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
+        """Runs timm's model, with the mask token at the patches (B, L) that are `hidden`."""
+        for tokens in self.blocks(images, hidden):
+            last = tokens
+        return self.backbone.norm(last)
+
+    def blocks(self, images: Tensor, hidden: Tensor | None) -> Iterator[Tensor]:
+        """The tokens after each block."""
+        beit = self.backbone
+        x = beit.patch_embed(images)
+        if hidden is not None and self.token_layer == 0:
+            x = self.token(x, hidden)
+        x = torch.cat([beit.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        if beit.pos_embed is not None:
+            x = x + beit.pos_embed
+        bias = beit.rel_pos_bias() if beit.rel_pos_bias is not None else None
+        for i, block in enumerate(beit.blocks, 1):
+            if hidden is not None and i == self.token_layer:
+                x = self.token(x, nn.functional.pad(hidden, (1, 0)))
+            x = checkpoint(block, x, bias, use_reentrant=False) if self.grad_checkpointing else block(x, bias)
+            yield x
+
+
+def init_simmim(beit: Beit, mask_token: Tensor) -> None:
+    """SimMIM's (microsoft/SimMIM `vision_transformer.py`, `simmim.py`).
+
+    Normal of deviation 0.02, cut at one deviation, for linear and convolution weights, tokens and positions; zero
+    biases; the weights that end the branches of block i (from 1) are divided by sqrt(2 i).
+    """
+    normal = partial(nn.init.trunc_normal_, std=0.02, a=-0.02, b=0.02)
+    for module in beit.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            normal(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for parameter in (beit.cls_token, mask_token, beit.pos_embed):
+        if parameter is not None:
+            normal(parameter)
+    with torch.no_grad():
+        for i, block in enumerate(beit.blocks, 1):
+            block.attn.proj.weight /= math.sqrt(2 * i)
+            block.mlp.fc2.weight /= math.sqrt(2 * i)
+
+
+def init_a2mim(beit: Beit, mask_token: Tensor) -> None:
+    """A2MIM's (openmixup `mim_vit.py`): linear weights, tokens and positions normal of deviation 0.02.
+
+    timm has given everything else the same already, torch's default for the patch embedding.
+    """
+    weights = [module.weight for module in beit.modules() if isinstance(module, nn.Linear)]
+    for parameter in (*weights, mask_token, beit.cls_token, beit.pos_embed):
+        if parameter is not None:
+            nn.init.trunc_normal_(parameter, std=0.02)

@@ -1,0 +1,105 @@
+"""The PVT of UM-MAE: attention to a pooled map, sine-cosine positions. May import timm, L1 and L0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...parts import Masking
+from ...tokens import sincos_position_embedding
+from .um_pyramid import TOKEN, PyramidBlock, PyramidEncoder, UMPyramid
+
+
+@dataclass(frozen=True)
+class UMPVT(UMPyramid):
+    """The PVT of UM-MAE (arXiv:2205.10063; models_mae_pvt.py); defaults are PVT-S's."""
+
+    dims: tuple[int, ...] = (64, 128, 320, 512)
+    """Width of each stage."""
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    """Blocks in each stage."""
+    num_heads: tuple[int, ...] = (1, 2, 5, 8)
+    """Attention heads in each stage."""
+    mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
+    """Width of the MLP of each stage, in widths of the stage."""
+    reductions: tuple[int, ...] = (8, 4, 2, 1)
+    """Side of the squares that keys and values are averaged over, tokens of the whole image; half as many of a
+    compacted one."""
+
+    patch_norm: ClassVar[bool] = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return self.dims
+
+    def block(self, stage: int, downsample: nn.Module | None) -> nn.Module:
+        dim = self.dims[stage]
+        return PyramidBlock(dim, PooledAttention(dim, self.num_heads[stage]), self.mlp_ratios[stage], downsample)
+
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Raises:
+            ValueError: fields, image size or masking do not fit.
+        """
+        self.check(size, masking)
+        for stage, reduction in enumerate(self.reductions):
+            for compact in (False, True)[: 1 + (self.reads == "visible")]:
+                grid = [n // TOKEN // (1 + compact) >> stage for n in size]
+                if any(n % halved(reduction, compact) for n in grid):
+                    raise ValueError(
+                        f"encoder.reductions: stage {stage + 1} cannot average squares of {halved(reduction, compact)} "
+                        f"of a map of {grid[0]} x {grid[1]}; use a divisor"
+                    )
+        return UMPVTEncoder(self, size, mean, std, masking)
+
+
+def halved(reduction: int, compact: bool) -> int:
+    """The reduction on a whole or compacted map."""
+    return max(1, reduction // 2) if compact else reduction
+
+
+class PooledAttention(nn.Module):
+    """Attention whose keys and values are of the map averaged over squares (models_mae_pvt.py `Attention`)."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.sr = nn.Conv2d(dim, dim, 1)
+        self.norm = nn.LayerNorm(dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, reduction: int) -> Tensor:
+        """x: (B, H, W, C)."""
+        grid, heads = x.shape[1:3], self.num_heads
+        pooled = x
+        if reduction > 1:
+            pooled = x.unflatten(2, (-1, reduction)).unflatten(1, (-1, reduction)).mean(dim=(2, 4))
+        pooled = self.norm(F.linear(pooled.flatten(1, 2), self.sr.weight.flatten(1), self.sr.bias))
+        q = self.q(x.flatten(1, 2)).unflatten(2, (heads, -1)).transpose(1, 2)
+        k, v = self.kv(pooled).unflatten(2, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).flatten(2)).unflatten(1, grid)
+
+
+class UMPVTEncoder(PyramidEncoder):
+    """UM-MAE's PVT; see `PyramidEncoder`."""
+
+    def __init__(self, spec: UMPVT, size: tuple[int, int], *args):
+        super().__init__(spec, size, *args)
+        self.reductions = spec.reductions
+        self.columns = size[1] // TOKEN
+        pos_embed = sincos_position_embedding(spec.dims[0], (size[0] // TOKEN, self.columns), num_prefix_tokens=0)
+        self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
+
+    def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[int, int]:
+        return (halved(self.reductions[stage], compact),) * 2
+
+    def position(self, x: Tensor, places: Tensor) -> Tensor:
+        return x + self.pos_embed[0][places[..., 0] * self.columns + places[..., 1]]

@@ -1,0 +1,170 @@
+"""The Swin of UM-MAE: windows, and a position bias from an MLP of the distance. May import timm, L1 and L0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastmim_kernels import window_attention
+
+from ...parts import Masking
+from .um_pyramid import PATCH, TOKEN, PyramidBlock, PyramidEncoder, UMPyramid
+
+
+@dataclass(frozen=True)
+class UMSwin(UMPyramid):
+    """The Swin of UM-MAE (arXiv:2205.10063; models_mae_swin.py); defaults are Swin-T's."""
+
+    embed_dim: int = 96
+    """Width of the first stage; each later one is twice as wide."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks in each stage."""
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Attention heads in each stage."""
+    window: int = 16
+    """Side of a window, tokens of the whole image; half as many of a compacted one. Where the map is no multiple of
+    it, windows are of the next smaller side that fits."""
+    posmlp_dim: int = 32
+    """Hidden width of the position MLP."""
+
+    patch_norm: ClassVar[bool] = True
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.embed_dim << stage for stage in range(len(self.depths))]
+
+    def block(self, stage: int, downsample: nn.Module | None) -> nn.Module:
+        dim = self.widths[stage]
+        return PyramidBlock(dim, WindowAttention(dim, self.num_heads[stage], self.posmlp_dim), 4, downsample)
+
+    def build(
+        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
+    ) -> nn.Module:
+        """
+        Raises:
+            ValueError: fields, image size or masking do not fit.
+        """
+        self.check(size, masking)
+        if self.window < 2 or self.window % 2:
+            raise ValueError(f"encoder.window={self.window}: expected an even number of tokens, at least 2")
+        for side in size:
+            if not self.fits(side):
+                near = min(
+                    filter(self.fits, range(self.unit, 2 * side + 8 * self.unit, self.unit)),
+                    key=lambda n: abs(n - side),
+                )
+                raise ValueError(
+                    f"data.size={size}: windows of half of encoder.window={self.window} tokens, or more, do not divide "
+                    f"every stage of {side} pixels; the nearest side that they do is {near}"
+                )
+        return UMSwinEncoder(self, size, mean, std, masking)
+
+    def fits(self, side: int) -> bool:
+        """True if every stage of an image side, whole or as it is read, can be cut into windows."""
+        scales = (1, 2) if self.reads == "visible" else (1,)
+        stages = range(len(self.depths))
+        return all(window_side(side // (TOKEN * n) >> stage, self.window // n) for n in scales for stage in stages)
+
+
+def window_side(side: int, window: int) -> int | None:
+    """Side of the windows of a map: the largest divisor of its side from `window` down to half of that; or None."""
+    return next((n for n in range(min(side, window), 0, -1) if side % n == 0 and (n == side or 2 * n >= window)), None)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a map of (H, W) tokens, and the distances of their tokens in the whole image.
+
+    side, shift: (rows, columns) of a window, and of the roll before the cut.
+    offsets: (1, 2, R, C) every distance (key - query) that two tokens of a window can have, in tokens of this stage.
+    codes: (B or 1, H, W) int32, differences of which, plus `origin`, are places in `offsets`; see `window_attention`.
+    """
+
+    side: tuple[int, int]
+    shift: tuple[int, int]
+    offsets: Tensor
+    codes: Tensor
+    origin: int
+
+    @staticmethod
+    def of(places: Tensor, stage: int, compact: bool, window: int, shifted: bool) -> Windows:
+        """
+        Args:
+            places, compact: see `PyramidEncoder.contexts`.
+            window: side that is aimed at; no roll in a direction in which one window holds all.
+        """
+        grid = places.shape[1:3]
+        side = (window_side(grid[0], window), window_side(grid[1], window))
+        shift = tuple(s // 2 if shifted and s < n else 0 for s, n in zip(side, grid, strict=True))
+        # Distances are multiples of a token of this stage, or of the patch that compaction moves, if that is smaller.
+        step = min(1 << stage, PATCH // TOKEN)
+        reach = [(n - 1) << stage for n in side]
+        if compact:  # each 2x2 patches keep one, which moves its tokens by up to a patch, and leave gaps of two
+            reach = [2 * n + 2 * PATCH // TOKEN - 1 for n in reach]
+        reach = [n // step for n in reach]
+        away = [torch.arange(-n, n + 1, device=places.device) * (step / (1 << stage)) for n in reach]
+        offsets = torch.stack(torch.meshgrid(*away, indexing="ij"))[None]
+        # What the roll brings to the end counts as beyond it. So a window is in one piece and `offsets` small; pairs
+        # that are no neighbours in the image get another distance than theirs, and no weight either way.
+        beyond = (
+            (torch.arange(n, device=places.device) < h) * (n << stage << compact)
+            for n, h in zip(grid, shift, strict=True)
+        )
+        places = (places + torch.stack(torch.meshgrid(*beyond, indexing="ij"), dim=-1)) // step
+        stride = 2 * reach[1] + 1
+        codes = places[..., 0] * stride + places[..., 1]
+        return Windows(side, shift, offsets, codes.int(), reach[0] * stride + reach[1])
+
+
+class WindowAttention(nn.Module):
+    """Attention in windows, with a bias that an MLP makes of the distance of two tokens in the whole image.
+
+    bias = posmlp(sign(d) log(1 + |d|)), d = place of the key - place of the query (models_mae_swin.py
+    `WindowAttention`). The official code runs the MLP on every pair of every window; here it runs on every distance
+    there can be, and pairs look theirs up.
+    """
+
+    def __init__(self, dim: int, num_heads: int, posmlp_dim: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.posmlp = nn.Sequential(nn.Conv2d(2, posmlp_dim, 1), nn.ReLU(), nn.Conv2d(posmlp_dim, num_heads, 1))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """x: (B, H, W, C)."""
+        x = window_attention(
+            self.qkv(x),
+            windows.codes,
+            self.table(windows.offsets),
+            num_heads=self.num_heads,
+            window=windows.side,
+            shift=windows.shift,
+            origin=windows.origin,
+            scale=(x.shape[3] // self.num_heads) ** -0.5,
+        )
+        return self.proj(x)
+
+    def table(self, offsets: Tensor) -> Tensor:
+        """(heads, N) of (1, 2, R, C) offsets; it, and the sum of its gradient over all pairs, are fp32 or finer."""
+        weight = self.posmlp[0].weight
+        with torch.autocast(weight.device.type, enabled=False):
+            offsets = offsets.to(weight.dtype)
+            table = self.posmlp(offsets.sign() * offsets.abs().log1p())[0].flatten(1)
+        return table.to(torch.promote_types(table.dtype, torch.float32))
+
+
+class UMSwinEncoder(PyramidEncoder):
+    """UM-MAE's Swin; see `PyramidEncoder`."""
+
+    def __init__(self, spec: UMSwin, *args):
+        super().__init__(spec, *args)
+        self.window = spec.window
+
+    def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Windows, Windows]:
+        window = self.window // 2 if compact else self.window
+        even, odd = (Windows.of(places, stage, compact, window, shifted) for shifted in (False, True))
+        return even, odd if any(odd.shift) else even

@@ -1,0 +1,119 @@
+"""The bit trace of a run: one line of hashes per update. `python -m fastmim.bittrace A B` compares two traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..host.files import open_regular
+from ..host.records import LONGEST, Records, Row, is_count, parse
+from ..host.terminal import shown
+
+NAME = "trace.jsonl"
+"""A trace's name in a run folder."""
+FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
+"""Fields of a line besides its step. Only samples and masks are equal for every number of processes."""
+
+
+class Trace:
+    """Appends to a trace file; a line survives the death of the process as soon as `record` returns.
+
+    Args:
+        path: the file, made if missing; a damaged one is repaired (`Records`).
+        resume_step: updates already done. Lines of later updates are dropped, as training is about to repeat them.
+        say: prints a warning.
+    """
+
+    def __init__(self, path: Path, resume_step: int, say: Callable[[str], None] = print) -> None:
+        self._records = Records(path, _is_sound, lambda row: row["step"] < resume_step, say)
+
+    def record(self, step: int, loss: float, grad_norm: float, parameters: int, samples: int, masks: int) -> None:
+        """Writes the line of one update.
+
+        Args:
+            step: updates done before this one.
+            loss, grad_norm: written as hexadecimal, so every bit counts; the loss also in decimal, for people.
+            parameters: from `parameters_hash`, after the update.
+            samples, masks: from `sample_hashes` and `mask_hashes`, summed over micro-batches and ranks.
+        """
+        hashes = {"parameters": parameters, "samples": samples, "masks": masks}
+        values = {"step": step, "loss": float(loss).hex(), "grad_norm": float(grad_norm).hex()}
+        values |= {name: f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for name, value in hashes.items()}
+        self._records.append(values | {"loss_decimal": f"{loss:.6g}"})
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._records.close()
+
+
+def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
+    """Hash of named tensors' names, dtypes, shapes and bits, in name order; a signed 64-bit integer.
+
+    Ranks that hold shards add theirs up with an int64 all-reduce (wrapping around), as for the other hashes.
+    """
+    digest = blake2b(digest_size=8)
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def sample_hashes(ids: Tensor) -> int:
+    """Sum modulo 2**64 of one hash per sample, so neither order nor layout counts; a signed 64-bit integer.
+
+    Args:
+        ids: (B,) int64 sample ids.
+    """
+    return _sum(bytes(row) for row in _rows(ids))
+
+
+def mask_hashes(ids: Tensor, mask: Tensor) -> int:
+    """As `sample_hashes`, over each sample's id together with its mask.
+
+    Args:
+        ids: (B,) int64 sample ids.
+        mask: (B, L) bool, True = hidden.
+    """
+    return _sum(bytes(row) + bytes(hidden) for row, hidden in zip(_rows(ids), _rows(mask), strict=True))
+
+
+def read(path: Path) -> list[Row]:
+    """Returns the lines of a trace; one cut short at the end, by a kill, is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no regular file, or a line before the last is damaged.
+    """
+    values = []
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST), b""), start=1):
+            row = parse(line, _is_sound)
+            if row is None and (line.endswith(b"\n") or len(line) == LONGEST):
+                text = shown(line[:40].strip())
+                raise ValueError(f"{shown(path)}, line {number}: expected the trace of an update, found {text}")
+            if row is not None and line.endswith(b"\n"):
+                values.append(row)
+    return values
+
+
+def _is_sound(row: Row) -> bool:
+    return is_count(row.get("step")) and all(isinstance(row.get(field), str) for field in FIELDS)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _rows(tensor: Tensor) -> Iterable[memoryview]:
+    data, rows = _bytes(tensor), len(tensor)
+    width = len(data) // max(rows, 1)
+    return (data[row * width : (row + 1) * width] for row in range(rows))
+
+
+def _sum(rows: Iterable[bytes]) -> int:
+    total = sum(int.from_bytes(blake2b(row, digest_size=8).digest(), "little") for row in rows)
+    return int.from_bytes((total % 2**64).to_bytes(8, "little"), "little", signed=True)
