@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastmim import recipe
 from fastmim.analysis.knn import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
@@ -32,9 +33,9 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.host.command import Parser, refusing
+from fastmim.model.build import build
 from fastmim.model.mim import MIM
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import PARTS, build
 
 from .record import Record, record
 
@@ -108,7 +109,7 @@ def row_of(run: Path, folder: Path | None) -> dict:
     }
     if folder:
         loaded = checkpoint.load(run / "checkpoints")
-        row |= accuracies(from_json(loaded.meta["config"], PARTS), loaded.state["model"], folder)
+        row |= accuracies(from_json(loaded.meta["config"], recipe), loaded.state["model"], folder)
     return row
 
 

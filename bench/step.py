@@ -24,7 +24,7 @@ from fastmim.config import base as config
 from fastmim.engine.engine import Engine, Process
 from fastmim.engine.process import init_distributed
 from fastmim.host.command import Parser, at_least, refusing
-from fastmim.tasks.parts import build
+from fastmim.model.build import build
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")
 LEARNING_RATE = 1e-4

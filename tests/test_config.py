@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastmim import recipe
 from fastmim.config.base import Config, from_json, load, to_json
 from fastmim.config.classify import Finetune, Probe
 from fastmim.config.detect import Detect
@@ -16,8 +17,8 @@ from fastmim.config.fields import check_types
 from fastmim.config.overrides import ELSEWHERE, leaf_fields, override
 from fastmim.config.segment import Segment
 from fastmim.engine.optim import parameter_groups
+from fastmim.model.build import build
 from fastmim.tasks import classify, detect, segment
-from fastmim.tasks.parts import PARTS, build
 from fastmim.tasks.task import total_steps
 from tests.sweep import covering
 
@@ -50,7 +51,7 @@ def name(path: Path) -> str:
 def test_every_config_is_listed_and_survives_json(path):
     config = load(path)
     assert name(path) in LISTED
-    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), recipe) == config
 
 
 FAMILIES = re.compile("a2mim|convmae|convnext|lsmae|mae|pvt|resnet|swin|um_mae|vit|huge|large")
@@ -106,7 +107,7 @@ def test_overrides_of_the_optimiser():
     optim = config.optim
     assert (optim.schedule, optim.decay_epochs, optim.no_decay) == ("multistep", (70, 90), ("mask_token", "cls_token"))
     assert (optim.decay, optim.lr_scale) == ((r"downsample\.1\.weight",), (("mask_token", 0.1), ("mask_gamma", 0.5)))
-    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), recipe) == config
     with pytest.raises(
         ValueError, match="expected one of cosine, linear, multistep .*got multi_step; nearest: multistep"
     ):
@@ -361,9 +362,9 @@ def test_too_little_data():
 
 def test_unknown_parts_are_refused():
     with pytest.raises(ValueError, match="part 'Trojan' is unknown"):
-        from_json({"part": "Trojan"}, PARTS)
+        from_json({"part": "Trojan"}, recipe)
     with pytest.raises(ValueError, match="no field .?nonsense"):
-        from_json({"part": "Run", "nonsense": 1}, PARTS)
+        from_json({"part": "Run", "nonsense": 1}, recipe)
 
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"part": "Config", "encoder": value}])
@@ -372,7 +373,7 @@ def test_values_deep_within_each_other_are_refused(wrap):
     for _ in range(800):
         value = wrap(value)
     with pytest.raises(ValueError, match="expected a few values within each other, found hundreds"):
-        from_json(value, PARTS)
+        from_json(value, recipe)
 
 
 @pytest.mark.parametrize(

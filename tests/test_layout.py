@@ -25,7 +25,7 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Folders and top-level modules of fastmim, the lowest first. Each imports only from those before it.
 ORDER = (
-    *("host", "tokens", "samples", "parts", "config", "model", "data", "engine", "run"),
+    *("host", "tokens", "samples", "parts", "config", "model", "data", "recipe", "engine", "run"),
     *("analysis", "convert", "tasks", "export", "bittrace", "train", "cli"),
 )
 EXCEPTIONS = {("tasks", "export")}

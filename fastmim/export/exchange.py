@@ -9,8 +9,8 @@ from pathlib import Path
 from ..config.base import load, to_json
 from ..convert import official
 from ..host.terminal import shown, typed
+from ..model.build import build
 from ..run import checkpoint
-from ..tasks.parts import build
 from ..tasks.runs import open_pretraining, outline
 from ..tasks.trained import LARGEST_SIDE
 

@@ -16,7 +16,7 @@ from ..convert import detectron2, openmmlab
 from ..convert.backbones import Backbone, tensors
 from ..convert.official import write_official
 from ..convert.read import read_official
-from ..tasks.parts import PRETRAINING_ONLY
+from ..model.encoders import PRETRAINING_ONLY
 from ..tasks.trained import Trained
 from .layouts import Layout, Snippet
 

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from .. import recipe
 from ..config.base import Config, Experiment, from_json
 from ..config.classify import Finetune, LabelledData, Probe
 from ..convert import official
 from ..data.crops import CenterCrop
 from ..host.files import read_json
 from ..host.terminal import shown
+from ..model.build import build
+from ..model.encoders import PRETRAINING_ONLY
 from ..model.masking import UniformMasking
 from ..run import checkpoint
 from ..run.tensors import read_tensors
-from ..tasks.parts import PARTS, PRETRAINING_ONLY, build
 from ..tasks.runs import open_run, outline
 from ..tasks.trained import Description, FeatureExtractor, Trained, with_values
 
@@ -124,7 +126,7 @@ def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
     again = "export it again, or load it with timm"
     try:
         stored = read_json(file, LONGEST)[CONTENT]
-        description = Description(**{name: from_json(value, PARTS, name) for name, value in stored.items()})
+        description = Description(**{name: from_json(value, recipe, name) for name, value in stored.items()})
     except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:

@@ -28,12 +28,12 @@ from ..engine.engine import Process, StepResult
 from ..engine.settings import batch_plan
 from ..host.terminal import shown
 from ..model.classifier import Classifier, LinearProbe, hits, recalibrate
+from ..model.encoders import PRETRAINING_ONLY
 from ..model.encoders.convnet import ConvNet
 from ..model.masking import UniformMasking
 from ..parts import Encoder
 from ..run import checkpoint
 from ..run.tensors import read_tensors
-from .parts import PRETRAINING_ONLY
 from .promises import together
 from .runs import check_pretrained, open_weights
 from .tested import Tested

@@ -26,12 +26,12 @@ from ..export.export import export_encoder, replaceable
 from ..host.extras import require
 from ..host.files import output
 from ..host.terminal import shown, typed
+from ..model.build import build
 from ..model.mim import MIM
 from ..run import trace
 from ..run.metrics import Meter, learnt, spent
 from ..samples import sample_id
 from ..tokens import Mask
-from .parts import build
 from .promises import together
 from .runs import check_pretrained, open_run
 from .task import Task

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import recipe
 from ..config.base import Config, Experiment, from_json, to_json
 from ..data.decode import MODES
 from ..host.terminal import shown
+from ..model.build import build
 from ..model.masking import UniformMasking
 from ..run import checkpoint
-from .parts import PARTS, build
 from .trained import LARGEST_SIDE, MOST_BLOCKS, SPARE, with_values
 
 _LARGEST = 1 << 16  # of a number in a model's description, unless a tensor has a longer side
@@ -120,7 +121,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
     if not isinstance(stored, dict):
         raise ValueError("state.json: meta.config: expected a dictionary")
     try:
-        config = from_json(stored, PARTS)
+        config = from_json(stored, recipe)
     except ValueError as error:
         raise ValueError(f"state.json: meta.config: {error}") from error
     if not isinstance(config, Experiment):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fastmim_kernels
 
-from ..config.base import Experiment, to_json
+from ..config.base import Data, Experiment, to_json
 from ..data.doctor import first_look, still_bad
 from ..data.held_out import split
 from ..data.loader import Changes, limits_of, open_loader
@@ -83,7 +83,7 @@ class Task(ABC):
             recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in self.trained_on().values():
             self.same_everywhere(digest, place)
-        if data.held_out_root:
+        if isinstance(data, Data) and data.held_out_root:
             self.same_everywhere(self.held_out_images.hash, data.held_out_root)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", self.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, train_index, process.device, self.changes)

@@ -20,9 +20,9 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
+from ..model.encoders import PRETRAINING_ONLY
 from ..parts import Encoder, Masking
 from ..tokens import as_map
-from .parts import PRETRAINING_ONLY
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose

@@ -22,10 +22,10 @@ from fastmim.convert.backbones import INDEX, tensors
 from fastmim.convert.read import read_official
 from fastmim.data.crops import CenterCrop
 from fastmim.export import export
-from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.build import build
+from fastmim.model.encoders import PRETRAINING_ONLY, UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.model.masking import UniformMasking
 from fastmim.tasks import classify
-from fastmim.tasks.parts import PRETRAINING_ONLY, build
 from tests.methods import published_backbones as published
 from tests.methods.tiny import ENCODERS, ROOT
 

@@ -25,10 +25,10 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
 from fastmim.export.load import find, from_run
+from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.run import checkpoint
 from fastmim.tasks.classify import whole_images
-from fastmim.tasks.parts import build
 from tests.methods.test_export import classifier
 from tests.methods.test_frameworks import MEAN, TINY_SWIN, TINY_VIT, config_of, randomized
 from tests.methods.test_onnx_export import UM_SWIN

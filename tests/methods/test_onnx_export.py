@@ -12,8 +12,8 @@ from fastmim.config.classify import Finetune, Head
 from fastmim.export import export
 from fastmim.export import onnx as onnx_export
 from fastmim.export.load import from_run
+from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin
-from fastmim.tasks.parts import build
 from tests.methods.test_export import CONFIG, DATA, VIT, classifier
 from tests.methods.test_frameworks import TINY_SWIN, config_of, randomized
 from tests.methods.tiny import ENCODERS, ROOT
