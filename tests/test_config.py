@@ -220,7 +220,7 @@ def test_bounds(setting, values, expected):
 def test_a_text_that_is_no_path_or_name_is_refused_wherever_one_is_expected(config, text):
     config = load(ROOT / "configs" / config)
     texts = [name for name, kind, _ in leaf_fields(config) if kind in ("str", "str | None")]
-    assert {"data.root", "run.dir", "run.init", "data.held_out_root", "train.deepspeed"} < set(texts)
+    assert {"data.root", "run.dir", "run.init", "train.deepspeed"} < set(texts)
     for name in texts:
         with pytest.raises(ValueError, match=f"^(--)?{name}: expected .*, got"):
             override(config, [f"--{name}={text}"], prog="t")

@@ -438,9 +438,10 @@ def _locate(path: Path, error: BaseException) -> str:
         line, text = error.lineno, error.msg
     if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
         kinds = _family(Experiment)
-        hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values() if isinstance(hint, type)}
-        parts = {part.__name__: part for base in (*kinds, *hints, *PARTS) for part in _family(base)}
-        if dataclasses.is_dataclass(parts.get(found[1])):
+        hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values()}
+        sections = (hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint))
+        parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in _family(base)}
+        if found[1] in parts:
             return f"{path}:{line}: {_no_field(parts[found[1]], found[2])}"
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return shown(f"{path}:{line}: {kind}{' '.join(text.split())}")
@@ -472,6 +473,7 @@ def from_json(value: Any, recipe: ModuleType, name: str = "") -> Any:
     that derive from one of `PARTS`. Nothing is imported because a file names it.
 
     Args:
+        value: what `json.loads` returns for the stored config, or a part of that.
         recipe: `fastmim.recipe`, whose export list says which classes JSON can name.
         name: dotted name of the field that holds the value, for messages.
 
