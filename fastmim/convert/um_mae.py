@@ -40,13 +40,17 @@ def um_config(state: State) -> Config:
     data = square(side, shape(state, "encoder.patch_embed.proj.weight")[1], RandomResizedCrop(scale=(0.2, 1.0)))
     if simmim:
         head = LinearHead(layout="channels_last", init="xavier")
-        return Config(RandomMasking(), encoder, head, Pixels(), MaskedL1(), data)
+        return Config(
+            masking=RandomMasking(), encoder=encoder, decoder=head, target=Pixels(), loss=MaskedL1(), data=data
+        )
     dim = shape(state, "decoder.mask_token")[-1]
     if dim not in DECODER_HEADS:
         raise ValueError(f"the heads of a decoder of width {dim} cannot be told from the file's shapes")
     decoder = TransformerDecoder(dim, count(state, "decoder.blocks."), DECODER_HEADS[dim], official_pos_order=True)
     masking = UniformMasking(secondary=0.25 if "encoder.vis_mask_token" in state else 0.0)
-    return Config(masking, encoder, decoder, NormalizedPatches(), MaskedL2(), data)
+    return Config(
+        masking=masking, encoder=encoder, decoder=decoder, target=NormalizedPatches(), loss=MaskedL2(), data=data
+    )
 
 
 def _swin(state: State, reads: str) -> UMSwin:
