@@ -12,12 +12,12 @@ from bench.published import a2mim as published
 from fastmim.config.base import load
 from fastmim.convert.a2mim import FORMATS
 from fastmim.convert.official import to_official
+from fastmim.model import build as parts
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders.batchnorm import BatchNorm
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet
 from fastmim.model.encoders.dense import DenseInput
 from fastmim.model.masking import BlockMasking, RandomMasking, UniformMasking
-from fastmim.tasks import parts
 from fastmim.tokens import Mask
 from tests.methods.tiny import ROOT
 
