@@ -1,4 +1,4 @@
-"""Settings that fit each other and still make a run meaningless: said before the first update.
+"""Warnings before the first update about settings that are valid but make a run meaningless.
 
 May import L3 and below.
 """
@@ -12,26 +12,56 @@ from ..config.base import Config, Experiment
 from ..config.classify import Finetune
 from ..engine.optim import learning_rate
 
-_FEW = 10  # updates
-_LOOKS = 1000  # at the schedule
+_FEW = 10  # updates that are too few to learn anything
+_LOOKS = 1000  # updates at which the learning rate schedule is sampled
 
 
-def doubts(config: Experiment, images: int, total: int) -> list[str]:
-    """Returns a sentence for each setting that looks like a mistake, with the setting to change.
+def setting_warnings(config: Experiment, images: int, total: int) -> list[str]:
+    """Returns one sentence for each setting that looks like a mistake, with the setting to change.
 
     Args:
-        images: that are trained on.
+        config: the run's config.
+        images: training images.
         total: updates in the run.
     """
-    return [*_batch(config, images, total), *_rate(config, images, total), *_others(config, images, total)]
+    return [
+        *_batch_warnings(config, images, total),
+        *_rate_warnings(config, total),
+        *_held_out_warnings(config, images, total),
+        *_run_warnings(config, total),
+    ]
 
 
-def _batch(config: Experiment, images: int, total: int) -> list[str]:
+def disk_warnings(folder: Path, parameters: int, keep: int) -> list[str]:
+    """Warns if the disk of a run folder has no room for the checkpoints.
+
+    Args:
+        folder: the run folder.
+        parameters: trained parameters. A checkpoint holds each with two moments in fp32.
+        keep: checkpoints kept. While one is written there is one more.
+    """
+    need, free = 12 * parameters * (keep + 1), shutil.disk_usage(folder).free
+    if free >= need:
+        return []
+    return [
+        f"run.dir has {free / 2**30:.1f} GiB free, and run.keep={keep} needs {need / 2**30:.1f} GiB for checkpoints: "
+        "free some, lower run.keep, or choose another run.dir"
+    ]
+
+
+def highest_rate(config: Experiment, total: int) -> float:
+    """Returns the highest learning rate of a run of `total` updates, among up to 1000 sampled updates."""
+    steps = {round(i * (total - 1) / (_LOOKS - 1)) for i in range(_LOOKS)}
+    epochs = (step * config.train.epochs / total for step in steps)
+    return max(learning_rate(config.optim, config.train, epoch) for epoch in epochs)
+
+
+def _batch_warnings(config: Experiment, images: int, total: int) -> list[str]:
     train, found = config.train, []
     if train.global_batch > images:
         found.append(
             f"train.global_batch={train.global_batch} is {train.global_batch / images:.3g} times the {images} training "
-            f"images, so each update shows images several times; lower it to {_below(images)} or less"
+            f"images, so each update shows images several times; lower it to {_sensible_batch(images)} or less"
         )
     if total < _FEW:
         found.append(
@@ -42,19 +72,12 @@ def _batch(config: Experiment, images: int, total: int) -> list[str]:
     return found
 
 
-def _below(images: int) -> int:
-    """The largest power of two that shows at most an eighth of the images at once, or 1."""
+def _sensible_batch(images: int) -> int:
+    """Returns the largest power of two that is at most an eighth of the images, or 1."""
     return 2 ** max(0, (images // 8).bit_length() - 1)
 
 
-def highest_rate(config: Experiment, total: int) -> float:
-    """Returns the highest learning rate of a run of so many updates, looked for at some of them."""
-    steps = {round(i * (total - 1) / (_LOOKS - 1)) for i in range(_LOOKS)}
-    epochs = (step * config.train.epochs / total for step in steps)
-    return max(learning_rate(config.optim, config.train, epoch) for epoch in epochs)
-
-
-def _rate(config: Experiment, images: int, total: int) -> list[str]:
+def _rate_warnings(config: Experiment, total: int) -> list[str]:
     optim, train = config.optim, config.train
     highest = highest_rate(config, total)
     peak = optim.blr * train.global_batch / optim.lr_batch
@@ -62,55 +85,49 @@ def _rate(config: Experiment, images: int, total: int) -> list[str]:
         if optim.blr == 0:
             cause = "optim.blr=0; set it above 0"
         else:
-            cause = f"of {total} updates none is beyond the start of optim.warmup_epochs={optim.warmup_epochs:g}; set "
+            cause = (
+                f"none of the {total} updates is past the start of optim.warmup_epochs={optim.warmup_epochs:g}; set "
+            )
             cause += "optim.warmup_epochs to 0, or raise train.epochs"
         return [f"the learning rate is 0 in the whole run, which learns nothing: {cause}"]
     if optim.warmup_epochs >= train.epochs and highest < peak:
         return [
             f"optim.warmup_epochs={optim.warmup_epochs:g} is not shorter than train.epochs={train.epochs:g}: the "
             f"learning rate ends at {highest:.3g} and never reaches its peak of {peak:.3g}; set optim.warmup_epochs to "
-            f"{train.epochs / 20:.2g}, say"
+            f"{train.epochs / 20:.2g}, for example"
         ]
     if optim.schedule == "multistep" and min(optim.decay_epochs) >= train.epochs:
         return [
-            f"optim.decay_epochs={optim.decay_epochs} begin behind train.epochs={train.epochs:g}: the learning rate is "
+            f"optim.decay_epochs={optim.decay_epochs} start after train.epochs={train.epochs:g}: the learning rate is "
             "never lowered"
         ]
     return []
 
 
-def _others(config: Experiment, images: int, total: int) -> list[str]:
+def _held_out_warnings(config: Experiment, images: int, total: int) -> list[str]:
+    if not isinstance(config, Config):
+        return []
     data, run, found = config.data, config.run, []
-    if isinstance(config, Config) and not data.held_out_root and data.held_out > images:
+    if not data.held_out_root and data.held_out > images:
         found.append(
             f"data.held_out={data.held_out} leaves {images} images to train on, fewer than are held out; lower it"
         )
-    if isinstance(config, Config) and data.held_out and 0 < total < run.evaluate_every and total >= _FEW:
+    if data.held_out and _FEW <= total < run.evaluate_every:
         found.append(
-            f"run.evaluate_every={run.evaluate_every} is more than the {total} updates of the run: held-out images are "
-            "looked at once, at the end; lower it to see how the run develops"
-        )
-    if run.stop_after and run.stop_after > total:
-        found.append(f"run.stop_after={run.stop_after} has no effect: the run ends after {total} updates")
-    if isinstance(config, Finetune) and config.ema.decay and (left := config.ema.decay**total) > 0.5:
-        found.append(
-            f"ema.decay={config.ema.decay:g}: after {total} updates the average that is tested still is {left:.0%} the "
-            f"weights of the start; lower it to {1 - 5 / total if total > 5 else 0.5:.3g}, or set it to None"
+            f"run.evaluate_every={run.evaluate_every} is more than the {total} updates of the run: the held-out loss "
+            "is measured once, at the end; lower it to see how the run develops"
         )
     return found
 
 
-def room(folder: Path, parameters: int, keep: int) -> list[str]:
-    """Says when the disk of a run folder has no room for the checkpoints.
-
-    Args:
-        parameters: that are trained; a checkpoint holds each with two moments in fp32.
-        keep: checkpoints kept; one more is there while it is written.
-    """
-    need, free = 12 * parameters * (keep + 1), shutil.disk_usage(folder).free
-    if free >= need:
-        return []
-    return [
-        f"run.dir has {free / 2**30:.1f} GiB free, and run.keep={keep} needs {need / 2**30:.1f} GiB for checkpoints: "
-        "free some, lower run.keep, or choose another run.dir"
-    ]
+def _run_warnings(config: Experiment, total: int) -> list[str]:
+    run, found = config.run, []
+    if run.stop_after and run.stop_after > total:
+        found.append(f"run.stop_after={run.stop_after} has no effect: the run ends after {total} updates")
+    if isinstance(config, Finetune) and config.ema.decay and (left := config.ema.decay**total) > 0.5:
+        shorter = 1 - 5 / total if total > 5 else 0.5
+        found.append(
+            f"ema.decay={config.ema.decay:g}: after {total} updates the averaged weights, which are tested, are still "
+            f"{left:.0%} the initial weights; lower it to {shorter:.3g}, or set it to None"
+        )
+    return found
