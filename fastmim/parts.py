@@ -14,6 +14,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ImageSpec:
+    """Size and normalisation of the images that a network reads."""
+
+    size: tuple[int, int]
+    """Height and width, pixels."""
+    mean: tuple[float, ...]
+    """Mean of each channel, on the 0..1 scale."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, on the 0..1 scale."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.mean)
+
+
+@dataclass(frozen=True)
 class Masking(ABC):
     """Chooses the hidden patches: `masking(seed, ids, grid, patch_size) -> Mask`.
 
@@ -68,13 +85,8 @@ class Encoder(ABC):
     """Layout of what timm's `forward_features` returns."""
 
     @abstractmethod
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
-        Args:
-            size: (H, W) of the images in pixels.
-            mean, std: per channel, on the 0..1 scale.
         Raises:
             ValueError: the sizes, or this masking, do not fit the encoder.
         """

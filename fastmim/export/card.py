@@ -99,7 +99,7 @@ def _published(trained: Trained) -> bool:
         return False
     with torch.device("meta"):
         made, named = (
-            timm.create_model(own["architecture"], num_classes=0, in_chans=len(trained.mean), **args)
+            timm.create_model(own["architecture"], num_classes=0, in_chans=trained.image.channels, **args)
             for args in (own["model_args"], {})
         )
     made, named = (Counter(tuple(p.shape) for p in model.parameters()) for model in (made, named))
@@ -109,7 +109,7 @@ def _published(trained: Trained) -> bool:
 def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
     height, width = trained.size
     facts = [
-        f"Images: {len(trained.mean)} channels, {height} x {width} pixels, values / 255 less mean "
+        f"Images: {trained.image.channels} channels, {height} x {width} pixels, values / 255 less mean "
         f"{_list(trained.mean)}, over standard deviation {_list(trained.std)}.",
         f"Whole images: the central window, {trained.crop.crop_pct:.4g} of the largest that fits, resized to "
         f"{trained.test_size[0]} x {trained.test_size[1]} ({trained.crop.interpolation}, antialiased).",

@@ -71,7 +71,7 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
         file.writelines(to_bytes(tensors))
     description = {CONTENT: trained.describe()}
     if own is not None:
-        (height, width), channels, classes = trained.size, len(trained.mean), trained.model.num_classes
+        (height, width), channels, classes = trained.size, trained.image.channels, trained.model.num_classes
         published = timm.get_pretrained_cfg(own["architecture"])
         description |= {
             "architecture": own["architecture"],

@@ -20,7 +20,7 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
-from ..parts import Encoder, Masking
+from ..parts import Encoder, ImageSpec, Masking
 from ..tokens import as_map
 from .parts import PRETRAINING_ONLY
 
@@ -131,6 +131,11 @@ class Description:
         if (self.head is None) != (self.classes == 0):
             raise ValueError(f"head and classes: expected both or neither, got {self.head} and {self.classes}")
 
+    @property
+    def image(self) -> ImageSpec:
+        """Size and normalisation of the images that the encoder is built for."""
+        return ImageSpec(self.size, self.mean, self.std)
+
     def describe(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
         return {f.name: to_json(getattr(self, f.name)) for f in fields(Description)}
@@ -145,7 +150,7 @@ class Description:
             ValueError: the fields do not fit each other.
         """
         try:
-            encoder = self.spec.build(self.size, self.mean, self.std, self.masking)
+            encoder = self.spec.build(self.image, self.masking)
         except (RuntimeError, ArithmeticError, TypeError, IndexError, AssertionError, AttributeError) as error:
             raise ValueError(f"expected sizes that fit each other, got size={self.size} and {self.spec}") from error
         pool = pooling(encoder, self.head or Head())
@@ -263,7 +268,7 @@ class Trained(Description):
         """From a PIL image to a normalised (C, H, W) float32 tensor, with the pixels that evaluation sees."""
         from torchvision.transforms import Compose
 
-        return Compose([Window(self.crop, self.test_size, len(self.mean)), Normalize(self.mean, self.std)])
+        return Compose([Window(self.crop, self.test_size, self.image.channels), Normalize(self.image)])
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, H, W, C) uint8 to (B, C, H, W) float32, contiguous."""
@@ -314,8 +319,8 @@ class Window:
 class Normalize:
     """(H, W, C) uint8 to (C, H, W) float32, (x / 255 - mean) / std."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+    def __init__(self, image: ImageSpec):
+        self.mean, self.std = torch.tensor(image.mean), torch.tensor(image.std)
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         image = mean_fill(torch.from_numpy(pixels)[None], None, self.mean, self.std, torch.float32)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import Encoder, ImageSpec, Masking
 from ...tokens import Mask, as_map
 from .checks import check_heads, check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
@@ -93,9 +93,7 @@ class BEiT(Encoder):
             args["use_fc_norm"] = False  # which early versions of timm have not
         return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
 
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such model, or the image size, the masking or `token_layer` does not fit it.
@@ -103,11 +101,11 @@ class BEiT(Encoder):
         from timm.models.beit import Beit
 
         check_masking(masking, "all")
-        args = self.timm(size)["model_args"]
-        beit = create(self.name, Beit, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
-        check_size(size, beit.patch_embed.patch_size[0], self.name)
+        args = self.timm(image.size)["model_args"]
+        beit = create(self.name, Beit, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
+        check_size(image.size, beit.patch_embed.patch_size[0], self.name)
         check_token_layer(self.token_layer, len(beit.blocks), self.name)
-        return BEiTEncoder(self, beit, mean, std)
+        return BEiTEncoder(self, beit, image)
 
 
 class BEiTEncoder(nn.Module):
@@ -120,15 +118,15 @@ class BEiTEncoder(nn.Module):
     reads = "all"
     merge = 1
 
-    def __init__(self, spec: BEiT, beit: Beit, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, spec: BEiT, beit: Beit, image: ImageSpec):
         super().__init__()
         self.grid: tuple[int, int] = beit.patch_embed.grid_size
         self.patch_size: int = beit.patch_embed.patch_size[0]
-        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.patch_values: int = self.patch_size**2 * image.channels
         self.embed_dim: int = beit.embed_dim
         self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
-        self.input = DenseInput(mean, std, spec.fill)
+        self.input = DenseInput(image, spec.fill)
         self.backbone = beit
         integer_buffers(beit)
         self.token_layer = spec.token_layer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastmim_kernels import window_attention
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import Encoder, ImageSpec, Masking
 from ...tokens import Mask, run_blocks
 from .checks import check_masking, check_size, check_token_layer
 from .create import create, given, integer_buffers, take_module
@@ -82,9 +82,7 @@ class Swin(Encoder):
             raise ValueError(f"timm's Swin has its last norm in front of the pooling, not behind it (head.norm={norm})")
         return {"global_pool": "avg"}, {"fc": "head.fc"}
 
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such Swin, or the image size, the masking or `token_layer` does not fit it.
@@ -92,12 +90,12 @@ class Swin(Encoder):
         from timm.models.swin_transformer import SwinTransformer
 
         check_masking(masking, self.reads)
-        args = self.timm(size)["model_args"]
-        swin = create(self.name, SwinTransformer, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
-        check_size(size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
+        args = self.timm(image.size)["model_args"]
+        swin = create(self.name, SwinTransformer, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
+        check_size(image.size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
         last = len(swin.layers) - (self.reads == "visible")  # whose tokens are not larger than a patch
         check_token_layer(self.token_layer, last, self.name)
-        return SwinEncoder(self, swin, size, mean, std, masking)
+        return SwinEncoder(self, swin, image, masking)
 
 
 class SwinEncoder(nn.Module):
@@ -113,25 +111,17 @@ class SwinEncoder(nn.Module):
 
     num_prefix_tokens = 0
 
-    def __init__(
-        self,
-        spec: Swin,
-        swin: SwinTransformer,
-        size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        masking: Masking,
-    ):
+    def __init__(self, spec: Swin, swin: SwinTransformer, image: ImageSpec, masking: Masking):
         super().__init__()
         self.reads, self.merge = spec.reads, 2 if spec.reads == "visible" else 1
         self.patch_size: int = swin.feature_info[-1]["reduction"] // self.merge
-        self.patch_values: int = self.patch_size**2 * len(mean)
-        self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        self.patch_values: int = self.patch_size**2 * image.channels
+        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
         self.embed_dim: int = swin.num_features
         self.strides = tuple(stage["reduction"] for stage in swin.feature_info)
         self.widths = tuple(stage["num_chs"] for stage in swin.feature_info)
         self.grad_checkpointing = False
-        self.input = DenseInput(mean, std, spec.fill)
+        self.input = DenseInput(image, spec.fill)
         self.backbone = swin
         integer_buffers(swin)
         for stage in swin.layers:
