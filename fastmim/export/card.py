@@ -25,6 +25,7 @@ from ..model.encoders.convnet import ConvNet
 from ..run.metrics import duration
 from ..tasks.trained import Trained
 from .layouts import Snippet
+from .timm_models import timm_encoder, timm_model
 
 LONGEST = 200
 """Characters of a text from outside that a card holds."""
@@ -70,7 +71,7 @@ def code(text: object) -> str:
 
 
 def _header(trained: Trained) -> str:
-    library = "fastmim" if trained.timm is None else "timm"
+    library = "fastmim" if timm_model(trained) is None else "timm"
     task = "image-feature-extraction" if trained.head is None else "image-classification"
     tags = "".join(f"- {tag}\n" for tag in dict.fromkeys((task, library, "fastmim", "masked-image-modeling")))
     return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{tags}---\n\n"
@@ -95,7 +96,7 @@ def _published(trained: Trained) -> bool:
     """True if the network is timm's of the name in the config, in every shape: a config may change its sizes."""
     import timm
 
-    if (own := trained.spec.timm(trained.size)) is None:
+    if (own := timm_encoder(trained.spec, trained.size)) is None:
         return False
     with torch.device("meta"):
         made, named = (
@@ -117,7 +118,7 @@ def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
         "pixels" + (f"; {trained.classes} logits." if trained.head else "."),
         *notes,
     ]
-    if (own := trained.spec.timm(trained.size)) is not None:
+    if (own := timm_encoder(trained.spec, trained.size)) is not None:
         sizes = ", ".join(f"{name}={value!r}" for name, value in own["model_args"].items() if name != "global_pool")
         facts.insert(0, f"Network: timm's {own['architecture']}" + (f" with {sizes}." if sizes else "."))
     return "\n".join(f"* {fact}" for fact in facts) + f"\n\n```python\n{snippet.code}```"

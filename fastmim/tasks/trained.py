@@ -212,7 +212,7 @@ class Trained(Description):
             raise ValueError(f"{others[0]} has no place in {type(self.spec).__name__}")
         for name, ours in expected.items():
             if name not in state:
-                if not _unused(name):
+                if not unused(name):
                     raise ValueError(f"{name} is missing")
             elif state[name].shape != ours.shape or state[name].is_floating_point() != ours.is_floating_point():
                 found = state[name]
@@ -241,18 +241,6 @@ class Trained(Description):
             what = "the mean over all positions" + (", without the class token" * self.model.encoder.num_prefix_tokens)
         return what + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
 
-    @property
-    def timm(self) -> dict[str, Any] | None:
-        """The timm model of the weights, see `Encoder.timm`, told to pool and classify as `model` does.
-
-        Raises:
-            ValueError: timm has the encoder, but does not pool so.
-        """
-        if (own := self.spec.timm(self.size)) is None:
-            return None
-        args, _ = self.spec.timm_classifier(self.pooled_by.pool, self.pooled_by.norm)
-        return own | {"model_args": own["model_args"] | args}
-
     def merged(self) -> Trained:
         """The same with one linear layer as its classifier, a probe's batch norm in its weights (in float64)."""
         if not isinstance(self.model.fc, nn.Sequential):
@@ -275,22 +263,8 @@ class Trained(Description):
         pixels = mean_fill(images, None, torch.tensor(self.mean), torch.tensor(self.std), torch.float32)
         return pixels.permute(0, 3, 1, 2).contiguous()
 
-    def names(self) -> dict[str, str]:
-        """Name of each tensor of `model` in an export's file: timm's if it has the model, else ours."""
-        if self.timm is None:
-            return {name: name.removeprefix("encoder.") for name in self.model.state_dict()}
-        prefix = "encoder.backbone." if hasattr(self.model.encoder, "backbone") else "encoder."
-        renamed, found = self.spec.timm_classifier(self.pooled_by.pool, self.pooled_by.norm)[1], {}
-        for name in self.model.state_dict():
-            if _unused(name):
-                continue
-            new = name.removeprefix(prefix)
-            part = next((part for part in renamed if new.startswith(f"{part}.")), None)
-            found[name] = new if part is None else renamed[part] + new.removeprefix(part)
-        return found
 
-
-def _unused(name: str) -> bool:
+def unused(name: str) -> bool:
     """True if no output for whole images depends on a parameter: of pre-training, or of a layer of timm's head."""
     return name.rpartition(".")[2] in PRETRAINING_ONLY or ".pre_logits." in name
 

@@ -12,6 +12,7 @@ from bench.published import a2mim as published
 from fastmim.config.base import load
 from fastmim.convert.a2mim import FORMATS
 from fastmim.convert.official import to_official
+from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders.batchnorm import BatchNorm
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet
@@ -110,13 +111,13 @@ def test_features_are_timms(kind, reads, stride):
     spec = kind(**SMALL, reads=reads, output_stride=stride)
     encoder, _ = build(spec)
     encoder.eval()
-    description = spec.timm((64, 128))
+    description = timm_encoder(spec, (64, 128))
     model = timm.create_model(description["architecture"], num_classes=0, **description["model_args"]).eval()
     model.load_state_dict(encoder.backbone.state_dict(), strict=True)
     images = torch.randn(2, 3, 64, 128)
     features = encoder.features(images)
     assert features.shape == (2, 64 * 128 // stride**2, encoder.embed_dim)
-    assert torch.equal(features, spec.timm_tokens(model, images))
+    assert torch.equal(features, timm_tokens(spec, model, images))
 
 
 @pytest.mark.parametrize("kind", KINDS)

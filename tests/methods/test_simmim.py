@@ -14,6 +14,7 @@ from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
 from fastmim.engine.optim import learning_rate, parameter_groups
 from fastmim.export.export import export_encoder
+from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders import BEiT, Swin, ViT
 from fastmim.model.losses import MaskedL1
@@ -135,13 +136,12 @@ def test_features_are_those_of_timm(spec, size):
     import timm
 
     encoder = randomized(spec.build(ImageSpec(size, *IMAGENET), BlockMasking())).eval()
-    export = spec.timm(size)
+    export = timm_encoder(spec, size)
     model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"]).eval()
     model.load_state_dict(encoder.backbone.state_dict(), strict=True)
     images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     pixels = ((images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
-    expected = model.forward_features(pixels)
-    expected = expected.flatten(1, 2) if spec.timm_layout == "NHWC" else expected
+    expected = timm_tokens(spec, model, pixels)
     assert torch.equal(encoder.features(pixels), expected)
     total = encoder.grid[0] * encoder.grid[1]
     nothing = Mask(torch.arange(total).expand(2, -1), total, encoder.grid)
@@ -342,7 +342,7 @@ def test_a_plain_vit_reads_all(spec, checkpointing):
     images, mask = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8), mim.mask(torch.arange(2))
     latent = mim.encoder(images, mask)
 
-    export = spec.timm((64, 96))
+    export = timm_encoder(spec, (64, 96))
     model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"])
     state = {k: v for k, v in mim.encoder.state_dict().items() if k != "token.mask_token"}
     model.load_state_dict(state, strict=True)
@@ -396,7 +396,7 @@ def test_swin_on_the_compact_grid(secondary, tmp_path):
 
     compact = take(patchify(mim.objective.normalize(images), 16), mask.ids_keep)
     compact = unpatchify(compact, 16, (4, 6)).permute(0, 3, 1, 2)
-    export = COMPACT_SWIN.timm((128, 192))
+    export = timm_encoder(COMPACT_SWIN, (128, 192))
     args = export["model_args"] | {"dynamic_img_size": False}
     model = timm.create_model(export["architecture"], num_classes=0, **args).eval()
     model.load_state_dict(mim.encoder.backbone.state_dict(), strict=True)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from fastmim_kernels import mask_token, patch_gather
 
 from ...config.fields import brief, check_bounds, check_types
-from ...parts import Encoder, ImageSpec, Masking
+from ...parts import ImageSpec, Masking
 from ...tokens import Mask, as_map, init_transformer, run_blocks, sincos_position_embedding
 from .checks import check_heads, check_masking, check_size, check_token_layer
-from .create import given, take_module, with_sizes
+from .create import TimmEncoder, given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ViT(Encoder):
+class ViT(TimmEncoder):
     """A timm ViT with MAE's initialisation that sees visible patches only (MAE), or all, some as a learned token."""
 
     name: str = "vit_base_patch16_224"
@@ -59,16 +59,9 @@ class ViT(Encoder):
         check_bounds(self, "encoder.", "token_layer", at_least=0)
         check_heads(self.embed_dim, self.num_heads)
 
-    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         own = given(patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads)
-        return {"architecture": self.name, "model_args": {"img_size": size, "global_pool": "token"} | own}
-
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        behind = pool == "mean" and norm != "before"  # of one token, a norm gives the same in front and behind
-        args = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": behind}
-        return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
+        return {"img_size": size, "global_pool": "token"} | own
 
     def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
@@ -85,7 +78,7 @@ class ViT(Encoder):
             raise ValueError(f"encoder.name: {self.name} is {problem}")
         if self.reads == "all":
             check_masking(masking, self.reads)
-        args = self.timm(image.size)["model_args"]
+        args = self.timm_args(image.size)
         vit = with_sizes(self.name, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
         check_size(image.size, vit.patch_embed.patch_size[0], self.name)
         check_token_layer(self.token_layer, len(vit.blocks), self.name)
