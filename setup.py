@@ -101,8 +101,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["fastmim", "fastmim.*"]), *find_packages("kernels")],
-    package_data={"fastmim": ["py.typed"]},
     package_dir={"fastmim": "fastmim", "fastmim_kernels": "kernels/fastmim_kernels"},
+    package_data={"": ["py.typed"]},
     ext_modules=[Extension("fastmim_kernels._cpu", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
     install_requires=[

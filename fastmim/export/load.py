@@ -24,6 +24,7 @@ from ..run.tensors import read_tensors
 from ..tasks.model_outline import outline, tensors_with_values
 from ..tasks.parts import PARTS, PRETRAINING_ONLY, build
 from ..tasks.saved_run import open_run
+from .timm_models import tensor_names
 from .trained_encoder import EncoderDescription, FeatureExtractor, TrainedEncoder
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def outline_export(folder: Path) -> tuple[TrainedEncoder, dict[str, Tensor]]:
     try:
         state = read_tensors(file)
         empty = description.outline(tensors_with_values(state))
-        places = {theirs: ours for ours, theirs in empty.names().items()}
+        places = {theirs: ours for ours, theirs in tensor_names(empty).items()}
         state = {places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()}
         empty.check(state)
         return empty, state

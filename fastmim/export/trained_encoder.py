@@ -20,7 +20,7 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
-from ..parts import Encoder, Masking
+from ..parts import Encoder, ImageSpec, Masking
 from ..tasks.model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
 from ..tasks.parts import PRETRAINING_ONLY
 from ..tokens import as_map
@@ -50,7 +50,7 @@ class ProbeHead(nn.Sequential):
 
 
 class FeatureExtractor(nn.Module):
-    """Trained encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
+    """TrainedEncoder encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
 
     The module starts in evaluation mode. Every method works under torch.compile, under autocast and with gradients.
 
@@ -107,7 +107,7 @@ class FeatureExtractor(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """Trained encoder without its weights: the settings that build it, and the transform of its images.
+    """TrainedEncoder encoder without its weights: the settings that build it, and the transform of its images.
 
     Attributes:
         spec: config of the encoder.
@@ -145,6 +145,11 @@ class EncoderDescription:
         if (self.head is None) != (self.classes == 0):
             raise ValueError(f"head and classes: expected both or neither, got {self.head} and {self.classes}")
 
+    @property
+    def image(self) -> ImageSpec:
+        """Size and normalisation of the images that the encoder is built for."""
+        return ImageSpec(self.size, self.mean, self.std)
+
     def describe(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
         return {f.name: to_json(getattr(self, f.name)) for f in fields(EncoderDescription)}
@@ -159,7 +164,7 @@ class EncoderDescription:
             ValueError: the fields do not fit each other.
         """
         try:
-            encoder = self.spec.build(self.size, self.mean, self.std, self.masking)
+            encoder = self.spec.build(self.image, self.masking)
         except (RuntimeError, ArithmeticError, TypeError, IndexError, AssertionError, AttributeError) as error:
             raise ValueError(f"expected sizes that fit each other, got size={self.size} and {self.spec}") from error
         pool = pooling(encoder, self.head or Head())
@@ -191,7 +196,7 @@ class EncoderDescription:
 
 @dataclass(frozen=True)
 class TrainedEncoder(EncoderDescription):
-    """Trained encoder with its weights.
+    """TrainedEncoder encoder with its weights.
 
     Attributes:
         model: the module.
@@ -228,7 +233,7 @@ class TrainedEncoder(EncoderDescription):
             raise ValueError(f"{others[0]} has no place in {type(self.spec).__name__}")
         for name, ours in expected.items():
             if name not in state:
-                if not _unused(name):
+                if not unused(name):
                     raise ValueError(f"{name} is missing")
             elif state[name].shape != ours.shape or state[name].is_floating_point() != ours.is_floating_point():
                 found = state[name]
@@ -250,7 +255,7 @@ class TrainedEncoder(EncoderDescription):
 
     @property
     def pooling(self) -> str:
-        """Description of the pooling, for a person."""
+        """EncoderDescription of the pooling, for a person."""
         if self.pooled_by.pool == "cls":
             words = "the class token"
         elif self.model.encoder.num_prefix_tokens:
@@ -258,18 +263,6 @@ class TrainedEncoder(EncoderDescription):
         else:
             words = "the mean over all positions"
         return words + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
-
-    @property
-    def timm(self) -> dict[str, Any] | None:
-        """Name and arguments of the timm model that has these weights and pools as `model` does, see `Encoder.timm`.
-
-        Raises:
-            ValueError: timm has the encoder but not this pooling.
-        """
-        if (own := self.spec.timm(self.size)) is None:
-            return None
-        args, _ = self.spec.timm_classifier(self.pooled_by.pool, self.pooled_by.norm)
-        return own | {"model_args": own["model_args"] | args}
 
     def merged(self) -> TrainedEncoder:
         """Returns this encoder with a probe's batch norm folded into the linear layer, computed in float64."""
@@ -282,29 +275,15 @@ class TrainedEncoder(EncoderDescription):
         """Returns the transform of a PIL image to a normalised (C, H, W) float32 tensor, as in evaluation."""
         from torchvision.transforms import Compose
 
-        return Compose([Window(self.crop, self.test_size, len(self.mean)), Normalize(self.mean, self.std)])
+        return Compose([Window(self.crop, self.test_size, self.image.channels), Normalize(self.image)])
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalises (B, H, W, C) uint8 images to contiguous (B, C, H, W) float32."""
         pixels = mean_fill(images, None, torch.tensor(self.mean), torch.tensor(self.std), torch.float32)
         return pixels.permute(0, 3, 1, 2).contiguous()
 
-    def names(self) -> dict[str, str]:
-        """Maps each tensor of `model` to its name in an export: timm's name if timm has the model, else ours."""
-        if self.timm is None:
-            return {name: name.removeprefix("encoder.") for name in self.model.state_dict()}
-        prefix = "encoder.backbone." if hasattr(self.model.encoder, "backbone") else "encoder."
-        renamed, found = self.spec.timm_classifier(self.pooled_by.pool, self.pooled_by.norm)[1], {}
-        for name in self.model.state_dict():
-            if _unused(name):
-                continue
-            new = name.removeprefix(prefix)
-            part = next((part for part in renamed if new.startswith(f"{part}.")), None)
-            found[name] = new if part is None else renamed[part] + new.removeprefix(part)
-        return found
 
-
-def _unused(name: str) -> bool:
+def unused(name: str) -> bool:
     """True if no output for whole images depends on this parameter."""
     return name.rpartition(".")[2] in PRETRAINING_ONLY or ".pre_logits." in name
 
@@ -333,8 +312,8 @@ class Window:
 class Normalize:
     """Normalisation of (H, W, C) uint8 to (C, H, W) float32: (x / 255 - mean) / std."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+    def __init__(self, image: ImageSpec):
+        self.mean, self.std = torch.tensor(image.mean), torch.tensor(image.std)
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         image = mean_fill(torch.from_numpy(pixels)[None], None, self.mean, self.std, torch.float32)

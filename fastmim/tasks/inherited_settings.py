@@ -18,7 +18,7 @@ from ..config.base import Config, Experiment, to_json
 from ..config.classify import Finetune, Probe
 from ..export.load import outline_export
 from ..host.terminal import shown
-from ..parts import Decoder, Encoder
+from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
 from . import classify, pretrain
 from .parts import build
@@ -41,16 +41,12 @@ class Source:
     Attributes:
         encoder: config of the encoder.
         decoder: config of the decoder; None for an export, a classifier, a detector or a segmenter.
-        size: height and width of the images, pixels.
-        mean: mean of each channel, on the 0..1 scale.
-        std: standard deviation of each channel, on the 0..1 scale.
+        image: size and normalisation of the images.
     """
 
     encoder: Encoder
     decoder: Decoder | None
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    image: ImageSpec
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,12 @@ def inherit_settings(config: Experiment, given: Mapping[str, str]) -> InheritedS
             return InheritedSettings(config)
         if not _fits(config, source):
             taken = {"encoder": _as_tuned(source.encoder, config.encoder), "decoder": source.decoder}
-            taken["data.size"] = source.size
+            taken["data.size"] = source.image.size
     elif not _fits(config, source):
         taken = {"encoder": _as_tuned(source.encoder, config.encoder)}
         if isinstance(config, Finetune | Probe):  # detection and segmentation choose their own image size
-            taken["data.size"] = source.size
-    taken |= {"data.mean": source.mean, "data.std": source.std}
+            taken["data.size"] = source.image.size
+    taken |= {"data.mean": source.image.mean, "data.std": source.image.std}
     return _with(config, taken, given, source)
 
 
@@ -133,8 +129,8 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
             new = _set(new, name, value)
             before[name] = to_json(old)
             notes += _differences(name, old, value)
-    if "encoder" not in taken and source.size != config.data.size and isinstance(config, Finetune | Probe):
-        notes.append(f"data.size {_words(config.data.size)} is the config's (there {_words(source.size)})")
+    if "encoder" not in taken and source.image.size != config.data.size and isinstance(config, Finetune | Probe):
+        notes.append(f"data.size {_words(config.data.size)} is the config's (there {_words(source.image.size)})")
     return InheritedSettings(new, before, f"from {init}: {', '.join(notes)}" if notes else "")
 
 
@@ -169,14 +165,14 @@ def _of_export(folder: Path) -> Source:
         found, _ = outline_export(folder)
     except ValueError as error:
         raise DescriptionError(error) from error
-    return Source(found.spec, None, found.size, found.mean, found.std)
+    return Source(found.spec, None, found.image)
 
 
 def _of_run(folder: Path) -> Source:
     """Returns the network of a run folder."""
     config, _ = open_run(folder, "run.init")
-    data, decoder = config.data, config.decoder if isinstance(config, Config) else None
-    return Source(config.encoder, decoder, data.size, data.mean, data.std)
+    decoder = config.decoder if isinstance(config, Config) else None
+    return Source(config.encoder, decoder, config.data.image)
 
 
 def _as_tuned(theirs: Encoder, ours: Encoder) -> Encoder:
@@ -190,13 +186,13 @@ def _fits(config: Experiment, source: Source) -> bool:
     parts = [(config.encoder, source.encoder)]
     if isinstance(config, Config):
         parts.append((config.decoder, source.decoder))
-        if config.data.size != source.size:
+        if config.data.size != source.image.size:
             return False
-    if len(config.data.mean) == len(source.mean) and all(_similar(ours, theirs) for ours, theirs in parts):
+    if config.data.image.channels == source.image.channels and all(_similar(ours, theirs) for ours, theirs in parts):
         return True
     # A network can be written in several ways (a depth as a number or by a model's name), so the tensors decide.
     try:
-        data = replace(config.data, mean=source.mean, std=source.std)
+        data = replace(config.data, mean=source.image.mean, std=source.image.std)
         with torch.device("meta"):  # only shapes are compared
             if isinstance(config, Config):
                 ours, theirs = (
@@ -205,7 +201,7 @@ def _fits(config: Experiment, source: Source) -> bool:
                 )
                 return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
             ours = classify.build_encoder(config.encoder, data)
-            theirs = classify.build_encoder(source.encoder, replace(data, size=source.size))
+            theirs = classify.build_encoder(source.encoder, replace(data, size=source.image.size))
             return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
     except ValueError:
         return False

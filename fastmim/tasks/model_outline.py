@@ -89,8 +89,7 @@ def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _encoder(config: Experiment) -> nn.Module:
     """Returns the encoder of a config inside a module that calls it `encoder`, as every model does."""
-    data = config.data
-    encoder = config.encoder.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    encoder = config.encoder.build(config.data.image, UniformMasking(secondary=0.0))
     return nn.ModuleDict({"encoder": encoder})
 
 
