@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from ..host.command import nearest
 from ..host.terminal import shown
-from ..parts import Crop, Decoder, Encoder, Loss, Masking, Target
+from ..parts import Crop, Decoder, Encoder, ImageSpec, Loss, Masking, Target
 from .fields import brief, check_bounds, check_types
 
 if TYPE_CHECKING:
@@ -87,6 +87,11 @@ class ImageData:
         check_bounds(self, "data.", "workers", "prefetch", at_least=0, at_most=1024)
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
+
+    @property
+    def image(self) -> ImageSpec:
+        """Size and normalisation of the samples."""
+        return ImageSpec(self.size, self.mean, self.std)
 
 
 @dataclass(frozen=True)

@@ -100,5 +100,7 @@ class Segment(Experiment):
     """Change brightness, contrast, saturation and hue of training images, each with a probability of a half."""
 
     def __post_init__(self):
-        if self.distort and len(self.data.mean) != 3:
-            raise ValueError(f"distort: expected images of 3 channels, got {len(self.data.mean)}: set distort=False")
+        if self.distort and self.data.image.channels != 3:
+            raise ValueError(
+                f"distort: expected images of 3 channels, got {self.data.image.channels}: set distort=False"
+            )

@@ -11,8 +11,8 @@ from ..convert import official
 from ..host.terminal import shown, typed
 from ..model.build import build
 from ..run import checkpoint
-from ..tasks.runs import open_pretraining, outline
-from ..tasks.trained import LARGEST_SIDE
+from ..tasks.model_outline import LARGEST_SIDE, outline
+from ..tasks.saved_run import open_pretraining
 
 
 def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[int, int] | None = None) -> str:

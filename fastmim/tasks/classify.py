@@ -34,8 +34,8 @@ from ..model.masking import UniformMasking
 from ..parts import Encoder
 from ..run import checkpoint
 from ..run.tensors import read_tensors
-from .promises import together
-from .runs import check_pretrained, open_weights
+from .run_outputs import run_on_all
+from .saved_run import check_pretrained, open_weights
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Classification(Tested):
         """Accuracy and loss."""
         module = self.ema.module if self.ema else self.module
         self.share_statistics(module)
-        sums, bad = together(self.process, lambda: self.sums(module))
+        sums, bad = run_on_all(self.process, lambda: self.sums(module))
         # Without a single image, `leave_out` says so; until then it must not be a division by zero.
         top1, top5, loss, images = self.engine.reduce_sum(sums).tolist()
         return {"top1": top1 / max(images, 1), "top5": top5 / max(images, 1), "loss": loss / max(images, 1)}, bad
@@ -208,7 +208,7 @@ def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path |
         ValueError: parts that do not fit each other, the image size or the source.
     """
     data, encoder = config.data, seeded_encoder(config, source)
-    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.mean, data.std)
+    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.image)
 
 
 def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | None) -> nn.Module:
@@ -224,7 +224,7 @@ def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | N
 def build_encoder(spec: Encoder, data: LabelledData) -> nn.Module:
     """An encoder for whole images, of which what they use is trained, tables of positions too."""
     # No image is masked: this is the one masking that an encoder of any kind can be built for.
-    encoder = spec.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    encoder = spec.build(data.image, UniformMasking(secondary=0.0))
     for name, parameter in encoder.named_parameters():
         last = name.rpartition(".")[2]
         if last in PRETRAINING_ONLY or last == "pos_embed":
