@@ -147,7 +147,9 @@ def test_an_export_gives_what_the_run_gives(name, runs, tmp_path):
 
 def test_a_classifier(tmp_path):
     """Pooled features are what its linear layer is given."""
-    config = Finetune(ViT(**TINY_VIT), LabelledData(crop=CenterCrop(), size=(32, 32)), Head("cls", "after"))
+    config = Finetune(
+        encoder=ViT(**TINY_VIT), data=LabelledData(crop=CenterCrop(), size=(32, 32)), head=Head("cls", "after")
+    )
     module = classifier(config)
     encoder, _ = fastmim.load(run_of(config, tmp_path, module))
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
