@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 
-from ..engine.engine import Process
+from ..engine.process import Process
 from ..host.command import lacks_memory
 from ..host.terminal import shown
 from ..run.folder import FOLDERS
-from ..run.metrics import Meter
+from ..run.meter import Meter
 
 T = TypeVar("T")
 _LONGEST = 400  # characters of a reason
@@ -94,11 +93,7 @@ def together(process: Process, work: Callable[[], T]) -> T:
         if process.world == 1:
             raise
         problem = explain(error)
-    problems = [problem]
-    if process.world > 1:
-        problems = [None] * process.world
-        dist.all_gather_object(problems, problem)
-    for rank, found in enumerate(problems):
+    for rank, found in enumerate(process.gather(problem)):
         if found is not None:
             raise LateError(f"process {rank}: {found}")
     return result
