@@ -20,7 +20,7 @@ from fastmim.engine.optim import parameter_groups
 from fastmim.model.build import build
 from fastmim.model.encoders import ViT
 from fastmim.tasks import classify, detect, segment
-from fastmim.tasks.task import total_steps
+from fastmim.tasks.training_set import total_steps
 from tests.sweep import covering
 
 ROOT = Path(__file__).parents[1]
