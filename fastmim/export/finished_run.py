@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..config.base import Experiment
 from ..host.files import output
-from ..tasks.runs import open_run
+from ..tasks.saved_run import open_run
 from .export import export_encoder, replaceable
 
 _ELSEWHERE = "choose another run.dir"

@@ -9,7 +9,7 @@ import fastmim_kernels
 from ..data.doctor import first_look
 from ..data.loader import limits_of
 from ..model.encoders.batchnorm import BatchNorm
-from . import doubts
+from . import setting_warnings
 from .task import Task
 
 
@@ -43,15 +43,19 @@ def describe(task: Task) -> dict[str, str]:
 
 def warnings(task: Task) -> list[str]:
     """Returns a sentence for each setting of a run that looks like a mistake."""
-    room = doubts.room(task.folder, task.parameters, task.config.run.keep) if task.process.rank == 0 else []
-    return [*doubts.doubts(task.config, task.images, task.total), *room]
+    room = (
+        setting_warnings.disk_warnings(task.folder, task.parameters, task.config.run.keep)
+        if task.process.rank == 0
+        else []
+    )
+    return [*setting_warnings.setting_warnings(task.config, task.images, task.total), *room]
 
 
 def learning_rate(task: Task) -> str:
     """Describes the learning rate of a run: its peak, its warm-up, and absolute rates above the peak."""
     optim, train = task.config.optim, task.config.train
     peak = optim.blr * train.global_batch / optim.lr_batch
-    highest = doubts.highest_rate(task.config, task.total)
+    highest = setting_warnings.highest_rate(task.config, task.total)
     rate = f"{peak:.3g} at its peak"
     if highest <= 0.9 * peak:
         rate = f"{highest:.3g} at most, never its peak of {peak:.3g}"

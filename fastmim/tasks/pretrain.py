@@ -30,8 +30,8 @@ from ..run.meter import Meter
 from ..samples import sample_id
 from ..tokens import Mask
 from .parts import build
-from .promises import together
-from .runs import check_pretrained, open_run
+from .run_outputs import run_on_all
+from .saved_run import check_pretrained, open_run
 from .task import Task, initial_weights
 from .training_set import TrainingSet, scan
 
@@ -169,7 +169,7 @@ class Pretrain(Task[Config, MIM]):
         objective, held_out = self.mim.objective, self.held_out
         if held_out is None:
             return
-        pred = together(self.process, lambda: self.predict(held_out))
+        pred = run_on_all(self.process, lambda: self.predict(held_out))
         if self.process.rank:
             return
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
@@ -184,7 +184,7 @@ class Pretrain(Task[Config, MIM]):
         """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
         self.latest = None
         if self.evaluates:
-            with self.promises.keep("the last evaluation", meter):
+            with self.outputs.make("the last evaluation", meter):
                 self.evaluate(self.total, meter)
         if self.process.rank:
             return
@@ -199,7 +199,7 @@ class Pretrain(Task[Config, MIM]):
         for name, (result, words) in results.items():
             if words is None:
                 continue
-            with self.promises.keep(result, meter):
+            with self.outputs.make(result, meter):
                 meter.say(f"{name:<10}{shown(str(words()))}")
 
     def summary(self) -> str:

@@ -10,7 +10,7 @@ from ..config.base import Experiment, to_json
 from ..host.terminal import shown
 from ..run import checkpoint
 from ..run.console import say
-from .runs import config_of, kind
+from .saved_run import config_of, kind_of
 from .training_set import Origin
 
 FREE = (
@@ -56,8 +56,8 @@ def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> c
     stored = config_of(loaded)
     if type(stored) is not type(config):
         raise ValueError(
-            f"run.dir: {shown(Path(config.run.dir))} holds a {kind(stored)} run, and this is a {kind(config)} run: "
-            "choose another run.dir"
+            f"run.dir: {shown(Path(config.run.dir))} holds a {kind_of(stored)} run, and this is a {kind_of(config)} "
+            "run: choose another run.dir"
         )
     compare_origins(loaded, origins)
     compare_configs(stored, config)

@@ -24,7 +24,7 @@ from ..run.console import say
 from ..run.meter import Meter
 from ..samples import sample_index
 from . import resume
-from .promises import Promises
+from .run_outputs import FinalOutputs
 from .training_set import TrainingSet, samples_per_epoch
 
 ConfigT = TypeVar("ConfigT", bound=Experiment)
@@ -51,7 +51,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         parameters: number of trained parameters.
         fresh: True if the run has no checkpoint to continue from.
         notes: warnings about data and settings, to print before the first update.
-        promises: results of a finished run besides the checkpoints.
+        outputs: results of a finished run besides the checkpoints.
 
     Raises:
         ValueError: batch sizes, precision or data do not fit.
@@ -70,7 +70,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         self.training, self.manifest, self.module = training, training.manifest, module
         self.total, self.images = training.updates, len(training.index)
         self.notes: list[str] = []
-        self.promises = Promises()
+        self.outputs = FinalOutputs()
         self.fresh = is_new(config)
         self.parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
         self.engine = Engine(module, config, process)
@@ -110,7 +110,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
     def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
         """Makes the results of a finished run, once it is saved. Collective.
 
-        `promises` keeps the names of the results that failed.
+        `outputs` keeps the names of the results that failed.
 
         Args:
             meter: the run's meter.

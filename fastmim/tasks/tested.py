@@ -19,7 +19,7 @@ from ..host.terminal import shown
 from ..run import metrics
 from ..run.console import duration
 from ..run.meter import Meter
-from .promises import together
+from .run_outputs import run_on_all
 from .task import ConfigT, ModuleT, Task
 from .training_set import TrainingSet
 
@@ -55,7 +55,7 @@ class Tested(Task[ConfigT, ModuleT]):
         self.test_loader = self.open_test_loader()
         if process.rank == 0 and len(self.test) > _MANY:
             print(f"looking at the {len(self.test)} test images in {shown(config.data.test)}")
-        bad = together(process, lambda: dict(self.unusable(self.share(torch.arange(len(self.test))))))
+        bad = run_on_all(process, lambda: dict(self.unusable(self.share(torch.arange(len(self.test))))))
         self.leave_out(bad)
         self.notes += self.left_out()
 
@@ -123,7 +123,7 @@ class Tested(Task[ConfigT, ModuleT]):
 
     def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
         """Writes result.json: the scores and what they took."""
-        with self.promises.keep("the test score", meter):
+        with self.outputs.make("the test score", meter):
             self.evaluate(self.total, meter)
             if self.process.rank == 0:
                 self.write_result(meter)

@@ -32,9 +32,9 @@ from ..run.trace import NAME, Trace
 from . import banner
 from .classify import FineTuning, LinearProbing
 from .detect import Detection
-from .inherit import inherit
+from .inherited_settings import inherit_settings
 from .pretrain import Pretrain
-from .promises import attempt, check_outputs
+from .run_outputs import attempt, check_outputs
 from .saver import Saver
 from .segment import Segmentation
 from .task import Task
@@ -110,7 +110,7 @@ class Trainer:
             check_outputs(self.folder)
             if export:
                 export.check()
-            inherited = inherit(config, given)
+            inherited = inherit_settings(config, given)
             self.config = config = inherited.config
             self.task: Task = kind(config, self.process)
             self.first = self.task.resume(self.checkpoints)
@@ -293,7 +293,7 @@ class Trainer:
                 self.explain(ending)
         finally:
             task.close()
-        if finished and (missing := task.promises.missing):
+        if finished and (missing := task.outputs.missing):
             words = f"finished and saved, but without {', '.join(missing)}: the same command tries again"
             raise SystemExit(f"train.py: {words}" if self.writes else 1)
 
