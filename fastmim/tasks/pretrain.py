@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..analysis.curve import plot_curve, plot_summary
-from ..analysis.pictures import save_png
-from ..analysis.predictors import trivial_losses
-from ..analysis.reconstruction import reconstruction_grid, spread
+from ..analysis.loss_curve import plot_curve, plot_summary
+from ..analysis.png_files import save_png
+from ..analysis.reconstruction import choose_images, reconstruction_grid
+from ..analysis.trivial_predictors import trivial_losses
 from ..config.base import Config, Data
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
@@ -66,9 +66,9 @@ class HeldOut:
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
             return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
 
-    def spread(self, manifest: Manifest, count: int) -> list[int]:
+    def choose_images(self, manifest: Manifest, count: int) -> list[int]:
         """Returns the places of `count` of these images, as many of each class; see `reconstruction.spread`."""
-        return spread(*paths_and_labels(manifest, self.index), count)
+        return choose_images(*paths_and_labels(manifest, self.index), count)
 
     def __getitem__(self, places: list[int]) -> HeldOut:
         """The images at these places."""
@@ -173,9 +173,9 @@ class Pretrain(Task):
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
         meter.evaluated(held_out.loss(self.mim, pred), self.trivial)
         with meter.attempt("the reconstruction grid"):
-            places = held_out.spread(self.held_out_images, GRID_ROWS)
+            places = held_out.choose_images(self.held_out_images, GRID_ROWS)
             save_png(held_out[places].grid(self.mim, pred[places]), self.folder, "grids", f"{done:08d}.png")
-        places = held_out.spread(self.held_out_images, SUMMARY_ROWS)
+        places = held_out.choose_images(self.held_out_images, SUMMARY_ROWS)
         self.latest = held_out[places], pred[places]
 
     def finish(self, meter: Meter) -> None:
