@@ -346,7 +346,7 @@ WRAPPED = {
     "deepspeed": (lambda state: {"module": state, "ds_config": {}}, "taken: the weights under 'module'"),
     "nested": (lambda state: {"epoch": 3, "model": {"module": state}}, "taken: the weights under 'model.module'"),
     "averages alone": (lambda state: {"model_ema": state}, "taken: the weights under 'model_ema'"),
-    "averages beside": (lambda state: {"model": state, "model_ema": state}, "not kept: model_ema"),
+    "averages beside": (lambda state: {"model": state, "model_ema": state}, 'not kept: "model_ema"'),
     "a student and its teacher": (
         lambda state: {"model": prefixed("teacher.", state) | prefixed("student.module.", state)},
         "names taken without 'student.module.'",
