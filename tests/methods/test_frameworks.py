@@ -244,7 +244,7 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
             ResNet("resnet18", dims=(4, 8, 16, 32)),
             (64, 64),
             "detectron2",
-            "18 layers has stages of (64, 128, 256, 512) channels",
+            "stages of (64, 128, 256, 512) channels",
         ),
         (ResNet("resnet18", dims=(4, 4, 4, 4)), (64, 64), "mmdet", "twice as wide"),
         (ResNet("resnet18", output_stride=8), (64, 64), "detectron2", "output_stride=8: dilated"),
