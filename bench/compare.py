@@ -137,7 +137,7 @@ def make_batches(cfg: config.Config, size: int, count: int, with_published: bool
     device = mim.objective.mean.device
     batches = []
     for step in range(count):
-        shape = (size, *cfg.data.size, len(cfg.data.mean))
+        shape = (size, *cfg.data.size, cfg.data.image.channels)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu").to(device)
         ids = torch.arange(step * size, (step + 1) * size, device=device)
         if inputs is None:

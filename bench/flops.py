@@ -66,7 +66,7 @@ def _per_image(model: nn.Module, call: Callable[[nn.Module, int], object]) -> in
 
 def _images(cfg: config.Config, batch: int) -> tuple[Tensor, Tensor]:
     """uint8 images and their sample ids."""
-    images = torch.zeros(batch, *cfg.data.size, len(cfg.data.mean), dtype=torch.uint8)
+    images = torch.zeros(batch, *cfg.data.size, cfg.data.image.channels, dtype=torch.uint8)
     return images, torch.arange(batch)
 
 

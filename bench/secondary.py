@@ -21,6 +21,7 @@ from fastmim.host.command import Parser, at_least, refusing
 from fastmim.model.encoders.um_pyramid import PATCH, TOKEN
 from fastmim.model.encoders.um_swin import UMSwin
 from fastmim.model.masking import UniformMasking
+from fastmim.parts import ImageSpec
 from fastmim_kernels import keep_freed_memory, mask_token, unshuffle
 
 
@@ -28,7 +29,7 @@ def ways(batch: int, device: str) -> dict[str, Callable[[], Tensor]]:
     """Name -> the embedded map (B, 32, 32, D) of one batch, the same of both."""
     masking = UniformMasking()
     spec = UMSwin(depths=(1, 1, 1, 1))
-    encoder = spec.build((256, 256), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), masking).to(device)
+    encoder = spec.build(ImageSpec((256, 256), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), masking).to(device)
     images = torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, device=device)
     mask = masking(0, torch.arange(batch, device=device), encoder.grid, PATCH)
     rows, side = mask.grid[0] // 2, PATCH // TOKEN

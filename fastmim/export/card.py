@@ -22,9 +22,10 @@ from ..data.manifest import Manifest
 from ..host.files import parse_json, read_bytes, read_json
 from ..host.terminal import shown
 from ..model.encoders.convnet import ConvNet
-from ..run.metrics import duration
-from ..tasks.trained import Trained
+from ..run.console import duration
 from .layouts import Snippet
+from .timm_models import timm_encoder, timm_model
+from .trained_encoder import TrainedEncoder
 
 LONGEST = 200
 """Characters of a text from outside that a card holds."""
@@ -35,7 +36,13 @@ LARGEST = 2**24
 
 
 def card(
-    trained: Trained, config: Experiment, run: Path | None, step: int, to: str, snippet: Snippet, notes: Sequence[str]
+    trained: TrainedEncoder,
+    config: Experiment,
+    run: Path | None,
+    step: int,
+    to: str,
+    snippet: Snippet,
+    notes: Sequence[str],
 ) -> str:
     """Returns README.md in Markdown, for the hub with its YAML header. Of paths, only the last part is told.
 
@@ -69,14 +76,14 @@ def code(text: object) -> str:
     return f"{fence} {line} {fence}" if "`" in line or not line.strip() else f"{fence}{line}{fence}"
 
 
-def _header(trained: Trained) -> str:
-    library = "fastmim" if trained.timm is None else "timm"
+def _header(trained: TrainedEncoder) -> str:
+    library = "fastmim" if timm_model(trained) is None else "timm"
     task = "image-feature-extraction" if trained.head is None else "image-classification"
     tags = "".join(f"- {tag}\n" for tag in dict.fromkeys((task, library, "fastmim", "masked-image-modeling")))
     return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{tags}---\n\n"
 
 
-def _title(trained: Trained, config: Experiment) -> str:
+def _title(trained: TrainedEncoder, config: Experiment) -> str:
     network = f"{type(trained.spec).__name__}, {_millions(trained)} parameters"
     if _published(trained):
         network = f"{trained.spec.name} ({network})"
@@ -87,29 +94,29 @@ def _title(trained: Trained, config: Experiment) -> str:
     return f"{network}, {kind}, {trained.classes} classes"
 
 
-def _millions(trained: Trained) -> str:
+def _millions(trained: TrainedEncoder) -> str:
     return f"{sum(p.numel() for p in trained.model.parameters()) / 1e6:.3g} M"
 
 
-def _published(trained: Trained) -> bool:
+def _published(trained: TrainedEncoder) -> bool:
     """True if the network is timm's of the name in the config, in every shape: a config may change its sizes."""
     import timm
 
-    if (own := trained.spec.timm(trained.size)) is None:
+    if (own := timm_encoder(trained.spec, trained.size)) is None:
         return False
     with torch.device("meta"):
         made, named = (
-            timm.create_model(own["architecture"], num_classes=0, in_chans=len(trained.mean), **args)
+            timm.create_model(own["architecture"], num_classes=0, in_chans=trained.image.channels, **args)
             for args in (own["model_args"], {})
         )
     made, named = (Counter(tuple(p.shape) for p in model.parameters()) for model in (made, named))
     return made == named
 
 
-def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
+def _use(trained: TrainedEncoder, snippet: Snippet, notes: Sequence[str]) -> str:
     height, width = trained.size
     facts = [
-        f"Images: {len(trained.mean)} channels, {height} x {width} pixels, values / 255 less mean "
+        f"Images: {trained.image.channels} channels, {height} x {width} pixels, values / 255 less mean "
         f"{_list(trained.mean)}, over standard deviation {_list(trained.std)}.",
         f"Whole images: the central window, {trained.crop.crop_pct:.4g} of the largest that fits, resized to "
         f"{trained.test_size[0]} x {trained.test_size[1]} ({trained.crop.interpolation}, antialiased).",
@@ -117,7 +124,7 @@ def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
         "pixels" + (f"; {trained.classes} logits." if trained.head else "."),
         *notes,
     ]
-    if (own := trained.spec.timm(trained.size)) is not None:
+    if (own := timm_encoder(trained.spec, trained.size)) is not None:
         sizes = ", ".join(f"{name}={value!r}" for name, value in own["model_args"].items() if name != "global_pool")
         facts.insert(0, f"Network: timm's {own['architecture']}" + (f" with {sizes}." if sizes else "."))
     return "\n".join(f"* {fact}" for fact in facts) + f"\n\n```python\n{snippet.code}```"
@@ -227,7 +234,7 @@ def _recipe(config: Experiment) -> str:
     return f"```json\n{json.dumps(recipe, indent=2)}\n```"
 
 
-def _limits(trained: Trained, unread: Sequence[str]) -> str:
+def _limits(trained: TrainedEncoder, unread: Sequence[str]) -> str:
     limits = [
         "It was tested on what is listed above and on nothing else; whether it treats people and places alike was not.",
         "What the training images lack or overstate, it lacks or overstates.",

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..host.files import write, writing
 from ..run.tensors import to_bytes
-from ..tasks.trained import FeatureExtractor, Trained
 from .load import CONTENT, from_export
+from .timm_models import tensor_names, timm_model, timm_tokens
+from .trained_encoder import FeatureExtractor, TrainedEncoder
 
 TOLERANCE = 1e-4
 """Largest difference where arithmetic is done in another order, of features of root mean square 1."""
@@ -46,32 +47,32 @@ class Layout:
     """
 
     weights: str
-    place: Callable[[Trained], object]
-    write: Callable[[Trained, Path], list[str]]
-    problem: Callable[[Trained, Path, Tensor], str | None]
-    snippet: Callable[[Trained, str], Snippet]
+    place: Callable[[TrainedEncoder], object]
+    write: Callable[[TrainedEncoder, Path], list[str]]
+    problem: Callable[[TrainedEncoder, Path, Tensor], str | None]
+    snippet: Callable[[TrainedEncoder, str], Snippet]
 
 
-def place_timm(trained: Trained) -> None:
+def place_timm(trained: TrainedEncoder) -> None:
     """
     Raises:
         ValueError: timm has the encoder, but does not pool as it was trained to.
     """
-    _ = trained.timm
+    timm_model(trained)
 
 
-def write_timm(trained: Trained, folder: Path) -> list[str]:
+def write_timm(trained: TrainedEncoder, folder: Path) -> list[str]:
     """model.safetensors and config.json, for timm where it has the model, and for `fastmim.load`."""
     import timm
 
     plain = trained.merged()
-    own, state = plain.timm, plain.model.state_dict()
-    tensors = {theirs: state[ours] for ours, theirs in plain.names().items()}
+    own, state = timm_model(plain), plain.model.state_dict()
+    tensors = {theirs: state[ours] for ours, theirs in tensor_names(plain).items()}
     with writing(folder / WEIGHTS) as file:
         file.writelines(to_bytes(tensors))
     description = {CONTENT: trained.describe()}
     if own is not None:
-        (height, width), channels, classes = trained.size, len(trained.mean), trained.model.num_classes
+        (height, width), channels, classes = trained.size, trained.image.channels, trained.model.num_classes
         published = timm.get_pretrained_cfg(own["architecture"])
         description |= {
             "architecture": own["architecture"],
@@ -100,12 +101,12 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
 
 
 @torch.no_grad()
-def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+def timm_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
     """Compares copies loaded by `fastmim.load` and timm: tokens bit for bit, all else closely."""
     import timm
 
     copies = {"fastmim": from_export(folder).model}
-    if trained.timm is not None:
+    if timm_model(trained) is not None:
         copies["timm"] = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     expected = _outputs(trained, trained.model, images)
     for library, copy in copies.items():
@@ -118,14 +119,14 @@ def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     return None
 
 
-def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def _outputs(trained: TrainedEncoder, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Everything that a model gives, ours or timm's: tokens where timm has them before the pooling's norm too."""
     if isinstance(model, FeatureExtractor):
         found = {"tokens": model.tokens(images), "features": model(images)}
         called = found["features"] if model.fc is None else model.logits(images)
     else:
         tokens = model.forward_features(images)
-        found = {"tokens": trained.spec.timm_tokens(model, images)}
+        found = {"tokens": timm_tokens(trained.spec, model, images)}
         found["features"] = model.forward_head(tokens, pre_logits=True)
         called = model(images)
     if trained.pooled_by.norm != "before":
@@ -133,37 +134,37 @@ def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Te
     return found | {"outputs": called}
 
 
-def _gives(trained: Trained, ours: bool) -> str:
+def _gives(trained: TrainedEncoder, ours: bool) -> str:
     """Says in words what a call of the model returns."""
     if trained.head is None or ours:
         return f"pooled features: {trained.pooling}"
     return f"{trained.classes} logits, computed from {trained.pooling}"
 
 
-def timm_snippet(trained: Trained, folder: str) -> Snippet:
+def timm_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """Python for timm, or for `fastmim.load`."""
-    if trained.timm is None:
+    if timm_model(trained) is None:
         return Snippet("usage.py", f"import fastmim\n\n{_fastmim_call(trained, repr(folder))}")
     return Snippet("usage.py", f"import timm\n\n{_timm_call(trained, f'local-dir:{folder}')}")
 
 
-def hub_snippet(trained: Trained, folder: str) -> Snippet:
+def hub_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """The upload, and how others use what was uploaded."""
     upload = "from huggingface_hub import upload_folder\n\n"
     upload += f'upload_folder(repo_id="USER/NAME", folder_path={folder!r})\n\n'
-    if trained.timm is not None:
+    if timm_model(trained) is not None:
         return Snippet("usage.py", f"{upload}import timm\n\n{_timm_call(trained, 'hf-hub:USER/NAME')}")
     load = "import fastmim\nfrom huggingface_hub import snapshot_download\n\n"
     call = _fastmim_call(trained, 'snapshot_download("USER/NAME")')
     return Snippet("usage.py", f"{upload}{load}{call}")
 
 
-def _timm_call(trained: Trained, source: str) -> str:
+def _timm_call(trained: TrainedEncoder, source: str) -> str:
     call = f"model = timm.create_model({source!r}, pretrained=True)\n"
     return f"{call}# model(images) gives {_gives(trained, False)}.\n"
 
 
-def _fastmim_call(trained: Trained, source: str) -> str:
+def _fastmim_call(trained: TrainedEncoder, source: str) -> str:
     call = f"encoder, transform = fastmim.load({source})\n"
     return f"{call}# encoder(images) gives {_gives(trained, True)}.\n"
 

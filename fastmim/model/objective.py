@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fastmim_kernels
 from fastmim_kernels import composite_residual, focal_frequency_loss, patch_loss
 
-from ..parts import Loss, Target
+from ..parts import ImageSpec, Loss, Target
 from ..tokens import Mask, take, unpatchify
 from .losses import ComplexFocalL1, FocalFrequency, FourierLoss, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 
@@ -42,11 +42,11 @@ class Objective(nn.Module):
     images: (B, H, W, C) uint8 (normalised here) or normalised floats.
     """
 
-    def __init__(self, target: Target, loss: Loss, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, target: Target, loss: Loss, patch_size: int, image: ImageSpec):
         super().__init__()
         self.target, self.loss, self.patch_size = target, loss, patch_size
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(image.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std), persistent=False)
 
     @property
     def op(self) -> str | None:
