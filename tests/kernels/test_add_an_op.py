@@ -1,4 +1,4 @@
-"""Tests kernels/add_an_op.md: the op of that page is built from the page's blocks alone and passes the page's commands."""
+"""Tests of kernels/add_an_op.md: an op built from the blocks of that page passes the commands of that page."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "kernels" / "add_an_op.md").read_text()
 FILES = dict(re.findall(r"^`(\S+)`: [^\n]+\n\n```\w+\n(.*?)^```$", PAGE, flags=re.M | re.S))
-COMMANDS = [line for block in re.findall(r"\n\n```\n(.*?)^```$", PAGE, flags=re.M | re.S) for line in block.splitlines()]
+COMMANDS = "".join(re.findall(r"\n\n```\n(.*?)^```$", PAGE, flags=re.M | re.S)).splitlines()
 PACKAGE = "kernels/fastmim_kernels"
 INIT = f"{PACKAGE}/__init__.py"
 # Loads the C++ of the other ops, which the scratch copy does not compile again.

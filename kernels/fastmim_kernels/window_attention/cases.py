@@ -21,7 +21,7 @@ class Case:
     dim: int = 32
     """Features of a head."""
     places: str = "image"
-    """Positions of tokens: "image" = one in each 2x2 cell of an image, as in a uniform mask; "window" = in the window."""
+    """Positions of tokens: "image" = one per 2x2 cell of an image, as in a uniform mask; "window" = in the window."""
     strided: bool = False
     """qkv and codes are views with gaps."""
 
