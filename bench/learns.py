@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastmim import recipe
-from fastmim.analysis.knn import knn_accuracy
+from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
 from fastmim.data.crops import CenterCrop
