@@ -23,31 +23,32 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "ops": Command("ops.speed", "How fast is each op against torch, torch.compile, published code and a copy?", "1 h"),
+    "ops": Command("ops.speed", "How fast is each op against torch, torch.compile and the published code?", "30 min"),
     "compile": Command("ops.compile", "What do the Triton kernels compile to on three generations of GPUs?", "10 min"),
-    "sanitize": Command("ops.sanitize", "Does a sanitizer find fault with any kernel? Needs a GPU.", "minutes"),
+    "sanitize": Command("ops.sanitize", "Does compute-sanitizer find fault with a kernel? (GPU)", "minutes"),
     "report": Command("ops.report", "Which targets do the ops reach? Writes results/kernels.md.", "seconds"),
-    "compare": Command("step.compare", "How much faster is a training step than the published code's?", "5 min"),
-    "step": Command("step.engine", "Where does the time of fastmim's own step go?", "2 min a config"),
-    "hours": Command("step.hours", "How long would a config's whole schedule take on this machine?", "2 min a config"),
+    "compare": Command("step.compare", "How much faster is a training step than the published code's?", "10 min"),
+    "step": Command("step.engine", "What takes the time in fastmim's own step?", "2 min a config"),
+    "hours": Command("step.hours", "How long would a config's schedule take on this machine?", "2 min a config"),
     "memory": Command("step.memory", "How much memory does training take, and which batch fits?", "1 min a case"),
-    "zero": Command("step.zero", "Do the ZeRO stages agree, and what do they cost?", "10 min"),
+    "zero": Command("step.zero", "Do the ZeRO stages agree, and how fast and large are they?", "5 min"),
     "loader": Command("step.loader", "How many images a second do loaders deliver?", "5 min"),
-    "flops": Command("step.flops", "How many FLOPs does a forward pass take, as published and ours?", "seconds"),
-    "sdpa": Command("step.sdpa", "Which attention kernel of torch is fastest at these sizes?", "1 min"),
-    "learns": Command("learning", "Do short runs learn more than trivial predictors?", "5 min"),
-    "gpu_check": Command("gpu_check", "Does everything hold on a GPU? The whole round.", "10 min"),
-    "rows": Command("rows", "Which rows of a theme were recorded? Prints the newest of each case.", "seconds"),
-    "readme": Command("readme", "Are the tables of the READMEs fresh? Writes them from results/.", "seconds"),
+    "flops": Command("step.flops", "How many FLOPs does a forward pass take?", "10 s a config"),
+    "sdpa": Command("step.sdpa", "Which attention kernel of torch is fastest at these sizes? (GPU)", "15 s"),
+    "learns": Command("learning", "Do short runs learn more than trivial predictors?", "minutes"),
+    "gpu_check": Command("gpu_check", "Does everything hold on a GPU? Runs the whole round. (GPU)", "10 min"),
+    "rows": Command("rows", "Which rows are recorded? Prints the newest of each case.", "seconds"),
+    "readme": Command("readme", "Are the tables of the READMEs fresh? Writes them.", "seconds"),
 }
+"""Commands by the names that a person types."""
 
 
 def overview() -> str:
     """Returns the list of commands, each with its question and its time."""
     lines = [f"usage: {PROG} NAME ...", "", f"`{PROG} NAME --help` describes the options of a command.", ""]
     for name, command in COMMANDS.items():
-        first, *more = textwrap.wrap(command.question, 88)
-        lines += [f"{name:<12}{first:<90}{command.time}", *(" " * 12 + line for line in more)]
+        first, *more = textwrap.wrap(command.question, 80)
+        lines += [f"{name:<12}{first:<82}{command.time}", *(" " * 12 + line for line in more)]
     return "\n".join(lines)
 
 

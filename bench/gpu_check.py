@@ -277,9 +277,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser("gpu_check", __doc__)
     parser.add_argument("--data", type=Path, help="folder of photographs; without it the loader is not timed")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="folder for logs, rows and runs")
-    parser.add_argument("--commit", help="full hash of the commit that this tree is a copy of, if it has no git history")
+    parser.add_argument(
+        "--commit", help="full hash of the commit that this tree is a copy of, if it has no git history"
+    )
     parser.add_argument("--seconds", type=at_least(5), default=TOTAL, help=f"for the whole round (default {TOTAL})")
-    parser.add_argument("--parts", metavar="NAME,...", help="these parts only, e.g. those that an earlier round had no time for")
+    parser.add_argument(
+        "--parts", metavar="NAME,...", help="these parts only, e.g. those that an earlier round had no time for"
+    )
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         parser.error("expected a GPU, but torch sees none; on a CPU run make test and make bench")

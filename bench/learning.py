@@ -4,12 +4,12 @@
     deepspeed fastmim/train.py configs/debug/cifar10_mae.py --data.root CIFAR/train --run.dir runs/cifar10_mae
     python -m bench learns runs/photographs_* runs/cifar10_* --labelled CIFAR --plot bench/results/learns.png --record
 
-Compares the last held-out loss of each run with the losses of trivial predictors on the same images. With --labelled, a
-folder that holds train/CLASS/ and test/CLASS/ images, also compares the k-NN accuracy of runs/cifar10_* with that of the
-same network at initialisation. The features are those of the last block, and those of all blocks side by side, as DINO's
-linear probe of ViT-S takes the last four (eval_linear.py, `n_last_blocks`). The accuracy on all blocks decides: in
-methods without a decoder (SimMIM, A2MIM) the last blocks turn to the pixels that they predict. The exit status is 1 if a
-run's accuracy is not the better one, or, without an accuracy, its loss.
+Compares the last held-out loss of each run with the losses of trivial predictors on the same images. --labelled takes a
+folder that holds train/CLASS/ and test/CLASS/ images. With it, the k-NN accuracy of runs/cifar10_* is compared with the
+accuracy of the same network at initialisation. The features are those of the last block, and those of all blocks side
+by side, as DINO's linear probe of ViT-S takes the last four (eval_linear.py, `n_last_blocks`). The accuracy on all
+blocks decides: in methods without a decoder (SimMIM, A2MIM) the last blocks turn to the pixels that they predict. The
+exit status is 1 if a run is not better in accuracy, or, without an accuracy, in loss.
 """
 
 # May import fastmim and bench.

@@ -1,7 +1,7 @@
 """Writes the tables of the READMEs from the rows in bench/results.
 
-A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Measured numbers stand in these
-tables only, so that no number outlives the code that it was measured on.
+A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Measured numbers stand in
+these tables only, so that no number outlives the code that it was measured on.
 """
 
 # May import bench.
@@ -111,7 +111,9 @@ def results() -> str:
                 chosen[method, name] = (config, *pair)
         rows = [row for _, *pair in chosen.values() for row in pair]
         device = rows[0]["provenance"]["device"]
-        projected = {key: hours[config, hardware] for key, (config, *_) in chosen.items() if (config, hardware) in hours}
+        projected = {
+            key: hours[config, hardware] for key, (config, *_) in chosen.items() if (config, hardware) in hours
+        }
         projected = projected if device == "cuda" else {}
         lines = []
         for (method, name), (config, ours, theirs) in chosen.items():
@@ -126,8 +128,8 @@ def results() -> str:
         batches = sorted({batch(row) for row in rows})
         precision = ", ".join(sorted({row["case"].split(", ")[1] for row in rows}))
         text += (
-            f"{origin_of(rows)}. {precision}, {' or '.join(map(str, batches))} images a step; forward, backward and AdamW. "
-            f"Memory: {MEMORY[device][1]}.\n\n"
+            f"{origin_of(rows)}. {precision}, {' or '.join(map(str, batches))} images a step; forward, backward and "
+            f"AdamW. Memory: {MEMORY[device][1]}.\n\n"
         )
         head = ["method", "model", "ms/image", "published", "speed-up", "MiB/image", "published"]
         text += markdown([*head, *(["hours, projected"] if projected else [])], lines)
@@ -146,9 +148,7 @@ def steps() -> str:
         kept = [memory(row) for row in newest]
         ratio = f"{kept[0] / kept[1]:.2f}" if kept[0] and kept[1] else ""
         machine, commit = origin_of(list(newest)).split("; commit ")
-        lines.setdefault(machine, []).append(
-            ["/".join(model(config)), str(batch(newest[0])), *ratios, ratio, commit]
-        )
+        lines.setdefault(machine, []).append(["/".join(model(config)), str(batch(newest[0])), *ratios, ratio, commit])
     head = ["config", "batch", "eager", "sdpa", "compile", "memory", "commit"]
     return "\n".join(f"{machine}:\n\n{markdown(head, some)}" for machine, some in lines.items())
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from .tokens import Mask, patchify
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Size and normalisation of the images that a network reads."""
+
+    size: tuple[int, int]
+    """Height and width, pixels."""
+    mean: tuple[float, ...]
+    """Mean of each channel, on the 0..1 scale."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, on the 0..1 scale."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.mean)
 
 
 @dataclass(frozen=True)
@@ -64,48 +81,12 @@ class Encoder(ABC):
     * take_norm(): takes the last norm away, from then on `features` gives what it would be given; returns it, or None.
     """
 
-    timm_layout: ClassVar[Literal["NLC", "NHWC", "NCHW"]] = "NLC"
-    """Layout of what timm's `forward_features` returns."""
-
     @abstractmethod
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
-        Args:
-            size: (H, W) of the images in pixels.
-            mean, std: per channel, on the 0..1 scale.
         Raises:
             ValueError: the sizes, or this masking, do not fit the encoder.
         """
-
-    def timm(self, size: tuple[int, int]) -> dict[str, Any] | None:
-        """The timm model of the encoder's weights, for (H, W) images; None: timm has none.
-
-        Returns: its name as "architecture", and as "model_args" what `timm.create_model` must be told beside it, the
-            number of channels and of classes excepted.
-        """
-        return None
-
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Returns how to make that timm model classify as a head does (`transfer.Head`).
-
-        Returns: what `timm.create_model` must be told beside what `timm` says, the number of classes excepted; and
-            timm's names of the linear layer "fc", of the norm behind the pooling "pool.norm", and of parts of its own
-            that are called otherwise then.
-        Raises:
-            ValueError: it cannot pool so.
-        """
-        raise ValueError(f"timm has no classifier of {type(self).__name__} with head.pool={pool}, head.norm={norm}")
-
-    def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Returns from that timm model what the module's `features` returns for (B, C, H, W) images."""
-        x = model.forward_features(images)
-        if self.timm_layout == "NCHW":
-            return x.flatten(2).transpose(1, 2)
-        return x.flatten(1, 2) if self.timm_layout == "NHWC" else x
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
 
 
 def read_code(cubin: bytes) -> dict:
-    """Returns registers, bytes of stack, spills, matrix instructions, and counts of loads and stores by width in bits."""
+    """Returns registers, stack bytes, spills, matrix instructions, and counts of loads and stores by width in bits."""
     triton = importlib.util.find_spec("triton")
     assert triton and triton.origin, "Triton is a dependency of fastmim"
     tool = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"

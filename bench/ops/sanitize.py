@@ -18,7 +18,6 @@ import torch
 import fastmim_kernels
 from bench.ops import DTYPES
 from bench.options import command_parser
-from bench.variants import variants
 
 
 def calls() -> list[tuple]:
@@ -26,7 +25,7 @@ def calls() -> list[tuple]:
     found = []
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
-        found += [(name, *call) for call in variants(name).values()]
+        found += [(name, *call) for call in cases.VARIANTS.values()]
         # Odd sizes have the masked accesses.
         odd = [case for label, case in cases.CASES.items() if "primes" in label][:1]
         found += [(name, case, DTYPES[dtype]) for case in odd for dtype in cases.BENCH_DTYPES]
@@ -36,7 +35,9 @@ def calls() -> list[tuple]:
 def main(argv: list[str] | None = None) -> None:
     """Runs `python -m bench sanitize`."""
     parser = command_parser("sanitize", __doc__)
-    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help="default: cuda; cpu needs TRITON_INTERPRET=1")
+    parser.add_argument(
+        "--device", default="cuda", choices=("cpu", "cuda"), help="default: cuda; cpu needs TRITON_INTERPRET=1"
+    )
     parser.add_argument("--share", default="1/1", metavar="K/N", help="every Nth call from the Kth on")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():

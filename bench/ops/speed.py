@@ -200,7 +200,9 @@ def main(argv: list[str] | None = None) -> None:
         "--batch", type=at_least(1), default=1, help="least number of images of a case (default: the case's own number)"
     )
     parser.add_argument("--first", action="store_true", help="the first case of each op only")
-    parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="only these, of the dtypes in the op's cases (default: all)")
+    parser.add_argument(
+        "--dtype", nargs="*", choices=DTYPES, help="only these, of the dtypes in the op's cases (default: all)"
+    )
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
     add_device(parser)

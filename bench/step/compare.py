@@ -4,9 +4,9 @@ The published code runs as it was published ("eager"), with torch's attention ("
 torch.compile. It is channels-last and uses torch's fused AdamW. A step is forward, backward and AdamW, in one precision
 for all. The first arm takes turns with each other arm; then the figures of both are printed and recorded.
 
-Memory is the peak above weights, gradients and optimizer state on a GPU. On a CPU it is the memory that the forward pass
-keeps for the backward pass. With `--pair CONFIG` the arms of a second config take turns too, and their rows also hold
-time and memory relative to the first config.
+Memory is the peak above weights, gradients and optimizer state on a GPU. On a CPU it is the memory that the forward
+pass keeps for the backward pass. With `--pair CONFIG` the arms of a second config take turns too, and their rows also
+hold time and memory relative to the first config.
 """
 
 # May import fastmim and bench.
@@ -164,7 +164,7 @@ def make_batches(cfg: config.Config, size: int, count: int, with_published: bool
     device = mim.objective.mean.device
     batches = []
     for step in range(count):
-        shape = (size, *cfg.data.size, len(cfg.data.mean))
+        shape = (size, *cfg.data.size, cfg.data.image.channels)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator, device="cpu").to(device)
         ids = torch.arange(step * size, (step + 1) * size, device=device)
         if inputs is None:

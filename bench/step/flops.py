@@ -1,7 +1,7 @@
 """Counts the FLOPs of one image's forward pass, in the published model and in fastmim's.
 
-torch counts the convolutions, matrix products and attentions that run, a multiply-add as two, on models without weights.
-The other benchmarks compute utilisation from fastmim's count, so skipped work earns no credit.
+torch counts the convolutions, matrix products and attentions that run, a multiply-add as two, on models without
+weights. The other benchmarks compute utilisation from fastmim's count, so skipped work earns no credit.
 """
 
 # May import fastmim and bench.
@@ -70,7 +70,7 @@ def _per_image(model: nn.Module, call: Callable[[nn.Module, int], object]) -> in
 
 def _images(cfg: config.Config, batch: int) -> tuple[Tensor, Tensor]:
     """Returns black images, (batch, H, W, C) uint8, and their sample ids."""
-    images = torch.zeros(batch, *cfg.data.size, len(cfg.data.mean), dtype=torch.uint8)
+    images = torch.zeros(batch, *cfg.data.size, cfg.data.image.channels, dtype=torch.uint8)
     return images, torch.arange(batch)
 
 

@@ -1,7 +1,8 @@
 """Projects the hours of a config's own schedule on this machine, from a few real training steps.
 
-Prints medians after warm-up: images a second, projected hours, and the share of the time spent waiting for images. Model
-FLOPs (three forward passes) are compared with a matrix product timed in the same run (HMU), and with `--peak` (MFU).
+Prints medians after warm-up: images a second, projected hours, and the share of the time spent waiting for images.
+Model FLOPs (three forward passes) are compared with a matrix product timed in the same run (HMU), and with `--peak`
+(MFU).
 Several processes: `deepspeed --no_local_rank --module bench hours ...`.
 """
 

@@ -1,7 +1,7 @@
 """Compares loaders: images a second from files to batches, of fastmim, torch's DataLoader and a stock DALI pipeline.
 
-Each makes random resized crops of 224 pixels, bicubic and antialiased, with flips, on the same number of threads or worker
-processes. The loaders take turns; the results are medians over rounds.
+Each makes random resized crops of 224 pixels, bicubic and antialiased, with flips, on the same number of threads or
+worker processes. The loaders take turns; the results are medians over rounds.
 """
 
 # May import fastmim and bench.
@@ -166,7 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--batches", type=at_least(1), help="batches of each in a round, 2 a thread untimed (default: 4 a thread)"
     )
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="rounds, over which medians are taken (default 5)")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=5, help="rounds, over which medians are taken (default 5)"
+    )
     parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
     parser.add_argument("--bad", help="a folder with bad files, on which fastmim with DALI runs too")
     parser.add_argument("--record", action=Record)

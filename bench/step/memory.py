@@ -28,8 +28,8 @@ def state_bytes(trained: int, frozen: int, precision: str, stage: int, ranks: in
     """Returns the bytes of weights, gradients and optimizer state on each device.
 
     Weights are fp32, or bf16 with "bf16-master". Gradients and both moments are fp32. Stages 1 to 3 and bf16 weights
-    have fp32 master weights. Stage 1 divides the optimizer state among the ranks, stage 2 the gradients too, and stage 3
-    the weights too.
+    have fp32 master weights. Stage 1 divides the optimizer state among the ranks, stage 2 also the gradients, and
+    stage 3 also the weights.
 
     Args:
         trained: number of trained parameters.
@@ -142,7 +142,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ranks", type=at_least(1), default=1, help="processes (default 1)")
     parser.add_argument("--stages", type=numbers, default=[0], metavar="0,1,2,3", help="ZeRO stages (default 0)")
     parser.add_argument("--precisions", default="auto", metavar="fp32,autocast,...", help="default auto")
-    parser.add_argument("--batches", type=numbers, default=[8], metavar="8,16,...", help="images per process (default 8)")
+    parser.add_argument(
+        "--batches", type=numbers, default=[8], metavar="8,16,...", help="images per process (default 8)"
+    )
     parser.add_argument("--checkpointing", choices=("off", "on", "both"), default="off", help="default off")
     parser.add_argument("--limit", type=float, help="GiB per process: look for the largest batch that fits in it")
     parser.add_argument("--max-batch", type=at_least(1), default=4096, help="upper end of that search (default 4096)")

@@ -237,7 +237,7 @@ def set_limit(limit: int, device: torch.device) -> None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
         return
-    # The system counts reserved memory, used or not, hence the margin. `launch` compares the peak with the limit itself.
+    # The system counts reserved memory, used or not, hence the margin. `launch` compares the peak with the limit.
     resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + limit + 2**31, resource.RLIM_INFINITY))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..host.terminal import shown
-from ..parts import Crop, Decoder, Encoder, Loss, Masking, Target
+from ..parts import Crop, Decoder, Encoder, ImageSpec, Loss, Masking, Target
 from .fields import brief, check_bounds, check_types
 
 _LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
@@ -88,6 +88,11 @@ class Data:
             )
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
+
+    @property
+    def image(self) -> ImageSpec:
+        """Size and normalisation of the samples."""
+        return ImageSpec(self.size, self.mean, self.std)
 
 
 @dataclass(frozen=True)

@@ -107,5 +107,5 @@ class Segment(Experiment):
     run: Run = field(default_factory=Run)
 
     def __post_init__(self):
-        if self.distort and len(self.data.mean) != 3:
-            raise ValueError(f"distort needs images of 3 channels, got {len(self.data.mean)}: set it to False")
+        if self.distort and self.data.image.channels != 3:
+            raise ValueError(f"distort needs images of 3 channels, got {self.data.image.channels}: set it to False")

@@ -14,7 +14,7 @@ from torch import nn
 from ..model.encoders.convnet import ResNetEncoder
 from ..model.encoders.swin import SwinEncoder
 from ..model.encoders.vit import ViTEncoder
-from ..parts import Encoder
+from ..parts import Encoder, ImageSpec
 from . import simmim
 from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
 from .format import Rule
@@ -54,7 +54,7 @@ VIT = tuple(
 )
 
 
-def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels: int) -> Backbone:
+def backbone(spec: Encoder, encoder: nn.Module, image: ImageSpec) -> Backbone:
     """The backbone that takes an encoder's weights.
 
     Raises:
@@ -63,7 +63,7 @@ def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels:
     check_not_dilated(encoder)
     if isinstance(encoder, SwinEncoder):
         own = swin_sizes(encoder)
-        args = {"in_chans": channels, "window_size": own.pop("window")} | own
+        args = {"in_chans": image.channels, "window_size": own.pop("window")} | own
         widths = tuple(own["embed_dim"] << i for i in range(len(own["depths"])))
         notes = ["The norms of the first three maps, which pre-training has not, begin at one.", *swin_notes(encoder)]
         return Backbone("SwinTransformer", args, SWIN, widths, notes=notes)
@@ -73,26 +73,26 @@ def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels:
         published = tuple((64 if depth < 50 else 256) << i for i in range(4))
         if widths != published:
             raise ValueError(f"its ResNet of {depth} layers is {published} wide, this one {widths}")
-        args = {"depth": depth, "in_channels": channels}
+        args = {"depth": depth, "in_channels": image.channels}
         return Backbone("ResNet", args, RESNET, widths, (r".*\.num_batches_tracked",))
     if isinstance(encoder, ViTEncoder):
-        return _vit(encoder, size, channels)
+        return _vit(encoder, image)
     raise no_backbone("Detectron2", encoder)
 
 
-def _vit(encoder: ViTEncoder, size: tuple[int, int], channels: int) -> Backbone:
+def _vit(encoder: ViTEncoder, image: ImageSpec) -> Backbone:
     if encoder.grid[0] != encoder.grid[1]:
-        raise ValueError(f"its ViT takes positions of a square image, and this one was trained on {size}")
+        raise ValueError(f"its ViT takes positions of a square image, and this one was trained on {image.size}")
     first = encoder.blocks[0]
     args = {
         "img_size": 1024,
         "patch_size": encoder.patch_size,
-        "in_chans": channels,
+        "in_chans": image.channels,
         "embed_dim": encoder.embed_dim,
         "depth": len(encoder.blocks),
         "num_heads": first.attn.num_heads,
         "mlp_ratio": first.mlp.fc1.out_features / first.mlp.fc1.in_features,
-        "pretrain_img_size": size[0],
+        "pretrain_img_size": image.size[0],
         "pretrain_use_cls_token": True,
     }
     notes = ["The class token and the last norm have no place in it; positions are resized to the images."]

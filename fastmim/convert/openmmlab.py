@@ -12,7 +12,7 @@ from ..model.encoders.beit import BEiTEncoder
 from ..model.encoders.convnet import ConvNeXtEncoder, ResNetEncoder
 from ..model.encoders.swin import SwinEncoder
 from ..model.encoders.vit import ViTEncoder
-from ..parts import Encoder
+from ..parts import Encoder, ImageSpec
 from . import a2mim, a2mim_vit, pixmim
 from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
 from .format import Rule
@@ -66,7 +66,7 @@ RESNET = tuple(
 CONVNEXT = (*a2mim.CONVNEXT, Rule("backbone.norm3.{p}", "encoder.backbone.norm_pre.{p}"))
 
 
-def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels: int) -> Backbone:
+def backbone(spec: Encoder, encoder: nn.Module, image: ImageSpec) -> Backbone:
     """The backbone that takes an encoder's weights.
 
     Raises:
@@ -76,7 +76,7 @@ def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels:
     if isinstance(encoder, SwinEncoder):
         own = swin_sizes(encoder)
         args = {
-            "in_channels": channels,
+            "in_channels": image.channels,
             "embed_dims": own["embed_dim"],
             "patch_size": own["patch_size"],
             "window_size": own["window"],
@@ -89,11 +89,11 @@ def backbone(spec: Encoder, encoder: nn.Module, size: tuple[int, int], channels:
         notes = ["The norms of the first three maps, which pre-training has not, begin at one.", *swin_notes(encoder)]
         return Backbone("SwinTransformer", args, SWIN, widths, notes=notes)
     if isinstance(encoder, ResNetEncoder):
-        return _resnet(encoder, spec.name, channels)
+        return _resnet(encoder, spec.name, image.channels)
     if isinstance(encoder, ConvNeXtEncoder):
-        return _convnext(encoder, channels)
+        return _convnext(encoder, image.channels)
     if isinstance(encoder, BEiTEncoder | ViTEncoder):
-        return _vit(encoder, size, channels)
+        return _vit(encoder, image)
     raise no_backbone("OpenMMLab", encoder)
 
 
@@ -123,7 +123,7 @@ def _convnext(encoder: ConvNeXtEncoder, channels: int) -> Backbone:
     return Backbone("mmpretrain.ConvNeXt", args, CONVNEXT, widths, (r".*\.head\.pre_logits\..*",), notes)
 
 
-def _vit(encoder: BEiTEncoder | ViTEncoder, size: tuple[int, int], channels: int) -> Backbone:
+def _vit(encoder: BEiTEncoder | ViTEncoder, image: ImageSpec) -> Backbone:
     plain = isinstance(encoder, ViTEncoder)
     net = encoder if plain else encoder.backbone
     depth, width, first = len(net.blocks), encoder.embed_dim, net.blocks[0]
@@ -134,9 +134,9 @@ def _vit(encoder: BEiTEncoder | ViTEncoder, size: tuple[int, int], channels: int
             "num_heads": first.attn.num_heads,
             "feedforward_channels": first.mlp.fc1.out_features,
         },
-        "img_size": size,
+        "img_size": image.size,
         "patch_size": encoder.patch_size,
-        "in_channels": channels,
+        "in_channels": image.channels,
         "out_type": "featmap",
         "out_indices": [depth - 1],
         "final_norm": not isinstance(net.norm, nn.Identity),
@@ -149,6 +149,6 @@ def _vit(encoder: BEiTEncoder | ViTEncoder, size: tuple[int, int], channels: int
         "use_shared_rel_pos_bias": net.rel_pos_bias is not None,
         "layer_scale_init_value": 0.0 if first.gamma_1 is None else 0.1,  # 0: it has none
     }
-    height, width_px = size
+    height, width_px = image.size
     notes = [f"Its biases of relative positions are for images, or crops, of {height} x {width_px} pixels only."]
     return Backbone("mmpretrain.BEiTViT", args, BEIT, (width,), notes=notes)

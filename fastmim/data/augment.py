@@ -49,8 +49,8 @@ def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
     """
     from timm.data.auto_augment import posterize, rand_augment_transform
 
-    if len(data.mean) != 3:
-        raise ValueError(f"augment.rand_augment needs images of 3 channels, got {len(data.mean)}: set it to None")
+    if data.image.channels != 3:
+        raise ValueError(f"augment.rand_augment needs images of 3 channels, got {data.image.channels}: set it to None")
     settings = {
         "translate_const": int(min(data.size) * 0.45),
         "img_mean": mean_colour(data.mean),

@@ -124,7 +124,7 @@ class Loader:
             except BadFilesError:
                 continue
         if not usable:
-            return torch.empty((0, *self._data.size, len(self._data.mean)), dtype=torch.uint8), indices[:0]
+            return torch.empty((0, *self._data.size, self._data.image.channels), dtype=torch.uint8), indices[:0]
         return torch.cat(images), torch.stack(usable)
 
     def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -353,7 +353,7 @@ def open_loader(
     Raises:
         ValueError: a number of channels other than 1 or 3; "dali" was asked for and cannot be imported.
     """
-    channels = len(data.mean)
+    channels = data.image.channels
     if channels not in (1, 3):
         raise ValueError(
             f"images have 3 channels (RGB) or 1 (grayscale), as that is what image files decode to; "

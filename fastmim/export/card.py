@@ -25,6 +25,7 @@ from ..model.encoders.convnet import ConvNet
 from ..run.metrics import duration
 from ..tasks.trained import Trained
 from .layouts import Snippet
+from .timm_models import timm_encoder, timm_model
 
 LONGEST = 200
 """Characters of a text from outside that a card holds."""
@@ -70,7 +71,7 @@ def code(text: object) -> str:
 
 
 def _header(trained: Trained) -> str:
-    library = "fastmim" if trained.timm is None else "timm"
+    library = "fastmim" if timm_model(trained) is None else "timm"
     task = "image-feature-extraction" if trained.head is None else "image-classification"
     tags = "".join(f"- {tag}\n" for tag in dict.fromkeys((task, library, "fastmim", "masked-image-modeling")))
     return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{tags}---\n\n"
@@ -95,11 +96,11 @@ def _published(trained: Trained) -> bool:
     """True if the network is timm's of the name in the config, in every shape: a config may change its sizes."""
     import timm
 
-    if (own := trained.spec.timm(trained.size)) is None:
+    if (own := timm_encoder(trained.spec, trained.size)) is None:
         return False
     with torch.device("meta"):
         made, named = (
-            timm.create_model(own["architecture"], num_classes=0, in_chans=len(trained.mean), **args)
+            timm.create_model(own["architecture"], num_classes=0, in_chans=trained.image.channels, **args)
             for args in (own["model_args"], {})
         )
     made, named = (Counter(tuple(p.shape) for p in model.parameters()) for model in (made, named))
@@ -109,7 +110,7 @@ def _published(trained: Trained) -> bool:
 def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
     height, width = trained.size
     facts = [
-        f"Images: {len(trained.mean)} channels, {height} x {width} pixels, values / 255 less mean "
+        f"Images: {trained.image.channels} channels, {height} x {width} pixels, values / 255 less mean "
         f"{_list(trained.mean)}, over standard deviation {_list(trained.std)}.",
         f"Whole images: the central window, {trained.crop.crop_pct:.4g} of the largest that fits, resized to "
         f"{trained.test_size[0]} x {trained.test_size[1]} ({trained.crop.interpolation}, antialiased).",
@@ -117,7 +118,7 @@ def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
         "pixels" + (f"; {trained.classes} logits." if trained.head else "."),
         *notes,
     ]
-    if (own := trained.spec.timm(trained.size)) is not None:
+    if (own := timm_encoder(trained.spec, trained.size)) is not None:
         sizes = ", ".join(f"{name}={value!r}" for name, value in own["model_args"].items() if name != "global_pool")
         facts.insert(0, f"Network: timm's {own['architecture']}" + (f" with {sizes}." if sizes else "."))
     return "\n".join(f"* {fact}" for fact in facts) + f"\n\n```python\n{snippet.code}```"

@@ -197,7 +197,7 @@ def _problem(trained: Trained, layout: Layout, folder: Path) -> str | None:
     compact grid cannot hold a whole image, so there is no such forward for uniform masks; a classifier has none either.
     """
     encoder = trained.model.encoder
-    shape = (2, *trained.test_size, len(trained.mean))
+    shape = (2, *trained.test_size, trained.image.channels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = trained.normalize(images)
     if problem := layout.problem(trained, folder, pixels):

@@ -32,7 +32,7 @@ def openmmlab_backbone(trained: Trained) -> Backbone:
     Raises:
         ValueError: OpenMMLab has none for the encoder.
     """
-    return _placed(trained, openmmlab.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean)))
+    return _placed(trained, openmmlab.backbone(trained.spec, trained.model.encoder, trained.image))
 
 
 def mmseg_backbone(trained: Trained) -> Backbone:
@@ -54,7 +54,7 @@ def detectron2_backbone(trained: Trained) -> Backbone:
     Raises:
         ValueError: Detectron2 has none for the encoder.
     """
-    return _placed(trained, detectron2.backbone(trained.spec, trained.model.encoder, trained.size, len(trained.mean)))
+    return _placed(trained, detectron2.backbone(trained.spec, trained.model.encoder, trained.image))
 
 
 def _placed(trained: Trained, found: Backbone) -> Backbone:
@@ -147,7 +147,7 @@ def _openmmlab(
         "data_preprocessor": {
             "mean": _bytes(trained.mean),
             "std": _bytes(trained.std),
-            "bgr_to_rgb": len(trained.mean) == 3,
+            "bgr_to_rgb": trained.image.channels == 3,
         },
         "backbone": {"_delete_": True, "type": found.kind} | found.args | {"init_cfg": source},
     } | parts

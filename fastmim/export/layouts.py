@@ -18,6 +18,7 @@ from ..host.files import write, writing
 from ..run.tensors import to_bytes
 from ..tasks.trained import FeatureExtractor, Trained
 from .load import CONTENT, from_export
+from .timm_models import tensor_names, timm_model, timm_tokens
 
 TOLERANCE = 1e-4
 """Largest difference where arithmetic is done in another order, of features of root mean square 1."""
@@ -57,7 +58,7 @@ def place_timm(trained: Trained) -> None:
     Raises:
         ValueError: timm has the encoder, but does not pool as it was trained to.
     """
-    _ = trained.timm
+    timm_model(trained)
 
 
 def write_timm(trained: Trained, folder: Path) -> list[str]:
@@ -65,13 +66,13 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
     import timm
 
     plain = trained.merged()
-    own, state = plain.timm, plain.model.state_dict()
-    tensors = {theirs: state[ours] for ours, theirs in plain.names().items()}
+    own, state = timm_model(plain), plain.model.state_dict()
+    tensors = {theirs: state[ours] for ours, theirs in tensor_names(plain).items()}
     with writing(folder / WEIGHTS) as file:
         file.writelines(to_bytes(tensors))
     description = {CONTENT: trained.describe()}
     if own is not None:
-        (height, width), channels, classes = trained.size, len(trained.mean), trained.model.num_classes
+        (height, width), channels, classes = trained.size, trained.image.channels, trained.model.num_classes
         published = timm.get_pretrained_cfg(own["architecture"])
         description |= {
             "architecture": own["architecture"],
@@ -105,7 +106,7 @@ def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     import timm
 
     copies = {"fastmim": from_export(folder).model}
-    if trained.timm is not None:
+    if timm_model(trained) is not None:
         copies["timm"] = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     expected = _outputs(trained, trained.model, images)
     for library, copy in copies.items():
@@ -125,7 +126,7 @@ def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Te
         called = found["features"] if model.fc is None else model.logits(images)
     else:
         tokens = model.forward_features(images)
-        found = {"tokens": trained.spec.timm_tokens(model, images)}
+        found = {"tokens": timm_tokens(trained.spec, model, images)}
         found["features"] = model.forward_head(tokens, pre_logits=True)
         called = model(images)
     if trained.pooled_by.norm != "before":
@@ -142,7 +143,7 @@ def _gives(trained: Trained, ours: bool) -> str:
 
 def timm_snippet(trained: Trained, folder: str) -> Snippet:
     """Python for timm, or for `fastmim.load`."""
-    if trained.timm is None:
+    if timm_model(trained) is None:
         return Snippet("usage.py", f"import fastmim\n\n{_fastmim_call(trained, repr(folder))}")
     return Snippet("usage.py", f"import timm\n\n{_timm_call(trained, f'local-dir:{folder}')}")
 
@@ -151,7 +152,7 @@ def hub_snippet(trained: Trained, folder: str) -> Snippet:
     """The upload, and how others use what was uploaded."""
     upload = "from huggingface_hub import upload_folder\n\n"
     upload += f'upload_folder(repo_id="USER/NAME", folder_path={folder!r})\n\n'
-    if trained.timm is not None:
+    if timm_model(trained) is not None:
         return Snippet("usage.py", f"{upload}import timm\n\n{_timm_call(trained, 'hf-hub:USER/NAME')}")
     load = "import fastmim\nfrom huggingface_hub import snapshot_download\n\n"
     call = _fastmim_call(trained, 'snapshot_download("USER/NAME")')

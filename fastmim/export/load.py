@@ -24,6 +24,7 @@ from ..run.tensors import read_tensors
 from ..tasks.parts import PARTS, PRETRAINING_ONLY, build
 from ..tasks.runs import open_run, outline
 from ..tasks.trained import Description, FeatureExtractor, Trained, with_values
+from .timm_models import tensor_names
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -133,7 +134,7 @@ def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
     try:
         state = read_tensors(file)
         empty = description.outline(with_values(state))
-        places = {theirs: ours for ours, theirs in empty.names().items()}
+        places = {theirs: ours for ours, theirs in tensor_names(empty).items()}
         state = {places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()}
         empty.check(state)
         return empty, state

@@ -54,7 +54,7 @@ def place_onnx(trained: Trained) -> None:
 def write_onnx(trained: Trained, folder: Path) -> list[str]:
     """model.onnx, for any number of images of one size."""
     height, width = trained.test_size
-    images = torch.zeros((2, len(trained.mean), height, width))
+    images = torch.zeros((2, trained.image.channels, height, width))
     with plain(), quiet(), torch.no_grad():
         program = torch.onnx.export(
             Graph(trained.model).eval(),
@@ -109,7 +109,7 @@ def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
 def onnx_snippet(trained: Trained, folder: str) -> Snippet:
     """Python for ONNX Runtime, from an image file on."""
     size = (trained.test_size[1], trained.test_size[0])
-    grey = len(trained.mean) == 1
+    grey = trained.image.channels == 1
     code = f"""import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps

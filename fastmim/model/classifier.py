@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastmim_kernels import mean_fill
 
 from ..config.classify import Augment, Head
+from ..parts import ImageSpec
 from ..samples import sample_index
 
 
@@ -92,8 +93,7 @@ class Classifier(nn.Module):
         augment: Augment,
         labels: Tensor,
         classes: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        image: ImageSpec,
     ):
         from timm.loss import create_classification_loss
 
@@ -107,7 +107,7 @@ class Classifier(nn.Module):
         self.loss = create_classification_loss(
             augment.loss, smoothing=augment.smoothing, soft_targets=self.batch.mixes, bce_sum=augment.loss == "bce"
         )
-        for name, values in (("labels", labels), ("mean", torch.tensor(mean)), ("std", torch.tensor(std))):
+        for name, values in (("labels", labels), ("mean", torch.tensor(image.mean)), ("std", torch.tensor(image.std))):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:

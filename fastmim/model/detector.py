@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastmim_kernels import mean_fill
 
 from ..config.detect import RCNN
+from ..parts import ImageSpec
 from .pyramid import Levels
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -72,7 +73,7 @@ class Detector(nn.Module):
     The encoder's last norm goes: maps of a pyramid do not pass it, and ViTDet's ViT has none.
     """
 
-    def __init__(self, encoder: nn.Module, rcnn: RCNN, classes: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, encoder: nn.Module, rcnn: RCNN, classes: int, image: ImageSpec):
         """classes: of objects, without background."""
         from timm.layers import LayerNorm2d
         from torchvision.models.detection import faster_rcnn, mask_rcnn
@@ -116,7 +117,7 @@ class Detector(nn.Module):
         ):  # fmt: skip
             part.register_forward_pre_hook(lambda module, inputs: cast(inputs, next(module.parameters()).dtype))
             part.register_forward_hook(lambda module, inputs, outputs: cast(outputs, torch.float32))
-        for name, values in (("mean", mean), ("std", std)):
+        for name, values in (("mean", image.mean), ("std", image.std)):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, images: Tensor, ids: Tensor, targets: list[dict[str, Any]]) -> Tensor:

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
-from fastmim_kernels import composite_residual, patch_loss, spectral_loss
+from fastmim_kernels import composite_residual, focal_frequency_loss, patch_loss
 
-from ..parts import Loss, Target
+from ..parts import ImageSpec, Loss, Target
 from ..tokens import Mask, take, unpatchify
 from .losses import ComplexFocalL1, FocalFrequency, FourierLoss, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 
 # Losses that ops compute from the image itself: their `loss` argument. `patch_loss` is for any target made of patches,
 # `composite_residual` computes the spatial part of WithFourier.
 FUSED = {MaskedL1: "l1", MaskedL2: "l2", MaskedFocalL1: "focal_l1"}
-# What `spectral_loss` computes of its residual images.
+# What `focal_frequency_loss` computes of its residual images.
 SPECTRAL = (FocalFrequency, ComplexFocalL1)
 
 
@@ -42,11 +42,11 @@ class Objective(nn.Module):
     images: (B, H, W, C) uint8 (normalised here) or normalised floats.
     """
 
-    def __init__(self, target: Target, loss: Loss, patch_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, target: Target, loss: Loss, patch_size: int, image: ImageSpec):
         super().__init__()
         self.target, self.loss, self.patch_size = target, loss, patch_size
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(image.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std), persistent=False)
 
     @property
     def op(self) -> str | None:
@@ -101,7 +101,7 @@ class Objective(nn.Module):
             visible_weight=loss.visible_weight,
             average=average,
         )
-        return spatial + loss.weight * spectral_loss(residual, **spectral)
+        return spatial + loss.weight * focal_frequency_loss(residual, **spectral)
 
     def compare(self, pred: Tensor, target: Tensor, mask: Mask) -> Tensor:
         """The loss of (B, M, P) predictions of `mask.ids[:, -M:]` against the (B, L, P) targets of every patch.
@@ -141,7 +141,7 @@ class Objective(nn.Module):
 
 
 def spectral_options(fourier: FourierLoss, batch: int) -> tuple[int, dict[str, Any]]:
-    """Returns how many residual images of a batch are averaged, and the options of `spectral_loss`."""
+    """Returns how many residual images of a batch are averaged, and the options of `focal_frequency_loss`."""
     if isinstance(fourier, ComplexFocalL1):
         return 1, {"alpha": fourier.alpha, "gamma": fourier.gamma}
     group = fourier.batch if batch % fourier.batch == 0 else batch

@@ -13,6 +13,7 @@ from fastmim_kernels import mean_fill
 
 from ..config.segment import IGNORED, UPerNet
 from ..host.extras import require
+from ..parts import ImageSpec
 from .encoders.batchnorm import replace_batch_norms
 from .pyramid import LEVELS, Levels
 
@@ -26,9 +27,7 @@ class Segmenter(nn.Module):
     The encoder's last norm goes: a pyramid's maps do not pass it, and the decoder normalises what it reads.
     """
 
-    def __init__(
-        self, encoder: nn.Module, spec: UPerNet, classes: int, mean: tuple[float, ...], std: tuple[float, ...]
-    ):
+    def __init__(self, encoder: nn.Module, spec: UPerNet, classes: int, image: ImageSpec):
         """
         Raises:
             ValueError: a package is missing; or `spec.blocks` are not those of a plain ViT.
@@ -51,7 +50,7 @@ class Segmenter(nn.Module):
             initialize_decoder(hidden)
             self.aux = nn.Sequential(hidden, *classifier(spec.aux_channels, classes, spec.dropout))
         replace_batch_norms(self, spec.bn_batch)
-        for name, values in (("mean", mean), ("std", std)):
+        for name, values in (("mean", image.mean), ("std", image.std)):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, images: Tensor, ids: Tensor, labels: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path |
         ValueError: parts that do not fit each other, the image size or the source.
     """
     data, encoder = config.data, seeded_encoder(config, source)
-    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.mean, data.std)
+    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.image)
 
 
 def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | None) -> nn.Module:
@@ -224,7 +224,7 @@ def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | N
 def build_encoder(spec: Encoder, data: LabelledData) -> nn.Module:
     """An encoder for whole images, of which what they use is trained, tables of positions too."""
     # No image is masked: this is the one masking that an encoder of any kind can be built for.
-    encoder = spec.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    encoder = spec.build(data.image, UniformMasking(secondary=0.0))
     for name, parameter in encoder.named_parameters():
         last = name.rpartition(".")[2]
         if last in PRETRAINING_ONLY or last == "pos_embed":

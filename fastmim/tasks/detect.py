@@ -171,7 +171,7 @@ class Detection(Tested):
                         found += results(self.test_annotations, name, cut, detected)
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
-                shape = (1, *self.config.data.size, len(self.config.data.mean))
+                shape = (1, *self.config.data.size, self.config.data.image.channels)
                 self.module.predict(torch.zeros(shape, dtype=torch.uint8, device=device))
         return found, bad
 
@@ -191,7 +191,7 @@ def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
         ValueError: parts that do not fit each other, the image size or the source.
     """
     data, encoder = config.data, seeded_encoder(config, source)
-    return Detector(encoder, config.rcnn, classes, data.mean, data.std)
+    return Detector(encoder, config.rcnn, classes, data.image)
 
 
 def misfit(annotations: Annotations, name: str, size: tuple[int, int]) -> str | None:

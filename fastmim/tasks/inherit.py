@@ -18,7 +18,7 @@ from ..config.base import Config, Experiment, to_json
 from ..config.classify import Finetune, Probe
 from ..export.load import outline_export
 from ..host.terminal import shown
-from ..parts import Decoder, Encoder
+from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
 from . import classify, pretrain
 from .parts import build
@@ -40,9 +40,7 @@ class Source:
 
     encoder: Encoder
     decoder: Decoder | None
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    image: ImageSpec
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,12 @@ def inherit(config: Experiment, given: Mapping[str, str]) -> Inherited:
             return Inherited(config)
         if not _fits(config, source):
             taken = {"encoder": _as_tuned(source.encoder, config.encoder), "decoder": source.decoder}
-            taken["data.size"] = source.size
+            taken["data.size"] = source.image.size
     elif not _fits(config, source):
         taken = {"encoder": _as_tuned(source.encoder, config.encoder)}
         if isinstance(config, Finetune | Probe):  # other tasks have sizes of their own
-            taken["data.size"] = source.size
-    taken |= {"data.mean": source.mean, "data.std": source.std}
+            taken["data.size"] = source.image.size
+    taken |= {"data.mean": source.image.mean, "data.std": source.image.std}
     return _with(config, taken, given, source)
 
 
@@ -124,8 +122,8 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
             new = _set(new, name, value)
             before[name] = to_json(old)
             notes += _differences(name, old, value)
-    if "encoder" not in taken and source.size != config.data.size and isinstance(config, Finetune | Probe):
-        notes.append(f"data.size {_words(config.data.size)} is the config's (there {_words(source.size)})")
+    if "encoder" not in taken and source.image.size != config.data.size and isinstance(config, Finetune | Probe):
+        notes.append(f"data.size {_words(config.data.size)} is the config's (there {_words(source.image.size)})")
     return Inherited(new, before, f"from {init}: {', '.join(notes)}" if notes else "")
 
 
@@ -158,14 +156,14 @@ def _of_export(folder: Path) -> Source:
         found, _ = outline_export(folder)
     except ValueError as error:
         raise DescriptionError(error) from error
-    return Source(found.spec, None, found.size, found.mean, found.std)
+    return Source(found.spec, None, found.image)
 
 
 def _of_run(folder: Path) -> Source:
     """The network of a run folder."""
     config, _ = open_run(folder, "run.init")
-    data, decoder = config.data, config.decoder if isinstance(config, Config) else None
-    return Source(config.encoder, decoder, data.size, data.mean, data.std)
+    decoder = config.decoder if isinstance(config, Config) else None
+    return Source(config.encoder, decoder, config.data.image)
 
 
 def _as_tuned(theirs: Encoder, ours: Encoder) -> Encoder:
@@ -179,13 +177,13 @@ def _fits(config: Experiment, source: Source) -> bool:
     parts = [(config.encoder, source.encoder)]
     if isinstance(config, Config):
         parts.append((config.decoder, source.decoder))
-        if config.data.size != source.size:
+        if config.data.size != source.image.size:
             return False
-    if len(config.data.mean) == len(source.mean) and all(_similar(ours, theirs) for ours, theirs in parts):
+    if config.data.image.channels == source.image.channels and all(_similar(ours, theirs) for ours, theirs in parts):
         return True
     # The same network can be written in several ways: a depth may be a number or that of a name.
     try:
-        data = replace(config.data, mean=source.mean, std=source.std)
+        data = replace(config.data, mean=source.image.mean, std=source.image.std)
         with torch.device("meta"):  # only shapes are compared
             if isinstance(config, Config):
                 ours, theirs = (
@@ -194,7 +192,7 @@ def _fits(config: Experiment, source: Source) -> bool:
                 )
                 return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
             ours = classify.build_encoder(config.encoder, data)
-            theirs = classify.build_encoder(source.encoder, replace(data, size=source.size))
+            theirs = classify.build_encoder(source.encoder, replace(data, size=source.image.size))
             return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
     except ValueError:
         return False

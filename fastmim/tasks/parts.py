@@ -43,11 +43,11 @@ def build(config: Config) -> MIM:
         raise ValueError(f"expected a pre-training config (Config), got {type(config).__name__}")
     torch.manual_seed(config.train.seed)
     data = config.data
-    encoder = config.encoder.build(data.size, data.mean, data.std, config.masking)
+    encoder = config.encoder.build(data.image, config.masking)
     decoder = config.decoder.build(encoder)
     if problem := config.loss.misfit(data.size):
         raise ValueError(problem)
-    objective = Objective(config.target, config.loss, encoder.patch_size, data.mean, data.std)
+    objective = Objective(config.target, config.loss, encoder.patch_size, data.image)
     mim = MIM(config.masking, encoder, decoder, objective, config.train.seed)
     one = torch.zeros(1, dtype=torch.int64, device="cpu")
     config.masking(config.train.seed, one, encoder.grid, encoder.patch_size)  # refuses a ratio that cannot be

@@ -177,8 +177,7 @@ def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _encoder(config: Experiment) -> nn.Module:
     """The encoder of a config, under the name that it has in a module."""
-    data = config.data
-    encoder = config.encoder.build(data.size, data.mean, data.std, UniformMasking(secondary=0.0))
+    encoder = config.encoder.build(config.data.image, UniformMasking(secondary=0.0))
     return nn.ModuleDict({"encoder": encoder})
 
 

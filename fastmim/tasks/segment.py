@@ -141,7 +141,7 @@ class Segmentation(Tested):
         """Counts pixels of this process's test images by class and prediction; says which cannot be used."""
         data, module, device, bad = self.config.data, self.module, self.process.device, {}
         fit = "cover" if data.test_mode == "slide" else "inside"
-        settings = data.size, fit, data.crop.interpolation, len(data.mean), self.threads
+        settings = data.size, fit, data.crop.interpolation, data.image.channels, self.threads
         sums = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
         indices = self.share(range(len(self.test)))
         turns = -(-len(self.test) // self.process.world)
@@ -154,7 +154,7 @@ class Segmentation(Tested):
                 sums += confusion(slide(module, image.to(device), data.size, data.step), labels.to(device))
                 turns -= 1
             for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
-                module.predict(torch.zeros((1, *data.size, len(data.mean)), dtype=torch.uint8, device=device))
+                module.predict(torch.zeros((1, *data.size, data.image.channels), dtype=torch.uint8, device=device))
         return sums, bad
 
     def words(self) -> str:
@@ -173,4 +173,4 @@ def build(config: Segment, source: Path | None = None) -> Segmenter:
         ValueError: parts that do not fit each other, the image size or the source.
     """
     data, encoder = config.data, seeded_encoder(config, source)
-    return Segmenter(encoder, config.decoder, data.classes, data.mean, data.std)
+    return Segmenter(encoder, config.decoder, data.classes, data.image)

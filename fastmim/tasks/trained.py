@@ -20,7 +20,7 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
-from ..parts import Encoder, Masking
+from ..parts import Encoder, ImageSpec, Masking
 from ..tokens import as_map
 from .parts import PRETRAINING_ONLY
 
@@ -131,6 +131,11 @@ class Description:
         if (self.head is None) != (self.classes == 0):
             raise ValueError(f"head and classes: expected both or neither, got {self.head} and {self.classes}")
 
+    @property
+    def image(self) -> ImageSpec:
+        """Size and normalisation of the images that the encoder is built for."""
+        return ImageSpec(self.size, self.mean, self.std)
+
     def describe(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
         return {f.name: to_json(getattr(self, f.name)) for f in fields(Description)}
@@ -145,7 +150,7 @@ class Description:
             ValueError: the fields do not fit each other.
         """
         try:
-            encoder = self.spec.build(self.size, self.mean, self.std, self.masking)
+            encoder = self.spec.build(self.image, self.masking)
         except (RuntimeError, ArithmeticError, TypeError, IndexError, AssertionError, AttributeError) as error:
             raise ValueError(f"expected sizes that fit each other, got size={self.size} and {self.spec}") from error
         pool = pooling(encoder, self.head or Head())
@@ -207,7 +212,7 @@ class Trained(Description):
             raise ValueError(f"{others[0]} has no place in {type(self.spec).__name__}")
         for name, ours in expected.items():
             if name not in state:
-                if not _unused(name):
+                if not unused(name):
                     raise ValueError(f"{name} is missing")
             elif state[name].shape != ours.shape or state[name].is_floating_point() != ours.is_floating_point():
                 found = state[name]
@@ -236,18 +241,6 @@ class Trained(Description):
             what = "the mean over all positions" + (", without the class token" * self.model.encoder.num_prefix_tokens)
         return what + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
 
-    @property
-    def timm(self) -> dict[str, Any] | None:
-        """The timm model of the weights, see `Encoder.timm`, told to pool and classify as `model` does.
-
-        Raises:
-            ValueError: timm has the encoder, but does not pool so.
-        """
-        if (own := self.spec.timm(self.size)) is None:
-            return None
-        args, _ = self.spec.timm_classifier(self.pooled_by.pool, self.pooled_by.norm)
-        return own | {"model_args": own["model_args"] | args}
-
     def merged(self) -> Trained:
         """The same with one linear layer as its classifier, a probe's batch norm in its weights (in float64)."""
         if not isinstance(self.model.fc, nn.Sequential):
@@ -263,29 +256,15 @@ class Trained(Description):
         """From a PIL image to a normalised (C, H, W) float32 tensor, with the pixels that evaluation sees."""
         from torchvision.transforms import Compose
 
-        return Compose([Window(self.crop, self.test_size, len(self.mean)), Normalize(self.mean, self.std)])
+        return Compose([Window(self.crop, self.test_size, self.image.channels), Normalize(self.image)])
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, H, W, C) uint8 to (B, C, H, W) float32, contiguous."""
         pixels = mean_fill(images, None, torch.tensor(self.mean), torch.tensor(self.std), torch.float32)
         return pixels.permute(0, 3, 1, 2).contiguous()
 
-    def names(self) -> dict[str, str]:
-        """Name of each tensor of `model` in an export's file: timm's if it has the model, else ours."""
-        if self.timm is None:
-            return {name: name.removeprefix("encoder.") for name in self.model.state_dict()}
-        prefix = "encoder.backbone." if hasattr(self.model.encoder, "backbone") else "encoder."
-        renamed, found = self.spec.timm_classifier(self.pooled_by.pool, self.pooled_by.norm)[1], {}
-        for name in self.model.state_dict():
-            if _unused(name):
-                continue
-            new = name.removeprefix(prefix)
-            part = next((part for part in renamed if new.startswith(f"{part}.")), None)
-            found[name] = new if part is None else renamed[part] + new.removeprefix(part)
-        return found
 
-
-def _unused(name: str) -> bool:
+def unused(name: str) -> bool:
     """True if no output for whole images depends on a parameter: of pre-training, or of a layer of timm's head."""
     return name.rpartition(".")[2] in PRETRAINING_ONLY or ".pre_logits." in name
 
@@ -314,8 +293,8 @@ class Window:
 class Normalize:
     """(H, W, C) uint8 to (C, H, W) float32, (x / 255 - mean) / std."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+    def __init__(self, image: ImageSpec):
+        self.mean, self.std = torch.tensor(image.mean), torch.tensor(image.std)
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         image = mean_fill(torch.from_numpy(pixels)[None], None, self.mean, self.std, torch.float32)

@@ -31,7 +31,7 @@ def test_functions_run(name):
 def test_rows_and_roofline(compiled, tmp_path, capsys, monkeypatch):
     if not compiled:  # the compiler takes most of the time
         monkeypatch.setattr(torch, "compile", lambda function: function)
-    words = "--op unshuffle --case".split() + ["batch 8", "--dtype", "fp32", "--samples", "2"]
+    words = ["--op", "unshuffle", "--case", "batch 8", "--dtype", "fp32", "--samples", "2"]
     speed.main([*words, "--plot", str(tmp_path / "a.png")])
     table = capsys.readouterr().out
     assert all(word in table for word in ("official", "compiled", "copy", "forward", "backward", "both"))

@@ -62,10 +62,11 @@ def test_a_line_has_time_and_memory_beside_the_published_code(results):
 
 
 def test_pairs_are_of_one_run(results, monkeypatch):
-    """A row of another commit is not compared with one of this."""
+    """Rows of two commits are not compared."""
     config, now = "configs/mae/pretrain/vit_base_patch16_224_800ep.py", record.provenance("cpu")
-    for commit, seconds, arms in (("a" * 40, 1.0, ("ours", "eager")), ("b" * 40, 5.0, ("ours", "compile"))):
-        monkeypatch.setattr(record, "provenance", lambda device, commit=commit: now | {"commit": commit})
+    runs = {"a": (1.0, ("ours", "eager")), "b": (5.0, ("ours", "compile")), "c": (2.0, ("sdpa",))}
+    for commit, (seconds, arms) in runs.items():
+        monkeypatch.setattr(record, "provenance", lambda device, commit=commit: now | {"commit": 40 * commit})
         for arm in arms:
             record_step(config, arm, seconds)
     pairs = readme.step_rows()[config, now["hardware"]]
@@ -99,14 +100,21 @@ def test_arms_of_the_transfer_campaign_have_means_and_spreads(results):
 
 
 def test_a_page_is_filled_between_its_markers():
-    page = "before\n<!-- commands: make readme -->\nold\n<!-- end of commands -->\nafter\n"
+    page = "before\n<!-- commands: make readme -->\nbefore this\n<!-- end of commands -->\nafter\n"
     fresh = readme.rendered(page)
-    assert fresh.startswith("before\n") and fresh.endswith("after\n") and "old" not in fresh and "| `ops` |" in fresh
+    assert (
+        fresh.startswith("before\n")
+        and fresh.endswith("after\n")
+        and "before this" not in fresh
+        and "| `ops` |" in fresh
+    )
     assert readme.rendered(fresh) == fresh
     assert readme.rendered("# no table\n") == "# no table\n"
 
 
-@pytest.mark.parametrize("page", ["<!-- nothing: make readme -->\n<!-- end of nothing -->\n", "<!-- steps: make readme -->\n"])
+@pytest.mark.parametrize(
+    "page", ["<!-- nothing: make readme -->\n<!-- end of nothing -->\n", "<!-- steps: make readme -->\n"]
+)
 def test_a_marker_without_a_table_or_an_end_is_refused(page):
     with pytest.raises(ValueError, match="expected <!-- NAME: make readme -->"):
         readme.rendered(page)
@@ -114,7 +122,7 @@ def test_a_marker_without_a_table_or_an_end_is_refused(page):
 
 def test_stale_tables_are_named(results, monkeypatch, tmp_path):
     page = tmp_path / "README.md"
-    page.write_text("<!-- commands: make readme -->\nold\n<!-- end of commands -->\n")
+    page.write_text("<!-- commands: make readme -->\nbefore this\n<!-- end of commands -->\n")
     monkeypatch.setattr(record, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="stale tables in README.md"):
         readme.main(["--check"])

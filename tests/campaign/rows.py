@@ -32,6 +32,7 @@ from fastmim.engine.engine import Process
 from fastmim.engine.process import init_distributed
 from fastmim.export.export import export_encoder
 from fastmim.export.load import from_export
+from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.parts import Encoder
 from fastmim.run import checkpoint
 from fastmim.tasks.pretrain import Pretrain, build
@@ -161,7 +162,7 @@ def attempt(path: Path, images: Path, small: bool = False, **how: Any) -> dict:
         "reduced": changed,
         "losses": [round(loss, 6) for loss in losses],
         "resumed": "bit for bit",
-        "export": "timm, bit-equal" if config.encoder.timm(config.data.size) else "own format, bit-equal",
+        "export": "timm, bit-equal" if timm_encoder(config.encoder, config.data.size) else "own format, bit-equal",
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -176,9 +177,9 @@ def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
     mim.load_state_dict(model)
     shape = (1, len(config.data.mean), *config.data.size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    if config.encoder.timm(config.data.size):
+    if timm_encoder(config.encoder, config.data.size):
         copy = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        features = config.encoder.timm_tokens(copy, images)
+        features = timm_tokens(config.encoder, copy, images)
     else:
         features = from_export(folder).model.tokens(images)
     assert torch.equal(features, mim.eval().encoder.features(images)), "the exported encoder is another"

@@ -19,9 +19,10 @@ from fastmim.model.masking import BlockMasking
 from fastmim.model.mim import MIM
 from fastmim.model.objective import Objective, spectral_options
 from fastmim.model.targets import LowPass, Pixels
+from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
-from fastmim_kernels import spectral_loss, use_reference
+from fastmim_kernels import focal_frequency_loss, use_reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -82,7 +83,7 @@ def test_fused_loss_and_its_gradient(golden, name):
     pred = data["pred"].clone().requires_grad_()
     hidden = data["mask"].flatten(1)
     mask = Mask(hidden.argsort(stable=True, dim=1), int((hidden == 0)[0].sum()), (4, 4))
-    objective = Objective(Pixels(), our_loss(name), 16, MEAN, STD)
+    objective = Objective(Pixels(), our_loss(name), 16, ImageSpec((64, 64), MEAN, STD))
     assert objective.op == "composite_residual"
     rows = take(patchify(channels_last(pred), 16), mask.ids)
     check(objective(rows, channels_last(data["target"]).contiguous(), mask), pred, data, name)
@@ -107,7 +108,7 @@ def test_focal_frequency(golden, family, name, degenerate, fused):
     residual = channels_last(pred - data["target"])
     if fused:
         average, options = spectral_options(loss, len(pred))
-        value = spectral_loss(residual.unflatten(0, (-1, average)).mean(1), **options)
+        value = focal_frequency_loss(residual.unflatten(0, (-1, average)).mean(1), **options)
     else:
         value = loss.of_residual(residual)
     value = given.get("loss_weight", 1.0) * value
@@ -155,7 +156,7 @@ def test_kernels_change_nothing(loss, target, dtype):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (6, 32, 48, 3), dtype=torch.uint8, generator=generator)
     mask = Mask(torch.rand(6, 6, generator=generator).argsort(1), 2, (2, 3))
-    objective = Objective(target, loss, 16, MEAN, STD)
+    objective = Objective(target, loss, 16, ImageSpec((64, 64), MEAN, STD))
     results = []
     for reference in (False, True):
         use_reference(reference)
@@ -174,15 +175,15 @@ def test_kernels_change_nothing(loss, target, dtype):
 
 
 def test_the_path_is_told():
-    said = Objective(Pixels(), WithFourier(), 16, MEAN, STD).describe("cpu", 256)
+    said = Objective(Pixels(), WithFourier(), 16, ImageSpec((64, 64), MEAN, STD)).describe("cpu", 256)
     assert said == "Pixels + WithFourier: fused composite_residual (cpp)"
 
 
 def test_the_path_told_on_references_is_the_one_taken():
     use_reference()
     try:
-        composite = Objective(Pixels(), WithFourier(), 16, MEAN, STD).describe("cpu", 256)
-        patches = Objective(Pixels(), MaskedFocalL1(), 16, MEAN, STD).describe("cpu", 256)
+        composite = Objective(Pixels(), WithFourier(), 16, ImageSpec((64, 64), MEAN, STD)).describe("cpu", 256)
+        patches = Objective(Pixels(), MaskedFocalL1(), 16, ImageSpec((64, 64), MEAN, STD)).describe("cpu", 256)
     finally:
         use_reference(False)
     assert composite == "Pixels + WithFourier: target built in full, then compared (kernels = reference)"
@@ -195,7 +196,7 @@ def test_fused_focal_l1_alone(loss):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 32, 48, 3), dtype=torch.uint8, generator=generator)
     mask = Mask(torch.rand(3, 6, generator=generator).argsort(1), 2, (2, 3))
-    objective = Objective(Pixels(), loss, 16, MEAN, STD)
+    objective = Objective(Pixels(), loss, 16, ImageSpec((64, 64), MEAN, STD))
     assert objective.op == "patch_loss"
     pred = torch.randn(3, 4, 768, generator=generator).requires_grad_()
     value, expected = objective(pred, images, mask), objective.compare(pred, objective.targets(images), mask)
@@ -244,9 +245,12 @@ def networks(loss, **fields):
         else:
             backbone, dim = published.ConvNeXt(depths, dims, **place), dims[-1]
         theirs = published.A2MIM(backbone, published.Neck(dim, 32, spec.fill), published.head_of(loss), spec.fill)
-        encoder = spec.build((96, 128), MEAN, STD, masking)
+        encoder = spec.build(ImageSpec((96, 128), MEAN, STD), masking)
         decoder = LinearHead(init="trunc_normal").build(encoder)
-        yield MIM(masking, encoder, decoder, Objective(Pixels(), loss, 32, MEAN, STD), seed=0), theirs
+        yield (
+            MIM(masking, encoder, decoder, Objective(Pixels(), loss, 32, ImageSpec((96, 128), MEAN, STD)), seed=0),
+            theirs,
+        )
 
 
 def official(ours, state):

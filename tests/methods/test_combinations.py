@@ -15,6 +15,7 @@ from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin,
 from fastmim.model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 from fastmim.model.masking import BlockMasking, JointMasking, RandomMasking, UniformMasking
 from fastmim.model.targets import LowPass, NormalizedPatches, Pixels
+from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
 from tests.methods.tiny import tiny
 
@@ -242,7 +243,7 @@ FIELDS = {
 def test_sizes_that_do_not_fit_each_other_are_refused_at_build(name):
     encoder, words = SIZES[name]
     with pytest.raises(ValueError, match=words), torch.device("meta"):
-        encoder.build((64, 64), (0.5,) * 3, (0.25,) * 3, RandomMasking())
+        encoder.build(ImageSpec((64, 64), (0.5,) * 3, (0.25,) * 3), RandomMasking())
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -17,6 +17,7 @@ from fastmim.model.masking import RandomMasking, UniformMasking
 from fastmim.model.mim import MIM
 from fastmim.model.objective import Objective
 from fastmim.model.targets import NormalizedPatches
+from fastmim.parts import ImageSpec
 from fastmim.tasks import pretrain
 from fastmim.tokens import Mask
 
@@ -32,9 +33,9 @@ def official_name(ours):
 
 def build(target=None, size=(96, 96)):
     torch.manual_seed(0)
-    encoder = SPEC.build(size, MEAN, STD, RandomMasking())
+    encoder = SPEC.build(ImageSpec(size, MEAN, STD), RandomMasking())
     decoder = TransformerDecoder(dim=8, depth=2, num_heads=2).build(encoder)
-    objective = Objective(target or NormalizedPatches(), MaskedL2(), 16, MEAN, STD)
+    objective = Objective(target or NormalizedPatches(), MaskedL2(), 16, ImageSpec(size, MEAN, STD))
     mim = MIM(RandomMasking(), encoder, decoder, objective, seed=0)
     for p in mim.parameters():
         if p.requires_grad:
@@ -64,9 +65,15 @@ def test_autocast_stays_close(images, mask, dtype):
 
 def test_official_forward(golden, check_gradients):
     data = golden("forward_convmae_tiny")
-    encoder = SPEC.build((224, 224), MEAN, STD, RandomMasking())
+    encoder = SPEC.build(ImageSpec((224, 224), MEAN, STD), RandomMasking())
     decoder = TransformerDecoder(dim=16, depth=1, num_heads=2).build(encoder)
-    mim = MIM(RandomMasking(), encoder, decoder, Objective(NormalizedPatches(), MaskedL2(), 16, MEAN, STD), seed=0)
+    mim = MIM(
+        RandomMasking(),
+        encoder,
+        decoder,
+        Objective(NormalizedPatches(), MaskedL2(), 16, ImageSpec((224, 224), MEAN, STD)),
+        seed=0,
+    )
     mim.load_state_dict({k: data[f"sd/{official_name(k)}"] for k in mim.state_dict()}, strict=True)
     images = data["img"].float().permute(0, 2, 3, 1).contiguous()
     mask = Mask(data["noise"].argsort(dim=1), 49, (14, 14))
@@ -107,15 +114,15 @@ def test_activation_checkpointing_changes_nothing(images, mask):
 
 def test_uniform_masks_work_and_secondary_ones_are_refused(images):
     masking = UniformMasking(secondary=0)
-    encoder = SPEC.build((96, 96), MEAN, STD, masking)
+    encoder = SPEC.build(ImageSpec((96, 96), MEAN, STD), masking)
     assert encoder(images, masking(0, torch.arange(3), (6, 6), 16)).shape == (3, 9, 16)
     with pytest.raises(ValueError, match=r"UniformMasking\(secondary=0\)"):
-        SPEC.build((96, 96), MEAN, STD, UniformMasking())
+        SPEC.build(ImageSpec((96, 96), MEAN, STD), UniformMasking())
 
 
 def test_refused_sizes():
     with pytest.raises(ValueError, match=r"multiple of 16 for ConvMAE; the nearest is \(96, 96\)"):
-        SPEC.build((96, 100), MEAN, STD, RandomMasking())
+        SPEC.build(ImageSpec((96, 100), MEAN, STD), RandomMasking())
     with pytest.raises(ValueError, match="encoder.num_heads=5"):
         replace(SPEC, num_heads=5)
 
@@ -123,7 +130,7 @@ def test_refused_sizes():
 def test_published_sizes():
     """The sheet's parameter counts, in millions, with the fixed position tables: 84.6 + 4.33 + 26.1 = 115.0."""
     with torch.device("meta"):
-        encoder = ConvMAE().build((224, 224), MEAN, STD, RandomMasking())
+        encoder = ConvMAE().build(ImageSpec((224, 224), MEAN, STD), RandomMasking())
         decoder = TransformerDecoder().build(encoder)
     counts = {}
     for name, p in [*encoder.named_parameters(), *(("decoder", p) for p in decoder.parameters())]:
@@ -140,7 +147,7 @@ def test_initialisation():
     """Xavier on the flattened third patch embedding and on linear layers; torch's own on the other convolutions."""
     torch.manual_seed(0)
     encoder = ConvMAE(embed_dims=(64, 96, 128), depths=(1, 1, 1), num_heads=2).build(
-        (32, 32), MEAN, STD, RandomMasking()
+        ImageSpec((32, 32), MEAN, STD), RandomMasking()
     )
 
     def bound(out_features, in_features):

@@ -12,11 +12,13 @@ from bench.published import a2mim as published
 from fastmim.config.base import load
 from fastmim.convert.a2mim import FORMATS
 from fastmim.convert.official import to_official
+from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders.batchnorm import BatchNorm
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet
 from fastmim.model.encoders.dense import DenseInput
 from fastmim.model.masking import BlockMasking, RandomMasking, UniformMasking
+from fastmim.parts import ImageSpec
 from fastmim.tasks import parts
 from fastmim.tokens import Mask
 from tests.methods.tiny import ROOT
@@ -30,7 +32,7 @@ KINDS = [ResNet, ConvNeXt]
 def build(spec, masking=None, size=(64, 128)):
     torch.manual_seed(0)
     masking = masking or (BlockMasking() if spec.reads == "all" else UniformMasking())
-    return spec.build(size, MEAN, STD, masking), masking
+    return spec.build(ImageSpec(size, MEAN, STD), masking), masking
 
 
 def draw(encoder, masking, count=2):
@@ -43,7 +45,9 @@ def test_mean_fill(golden):
     ids = hidden.flatten(1).byte().argsort(dim=1, stable=True)
     mask = Mask(ids, int((~hidden[0]).sum()), (4, 4))
     assert torch.equal(mask.mask.view(2, 4, 4), hidden)
-    filled = DenseInput((0.0,) * 3, (1.0,) * 3, "mean")(data["target"].permute(0, 2, 3, 1), mask, torch.float32)
+    filled = DenseInput(ImageSpec((64, 64), (0.0,) * 3, (1.0,) * 3), "mean")(
+        data["target"].permute(0, 2, 3, 1), mask, torch.float32
+    )
     torch.testing.assert_close(filled, data["masked_input_mean"], rtol=0, atol=1e-6)
 
 
@@ -61,7 +65,7 @@ def test_mean_fill(golden):
 def test_parameters(spec, millions):
     heads = {"resnet": 6.295, "convnext_small": 2.362, "convnext_base": 3.149}
     with torch.device("meta"):
-        encoder = spec.build((224, 224), MEAN, STD, BlockMasking())
+        encoder = spec.build(ImageSpec((224, 224), MEAN, STD), BlockMasking())
         head = LinearHead().build(encoder)
     assert round(sum(p.numel() for p in encoder.backbone.parameters()) / 1e6, 3) == millions
     assert next(v for k, v in heads.items() if spec.name.startswith(k)) == round(
@@ -74,7 +78,7 @@ def test_every_official_name_is_converted_both_ways():
     entries = json.loads((GOLDEN / "state_dict_keys/a2mim_r50.json").read_text())["entries"]
     shapes = {e["key"]: tuple(e["shape"]) for e in entries}
     with torch.device("meta"):
-        encoder = ResNet().build((224, 224), MEAN, STD, BlockMasking())
+        encoder = ResNet().build(ImageSpec((224, 224), MEAN, STD), BlockMasking())
         ours = nn.ModuleDict({"encoder": encoder, "decoder": LinearHead().build(encoder)}).state_dict()
         theirs = {name: torch.empty(shape) for name, shape in shapes.items()}
         assert [f.recognises(theirs) for f in FORMATS] == [True, False, False, False]
@@ -88,7 +92,7 @@ def test_convnext_names_are_converted_both_ways():
     with torch.device("meta"):
         backbone = published.ConvNeXt(*published.CONVNEXTS["convnext_small"])
         theirs = published.A2MIM(backbone, published.Neck(768, 32), published.A2MIMHead()).state_dict()
-        encoder = ConvNeXt().build((224, 224), MEAN, STD, BlockMasking())
+        encoder = ConvNeXt().build(ImageSpec((224, 224), MEAN, STD), BlockMasking())
         ours = nn.ModuleDict({"encoder": encoder, "decoder": LinearHead().build(encoder)}).state_dict()
         assert [f.recognises(theirs) for f in FORMATS] == [False, True, False, False]
         converted, unmatched = FORMATS[1].to_ours(theirs)
@@ -107,13 +111,13 @@ def test_features_are_timms(kind, reads, stride):
     spec = kind(**SMALL, reads=reads, output_stride=stride)
     encoder, _ = build(spec)
     encoder.eval()
-    description = spec.timm((64, 128))
+    description = timm_encoder(spec, (64, 128))
     model = timm.create_model(description["architecture"], num_classes=0, **description["model_args"]).eval()
     model.load_state_dict(encoder.backbone.state_dict(), strict=True)
     images = torch.randn(2, 3, 64, 128)
     features = encoder.features(images)
     assert features.shape == (2, 64 * 128 // stride**2, encoder.embed_dim)
-    assert torch.equal(features, spec.timm_tokens(model, images))
+    assert torch.equal(features, timm_tokens(spec, model, images))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -300,7 +304,7 @@ def test_batch_norm_says_what_its_statistics_are_of():
 )
 def test_what_cannot_work_is_refused(spec, masking, size, said):
     with pytest.raises(ValueError, match=said):
-        spec.build(size, MEAN, STD, masking)
+        spec.build(ImageSpec(size, MEAN, STD), masking)
 
 
 def test_a_stage_that_does_not_exist_is_refused():

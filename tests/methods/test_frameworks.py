@@ -24,6 +24,7 @@ from fastmim.data.crops import CenterCrop
 from fastmim.export import export
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.model.masking import UniformMasking
+from fastmim.parts import ImageSpec
 from fastmim.tasks import classify
 from fastmim.tasks.parts import PRETRAINING_ONLY, build
 from tests.methods import published_backbones as published
@@ -92,7 +93,7 @@ CASES = {
 
 
 def encoder_of(spec, size: tuple[int, int]) -> nn.Module:
-    return spec.build(size, MEAN, MEAN, UniformMasking(secondary=0.0))
+    return spec.build(ImageSpec(size, MEAN, MEAN), UniformMasking(secondary=0.0))
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -109,7 +110,7 @@ def test_names_and_shapes_are_the_library_s(case):
     spec = replace(spec, reads="all") if isinstance(spec, ViT) else spec
     with torch.device("meta"):
         encoder = encoder_of(spec, size)
-    found = library.backbone(spec, encoder, size, 3).state(tensors(encoder, PRETRAINING_ONLY))
+    found = library.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).state(tensors(encoder, PRETRAINING_ONLY))
     found = {name.removeprefix("backbone."): tuple(tensor.shape) for name, tensor in found.items()}
     absent = ABSENT if any(name.startswith("norm0.") for name in expected) else set()
     assert found == {name: shape for name, shape in expected.items() if name not in absent}
@@ -120,7 +121,7 @@ def test_values_come_back(case):
     library, spec, size, _ = CASES[case]
     encoder = randomized(encoder_of(spec, size))
     ours = tensors(encoder, PRETRAINING_ONLY)
-    backbone = library.backbone(spec, encoder, size, 3)
+    backbone = library.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN))
     back = backbone.inverse(backbone.state(ours))
     assert len(back) > 20 and all(torch.equal(tensor, ours[name]) for name, tensor in back.items())
     left = {name.rpartition(".")[2] for name in ours.keys() - back.keys()}
@@ -131,7 +132,7 @@ def test_merged_patches_are_in_the_order_of_unfold():
     """mmcv's PatchMerging: nn.Unfold of 2 x 2, so (channel, row, column), norm, linear."""
     spec, size = CASES["mmdet Swin"][1:3]
     encoder = randomized(encoder_of(spec, size))
-    state = openmmlab.backbone(spec, encoder, size, 3).state(tensors(encoder, PRETRAINING_ONLY))
+    state = openmmlab.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).state(tensors(encoder, PRETRAINING_ONLY))
     x = torch.randn(2, 6, 4, 8, generator=torch.Generator().manual_seed(0))
     unfolded = F.unfold(x.permute(0, 3, 1, 2), 2, stride=2).transpose(1, 2)
     name = "backbone.stages.0.downsample"
@@ -145,7 +146,7 @@ def test_indices_of_windows_are_openmmlab_s():
     """mmdet's WindowMSA makes its index from sums instead of differences."""
     spec, size = CASES["mmdet Swin"][1:3]
     encoder = encoder_of(spec, size)
-    state = openmmlab.backbone(spec, encoder, size, 3).state(tensors(encoder, PRETRAINING_ONLY))
+    state = openmmlab.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).state(tensors(encoder, PRETRAINING_ONLY))
     place = (torch.arange(3)[:, None] * 5 + torch.arange(3)).flatten()
     expected = (place[:, None] + place).flip(1)
     assert torch.equal(state[f"backbone.stages.0.blocks.0.attn.w_msa.{INDEX}"], expected)

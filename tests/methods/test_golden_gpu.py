@@ -1,4 +1,4 @@
-"""Outputs of the official code in float32 on a GPU (tests/golden). Run by `python -m bench.gpu_check`."""
+"""Outputs of the official code in float32 on a GPU (tests/golden). Run by `python -m bench gpu_check`."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from fastmim.model.masking import RandomMasking
 from fastmim.model.mim import MIM
 from fastmim.model.objective import Objective
 from fastmim.model.targets import NormalizedPatches
+from fastmim.parts import ImageSpec
 from fastmim.tokens import Mask
 from tests.methods import test_convmae, test_simmim
 
@@ -28,10 +29,10 @@ def full_precision():
 
 def mae(data):
     encoder = ViT("vit_base_patch16_224", embed_dim=64, depth=2, num_heads=4).build(
-        (96, 96), *IDENTITY, RandomMasking()
+        ImageSpec((96, 96), *IDENTITY), RandomMasking()
     )
     decoder = TransformerDecoder(dim=32, depth=1, num_heads=4).build(encoder)
-    objective = Objective(NormalizedPatches(), MaskedL2(), 16, *IDENTITY)
+    objective = Objective(NormalizedPatches(), MaskedL2(), 16, ImageSpec((96, 96), *IDENTITY))
     mim = MIM(RandomMasking(0.75), encoder, decoder, objective, seed=0)
     mim.load_state_dict(FORMATS[0].to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})[0])
     return mim, Mask(data["noise"].argsort(dim=1), 9, (6, 6)), data["loss_normpix"][0]
@@ -39,9 +40,15 @@ def mae(data):
 
 def convmae(data):
     mean, std = test_convmae.MEAN, test_convmae.STD
-    encoder = test_convmae.SPEC.build((224, 224), mean, std, RandomMasking())
+    encoder = test_convmae.SPEC.build(ImageSpec((224, 224), mean, std), RandomMasking())
     decoder = TransformerDecoder(dim=16, depth=1, num_heads=2).build(encoder)
-    mim = MIM(RandomMasking(), encoder, decoder, Objective(NormalizedPatches(), MaskedL2(), 16, mean, std), seed=0)
+    mim = MIM(
+        RandomMasking(),
+        encoder,
+        decoder,
+        Objective(NormalizedPatches(), MaskedL2(), 16, ImageSpec((224, 224), mean, std)),
+        seed=0,
+    )
     mim.load_state_dict({k: data[f"sd/{test_convmae.official_name(k)}"] for k in mim.state_dict()})
     return mim, Mask(data["noise"].argsort(dim=1), 49, (14, 14)), data["loss_normpix"][0]
 

@@ -25,6 +25,7 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
 from fastmim.export.load import find, from_run
+from fastmim.export.timm_models import tensor_names, timm_model, timm_tokens
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.run import checkpoint
 from fastmim.tasks.classify import whole_images
@@ -105,12 +106,12 @@ def test_features_of_every_kind(name, runs):
         with pytest.raises(ValueError, match="pre-trained only, so it has no classifier"):
             encoder.logits(images)
         trained = find(runs[name])
-        if trained.timm is not None:
-            args = {"in_chans": 3, "num_classes": 0} | trained.timm["model_args"]
-            model = timm.create_model(trained.timm["architecture"], **args).eval()
-            own = trained.names()
+        if timm_model(trained) is not None:
+            args = {"in_chans": 3, "num_classes": 0} | timm_model(trained)["model_args"]
+            model = timm.create_model(timm_model(trained)["architecture"], **args).eval()
+            own = tensor_names(trained)
             model.load_state_dict({own[n]: t for n, t in encoder.state_dict().items() if n in own})
-            assert torch.equal(trained.spec.timm_tokens(model, images), tokens)
+            assert torch.equal(timm_tokens(trained.spec, model, images), tokens)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -124,7 +125,7 @@ def test_pooled_features_are_the_same_in_every_library(name, runs, tmp_path):
     with torch.no_grad():
         raster = expected.tokens(images)[:, expected.encoder.num_prefix_tokens :].mean(1)
         assert torch.equal(expected(images), raster) and torch.equal(fastmim.load(folder)[0](images), raster)
-        if find(runs[name]).timm is not None:
+        if timm_model(find(runs[name])) is not None:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             torch.testing.assert_close(model(images), raster)
     words = "(images)` gives pooled features: the mean over all positions"

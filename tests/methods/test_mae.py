@@ -13,6 +13,7 @@ from fastmim.model.masking import RandomMasking
 from fastmim.model.mim import MIM
 from fastmim.model.objective import Objective
 from fastmim.model.targets import NormalizedPatches, Pixels
+from fastmim.parts import ImageSpec
 from fastmim.samples import Stream, sample_id
 from fastmim.tokens import Mask, patchify, sincos_position_embedding, unpatchify
 from fastmim_kernels import philox
@@ -35,7 +36,7 @@ def test_loss_and_gradient(golden, target, suffix, path):
     images = data["img"].permute(0, 2, 3, 1).contiguous()
     pred = data["pred"].clone().requires_grad_()
     rows = data["mask"].flatten().nonzero()[:, 0]  # 12 hidden patches in one image, 13 in the other
-    objective = Objective(target, MaskedL2(), 16, *IDENTITY)
+    objective = Objective(target, MaskedL2(), 16, ImageSpec((64, 64), *IDENTITY))
     if path == "fused":
         tall = images.reshape(1, 128, 64, 3)  # one image, of which any set of rows is a mask
         loss = objective(pred.flatten(0, 1)[rows][None], tall, Mask(rows[None], 0, (8, 4)))
@@ -51,9 +52,11 @@ def test_loss_and_gradient(golden, target, suffix, path):
 def test_forward(golden, check_gradients, target, suffix):
     data = golden("forward_mae_tiny")
     spec = ViT("vit_base_patch16_224", embed_dim=64, depth=2, num_heads=4)
-    encoder = spec.build((96, 96), *IDENTITY, RandomMasking())
+    encoder = spec.build(ImageSpec((96, 96), *IDENTITY), RandomMasking())
     decoder = TransformerDecoder(dim=32, depth=1, num_heads=4).build(encoder)
-    mim = MIM(RandomMasking(0.75), encoder, decoder, Objective(target, MaskedL2(), 16, *IDENTITY), seed=0)
+    mim = MIM(
+        RandomMasking(0.75), encoder, decoder, Objective(target, MaskedL2(), 16, ImageSpec((96, 96), *IDENTITY)), seed=0
+    )
     weights, unmatched = FORMATS[0].to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
     assert not unmatched
     mim.load_state_dict(weights, strict=True)
@@ -82,7 +85,9 @@ def test_position_tables(golden, name, dim):
 
 def test_masks_follow_the_seed():
     masking, ids = RandomMasking(), torch.arange(4)
-    encoder = ViT("vit_base_patch16_224", embed_dim=32, depth=1, num_heads=2).build((64, 64), *IDENTITY, masking)
+    encoder = ViT("vit_base_patch16_224", embed_dim=32, depth=1, num_heads=2).build(
+        ImageSpec((64, 64), *IDENTITY), masking
+    )
     mim = MIM(masking, encoder, torch.nn.Identity(), torch.nn.Identity(), seed=7)
     assert torch.equal(mim.mask(ids).ids, masking(7, ids, (4, 4), 16).ids)
 

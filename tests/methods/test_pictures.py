@@ -14,6 +14,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.model.losses import MaskedL2
 from fastmim.model.objective import Objective
 from fastmim.model.targets import LowPass, NormalizedPatches, Pixels
+from fastmim.parts import ImageSpec
 from fastmim.tokens import Mask, patchify, take, unpatchify
 
 CELL = reconstruction.CELL + reconstruction.GAP
@@ -34,7 +35,7 @@ def grid_of(target, notes=()):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=generator)
     mask = Mask(torch.stack([torch.randperm(16, generator=generator) for _ in range(2)]), 4, (4, 4))
-    objective = Objective(target, MaskedL2(), 4, (0.5,) * 3, (0.25,) * 3)
+    objective = Objective(target, MaskedL2(), 4, ImageSpec((16, 16), (0.5,) * 3, (0.25,) * 3))
     pred = torch.randn(2, 12, 48, generator=generator)
     return reconstruction_grid(objective, images, mask, pred, notes), images, mask
 

@@ -15,6 +15,7 @@ from fastmim.model.losses import MaskedL1, MaskedL2
 from fastmim.model.masking import RandomMasking
 from fastmim.model.objective import Objective
 from fastmim.model.targets import LowPass
+from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import patchify, sincos_position_embedding
 from fastmim_kernels import use_reference
@@ -126,7 +127,7 @@ def test_autocast_changes_nothing(dtype):
 def test_float32_is_close_to_float64_on_photographic_values():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
-    objective = Objective(LowPass(), MaskedL2(), 16, MEAN.tolist(), STD.tolist())
+    objective = Objective(LowPass(), MaskedL2(), 16, ImageSpec((224, 224), tuple(MEAN.tolist()), tuple(STD.tolist())))
     exact = low_pass(images, None, 1, MEAN.double(), STD.double(), 40, True, False)
     grey_levels = 255 * ((objective.source(images) - exact) * STD).abs()
     assert grey_levels.max() < 5e-4
@@ -135,7 +136,7 @@ def test_float32_is_close_to_float64_on_photographic_values():
 def test_kernel_and_reference_give_the_same_loss():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (3, 96, 64, 3), dtype=torch.uint8)
-    objective = Objective(LowPass(12), MaskedL2(), 16, MEAN.tolist(), STD.tolist())
+    objective = Objective(LowPass(12), MaskedL2(), 16, ImageSpec((96, 64), tuple(MEAN.tolist()), tuple(STD.tolist())))
     mask = RandomMasking()(0, torch.arange(3), (6, 4), 16)
     pred = torch.randn(3, 18, 768)
     losses = []

@@ -8,6 +8,7 @@ from fastmim.model.losses import MaskedL2
 from fastmim.model.masking import RandomMasking
 from fastmim.model.objective import Objective
 from fastmim.model.targets import Pixels
+from fastmim.parts import ImageSpec
 from fastmim.tokens import patchify
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -16,7 +17,7 @@ IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 def test_losses_of_the_predictors():
     images = torch.randint(256, (3, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mask = RandomMasking(0.75)(1, torch.arange(3), (4, 4), 4)
-    found = trivial_losses(Objective(Pixels(), MaskedL2(), 4, *IDENTITY), images, mask)
+    found = trivial_losses(Objective(Pixels(), MaskedL2(), 4, ImageSpec((16, 16), *IDENTITY)), images, mask)
     pixels = images.float() / 255
     hidden, mean, filled = [], [], []
     for patches, smooth, where in zip(

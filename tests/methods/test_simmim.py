@@ -14,6 +14,7 @@ from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop
 from fastmim.engine.optim import learning_rate, parameter_groups
 from fastmim.export.export import export_encoder
+from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders import BEiT, Swin, ViT
 from fastmim.model.losses import MaskedL1
@@ -21,6 +22,7 @@ from fastmim.model.masking import BlockMasking, UniformMasking
 from fastmim.model.mim import MIM
 from fastmim.model.objective import Objective
 from fastmim.model.targets import Pixels
+from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take, unpatchify
 
@@ -36,8 +38,8 @@ VIT_S = dict(depth=8, num_heads=8, mlp_ratio=3.0)
 
 
 def mim_of(spec, size, statistics=IMAGENET):
-    encoder = spec.build(size, *statistics, BlockMasking())
-    objective = Objective(Pixels(), MaskedL1(), encoder.patch_size, *statistics)
+    encoder = spec.build(ImageSpec(size, *statistics), BlockMasking())
+    objective = Objective(Pixels(), MaskedL1(), encoder.patch_size, ImageSpec(size, *statistics))
     return MIM(BlockMasking(), encoder, LinearHead().build(encoder), objective, seed=0)
 
 
@@ -92,7 +94,9 @@ def test_loss_and_its_gradient(golden):
     pred = data["ms/pred"].requires_grad_()
     rows = data["ms/mask"].flatten().nonzero()[:, 0]
     patches = patchify(pred.permute(0, 2, 3, 1), 4).flatten(0, 1)[rows]
-    loss = Objective(Pixels(), MaskedL1(), 4, *IDENTITY)(patches[None], images, Mask(rows[None], 0, (32, 16)))
+    loss = Objective(Pixels(), MaskedL1(), 4, ImageSpec((128, 64), *IDENTITY))(
+        patches[None], images, Mask(rows[None], 0, (32, 16))
+    )
     loss.backward()
     torch.testing.assert_close(loss, data["ms/loss"][0], rtol=1e-5, atol=0)
     expected = data["ms/grad"]
@@ -131,14 +135,13 @@ def test_features_are_those_of_timm(spec, size):
     """Bit for bit, of the exported weights; and training with nothing hidden sees the same."""
     import timm
 
-    encoder = randomized(spec.build(size, *IMAGENET, BlockMasking())).eval()
-    export = spec.timm(size)
+    encoder = randomized(spec.build(ImageSpec(size, *IMAGENET), BlockMasking())).eval()
+    export = timm_encoder(spec, size)
     model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"]).eval()
     model.load_state_dict(encoder.backbone.state_dict(), strict=True)
     images = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8)
     pixels = ((images.float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2).contiguous()
-    expected = model.forward_features(pixels)
-    expected = expected.flatten(1, 2) if spec.timm_layout == "NHWC" else expected
+    expected = timm_tokens(spec, model, pixels)
     assert torch.equal(encoder.features(pixels), expected)
     total = encoder.grid[0] * encoder.grid[1]
     nothing = Mask(torch.arange(total).expand(2, -1), total, encoder.grid)
@@ -205,7 +208,8 @@ def test_initialisation():
     """SimMIM's ViT: normal weights cut at one deviation, the ends of block i's branches over sqrt(2 i); A2MIM's not."""
     torch.manual_seed(0)
     simmims, a2mims = (
-        replace(TINY_BEIT, embed_dim=64, **extra).build((64, 96), *IMAGENET, BlockMasking()) for extra in ({}, A2MIM)
+        replace(TINY_BEIT, embed_dim=64, **extra).build(ImageSpec((64, 96), *IMAGENET), BlockMasking())
+        for extra in ({}, A2MIM)
     )
     cut = 0.02 * 0.5396  # deviation of a normal one cut at one deviation
     for i, (block, plain) in enumerate(zip(simmims.backbone.blocks, a2mims.backbone.blocks, strict=True), 1):
@@ -225,7 +229,7 @@ def test_initialisation():
     assert embeds[0].weight.abs().max() <= 0.02 and (embeds[0].bias == 0).all()
     assert embeds[1].weight.abs().max() <= 768**-0.5 and embeds[1].bias.abs().max() > 0  # torch's default
     assert simmims.token.mask_token.abs().max() <= 0.02 < a2mims.token.mask_token.abs().max()
-    swin = TINY_SWIN.build((96, 96), *IMAGENET, BlockMasking()).backbone
+    swin = TINY_SWIN.build(ImageSpec((96, 96), *IMAGENET), BlockMasking()).backbone
     table = swin.layers[2].blocks[0].attn.relative_position_bias_table
     assert abs(table.std().item() / 0.02 - 1) < 0.2
     assert abs(swin.layers[3].blocks[0].mlp.fc1.weight.std().item() / 0.02 - 1) < 0.02
@@ -278,7 +282,7 @@ def test_weights_may_be_bf16(spec):
 )
 def test_what_cannot_be_is_refused(spec, size, masking, message):
     with pytest.raises(ValueError, match=message):
-        spec.build(size, *IMAGENET, masking)
+        spec.build(ImageSpec(size, *IMAGENET), masking)
 
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -338,7 +342,7 @@ def test_a_plain_vit_reads_all(spec, checkpointing):
     images, mask = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8), mim.mask(torch.arange(2))
     latent = mim.encoder(images, mask)
 
-    export = spec.timm((64, 96))
+    export = timm_encoder(spec, (64, 96))
     model = timm.create_model(export["architecture"], num_classes=0, **export["model_args"])
     state = {k: v for k, v in mim.encoder.state_dict().items() if k != "token.mask_token"}
     model.load_state_dict(state, strict=True)
@@ -392,7 +396,7 @@ def test_swin_on_the_compact_grid(secondary, tmp_path):
 
     compact = take(patchify(mim.objective.normalize(images), 16), mask.ids_keep)
     compact = unpatchify(compact, 16, (4, 6)).permute(0, 3, 1, 2)
-    export = COMPACT_SWIN.timm((128, 192))
+    export = timm_encoder(COMPACT_SWIN, (128, 192))
     args = export["model_args"] | {"dynamic_img_size": False}
     model = timm.create_model(export["architecture"], num_classes=0, **args).eval()
     model.load_state_dict(mim.encoder.backbone.state_dict(), strict=True)

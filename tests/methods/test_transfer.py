@@ -22,6 +22,7 @@ from fastmim.model import encoders
 from fastmim.model.classifier import Batch, LinearProbe, pooling, recalibrate
 from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from fastmim.model.masking import RandomMasking
+from fastmim.parts import ImageSpec
 from fastmim.run import checkpoint
 from fastmim.samples import sample_id, sample_index
 from fastmim.tasks import parts as pretraining
@@ -136,7 +137,7 @@ def save_run(folder, encoder, spec):
 
 
 def test_weights_come_over_and_tables_are_resized(tmp_path):
-    source = small(ViT, pos="learned").build((64, 64), (0.5,) * 3, (0.5,) * 3, RandomMasking())
+    source = small(ViT, pos="learned").build(ImageSpec((64, 64), (0.5,) * 3, (0.5,) * 3), RandomMasking())
     run = save_run(tmp_path / "vit", source, small(ViT, pos="learned"))
     encoder = build_encoder(small(ViT, pos="learned"), data(96))
     initialise(encoder, run)

@@ -18,6 +18,7 @@ from fastmim.model.losses import MaskedL2
 from fastmim.model.masking import RandomMasking, UniformMasking
 from fastmim.model.objective import Objective
 from fastmim.model.targets import NormalizedPatches, Pixels
+from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask
 
@@ -115,7 +116,7 @@ class TestCompaction:
         """As if each token of 4 pixels were a pixel: what is gathered first and embedded later ends in its place."""
         data = golden("um_mask")
         tokens = data[f"{backbone}_vmr000_tokens"].view(2, 32, 32, 8)
-        pixels = DenseInput((0.0,) * 8, (1.0,) * 8)
+        pixels = DenseInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
         compact = pixels.compact(tokens, uniform_mask(data["comp_mask"]), 4, torch.float32).permute(0, 2, 3, 1)
         expected = data[f"{backbone}_vmr000_compacted"].view(compact.shape)
         if backbone == "pvt":
@@ -137,7 +138,7 @@ class TestCompaction:
             "swin": UMSwin(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
             "pvt": UMPVT(dims=(8, 8, 8, 8), depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)),
         }[backbone]
-        encoder = spec.build((128, 128), *IDENTITY, UniformMasking(secondary=int(ratio) / 100))
+        encoder = spec.build(ImageSpec((128, 128), *IDENTITY), UniformMasking(secondary=int(ratio) / 100))
         if ratio == "025":
             mask = uniform_mask(hidden, published.draw_secondary(hidden, 0.25, data["comp_noise"]))
             token = data["swin_vmr025_vis_token_after_norm" if backbone == "swin" else "pvt_vmr025_vis_token"]
@@ -146,7 +147,7 @@ class TestCompaction:
             encoder.pos_embed.data[:] = data[f"{name}_pos_embed"]
         tokens = data[f"{name}_tokens"].view(2, 32, 32, 8)
         monkeypatch.setattr(encoder.patch_embed, "norm", torch.nn.Identity())  # the recorded token has been through it
-        pixels = DenseInput((0.0,) * 8, (1.0,) * 8)
+        pixels = DenseInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
         monkeypatch.setattr(encoder, "embed", lambda i, ids, n: pixels.tokens(tokens, ids, n, 4, 1, torch.float32))
         monkeypatch.setattr(encoder, "transform", lambda x, places: (encoder.position(x, places), places))
         x, places = encoder(data["comp_img"].permute(0, 2, 3, 1), mask)
@@ -157,13 +158,15 @@ class TestCompaction:
     def test_pixels_first_is_the_same_network(self, golden):
         """Embedding everything and compacting then, as published, in float32: other sums, the same numbers."""
         torch.manual_seed(0)
-        encoder = SWIN.build((128, 128), *IDENTITY, UniformMasking(0.0))
+        encoder = SWIN.build(ImageSpec((128, 128), *IDENTITY), UniformMasking(0.0))
         images = golden("um_mask")["comp_img"].permute(0, 2, 3, 1).contiguous()
         mask = uniform_mask(golden("um_mask")["comp_mask"])
         pixels, proj = encoder.embed(images, mask.ids_keep, mask.grid[1] // 2), encoder.patch_embed.proj
         whole = torch.nn.functional.conv2d(images.permute(0, 3, 1, 2), proj.weight, proj.bias, stride=4)
         whole = encoder.patch_embed.norm(whole.permute(0, 2, 3, 1))
-        first = DenseInput((0.0,) * 16, (1.0,) * 16).compact(whole.detach(), mask, 4, torch.float32)
+        first = DenseInput(ImageSpec((32, 32), (0.0,) * 16, (1.0,) * 16)).compact(
+            whole.detach(), mask, 4, torch.float32
+        )
         torch.testing.assert_close(pixels.permute(0, 3, 1, 2), first, rtol=0, atol=1e-6)
 
 
@@ -174,7 +177,7 @@ class TestGoldenForward:
         data = golden("forward_ummae_swin_tiny")
 
         def load_into(official_pos_order):
-            encoder = SWIN.build((128, 128), *IDENTITY, UniformMasking())
+            encoder = SWIN.build(ImageSpec((128, 128), *IDENTITY), UniformMasking())
             decoder = replace(DECODER, official_pos_order=official_pos_order).build(encoder)
             state, unmatched = FORMAT.to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
             assert not unmatched
@@ -197,7 +200,7 @@ class TestGoldenForward:
         torch.testing.assert_close(latent.float(), data["latent"], rtol=0, atol=5e-6)
         pred = decoder(latent.float(), mask, 48)
         torch.testing.assert_close(pred, data["pred"][:, 16:], rtol=0, atol=5e-6)
-        loss = Objective(target, MaskedL2(), 16, *IDENTITY)(pred, images, mask)
+        loss = Objective(target, MaskedL2(), 16, ImageSpec((128, 128), *IDENTITY))(pred, images, mask)
         torch.testing.assert_close(loss, data[f"loss_{suffix}"][0], rtol=1e-5, atol=0)
         if suffix == "normpix":
             loss.backward()
@@ -210,7 +213,9 @@ class TestGoldenForward:
         data, encoder, decoder, mask, images = official_weights(False)
         pred = decoder(encoder(images, mask).float(), mask, 64)
         assert (pred - data["pred"]).abs().max().item() == pytest.approx(0.63, abs=0.01)
-        loss = Objective(NormalizedPatches(), MaskedL2(), 16, *IDENTITY)(pred[:, 16:], images, mask)
+        loss = Objective(NormalizedPatches(), MaskedL2(), 16, ImageSpec((128, 128), *IDENTITY))(
+            pred[:, 16:], images, mask
+        )
         torch.testing.assert_close(loss, data["loss_normpix"][0], rtol=1e-4, atol=0)
 
 
@@ -297,7 +302,7 @@ class TestBuilds:
         assert posmlp[2].weight.std().item() == pytest.approx((2 / 12) ** 0.5, rel=0.2) and not posmlp[2].bias.any()
         assert encoder.vis_mask_token.std().item() == pytest.approx(0.02, rel=0.3)
         assert encoder.norm.eps == encoder.patch_embed.norm.eps == encoder.blocks[4].downsample.norm.eps == 1e-6
-        for block in (encoder.blocks[0], PVT.build((128, 128), *IDENTITY, UniformMasking()).blocks[0]):
+        for block in (encoder.blocks[0], PVT.build(ImageSpec((128, 128), *IDENTITY), UniformMasking()).blocks[0]):
             assert block.norm1.eps == block.norm2.eps == getattr(block.attn, "norm", block.norm1).eps == 1e-5
 
     @pytest.mark.parametrize("name", ["swin_tiny_256_200ep", "pvt_small_256_simmim_200ep"])
@@ -314,10 +319,10 @@ class TestBuilds:
 
     def test_tokens_exist_only_where_they_are_used(self):
         for spec in (SWIN, PVT):
-            encoder = spec.build((64, 64), *IDENTITY, UniformMasking(secondary=0.0))
+            encoder = spec.build(ImageSpec((64, 64), *IDENTITY), UniformMasking(secondary=0.0))
             assert not {"mask_token", "vis_mask_token"} & encoder.state_dict().keys()
         vit = ViT("vit_base_patch16_224", embed_dim=32, depth=1, num_heads=2)
-        assert "vis_mask_token" not in vit.build((64, 64), *IDENTITY, RandomMasking()).state_dict()
+        assert "vis_mask_token" not in vit.build(ImageSpec((64, 64), *IDENTITY), RandomMasking()).state_dict()
 
     @pytest.mark.parametrize(
         ("spec", "size", "masking", "message"),
@@ -337,14 +342,14 @@ class TestBuilds:
     )
     def test_what_cannot_be_is_refused(self, spec, size, masking, message):
         with pytest.raises(ValueError, match=message):
-            spec.build(size, *IDENTITY, masking)
+            spec.build(ImageSpec(size, *IDENTITY), masking)
 
     @pytest.mark.parametrize("spec", [SWIN, PVT, replace(SWIN, reads="all"), replace(PVT, reads="all")])
     def test_other_shapes_of_images(self, spec):
         """A rectangle whose stages need smaller windows; its features are of the whole grid."""
         masking = UniformMasking() if spec.reads == "visible" else RandomMasking()
         spec = replace(spec, window=16) if isinstance(spec, UMSwin) else spec
-        encoder = spec.build((192, 320), *IDENTITY, masking)
+        encoder = spec.build(ImageSpec((192, 320), *IDENTITY), masking)
         images = torch.rand(2, 192, 320, 3)
         latent = encoder(images, masking(0, torch.arange(2), encoder.grid, 16))
         assert latent.shape == (2, 15 if spec.reads == "visible" else 60, encoder.embed_dim)
@@ -353,7 +358,7 @@ class TestBuilds:
     def test_the_bias_is_that_of_every_pair(self):
         """The table, looked up, is the MLP run on each pair that the roll did not bring together."""
         torch.manual_seed(0)
-        encoder = SWIN.build((128, 192), *IDENTITY, UniformMasking(0.0))
+        encoder = SWIN.build(ImageSpec((128, 192), *IDENTITY), UniformMasking(0.0))
         mask = UniformMasking(0.0)(0, torch.arange(2), encoder.grid, 16)
         seen = []
         encoder.transform = lambda x, places: seen.append(places)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import ImageSpec, Masking
 from ...tokens import Mask, as_map
 from .checks import check_heads, check_masking, check_size, check_token_layer
-from .create import create, given, integer_buffers, take_module
+from .create import TimmEncoder, create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BEiT(Encoder):
+class BEiT(TimmEncoder):
     """The ViT of SimMIM (arXiv:2111.09886) and of A2MIM (arXiv:2205.13943): timm's Beit with a mask token.
 
     Its defaults are SimMIM's. A2MIM's has `absolute_pos`, no `shared_bias`, init "a2mim", fill "mean", token "add".
@@ -68,7 +68,7 @@ class BEiT(Encoder):
         check_heads(self.embed_dim, self.num_heads)
         check_bounds(self, "encoder.", "mlp_ratio", above=0)
 
-    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         own = given(
             patch_size=self.patch_size,
             depth=self.depth,
@@ -82,20 +82,9 @@ class BEiT(Encoder):
             "use_shared_rel_pos_bias": self.shared_bias,
         }
         fixed = {"img_size": size, "global_pool": "token", "init_values": self.layer_scale}
-        return {"architecture": self.name, "model_args": fixed | position | own}
+        return fixed | position | own
 
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        behind = pool == "mean" and norm != "before"  # of one token, a norm gives the same in front and behind
-        args: dict[str, Any] = {"global_pool": "avg" if pool == "mean" else "token"}
-        if pool == "mean" and not behind:
-            args["use_fc_norm"] = False  # which early versions of timm have not
-        return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
-
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such model, or the image size, the masking or `token_layer` does not fit it.
@@ -103,11 +92,11 @@ class BEiT(Encoder):
         from timm.models.beit import Beit
 
         check_masking(masking, "all")
-        args = self.timm(size)["model_args"]
-        beit = create(self.name, Beit, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
-        check_size(size, beit.patch_embed.patch_size[0], self.name)
+        args = self.timm_args(image.size)
+        beit = create(self.name, Beit, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
+        check_size(image.size, beit.patch_embed.patch_size[0], self.name)
         check_token_layer(self.token_layer, len(beit.blocks), self.name)
-        return BEiTEncoder(self, beit, mean, std)
+        return BEiTEncoder(self, beit, image)
 
 
 class BEiTEncoder(nn.Module):
@@ -120,15 +109,15 @@ class BEiTEncoder(nn.Module):
     reads = "all"
     merge = 1
 
-    def __init__(self, spec: BEiT, beit: Beit, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, spec: BEiT, beit: Beit, image: ImageSpec):
         super().__init__()
         self.grid: tuple[int, int] = beit.patch_embed.grid_size
         self.patch_size: int = beit.patch_embed.patch_size[0]
-        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.patch_values: int = self.patch_size**2 * image.channels
         self.embed_dim: int = beit.embed_dim
         self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
-        self.input = DenseInput(mean, std, spec.fill)
+        self.input = DenseInput(image, spec.fill)
         self.backbone = beit
         integer_buffers(beit)
         self.token_layer = spec.token_layer

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastmim_kernels.patch_gather import patch_gather
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import Encoder, ImageSpec, Masking
 from ...tokens import Mask, as_map, init_transformer, patchify, run_blocks, sincos_position_embedding, take, unpatchify
 from .checks import check_size
 from .create import take_module
@@ -49,21 +49,19 @@ class ConvMAE(Encoder):
                 f"encoder.num_heads={self.num_heads}"
             )
 
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: the image is not made of whole patches, or masks replace visible patches, for which ConvMAE has
                 no token.
         """
         p = math.prod(self.patch_sizes)
-        check_size(size, p, "ConvMAE")
+        check_size(image.size, p, "ConvMAE")
         if masking.replaces:
             raise ValueError(
                 "encoder: ConvMAE has no token for visible patches that are replaced; use UniformMasking(secondary=0)"
             )
-        return ConvMAEEncoder(self, (size[0] // p, size[1] // p), mean, std)
+        return ConvMAEEncoder(self, image)
 
 
 class PatchEmbed(nn.Module):
@@ -133,23 +131,26 @@ class ConvMAEEncoder(nn.Module):
     reads = "visible"
     merge = 1
 
-    def __init__(self, spec: ConvMAE, grid: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, spec: ConvMAE, image: ImageSpec):
         from timm.layers import calculate_drop_path_rates
         from timm.models.vision_transformer import Block
 
         super().__init__()
         (p1, p2, p3), (c1, c2, c3) = spec.patch_sizes, spec.embed_dims
-        self.grid, self.patch_sizes, self.patch_size, self.embed_dim = grid, spec.patch_sizes, p1 * p2 * p3, c3
+        self.patch_sizes, self.patch_size, self.embed_dim = spec.patch_sizes, p1 * p2 * p3, c3
+        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
         self.strides, self.widths = (p1, p1 * p2, self.patch_size), spec.embed_dims
-        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.patch_values: int = self.patch_size**2 * image.channels
         self.grad_checkpointing = False
-        self.patch_embed1 = PatchEmbed(len(mean), c1, p1)
+        self.patch_embed1 = PatchEmbed(image.channels, c1, p1)
         self.patch_embed2 = PatchEmbed(c1, c2, p2)
         self.patch_embed3 = PatchEmbed(c2, c3, p3)
         self.patch_embed4 = nn.Linear(c3, c3)
         self.stage1_output_decode = nn.Conv2d(c1, c3, p2 * p3, stride=p2 * p3)
         self.stage2_output_decode = nn.Conv2d(c2, c3, p3, stride=p3)
-        self.pos_embed = nn.Parameter(sincos_position_embedding(c3, grid, num_prefix_tokens=0), requires_grad=False)
+        self.pos_embed = nn.Parameter(
+            sincos_position_embedding(c3, self.grid, num_prefix_tokens=0), requires_grad=False
+        )
         norm = partial(nn.LayerNorm, eps=1e-6)
         rates = calculate_drop_path_rates(spec.drop_path, sum(spec.depths))
         first, second = spec.depths[0], spec.depths[0] + spec.depths[1]
@@ -159,8 +160,8 @@ class ConvMAEEncoder(nn.Module):
             Block(c3, spec.num_heads, qkv_bias=True, norm_layer=norm, drop_path=rate) for rate in rates[second:]
         )
         self.norm = norm(c3)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(image.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std), persistent=False)
         self.apply(init_transformer)
         nn.init.xavier_uniform_(self.patch_embed3.proj.weight.flatten(1))
 

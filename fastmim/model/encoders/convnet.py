@@ -8,11 +8,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import ImageSpec, Masking
 from ...tokens import Mask
 from .batchnorm import checkpoint, replace_batch_norms
 from .checks import check_masking, check_size, check_token_layer
-from .create import create, given, take_module
+from .create import TimmEncoder, create, given, take_module
 from .dense import DenseInput, MaskToken, compute_dtype
 
 STAGES = 4
@@ -20,7 +20,7 @@ FULL_STRIDE = 32
 
 
 @dataclass(frozen=True)
-class ConvNet(Encoder):
+class ConvNet(TimmEncoder):
     """Settings that ResNet and ConvNeXt share; not a part by itself."""
 
     name: str = "resnet50"
@@ -44,8 +44,6 @@ class ConvNet(Encoder):
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
-    timm_layout = "NCHW"
-
     def __post_init__(self):
         check_types(self, "encoder.")
         check_bounds(self, "encoder.", "depths", "dims", "bn_batch", at_least=1)
@@ -62,16 +60,15 @@ class ConvNet(Encoder):
                     f"encoder.{field}: expected a number for each of {STAGES} stages, got {getattr(self, field)}"
                 )
 
-    def create(self, kind: type[nn.Module], channels: int, size: tuple[int, int], masking: Masking) -> nn.Module:
+    def create(self, kind: type[nn.Module], image: ImageSpec, masking: Masking) -> nn.Module:
         """timm's model, if masking and image size fit it."""
         check_masking(masking, self.reads)
-        backbone = create(self.name, kind, in_chans=channels, drop_path_rate=self.drop_path, **self.model_args())
+        backbone = create(
+            self.name, kind, in_chans=image.channels, drop_path_rate=self.drop_path, **self.timm_args(image.size)
+        )
         stride = backbone.feature_info[-1]["reduction"]
-        check_size(size, stride if self.reads == "all" else 2 * stride, self.name)
+        check_size(image.size, stride if self.reads == "all" else 2 * stride, self.name)
         return backbone
-
-    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
-        return {"architecture": self.name, "model_args": self.model_args()}
 
 
 @dataclass(frozen=True)
@@ -81,28 +78,19 @@ class ResNet(ConvNet):
     bn_batch: int = 2048
     """Images that batch norm takes its statistics of: all processes' if one's micro-batch is smaller (on GPUs)."""
 
-    def model_args(self) -> dict[str, Any]:
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         return given(layers=self.depths, channels=self.dims, output_stride=self.output_stride)
 
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        if norm != "before":
-            raise ValueError(f"timm's ResNet has no norm behind its pooling (head.norm={norm})")
-        return {"global_pool": "avg"}, {"fc": "fc"}
-
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such ResNet, or the image size or the masking does not fit.
         """
         from timm.models import resnet
 
-        backbone = self.create(resnet.ResNet, len(mean), size, masking)
+        backbone = self.create(resnet.ResNet, image, masking)
         replace_batch_norms(backbone, self.bn_batch)
-        return ResNetEncoder(self, backbone, size, mean, std, masking)
+        return ResNetEncoder(self, backbone, image, masking)
 
 
 @dataclass(frozen=True)
@@ -112,32 +100,20 @@ class ConvNeXt(ConvNet):
     name: str = "convnext_small"
     """timm model name."""
 
-    def model_args(self) -> dict[str, Any]:
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         return given(depths=self.depths, dims=self.dims, output_stride=self.output_stride)
 
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        names = {"fc": "head.fc", "pool.norm": "head.norm"} | ({"head.norm": "norm_pre"} if norm == "before" else {})
-        return {"global_pool": "avg", "head_norm_first": norm == "before", "head_hidden_size": None}, names
-
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such ConvNeXt, or the image size or the masking does not fit.
         """
         from timm.models import convnext
 
-        backbone = self.create(convnext.ConvNeXt, len(mean), size, masking)
+        backbone = self.create(convnext.ConvNeXt, image, masking)
         for name, part in backbone.head.named_children():
             part.requires_grad_(name == "norm")  # some models have a layer behind the pooling, which no loss reaches
-        return ConvNeXtEncoder(self, backbone, size, mean, std, masking)
-
-    def timm_tokens(self, model: nn.Module, images: Tensor) -> Tensor:
-        x = model.forward_features(images)  # behind `norm_pre`, if the model has that
-        return tokens(model.head.norm(x) if hasattr(model.head, "norm") else x)
+        return ConvNeXtEncoder(self, backbone, image, masking)
 
 
 class ConvEncoder(nn.Module):
@@ -149,29 +125,21 @@ class ConvEncoder(nn.Module):
 
     num_prefix_tokens = 0
 
-    def __init__(
-        self,
-        spec: ConvNet,
-        backbone: nn.Module,
-        size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        masking: Masking,
-    ):
+    def __init__(self, spec: ConvNet, backbone: nn.Module, image: ImageSpec, masking: Masking):
         super().__init__()
         stride = backbone.feature_info[-1]["reduction"]
         self.reads = spec.reads
         self.merge = 1 if spec.reads == "all" else 2
         self.patch_size: int = stride // self.merge
-        self.patch_values: int = self.patch_size**2 * len(mean)
-        self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        self.patch_values: int = self.patch_size**2 * image.channels
+        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
         self.embed_dim: int = backbone.num_features
         stages = {stage["reduction"]: i for i, stage in enumerate(backbone.feature_info[-STAGES:])}
         self.deepest = tuple(stages.values())
         self.strides = tuple(stages)
         self.widths = tuple(backbone.feature_info[-STAGES:][i]["num_chs"] for i in self.deepest)
         self.grad_checkpointing = False
-        self.input = DenseInput(mean, std, spec.fill if spec.reads == "all" else "none")
+        self.input = DenseInput(image, spec.fill if spec.reads == "all" else "none")
         self.backbone = backbone
         self.token_stage, token = (spec.token_layer, spec.token) if spec.reads == "all" else (0, "replace")
         if spec.reads == "all" or masking.replaces:

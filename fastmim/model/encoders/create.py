@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import difflib
+from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...config.fields import brief
+from ...parts import Encoder
+
+
+@dataclass(frozen=True)
+class TimmEncoder(Encoder):
+    """An encoder whose network is a timm model."""
+
+    name: str
+    """timm model name."""
+
+    @abstractmethod
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Returns the arguments of `timm.create_model` that differ from the named model's defaults.
+
+        Args:
+            size: height and width of the images, pixels.
+        """
 
 
 def given(**fields: Any) -> dict[str, Any]:

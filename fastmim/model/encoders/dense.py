@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fastmim_kernels import mask_token, mean_fill, patch_gather
 
+from ...parts import ImageSpec
 from ...tokens import Mask
 
 
@@ -39,11 +40,11 @@ class DenseInput(nn.Module):
     `BlockwiseMaskGenerator`), taken in float32.
     """
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], fill: Literal["none", "mean"] = "none"):
+    def __init__(self, image: ImageSpec, fill: Literal["none", "mean"] = "none"):
         super().__init__()
         self.fill = fill
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(image.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std), persistent=False)
 
     def forward(self, images: Tensor, mask: Mask, dtype: torch.dtype) -> Tensor:
         """images: (B, H, W, C) uint8, or normalised floats."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from fastmim_kernels import window_attention
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import ImageSpec, Masking
 from ...tokens import Mask, run_blocks
 from .checks import check_masking, check_size, check_token_layer
-from .create import create, given, integer_buffers, take_module
+from .create import TimmEncoder, create, given, integer_buffers, take_module
 from .dense import DenseInput, MaskToken, compute_dtype, convolve
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Swin(Encoder):
+class Swin(TimmEncoder):
     """A timm Swin with a learned token for what is hidden (SimMIM, arXiv:2111.09886, section 3).
 
     With a uniform masking it can read visible patches only, as UM-MAE's does, but is timm's in everything else.
@@ -53,15 +53,13 @@ class Swin(Encoder):
     token_layer: int = 0
     """Place of the learned token: 0 and 1 = before the first stage, k = before the blocks of stage k."""
 
-    timm_layout = "NHWC"
-
     def __post_init__(self):
         check_types(self, "encoder.")
         check_bounds(self, "encoder.", "window", "patch_size", "embed_dim", "depths", "num_heads", at_least=1)
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
         check_bounds(self, "encoder.", "token_layer", at_least=0)
 
-    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         own = given(
             window_size=self.window,
             patch_size=self.patch_size,
@@ -73,18 +71,9 @@ class Swin(Encoder):
             fixed = {"img_size": (size[0] // 2, size[1] // 2), "dynamic_img_size": True}
         else:
             fixed = {"img_size": size}
-        return {"architecture": self.name, "model_args": fixed | own}
+        return fixed | own
 
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        if norm != "before":
-            raise ValueError(f"timm's Swin has its last norm in front of the pooling, not behind it (head.norm={norm})")
-        return {"global_pool": "avg"}, {"fc": "head.fc"}
-
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such Swin, or the image size, the masking or `token_layer` does not fit it.
@@ -92,12 +81,12 @@ class Swin(Encoder):
         from timm.models.swin_transformer import SwinTransformer
 
         check_masking(masking, self.reads)
-        args = self.timm(size)["model_args"]
-        swin = create(self.name, SwinTransformer, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
-        check_size(size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
+        args = self.timm_args(image.size)
+        swin = create(self.name, SwinTransformer, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
+        check_size(image.size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
         last = len(swin.layers) - (self.reads == "visible")  # whose tokens are not larger than a patch
         check_token_layer(self.token_layer, last, self.name)
-        return SwinEncoder(self, swin, size, mean, std, masking)
+        return SwinEncoder(self, swin, image, masking)
 
 
 class SwinEncoder(nn.Module):
@@ -113,25 +102,17 @@ class SwinEncoder(nn.Module):
 
     num_prefix_tokens = 0
 
-    def __init__(
-        self,
-        spec: Swin,
-        swin: SwinTransformer,
-        size: tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        masking: Masking,
-    ):
+    def __init__(self, spec: Swin, swin: SwinTransformer, image: ImageSpec, masking: Masking):
         super().__init__()
         self.reads, self.merge = spec.reads, 2 if spec.reads == "visible" else 1
         self.patch_size: int = swin.feature_info[-1]["reduction"] // self.merge
-        self.patch_values: int = self.patch_size**2 * len(mean)
-        self.grid = (size[0] // self.patch_size, size[1] // self.patch_size)
+        self.patch_values: int = self.patch_size**2 * image.channels
+        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
         self.embed_dim: int = swin.num_features
         self.strides = tuple(stage["reduction"] for stage in swin.feature_info)
         self.widths = tuple(stage["num_chs"] for stage in swin.feature_info)
         self.grad_checkpointing = False
-        self.input = DenseInput(mean, std, spec.fill)
+        self.input = DenseInput(image, spec.fill)
         self.backbone = swin
         integer_buffers(swin)
         for stage in swin.layers:

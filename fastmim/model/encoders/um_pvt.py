@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...parts import Masking
+from ...parts import ImageSpec, Masking
 from ...tokens import sincos_position_embedding
 from .um_pyramid import TOKEN, PyramidBlock, PyramidEncoder, UMPyramid
 
@@ -39,23 +39,21 @@ class UMPVT(UMPyramid):
         dim = self.dims[stage]
         return PyramidBlock(dim, PooledAttention(dim, self.num_heads[stage]), self.mlp_ratios[stage], downsample)
 
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
-        self.check(size, masking)
+        self.check(image.size, masking)
         for stage, reduction in enumerate(self.reductions):
             for compact in (False, True)[: 1 + (self.reads == "visible")]:
-                grid = [n // TOKEN // (1 + compact) >> stage for n in size]
+                grid = [n // TOKEN // (1 + compact) >> stage for n in image.size]
                 if any(n % halved(reduction, compact) for n in grid):
                     raise ValueError(
                         f"encoder.reductions: stage {stage + 1} cannot average squares of {halved(reduction, compact)} "
                         f"of a map of {grid[0]} x {grid[1]}; use a divisor"
                     )
-        return UMPVTEncoder(self, size, mean, std, masking)
+        return UMPVTEncoder(self, image, masking)
 
 
 def halved(reduction: int, compact: bool) -> int:
@@ -91,11 +89,11 @@ class PooledAttention(nn.Module):
 class UMPVTEncoder(PyramidEncoder):
     """UM-MAE's PVT; see `PyramidEncoder`."""
 
-    def __init__(self, spec: UMPVT, size: tuple[int, int], *args):
-        super().__init__(spec, size, *args)
+    def __init__(self, spec: UMPVT, image: ImageSpec, masking: Masking):
+        super().__init__(spec, image, masking)
         self.reductions = spec.reductions
-        self.columns = size[1] // TOKEN
-        pos_embed = sincos_position_embedding(spec.dims[0], (size[0] // TOKEN, self.columns), num_prefix_tokens=0)
+        rows, self.columns = (n // TOKEN for n in image.size)
+        pos_embed = sincos_position_embedding(spec.dims[0], (rows, self.columns), num_prefix_tokens=0)
         self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
 
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[int, int]:

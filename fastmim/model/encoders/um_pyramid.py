@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from fastmim_kernels import mask_token
 
 from ...config.fields import check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import Encoder, ImageSpec, Masking
 from ...tokens import Mask, init_transformer
 from .checks import check_masking, check_size
 from .create import take_module
@@ -141,22 +141,20 @@ class PyramidEncoder(nn.Module, ABC):
     num_prefix_tokens = 0
     patch_size = PATCH
 
-    def __init__(
-        self, spec: UMPyramid, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ):
+    def __init__(self, spec: UMPyramid, image: ImageSpec, masking: Masking):
         from timm.layers import calculate_drop_path_rates
 
         super().__init__()
         self.reads = spec.reads
-        self.grid = (size[0] // PATCH, size[1] // PATCH)
-        self.patch_values = PATCH**2 * len(mean)
+        self.grid = (image.size[0] // PATCH, image.size[1] // PATCH)
+        self.patch_values = PATCH**2 * image.channels
         self.embed_dim = spec.widths[-1]
         self.strides, self.widths = tuple(TOKEN << i for i in range(len(spec.depths))), tuple(spec.widths)
         self.merge = (TOKEN << len(spec.depths) - 1) // PATCH
         self.grad_checkpointing = False
         self.depths = spec.depths
-        self.input = DenseInput(mean, std)
-        self.patch_embed = TokenEmbed(len(mean), spec.widths[0], spec.patch_norm)
+        self.input = DenseInput(image)
+        self.patch_embed = TokenEmbed(image.channels, spec.widths[0], spec.patch_norm)
         self.blocks = nn.ModuleList()
         for stage, depth in enumerate(spec.depths):
             for i in range(depth):
@@ -196,7 +194,7 @@ class PyramidEncoder(nn.Module, ABC):
             # Replaced patches are gathered all the same: the token comes in only behind the norm, and to put the others
             # in their places by `unshuffle` moves more bytes of the map than it saves of pixels. On a CPU, where it
             # saves products, the embedding of 64 images took 52.8 ms in place of 55.2, 1.05 times as fast: less than
-            # 0.1 ms of the 100 of an image's step (python -m bench.secondary --batch 64 --threads 1).
+            # 0.1 ms of the 100 of an image's step (rows in bench/results/secondary_*.jsonl).
             x = mask_token(x, mask.secondary.view(-1, *blocks), self.patch_embed.norm(self.vis_mask_token)[0, 0])
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)

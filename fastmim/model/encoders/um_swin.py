@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastmim_kernels import window_attention
 
-from ...parts import Masking
+from ...parts import ImageSpec, Masking
 from .um_pyramid import PATCH, TOKEN, PyramidBlock, PyramidEncoder, UMPyramid
 
 
@@ -40,27 +40,25 @@ class UMSwin(UMPyramid):
         dim = self.widths[stage]
         return PyramidBlock(dim, WindowAttention(dim, self.num_heads[stage], self.posmlp_dim), 4, downsample)
 
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
-        self.check(size, masking)
+        self.check(image.size, masking)
         if self.window < 2 or self.window % 2:
             raise ValueError(f"encoder.window={self.window}: expected an even number of tokens, at least 2")
-        for side in size:
+        for side in image.size:
             if not self.fits(side):
                 near = min(
                     filter(self.fits, range(self.unit, 2 * side + 8 * self.unit, self.unit)),
                     key=lambda n: abs(n - side),
                 )
                 raise ValueError(
-                    f"data.size={size}: windows of half of encoder.window={self.window} tokens, or more, do not divide "
-                    f"every stage of {side} pixels; the nearest side that they do is {near}"
+                    f"data.size={image.size}: windows of half of encoder.window={self.window} tokens, or more, do not "
+                    f"divide every stage of {side} pixels; the nearest side that they do is {near}"
                 )
-        return UMSwinEncoder(self, size, mean, std, masking)
+        return UMSwinEncoder(self, image, masking)
 
     def fits(self, side: int) -> bool:
         """True if every stage of an image side, whole or as it is read, can be cut into windows."""
@@ -160,8 +158,8 @@ class WindowAttention(nn.Module):
 class UMSwinEncoder(PyramidEncoder):
     """UM-MAE's Swin; see `PyramidEncoder`."""
 
-    def __init__(self, spec: UMSwin, *args):
-        super().__init__(spec, *args)
+    def __init__(self, spec: UMSwin, image: ImageSpec, masking: Masking):
+        super().__init__(spec, image, masking)
         self.window = spec.window
 
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Windows, Windows]:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from fastmim_kernels import mask_token, patch_gather
 
 from ...config.fields import brief, check_bounds, check_types
-from ...parts import Encoder, Masking
+from ...parts import ImageSpec, Masking
 from ...tokens import Mask, as_map, init_transformer, run_blocks, sincos_position_embedding
 from .checks import check_heads, check_masking, check_size, check_token_layer
-from .create import given, take_module, with_sizes
+from .create import TimmEncoder, given, take_module, with_sizes
 from .dense import DenseInput, MaskToken, compute_dtype
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ViT(Encoder):
+class ViT(TimmEncoder):
     """A timm ViT with MAE's initialisation that sees visible patches only (MAE), or all, some as a learned token."""
 
     name: str = "vit_base_patch16_224"
@@ -59,20 +59,11 @@ class ViT(Encoder):
         check_bounds(self, "encoder.", "token_layer", at_least=0)
         check_heads(self.embed_dim, self.num_heads)
 
-    def timm(self, size: tuple[int, int]) -> dict[str, Any]:
+    def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         own = given(patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads)
-        return {"architecture": self.name, "model_args": {"img_size": size, "global_pool": "token"} | own}
+        return {"img_size": size, "global_pool": "token"} | own
 
-    def timm_classifier(
-        self, pool: Literal["mean", "cls"], norm: Literal["before", "after", "new"]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        behind = pool == "mean" and norm != "before"  # of one token, a norm gives the same in front and behind
-        args = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": behind}
-        return args, {"fc": "head", "pool.norm": "fc_norm" if behind else "norm"}
-
-    def build(
-        self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ) -> nn.Module:
+    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
         """
         Raises:
             ValueError: timm has no such ViT, the image size does not fit its patches, or the model has parts that
@@ -87,11 +78,11 @@ class ViT(Encoder):
             raise ValueError(f"encoder.name: {self.name} is {problem}")
         if self.reads == "all":
             check_masking(masking, self.reads)
-        args = self.timm(size)["model_args"]
-        vit = with_sizes(self.name, in_chans=len(mean), drop_path_rate=self.drop_path, **args)
-        check_size(size, vit.patch_embed.patch_size[0], self.name)
+        args = self.timm_args(image.size)
+        vit = with_sizes(self.name, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
+        check_size(image.size, vit.patch_embed.patch_size[0], self.name)
         check_token_layer(self.token_layer, len(vit.blocks), self.name)
-        return ViTEncoder(self, vit, mean, std, masking)
+        return ViTEncoder(self, vit, image, masking)
 
 
 @functools.cache
@@ -136,13 +127,11 @@ class ViTEncoder(nn.Module):
     num_prefix_tokens = 1
     merge = 1
 
-    def __init__(
-        self, spec: ViT, vit: VisionTransformer, mean: tuple[float, ...], std: tuple[float, ...], masking: Masking
-    ):
+    def __init__(self, spec: ViT, vit: VisionTransformer, image: ImageSpec, masking: Masking):
         super().__init__()
         self.grid: tuple[int, int] = vit.patch_embed.grid_size
         self.patch_size: int = vit.patch_embed.patch_size[0]
-        self.patch_values: int = self.patch_size**2 * len(mean)
+        self.patch_values: int = self.patch_size**2 * image.channels
         self.embed_dim: int = vit.embed_dim
         self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
         self.grad_checkpointing = False
@@ -151,8 +140,8 @@ class ViTEncoder(nn.Module):
         pos_embed = sincos_position_embedding(self.embed_dim, self.grid, num_prefix_tokens=1)
         self.pos_embed = vit.pos_embed if spec.pos == "learned" else nn.Parameter(pos_embed, requires_grad=False)
         self.norm_pre, self.blocks, self.norm = vit.norm_pre, vit.blocks, vit.norm
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.register_buffer("mean", torch.tensor(image.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std), persistent=False)
         self.apply(init_transformer)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
@@ -160,7 +149,7 @@ class ViTEncoder(nn.Module):
             self.vis_mask_token = nn.Parameter(0.02 * torch.randn(1, 1, self.embed_dim))
         self.reads = spec.reads
         if spec.reads == "all":
-            self.input = DenseInput(mean, std, spec.fill)
+            self.input = DenseInput(image, spec.fill)
             self.token, self.token_layer = MaskToken(self.embed_dim, spec.token), spec.token_layer
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:

@@ -10,7 +10,7 @@ from .. import _op
 from . import reference
 
 
-def focal_spectrum_(
+def focal_frequency(
     spectrum: Tensor, width: int, alpha: float, gamma: float | None, log: bool
 ) -> tuple[Tensor, Tensor]:
     """Sums a loss over each spectrum, and replaces the spectrum by what its inverse transform turns into the gradient.
@@ -29,7 +29,7 @@ def focal_spectrum_(
     """
     args = (spectrum, width, alpha, gamma, log)
     _check(*args)
-    return reference.focal_spectrum_(*args) if _op.using_reference() else OP.overload(*args)
+    return reference.focal_frequency(*args) if _op.using_reference() else OP.overload(*args)
 
 
 def _check(spectrum, width, alpha, gamma, log) -> None:
@@ -49,14 +49,14 @@ def _fake(spectrum, width, alpha, gamma, log):
 
 
 OP = _op.register(
-    "focal_spectrum_(Tensor(a!) spectrum, int width, float alpha, float? gamma, bool log) "
+    "focal_frequency(Tensor(a!) spectrum, int width, float alpha, float? gamma, bool log) "
     "-> (Tensor sums, Tensor peaks)",
-    reference=reference.focal_spectrum_,
+    reference=reference.focal_frequency,
     fake=_fake,
 )
 
 
-def spectral_loss(
+def focal_frequency_loss(
     residual: Tensor,
     *,
     alpha: float,
@@ -66,7 +66,7 @@ def spectral_loss(
     batch: int = 1,
     crops: int = 1,
 ) -> Tensor:
-    """Mean over the orthonormal spectra of residual images of one of the losses of `focal_spectrum_`.
+    """Mean over the orthonormal spectra of residual images of one of the losses of `focal_frequency`.
 
     Weights s are divided by the largest one: of each `batch` images ("all"), or of each image, crop and channel
     ("each"); 0 where all are. That factor is applied to the gradient last, so one transform and one inverse are enough,
@@ -93,10 +93,10 @@ def spectral_loss(
             f"got {tuple(residual.shape)}"
         )
     with_grad = torch.is_grad_enabled() and residual.requires_grad
-    return _SpectralLoss.apply(residual, alpha, gamma, log, peak, batch, crops, with_grad)
+    return _FocalFrequencyLoss.apply(residual, alpha, gamma, log, peak, batch, crops, with_grad)
 
 
-class _SpectralLoss(torch.autograd.Function):
+class _FocalFrequencyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, residual, alpha, gamma, log, peak, batch, crops, with_grad):
         size, height, width, channels = residual.shape
@@ -110,7 +110,7 @@ class _SpectralLoss(torch.autograd.Function):
             planes = images.reshape(-1, *tiles).permute(0, 1, 3, 5, 2, 4).reshape(-1, *shape[3:])
             spectrum = torch.view_as_real(torch.fft.rfft2(planes, norm="ortho")).contiguous()
             del planes
-            total, peak_of = focal_spectrum_(spectrum, shape[4], alpha, gamma, log)
+            total, peak_of = focal_frequency(spectrum, shape[4], alpha, gamma, log)
             sums.append(total)
             peaks.append(peak_of)
             if with_grad:

@@ -1,10 +1,11 @@
-"""Named inputs of scale_, for its tests and its benchmark."""
+"""Named inputs of scale_gradient, for its tests and its benchmark."""
 
 from dataclasses import dataclass
 
 import torch
 
-from . import reference, scale_
+from .._targets import PARTS
+from . import reference, scale_gradient
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,17 @@ CASES = {
     "empty": Case((0, 768), 2.0),
 }
 
+_LARGE = Case((1025, 1024), 0.5)  # more than one round per program
+VARIANTS = {
+    "fp32": (_LARGE, torch.float32),
+    "bf16": (_LARGE, torch.bfloat16),
+    "fp16": (_LARGE, torch.float16),
+}
+TARGETS = (PARTS,)
+
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.scale_`, with x of type `dtype`; the same on every device."""
+    """The arguments of `torch.ops.fastmim.scale_gradient`, with x of type `dtype`; the same on every device."""
     x = torch.randn(case.shape, generator=torch.Generator().manual_seed(seed))
     return x.to(device, dtype), torch.tensor(case.factor, device=device)
 
@@ -43,4 +52,4 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """x, and the functions of it that the benchmark runs."""
     x, factor = inputs(case, dtype, device)
-    return x, {"ours": lambda x: scale_(x, factor), "reference": lambda x: reference.scale_(x, factor)}
+    return x, {"ours": lambda x: scale_gradient(x, factor), "reference": lambda x: reference.scale_gradient(x, factor)}

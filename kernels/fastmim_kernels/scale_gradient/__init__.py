@@ -7,7 +7,7 @@ from .. import _op
 from . import reference
 
 
-def scale_(x: Tensor, factor: Tensor) -> None:
+def scale_gradient(x: Tensor, factor: Tensor) -> None:
     """Multiplies x by factor in place, in float32; does not touch x when factor is 1, and never asks the host.
 
     Counts as a change of x either way, so that autograd refuses to use it twice.
@@ -34,4 +34,4 @@ def _check(x, factor) -> None:
         )
 
 
-OP = _op.register("scale_(Tensor(a!) x, Tensor factor) -> ()", reference=reference.scale_, fake=_check)
+OP = _op.register("scale_gradient(Tensor(a!) x, Tensor factor) -> ()", reference=reference.scale_gradient, fake=_check)

@@ -3,5 +3,5 @@
 from torch import Tensor
 
 
-def scale_(x: Tensor, factor: Tensor) -> None:
+def scale_gradient(x: Tensor, factor: Tensor) -> None:
     x.copy_(x * factor)  # not mul_: a low-precision x would round the factor first

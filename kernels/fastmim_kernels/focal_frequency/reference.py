@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def focal_spectrum_(spectrum, width, alpha, gamma, log) -> tuple[Tensor, Tensor]:
+def focal_frequency(spectrum, width, alpha, gamma, log) -> tuple[Tensor, Tensor]:
     power = spectrum.square().sum(-1)
     m = power.sqrt()
     columns = torch.full((m.shape[2],), 2.0, dtype=m.dtype, device=m.device)

@@ -1,15 +1,15 @@
-"""focal_spectrum_ and spectral_loss: fuzz, gradients, errors."""
+"""focal_frequency and focal_frequency_loss: fuzz, gradients, errors."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastmim_kernels import OPS, spectral_loss, use_reference
-from fastmim_kernels.focal_spectrum_ import focal_spectrum_
-from fastmim_kernels.focal_spectrum_.cases import CASES, Case, inputs
+from fastmim_kernels import OPS, focal_frequency_loss, use_reference
+from fastmim_kernels.focal_frequency import focal_frequency
+from fastmim_kernels.focal_frequency.cases import CASES, Case, inputs
 
-OP = "focal_spectrum_"
+OP = "focal_frequency"
 
 
 @st.composite
@@ -37,7 +37,7 @@ def test_magnitudes_of_any_size(case, size):
     args = inputs(CASES[case], torch.float32)
     expected = args[0].double() * size
     ours = (args[0] * size).contiguous()
-    totals = focal_spectrum_(ours, *args[1:])
+    totals = focal_frequency(ours, *args[1:])
     exact = OPS[OP].reference(expected, *args[1:])
     for a, b in zip((ours, *totals), (expected, *exact), strict=True):
         if b.abs().max() < 1e30:  # else beyond float32
@@ -75,7 +75,7 @@ def test_loss_and_gradient(on_reference, shape, crops, alpha, gamma, log, peak, 
     x, y = residual.clone().requires_grad_(), residual.double().requires_grad_()
     use_reference(on_reference)
     try:
-        ours = spectral_loss(x, alpha=alpha, gamma=gamma, log=log, peak=peak, batch=batch, crops=crops)
+        ours = focal_frequency_loss(x, alpha=alpha, gamma=gamma, log=log, peak=peak, batch=batch, crops=crops)
     finally:
         use_reference(False)
     expected = full(y, alpha, gamma, log, peak, batch, crops)
@@ -88,13 +88,13 @@ def test_loss_and_gradient(on_reference, shape, crops, alpha, gamma, log, peak, 
 def test_odd_sizes():
     residual = torch.randn(2, 5, 7, 3)
     x, y = residual.clone().requires_grad_(), residual.double().requires_grad_()
-    spectral_loss(x, alpha=0.2, gamma=1.0).backward()
+    focal_frequency_loss(x, alpha=0.2, gamma=1.0).backward()
     full(y, 0.2, 1.0, False, "each", 1, 1).backward()
     torch.testing.assert_close(x.grad.double(), y.grad, rtol=0, atol=1e-6 * y.grad.abs().max().item())
 
 
 def test_second_backward_raises_instead_of_scaling_twice():
-    loss = spectral_loss(torch.randn(1, 4, 4, 3, requires_grad=True), alpha=1.0, peak="all")
+    loss = focal_frequency_loss(torch.randn(1, 4, 4, 3, requires_grad=True), alpha=1.0, peak="all")
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -102,16 +102,16 @@ def test_second_backward_raises_instead_of_scaling_twice():
 
 def test_no_gradient_is_formed_when_none_is_wanted(monkeypatch):
     x = torch.randn(3, 8, 6, 3, requires_grad=True)
-    expected = spectral_loss(x, alpha=0.2, gamma=1.0)
+    expected = focal_frequency_loss(x, alpha=0.2, gamma=1.0)
     monkeypatch.delattr(torch.fft, "irfft2")
     with torch.no_grad():
-        loss = spectral_loss(x, alpha=0.2, gamma=1.0)
-    assert not loss.requires_grad and loss == expected == spectral_loss(x.detach(), alpha=0.2, gamma=1.0)
+        loss = focal_frequency_loss(x, alpha=0.2, gamma=1.0)
+    assert not loss.requires_grad and loss == expected == focal_frequency_loss(x.detach(), alpha=0.2, gamma=1.0)
 
 
 def test_second_derivative_raises():
     x = torch.randn(1, 4, 4, 3, requires_grad=True)
-    (grad,) = torch.autograd.grad(spectral_loss(x, alpha=1.0).square(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(focal_frequency_loss(x, alpha=1.0).square(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 
@@ -124,7 +124,7 @@ def test_bits_do_not_depend_on_threads_or_chance():
         for run in range(20):
             torch.set_num_threads(run % 3 + 1)
             spectrum, x = args[0].clone(), residual.clone().requires_grad_()
-            loss = spectral_loss(x, alpha=0.2, gamma=1.0)
+            loss = focal_frequency_loss(x, alpha=0.2, gamma=1.0)
             loss.backward()
             results.append((*OPS[OP].overload(spectrum, *args[1:]), spectrum, loss, x.grad))
     finally:
@@ -153,15 +153,15 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_wrong_arguments_raise(wrong):
     args = inputs(CASES["frequency"], torch.float32)
-    focal_spectrum_(*args)
+    focal_frequency(*args)
     with pytest.raises(ValueError):
-        focal_spectrum_(*(WRONG[wrong].get(i, arg) for i, arg in enumerate(args)))
+        focal_frequency(*(WRONG[wrong].get(i, arg) for i, arg in enumerate(args)))
 
 
 @pytest.mark.parametrize("wrong", [{"crops": 3}, {"crops": 0}, {"batch": 3}])
 def test_residuals_that_do_not_divide_raise(wrong):
     with pytest.raises(ValueError, match="divide"):
-        spectral_loss(torch.zeros(2, 8, 8, 3), alpha=1.0, **wrong)
+        focal_frequency_loss(torch.zeros(2, 8, 8, 3), alpha=1.0, **wrong)
 
 
 RESIDUALS = {
@@ -175,4 +175,4 @@ RESIDUALS = {
 @pytest.mark.parametrize("wrong", RESIDUALS)
 def test_wrong_arguments_of_the_loss_raise(wrong):
     with pytest.raises(ValueError):
-        spectral_loss(**{"residual": torch.zeros(2, 8, 8, 3), "alpha": 1.0} | RESIDUALS[wrong])
+        focal_frequency_loss(**{"residual": torch.zeros(2, 8, 8, 3), "alpha": 1.0} | RESIDUALS[wrong])

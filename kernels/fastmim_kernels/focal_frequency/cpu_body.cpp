@@ -31,7 +31,7 @@ void focal(FocalL1 a, float* values, float* factors, int64_t n) {
   }
 }
 
-float losses(const FocalSpectrum& a, float* values, float* factors) {
+float losses(const FocalFrequency& a, float* values, float* factors) {
   const int64_t n = a.half;
   if (a.frequency) {
     if (a.alpha == 1) {
@@ -56,7 +56,7 @@ float losses(const FocalSpectrum& a, float* values, float* factors) {
 
 }  // namespace
 
-void focal_spectrum_rows(const FocalSpectrum& a, int64_t begin, int64_t end, float* scratch, double* sums,
+void focal_frequency_rows(const FocalFrequency& a, int64_t begin, int64_t end, float* scratch, double* sums,
                          float* peaks) {
   const int64_t half = a.half;
   float *values = scratch, *factors = scratch + half;

@@ -1,4 +1,4 @@
-// focal_spectrum_ for CPU tensors: checks, threads and the final sums; the arithmetic is in cpu_body.cpp.
+// focal_frequency for CPU tensors: checks, threads and the final sums; the arithmetic is in cpu_body.cpp.
 #include <algorithm>
 #include <optional>
 #include <tuple>
@@ -10,13 +10,13 @@
 namespace fastmim {
 namespace {
 
-std::tuple<Tensor, Tensor> focal_spectrum_(Tensor spectrum, int64_t width, double alpha, std::optional<double> gamma,
+std::tuple<Tensor, Tensor> focal_frequency(Tensor spectrum, int64_t width, double alpha, std::optional<double> gamma,
                                            bool log) {
   STD_TORCH_CHECK(spectrum.is_contiguous() && spectrum.dim() == 4 && type_of(spectrum) == Type::f32 && width > 0 &&
                       spectrum.size(1) > 0 && spectrum.size(2) == width / 2 + 1 && spectrum.size(3) == 2,
-                  "focal_spectrum_: expected contiguous float32 half spectra");
+                  "focal_frequency: expected contiguous float32 half spectra");
   const int64_t planes = spectrum.size(0), height = spectrum.size(1), half = spectrum.size(2);
-  const FocalSpectrum work{
+  const FocalFrequency work{
       .spectrum = spectrum.mutable_data_ptr<float>(),
       .half = half,
       .even = width % 2 == 0,
@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> focal_spectrum_(Tensor spectrum, int64_t width, doubl
   };
   std::vector<double> sums(planes * height);
   std::vector<float> peaks(planes * height);
-  static FocalSpectrumRows* const body = FASTMIM_CHOOSE(focal_spectrum_rows);
+  static FocalFrequencyRows* const body = FASTMIM_CHOOSE(focal_frequency_rows);
   // A task below about 16,000 values costs more to hand out than to do.
   torch::stable::parallel_for(0, planes * height, 1 + 8192 / half, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * half);
@@ -47,5 +47,5 @@ std::tuple<Tensor, Tensor> focal_spectrum_(Tensor spectrum, int64_t width, doubl
 }  // namespace fastmim
 
 STABLE_TORCH_LIBRARY_IMPL(fastmim, CPU, library) {
-  library.impl("focal_spectrum_", TORCH_BOX(&fastmim::focal_spectrum_));
+  library.impl("focal_frequency", TORCH_BOX(&fastmim::focal_frequency));
 }

@@ -1,4 +1,4 @@
-"""focal_spectrum_ for CUDA tensors, in Triton: each entry read and written once."""
+"""focal_frequency for CUDA tensors, in Triton: each entry read and written once."""
 
 import torch
 import triton

@@ -1,4 +1,4 @@
-"""scale_ for CUDA tensors, in Triton: the factor is read on the device, and 1 ends every program at once."""
+"""scale_gradient for CUDA tensors, in Triton: the factor is read on the device, and 1 ends every program at once."""
 
 import triton
 import triton.language as tl

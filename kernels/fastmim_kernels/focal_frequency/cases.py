@@ -1,10 +1,11 @@
-"""Named inputs of focal_spectrum_, for its tests and its benchmark."""
+"""Named inputs of focal_frequency, for its tests and its benchmark."""
 
 from dataclasses import dataclass
 
 import torch
 
-from . import focal_spectrum_, reference
+from .._targets import PARTS
+from . import focal_frequency, reference
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,23 @@ CASES = {
     "no_planes": Case(0, (4, 4)),
 }
 
+VARIANTS = {
+    label: (case, torch.float32)
+    for label, case in {
+        "focal frequency": Case(2, (8, 8)),
+        "focal frequency log": Case(2, (8, 8), log=True),
+        "focal frequency log, power": Case(2, (8, 8), alpha=2.0, log=True),
+        "complex L1": Case(2, (8, 8), 0.2, 0.0),
+        "complex focal L1": Case(2, (8, 8), 0.2, 1.0),
+        "complex focal L1, power": Case(2, (8, 8), 0.2, 2.5),
+    }.items()
+}
+PER_IMAGE = (0,)
+TARGETS = (PARTS,)
+
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.focal_spectrum_`; the same on every device."""
+    """The arguments of `torch.ops.fastmim.focal_frequency`; the same on every device."""
     height, width = case.size
     generator = torch.Generator().manual_seed(seed)
     spectrum = 2 * torch.randn(case.planes, height, width // 2 + 1, 2, generator=generator, dtype=dtype)
@@ -65,6 +80,6 @@ def functions(case: Case, dtype: torch.dtype, device: str):
     """The spectrum, and the functions of it that the benchmark runs, each on a copy."""
     spectrum, *rest = inputs(case, dtype, device)
     return spectrum, {
-        "ours": lambda x: focal_spectrum_(x.clone(), *rest),
-        "reference": lambda x: reference.focal_spectrum_(x.clone(), *rest),
+        "ours": lambda x: focal_frequency(x.clone(), *rest),
+        "reference": lambda x: reference.focal_frequency(x.clone(), *rest),
     }

@@ -1,4 +1,4 @@
-"""scale_: fuzz, every bit pattern, the free factor of 1, errors."""
+"""scale_gradient: fuzz, every bit pattern, the free factor of 1, errors."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS
-from fastmim_kernels.scale_ import scale_
-from fastmim_kernels.scale_.cases import CASES, Case, inputs
+from fastmim_kernels.scale_gradient import scale_gradient
+from fastmim_kernels.scale_gradient.cases import CASES, Case, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -21,13 +21,13 @@ ANY = {
 
 @given(**ANY)
 def test_fuzz_cpp(check_op, case, dtype):
-    check_op("scale_", "cpp", case, dtype)
+    check_op("scale_gradient", "cpp", case, dtype)
 
 
 @pytest.mark.triton
 @given(**ANY)
 def test_fuzz_triton(check_op, case, dtype):
-    check_op("scale_", "triton", case, dtype)
+    check_op("scale_gradient", "triton", case, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -36,7 +36,7 @@ def test_conversions_are_exact_for_every_bit_pattern(dtype):
     x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)
     for factor in (torch.tensor(2.0), torch.tensor(-0.3)):
         ours, expected = x.clone(), (x.float() * factor).to(dtype)
-        scale_(ours, factor)
+        scale_gradient(ours, factor)
         assert torch.equal(ours.isnan(), expected.isnan())
         number = ~expected.isnan()
         assert torch.equal(ours.view(torch.int16)[number], expected.view(torch.int16)[number])
@@ -44,16 +44,16 @@ def test_conversions_are_exact_for_every_bit_pattern(dtype):
 
 def test_counts_as_a_change_even_when_free():
     x = torch.ones(4)
-    scale_(x, torch.tensor(1.0))
+    scale_gradient(x, torch.tensor(1.0))
     assert x._version == 1 and x.eq(1).all()
 
 
 def test_many_rounds(check_op):
-    check_op("scale_", "cpp", Case((3, 40000), 0.7), torch.bfloat16)
+    check_op("scale_gradient", "cpp", Case((3, 40000), 0.7), torch.bfloat16)
 
 
 def test_opcheck():
-    torch.library.opcheck(OPS["scale_"].overload, inputs(CASES["half"], torch.float32))
+    torch.library.opcheck(OPS["scale_gradient"].overload, inputs(CASES["half"], torch.float32))
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_opcheck():
 )
 def test_wrong_arguments_raise(x, factor):
     with pytest.raises(ValueError):
-        scale_(x, factor)
+        scale_gradient(x, factor)

@@ -5,7 +5,7 @@
 
 namespace fastmim {
 
-struct FocalSpectrum {
+struct FocalFrequency {
   float* spectrum;  // (N h, half, 2), half = width // 2 + 1
   int64_t half;
   bool even;  // width is: the last column counts once
@@ -15,8 +15,8 @@ struct FocalSpectrum {
 };
 
 // For rows begin..end: writes the loss of row n to sums[n], its largest weight to peaks[n]. scratch: 2 half floats.
-using FocalSpectrumRows = void(const FocalSpectrum&, int64_t begin, int64_t end, float* scratch, double* sums,
+using FocalFrequencyRows = void(const FocalFrequency&, int64_t begin, int64_t end, float* scratch, double* sums,
                                float* peaks);
-FASTMIM_DECLARE(FocalSpectrumRows, focal_spectrum_rows)
+FASTMIM_DECLARE(FocalFrequencyRows, focal_frequency_rows)
 
 }  // namespace fastmim

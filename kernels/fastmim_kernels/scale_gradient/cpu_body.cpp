@@ -2,7 +2,7 @@
 
 namespace fastmim::FASTMIM_ISA {
 
-void scale(Type type, void* x, int64_t begin, int64_t end, float factor) {
+void scale_gradient_values(Type type, void* x, int64_t begin, int64_t end, float factor) {
   constexpr int64_t block = 1024;
   float buffer[block];
   for (int64_t at = begin; at < end; at += block) {

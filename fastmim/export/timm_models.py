@@ -1,0 +1,174 @@
+"""timm's model of an encoder: its arguments, its classifier, its tokens and the names of its parameters.
+
+The table `FAMILIES` holds one entry per encoder class. Encoders without an entry are exported in fastmim's own format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from ..model.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
+from ..model.encoders.create import TimmEncoder
+from ..parts import Encoder
+from ..tasks.trained import Trained, unused
+
+Pool = Literal["mean", "cls"]
+Norm = Literal["before", "after", "new"]
+
+
+class Classifier(NamedTuple):
+    """timm's form of a classification head."""
+
+    args: dict[str, Any]
+    """Arguments of `timm.create_model` that select the pooling, except the number of classes."""
+    names: dict[str, str]
+    """timm's names of the linear layer "fc", of the norm "pool.norm", and of parts that the head renames."""
+
+
+class Family(NamedTuple):
+    """Properties of timm's models that one encoder class uses."""
+
+    classifier: Callable[[Pool, Norm], Classifier]
+    """Returns timm's form of a head; raises ValueError where timm has no such head."""
+    tokens: Callable[[Any, Tensor], Tensor]
+    """Returns (B, N, D) tokens of timm's model for (B, C, H, W) images, as `EncoderModule.features` does."""
+
+
+def vit_classifier(pool: Pool, norm: Norm) -> Classifier:
+    """Returns the head of timm's ViT."""
+    # A norm of one token gives the same result before and after the pooling.
+    after = pool == "mean" and norm != "before"
+    args = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": after}
+    return Classifier(args, {"fc": "head", "pool.norm": "fc_norm" if after else "norm"})
+
+
+def beit_classifier(pool: Pool, norm: Norm) -> Classifier:
+    """Returns the head of timm's BEiT."""
+    args, names = vit_classifier(pool, norm)
+    after = args.pop("fc_norm")
+    if pool == "mean" and not after:
+        args["use_fc_norm"] = False  # early versions of timm lack this argument, so it is passed only if needed
+    return Classifier(args, names)
+
+
+def swin_classifier(pool: Pool, norm: Norm) -> Classifier:
+    """Returns the head of timm's Swin."""
+    if norm != "before":
+        raise ValueError(f"timm's Swin has its last norm in front of the pooling, not behind it (head.norm={norm})")
+    return Classifier({"global_pool": "avg"}, {"fc": "head.fc"})
+
+
+def resnet_classifier(pool: Pool, norm: Norm) -> Classifier:
+    """Returns the head of timm's ResNet."""
+    if norm != "before":
+        raise ValueError(f"timm's ResNet has no norm behind its pooling (head.norm={norm})")
+    return Classifier({"global_pool": "avg"}, {"fc": "fc"})
+
+
+def convnext_classifier(pool: Pool, norm: Norm) -> Classifier:
+    """Returns the head of timm's ConvNeXt."""
+    before = norm == "before"
+    names = {"fc": "head.fc", "pool.norm": "head.norm"}
+    if before:
+        names["head.norm"] = "norm_pre"
+    return Classifier({"global_pool": "avg", "head_norm_first": before, "head_hidden_size": None}, names)
+
+
+def sequence(model: Any, images: Tensor) -> Tensor:
+    """Returns the tokens of a model whose `forward_features` returns (B, N, D)."""
+    return model.forward_features(images)
+
+
+def channels_last(model: Any, images: Tensor) -> Tensor:
+    """Returns the tokens of a model whose `forward_features` returns (B, H, W, D)."""
+    return model.forward_features(images).flatten(1, 2)
+
+
+def channels_first(model: Any, images: Tensor) -> Tensor:
+    """Returns the tokens of a model whose `forward_features` returns (B, D, H, W)."""
+    return model.forward_features(images).flatten(2).transpose(1, 2)
+
+
+def convnext_tokens(model: Any, images: Tensor) -> Tensor:
+    """Returns the normalised tokens of timm's ConvNeXt, whose last norm lies in the head of most models."""
+    x = model.forward_features(images)
+    if hasattr(model.head, "norm"):
+        x = model.head.norm(x)
+    return x.flatten(2).transpose(1, 2)
+
+
+FAMILIES: dict[type[TimmEncoder], Family] = {
+    ViT: Family(vit_classifier, sequence),
+    BEiT: Family(beit_classifier, sequence),
+    Swin: Family(swin_classifier, channels_last),
+    ResNet: Family(resnet_classifier, channels_first),
+    ConvNeXt: Family(convnext_classifier, convnext_tokens),
+}
+
+
+def family(spec: Encoder) -> Family | None:
+    """Returns the entry of the encoder's class, or None if the weights are not those of a timm model."""
+    return next((found for kind, found in FAMILIES.items() if isinstance(spec, kind)), None)
+
+
+def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
+    """Returns the timm model without classifier that takes the encoder's weights, or None.
+
+    Args:
+        size: height and width of the images, pixels.
+
+    Returns:
+        "architecture", the model's name, and "model_args", the arguments of `timm.create_model` except the numbers of
+        channels and classes.
+    """
+    if family(spec) is None or not isinstance(spec, TimmEncoder):
+        return None
+    return {"architecture": spec.name, "model_args": spec.timm_args(size)}
+
+
+def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
+    """Returns the (B, N, D) tokens of a timm model for normalised (B, C, H, W) images.
+
+    Args:
+        spec: the encoder whose weights the model holds.
+    """
+    found = family(spec)
+    if found is None:
+        raise ValueError(f"expected an encoder that timm has, got {type(spec).__name__}")
+    return found.tokens(model, images)
+
+
+def timm_model(trained: Trained) -> dict[str, Any] | None:
+    """Returns the timm model that pools and classifies as `trained.model` does, or None; see `timm_encoder`.
+
+    Raises:
+        ValueError: timm has the encoder, but not its head.
+    """
+    own, found = timm_encoder(trained.spec, trained.size), family(trained.spec)
+    if own is None or found is None:
+        return None
+    args = found.classifier(trained.pooled_by.pool, trained.pooled_by.norm).args
+    return own | {"model_args": own["model_args"] | args}
+
+
+def tensor_names(trained: Trained) -> dict[str, str]:
+    """Maps the name of each tensor of `trained.model` to its name in an export's file.
+
+    The names are timm's if timm has the model. Otherwise they are fastmim's, without "encoder.".
+    """
+    state, kind = trained.model.state_dict(), family(trained.spec)
+    if kind is None:
+        return {name: name.removeprefix("encoder.") for name in state}
+    prefix = "encoder.backbone." if hasattr(trained.model.encoder, "backbone") else "encoder."
+    renamed = kind.classifier(trained.pooled_by.pool, trained.pooled_by.norm).names
+    found = {}
+    for name in state:
+        if unused(name):
+            continue
+        new = name.removeprefix(prefix)
+        part = next((part for part in renamed if new.startswith(f"{part}.")), None)
+        found[name] = new if part is None else renamed[part] + new.removeprefix(part)
+    return found
