@@ -1,6 +1,7 @@
 """Tests that every command and every piece of Python in the READMEs runs, in a form small enough for a test."""
 
 import gc
+import os
 import re
 import runpy
 import shlex
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -147,7 +149,8 @@ def place(tmp_path_factory):
     """A folder with images, and a small pre-training run in runs/mine."""
     folder = tmp_path_factory.mktemp("pages")
     write_inputs(folder)
-    with pytest.MonkeyPatch.context() as patch:
+    # The run sets RANK and the like, before the fixture that keeps the environment of a test.
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.chdir(folder)
         for command in FIRST:
             run_inside(small(command), patch)
