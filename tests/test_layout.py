@@ -73,8 +73,7 @@ def test_imports_go_down(path):
     own = relative.parts[0].removesuffix(".py")
     if own == "__init__":
         names = {alias for node in ast.parse(path.read_text()).body for alias in imported(node)}
-        assert not names, "fastmim/__init__.py imports nothing when it is imported"
-        assert imports(path) == {"fastmim.export.load.load"}, "but what fastmim.load is, when that is called"
+        assert names == {"annotations", "TYPE_CHECKING"}, "`import fastmim` must not import anything heavy"
         return
     for module in imports(path):
         if module.startswith("fastmim.") and part(module) != own:

@@ -34,8 +34,8 @@ from ..parts import Encoder
 from ..run import checkpoint
 from ..run.tensors import read_tensors
 from .parts import PRETRAINING_ONLY
-from .promises import together
-from .runs import check_pretrained, open_weights
+from .run_outputs import run_on_all
+from .saved_run import check_pretrained, open_weights
 from .tested import Tested
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Classification(Tested):
         """Accuracy and loss."""
         module = self.ema.module if self.ema else self.module
         self.share_statistics(module)
-        sums, bad = together(self.process, lambda: self.sums(module))
+        sums, bad = run_on_all(self.process, lambda: self.sums(module))
         # Without a single image, `leave_out` says so; until then it must not be a division by zero.
         top1, top5, loss, images = self.engine.reduce_sum(sums).tolist()
         return {"top1": top1 / max(images, 1), "top5": top5 / max(images, 1), "loss": loss / max(images, 1)}, bad

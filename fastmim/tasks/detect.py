@@ -31,7 +31,7 @@ from ..host.launcher import share_of_cores
 from ..model.detector import Detector
 from ..parts import Cut
 from .classify import seeded_encoder
-from .promises import together
+from .run_outputs import run_on_all
 from .tested import Tested
 
 MANY_PIXELS = 10**8
@@ -138,10 +138,10 @@ class Detection(Tested):
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
         """COCO's average precisions."""
         self.share_statistics(self.module)
-        found, bad = together(self.process, self.detections)
+        found, bad = run_on_all(self.process, self.detections)
         everything, every_bad = gather(found, self.process), gather(list(bad), self.process)
         names = {self.test.paths[index] for index in every_bad}
-        scores = together(self.process, lambda: self.precision(everything, names))
+        scores = run_on_all(self.process, lambda: self.precision(everything, names))
         values = torch.tensor(list(scores.values()), dtype=torch.float64) if scores else None
         values = self.engine.from_first(values, torch.Size([len(SCORES)]), torch.float64).tolist()
         return {name: None if math.isnan(value) else value for name, value in zip(SCORES, values, strict=True)}, bad

@@ -32,8 +32,8 @@ from ..run.metrics import Meter, learnt, spent
 from ..samples import sample_id
 from ..tokens import Mask
 from .parts import build
-from .promises import together
-from .runs import check_pretrained, open_run
+from .run_outputs import run_on_all
+from .saved_run import check_pretrained, open_run
 from .task import Task
 
 _ELSEWHERE = "choose another run.dir"  # where the encoder cannot be written
@@ -167,7 +167,7 @@ class Pretrain(Task):
     def evaluate(self, done: int, meter: Meter) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
         objective, held_out = self.mim.objective, self.held_out
-        pred = together(self.process, lambda: self.predict(held_out))
+        pred = run_on_all(self.process, lambda: self.predict(held_out))
         if self.process.rank:
             return
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
@@ -182,7 +182,7 @@ class Pretrain(Task):
         """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
         self.latest = None
         if self.evaluates:
-            with self.promises.keep("the last evaluation", meter):
+            with self.outputs.make("the last evaluation", meter):
                 self.evaluate(self.total, meter)
         if self.process.rank:
             return
@@ -194,7 +194,7 @@ class Pretrain(Task):
             "speed": ("the speed", self.speed),
             "next": ("the next step", self.next_step),
         }.items():
-            with self.promises.keep(result, meter):
+            with self.outputs.make(result, meter):
                 meter.say(f"{name:<10}{shown(str(words()))}")
 
     def summary(self) -> str:

@@ -27,7 +27,7 @@ from ..host.extras import require
 from ..host.launcher import share_of_cores
 from ..model.segmenter import Segmenter, confusion, overlap, slide
 from .classify import seeded_encoder
-from .promises import together
+from .run_outputs import run_on_all
 from .tested import Tested
 
 
@@ -131,7 +131,7 @@ class Segmentation(Tested):
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
         """Overlap with the masks."""
         self.share_statistics(self.module)
-        sums, bad = together(self.process, self.sums)
+        sums, bad = run_on_all(self.process, self.sums)
         ious, miou, accuracy = overlap(self.engine.reduce_sum(sums))
         data = self.config.data
         names = data.names or tuple(str(i) for i in range(data.classes))

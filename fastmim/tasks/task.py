@@ -31,9 +31,9 @@ from ..model import encoders
 from ..run import checkpoint, trace
 from ..run.metrics import Meter, say
 from ..samples import sample_index
-from . import doubts
-from .promises import Promises
-from .runs import config_of, kind
+from . import setting_warnings
+from .run_outputs import FinalOutputs
+from .saved_run import config_of, kind_of
 
 # What a continued run may change: how it computes and what it is tested on, not what it computes.
 FREE = (
@@ -54,7 +54,7 @@ class Task(ABC):
         changes: changes of samples beside crop and flip, or None.
         evaluates: True if there is anything to evaluate on.
         notes: lines to print before the first update, about what is left out or looks like a mistake.
-        promises: the results beside the checkpoints.
+        outputs: the results beside the checkpoints.
     """
 
     labels: Tensor | None = None
@@ -69,7 +69,7 @@ class Task(ABC):
         data, seed = config.data, config.train.seed
         self.config, self.process, self.folder = config, process, Path(config.run.dir)
         self.notes: list[str] = []
-        self.promises = Promises()
+        self.outputs = FinalOutputs()
         self.fresh = not checkpoint.steps(self.folder / "checkpoints")
         self.manifest = self.scan()
         train_index, self.held_out_images, self.held_out_index = split(self.manifest, data, seed)
@@ -128,8 +128,12 @@ class Task(ABC):
 
     def doubts(self) -> list[str]:
         """Says what about the settings looks like a mistake."""
-        room = doubts.room(self.folder, self.parameters, self.config.run.keep) if self.process.rank == 0 else []
-        return [*doubts.doubts(self.config, self.images, self.total), *room]
+        room = (
+            setting_warnings.disk_warnings(self.folder, self.parameters, self.config.run.keep)
+            if self.process.rank == 0
+            else []
+        )
+        return [*setting_warnings.setting_warnings(self.config, self.images, self.total), *room]
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -145,7 +149,7 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, meter: Meter) -> None:
-        """Makes what a finished run promises, once it is saved; failures are in `promises`. Collective."""
+        """Makes what a finished run promises, once it is saved; failures are in `outputs`. Collective."""
 
     def mask_hashes(self, ids: Tensor) -> int:
         """A hash of the masks of these samples, see `run.trace`; 0 where nothing is masked."""
@@ -210,7 +214,7 @@ class Task(ABC):
         device = torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else "CPU"
         threads = "" if process.device.type == "cuda" else f", {torch.get_num_threads()} threads each"
         peak = config.optim.blr * train.global_batch / config.optim.lr_batch
-        highest = doubts.highest_rate(config, self.total)
+        highest = setting_warnings.highest_rate(config, self.total)
         rate = (
             f"{peak:.3g} at its peak"
             if highest > 0.9 * peak
@@ -281,8 +285,8 @@ class Task(ABC):
             stored = config_of(loaded)
             if type(stored) is not type(self.config):
                 raise ValueError(
-                    f"run.dir: {shown(self.folder)} holds a {kind(stored)} run, and this is a {kind(self.config)} run: "
-                    "choose another run.dir"
+                    f"run.dir: {shown(self.folder)} holds a {kind_of(stored)} run, and this is a "
+                    f"{kind_of(self.config)} run: choose another run.dir"
                 )
             self._compare_data(loaded)
             self._compare(stored)

@@ -20,7 +20,7 @@ from ..host.files import write
 from ..host.terminal import shown
 from ..run import metrics
 from ..run.metrics import Meter
-from .promises import together
+from .run_outputs import run_on_all
 from .task import Task
 
 BAD = "bad_test_files.jsonl"
@@ -49,7 +49,7 @@ class Tested(Task):
         self.test_loader = self.open_test_loader()
         if process.rank == 0 and len(self.test) > _MANY:
             print(f"looking at the {len(self.test)} test images in {shown(config.data.test)}")
-        bad = together(process, lambda: dict(self.unusable(self.share(torch.arange(len(self.test))))))
+        bad = run_on_all(process, lambda: dict(self.unusable(self.share(torch.arange(len(self.test))))))
         self.leave_out(bad)
         self.notes += self.left_out()
 
@@ -120,7 +120,7 @@ class Tested(Task):
 
     def finish(self, meter: Meter) -> None:
         """Writes result.json: the scores and what they took."""
-        with self.promises.keep("the test score", meter):
+        with self.outputs.make("the test score", meter):
             self.evaluate(self.total, meter)
             if self.process.rank == 0:
                 self.write_result(meter)

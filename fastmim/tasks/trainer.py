@@ -28,9 +28,9 @@ from ..run.stop import Stop
 from ..run.trace import NAME, Trace
 from .classify import FineTuning, LinearProbing
 from .detect import Detection
-from .inherit import inherit
+from .inherited_settings import inherit_settings
 from .pretrain import Pretrain
-from .promises import attempt, check_outputs
+from .run_outputs import attempt, check_outputs
 from .segment import Segmentation
 
 TASKS = {
@@ -68,7 +68,7 @@ class Trainer:
         deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
         with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
             check_outputs(self.folder)
-            self.inherited = inherit(config, given)
+            self.inherited = inherit_settings(config, given)
             self.config = config = self.inherited.config
             self.task = kind(config, self.process)
             self.first = self.task.resume(self.checkpoints)
@@ -138,7 +138,7 @@ class Trainer:
                     self.end(done, why, failure)
             finally:
                 task.close()
-        if finished and (missing := task.promises.missing):
+        if finished and (missing := task.outputs.missing):
             words = f"finished and saved, but without {', '.join(missing)}: the same command tries again"
             raise SystemExit(f"train.py: {words}" if self.writes else 1)
 

@@ -1,4 +1,4 @@
-"""A trained encoder with all that says how images get to it. May import L3 and below."""
+"""A trained encoder and the transform of its images: the model that `fastmim.load` returns and exports hold."""
 
 from __future__ import annotations
 
@@ -21,35 +21,54 @@ from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
 from ..parts import Encoder, ImageSpec, Masking
+from ..tasks.model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
+from ..tasks.parts import PRETRAINING_ONLY
 from ..tokens import as_map
-from .parts import PRETRAINING_ONLY
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-LARGEST_SIDE = 4096
-"""Pixels of a side of an image: where weights of any number take images of any size, this bounds the memory."""
-MOST_BLOCKS = 1_000
-"""Blocks of an encoder or decoder: the deepest published ones have a few hundred."""
-SPARE = 2**28
-"""Bytes that tables which no file holds (of windows, of relative positions) may take beside twice the weights."""
+
+class ProbeHead(nn.Sequential):
+    """Classifier of a linear probe: a batch norm without parameters, then a linear layer."""
+
+    EPS = 1e-6
+
+    def __init__(self, features: int, classes: int):
+        super().__init__(nn.BatchNorm1d(features, affine=False, eps=self.EPS), nn.Linear(features, classes))
+        self.out_features = classes
+
+    def merged(self) -> nn.Linear:
+        """Returns one linear layer with the batch norm folded into its weights, computed in float64."""
+        mean, variance = self.get_buffer("0.running_mean").double(), self.get_buffer("0.running_var").double()
+        weight, bias = self.get_parameter("1.weight"), self.get_parameter("1.bias")
+        scaled = weight.double() * (variance + self.EPS).rsqrt()
+        fc = nn.Linear(weight.shape[1], weight.shape[0])
+        fc.weight.data = scaled.detach().to(weight.dtype)
+        fc.bias.data = (bias.double() - scaled @ mean).detach().to(bias.dtype)
+        return fc
 
 
 class FeatureExtractor(nn.Module):
-    """A trained encoder: `encoder(images)` gives pooled features, for normalised (B, C, H, W) floats.
+    """TrainedEncoder encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
 
-    In evaluation mode at first. Everything works under torch.compile, under autocast, and with gradients.
+    The module starts in evaluation mode. Every method works under torch.compile, under autocast and with gradients.
 
     Attributes:
-        num_features: D. num_classes: 0 without a classifier. stride: pixels between the cells of `dense`.
-        strides, widths: pixels between the cells of each map of `stages`, and its channels.
+        num_features: number of features, D.
+        num_classes: number of classes; 0 without a classifier.
+        stride: pixels between the cells of `dense`.
+        strides: pixels between the cells of each map of `stages`.
+        widths: channels of each map of `stages`.
     """
 
-    def __init__(self, encoder: nn.Module, pool: nn.Module, fc: nn.Module | None = None):
+    fc: nn.Linear | ProbeHead | None
+
+    def __init__(self, encoder: nn.Module, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
         super().__init__()
         self.encoder, self.pool, self.fc = encoder, pool, fc
         self.num_features: int = encoder.embed_dim
-        self.num_classes: int = 0 if fc is None else linear(fc).out_features
+        self.num_classes: int = 0 if fc is None else fc.out_features
         self.stride: int = encoder.patch_size * encoder.merge
         self.strides: tuple[int, ...] = encoder.strides
         self.widths: tuple[int, ...] = encoder.widths
@@ -59,24 +78,24 @@ class FeatureExtractor(nn.Module):
         return self.pooled(images)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """(B, prefix + N, D): class token, if there is one, and a raster of the image; timm's `forward_features`."""
+        """Returns (B, prefix + N, D) tokens: a class token if the encoder has one, then the image row by row."""
         return self.encoder.features(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """(B, D): the mean of the raster, or what the classifier that the encoder was trained with is given."""
+        """Returns (B, D) features: the input of the classifier, or without a classifier the mean over positions."""
         return self.pool(self.tokens(images))
 
     def dense(self, images: Tensor) -> Tensor:
-        """(B, D, h, w): the raster of tokens as a map."""
+        """Returns the tokens of the image as a (B, D, h, w) map."""
         grid = (images.shape[2] // self.stride, images.shape[3] // self.stride)
         return as_map(self.tokens(images)[:, self.encoder.num_prefix_tokens :], grid)
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """(B, C_i, h_i, w_i) of each stride, the finest first; a plain ViT has one. See `tokens.Encoder`, maps."""
+        """Returns a (B, C_i, h_i, w_i) map for each stride, the finest first. A plain ViT has one map."""
         return self.encoder.maps(images)
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, classes).
+        """Returns (B, classes) logits.
 
         Raises:
             ValueError: no classifier was trained.
@@ -86,25 +105,20 @@ class FeatureExtractor(nn.Module):
         return self.fc(self.pooled(images))
 
 
-def with_values(weights: Mapping[str, Tensor]) -> int:
-    """Returns how many tensors are not empty: empty ones cost a file nothing."""
-    return sum(tensor.numel() > 0 for tensor in weights.values())
-
-
-def linear(fc: nn.Module) -> nn.Linear:
-    """The layer that gives logits."""
-    return fc[-1] if isinstance(fc, nn.Sequential) else fc
-
-
 @dataclass(frozen=True)
-class Description:
-    """A trained encoder except its weights: what it was built from, and how images get to it.
+class EncoderDescription:
+    """TrainedEncoder encoder without its weights: the settings that build it, and the transform of its images.
 
     Attributes:
-        spec, masking, size, mean, std: what the encoder is built from.
-        crop, test_size: how whole images are cut, and the size (H, W) that they are resized to.
-        head: None where no classifier was trained.
-        classes: 0 where no classifier was trained.
+        spec: config of the encoder.
+        masking: masking that the encoder was built for.
+        size: height and width of the training images, pixels.
+        mean: mean of each channel, on the 0..1 scale.
+        std: standard deviation of each channel, on the 0..1 scale.
+        crop: window that is cut from an image in evaluation.
+        test_size: height and width that the window is resized to, pixels.
+        head: config of the classifier; None if no classifier was trained.
+        classes: number of classes; 0 if no classifier was trained.
     """
 
     spec: Encoder
@@ -138,13 +152,13 @@ class Description:
 
     def describe(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
-        return {f.name: to_json(getattr(self, f.name)) for f in fields(Description)}
+        return {f.name: to_json(getattr(self, f.name)) for f in fields(EncoderDescription)}
 
     def build(self, scaled: bool) -> FeatureExtractor:
-        """Builds the model, in evaluation mode.
+        """Builds the model in evaluation mode.
 
         Args:
-            scaled: add a batch norm without parameters in front of the linear layer, as a probe has.
+            scaled: add a batch norm without parameters before the linear layer, as a linear probe has.
 
         Raises:
             ValueError: the fields do not fit each other.
@@ -154,20 +168,19 @@ class Description:
         except (RuntimeError, ArithmeticError, TypeError, IndexError, AssertionError, AttributeError) as error:
             raise ValueError(f"expected sizes that fit each other, got size={self.size} and {self.spec}") from error
         pool = pooling(encoder, self.head or Head())
-        fc = nn.Linear(encoder.embed_dim, self.classes) if self.classes else None
-        if scaled:
-            fc = nn.Sequential(nn.BatchNorm1d(encoder.embed_dim, affine=False, eps=1e-6), fc)
+        head = ProbeHead if scaled else nn.Linear
+        fc = head(encoder.embed_dim, self.classes) if self.classes else None
         return FeatureExtractor(encoder, pool, fc).eval()
 
-    def outline(self, tensors: int, scaled: bool = False) -> Trained:
-        """Returns the model without memory for its weights, to compare their shapes with a file's first.
+    def outline(self, tensors: int, scaled: bool = False) -> TrainedEncoder:
+        """Returns the model without memory for its weights, to compare its shapes with a file first.
 
         Args:
-            tensors: how many tensors with values the file holds, which bounds the blocks, see `with_values`.
+            tensors: number of tensors with values in the file, see `tensors_with_values`. It bounds the blocks.
             scaled: see `build`.
 
         Raises:
-            ValueError: more blocks than tensors or than any encoder has, or fields that do not fit each other.
+            ValueError: there are more blocks than tensors or than any encoder has, or the fields do not fit each other.
         """
         for name in ("depth", "depths"):
             found = getattr(self.spec, name, None)
@@ -178,34 +191,42 @@ class Description:
                 )
         with torch.device("meta"):
             model = self.build(scaled)
-        return Trained(**{f.name: getattr(self, f.name) for f in fields(Description)}, model=model)
+        return TrainedEncoder(**{f.name: getattr(self, f.name) for f in fields(EncoderDescription)}, model=model)
 
 
 @dataclass(frozen=True)
-class Trained(Description):
-    """A trained encoder with its weights."""
+class TrainedEncoder(EncoderDescription):
+    """TrainedEncoder encoder with its weights.
+
+    Attributes:
+        model: the module.
+    """
 
     model: FeatureExtractor
 
-    def fill(self, state: Mapping[str, Tensor]) -> Trained:
-        """Returns an `outline` with weights.
+    def fill(self, state: Mapping[str, Tensor]) -> TrainedEncoder:
+        """Returns this outline with weights.
+
+        Args:
+            state: tensors by their name in `model`.
 
         Raises:
-            ValueError: as `check`.
+            ValueError: the weights do not fit, see `check`.
         """
         self.check(state)
-        model, expected = self.build(isinstance(self.model.fc, nn.Sequential)), self.model.state_dict()
+        model, expected = self.build(isinstance(self.model.fc, ProbeHead)), self.model.state_dict()
         model.load_state_dict(model.state_dict() | {name: state[name] for name in expected if name in state})
         return replace(self, model=model)
 
     def check(self, state: Mapping[str, Tensor]) -> None:
-        """Compares weights with an `outline`.
+        """Compares weights with this outline.
 
         Args:
-            state: by name of `model`. Only what pre-training alone needs, and what no output uses, may be missing.
+            state: tensors by their name in `model`. Tensors that no output for whole images uses may be missing.
 
         Raises:
-            ValueError: a tensor is missing, has no place, or is of another shape or kind; or tables would be too large.
+            ValueError: a tensor is missing, unknown, or has another shape or kind; or computed tables would be too
+                large.
         """
         expected = self.model.state_dict()
         if others := [name for name in state if name.startswith(("encoder.", "pool.", "fc.")) and name not in expected]:
@@ -229,43 +250,41 @@ class Trained(Description):
 
     @property
     def pooled_by(self) -> Head:
-        """The head that `model.pooled` pools for: the classifier's, or without one the mean behind the last norm."""
+        """Head that `model.pooled` pools for; without a classifier, the mean after the last norm."""
         return self.head or Head()
 
     @property
     def pooling(self) -> str:
-        """The pooling in words."""
+        """EncoderDescription of the pooling, for a person."""
         if self.pooled_by.pool == "cls":
-            what = "the class token"
+            words = "the class token"
+        elif self.model.encoder.num_prefix_tokens:
+            words = "the mean over all positions, without the class token"
         else:
-            what = "the mean over all positions" + (", without the class token" * self.model.encoder.num_prefix_tokens)
-        return what + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
+            words = "the mean over all positions"
+        return words + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
 
-    def merged(self) -> Trained:
-        """The same with one linear layer as its classifier, a probe's batch norm in its weights (in float64)."""
-        if not isinstance(self.model.fc, nn.Sequential):
+    def merged(self) -> TrainedEncoder:
+        """Returns this encoder with a probe's batch norm folded into the linear layer, computed in float64."""
+        if not isinstance(self.model.fc, ProbeHead):
             return self
-        norm, last = self.model.fc
-        weight = last.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-        fc = nn.Linear(last.in_features, last.out_features)
-        fc.weight.data = weight.detach().to(last.weight.dtype)
-        fc.bias.data = (last.bias.double() - weight @ norm.running_mean.double()).detach().to(last.bias.dtype)
-        return replace(self, model=FeatureExtractor(self.model.encoder, self.model.pool, fc).eval())
+        model = FeatureExtractor(self.model.encoder, self.model.pool, self.model.fc.merged())
+        return replace(self, model=model.eval())
 
     def transform(self) -> Compose:
-        """From a PIL image to a normalised (C, H, W) float32 tensor, with the pixels that evaluation sees."""
+        """Returns the transform of a PIL image to a normalised (C, H, W) float32 tensor, as in evaluation."""
         from torchvision.transforms import Compose
 
         return Compose([Window(self.crop, self.test_size, self.image.channels), Normalize(self.image)])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 to (B, C, H, W) float32, contiguous."""
+        """Normalises (B, H, W, C) uint8 images to contiguous (B, C, H, W) float32."""
         pixels = mean_fill(images, None, torch.tensor(self.mean), torch.tensor(self.std), torch.float32)
         return pixels.permute(0, 3, 1, 2).contiguous()
 
 
 def unused(name: str) -> bool:
-    """True if no output for whole images depends on a parameter: of pre-training, or of a layer of timm's head."""
+    """True if no output for whole images depends on this parameter."""
     return name.rpartition(".")[2] in PRETRAINING_ONLY or ".pre_logits." in name
 
 
@@ -274,7 +293,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Window:
-    """Cuts and resizes a PIL image as the decoder does with a file: (H, W, C) uint8."""
+    """Window of a PIL image, cut and resized to (H, W, C) uint8 exactly as the data loader does with a file."""
 
     def __init__(self, crop: CenterCrop, size: tuple[int, int], channels: int):
         self.crop, self.size, self.channels = crop, size, channels
@@ -291,7 +310,7 @@ class Window:
 
 
 class Normalize:
-    """(H, W, C) uint8 to (C, H, W) float32, (x / 255 - mean) / std."""
+    """Normalisation of (H, W, C) uint8 to (C, H, W) float32: (x / 255 - mean) / std."""
 
     def __init__(self, image: ImageSpec):
         self.mean, self.std = torch.tensor(image.mean), torch.tensor(image.std)

@@ -1,6 +1,6 @@
-"""A run that starts from another one's weights takes the settings of the network from there.
+"""Network settings that a run takes from the run or export whose weights it starts from (run.init).
 
-May import L3 and below, and convert.
+May import L3 and below, convert, and the loader of exports.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
 from . import classify, pretrain
 from .parts import build
-from .runs import config_of, open_run
+from .saved_run import config_of, open_run
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
 _OWN = ("drop_path", "shared_bias")
-"""Fields of an encoder that a run keeps: how it trains, not what the weights are."""
+"""Fields of an encoder that a run keeps, because they change how the encoder trains and not its weights."""
 _FREE = {
     *_OWN,
     *("pos", "layer_scale", "init", "reads", "fill", "token", "token_layer", "window", "output_stride", "bn_batch"),
 }
-"""Fields of an encoder that may differ although the weights fit."""
+"""Fields of an encoder that may differ from the weights' config although the weights fit."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The network of `run.init`: its parts, and the images that it was trained on. decoder: None if it has none."""
+    """Network of `run.init`, and the images that it was trained on.
+
+    Attributes:
+        encoder: config of the encoder.
+        decoder: config of the decoder; None for an export, a classifier, a detector or a segmenter.
+        image: size and normalisation of the images.
+    """
 
     encoder: Encoder
     decoder: Decoder | None
@@ -44,13 +50,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Inherited:
-    """A config with the settings of `run.init`.
+class InheritedSettings:
+    """Config after it has taken settings from `run.init`.
 
     Attributes:
         config: the config to train.
-        before: JSON of each part that was replaced, by name, as the config had it.
-        words: for a person, the parts that were replaced, and those that differ.
+        before: the config's own value of each replaced setting, as JSON, by name.
+        words: sentence for the user about the settings that were replaced and those that differ.
     """
 
     config: Experiment
@@ -58,44 +64,45 @@ class Inherited:
     words: str = ""
 
 
-def inherit(config: Experiment, given: Mapping[str, str]) -> Inherited:
-    """Gives a config the network settings of `run.init`, unless its own fit the weights there.
+def inherit_settings(config: Experiment, given: Mapping[str, str]) -> InheritedSettings:
+    """Replaces the network settings of a config by those of `run.init` if the weights there do not fit the config.
 
-    A config file says what it trains in general; the weights say what they are. Settings on the command line win, or
-    are refused where the weights do not fit them. A continued run inherits what it did at its start.
+    `data.mean` and `data.std` are always those of `run.init`. Settings on the command line are kept, and refused if the
+    weights do not fit them. A continued run inherits the same settings as at its start.
 
     Args:
-        given: the words of each setting that was given on the command line, by name.
+        config: the config of the new run.
+        given: the value of each setting on the command line, as typed, by name.
 
     Raises:
-        ValueError: no weights in `run.init`, or a setting on the command line that does not fit them.
+        ValueError: `run.init` holds no weights, or a setting on the command line does not fit the weights.
     """
     if checkpoint.steps(Path(config.run.dir) / "checkpoints"):
         return _again(config)
     if not config.run.init:
-        return Inherited(config)
+        return InheritedSettings(config)
     init = Path(config.run.init)
     try:
         source = _of_export(init) if (init / "model.safetensors").is_file() else _of_run(init)
     except DescriptionError as error:
-        return Inherited(config, words=f"nothing from run.init: {error}")
+        return InheritedSettings(config, words=f"nothing from run.init: {error}")
     taken: dict[str, Any] = {}
     if isinstance(config, Config):
         if source.decoder is None:
-            return Inherited(config)
+            return InheritedSettings(config)
         if not _fits(config, source):
             taken = {"encoder": _as_tuned(source.encoder, config.encoder), "decoder": source.decoder}
             taken["data.size"] = source.image.size
     elif not _fits(config, source):
         taken = {"encoder": _as_tuned(source.encoder, config.encoder)}
-        if isinstance(config, Finetune | Probe):  # other tasks have sizes of their own
+        if isinstance(config, Finetune | Probe):  # detection and segmentation choose their own image size
             taken["data.size"] = source.image.size
     taken |= {"data.mean": source.image.mean, "data.std": source.image.std}
     return _with(config, taken, given, source)
 
 
-def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], source: Source) -> Inherited:
-    """Gives a config these values, except those that were given."""
+def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], source: Source) -> InheritedSettings:
+    """Replaces settings of a config by the taken values, except the settings on the command line."""
     init, notes, before = shown(config.run.init), [], {}
     new = config
     for name, value in taken.items():
@@ -124,30 +131,32 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
             notes += _differences(name, old, value)
     if "encoder" not in taken and source.image.size != config.data.size and isinstance(config, Finetune | Probe):
         notes.append(f"data.size {_words(config.data.size)} is the config's (there {_words(source.image.size)})")
-    return Inherited(new, before, f"from {init}: {', '.join(notes)}" if notes else "")
+    return InheritedSettings(new, before, f"from {init}: {', '.join(notes)}" if notes else "")
 
 
-def _again(config: Experiment) -> Inherited:
-    """Repeats what a continued run inherited at its start, for the parts that the config still has as then."""
+def _again(config: Experiment) -> InheritedSettings:
+    """Repeats what a continued run inherited at its start, for the settings that its config has not changed since."""
     loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None, config_of)
+    if loaded is None:
+        return InheritedSettings(config)
     before, stored = loaded.meta.get("inherited"), config_of(loaded)
     if not isinstance(before, dict) or type(stored) is not type(config):
-        return Inherited(config)
+        return InheritedSettings(config)
     new, same = config, {}
     for name, value in before.items():
         if name in _NAMES and to_json(_get(config, name)) == value:
             new = _set(new, name, _get(stored, name))
             same[name] = value
     words = f"{', '.join(same)} as this run took at its start from {shown(config.run.init or 'run.init')}"
-    return Inherited(new, same, words if same else "")
+    return InheritedSettings(new, same, words if same else "")
 
 
 class DescriptionError(ValueError):
-    """An export does not describe its network, though its weights may be sound."""
+    """Missing or invalid description of an export's network. The weights of the export may still be sound."""
 
 
 def _of_export(folder: Path) -> Source:
-    """The network of an export, without memory for it.
+    """Returns the network of an export, without memory for its weights.
 
     Raises:
         DescriptionError: its config.json is missing, changed, or of another version.
@@ -160,20 +169,20 @@ def _of_export(folder: Path) -> Source:
 
 
 def _of_run(folder: Path) -> Source:
-    """The network of a run folder."""
+    """Returns the network of a run folder."""
     config, _ = open_run(folder, "run.init")
     decoder = config.decoder if isinstance(config, Config) else None
     return Source(config.encoder, decoder, config.data.image)
 
 
 def _as_tuned(theirs: Encoder, ours: Encoder) -> Encoder:
-    """Their encoder with our settings of training."""
+    """Returns the source's encoder with our settings of how it trains."""
     both = (name for name in _OWN if hasattr(theirs, name) and hasattr(ours, name))
     return replace(theirs, **{name: getattr(ours, name) for name in both})
 
 
 def _fits(config: Experiment, source: Source) -> bool:
-    """True if the config describes the network that the weights are of; sizes of positions and windows may differ."""
+    """True if the source's weights fit the config's network. Sizes of positions and windows may differ."""
     parts = [(config.encoder, source.encoder)]
     if isinstance(config, Config):
         parts.append((config.decoder, source.decoder))
@@ -181,7 +190,7 @@ def _fits(config: Experiment, source: Source) -> bool:
             return False
     if config.data.image.channels == source.image.channels and all(_similar(ours, theirs) for ours, theirs in parts):
         return True
-    # The same network can be written in several ways: a depth may be a number or that of a name.
+    # A network can be written in several ways (a depth as a number or by a model's name), so the tensors decide.
     try:
         data = replace(config.data, mean=source.image.mean, std=source.image.std)
         with torch.device("meta"):  # only shapes are compared
@@ -199,13 +208,13 @@ def _fits(config: Experiment, source: Source) -> bool:
 
 
 def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder) -> bool:
-    """True if two parts are of one kind and written alike, except the fields that may differ."""
+    """True if two parts are of one class and have equal fields, except the fields that may differ."""
     names = [f.name for f in dataclasses.fields(ours) if f.name not in _FREE]
     return type(ours) is type(theirs) and all(getattr(ours, name) == getattr(theirs, name) for name in names)
 
 
 def _heads(module: nn.Module) -> list[int]:
-    """Numbers that shape no weight, but say how attention reads them."""
+    """Returns the numbers of attention heads. They change no shape of a weight, but how attention uses it."""
     return [part.num_heads for part in module.modules() if isinstance(getattr(part, "num_heads", None), int)]
 
 
@@ -221,7 +230,7 @@ def _set(config: Experiment, name: str, value: Any) -> Experiment:
 
 
 def _differences(name: str, old: Any, new: Any) -> list[str]:
-    """Says in words what was replaced, field by field where both are of one kind."""
+    """Describes a replaced setting, field by field if both values are of one class."""
     if type(old) is not type(new):
         return [f"{name} {type(new).__name__} (the config has {type(old).__name__})"]
     if not dataclasses.is_dataclass(new):
@@ -231,5 +240,5 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    """A value as the command line takes it."""
+    """Returns a value as it is typed on the command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -15,7 +15,7 @@ from fastmim.run import checkpoint
 from fastmim.run.folder import FolderError
 from fastmim.tasks import classify
 from fastmim.tasks.classify import build_encoder
-from fastmim.tasks.inherit import inherit
+from fastmim.tasks.inherited_settings import inherit_settings
 from fastmim.tasks.parts import build
 from tests.methods.tiny import ROOT
 from tests.train import launched
@@ -101,17 +101,17 @@ def test_an_encoder_of_another_kind_is_taken_from_an_export_too(mine, tmp_path):
     export_encoder(resnet, build(resnet).state_dict(), tmp_path / "export")
     config = load(CONFIGS / "cifar10_probe_vit.py")
     config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(tmp_path / "export")))
-    found = inherit(config, {})
+    found = inherit_settings(config, {})
     assert found.config.encoder == resnet.encoder and found.config.data.mean == MINE.data.mean
     assert "encoder ResNet (the config has ViT)" in found.words
     with pytest.raises(ValueError, match="--encoder.depth 3 .* are of the encoder ResNet, which has no depth"):
-        inherit(config, {"encoder.depth": "3"})
+        inherit_settings(config, {"encoder.depth": "3"})
 
 
 def test_going_on_with_pre_training_takes_the_decoder_too(mine, tmp_path):
     run = replace(MINE.run, dir=str(tmp_path / "run"), init=str(mine / "run"))
     config = replace(load(CONFIGS / "tiny_cpu.py"), run=run)
-    found = inherit(config, {}).config
+    found = inherit_settings(config, {}).config
     assert (found.encoder, found.decoder, found.data.size) == (MINE.encoder, MINE.decoder, (24, 24))
     assert found.masking == config.masking and found.optim == config.optim
 
@@ -140,8 +140,8 @@ def test_nothing_is_taken_from_an_export_with_a_strange_config(name, tmp_path, m
     (folder / "config.json").write_text(STRANGE[name](stored))
     config = load(CONFIGS / "cifar10_probe_vit.py")
     config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(folder)))
-    monkeypatch.setattr("fastmim.tasks.inherit.classify.build_encoder", None)
-    found = inherit(config, {})
+    monkeypatch.setattr("fastmim.tasks.inherited_settings.classify.build_encoder", None)
+    found = inherit_settings(config, {})
     assert found.config == config and found.words.startswith("nothing from run.init: ")
     assert str(folder) in found.words and found.words.isprintable() and len(found.words) < 900
 
@@ -155,7 +155,7 @@ def test_a_claim_of_a_fine_tuned_run_beyond_its_weights_is_refused(tmp_path):
     checkpoint.save(tmp_path / "from/checkpoints", 1, state, {"config": claim}, keep=1)
     config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(tmp_path / "from")))
     with pytest.raises(FolderError, match="no valid checkpoint .* MiB, the weights beside it have only 0 MiB"):
-        inherit(config, {})
+        inherit_settings(config, {})
 
 
 def test_a_run_of_another_kind_is_not_continued(mine, tmp_path):
@@ -200,7 +200,7 @@ def test_a_folder_that_does_not_hold_the_run_is_no_traceback(tmp_path, damage):
     checkpoint.save(tmp_path / "checkpoints", 2, {"model": {"x": torch.zeros(1)}}, meta, keep=2)
     config = load(CONFIGS / "cifar10_probe_vit.py")
     config = replace(config, run=replace(config.run, dir=str(tmp_path)))
-    assert inherit(config, {}).config == config
+    assert inherit_settings(config, {}).config == config
 
 
 KINDS = ("finetune", "probe", "detect", "segment")
@@ -213,10 +213,10 @@ def test_published_recipes_stay_as_they_are(path, tmp_path, monkeypatch):
     """A recipe that was written for the encoder keeps its own image size, windows and positions."""
     config = PAIRS[path]
     source = PRETRAINING[config.run.init]
-    monkeypatch.setattr("fastmim.tasks.inherit.build", None)  # it takes no network to see that they fit
-    monkeypatch.setattr("fastmim.tasks.inherit.open_run", lambda run, field: (source, None))
+    monkeypatch.setattr("fastmim.tasks.inherited_settings.build", None)  # it takes no network to see that they fit
+    monkeypatch.setattr("fastmim.tasks.inherited_settings.open_run", lambda run, field: (source, None))
     config = replace(config, run=replace(config.run, init=str(tmp_path), dir=str(tmp_path / "run")))
-    found = inherit(config, {})
+    found = inherit_settings(config, {})
     assert found.config == config and not found.before
 
 
@@ -224,7 +224,7 @@ def test_the_number_of_heads_is_that_of_the_weights_although_it_shapes_none(mine
     config = load(CONFIGS / "cifar10_probe_vit.py")
     config = replace(config, encoder=replace(MINE.encoder, num_heads=2), data=replace(config.data, size=MINE.data.size))
     config = replace(config, run=replace(config.run, dir=str(mine / "none"), init=str(mine / "run")))
-    assert inherit(config, {}).config.encoder.num_heads == 4
+    assert inherit_settings(config, {}).config.encoder.num_heads == 4
 
 
 def test_a_run_folder_can_be_copied_and_goes_on(mine, tmp_path):

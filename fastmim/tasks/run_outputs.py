@@ -1,4 +1,4 @@
-"""Results beside the checkpoints (scores, pictures, exports): a failure costs one line, never the training.
+"""Results beside the checkpoints (scores, pictures, exports): their failure costs one line, never the training.
 
 May import L3 and below.
 """
@@ -25,15 +25,15 @@ T = TypeVar("T")
 _LONGEST = 400  # characters of a reason
 
 
-class LateError(RuntimeError):
-    """A part of collective work that failed on some process; raised on all of them."""
+class CollectiveError(RuntimeError):
+    """A failure of collective work on some process, raised on all processes."""
 
 
 def check_outputs(folder: Path) -> None:
-    """Checks that the run can write everything that it will write at some time.
+    """Checks that the run can write all its outputs into the run folder.
 
     Raises:
-        ValueError: something in the run folder is in the way.
+        ValueError: a file or folder is in the way of an output.
     """
     for name in FOLDERS:
         path = folder / name
@@ -47,15 +47,19 @@ def check_outputs(folder: Path) -> None:
             raise ValueError(f"{shown(path)}: expected a file or none, found a folder; choose another run.dir")
 
 
-class Promises:
-    """Makes the results of a finished run and collects the names of those that are missing."""
+class FinalOutputs:
+    """Outputs of a finished run.
+
+    Attributes:
+        missing: names of the outputs that could not be made.
+    """
 
     def __init__(self):
         self.missing: list[str] = []
 
     @contextlib.contextmanager
-    def keep(self, name: str, meter: Meter) -> Iterator[None]:
-        """Reports a failure inside as `attempt` does, and notes that the result is missing."""
+    def make(self, name: str, meter: Meter) -> Iterator[None]:
+        """Reports a failure inside as `attempt` does, and adds the output to `missing`."""
         self.missing.append(name)
         with attempt(name, meter, "the weights are saved; the same command tries again"):
             yield
@@ -67,47 +71,52 @@ def attempt(name: str, meter: Meter, then: str) -> Iterator[None]:
     """Reports a failure inside in one line and goes on.
 
     Args:
-        name: of the work inside, for a person.
-        then: the words for what happens after a failure.
+        name: the work inside, as the message calls it.
+        meter: prints the message.
+        then: the end of the message: what happens after a failure.
     """
     try:
         yield
         return
-    except Exception as error:  # of any library: whatever it is, training counts more
+    except Exception as error:  # training counts more than any failure of any library
         reason = explain(error)
-    # Behind the handler, which held the memory of the failed work.
+    # Outside the handler, because the exception keeps the memory of the failed work alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     meter.say(f"warning: {name} failed ({reason}); {then}")
 
 
-def together(process: Process, work: Callable[[], T]) -> T:
-    """Returns this process's result of work that needs no other process, once all have theirs. Collective.
+def run_on_all(process: Process, work: Callable[[], T]) -> T:
+    """Runs work on every process and returns this process's result once all have theirs. Collective.
+
+    A failure on one process raises on all, so that no process waits for another in the next collective call.
+
+    Args:
+        process: this process.
+        work: needs no other process.
 
     Raises:
-        LateError: the work failed on some process; so none waits for another in what follows.
+        CollectiveError: the work failed on some process.
     """
-    result, problem = None, None
+    if process.world == 1:
+        return work()
+    results, problem = [], None
     try:
-        result = work()
+        results.append(work())
     except Exception as error:
-        if process.world == 1:
-            raise
         problem = explain(error)
-    problems = [problem]
-    if process.world > 1:
-        problems = [None] * process.world
-        dist.all_gather_object(problems, problem)
+    problems: list[str | None] = [None] * process.world
+    dist.all_gather_object(problems, problem)
     for rank, found in enumerate(problems):
         if found is not None:
-            raise LateError(f"process {rank}: {found}")
-    return result
+            raise CollectiveError(f"process {rank}: {found}")
+    return results[0]
 
 
 def explain(error: Exception) -> str:
-    """Returns the reason of a failure in one line, without addresses or names of classes."""
+    """Returns the reason of a failure in one line, without memory addresses."""
     text = str(error)
-    if isinstance(error, LateError):
+    if isinstance(error, CollectiveError):
         return text
     if lacks_memory(error):
         return "out of memory"
