@@ -24,12 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-<<<<<<< HEAD:bench/learns.py
-from fastmim import recipe
-=======
 from bench.options import command_parser
 from bench.record import Record, record
->>>>>>> main:bench/learning.py
+from fastmim import recipe
 from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
@@ -37,11 +34,7 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
-<<<<<<< HEAD:bench/learns.py
-from fastmim.host.command import Parser, refusing
 from fastmim.model.build import build
-=======
->>>>>>> main:bench/learning.py
 from fastmim.model.mim import MIM
 from fastmim.run import checkpoint
 

@@ -25,13 +25,8 @@ from bench.step import compare, flops, trial
 from fastmim.config import base as config
 from fastmim.engine.engine import Engine
 from fastmim.engine.process import Process, init_distributed
-<<<<<<< HEAD:bench/step.py
-from fastmim.host.command import Parser, at_least, refusing
-from fastmim.model.build import build
-=======
 from fastmim.host.command import at_least
 from fastmim.model.build import build
->>>>>>> main:bench/step/engine.py
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")
 LEARNING_RATE = 1e-4
