@@ -102,6 +102,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["fastmim", "fastmim.*"]), *find_packages("kernels")],
     package_dir={"fastmim": "fastmim", "fastmim_kernels": "kernels/fastmim_kernels"},
+    package_data={"": ["py.typed"]},
     ext_modules=[Extension("fastmim_kernels._cpu", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "bdist_wheel": Wheel},
     install_requires=[

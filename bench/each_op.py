@@ -3,7 +3,7 @@
 Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
 """
 
-# May import fastmim_kernels, bench.ops and bench.variants.
+# May import fastmim_kernels and bench.ops.
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch  # noqa: E402
 
 import fastmim_kernels  # noqa: E402
 from bench.ops import DTYPES  # noqa: E402
-from bench.variants import variants  # noqa: E402
 from fastmim.host.command import Parser, refusing
 
 
@@ -26,7 +25,7 @@ def calls() -> list[tuple]:
     found = []
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
-        found += [(name, *call) for call in variants(name).values()]
+        found += [(name, *call) for call in cases.VARIANTS.values()]
         # Odd sizes have the masked accesses.
         odd = [case for label, case in cases.CASES.items() if "primes" in label][:1]
         found += [(name, case, DTYPES[dtype]) for case in odd for dtype in cases.BENCH_DTYPES]

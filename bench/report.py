@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bench import ops, record
 from bench.misses import MISSES, UNMEASURED
 from fastmim.host.command import Parser, refusing
+from fastmim_kernels import OPS
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
 COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12
@@ -26,54 +27,44 @@ NOISY = 1.5
 
 
 class Group(NamedTuple):
+    """A table of the page: its title, its targets, and which measured cases stand in it."""
+
     title: str
-    ops: tuple[str, ...]
     cpu: dict[str, float]
-    """Targets. eager, compile, official, flex: how many times faster at least. copy: of its bandwidth at least. memory:
-    of the official way's at most. us: microseconds per image at most."""
     cuda: dict[str, float]
-    """Targets on a GPU."""
-    part: str = ""
-    """Of the case's name, if not all cases are meant."""
+    members: tuple[tuple[str, str], ...]
+    """An op, and a part of the names of its cases."""
+
+    def has(self, op: str, case: str) -> bool:
+        """True if a case stands in this table."""
+        return any(op == name and part in case for name, part in self.members)
 
 
-GROUPS = (
-    Group(
-        "Gather, compaction, un-shuffle, fills",
-        ("patch_gather", "unshuffle", "mean_fill", "mask_token"),
-        {"eager": 3, "compile": 1.5, "copy": 0.7},
-        {"copy": 0.92},
-    ),
-    Group(
-        "Patch loss with gradient",
-        ("patch_loss",),
-        {"eager": 4, "compile": 1.5},
-        {"copy": 0.88, "official": 8, "compile": 1.6},
-    ),
-    Group("Low-pass as PixMIM has it", ("low_pass",), {"official": 3}, {"official": 10}, "pixmim"),
-    Group("Low-pass of other radii and sizes", ("low_pass",), {"eager": 1, "official": 1}, {"official": 1}, "radius"),
-    Group(
-        "Focal frequency, with A2MIM's loss",
-        ("composite_residual",),
-        {"official": 4, "memory": 0.25},
-        {"official": 10, "compile": 6},
-    ),
-    Group(
-        "Window attention with biases",
-        ("window_attention",),
-        {"official": 2, "memory": 0.3},
-        {"official": 3, "flex": 1.5},
-    ),
-    Group("Uniform masks, one thread", ("uniform_mask",), {"us": 1.5}, {}),
-    Group("Random masks, one thread", ("random_mask",), {"us": 1}, {}),
-    Group("Masks of blocks, one thread", ("block_mask",), {}, {}),
-    Group(
-        "Parts of the above on their own",
-        ("unshuffle_backward", "patch_scatter", "focal_spectrum_", "scale_", "philox"),
-        {},
-        {},
-    ),
-)
+def groups() -> list[Group]:
+    """Returns the tables of the page, by title, from the `TARGETS` of all ops.
+
+    Raises:
+        ValueError: two ops state other targets under the same title.
+    """
+    found: dict[str, Group] = {}
+    for op in OPS:
+        for targets in getattr(cases_of(op), "TARGETS", ()):
+            known = found.get(targets.table, Group(targets.table, targets.cpu, targets.cuda, ()))
+            if (known.cpu, known.cuda) != (targets.cpu, targets.cuda):
+                raise ValueError(f"TARGETS of {op}: other targets than another op's in table {targets.table!r}")
+            found[targets.table] = known._replace(members=(*known.members, (op, targets.cases)))
+    return [found[title] for title in sorted(found)]
+
+
+OLD_NAMES = {"focal_spectrum_": "focal_frequency", "scale_": "scale_gradient"}
+"""Ops that recorded rows name otherwise."""
+
+
+def read(theme: str) -> list[dict]:
+    """Returns the recorded rows of a theme, with today's names of ops."""
+    return [row | {"op": OLD_NAMES.get(row["op"], row["op"])} for row in record.read(theme)]
+
+
 ARMS = {"eager": "reference", "compile": "compiled", "official": "official", "flex": "flex"}
 COLUMNS = {
     **{name: f"x {name}" for name in ARMS},
@@ -106,7 +97,7 @@ def cases_of(op: str):
 def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
     """(op, case, dtype, hardware) -> (implementation, phase) -> row, of the newest run of a case there still is."""
     runs: dict[tuple, dict] = {}
-    for row in record.read("ops"):
+    for row in read("ops"):
         cases, origin = cases_of(row["op"]), row["provenance"]
         if row["case"] not in cases.BENCH or row["dtype"] not in cases.BENCH_DTYPES or "phase" not in row:
             continue
@@ -174,7 +165,7 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
     mine = []
     for (op, case, *_), rows in sorted(runs.items()):
         found = figures(rows)
-        if op in group.ops and group.part in case and found["row"]["provenance"]["device"] == device:
+        if group.has(op, case) and found["row"]["provenance"]["device"] == device:
             mine.append((found, missed(found, targets)))
     shown = [name for name in COLUMNS if name in targets or any(found[name] is not None for found, _ in mine)]
     commands: dict[str, int] = {}
@@ -192,7 +183,7 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
     if not lines:
         return [], []
     head = ["op", "case", "dtype", "ms", *(COLUMNS[name] for name in shown), "error", "run"]
-    missing = sorted({(op, dtype) for op, dtype in UNMEASURED if op in group.ops} if device == "cpu" else ())
+    missing = sorted({(op, dtype) for op, dtype in UNMEASURED if op in dict(group.members)} if device == "cpu" else ())
     page = [
         f"### {group.title}",
         "",
@@ -251,7 +242,7 @@ def explained(misses: list[tuple[dict, str]]) -> list[str]:
 def compiled_kernels(arch: int) -> dict[str, dict[str, dict]]:
     """op -> kernel -> its newest row of what it compiled to."""
     found: dict[str, dict[str, dict]] = {}
-    for row in record.read("compile"):
+    for row in read("compile"):
         if row["arch"] == arch:
             found.setdefault(row["op"], {})[row["kernel"]] = row
     return found
@@ -312,7 +303,7 @@ def spills() -> str:
 def page() -> str:
     """The whole page."""
     runs = newest()
-    tables = {device: [group_table(group, runs, device) for group in GROUPS] for device in ("cpu", "cuda")}
+    tables = {device: [group_table(group, runs, device) for group in groups()] for device in ("cpu", "cuda")}
     lines = {device: [line for table, _ in found for line in table] for device, found in tables.items()}
     return "\n".join(
         [
@@ -332,9 +323,9 @@ def page() -> str:
             "",
             "Every run on a CPU: above the FLOPs of ours per byte that the op cannot do without, those FLOPs through "
             "the time of each implementation, which may do others. The black line is the machine's limit: the median "
-            "copy, then the matrix product; only scale_, which works in place, lies above it. Ops that move values, "
-            "with a few operations each that are not counted, stand at 1/16 FLOP per byte, where the height is their "
-            "bandwidth through 16.",
+            "copy, then the matrix product; only scale_gradient, which works in place, lies above it. Ops that move "
+            "values, with a few operations each that are not counted, stand at 1/16 FLOP per byte, where the height "
+            "is their bandwidth through 16.",
             "",
             "![FLOPs per byte and GFLOP/s of every implementation, below the copy and the matrix product]"
             "(ops_roofline.png)",
@@ -361,8 +352,8 @@ def page() -> str:
             "repeat. "
             "composite_residual is A2MIM's whole loss: its transforms are torch.fft's, of one residual image a batch "
             "or, in ResNet-101's, of every image; as dense products those would be 105 GFLOP. Where the column is "
-            "empty there are a few operations a value, below the bytes' time. scale_ moves nothing where the factor "
-            "is 1; it and philox have no images: theirs is the case as it is.",
+            "empty there are a few operations a value, below the bytes' time. scale_gradient moves nothing where the "
+            "factor is 1; it and philox have no images: theirs is the case as it is.",
             "",
             *floors(),
             "",

@@ -21,8 +21,8 @@ from torch.profiler import ProfilerActivity, profile
 import fastmim_kernels
 from bench import compare, flops, ops, record, trial
 from fastmim.config import base as config
-from fastmim.engine.engine import Engine, Process
-from fastmim.engine.process import init_distributed
+from fastmim.engine.engine import Engine
+from fastmim.engine.process import Process, init_distributed
 from fastmim.host.command import Parser, at_least, refusing
 from fastmim.tasks.parts import build
 

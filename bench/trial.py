@@ -24,8 +24,7 @@ import torch
 import fastmim_kernels
 from fastmim.config import base as config
 from fastmim.config.overrides import override
-from fastmim.engine.engine import Process
-from fastmim.engine.process import init_distributed
+from fastmim.engine.process import Process, init_distributed
 from fastmim.host.command import lacks_memory
 from fastmim.tasks.pretrain import Pretrain
 

@@ -1,4 +1,4 @@
-"""The `fastmim` command: everything but training. May import anything below."""
+"""The `fastmim` command: everything except training. Docstrings here are the texts of `fastmim COMMAND --help`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import math
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.progress import track
 from rich.table import Table
@@ -20,6 +21,9 @@ from rich.text import Text
 from .host.command import dispatch, nearest, refusing, version
 from .host.terminal import shown, steady_output
 
+if TYPE_CHECKING:
+    from .data.manifest import Manifest
+
 
 def export(
     run: Path,
@@ -27,48 +31,59 @@ def export(
     to: Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"] = "timm",
     out: Path | None = None,
 ) -> None:
-    """Writes the encoder of a run's newest checkpoint for another library, how to use it, and a model card.
+    """Exports the encoder of a run for another library, with a usage example and a model card.
 
-    Of a fine-tuned or probed run the classifier goes along where the library has a place for it, and of averaged
-    weights the averages. The export is loaded and compared with the trained weights before it counts.
+    Takes the newest checkpoint of RUN, or its averaged weights if the run keeps them. The classifier of a fine-tuned or
+    probed run is exported too if the library has a place for it. Before anything is written to its place, the export is
+    loaded and its features are compared with those of the trained weights.
+
+    Writes the folder RUN/encoder (or --out): weights, configuration, usage example, README.md.
+
+    Example: fastmim export runs/mine --to mmseg
 
     Args:
-        run: run folder: of pre-training, fine-tuning or a linear probe.
-        to: timm = model.safetensors and config.json for timm.create_model, or for fastmim.load where timm has no such
-            model; hub-folder = the same, and a card with the header that the Hugging Face hub reads; mmdet, mmseg,
-            detectron2 = backbone.pth and the piece of configuration that names it; onnx = model.onnx, from normalised
-            images to features, tokens and logits.
-        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO. An earlier export there is replaced,
-            unless somebody has changed a file in it; any other folder must be empty.
+        run: run folder of pre-training, fine-tuning or a linear probe.
+        to: timm = model.safetensors and config.json for timm.create_model, or for fastmim.load if timm has no such
+            model; hub-folder = the same with the card header that the Hugging Face hub reads; mmdet, mmseg, detectron2
+            = backbone.pth and the piece of configuration that names it; onnx = model.onnx, from normalised images to
+            features, tokens and logits.
+        out: folder to write; default RUN/encoder for timm, else RUN/encoder-TO. An earlier export there is replaced
+            unless somebody has changed a file in it. Any other folder must be empty.
     """
     from .export.export import export_encoder
     from .export.load import weights
     from .host.files import output, tidy_exit
-    from .tasks.runs import open_run
+    from .tasks.saved_run import open_run
 
     config, loaded = open_run(run, shown(run))
-    # A link in a run folder may be a stranger's; one that the user names is the user's.
+    # A link inside a run folder may be a stranger's, so `output` does not follow it. A path that the user names may be.
     out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
     with tidy_exit():
         folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
-    print(f"{folder}: gives the features of the trained weights; how to use it, and what it is: {folder}/README.md")
+    print(f"{folder}: gives the features of the trained weights; {folder}/README.md says how to use it")
 
 
 def visualize(
     run: Path, *, images: Path | None = None, count: int = 8, out: Path | None = None, overwrite: bool = False
 ) -> None:
-    """Draws originals, masked images, reconstructions and paste-backs from a run's newest checkpoint.
+    """Draws originals, masked images and reconstructions from a pre-training run.
 
-    Says which of the images the run was trained on: these show what the model remembers, not what it has learned.
+    Takes the newest checkpoint of RUN. Each row shows an image, its visible patches, the predicted patches, and both
+    together. Says which of the images the run was trained on, because these show what the model remembers and not what
+    it has learned.
+
+    Writes the picture RUN/reconstruction.png (or --out).
+
+    Example: fastmim visualize runs/mine --images photographs --count 4
 
     Args:
-        run: run folder.
-        images: folder of images; default the run's held-out ones.
-        count: how many images, as many of each class.
+        run: run folder of pre-training.
+        images: folder of images; default the run's held-out images.
+        count: number of images, spread evenly over the classes.
         out: PNG to write; default RUN/reconstruction.png.
-        overwrite: replace another program's file at --out.
+        overwrite: replace a file at --out that another program wrote.
     """
-    from .tasks.runs import open_pretraining
+    from .tasks.saved_run import open_pretraining
     from .tasks.visualize import draw
 
     print(*draw(run, *open_pretraining(run, shown(run)), images, count, out, overwrite), sep="\n")
@@ -84,19 +99,23 @@ def knn(
     crop_pct: float = 224 / 256,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Measures how well the features of a run's newest checkpoint tell classes apart, without any training.
+    """Measures the k-NN accuracy of a pre-trained encoder, without any training.
 
-    Each image of DATA/test gets the class that most of the k most similar images of DATA/train vote for, with weights
-    exp(cosine / temperature). Features are kept in RUN/features, the result in RUN/knn.json.
+    Takes the newest checkpoint of RUN. For each image of DATA/test, the k most similar images of DATA/train vote for
+    their class. A vote counts exp(cosine similarity / temperature).
+
+    Writes the accuracy to RUN/knn.json. Keeps the features in RUN/features for the next call.
+
+    Example: fastmim knn runs/mine --data data/cifar10
 
     Args:
-        run: run folder.
+        run: run folder of pre-training.
         data: folder that holds train/CLASS/ and test/CLASS/ images.
-        k: neighbours that vote.
-        temperature: of the votes' weights.
-        pool: mean of all tokens except the class token, or the class token.
-        crop_pct: side of the central window that is cut from an image, as a fraction of the largest one that fits.
-        device: where to compute; auto = a GPU if there is one.
+        k: number of images that vote.
+        temperature: temperature of the votes. Lower values give similar images more weight.
+        pool: mean = the mean of all tokens except the class token; cls = the class token.
+        crop_pct: side of the central crop, as a fraction of the largest crop that fits.
+        device: auto = a GPU if there is one, else the CPU.
     """
     if k < 1:
         raise ValueError(f"--k: expected at least 1, got {k}")
@@ -107,12 +126,12 @@ def knn(
     import torch
 
     from .tasks.knn import measure
-    from .tasks.runs import open_pretraining
+    from .tasks.saved_run import open_pretraining
 
     config, loaded = open_pretraining(run, shown(run))
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     if device not in ("auto", where.type):
-        raise ValueError("--device cuda: torch sees no GPU")
+        raise ValueError("--device cuda: expected a GPU, but torch sees none; use --device cpu")
     found = measure(run, config, loaded, data, k, temperature, pool, crop_pct, where)
     place = shown(run / "knn.json")
     print(f"k-NN top-1 {found['top1']:.2%} of {found['images']} images, {found['classes']} classes: {place}")
@@ -120,6 +139,10 @@ def knn(
 
 def report(run: Path) -> None:
     """Draws the loss curve of a run.
+
+    Writes the picture RUN/loss.png from RUN/metrics.jsonl. Works while the run is going on.
+
+    Example: fastmim report runs/mine
 
     Args:
         run: run folder.
@@ -138,23 +161,28 @@ def convert(
     format: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Turns an official checkpoint into a run folder, or a run folder into an official checkpoint.
+    """Converts an official checkpoint to a run folder, or a run folder to an official checkpoint.
 
-    Nothing in the file is run. Weights inside the wrappers of DDP, torch.compile, Lightning or DeepSpeed are found, and
-    the wrapper is named. Every name without a place on the other side is listed. The run folder holds weights:
-    `fastmim export` and `fastmim visualize` work on it, and training with `--run.init OUT` starts from it. Optimizer
-    state, schedule, epoch and arguments are lost both ways. Parts that a file lacks (a decoder, say) are initialised.
+    Reads checkpoints of the methods' original repositories, also inside the wrappers of DDP, torch.compile, Lightning
+    or DeepSpeed. Runs no code of the file. Lists every tensor that has no counterpart on the other side. Parts that the
+    file lacks, such as a decoder, are initialised at random. Only weights are converted: optimizer state, schedule and
+    epoch are lost.
+
+    Writes the run folder OUT, for `fastmim export`, `fastmim visualize` and training with --run.init OUT; or the
+    checkpoint OUT.
+
+    Example: fastmim convert mae_pretrain_vit_base.pth runs/mae_base
 
     Args:
         source: official checkpoint (.pth of torch.save, or .safetensors), or a run folder for the way back.
-        out: run folder to write, or with a run folder as source the .pth file.
-        config: configuration of the model; default the official one, sizes taken from the file. Heads cannot be seen
-            in a file: models of other widths than the published ones need it.
-        size: height and width, pixels, of the images that the model will see; default the configuration's. Position
+        out: run folder to write; if the source is a run folder, the .pth file to write.
+        config: configuration of the model; default the official configuration with the sizes of the file's tensors.
+            The number of attention heads is not visible in a file, so models of unpublished widths need this option.
+        size: height and width of the images that the model will see, pixels; default the configuration's. Position
             embeddings and relative-bias tables are resized.
-        format: official format to write, by a part of its name; default the one the weights came from, or the only one
-            that fits.
-        overwrite: replace a .pth file that is there already. Run folders are never replaced.
+        format: official format to write, by a part of its name; default the format that the weights came from, or the
+            only format that fits.
+        overwrite: replace an existing .pth file. Run folders are never replaced.
     """
     from .export.exchange import to_official, to_run
 
@@ -181,13 +209,18 @@ def demo_data(
     size: int = 256,
     part: Literal["all", "train", "held_out"] = "all",
 ) -> None:
-    """Makes a small folder of photographs, without any download, from those inside installed packages.
+    """Makes a small folder of photographs from installed packages, without any download.
+
+    Writes COUNT square images to FOLDER.
+
+    Example: fastmim demo-data data/demo --count 100
 
     Args:
-        folder: where to write.
-        count: images.
+        folder: folder to write.
+        count: number of images.
         size: side of each image, pixels.
-        part: all = windows of every photograph; held_out = of three photographs; train = of all others, and drawings.
+        part: all = windows of every photograph; held_out = windows of three photographs; train = windows of all other
+            photographs, and drawings.
     """
     from .data.demo import write_demo_images
 
@@ -209,29 +242,32 @@ def doctor(
     decode_seconds: float = 2.0,
     overwrite: bool = False,
 ) -> None:
-    """Examines every image of a folder, as training would see it, and writes a manifest with checksums.
+    """Examines every image of a folder as training would decode it, and writes a manifest with checksums.
 
-    Names the files that are broken, unusual or double, and gives the sizes and the channel means. Training with
-    --data.root MANIFEST notices every change of a file since. The exit status is 0 if no file is broken, 1 if one is, 2
-    if this cannot be done.
+    Names files that are broken, unusual or duplicates, and prints the image sizes and the channel means. The exit
+    status is 0 if no file is broken, 1 if a file is broken, and 2 if the folder cannot be examined.
+
+    Writes IMAGES/manifest.json and IMAGES/bad_files.jsonl. Training with --data.root MANIFEST notices every later
+    change of a file.
+
+    Example: fastmim doctor photographs
 
     Args:
-        images: folder, list file, or a manifest written before: its files are then compared with it, and nothing is
-            written.
-        quick: reads all files but decodes none: damage within the pixels is not found, and there are no means.
-        tiny: name images with a shorter side below this, pixels.
-        manifest: file to write; default manifest.json in the folder, or LIST.json beside a list file. bad_files.jsonl,
-            in the same place, lists the broken ones with their reasons. Files that differ from the manifest that is
-            replaced are named.
-        threads: decoding threads; 0 = the CPU cores.
-        decode_memory: as data.decode_memory in training, MB an image.
-        decode_seconds: as data.decode_seconds in training.
-        overwrite: replace other files that have the names of the manifest and of bad_files.jsonl.
+        images: folder or list file. If this is a manifest, its files are compared with it and nothing is written.
+        quick: read all files but decode none. Damaged pixels are not found, and no means are printed.
+        tiny: name images whose shorter side is below this, pixels.
+        manifest: manifest to write; default manifest.json in the folder, or LIST.json beside a list file. The list of
+            broken files with reasons, bad_files.jsonl, goes to the same folder. Files that differ from an earlier
+            manifest at this place are named.
+        threads: decoding threads; 0 = as many as CPU cores.
+        decode_memory: most memory for decoding an image, MB; as data.decode_memory in training.
+        decode_seconds: longest time for decoding an image, seconds; as data.decode_seconds in training.
+        overwrite: replace files of another program that have the names of the manifest and of bad_files.jsonl.
     """
-    from .data.doctor import check_bad_files, environment, examine, write_bad_files
+    from .data.doctor import environment, examine, write_bad_files
     from .data.image import Limits
     from .data.manifest import Manifest
-    from .run.metrics import console
+    from .run.console import console
 
     if tiny < 0:
         raise ValueError(f"--tiny: expected at least 0 pixels, got {tiny}")
@@ -249,29 +285,10 @@ def doctor(
         raise ValueError(f"--manifest {manifest}: {images} is a manifest already; to write another, give its folder")
     target = manifest or (images / "manifest.json" if images.is_dir() else images.with_suffix(".json"))
     bad_files = target.with_name("bad_files.jsonl")
-    before = None
-    if not verifies:
-        for path in (target, bad_files):
-            if path.exists() and not (path.is_file() or path.is_symlink()):
-                raise ValueError(
-                    f"{path}: expected a file to replace, or none: name another place with --manifest FILE"
-                )
-        try:
-            if target.exists():
-                before = Manifest.load(str(target))
-            check_bad_files(bad_files)
-        except ValueError as error:  # of a file of somebody else's
-            if not overwrite:
-                raise ValueError(f"{error}; --overwrite replaces it") from error
-        try:
-            tempfile.TemporaryFile(dir=target.parent).close()
-        except OSError as error:
-            raise ValueError(
-                f"{target} cannot be written ({error.strerror}): name another place with --manifest FILE"
-            ) from error
+    earlier = None if verifies else _earlier_manifest(target, bad_files, overwrite)
     threads = threads or len(os.sched_getaffinity(0))
     progress = partial(track, total=len(listed), description="images", console=console, disable=not console.is_terminal)
-    found = examine(listed, threads, tiny, quick, before, progress, Limits(decode_memory, decode_seconds))
+    found = examine(listed, threads, tiny, quick, earlier, progress, Limits(decode_memory, decode_seconds))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in found.rows():
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
@@ -292,8 +309,48 @@ def doctor(
         raise SystemExit(1)
 
 
+def _earlier_manifest(target: Path, bad_files: Path, overwrite: bool) -> Manifest | None:
+    """Checks that `doctor` can write its two files, before the long examination.
+
+    Args:
+        target: manifest to write.
+        bad_files: list of bad files to write.
+        overwrite: allow replacing files of another program.
+
+    Returns:
+        The manifest that will be replaced, or None.
+
+    Raises:
+        ValueError: a file is another program's, or the folder cannot be written to.
+    """
+    from .data.doctor import check_bad_files
+    from .data.manifest import Manifest
+
+    earlier = None
+    for path in (target, bad_files):
+        if path.exists() and not (path.is_file() or path.is_symlink()):
+            raise ValueError(f"{path}: expected a file to replace, or none: name another place with --manifest FILE")
+    try:
+        if target.exists():
+            earlier = Manifest.load(str(target))
+        check_bad_files(bad_files)
+    except ValueError as error:  # another program's file
+        if not overwrite:
+            raise ValueError(f"{error}; --overwrite replaces it") from error
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise ValueError(
+            f"{target} cannot be written ({error.strerror}): name another place with --manifest FILE"
+        ) from error
+    return earlier
+
+
 def backends() -> None:
-    """Says which implementation of each kernel runs on which device."""
+    """Prints which implementation of each kernel runs on which device, as JSON.
+
+    Example: fastmim backends
+    """
     import fastmim_kernels
 
     print(json.dumps(fastmim_kernels.backends(), indent=2))
@@ -311,9 +368,14 @@ COMMANDS = {
 }
 
 
+def _summary(command: Callable[..., None]) -> str:
+    """Returns the first line of a command's docstring."""
+    return (inspect.getdoc(command) or "").partition("\n")[0]
+
+
 @steady_output("fastmim")
 def main(args: list[str] | None = None) -> None:
-    """Runs one command; one that cannot be done ends the process with one line and exit status 2."""
+    """Runs one command. A command that fails for a known reason ends with one line and exit status 2."""
     args = sys.argv[1:] if args is None else args
     name = args[0].replace("_", "-") if args else ""
     if name in COMMANDS:
@@ -323,7 +385,7 @@ def main(args: list[str] | None = None) -> None:
         if name == "--version":
             print(version())
         elif name in ("", "-h", "--help", "help"):
-            lines = [f"  {name:<11}{inspect.getdoc(command).splitlines()[0]}" for name, command in COMMANDS.items()]
+            lines = [f"  {name:<11}{_summary(command)}" for name, command in COMMANDS.items()]
             lines.append("\nTraining is another command: deepspeed fastmim/train.py CONFIG")
             print("usage: fastmim COMMAND ...    (COMMAND --help describes its options)\n", *lines, sep="\n")
             raise SystemExit(0 if args else 2)

@@ -27,7 +27,7 @@ from fastmim.data.manifest import Manifest
 from fastmim.export import export
 from fastmim.run import checkpoint
 from fastmim.tasks.pretrain import build
-from fastmim.tasks.runs import open_pretraining
+from fastmim.tasks.saved_run import open_pretraining
 
 
 def write_run(folder: Path, images: Path, held_out: int) -> Path:

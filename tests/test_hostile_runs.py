@@ -16,7 +16,7 @@ from fastmim.export.card import card
 from fastmim.export.layouts import Snippet
 from fastmim.export.load import from_run
 from fastmim.run import checkpoint
-from fastmim.tasks.runs import open_run
+from fastmim.tasks.saved_run import open_run
 from tests import hostile_runs
 from tests.test_cli import write_run
 

@@ -74,8 +74,7 @@ def test_imports_go_down(path):
     own = relative.parts[0].removesuffix(".py")
     if own == "__init__":
         names = {alias for node in ast.parse(path.read_text()).body for alias in imported(node)}
-        assert not names, "fastmim/__init__.py imports nothing when it is imported"
-        assert imports(path) == {"fastmim.export.load.load"}, "but what fastmim.load is, when that is called"
+        assert names == {"annotations", "TYPE_CHECKING"}, "`import fastmim` must not import anything heavy"
         return
     for module in imports(path):
         if module.startswith("fastmim.") and part(module) != own:
@@ -161,7 +160,7 @@ WRITING = re.compile(
 )
 # `save` of our own classes, which is written there; of libraries that are given an open file; and into a new folder.
 WRITTEN_ELSEWHERE = re.compile(
-    r"(checkpoint|self|manifest|program)\.save\(|\)\.save\(str\(target\)\)|image\.save\(file, "
+    r"(checkpoint|saver|self|manifest|program)\.save\(|\)\.save\(str\(target\)\)|image\.save\(file, "
 )
 WRITTEN_TO_A_FILE = re.compile(r"torch\.save\(.*(, file\)|, FILE\))")
 

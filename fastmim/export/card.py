@@ -22,10 +22,10 @@ from ..data.manifest import Manifest
 from ..host.files import parse_json, read_bytes, read_json
 from ..host.terminal import shown
 from ..model.encoders.convnet import ConvNet
-from ..run.metrics import duration
-from ..tasks.trained import Trained
+from ..run.console import duration
 from .layouts import Snippet
 from .timm_models import timm_encoder, timm_model
+from .trained_encoder import TrainedEncoder
 
 LONGEST = 200
 """Characters of a text from outside that a card holds."""
@@ -36,7 +36,13 @@ LARGEST = 2**24
 
 
 def card(
-    trained: Trained, config: Experiment, run: Path | None, step: int, to: str, snippet: Snippet, notes: Sequence[str]
+    trained: TrainedEncoder,
+    config: Experiment,
+    run: Path | None,
+    step: int,
+    to: str,
+    snippet: Snippet,
+    notes: Sequence[str],
 ) -> str:
     """Returns README.md in Markdown, for the hub with its YAML header. Of paths, only the last part is told.
 
@@ -70,14 +76,14 @@ def code(text: object) -> str:
     return f"{fence} {line} {fence}" if "`" in line or not line.strip() else f"{fence}{line}{fence}"
 
 
-def _header(trained: Trained) -> str:
+def _header(trained: TrainedEncoder) -> str:
     library = "fastmim" if timm_model(trained) is None else "timm"
     task = "image-feature-extraction" if trained.head is None else "image-classification"
     tags = "".join(f"- {tag}\n" for tag in dict.fromkeys((task, library, "fastmim", "masked-image-modeling")))
     return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{tags}---\n\n"
 
 
-def _title(trained: Trained, config: Experiment) -> str:
+def _title(trained: TrainedEncoder, config: Experiment) -> str:
     network = f"{type(trained.spec).__name__}, {_millions(trained)} parameters"
     if _published(trained):
         network = f"{trained.spec.name} ({network})"
@@ -88,11 +94,11 @@ def _title(trained: Trained, config: Experiment) -> str:
     return f"{network}, {kind}, {trained.classes} classes"
 
 
-def _millions(trained: Trained) -> str:
+def _millions(trained: TrainedEncoder) -> str:
     return f"{sum(p.numel() for p in trained.model.parameters()) / 1e6:.3g} M"
 
 
-def _published(trained: Trained) -> bool:
+def _published(trained: TrainedEncoder) -> bool:
     """True if the network is timm's of the name in the config, in every shape: a config may change its sizes."""
     import timm
 
@@ -107,7 +113,7 @@ def _published(trained: Trained) -> bool:
     return made == named
 
 
-def _use(trained: Trained, snippet: Snippet, notes: Sequence[str]) -> str:
+def _use(trained: TrainedEncoder, snippet: Snippet, notes: Sequence[str]) -> str:
     height, width = trained.size
     facts = [
         f"Images: {trained.image.channels} channels, {height} x {width} pixels, values / 255 less mean "
@@ -228,7 +234,7 @@ def _recipe(config: Experiment) -> str:
     return f"```json\n{json.dumps(recipe, indent=2)}\n```"
 
 
-def _limits(trained: Trained, unread: Sequence[str]) -> str:
+def _limits(trained: TrainedEncoder, unread: Sequence[str]) -> str:
     limits = [
         "It was tested on what is listed above and on nothing else; whether it treats people and places alike was not.",
         "What the training images lack or overstate, it lacks or overstates.",

@@ -10,9 +10,9 @@ from ..config.base import load, to_json
 from ..convert import official
 from ..host.terminal import shown, typed
 from ..run import checkpoint
+from ..tasks.model_outline import LARGEST_SIDE, outline
 from ..tasks.parts import build
-from ..tasks.runs import open_pretraining, outline
-from ..tasks.trained import LARGEST_SIDE
+from ..tasks.saved_run import open_pretraining
 
 
 def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[int, int] | None = None) -> str:

@@ -17,13 +17,13 @@ from torch import Tensor
 from ..config.base import Experiment
 from ..host.files import open_regular, parse_json, read_bytes, write
 from ..host.terminal import shown
-from ..tasks.trained import Trained
 from ..tokens import Mask
 from .card import LARGEST, card
 from .frameworks import DETECTRON2, MMDET, MMSEG
 from .layouts import HUB, TIMM, Layout, differs
 from .load import from_run
 from .onnx import ONNX
+from .trained_encoder import TrainedEncoder
 
 Name = Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"]
 LAYOUTS: dict[Name, Layout] = {
@@ -171,7 +171,7 @@ def _take_place(new: Path, target: Path, old: Path) -> None:
         raise
 
 
-def check_place(trained: Trained, to: Name) -> None:
+def check_place(trained: TrainedEncoder, to: Name) -> None:
     """
     Raises:
         ValueError: the library has no such encoder; says which have.
@@ -181,7 +181,7 @@ def check_place(trained: Trained, to: Name) -> None:
         raise ValueError(f"--to {to}: {reason}; this encoder can go --to {possible or 'nothing'}")
 
 
-def _misfit(trained: Trained, to: Name) -> str | None:
+def _misfit(trained: TrainedEncoder, to: Name) -> str | None:
     try:
         LAYOUTS[to].place(trained)
     except ValueError as error:
@@ -190,7 +190,7 @@ def _misfit(trained: Trained, to: Name) -> str | None:
 
 
 @torch.no_grad()
-def _problem(trained: Trained, layout: Layout, folder: Path) -> str | None:
+def _problem(trained: TrainedEncoder, layout: Layout, folder: Path) -> str | None:
     """Says why an export is not the encoder that was trained, or returns None.
 
     Noise images go through what was trained (uint8, nothing hidden), through `features`, and through the loaded copy. A

@@ -17,8 +17,8 @@ from ..convert.backbones import Backbone, tensors
 from ..convert.official import write_official
 from ..convert.read import read_official
 from ..tasks.parts import PRETRAINING_ONLY
-from ..tasks.trained import Trained
 from .layouts import Layout, Snippet
+from .trained_encoder import TrainedEncoder
 
 FILE = "backbone.pth"
 PYRAMID = 256
@@ -27,7 +27,7 @@ MAPS = 4
 """Maps that MMSegmentation's decoders read."""
 
 
-def openmmlab_backbone(trained: Trained) -> Backbone:
+def openmmlab_backbone(trained: TrainedEncoder) -> Backbone:
     """
     Raises:
         ValueError: OpenMMLab has none for the encoder.
@@ -35,7 +35,7 @@ def openmmlab_backbone(trained: Trained) -> Backbone:
     return _placed(trained, openmmlab.backbone(trained.spec, trained.model.encoder, trained.image))
 
 
-def mmseg_backbone(trained: Trained) -> Backbone:
+def mmseg_backbone(trained: TrainedEncoder) -> Backbone:
     """
     Raises:
         ValueError: OpenMMLab has none for the encoder, or it is too shallow.
@@ -49,7 +49,7 @@ def mmseg_backbone(trained: Trained) -> Backbone:
     return found
 
 
-def detectron2_backbone(trained: Trained) -> Backbone:
+def detectron2_backbone(trained: TrainedEncoder) -> Backbone:
     """
     Raises:
         ValueError: Detectron2 has none for the encoder.
@@ -57,19 +57,19 @@ def detectron2_backbone(trained: Trained) -> Backbone:
     return _placed(trained, detectron2.backbone(trained.spec, trained.model.encoder, trained.image))
 
 
-def _placed(trained: Trained, found: Backbone) -> Backbone:
+def _placed(trained: TrainedEncoder, found: Backbone) -> Backbone:
     found.state(_ours(trained))  # refuses what has no place
     return found
 
 
-def write_openmmlab(trained: Trained, folder: Path) -> list[str]:
+def write_openmmlab(trained: TrainedEncoder, folder: Path) -> list[str]:
     """{"state_dict": names with "backbone." in front}, as mmengine's `Pretrained` takes it with that prefix."""
     found = openmmlab_backbone(trained)
     write_official(folder / FILE, "state_dict", found.state(_ours(trained)))
     return [*found.notes, *_left(trained)]
 
 
-def write_detectron2(trained: Trained, folder: Path) -> list[str]:
+def write_detectron2(trained: TrainedEncoder, folder: Path) -> list[str]:
     """{"model": names} and the word to match them by their ends, as DetectionCheckpointer takes it."""
     found = detectron2_backbone(trained)
     state = found.state(_ours(trained))
@@ -77,21 +77,21 @@ def write_detectron2(trained: Trained, folder: Path) -> list[str]:
     return [*found.notes, *_left(trained)]
 
 
-def openmmlab_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+def openmmlab_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
     """Says what is wrong with the file, or returns None; see `_problem`."""
     return _problem(trained, openmmlab_backbone(trained), folder)
 
 
-def detectron2_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+def detectron2_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
     """Says what is wrong with the file, or returns None; see `_problem`."""
     return _problem(trained, detectron2_backbone(trained), folder)
 
 
-def _ours(trained: Trained) -> dict[str, Tensor]:
+def _ours(trained: TrainedEncoder) -> dict[str, Tensor]:
     return tensors(trained.model.encoder, PRETRAINING_ONLY)
 
 
-def _left(trained: Trained) -> list[str]:
+def _left(trained: TrainedEncoder) -> list[str]:
     maps = ["The backbone gives maps, of which nothing is pooled."]
     if trained.head is None:
         return maps
@@ -99,7 +99,7 @@ def _left(trained: Trained) -> list[str]:
     return [*maps, f"The classifier stayed behind{behind}."]
 
 
-def _problem(trained: Trained, found: Backbone, folder: Path) -> str | None:
+def _problem(trained: TrainedEncoder, found: Backbone, folder: Path) -> str | None:
     """By way of the inverse map, the file must hold every tensor that has a place there, bit for bit."""
     ours, inverse = _ours(trained), found.inverse(read_official(folder / FILE).state)
     placed = found.state(ours)
@@ -109,7 +109,7 @@ def _problem(trained: Trained, found: Backbone, folder: Path) -> str | None:
     return f"{wrong[0]} is another one by way of {found.kind}'s names" if wrong else None
 
 
-def mmdet_snippet(trained: Trained, folder: str) -> Snippet:
+def mmdet_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """For a config after its _base_."""
     found = openmmlab_backbone(trained)
     parts: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def mmdet_snippet(trained: Trained, folder: str) -> Snippet:
     return _openmmlab("MMDetection", trained, found, parts, imports, folder)
 
 
-def mmseg_snippet(trained: Trained, folder: str) -> Snippet:
+def mmseg_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """For a config after its _base_."""
     found = mmseg_backbone(trained)
     imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
@@ -140,7 +140,7 @@ def mmseg_snippet(trained: Trained, folder: str) -> Snippet:
 
 
 def _openmmlab(
-    library: str, trained: Trained, found: Backbone, parts: dict[str, Any], imports: list[str], folder: str
+    library: str, trained: TrainedEncoder, found: Backbone, parts: dict[str, Any], imports: list[str], folder: str
 ) -> Snippet:
     source = {"type": "Pretrained", "checkpoint": f"{folder}/{FILE}", "prefix": "backbone."}
     model = {
@@ -157,7 +157,7 @@ def _openmmlab(
     return Snippet("config.py", "\n".join([*lines, f"model = {_code(model)}", ""]))
 
 
-def detectron2_snippet(trained: Trained, folder: str) -> Snippet:
+def detectron2_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """For a LazyConfig of Mask R-CNN."""
     found = detectron2_backbone(trained)
     vit = found.kind == "ViT"

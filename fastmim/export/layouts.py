@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..host.files import write, writing
 from ..run.tensors import to_bytes
-from ..tasks.trained import FeatureExtractor, Trained
 from .load import CONTENT, from_export
 from .timm_models import tensor_names, timm_model, timm_tokens
+from .trained_encoder import FeatureExtractor, TrainedEncoder
 
 TOLERANCE = 1e-4
 """Largest difference where arithmetic is done in another order, of features of root mean square 1."""
@@ -47,13 +47,13 @@ class Layout:
     """
 
     weights: str
-    place: Callable[[Trained], object]
-    write: Callable[[Trained, Path], list[str]]
-    problem: Callable[[Trained, Path, Tensor], str | None]
-    snippet: Callable[[Trained, str], Snippet]
+    place: Callable[[TrainedEncoder], object]
+    write: Callable[[TrainedEncoder, Path], list[str]]
+    problem: Callable[[TrainedEncoder, Path, Tensor], str | None]
+    snippet: Callable[[TrainedEncoder, str], Snippet]
 
 
-def place_timm(trained: Trained) -> None:
+def place_timm(trained: TrainedEncoder) -> None:
     """
     Raises:
         ValueError: timm has the encoder, but does not pool as it was trained to.
@@ -61,7 +61,7 @@ def place_timm(trained: Trained) -> None:
     timm_model(trained)
 
 
-def write_timm(trained: Trained, folder: Path) -> list[str]:
+def write_timm(trained: TrainedEncoder, folder: Path) -> list[str]:
     """model.safetensors and config.json, for timm where it has the model, and for `fastmim.load`."""
     import timm
 
@@ -101,7 +101,7 @@ def write_timm(trained: Trained, folder: Path) -> list[str]:
 
 
 @torch.no_grad()
-def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+def timm_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
     """Compares copies loaded by `fastmim.load` and timm: tokens bit for bit, all else closely."""
     import timm
 
@@ -119,7 +119,7 @@ def timm_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     return None
 
 
-def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def _outputs(trained: TrainedEncoder, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Everything that a model gives, ours or timm's: tokens where timm has them before the pooling's norm too."""
     if isinstance(model, FeatureExtractor):
         found = {"tokens": model.tokens(images), "features": model(images)}
@@ -134,21 +134,21 @@ def _outputs(trained: Trained, model: nn.Module, images: Tensor) -> dict[str, Te
     return found | {"outputs": called}
 
 
-def _gives(trained: Trained, ours: bool) -> str:
+def _gives(trained: TrainedEncoder, ours: bool) -> str:
     """Says in words what a call of the model returns."""
     if trained.head is None or ours:
         return f"pooled features: {trained.pooling}"
     return f"{trained.classes} logits, computed from {trained.pooling}"
 
 
-def timm_snippet(trained: Trained, folder: str) -> Snippet:
+def timm_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """Python for timm, or for `fastmim.load`."""
     if timm_model(trained) is None:
         return Snippet("usage.py", f"import fastmim\n\n{_fastmim_call(trained, repr(folder))}")
     return Snippet("usage.py", f"import timm\n\n{_timm_call(trained, f'local-dir:{folder}')}")
 
 
-def hub_snippet(trained: Trained, folder: str) -> Snippet:
+def hub_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """The upload, and how others use what was uploaded."""
     upload = "from huggingface_hub import upload_folder\n\n"
     upload += f'upload_folder(repo_id="USER/NAME", folder_path={folder!r})\n\n'
@@ -159,12 +159,12 @@ def hub_snippet(trained: Trained, folder: str) -> Snippet:
     return Snippet("usage.py", f"{upload}{load}{call}")
 
 
-def _timm_call(trained: Trained, source: str) -> str:
+def _timm_call(trained: TrainedEncoder, source: str) -> str:
     call = f"model = timm.create_model({source!r}, pretrained=True)\n"
     return f"{call}# model(images) gives {_gives(trained, False)}.\n"
 
 
-def _fastmim_call(trained: Trained, source: str) -> str:
+def _fastmim_call(trained: TrainedEncoder, source: str) -> str:
     call = f"encoder, transform = fastmim.load({source})\n"
     return f"{call}# encoder(images) gives {_gives(trained, True)}.\n"
 

@@ -21,10 +21,11 @@ from ..host.terminal import shown
 from ..model.masking import UniformMasking
 from ..run import checkpoint
 from ..run.tensors import read_tensors
+from ..tasks.model_outline import outline, tensors_with_values
 from ..tasks.parts import PARTS, PRETRAINING_ONLY, build
-from ..tasks.runs import open_run, outline
-from ..tasks.trained import Description, FeatureExtractor, Trained, with_values
+from ..tasks.saved_run import open_run
 from .timm_models import tensor_names
+from .trained_encoder import EncoderDescription, FeatureExtractor, TrainedEncoder
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -51,7 +52,7 @@ def load(path: str | Path) -> tuple[FeatureExtractor, Compose]:
     return trained.model, trained.transform()
 
 
-def find(path: Path) -> Trained:
+def find(path: Path) -> TrainedEncoder:
     """
     Raises:
         ValueError: no run folder, no export to load, and no official checkpoint.
@@ -74,7 +75,7 @@ def weights(loaded: checkpoint.Loaded) -> dict[str, Tensor]:
     return loaded.state["model"] | loaded.state.get("ema", {})
 
 
-def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the run") -> Trained:
+def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the run") -> TrainedEncoder:
     """Returns what a run of this config has trained, with these weights of its module.
 
     Args:
@@ -100,13 +101,15 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
     if isinstance(config, Probe):  # whose batch norm is the first part of our classifier
         state = {re.sub(r"^(norm|fc)\.", lambda m: PROBE[m[1]], name): tensor for name, tensor in state.items()}
     try:
-        found = Description(config.encoder, masking, data.size, data.mean, data.std, crop, test_size, head, classes)
-        return found.outline(with_values(state), isinstance(config, Probe)).fill(state)
+        found = EncoderDescription(
+            config.encoder, masking, data.size, data.mean, data.std, crop, test_size, head, classes
+        )
+        return found.outline(tensors_with_values(state), isinstance(config, Probe)).fill(state)
     except ValueError as error:
         raise ValueError(_reason(error, source)) from error
 
 
-def from_export(folder: Path) -> Trained:
+def from_export(folder: Path) -> TrainedEncoder:
     """
     Raises:
         ValueError: as `outline_export`.
@@ -115,7 +118,7 @@ def from_export(folder: Path) -> Trained:
     return outlined.fill(state)
 
 
-def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
+def outline_export(folder: Path) -> tuple[TrainedEncoder, dict[str, Tensor]]:
     """Returns the model of an export, without memory for its weights, and the weights by our names, which fit.
 
     Raises:
@@ -125,7 +128,7 @@ def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
     again = "export it again, or load it with timm"
     try:
         stored = read_json(file, LONGEST)[CONTENT]
-        description = Description(**{name: from_json(value, PARTS, name) for name, value in stored.items()})
+        description = EncoderDescription(**{name: from_json(value, PARTS, name) for name, value in stored.items()})
     except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:
@@ -133,7 +136,7 @@ def outline_export(folder: Path) -> tuple[Trained, dict[str, Tensor]]:
     file = folder / "model.safetensors"
     try:
         state = read_tensors(file)
-        empty = description.outline(with_values(state))
+        empty = description.outline(tensors_with_values(state))
         places = {theirs: ours for ours, theirs in tensor_names(empty).items()}
         state = {places.get(name, f"encoder.{name}"): tensor for name, tensor in state.items()}
         empty.check(state)
@@ -149,7 +152,7 @@ def _reason(error: ValueError, file: str | Path) -> str:
     return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
-def from_official(file: Path) -> Trained:
+def from_official(file: Path) -> TrainedEncoder:
     """
     Raises:
         ValueError: no official checkpoint, or one that lacks a part of the encoder.

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from ..host.extras import require
-from ..tasks.trained import FeatureExtractor, Trained
 from .layouts import TOLERANCE, Layout, Snippet
+from .trained_encoder import FeatureExtractor, TrainedEncoder
 
 FILE = "model.onnx"
 BESIDE = f"{FILE}.data"
@@ -38,12 +38,12 @@ class Graph(nn.Module):
         return (pooled, tokens) if self.model.fc is None else (pooled, tokens, self.model.fc(pooled))
 
 
-def outputs(trained: Trained) -> list[str]:
+def outputs(trained: TrainedEncoder) -> list[str]:
     """Names of what the graph gives."""
     return ["features", "tokens", *(["logits"] if trained.head else [])]
 
 
-def place_onnx(trained: Trained) -> None:
+def place_onnx(trained: TrainedEncoder) -> None:
     """
     Raises:
         ValueError: ONNX is not installed.
@@ -51,7 +51,7 @@ def place_onnx(trained: Trained) -> None:
     require("ONNX", "onnx", "onnxscript", "onnxruntime")
 
 
-def write_onnx(trained: Trained, folder: Path) -> list[str]:
+def write_onnx(trained: TrainedEncoder, folder: Path) -> list[str]:
     """model.onnx, for any number of images of one size."""
     height, width = trained.test_size
     images = torch.zeros((2, trained.image.channels, height, width))
@@ -80,7 +80,7 @@ def write_onnx(trained: Trained, folder: Path) -> list[str]:
 
 
 @torch.no_grad()
-def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
+def onnx_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
     """Says why the graph is invalid, not of standard operators, or gives other outputs; else returns None."""
     import onnx
     import onnxruntime as runtime
@@ -106,7 +106,7 @@ def onnx_problem(trained: Trained, folder: Path, images: Tensor) -> str | None:
     return None
 
 
-def onnx_snippet(trained: Trained, folder: str) -> Snippet:
+def onnx_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
     """Python for ONNX Runtime, from an image file on."""
     size = (trained.test_size[1], trained.test_size[0])
     grey = trained.image.channels == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..model.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from ..model.encoders.create import TimmEncoder
 from ..parts import Encoder
-from ..tasks.trained import Trained, unused
+from .trained_encoder import TrainedEncoder, unused
 
 Pool = Literal["mean", "cls"]
 Norm = Literal["before", "after", "new"]
@@ -141,7 +141,7 @@ def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
     return found.tokens(model, images)
 
 
-def timm_model(trained: Trained) -> dict[str, Any] | None:
+def timm_model(trained: TrainedEncoder) -> dict[str, Any] | None:
     """Returns the timm model that pools and classifies as `trained.model` does, or None; see `timm_encoder`.
 
     Raises:
@@ -154,7 +154,7 @@ def timm_model(trained: Trained) -> dict[str, Any] | None:
     return own | {"model_args": own["model_args"] | args}
 
 
-def tensor_names(trained: Trained) -> dict[str, str]:
+def tensor_names(trained: TrainedEncoder) -> dict[str, str]:
     """Maps the name of each tensor of `trained.model` to its name in an export's file.
 
     The names are timm's if timm has the model. Otherwise they are fastmim's, without "encoder.".

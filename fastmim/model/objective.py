@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
-from fastmim_kernels import composite_residual, patch_loss, spectral_loss
+from fastmim_kernels import composite_residual, focal_frequency_loss, patch_loss
 
 from ..parts import ImageSpec, Loss, Target
 from ..tokens import Mask, take, unpatchify
@@ -19,7 +19,7 @@ ElementName = Literal["l1", "l2", "focal_l1"]
 FUSED: dict[type[Loss], ElementName] = {MaskedL1: "l1", MaskedL2: "l2", MaskedFocalL1: "focal_l1"}
 """Element-wise losses that kernels compute, and their names in `patch_loss` and `composite_residual`."""
 FOCAL_FREQUENCY = (FocalFrequency, ComplexFocalL1)
-"""Fourier losses that `spectral_loss` computes from residual images."""
+"""Fourier losses that `focal_frequency_loss` computes from residual images."""
 
 
 def fused_op(target: Target, loss: Loss) -> str | None:
@@ -107,7 +107,7 @@ class Objective(nn.Module):
             visible_weight=loss.visible_weight,
             average=average,
         )
-        return spatial + loss.weight * spectral_loss(residual, **options)
+        return spatial + loss.weight * focal_frequency_loss(residual, **options)
 
     def compare(self, pred: Tensor, target: Tensor, mask: Mask) -> Tensor:
         """Computes the loss by calling it on a target that is built in full.
@@ -161,7 +161,7 @@ def focal_frequency_options(fourier: FourierLoss, batch: int) -> tuple[int, dict
         batch: images in a micro-batch.
 
     Returns:
-        The number of residual images that are averaged first, and the keyword arguments of `spectral_loss`.
+        The number of residual images that are averaged first, and the keyword arguments of `focal_frequency_loss`.
 
     Raises:
         TypeError: the op does not compute this loss.

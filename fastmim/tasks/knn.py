@@ -1,4 +1,4 @@
-"""k-NN accuracy of a pre-training run's encoder on labelled folders, its features kept in memory-mapped files.
+"""k-NN accuracy of a pre-training run's encoder on labelled folders, with features in memory-mapped files.
 
 May import L3 and below, and analysis.
 """
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,15 +40,29 @@ def measure(
     pool: Literal["mean", "cls"],
     crop_pct: float,
     device: torch.device,
-) -> dict:
-    """Accuracy on FOLDER/test with FOLDER/train to search in; left in the run folder as knn.json too.
+) -> dict[str, Any]:
+    """Measures the accuracy on FOLDER/test of votes by the most similar images of FOLDER/train.
 
-    Features are of central crops, cls or the mean of the other tokens; batch norms take the statistics of clean
-    training images first. They stay in RUN/features, for the next call with the same checkpoint and images.
-    Images that cannot be used are left out and counted.
+    The features are of central crops: the class token, or the mean of all other tokens. Batch norms first take the
+    statistics of clean training images. The features stay in RUN/features for the next call with the same checkpoint
+    and images. Images that cannot be used are left out and counted.
+
+    Args:
+        run: the run folder.
+        config: the run's config.
+        loaded: the run's checkpoint.
+        folder: holds train/CLASS/ and test/CLASS/ images.
+        k: number of neighbours that vote.
+        temperature: a vote has the weight exp(cosine / temperature).
+        pool: mean = the mean of all tokens except the class token; cls = the class token.
+        crop_pct: side of the central crop, as a fraction of the largest crop that fits.
+        device: computes the features and the votes.
+
+    Returns:
+        The content of knn.json, which is written too.
 
     Raises:
-        ValueError: no such folders, settings that do not fit, or too many images that cannot be used.
+        ValueError: a folder is missing, a setting does not fit, or too many images cannot be used.
     """
     old = config.data
     data = LabelledData(
@@ -71,41 +85,46 @@ def measure(
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
     mim.to(device).eval()
-    pool_of = pooling(mim.encoder, Head(pool=pool))
-    norms = recalibrate(mim.encoder, (pixels(mim, some) for some in _calibration(train, data, config, device)))
+    pool_module = pooling(mim.encoder, Head(pool=pool))
+    clean = calibration(train, data, Probe.calibrate, config.train.seed, device)
+    norms = recalibrate(mim.encoder, (pixels(mim, images) for images in clean))
     asked = json.dumps([loaded.path.name, hashlib.sha256((loaded.path / "manifest.json").read_bytes()).hexdigest(),
                         pool, crop_pct, data.size, data.crop.interpolation, train.hash if norms else None])  # fmt: skip
-    found = [
-        _features(run, f"{asked}{manifest.hash}", manifest, data, mim, pool_of, device) for manifest in (train, test)
-    ]
-    labels = [torch.tensor(manifest.labels, device=device) for manifest in (train, test)]
-    left_out = [bad for _, bad in found]
-    banks = [_without(bank, bad) for bank, bad in found]
-    labels = [_without(some, bad) for some, bad in zip(labels, left_out, strict=True)]
-    accuracy = knn_accuracy(banks[0], labels[0], banks[1], labels[1], k, temperature)
-    found = {"top1": accuracy, "k": k, "temperature": temperature, "pool": pool, "crop_pct": crop_pct}
-    found |= {"classes": classes, "bank": len(banks[0]), "images": len(banks[1]), "checkpoint": loaded.path.name}
-    found["bad_images"] = sum(map(len, left_out))
-    write(output(run, "knn.json"), json.dumps(found, indent=2) + "\n")
-    return found
+    banks, labels, bad_images = [], [], 0
+    for manifest in (train, test):
+        features, bad = _features(run, f"{asked}{manifest.hash}", manifest, data, mim, pool_module, device)
+        banks.append(_without(features, bad))
+        labels.append(_without(torch.tensor(manifest.labels, device=device), bad))
+        bad_images += len(bad)
+    result = {
+        "top1": knn_accuracy(banks[0], labels[0], banks[1], labels[1], k, temperature),
+        "k": k,
+        "temperature": temperature,
+        "pool": pool,
+        "crop_pct": crop_pct,
+        "classes": classes,
+        "bank": len(banks[0]),
+        "images": len(banks[1]),
+        "checkpoint": loaded.path.name,
+        "bad_images": bad_images,
+    }
+    write(output(run, "knn.json"), json.dumps(result, indent=2) + "\n")
+    return result
 
 
 def pixels(mim: MIM, images: Tensor) -> Tensor:
-    """(B, C, H, W) normalised."""
+    """Normalises (B, H, W, C) uint8 images to (B, C, H, W) floats."""
     return mim.objective.normalize(images).permute(0, 3, 1, 2)
-
-
-def _calibration(train: Manifest, data: LabelledData, config: Config, device: torch.device):
-    return calibration(train, data, Probe.calibrate, config.train.seed, device)
 
 
 @torch.no_grad()
 def _features(
     run: Path, key: str, manifest: Manifest, data: LabelledData, mim: MIM, pool: torch.nn.Module, device: torch.device
 ) -> tuple[Tensor, list[int]]:
-    """(N, D) float32 on the CPU, of which only what is read is in memory; and which images cannot be used.
+    """Returns the features of all images of a manifest, and the indices of images that cannot be used.
 
-    Made once, then found in RUN/features, unless some images could not be used: they may be whole the next time.
+    The features are (N, D) float32 in a mapped file of RUN/features, of which only the parts that are read take
+    memory. The next call finds them there, unless some images could not be used: these may be repaired by then.
     """
     file = output(run, "features", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy")
     shape = (len(manifest), mim.encoder.embed_dim)
@@ -115,7 +134,7 @@ def _features(
     bad: dict[int, str] = {}
     with writing(file) as out:
         npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        # On a full disk this is refused; writing to a mapped file would end the process.
+        # On a full disk this call fails. Without it, writing to the mapped file would kill the process.
         os.posix_fallocate(out.fileno(), 0, out.tell() + 4 * shape[0] * shape[1])
         rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
         rows[:] = np.nan
@@ -132,25 +151,27 @@ def _features(
     for index, reason in bad.items():
         print(f"left out: {shown(manifest.path(index))}: {shown(reason)}")
     check_left_out(manifest, bad, data.bad_budget)
-    return _kept(file, shape), sorted(bad)
+    if (made := _kept(file, shape)) is None:
+        raise ValueError(f"{shown(file)} was changed while the features were read; start again")
+    return made, sorted(bad)
 
 
 def _without(rows: Tensor, left_out: list[int]) -> Tensor:
-    """Drops some rows."""
+    """Returns the rows except those at the indices `left_out`."""
     if not left_out:
-        return rows  # not copied: they may be many
+        return rows  # without the copy that indexing makes
     kept = torch.ones(len(rows), dtype=torch.bool)
     kept[left_out] = False
     return rows[kept.to(rows.device)]
 
 
 def _kept(file: Path, shape: tuple[int, int]) -> Tensor | None:
-    """The features in a file, or None if there are none of this shape."""
+    """Returns the features in a file, or None if the file does not hold features of this shape."""
     try:
         open_regular(file).close()
-        # Mapped copy-on-write: torch takes no array that cannot be written.
+        # Mapped copy-on-write, because torch warns about read-only arrays.
         rows = np.load(file, mmap_mode="c")
-    except (OSError, ValueError, EOFError, SyntaxError):  # not there, or no such file
+    except (OSError, ValueError, EOFError, SyntaxError):  # no such file, or not an array
         return None
     if rows.shape != shape or rows.dtype != np.float32 or not rows.flags.c_contiguous:
         return None
@@ -158,9 +179,10 @@ def _kept(file: Path, shape: tuple[int, int]) -> Tensor | None:
 
 
 def check_left_out(manifest: Manifest, bad: dict[int, str], budget: float) -> None:
-    """
+    """Checks that enough images can be used.
+
     Raises:
-        BadFilesError: more images than the run's `data.bad_budget` are bad, or all.
+        BadFilesError: the fraction of bad images is above the run's `data.bad_budget`, or all are bad.
     """
     named = {manifest.paths[index]: reason for index, reason in bad.items()}
     check_budget("--data", manifest.root, named, len(manifest), budget)

@@ -1,4 +1,4 @@
-"""Pictures of a run's newest checkpoint, and which of them show images that the run was trained on.
+"""Reconstructions of a pre-training run's newest checkpoint, with a note on the images that it was trained on.
 
 May import L3 and below, and analysis.
 """
@@ -24,7 +24,7 @@ from .parts import build
 from .pretrain import HeldOut, paths_and_labels
 
 MOST = 256
-"""Images in a picture: thousands would be gigabytes of pixels."""
+"""Most images in a picture. Thousands would take gigabytes of pixels."""
 _BATCH = 8
 
 
@@ -32,17 +32,22 @@ _BATCH = 8
 def draw(
     run: Path, config: Config, loaded: Loaded, images: Path | None, count: int, out: Path | None, overwrite: bool
 ) -> list[str]:
-    """Draws a grid of reconstructions, and returns what there is to say of its images, then its path.
+    """Draws a grid of reconstructions.
 
     Args:
-        run, config, loaded: the run folder, its config and checkpoint.
-        images: folder of images; None = the run's held-out ones.
-        count: how many images.
+        run: the run folder.
+        config: the run's config.
+        loaded: the run's checkpoint.
+        images: folder of images; None = the run's held-out images.
+        count: number of images.
         out: PNG to write; None = reconstruction.png in the run folder.
-        overwrite: replace another program's file at `out`.
+        overwrite: replace a file at `out` that another program wrote.
+
+    Returns:
+        Lines for the user: images left out, images that the run was trained on, and last the path of the picture.
 
     Raises:
-        ValueError: an argument is out of bounds, `out` is a file of somebody else, or no image can be used.
+        ValueError: an argument is out of bounds, another program wrote the file at `out`, or no image can be used.
     """
     if not 1 <= count <= MOST:
         raise ValueError(f"--count: expected 1 to {MOST} images, got {count}")
@@ -68,18 +73,21 @@ def draw(
     held, bad = HeldOut.load(mim, manifest, index, config.data)
     if not len(held.images):
         raise ValueError(f"none of the {len(index)} images can be used; give others with --images FOLDER")
-    note, out = trained_on(run, config, loaded.meta, manifest, held.index), out or run / "reconstruction.png"
+    note = training_overlap(run, config, loaded.meta, manifest, held.index)
+    out = out or run / "reconstruction.png"
     path = save_png(held.grid(mim, held.predict(mim, _BATCH), [note]), out.parent, out.name)
     return [*(f"left out: {shown(name)}: {shown(reason)}" for name, reason in bad.items()), note, shown(path)]
 
 
-def trained_on(run: Path, config: Config, meta: dict[str, Any], manifest: Manifest, index: Tensor) -> str:
-    """Says in one sentence which of some images a run was trained on.
+def training_overlap(run: Path, config: Config, meta: dict[str, Any], manifest: Manifest, index: Tensor) -> str:
+    """Describes in a sentence or two which of the images the run was trained on.
 
     Args:
-        run: run folder. Its manifest lists what `data.root` held when the run was trained.
-        meta: of the run's checkpoint.
-        manifest, index: the images.
+        run: the run folder. Its manifest.json lists the images of `data.root` at the time of training.
+        config: the run's config.
+        meta: metadata of the run's checkpoint.
+        manifest: lists the images.
+        index: (N,) int64, the drawn images' places in the manifest.
     """
     unknown = "Not known: whether the run was trained on these images"
     expected = meta.get("manifest")
@@ -91,7 +99,7 @@ def trained_on(run: Path, config: Config, meta: dict[str, Any], manifest: Manife
         return f"{unknown} (manifest.json in its folder cannot be read)."
     if known.hash != expected:
         return f"{unknown} (manifest.json in its folder is that of other images)."
-    # Images of another folder were held out of nothing.
+    # Held-out images of another folder were never part of the training images.
     data = replace(config.data, held_out=0 if config.data.held_out_root else config.data.held_out, held_out_root=None)
     trained, _, _ = split(known, data, config.train.seed)
     places = index.tolist()

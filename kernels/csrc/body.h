@@ -15,13 +15,13 @@
 #define FASTMIM_DECLARE(signature, name) \
   namespace plain { signature name; }    \
   namespace avx2 { signature name; }
-#define FASTMIM_CHOOSE(name) \
-  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") \
-       ? avx2::name                                                                                  \
-       : plain::name)
+#define FASTMIM_HAS_AVX2 \
+  (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+#define FASTMIM_CHOOSE(name) (FASTMIM_HAS_AVX2 ? avx2::name : plain::name)
 #else
 #define FASTMIM_DECLARE(signature, name) \
   namespace plain { signature name; }
+#define FASTMIM_HAS_AVX2 false
 #define FASTMIM_CHOOSE(name) plain::name
 #endif
 

@@ -195,7 +195,7 @@ def test_shares_are_all_tests():
 
 @pytest.mark.slow
 def test_shares_of_three_processes():
-    options = ["tests/kernels/test_scale_.py", "--collect-only", "-q"]
+    options = ["tests/kernels/test_scale_gradient.py", "--collect-only", "-q"]
     shares = ([], ["--share", "1/2"], ["--share", "2/2"])
     outputs = [
         subprocess.run(python("-m", "pytest", *options, *share), cwd=ROOT, capture_output=True, text=True).stdout

@@ -74,13 +74,13 @@ def test_fuzz_counts_examples_and_names_what_changed(inside, monkeypatch):
             [], 0, "  - during generate phase (1 s):\n    - 100 passing examples, 0 failing", ""
         )
         monkeypatch.setattr(fuzz.subprocess, "run", lambda *_, **__: done)
-    row = fuzz.attempt("scale_", "cpp", profile="test")
+    row = fuzz.attempt("scale_gradient", "cpp", profile="test")
     assert row["examples"] == 100 and fuzz.stale(row) == []
     assert set(fuzz.covered("mask_token_backward", "cpp")) >= {
         f"{fuzz.PACKAGE}/{op}" for op in ("mask_token", "unshuffle_backward")
     }
-    changed = {name: "other" for name in row["covered"] if name.endswith("scale_")}
-    assert fuzz.stale(row | {"covered": row["covered"] | changed}) == [f"{fuzz.PACKAGE}/scale_"]
+    changed = {name: "other" for name in row["covered"] if name.endswith("scale_gradient")}
+    assert fuzz.stale(row | {"covered": row["covered"] | changed}) == [f"{fuzz.PACKAGE}/scale_gradient"]
 
 
 def test_every_slow_test_was_run_and_says_when_it_is_stale():

@@ -92,9 +92,9 @@ def test_rows_are_recorded(monkeypatch, tmp_path, count):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.compile"])
-    keep_first(monkeypatch, "focal_spectrum_", count)
-    assert compile.main(["--op", "focal_spectrum_", "--arch", "90", "--record"]) == 0
+    keep_first(monkeypatch, "focal_frequency", count)
+    assert compile.main(["--op", "focal_frequency", "--arch", "90", "--record"]) == 0
     rows = record.read("compile")
-    assert len(rows) == count and rows[0]["case"] == "focal_spectrum_, focal frequency, sm_90"
+    assert len(rows) == count and rows[0]["case"] == "focal_frequency, focal frequency, sm_90"
     assert all(0 < row["shared"] <= 227 * 1024 for row in rows)  # of a sum over the program's warps
     assert all(0 < row["registers"] <= 255 and row["spills"] == 0 and row["widest_loads"] >= 64 for row in rows)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, composite_residual, use_reference
-from fastmim_kernels._losses import LOSSES
+from fastmim_kernels._element_loss import ELEMENT_LOSSES
 from fastmim_kernels.composite_residual import reference
 from fastmim_kernels.composite_residual.cases import CASES, Case, inputs
 
@@ -26,7 +26,7 @@ def any_case(draw, largest_patch: int):
         num_keep=draw(st.integers(0, grid[0] * grid[1])),
         channels=draw(st.integers(1, 5)),
         images=draw(st.sampled_from([torch.uint8, *DTYPES])),
-        loss=draw(st.sampled_from(LOSSES)),
+        loss=draw(st.sampled_from(ELEMENT_LOSSES)),
         gamma=draw(st.sampled_from([1.0, 1.0, 2.0, 1.3])),
         visible=draw(st.sampled_from(["mixed", "target", "prediction", "mean"])),
         visible_weight=draw(st.sampled_from([0.0, 1e-3, 0.5, 1.0])),

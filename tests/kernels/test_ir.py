@@ -35,14 +35,14 @@ SMALL = {
         "mask_token": {"hidden", "x", "out"},
         "mask_token_backward": {"hidden", "grad", "x", "out"},
     },
-    "counts blocks of 1,024": {"scale_": {"x"}},
+    "counts blocks of 1,024": {"scale_gradient": {"x"}},
     "a place in one image, behind 64 bits that count images": {
         "low_pass": {"images", "out", "spectrum", "wanted"},
         "mean_fill": {"hidden", "images", "out"},
         "window_attention": {"codes", "out", "qkv"},
         "window_attention_backward": {"codes", "grad", "qkv", "qkv_grad", "statistics"},
     },
-    "a place in one image's spectrum, behind 64 bits that count planes": {"focal_spectrum_": {"spectrum"}},
+    "a place in one image's spectrum, behind 64 bits that count planes": {"focal_frequency": {"spectrum"}},
     "a place in one row of features, behind 64 bits that count rows": {
         "mask_token_backward": {"gamma_sums", "token_sums"},
         "unshuffle_backward": {"grad", "latent", "pos", "sums"},

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from bench.ops import DTYPES
-from fastmim_kernels import patch_gather, patch_loss, require
-from fastmim_kernels._losses import LOSSES
+from fastmim_kernels import OPS, patch_gather, patch_loss, require
+from fastmim_kernels._element_loss import ELEMENT_LOSSES
 
 PATCH = 32
 IMAGES = 3  # of 27,392 x 27,392 bytes: the last one begins below 2^31 and ends above it
 SIDE = 27392
 MEAN, STD = torch.zeros(1), torch.ones(1)
+CASES = {op: importlib.import_module(f"fastmim_kernels.{op}.cases") for op in OPS}
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +40,8 @@ def test_cpp_reads_the_last_patch(images):
     torch.testing.assert_close(loss, last.mean())
 
 
-# op -> which of its arguments have one entry per image. The others do not depend on the number of images.
-PER_IMAGE = {
-    "block_mask": (2,),
-    "composite_residual": (0, 1, 2),
-    "composite_residual_backward": (1, 2, 3, 4),
-    "focal_spectrum_": (0,),
-    "low_pass": (0,),
-    "mask_token": (0, 1),
-    "mask_token_backward": (0, 2),
-    "mean_fill": (0, 1),
-    "patch_gather": (0, 1),
-    "patch_scatter": (0, 1),
-    "philox": (2,),
-    "random_mask": (2,),
-    "uniform_mask": (3,),
-    "unshuffle": (0, 3),
-    "unshuffle_backward": (0, 1),
-    "window_attention": (0, 1),
-    "window_attention_backward": (0, 1, 2),
-}
+# The others do not depend on the number of images.
+PER_IMAGE = {op: cases.PER_IMAGE for op, cases in CASES.items() if hasattr(cases, "PER_IMAGE")}
 # op -> the gradient of a mean over all images, which has to grow with their number for each to get the same share.
 OF_A_MEAN = {"composite_residual_backward": 0}
 
@@ -73,7 +56,7 @@ def check_last_image(op: str, case, device: str, batch: int | None = None) -> No
 
     A power of two times, where a mean is divided by the number, which is so exact.
     """
-    cases = importlib.import_module(f"fastmim_kernels.{op}.cases")
+    cases = CASES[op]
     launch = importlib.import_module(f"fastmim_kernels.{op}.cuda").launch
     dtype = DTYPES[cases.BENCH_DTYPES[-1]]
     args = list(cases.inputs(case, dtype))
@@ -107,7 +90,7 @@ def check_last_image(op: str, case, device: str, batch: int | None = None) -> No
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the large tensors are real")
 @pytest.mark.parametrize("op", [op for op in PER_IMAGE if op != "low_pass"])  # slow in the interpreter
 def test_the_check_of_large_tensors(op):
-    case = first_case(importlib.import_module(f"fastmim_kernels.{op}.cases").CASES)
+    case = first_case(CASES[op].CASES)
     check_last_image(op, case, "cpu", batch=4)
 
 
@@ -115,14 +98,14 @@ def test_the_check_of_large_tensors(op):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of some 80 GiB")
 @pytest.mark.parametrize("op", PER_IMAGE)
 def test_triton_writes_the_last_image(op):
-    case = first_case(importlib.import_module(f"fastmim_kernels.{op}.cases").BENCH)
+    case = first_case(CASES[op].BENCH)
     check_last_image(op, case, "cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of some 20 GiB")
 def test_triton_scales_the_last_value():
-    from fastmim_kernels.scale_.cuda import launch
+    from fastmim_kernels.scale_gradient.cuda import launch
 
     x = torch.ones(2**31 + 5, dtype=torch.bfloat16, device="cuda")
     launch(x, torch.tensor(2.0, device="cuda"))
@@ -136,7 +119,7 @@ def loss_of_the_last_patch(images: torch.Tensor, device: str) -> torch.Tensor:
     rows = torch.tensor([len(images) * (images.shape[1] // PATCH) * (images.shape[2] // PATCH) - 1])
     tensors = (torch.zeros(1, PATCH * PATCH), images, rows, PATCH, MEAN, STD)
     on_device = (x.to(device) if isinstance(x, torch.Tensor) else x for x in tensors)
-    return launch(*on_device, False, LOSSES.index("l1"), 1.0, 1.0, False, None)[0].cpu().squeeze()
+    return launch(*on_device, False, ELEMENT_LOSSES.index("l1"), 1.0, 1.0, False, None)[0].cpu().squeeze()
 
 
 @pytest.mark.triton

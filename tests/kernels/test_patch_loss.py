@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, patch_loss, use_reference
-from fastmim_kernels._losses import LOSSES
+from fastmim_kernels._element_loss import ELEMENT_LOSSES
 from fastmim_kernels.patch_loss import LAYOUTS, reference
 from fastmim_kernels.patch_loss.cases import BENCH, CASES, Case, functions, inputs
 
@@ -55,7 +55,7 @@ def public(args, **changes):
     """Arguments of the public function from those of the op."""
     pred, images, rows, patch, mean, std, norm_pix, loss, alpha, gamma, channels_first, _ = args
     values = {"pred": pred, "images": images, "rows": rows, "patch_size": patch, "mean": mean, "std": std}
-    numbers = {"norm_pix": norm_pix, "loss": LOSSES[loss], "alpha": alpha, "gamma": gamma}
+    numbers = {"norm_pix": norm_pix, "loss": ELEMENT_LOSSES[loss], "alpha": alpha, "gamma": gamma}
     return values | numbers | {"layout": LAYOUTS[channels_first]} | changes
 
 

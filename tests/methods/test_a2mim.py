@@ -22,7 +22,7 @@ from fastmim.model.targets import LowPass, Pixels
 from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
 from fastmim.tokens import Mask, patchify, take
-from fastmim_kernels import spectral_loss, use_reference
+from fastmim_kernels import focal_frequency_loss, use_reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -108,7 +108,7 @@ def test_focal_frequency(golden, family, name, degenerate, fused):
     residual = channels_last(pred - data["target"])
     if fused:
         average, options = focal_frequency_options(loss, len(pred))
-        value = spectral_loss(residual.unflatten(0, (-1, average)).mean(1), **options)
+        value = focal_frequency_loss(residual.unflatten(0, (-1, average)).mean(1), **options)
     else:
         value = loss.of_residual(residual)
     value = given.get("loss_weight", 1.0) * value

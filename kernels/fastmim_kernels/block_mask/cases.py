@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import Targets
 from ..philox import signed_seed
 from . import block_mask, reference
 
@@ -47,6 +48,15 @@ CASES = {
     "largest_id": Case(2, 13, 5, 1, seed=2**64 - 1, first_id=2**63 - 2),
     "no_images": Case(0, 14, 14, 2),
 }
+
+VARIANTS = {
+    "36 blocks of 1 x 1": (Case(1, 6, 6, 1), torch.int64),
+    "49 blocks of 2 x 2": (Case(1, 14, 14, 2), torch.int64),
+    "196 blocks of 2 x 2": (Case(1, 28, 28, 2), torch.int64),
+    "2048 blocks of 2 x 2": (Case(1, 64, 128, 2), torch.int64),
+}
+PER_IMAGE = (2,)
+TARGETS = (Targets("Masks of blocks, one thread"),)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:

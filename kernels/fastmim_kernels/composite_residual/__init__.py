@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import _op
-from .._losses import loss_index
+from .._element_loss import element_loss_index
 from ..composite_residual_backward import composite_residual_backward
 from . import reference
 
@@ -54,7 +54,7 @@ def composite_residual(
         RuntimeError: a row of ids is no permutation, CPU only. On a GPU that check would make the host wait on every
             step: there it is the caller's duty.
     """
-    element_loss = loss_index(loss, alpha, gamma)
+    element_loss = element_loss_index(loss, alpha, gamma)
     if visible not in _SHARES or not 0 <= visible_weight <= 1:
         raise ValueError(
             f"expected visible of {tuple(_SHARES)} and visible_weight from 0 to 1, got {visible!r} and {visible_weight}"

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .._losses import LOSSES
-from ..focal_spectrum_ import spectral_loss
+from .._element_loss import ELEMENT_LOSSES
+from .._targets import Targets
+from ..focal_frequency import focal_frequency_loss
 from . import composite_residual, reference
 
 
@@ -63,6 +64,25 @@ CASES = {
     "no_images": replace(_SMALL, batch=0),
 }
 
+_VIT_SMALL = Case(batch=32, grid=(1, 2), patch=16, num_keep=1, average=32)
+_R50_SMALL = replace(_VIT_SMALL, patch=32, loss="focal_l1")
+_R101_SMALL = replace(_R50_SMALL, batch=2, average=1)
+VARIANTS = {
+    "vit_b/16 bf16 l1": (_VIT_SMALL, torch.bfloat16),
+    "vit_b/16 fp32 l2 mean": (replace(_VIT_SMALL, loss="l2", visible="mean"), torch.float32),
+    "resnet50 bf16 focal l1": (_R50_SMALL, torch.bfloat16),
+    "resnet101 bf16 focal l1": (_R101_SMALL, torch.bfloat16),
+    "resnet101 fp16 focal l1, power": (replace(_R101_SMALL, gamma=2.0), torch.float16),
+}
+PER_IMAGE = (0, 1, 2)
+TARGETS = (
+    Targets(
+        "Focal frequency, with A2MIM's loss",
+        cpu={"official": 4, "memory": 0.25},
+        cuda={"official": 10, "compile": 6},
+    ),
+)
+
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
     """The arguments of `torch.ops.fastmim.composite_residual`, pred of type `dtype`; the same on every device."""
@@ -77,7 +97,12 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
     fill = torch.randn(case.batch, c, generator=generator).to(device) if case.visible == "mean" else None
     share = {"mixed": 0.5, "prediction": 1.0}.get(case.visible, 0.0)
     tensors = (pred.to(device, dtype)[..., ::gap], images[:, :, ::gap].to(device), ids.to(device))
-    numbers = (LOSSES.index(case.loss), 0.2, case.gamma, case.visible_weight + (1 - case.visible_weight) * share)
+    numbers = (
+        ELEMENT_LOSSES.index(case.loss),
+        0.2,
+        case.gamma,
+        case.visible_weight + (1 - case.visible_weight) * share,
+    )
     constants = (mean.to(device), std.to(device), fill)
     return *tensors, case.num_keep, p, *constants, *numbers, case.visible_weight, case.average
 
@@ -112,7 +137,7 @@ def functions(case: Case, dtype: torch.dtype, device: str):
         value, residual = composite_residual(
             pred, images, ids, num_keep, p, mean, std, average=case.average, **settings
         )
-        return value + 0.1 * spectral_loss(residual, **spectral)
+        return value + 0.1 * focal_frequency_loss(residual, **spectral)
 
     def plain(pred):
         value, residual = reference.composite_residual(pred, *args[1:])

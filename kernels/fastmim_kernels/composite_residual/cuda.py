@@ -6,7 +6,7 @@ import triton.language as tl
 
 from .._check import warps
 from ..composite_residual_backward.cuda import pixels
-from ..focal_spectrum_.cuda import focal_l1
+from ..focal_frequency.cuda import focal_l1
 
 _IMAGES = 32
 """Added up by one program: few enough for a group of 256 to fill a GPU, many enough for sums beside the input."""

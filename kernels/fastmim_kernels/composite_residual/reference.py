@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._losses import element_loss
+from .._element_loss import element_loss
 from ..composite_residual_backward.reference import residual
 
 

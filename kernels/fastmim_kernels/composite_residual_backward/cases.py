@@ -1,5 +1,7 @@
 """Named inputs of composite_residual_backward, for its tests and its benchmark: those of composite_residual."""
 
+from dataclasses import replace
+
 import torch
 
 from ..composite_residual import cases as forward
@@ -7,6 +9,16 @@ from . import composite_residual_backward, reference
 
 Case, CASES = forward.Case, forward.CASES
 BENCH, BENCH_DTYPES = forward.BENCH, forward.BENCH_DTYPES
+
+_VIT_SMALL = Case(batch=2, grid=(1, 2), patch=16, num_keep=1, average=2)
+_R50_SMALL = replace(_VIT_SMALL, patch=32, loss="focal_l1")
+VARIANTS = {
+    "vit_b/16 bf16 l1": (_VIT_SMALL, torch.bfloat16),
+    "vit_b/16 fp32 l2": (replace(_VIT_SMALL, loss="l2"), torch.float32),
+    "resnet50 bf16 focal l1": (_R50_SMALL, torch.bfloat16),
+    "resnet50 fp16 focal l1, power": (replace(_R50_SMALL, gamma=2.0), torch.float16),
+}
+PER_IMAGE = (1, 2, 3, 4)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._losses import element_slope
+from .._element_loss import element_loss_slope
 
 
 def residual(pred, images, ids, p, mean, std) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ def composite_residual_backward(
     grad_loss, grad_residual, pred, images, ids, mean, std, num_keep, p, loss, alpha, gamma, visible_weight, average
 ) -> Tensor:
     d = residual(pred, images, ids, p, mean, std)[0][:, num_keep:]
-    slope = element_slope(d, loss, alpha, gamma) * (grad_loss / max(d.numel(), 1))
+    slope = element_loss_slope(d, loss, alpha, gamma) * (grad_loss / max(d.numel(), 1))
     b, h, w, c = images.shape
     x = (grad_residual / average).repeat_interleave(average, 0)
     x = x.reshape(b, h // p, p, w // p, p, c).transpose(2, 3).reshape(b, ids.shape[1], p * p * c)

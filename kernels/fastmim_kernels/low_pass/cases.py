@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import Targets
 from . import low_pass, reference
 
 
@@ -69,6 +70,23 @@ LARGE_CASES = {
     "odd_225": Case(1, (225, 226), 1, None, radius=40),
     "wide_disc": Case(1, (96, 224), 16, 60, radius=130),
 }
+
+_PIXMIM_SMALL = replace(_PIXMIM, batch=1, rows=147)
+VARIANTS = {
+    f"{side} {label}": (case, torch.float32)
+    for label, case in {
+        "224 uint8": _PIXMIM_SMALL,
+        "224 fp32": replace(_PIXMIM_SMALL, images=torch.float32),
+        "224 uint8 tf32": replace(_PIXMIM_SMALL, allow_tf32=True),
+        "225 bf16": replace(_PIXMIM_SMALL, size=(225, 225), patch=15, images=torch.bfloat16),
+    }.items()
+    for side in ("forward", "inverse")
+}
+PER_IMAGE = (0,)
+TARGETS = (
+    Targets("Low-pass as in PixMIM", cpu={"official": 3}, cuda={"official": 10}, cases="pixmim"),
+    Targets("Low-pass of other radii and sizes", cpu={"eager": 1, "official": 1}, cuda={"official": 1}, cases="radius"),
+)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:

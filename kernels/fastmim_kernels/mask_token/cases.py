@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import MOVES
 from . import mask_token, reference
 
 
@@ -50,6 +51,17 @@ _MODES = {
 CASES = {
     f"{name} {mode}": replace(case, mode=mode) for name, case in _MODES.items() for mode in ("replace", "add", "gated")
 }
+
+_STAGE = Case(batch=1, size=(56, 56), cells=(7, 7), dim=128, params=torch.float32)
+VARIANTS = {
+    "fp32 replace": (_STAGE, torch.float32),
+    "fp32 gated": (replace(_STAGE, mode="gated"), torch.float32),
+    "bf16 replace": (_STAGE, torch.bfloat16),
+    "bf16 add": (replace(_STAGE, mode="add"), torch.bfloat16),
+    "bf16 gated": (replace(_STAGE, mode="gated"), torch.bfloat16),
+}
+PER_IMAGE = (0, 1)
+TARGETS = (MOVES,)
 
 
 def tensors(case: Case, dtype: torch.dtype, device: str, seed: int) -> tuple:

@@ -8,6 +8,9 @@ from . import mask_token_backward, reference
 Case = forward.Case
 BENCH_DTYPES, BENCH, CASES = forward.BENCH_DTYPES, forward.BENCH, forward.CASES
 
+VARIANTS = forward.VARIANTS
+PER_IMAGE = (0, 2)
+
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
     """The arguments of `torch.ops.fastmim.mask_token_backward`, with grad of type `dtype`; the same on every device."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import MOVES
 from . import mean_fill, reference
 
 
@@ -47,6 +48,19 @@ CASES = {
     "strided_float": Case(2, (3, 3), (12, 12), images=torch.float32, strided=True),
     "no_images": Case(0, (2, 2), (4, 4)),
 }
+
+_IMAGE = Case(batch=1, grid=(7, 7), size=(224, 224))
+_FLOAT_IMAGE = replace(_IMAGE, images=torch.float32)
+VARIANTS = {
+    "sums u8": (_IMAGE, torch.float32),
+    "sums fp32": (_FLOAT_IMAGE, torch.float32),
+    "224 x 224 u8 fp32 fill": (_IMAGE, torch.float32),
+    "224 x 224 u8 bf16 fill": (_IMAGE, torch.bfloat16),
+    "224 x 224 u8 bf16": (replace(_IMAGE, grid=None), torch.bfloat16),
+    "224 x 224 fp32 fp32 fill": (_FLOAT_IMAGE, torch.float32),
+}
+PER_IMAGE = (0, 1)
+TARGETS = (MOVES,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from .._targets import MOVES
 from . import patch_gather, reference
 
 
@@ -64,6 +65,21 @@ CASES = {
     "no_tokens": Case(2, (2, 2), 4, 0, token=2, columns=3),
     "no_images": Case(0, (2, 2), 4, 3),
 }
+
+_VIT_SMALL = Case(batch=2, grid=(4, 4), patch=16, num_ids=4)
+_PYRAMID_SMALL = replace(_VIT_SMALL, token=4, columns=2)
+VARIANTS = {
+    "vit_b/16 uint8 fp32": (_VIT_SMALL, torch.float32),
+    "vit_b/16 uint8 bf16": (_VIT_SMALL, torch.bfloat16),
+    "vit_b/16 fp32 bf16": (replace(_VIT_SMALL, images=torch.float32), torch.bfloat16),
+    "vit_h/14 uint8 bf16": (replace(_VIT_SMALL, patch=14), torch.bfloat16),
+    "pyramid/4 uint8 fp32": (_PYRAMID_SMALL, torch.float32),
+    "pyramid/4 uint8 bf16": (_PYRAMID_SMALL, torch.bfloat16),
+    "image uint8 bf16": (replace(_PYRAMID_SMALL, token=1), torch.bfloat16),
+}
+PER_IMAGE = (0, 1)
+SAME_BITS = True
+TARGETS = (MOVES,)
 
 
 def patch_ids(case, generator: torch.Generator) -> torch.Tensor:

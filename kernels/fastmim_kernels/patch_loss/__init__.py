@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .. import _check as check
 from .. import _op
-from .._losses import element_loss, element_slope, loss_index
-from ..scale_ import scale_
+from .._element_loss import element_loss, element_loss_index, element_loss_slope
+from ..scale_gradient import scale_gradient
 from . import reference
 
 LAYOUTS = ("row_column_channel", "channel_row_column")
@@ -58,7 +58,7 @@ def patch_loss(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
-    numbers = (norm_pix, loss_index(loss, alpha, gamma), alpha, gamma, layout == "channel_row_column")
+    numbers = (norm_pix, element_loss_index(loss, alpha, gamma), alpha, gamma, layout == "channel_row_column")
     args = (pred, images, rows, patch_size, mean, std, *numbers)
     _check(*args)
     if _op.using_reference():
@@ -117,7 +117,7 @@ def _default(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, g
     value = element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)
     grad = empty_grad(pred, grad_scale)
     if grad_scale is not None:
-        slope = (element_slope(d, loss, alpha, gamma) * grad_scale).to(pred.dtype)
+        slope = (element_loss_slope(d, loss, alpha, gamma) * grad_scale).to(pred.dtype)
         grad[(rows // pred.shape[1], rows % pred.shape[1]) if pred.ndim == 3 else ...] = slope
     return value, grad
 
@@ -139,7 +139,7 @@ def _backward(ctx, grad_loss, _):
     factor = grad_loss / ctx.count if grad.dtype == torch.float16 else grad_loss  # see _grad_scale
     if type(grad) is not Tensor:  # being traced: the graph may hand the saved gradient out, so it must not change
         return grad * factor, *[None] * 11
-    scale_(grad.as_strided((grad.numel(),), (1,)), factor)  # dense, whatever the order of its strides
+    scale_gradient(grad.as_strided((grad.numel(),), (1,)), factor)  # dense, whatever the order of its strides
     return grad, *[None] * 11
 
 

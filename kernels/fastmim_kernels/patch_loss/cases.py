@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import l1_loss, pixel_shuffle
 
-from .._losses import LOSSES
+from .._element_loss import ELEMENT_LOSSES
+from .._targets import Targets
 from . import patch_loss, reference
 
 
@@ -76,6 +77,29 @@ CASES = {
     "empty": Case(2, (2, 2), 4, 0),
 }
 
+_VIT_SMALL = Case(batch=2, grid=(2, 3), patch=16, rows=7)
+_SWIN_SMALL = replace(_VIT_SMALL, patch=32, norm_pix=False, loss="l1")
+_FIRST_SMALL = replace(_SWIN_SMALL, layout="channel_row_column")
+VARIANTS = {
+    "vit_b/16 uint8 fp32 norm l2": (_VIT_SMALL, torch.float32),
+    "vit_b/16 uint8 bf16 norm l2": (_VIT_SMALL, torch.bfloat16),
+    "vit_b/16 bf16 bf16 norm l2": (replace(_VIT_SMALL, images=torch.bfloat16), torch.bfloat16),
+    "vit_b/16 uint8 bf16 l1": (replace(_SWIN_SMALL, patch=16), torch.bfloat16),
+    "vit_h/14 uint8 fp16 norm l2": (replace(_VIT_SMALL, patch=14), torch.float16),
+    "swin/32 fp32 fp32 l1": (replace(_SWIN_SMALL, images=torch.float32), torch.float32),
+    "resnet/32 uint8 bf16 focal l1": (replace(_SWIN_SMALL, loss="focal_l1"), torch.bfloat16),
+    "swin/32 uint8 bf16 channels first": (_FIRST_SMALL, torch.bfloat16),
+    "swin/32 uint8 bf16 map": (replace(_FIRST_SMALL, pred="map"), torch.bfloat16),
+    "mean": (replace(_VIT_SMALL, batch=8, patch=2, grid=(14, 14), rows=1176), torch.float32),
+}
+TARGETS = (
+    Targets(
+        "Patch loss with gradient",
+        cpu={"eager": 4, "compile": 1.5},
+        cuda={"copy": 0.88, "official": 8, "compile": 1.6},
+    ),
+)
+
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
     """The arguments of `torch.ops.fastmim.patch_loss`, with `pred` of type `dtype`; the same on every device."""
@@ -100,7 +124,7 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
     mean, std = 0.4 + 0.05 * torch.arange(c), 0.2 + 0.01 * torch.arange(c)
     grad_scale = 1.0 if dtype == torch.float16 else 1 / max(case.rows * values, 1)
     tensors = (pred[..., ::gap], images[:, :, ::gap].to(device), index.to(device), p, mean.to(device), std.to(device))
-    numbers = (LOSSES.index(case.loss), 0.2, case.gamma, case.layout == "channel_row_column")
+    numbers = (ELEMENT_LOSSES.index(case.loss), 0.2, case.gamma, case.layout == "channel_row_column")
     return *tensors, case.norm_pix, *numbers, grad_scale
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .._check import warps
-from ..focal_spectrum_.cuda import focal_l1
+from ..focal_frequency.cuda import focal_l1
 from . import empty_grad
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._losses import element_loss
+from .._element_loss import element_loss
 
 
 def residual(pred, images, rows, p, mean, std, norm_pix, channels_first) -> Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import PARTS
 from ..patch_gather.cases import patch_ids
 from . import patch_scatter, reference
 
@@ -54,6 +55,17 @@ CASES = {
     "no_tokens": Case(2, (2, 2), 4, 0, token=2, columns=3),
     "no_images": Case(0, (2, 2), 4, 3),
 }
+
+_VIT_SMALL = Case(batch=1, grid=(8, 9), patch=16, num_ids=49)
+VARIANTS = {
+    "vit_b/16 fp32": (_VIT_SMALL, torch.float32),
+    "vit_b/16 bf16 fp32": (replace(_VIT_SMALL, images=torch.float32), torch.bfloat16),
+    "vit_h/14 bf16": (replace(_VIT_SMALL, patch=14), torch.bfloat16),
+    "pyramid/4 bf16": (replace(_VIT_SMALL, grid=(16, 16), num_ids=64, token=4, columns=8), torch.bfloat16),
+}
+PER_IMAGE = (0, 1)
+SAME_BITS = True
+TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._targets import PARTS
 from . import philox, reference, signed_seed
 
 
@@ -39,6 +40,10 @@ CASES = {
 }
 
 _EDGES = torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1])
+
+VARIANTS = {f"{n} words": (Case(3, n), torch.int64) for n in (1, 2, 40, 196)}
+PER_IMAGE = (2,)
+TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import Targets
 from ..philox import signed_seed
 from . import random_mask, reference
 
@@ -46,6 +47,13 @@ _ORDERS = {
     "no_images": Case(0, 196, 49),
 }
 CASES = _ORDERS | {f"{name}_raster": replace(case, raster=True) for name, case in _ORDERS.items()}
+
+VARIANTS = {
+    f"{n} patches, {'raster' if raster else 'noise order'}": (Case(1, n, n // 4, raster), torch.int64)
+    for n, raster in ((196, False), (196, True), (1024, True), (4096, False), (4096, True))
+}
+PER_IMAGE = (2,)
+TARGETS = (Targets("Random masks, one thread", cpu={"us": 1}),)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import Targets
 from ..philox import signed_seed
 from . import reference, uniform_mask
 
@@ -45,6 +46,13 @@ _DRAWS = {
     "no_images": Case(0, 16, 16, 48),
 }
 CASES = _DRAWS | {f"{name}_iid": replace(case, stratified=False) for name, case in _DRAWS.items()}
+
+VARIANTS = {
+    f"{n} x {n} patches, {'stratified' if stratified else 'iid'}": (Case(1, n, n, n**2 // 5, stratified), torch.int64)
+    for n, stratified in ((16, True), (16, False), (14, True), (32, True), (64, True))
+}
+PER_IMAGE = (3,)
+TARGETS = (Targets("Uniform masks, one thread", cpu={"us": 1.5}),)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:

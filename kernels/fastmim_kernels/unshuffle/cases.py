@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import MOVES
 from . import reference, unshuffle
 
 
@@ -48,6 +49,16 @@ CASES = {
     "nothing_hidden": replace(_SMALL, num_keep=9, raster=True),
     "no_images": replace(_SMALL, batch=0),
 }
+
+_DECODER = Case(batch=2, num_patches=9, num_keep=4, dim=512)
+VARIANTS = {
+    "dim 512 fp32": (_DECODER, torch.float32),
+    "dim 512 bf16 fp32 (autocast)": (replace(_DECODER, params=torch.float32), torch.bfloat16),
+    "dim 512 bf16 raster": (replace(_DECODER, raster=True), torch.bfloat16),
+}
+PER_IMAGE = (0, 3)
+SAME_BITS = True
+TARGETS = (MOVES,)
 
 
 def permutations(case, generator: torch.Generator) -> torch.Tensor:

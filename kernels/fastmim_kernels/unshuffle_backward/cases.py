@@ -1,9 +1,10 @@
 """Named inputs of unshuffle_backward, for its tests and its benchmark: those of unshuffle, with and without pos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from .._targets import PARTS
 from ..unshuffle import cases as forward
 from . import reference, unshuffle_backward
 
@@ -23,6 +24,17 @@ CASES = {
     **{name: Case(case) for name, case in forward.CASES.items()},
     **{f"{name} positions": Case(case, with_pos=True) for name, case in forward.CASES.items()},
 }
+
+_DECODER = forward.Case(batch=2, num_patches=9, num_keep=4, dim=512)
+_RASTER = replace(_DECODER, raster=True)
+VARIANTS = {
+    "fp32": (Case(_DECODER), torch.float32),
+    "fp32 bf16 (autocast)": (Case(replace(_DECODER, params=torch.bfloat16)), torch.float32),
+    "bf16 raster": (Case(_RASTER), torch.bfloat16),
+    "positions bf16": (Case(_RASTER, with_pos=True), torch.bfloat16),
+}
+PER_IMAGE = (0, 1)
+TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:

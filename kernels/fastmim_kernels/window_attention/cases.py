@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from .._targets import Targets
 from . import reference, window_attention
 from .windows import cut, join
 
@@ -66,6 +67,16 @@ CASES = {
     "strided": replace(_SMALL, strided=True),
     "no_images": replace(_SMALL, batch=0),
 }
+
+VARIANTS = {
+    f"{side}x{side} {name}": (Case(1, (side, side), (side, side), (0, 0), 1), dtype)
+    for side in (4, 6, 7, 8, 12, 14, 16)
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
+}
+PER_IMAGE = (0, 1)
+TARGETS = (
+    Targets("Window attention with biases", cpu={"official": 2, "memory": 0.3}, cuda={"official": 3, "flex": 1.5}),
+)
 
 
 def places(case: Case, generator: torch.Generator) -> torch.Tensor:

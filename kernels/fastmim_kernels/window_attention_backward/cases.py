@@ -7,6 +7,11 @@ from . import reference, window_attention_backward
 
 Case, CASES, BENCH, BENCH_DTYPES = forward.Case, forward.CASES, forward.BENCH, forward.BENCH_DTYPES
 
+VARIANTS = forward.VARIANTS | {
+    f"{label} queries": (case, dtype) for label, (case, dtype) in forward.VARIANTS.items() if case.grid[0] > 8
+}
+PER_IMAGE = (0, 1, 2)
+
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
     """The arguments of `torch.ops.fastmim.window_attention_backward`, those of type `dtype`; same on every device."""

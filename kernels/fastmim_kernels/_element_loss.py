@@ -1,0 +1,40 @@
+"""Losses of single residuals, which several ops compute: their names and what they are. May import torch only."""
+
+from torch import Tensor
+
+ELEMENT_LOSSES = ("l1", "l2", "focal_l1")
+"""Of a residual d: |d|, d^2 and |d| tanh(alpha |d| / 2)^gamma. Ops are given the index."""
+
+
+def element_loss_index(loss: str, alpha: float, gamma: float) -> int:
+    """The index in ELEMENT_LOSSES of what to compute: with gamma 0 the last is the first.
+
+    Raises:
+        ValueError: no such loss, or numbers that its formula, or its gradient at 0, does not cover.
+    """
+    if loss not in ELEMENT_LOSSES:
+        raise ValueError(f"loss: expected one of {ELEMENT_LOSSES}, got {loss!r}")
+    if not (alpha > 0 and (gamma == 0 or gamma >= 1)):
+        raise ValueError(f"expected alpha above 0 and gamma 0 or at least 1, got {alpha} and {gamma}")
+    return ELEMENT_LOSSES.index("l1" if loss == "focal_l1" and gamma == 0 else loss)
+
+
+def element_loss(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
+    """Of each residual, by its index in ELEMENT_LOSSES."""
+    match loss:
+        case 0:
+            return d.abs()
+        case 1:
+            return d.square()
+    return d.abs() * (0.5 * alpha * d.abs()).tanh() ** gamma
+
+
+def element_loss_slope(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
+    """The derivative of `element_loss`; of L1, 0 at 0."""
+    match loss:
+        case 0:
+            return d.sign()
+        case 1:
+            return 2 * d
+    t = (0.5 * alpha * d).tanh().abs()
+    return d.sign() * t ** max(gamma - 1, 0) * (t + d.abs() * gamma * 0.5 * alpha * (1 - t.square()))

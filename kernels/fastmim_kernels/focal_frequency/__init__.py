@@ -1,0 +1,135 @@
+"""Losses of the spectra of residual images, each with its gradient in closed form."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import _op
+from . import reference
+
+
+def focal_frequency(
+    spectrum: Tensor, width: int, alpha: float, gamma: float | None, log: bool
+) -> tuple[Tensor, Tensor]:
+    """Sums a loss over each spectrum, and replaces the spectrum by what its inverse transform turns into the gradient.
+
+    With m = |F|, of focal frequency loss (gamma None; arXiv:2012.12821), s = m^alpha or log(1 + m^alpha), a weight
+    without gradient:   loss s m^2,  F becomes 2 s F.   Of the complex focal L1 loss (openmixup `mim_head.py`):
+    loss v(m) = m tanh(alpha m / 2)^gamma,  F becomes v'(m) F / m, 0 where m is 0.
+
+    Args:
+        spectrum: (N, h, width // 2 + 1, 2) float32, contiguous: the real and imaginary half spectra of real (N, h,
+            width) images, in which inner columns stand for two. Changed in place.
+        gamma: 0 or at least 1. log: of focal frequency loss only.
+    Returns: (N,) float32 sums over the whole spectrum; (N,) float32 largest s, 1 for the complex focal L1 loss.
+    Raises:
+        ValueError: shape, type or numbers do not fit.
+    """
+    args = (spectrum, width, alpha, gamma, log)
+    _check(*args)
+    return reference.focal_frequency(*args) if _op.using_reference() else OP.overload(*args)
+
+
+def _check(spectrum, width, alpha, gamma, log) -> None:
+    good = spectrum.ndim == 4 and spectrum.dtype == torch.float32 and spectrum.is_contiguous()
+    if not good or spectrum.shape[2:] != (width // 2 + 1, 2) or width < 1 or spectrum.shape[1] < 1:
+        raise ValueError(
+            f"expected a contiguous (N, h, {width // 2 + 1}, 2) float32 spectrum of columns of {width} pixels, "
+            f"got {tuple(spectrum.shape)} {spectrum.dtype}, strides {spectrum.stride()}"
+        )
+    if not (alpha > 0 and (gamma is None or gamma == 0 or gamma >= 1)):
+        raise ValueError(f"expected alpha above 0 and gamma None, 0 or at least 1, got {alpha} and {gamma}")
+
+
+def _fake(spectrum, width, alpha, gamma, log):
+    _check(spectrum, width, alpha, gamma, log)
+    return spectrum.new_empty(spectrum.shape[0]), spectrum.new_empty(spectrum.shape[0])
+
+
+OP = _op.register(
+    "focal_frequency(Tensor(a!) spectrum, int width, float alpha, float? gamma, bool log) "
+    "-> (Tensor sums, Tensor peaks)",
+    reference=reference.focal_frequency,
+    fake=_fake,
+)
+
+
+def focal_frequency_loss(
+    residual: Tensor,
+    *,
+    alpha: float,
+    gamma: float | None = None,
+    log: bool = False,
+    peak: Literal["all", "each"] = "each",
+    batch: int = 1,
+    crops: int = 1,
+) -> Tensor:
+    """Mean over the orthonormal spectra of residual images of one of the losses of `focal_frequency`.
+
+    Weights s are divided by the largest one: of each `batch` images ("all"), or of each image, crop and channel
+    ("each"); 0 where all are. That factor is applied to the gradient last, so one transform and one inverse are enough,
+    and nothing waits for a device. A gradient that is wanted is formed in the forward pass and multiplied
+    in place by the incoming one: a second backward through the same graph raises instead of being wrong.
+
+    Args:
+        residual: (B, H, W, C) float32.
+        batch: divides B.
+        crops: per side, each transformed on its own.
+    Returns: () float32.
+    Raises:
+        ValueError: shapes, type or numbers do not fit.
+    """
+    if residual.ndim != 4 or residual.dtype != torch.float32 or peak not in ("all", "each"):
+        raise ValueError(
+            'expected residual (B, H, W, C) float32 and peak "all" or "each", '
+            f"got {tuple(residual.shape)} {residual.dtype} and {peak!r}"
+        )
+    size, height, width, _ = residual.shape
+    if crops < 1 or batch < 1 or height % crops or width % crops or size % batch or not residual.numel():
+        raise ValueError(
+            f"expected images that divide into {crops} x {crops} crops and batches of {batch}, "
+            f"got {tuple(residual.shape)}"
+        )
+    with_grad = torch.is_grad_enabled() and residual.requires_grad
+    return _FocalFrequencyLoss.apply(residual, alpha, gamma, log, peak, batch, crops, with_grad)
+
+
+class _FocalFrequencyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, residual, alpha, gamma, log, peak, batch, crops, with_grad):
+        size, height, width, channels = residual.shape
+        tiles = (crops, height // crops, crops, width // crops, channels)
+        shape = (crops, crops, channels, *tiles[1:4:2])
+        grad = torch.empty_like(residual, memory_format=torch.contiguous_format) if with_grad else None
+        sums, peaks = [], []
+        count = 2 if residual.is_cpu else 16  # whose spectra, all that is ever complex, stay in the cache
+        for start in range(0, size, count):
+            images = residual[start : start + count]
+            planes = images.reshape(-1, *tiles).permute(0, 1, 3, 5, 2, 4).reshape(-1, *shape[3:])
+            spectrum = torch.view_as_real(torch.fft.rfft2(planes, norm="ortho")).contiguous()
+            del planes
+            total, peak_of = focal_frequency(spectrum, shape[4], alpha, gamma, log)
+            sums.append(total)
+            peaks.append(peak_of)
+            if with_grad:
+                planes = torch.fft.irfft2(torch.view_as_complex(spectrum), s=shape[3:], norm="ortho")
+                out = grad[start : start + count].view(-1, *tiles)
+                out.copy_(planes.view(-1, *shape).permute(0, 1, 4, 2, 5, 3))
+        # Sums and scale: (images, crops, crops, channels).
+        sums, scale = (torch.cat(x).view(size, *shape[:3]) for x in (sums, peaks))
+        if peak == "all":
+            scale = scale.view(size // batch, -1).amax(1).repeat_interleave(batch)[:, None, None, None]
+        scale = 1 / (scale.clamp(min=torch.finfo(scale.dtype).tiny) * residual.numel())
+        if with_grad:
+            ctx.save_for_backward(grad, scale)
+            ctx.tiles = tiles
+        return (sums * scale).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss):
+        grad, scale = ctx.saved_tensors
+        grad.view(-1, *ctx.tiles).mul_((scale * grad_loss)[:, :, None, :, None])
+        return grad, *[None] * 7

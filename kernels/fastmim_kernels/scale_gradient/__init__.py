@@ -1,0 +1,37 @@
+"""In-place product with a factor on the device: the backward of every op that forms its gradient in the forward."""
+
+import torch
+from torch import Tensor
+
+from .. import _op
+from . import reference
+
+
+def scale_gradient(x: Tensor, factor: Tensor) -> None:
+    """Multiplies x by factor in place, in float32; does not touch x when factor is 1, and never asks the host.
+
+    Counts as a change of x either way, so that autograd refuses to use it twice.
+
+    Args:
+        x: any shape, contiguous, float32, bfloat16 or float16.
+        factor: () float32, same device.
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit.
+    """
+    _check(x, factor)
+    torch.autograd.graph.increment_version(x)
+    OP.overload(x, factor)
+
+
+def _check(x, factor) -> None:
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16) or not x.is_contiguous():
+        raise ValueError(
+            f"expected a contiguous float32, bfloat16 or float16 tensor, got {x.dtype}, strides {x.stride()}"
+        )
+    if factor.shape != () or factor.dtype != torch.float32 or factor.device != x.device:
+        raise ValueError(
+            f"expected a () float32 factor on {x.device}, got {tuple(factor.shape)} {factor.dtype} on {factor.device}"
+        )
+
+
+OP = _op.register("scale_gradient(Tensor(a!) x, Tensor factor) -> ()", reference=reference.scale_gradient, fake=_check)
