@@ -1,4 +1,4 @@
-"""What a person reads is true: speed without pauses, whole files, no crash for want of disk."""
+"""Tests of log lines: speed without pauses, whole files, no crash on a full disk."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 ima
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds pass when a test adds them to `now`."""
+    """A clock that a test sets by its field `now`."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(metering, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
@@ -151,7 +151,7 @@ def test_a_loss_that_rises_is_said_with_what_to_change(meter, clock, capsys):
 
 
 def curve_of(run, rows, part, monkeypatch):
-    """Title, axes and legend of a drawn curve."""
+    """Returns title, axes, legend and points of a drawn curve."""
     from fastmim.analysis.curve import plot_curve
 
     found = []

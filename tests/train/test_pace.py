@@ -1,4 +1,4 @@
-"""The rhythm of log lines, what they average, and what is said of a loss that rises or a line that does not come."""
+"""Tests of the timing of log lines, their average, the warning of a rising loss, and the heartbeat."""
 
 import math
 import threading
@@ -9,7 +9,7 @@ from fastmim.run.pace import Heartbeat, Pace, Rise, Window
 
 
 def lines(seconds: float, every: int, total: int, first: int = 0) -> list[int]:
-    """Updates after which a line is due, if each takes so many seconds."""
+    """Returns the updates after which a line is due, if each update takes `seconds`."""
     pace, found = Pace(first, every), []
     for done in range(first + 1, total + 1):
         since = seconds * (done - first) if pace.asks(done) else 0.0
@@ -35,7 +35,7 @@ def test_fast_updates_are_logged_as_asked_only():
 
 
 def test_the_first_lines_of_a_continued_run_average_as_many_updates_as_the_others():
-    """Updates 1 to 5, a stop, and 6 to 9: the loss of update n is n."""
+    """The loss of update n is n; the run stops after update 5."""
     once, rows = Window(4, [], 0), []
     assert once.mean(2.5, 4, 4) == (2.5, 4)
     mean, count = once.mean(5.0, 1, 5)
