@@ -1,6 +1,6 @@
-"""Launches every kernel that is compiled, and every op on odd sizes: what a sanitizer watches in `bench.gpu_check`.
+"""Launches every compiled kernel, and every op on odd sizes, for the sanitizers of `bench.gpu_check`.
 
-Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
+Without torch's memory cache every tensor is its own allocation, so that a sanitizer notices any access beyond it.
 """
 
 # May import fastmim_kernels and bench.ops.
@@ -21,12 +21,12 @@ from fastmim.host.command import Parser, refusing
 
 
 def calls() -> list[tuple]:
-    """(op, case, dtype) of every call."""
+    """Returns (op, case, dtype) of every call."""
     found = []
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
         found += [(name, *call) for call in cases.VARIANTS.values()]
-        # Odd sizes have the masked accesses.
+        # Odd sizes have masked accesses.
         odd = [case for label, case in cases.CASES.items() if "primes" in label][:1]
         found += [(name, case, DTYPES[dtype]) for case in odd for dtype in cases.BENCH_DTYPES]
     return list(dict.fromkeys((name, case, dtype) for name, case, dtype in found))

@@ -1,4 +1,7 @@
-"""composite_residual for CUDA tensors, in Triton: each program sums one patch over some images in registers."""
+"""composite_residual for CUDA tensors, in Triton.
+
+Each program sums one patch over some images in registers.
+"""
 
 import torch
 import triton

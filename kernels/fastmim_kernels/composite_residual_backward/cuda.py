@@ -1,4 +1,7 @@
-"""composite_residual_backward for CUDA tensors, in Triton: one program per row keeps a whole patch in registers."""
+"""composite_residual_backward for CUDA tensors, in Triton.
+
+One program per row keeps a whole patch in registers.
+"""
 
 import torch
 import triton

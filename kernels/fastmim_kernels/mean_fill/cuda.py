@@ -1,4 +1,7 @@
-"""mean_fill for CUDA tensors, in Triton: one kernel sums pixels, one writes the result, both in whole vectors."""
+"""mean_fill for CUDA tensors, in Triton.
+
+One kernel sums pixels, one writes the result, both in whole vectors.
+"""
 
 import torch
 import triton

@@ -1,4 +1,7 @@
-"""patch_gather for CUDA tensors, in Triton: one program per patch reads every pixel and writes every value once."""
+"""patch_gather for CUDA tensors, in Triton.
+
+One program per patch reads every pixel and writes every value once.
+"""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,7 @@
-"""Patch loss in plain torch: the definition of correct. Differentiable; in float64 if `pred` is float64."""
+"""Patch loss in plain torch: the definition of correct.
+
+Differentiable; in float64 if `pred` is float64.
+"""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,7 @@
-"""patch_scatter for CUDA tensors, in Triton: one program per patch of the images finds its own row of tokens."""
+"""patch_scatter for CUDA tensors, in Triton.
+
+One program per patch of the images finds its own row of tokens.
+"""
 
 import triton
 import triton.language as tl

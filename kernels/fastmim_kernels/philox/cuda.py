@@ -1,4 +1,7 @@
-"""philox for CUDA tensors, in Triton: each thread draws the four words of a counter and writes them together."""
+"""philox for CUDA tensors, in Triton.
+
+Each thread draws the four words of a counter and writes them together.
+"""
 
 import triton
 import triton.language as tl

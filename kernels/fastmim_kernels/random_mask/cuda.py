@@ -1,4 +1,7 @@
-"""random_mask for CUDA tensors, in Triton: one program per image draws, sorts and writes, all in registers."""
+"""random_mask for CUDA tensors, in Triton.
+
+One program per image draws, sorts and writes, all in registers.
+"""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,7 @@
-"""scale_gradient for CUDA tensors, in Triton: reads the factor on the device, and ends at once if it is 1."""
+"""scale_gradient for CUDA tensors, in Triton.
+
+Reads the factor on the device, and ends at once if it is 1.
+"""
 
 import triton
 import triton.language as tl

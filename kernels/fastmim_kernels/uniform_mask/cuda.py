@@ -1,4 +1,7 @@
-"""uniform_mask for CUDA tensors, in Triton: one program per image draws, sorts and writes, all in registers."""
+"""uniform_mask for CUDA tensors, in Triton.
+
+One program per image draws, sorts and writes, all in registers.
+"""
 
 import torch
 import triton

@@ -16,7 +16,10 @@ def locate(
     ROWS: tl.constexpr,  # of a window
     COLUMNS: tl.constexpr,
 ):
-    """Returns the places of tokens in the map, and the index of the area (of four that the roll joins) of each."""
+    """Returns the places of tokens in the map, and the area of each.
+
+    The roll joins up to four areas; 0 to 3 is the index of an area.
+    """
     across = width // COLUMNS
     row = (window // across) * ROWS + t // COLUMNS
     column = (window % across) * COLUMNS + t % COLUMNS

@@ -1,4 +1,7 @@
-"""Window attention in plain torch: the definition of correct. Differentiable; in float64 if `qkv` is float64."""
+"""Window attention in plain torch: the definition of correct.
+
+Differentiable; in float64 if `qkv` is float64.
+"""
 
 import torch
 from torch import Tensor
@@ -7,7 +10,7 @@ from .windows import cut, join
 
 
 def attend(qkv, codes, table, num_heads, window, shift, origin, scale) -> tuple[Tensor, ...]:
-    """Returns q, k and v (B, windows, heads, T, D), and for each pair its place in the table and its weight.
+    """Returns q, k and v (B, windows, heads, T, D), and place in the table and weight of each pair.
 
     All are float32 or float64, except the places.
     """
@@ -24,6 +27,6 @@ def attend(qkv, codes, table, num_heads, window, shift, origin, scale) -> tuple[
 
 
 def window_attention(qkv, codes, table, num_heads, window, shift, origin, scale) -> Tensor:
-    """Returns (B, H, W, heads * D)."""
+    """Returns the output of attention, (B, H, W, heads * D)."""
     _, _, v, _, weights = attend(qkv, codes, table, num_heads, window, shift, origin, scale)
     return join((weights @ v).transpose(2, 3).flatten(3), codes.shape[1:], window, shift).to(qkv.dtype)
