@@ -1,4 +1,4 @@
-"""Speed targets of the ops, which `bench.report` compares with measurements.
+"""Speed targets of the ops, which `python -m bench report` compares with measurements.
 
 May import the standard library only.
 """

@@ -29,7 +29,7 @@ class Region(NamedTuple):
 
 
 def lower(kernel, types: list[str], constants: dict, warps: int) -> str:
-    """Returns a kernel in Triton's IR for sm_90, without the later, slow stages of `bench.compile`."""
+    """Returns a kernel in Triton's IR for sm_90, without the later, slow stages of `python -m bench compile`."""
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend

@@ -120,8 +120,8 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns the images, and the functions of the images that the benchmark runs.
 
-    official: all pixels are normalised and cut up. MAE then gathers patches. UM-MAE adds up the tokens of a 2x2 block as a
-    convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first; leaving that out is in its favour.)
+    official: all pixels are normalised and cut up. MAE then gathers patches. UM-MAE adds tokens of a 2x2 block up as
+    a convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first; leaving that out is in its favour.)
     """
     images, ids, p, *rest = inputs(case, dtype, device)
     mean, std, _, t, columns = rest

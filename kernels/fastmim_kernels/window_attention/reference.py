@@ -1,7 +1,4 @@
-"""Window attention in plain torch: the definition of correct.
-
-Differentiable; in float64 if `qkv` is float64.
-"""
+"""Window attention in plain torch: the definition of correct. Differentiable, in float64 too."""
 
 import torch
 from torch import Tensor
@@ -10,10 +7,7 @@ from .windows import cut, join
 
 
 def attend(qkv, codes, table, num_heads, window, shift, origin, scale) -> tuple[Tensor, ...]:
-    """Returns q, k and v (B, windows, heads, T, D), and place in the table and weight of each pair.
-
-    All are float32 or float64, except the places.
-    """
+    """Returns q, k, v (B, windows, heads, T, D), and place in the table and weight of each pair."""
     grid, qkv = codes.shape[1:], qkv.to(torch.promote_types(qkv.dtype, torch.float32))
     q, k, v = cut(qkv, window, shift).unflatten(3, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
     codes = cut(codes[..., None].long(), window, shift)
