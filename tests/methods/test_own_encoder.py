@@ -11,8 +11,11 @@ import torch
 
 import fastmim
 from fastmim.cli import main as command
+from fastmim.config.classify import Finetune, LabelledData
+from fastmim.data.crops import CenterCrop
 from fastmim.data.demo import write_demo_images
 from fastmim.run import checkpoint
+from fastmim.tasks import classify
 from tests.methods.tiny import ROOT
 from tests.train import launched
 
@@ -51,7 +54,7 @@ def test_own_encoder_trains_resumes_and_loads(own):
     assert "continued with train.epochs" in train(own, "--train.epochs", "3", "--encoder.dim", "32")
     assert max(checkpoint.steps(own / "run/checkpoints")) == 3
 
-    importlib.import_module("two_blocks")
+    two_blocks = importlib.import_module("two_blocks")
     found = {}
     exec(LOADING.replace('"RUN"', repr(str(own / "run"))), found)
     encoder = found["encoder"]
@@ -64,3 +67,13 @@ def test_own_encoder_trains_resumes_and_loads(own):
     assert "architecture" not in json.loads((exported / "config.json").read_text()), "timm has no such model"
     again, _ = fastmim.load(exported)
     assert torch.equal(again(images), encoder(images))
+    with pytest.raises(SystemExit) as refused:
+        command(["export", str(own / "run"), "--to", "mmdet", "--out", str(own / "elsewhere")])
+    assert refused.value.code
+
+    finetune = Finetune(encoder=two_blocks.TwoBlocks(), data=LabelledData(crop=CenterCrop(), size=(16, 16)))
+    classifier = classify.build(finetune, 2, torch.tensor([0, 1]))
+    classify.initialise(classifier.encoder, own / "run")
+    assert torch.equal(classifier.encoder.positions, encoder.encoder.positions)
+    classifier(torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8), torch.arange(2)).backward()
+    assert all(p.grad is not None for p in classifier.encoder.parameters())
