@@ -118,6 +118,8 @@ def row_of(run: Path, folder: Path | None) -> dict:
     }
     if folder:
         loaded = checkpoint.load(run / "checkpoints")
+        if loaded is None:
+            raise ValueError(f"{run}: expected a run with a checkpoint, found none")
         row |= accuracies(from_json(loaded.meta["config"], PARTS), loaded.state["model"], folder)
     return row
 
@@ -152,7 +154,7 @@ def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) ->
             curve.text(0, row[f"{name}_loss"], name, fontsize=6, va="bottom")
         curve.set_title(run.name, fontsize=9)
         if images:
-            visualize(run, images, count=3, out=file.with_suffix(".tmp.png"))
+            visualize(run, images=images, count=3, out=file.with_suffix(".tmp.png"), overwrite=True)
         grids = [file.with_suffix(".tmp.png")] if images else sorted((run / "grids").glob("*.png"))
         picture.imshow(plt.imread(grids[-1]) if grids else [[1.0]])
         picture.axis("off")

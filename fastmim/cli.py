@@ -267,7 +267,7 @@ def doctor(
     from .data.doctor import environment, examine, write_bad_files
     from .data.image import Limits
     from .data.manifest import Manifest
-    from .run.metrics import console
+    from .run.console import console
 
     if tiny < 0:
         raise ValueError(f"--tiny: expected at least 0 pixels, got {tiny}")

@@ -11,7 +11,7 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 
 from pathlib import Path
 
-from fastmim.config.base import Experiment, load
+from fastmim.config.base import Config, Experiment, load
 from fastmim.config.overrides import given, leaf_fields, override
 from fastmim.host.command import lacks_memory, refusing, repeated, version
 from fastmim.host.terminal import shown, steady_output
@@ -39,15 +39,17 @@ def run(argv: list[str], stop: Stop) -> None:
     # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
+    from fastmim.export.finished_run import EncoderExport
     from fastmim.run.folder import FolderError
     from fastmim.tasks.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
+    export = EncoderExport(Path(config.run.dir)) if isinstance(config, Config) else None
     places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}
     with stop.explaining():
         last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
         with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
-            trainer = Trainer(config, given(argv[1:]), stop)
+            trainer = Trainer(config, given(argv[1:]), stop, export)
         try:
             trainer.fit()
         except BadFilesError as error:
@@ -57,7 +59,7 @@ def run(argv: list[str], stop: Stop) -> None:
             if not lacks_memory(error):
                 raise
             stop.tell("ended: out of memory")
-            saved = f"saved: update {trainer.saved}" if trainer.saved else "no update was saved"
+            saved = f"saved: update {trainer.saver.saved}" if trainer.saver.saved else "no update was saved"
             micro = trainer.task.engine.micro_batch
             raise SystemExit(f"train.py: out of memory: lower train.micro_batch (now {micro}); {saved}") from None
 

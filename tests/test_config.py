@@ -18,7 +18,7 @@ from fastmim.config.segment import Segment
 from fastmim.engine.optim import parameter_groups
 from fastmim.tasks import classify, detect, segment
 from fastmim.tasks.parts import PARTS, build
-from fastmim.tasks.task import total_steps
+from fastmim.tasks.training_set import total_steps
 from tests.sweep import covering
 
 ROOT = Path(__file__).parents[1]

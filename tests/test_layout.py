@@ -159,7 +159,7 @@ WRITING = re.compile(
 )
 # `save` of our own classes, which is written there; of libraries that are given an open file; and into a new folder.
 WRITTEN_ELSEWHERE = re.compile(
-    r"(checkpoint|self|manifest|program)\.save\(|\)\.save\(str\(target\)\)|image\.save\(file, "
+    r"(checkpoint|saver|self|manifest|program)\.save\(|\)\.save\(str\(target\)\)|image\.save\(file, "
 )
 WRITTEN_TO_A_FILE = re.compile(r"torch\.save\(.*(, file\)|, FILE\))")
 

@@ -62,7 +62,7 @@ def read_code(cubin: bytes) -> dict:
             subprocess.run([tool, option, file.name], check=True, capture_output=True, text=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL")}
+    counts = {key: int(re.findall(rf"\b{key}:(\d+)", usage)[0]) for key in ("REG", "STACK", "LOCAL")}
     widths: dict[str, collections.Counter] = {"LDG": collections.Counter(), "STG": collections.Counter()}
     for instruction, modifiers in re.findall(r"\b(LDG|STG)(?:STS)?\.([\w.]+)", sass):
         size = next(

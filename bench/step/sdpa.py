@@ -39,16 +39,16 @@ def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.
     Args:
         shape: (batch, heads, tokens, width of a head).
     """
-    qkv = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape, device=device, dtype=dtype)
 
     def reset() -> None:
-        for x in qkv:
+        for x in (q, k, v):
             x.grad = None
 
     def run(_) -> None:
         with sdpa_kernel(backend):
-            scaled_dot_product_attention(*qkv).backward(grad)
+            scaled_dot_product_attention(q, k, v).backward(grad)
 
     return reset, run
 

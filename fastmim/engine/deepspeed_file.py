@@ -1,6 +1,6 @@
-"""The user's file of DeepSpeed settings (`train.deepspeed`): what it may say, and what each key means here.
+"""The user's file of DeepSpeed settings (`train.deepspeed`): the keys that it may hold, and how it is read.
 
-Keys are written with dots: `zero_optimization.stage`. May import command, files and terminal only.
+Keys are written with dots: `zero_optimization.stage`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TUNED: dict[str, type | tuple[str, ...]] = {
     f"{_ZERO}stage3_use_all_reduce_for_fetch_params": bool,
     f"{_ZERO}stage3_gather_16bit_weights_on_model_save": bool,
 }
-"""Keys that change speed, memory or what DeepSpeed prints, and their types."""
+"""Keys that the file may set, and their types. They change speed, memory or DeepSpeed's output only."""
 _POSITIVE = ("steps_per_print", f"{_ZERO}reduce_bucket_size", f"{_ZERO}sub_group_size")
 
 DECIDED = {
@@ -66,7 +66,7 @@ DECIDED = {
     f"{_ZERO}offload_optimizer.device": "train.offload",
     f"{_ZERO}offload_param.device": "parameters stay on the device",
 }
-"""Keys that the config decides, and the setting that does."""
+"""Keys that the config decides, and the setting that decides each."""
 
 _ELSEWHERE = "fastmim does it itself"
 _REMOVED = "DeepSpeed has removed it"
@@ -148,23 +148,23 @@ REFUSED = {
     f"{_ZERO}leaf_module": _ELSEWHERE,
     f"{_ZERO}save_muon_momentum_buffer_in_memory": "there is no such optimizer",
 }
-"""Keys, or whole sections, that DeepSpeed knows or knew and a run cannot have, and why."""
+"""Keys and sections of DeepSpeed, past or present, that a run cannot have, and why."""
 
 _KNOWN = {*TUNED, *DECIDED, *REFUSED}
 _SECTIONS = {key[:at] for key in _KNOWN for at, c in enumerate(key) if c == "."} | {"optimizer.params", *REFUSED}
 
 
 def read(file: str, decided: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a file says beside the config: values of `TUNED` keys, by dotted name.
+    """Returns the settings of a file that the config does not decide: values of `TUNED` keys, by dotted name.
 
-    "auto", as Hugging Face writes it, stands for what the config says. So does a section that is switched off.
+    The value "auto", as Hugging Face writes it, stands for the config's value. So does a section that is switched off.
 
     Args:
-        file: `train.deepspeed`.
+        file: path of the file, `train.deepspeed`.
         decided: the config's values of the keys of `DECIDED`.
 
     Raises:
-        ValueError: the file is no JSON object, or says what it cannot; names the keys.
+        ValueError: the file is no JSON object, or holds keys or values that it must not hold; the message names them.
     """
     where = f"train.deepspeed={shown(file)}"
     try:
@@ -194,7 +194,7 @@ def read(file: str, decided: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(section: dict, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the keys of all sections that exist, with dots, and their values."""
+    """Yields the keys of all known sections, with dots, and their values."""
     for key, value in section.items():
         key = f"{path}{key}"
         if isinstance(value, dict) and key in _SECTIONS:
@@ -204,8 +204,9 @@ def _leaves(section: dict, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _problem(key: str, value: Any, decided: dict[str, Any]) -> str | None:
-    """Returns what is wrong with a key and its value, or None."""
-    if key not in _KNOWN and not (inside := [name for name in REFUSED if key.startswith(f"{name}.")]):
+    """Returns the problem with a key and its value, or None."""
+    refused = [name for name in REFUSED if name == key or key.startswith(f"{name}.")]
+    if key not in _KNOWN and not refused:
         if key in _SECTIONS:
             return f"{key}: expected an object, got {_said(value)}"
         section, dot, name = key[:100].rpartition(".")
@@ -224,11 +225,11 @@ def _problem(key: str, value: Any, decided: dict[str, Any]) -> str | None:
         return None if same and boolean else said
     if key in TUNED:
         return _mistyped(key, value, TUNED[key])
-    return f"{shown(key[:100])}: not supported, {REFUSED.get(key) or REFUSED[inside[0]]}"
+    return f"{shown(key[:100])}: not supported, {REFUSED[key if key in refused else refused[0]]}"
 
 
 def _mistyped(key: str, value: Any, kind: type | tuple[str, ...]) -> str | None:
-    """Returns what is wrong with the type of a value, or None."""
+    """Returns the problem with the type of a value, or None."""
     if isinstance(kind, tuple):
         return None if value in kind else f"{key}: expected one of {', '.join(kind)}, got {_said(value)}"
     if kind is bool:
@@ -241,7 +242,10 @@ def _mistyped(key: str, value: Any, kind: type | tuple[str, ...]) -> str | None:
 
 
 def _said(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, dict | list) else ""
-    return shown(text if len(text) <= 40 else f"{text[:37]}...") or (
-        "an object" if isinstance(value, dict) else "a list"
-    )
+    """Returns a value in a few characters, for messages."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value, ensure_ascii=False)
+    return shown(text if len(text) <= 40 else f"{text[:37]}...")

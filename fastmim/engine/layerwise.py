@@ -1,4 +1,4 @@
-"""LAMB and LARS of ZeRO stage 0, which scale each layer's step, from timm. May import torch, timm and stage0 only."""
+"""LAMB and LARS of ZeRO stage 0, which scale each layer's step. Their formulas are timm's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from timm import optim as timm_optim
+from timm.optim import lamb, lars
 from torch import Tensor
 
-from .stage0 import Stage0
+from .stage0 import UNEXPORTED, Stage0
 
 
 class _FromTimm(Stage0):
-    """An optimizer of timm's, which knows no skipping: whether to skip is read from the device, once an update."""
+    """Base class of timm's optimizers, which cannot skip: the flag is read from the device once an update."""
 
     def __init__(self, groups: list[dict], **settings: Any):
         super().__init__(groups, **settings)
@@ -22,33 +22,33 @@ class _FromTimm(Stage0):
         for group in self.param_groups:
             group["step"] = torch.zeros(())
 
-    def steps(self) -> list[Tensor]:
+    def counters(self) -> list[Tensor]:
         return [group["step"] for group in self.param_groups]
 
     def update(self) -> None:
         if self.found_inf:
             return
         grads = [m.grad for m in self.masters.values() if m.grad is not None]
-        torch._foreach_div_(grads, self.grad_scale)
+        UNEXPORTED._foreach_div_(grads, self.grad_scale)
         self.timm_step()
 
     @abstractmethod
     def timm_step(self) -> None:
-        """One update of timm's."""
+        """Does one update of timm's optimizer."""
 
 
-class Lamb(_FromTimm, timm_optim.Lamb):
+class Lamb(_FromTimm, lamb.Lamb):
     """LAMB (arXiv:1904.00962); parameters without weight decay take plain Adam steps."""
 
     def __init__(self, groups: list[dict], **settings: Any):
         super().__init__(groups, max_grad_norm=None, **settings)
 
     def timm_step(self) -> None:
-        timm_optim.Lamb.step(self)
+        lamb.Lamb.step(self)
 
 
-class Lars(_FromTimm, timm_optim.Lars):
-    """LARS (arXiv:1708.03888) as MAE's linear probe has it: 1-D parameters take plain steps with momentum."""
+class Lars(_FromTimm, lars.Lars):
+    """LARS (arXiv:1708.03888) as in MAE's linear probe: 1-D parameters take plain steps with momentum."""
 
     moments = ("momentum_buffer",)
 
@@ -63,6 +63,6 @@ class Lars(_FromTimm, timm_optim.Lars):
         super().__init__(split, **settings)
 
     def timm_step(self) -> None:
-        timm_optim.Lars.step(self)
+        lars.Lars.step(self)
         for group in self.param_groups:
             group["step"] += 1

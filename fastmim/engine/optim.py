@@ -1,7 +1,4 @@
-"""Optimisation: learning-rate rule, parameter groups, and the choice of the optimizer at ZeRO stage 0.
-
-May import torch, config and stage0 only; layerwise where LAMB or LARS is asked for.
-"""
+"""Learning-rate rule, parameter groups, and the choice of the optimizer at ZeRO stage 0."""
 
 from __future__ import annotations
 
@@ -18,13 +15,15 @@ from .stage0 import AdamW, Sgd, Stage0
 
 
 def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
-    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine or a line down to `min_lr`, or steps.
+    """Returns the learning rate at an epoch, which may be a fraction.
 
-    lr_max = blr * global_batch / lr_batch; epoch e, warm-up W, end E. Below W: warmup_lr + (lr_max - warmup_lr) e / W.
-    Then, for "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2 with S = W for `cosine_from`
-    "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without its `warmup_prefix`); for
-    "linear" 1 - (e - S) / (E - S) in place of the cosine's factor (MMSegmentation's "poly" of power 1); for
-    "multistep": lr_max, times decay_rate for each of `decay_epochs` that has come.
+    lr_max = blr * global_batch / lr_batch. With epoch e, warm-up W and end E, the rate is:
+
+    - below W: warmup_lr + (lr_max - warmup_lr) * e / W;
+    - "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2, with S = W for `cosine_from`
+      "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without `warmup_prefix`);
+    - "linear": min_lr + (lr_max - min_lr) * (1 - (e - S) / (E - S)) (MMSegmentation's "poly" of power 1);
+    - "multistep": lr_max * decay_rate ** n, where n of `decay_epochs` have come.
     """
     lr_max = optim.blr * train.global_batch / optim.lr_batch
     warmup = optim.warmup_epochs
@@ -39,18 +38,27 @@ def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> flo
 
 
 def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
-    """Groups of the trained parameters: no decay for 1-D parameters and biases, decay for all others.
+    """Groups the trained parameters by weight decay and learning rate.
 
-    The rule of timm's `param_groups_weight_decay`, which MAE uses: class and mask tokens, being 3-D, decay.
-    `optim.no_decay`, `optim.decay` and `optim.lr_scale` name what departs from it. With `optim.layer_decay` d, what is
-    in layer i of the encoder's n (see `Encoder.layers`) has the factor d ** (n - i), and what is in none has 1 (BEiT's
-    rule, which MAE and SimMIM use); `optim.lr_scale` comes on top.
+    1-D parameters and biases do not decay; all others do. This is the rule of timm's `param_groups_weight_decay`, which
+    MAE uses: class and mask tokens, being 3-D, decay. `optim.no_decay`, `optim.decay` and `optim.lr_scale` name the
+    exceptions.
 
-    Returns: groups with "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of their
-        learning rate; empty groups are left out.
+    With `optim.layer_decay` d, a parameter in layer i of the encoder's n layers has the learning-rate factor
+    d ** (n - i); a parameter in no layer has 1 (BEiT's rule, which MAE and SimMIM use). The factor of `optim.lr_scale`
+    is multiplied with it.
+
+    Args:
+        module: the module that is trained; with `layer_decay`, `module.encoder` has `layers()`.
+        optim: settings of the optimizer.
+
+    Returns:
+        Groups that are not empty. Each has "params", "names" (in the same order), "weight_decay" and "lr_scale", the
+        factor of the learning rate.
+
     Raises:
-        ValueError: a pattern that is no regular expression, or that no trained parameter matches; a parameter that
-            shall both decay and not decay.
+        ValueError: a pattern is no regular expression, or matches no trained parameter; or a parameter matches both
+            `decay` and `no_decay`.
     """
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     spared, decayed = _matches("no_decay", optim.no_decay, named), _matches("decay", optim.decay, named)
@@ -60,7 +68,8 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     for pattern, factor in optim.lr_scale:
         scales |= dict.fromkeys(_matches("lr_scale", (pattern,), named), factor)
     if optim.layer_decay < 1:
-        scales = {name: scales[name] * scale for name, scale in _layer_scales(module, named, optim.layer_decay).items()}
+        layer_scales = _layer_scales(module.encoder, named, optim.layer_decay)
+        scales = {name: scales[name] * scale for name, scale in layer_scales.items()}
     groups: dict[tuple[float, bool], list[str]] = {}
     for name, p in named.items():
         plain = p.ndim <= 1 or name.endswith(".bias")
@@ -76,9 +85,9 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     ]
 
 
-def _layer_scales(module: nn.Module, names: Iterable[str], decay: float) -> dict[str, float]:
-    """The factor of each parameter's learning rate that its layer of `module.encoder` gives it."""
-    layers = [tuple(f"encoder.{prefix}" for prefix in layer) for layer in module.encoder.layers()]
+def _layer_scales(encoder: Any, names: Iterable[str], decay: float) -> dict[str, float]:
+    """Maps each parameter to the learning-rate factor of its layer of the encoder."""
+    layers = [tuple(f"encoder.{prefix}" for prefix in layer) for layer in encoder.layers()]
     scales = dict.fromkeys(names, 1.0)
     for i, layer in enumerate(layers):
         inside = [name for name in scales if any(f"{name}.".startswith(f"{prefix}.") for prefix in layer)]
@@ -87,7 +96,7 @@ def _layer_scales(module: nn.Module, names: Iterable[str], decay: float) -> dict
 
 
 def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set[str]:
-    """The names in which any of the patterns is found."""
+    """Returns the names in which any of the patterns is found."""
     found = set()
     for pattern in patterns:
         try:
@@ -103,7 +112,7 @@ def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set
 
 
 def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
-    """The optimizer that `optim.algorithm` names."""
+    """Returns the optimizer that `optim.algorithm` names."""
     settings: dict[str, Any] = {"clip": optim.clip, "loss_scaling": loss_scaling}
     adam = {"betas": optim.betas, "eps": optim.eps}
     if optim.algorithm == "adamw":

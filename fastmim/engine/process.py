@@ -1,31 +1,96 @@
-"""The processes of a run: how they find each other. May import torch, deepspeed, engine and terminal."""
+"""The processes of a run: how they meet, and the values that they exchange."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore
 
 from fastmim_kernels import keep_freed_memory
 
 from ..host.launcher import START, launched, share_of_cores
-from .engine import Process
+
+T = TypeVar("T")
 
 _LAST_PORT = 65535
 
 
+@dataclass(frozen=True)
+class Process:
+    """This process's place in the run, and its exchanges with the others.
+
+    Every method is collective: all processes call it at the same time.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: number of processes in the run.
+        local_rank: number of this process on its machine, from 0.
+        device: device that this process trains on.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    device: torch.device
+
+    def reduce_sum(self, value: Tensor) -> Tensor:
+        """Returns the sum of a tensor over all processes; integers wrap around."""
+        value = value.detach().to(self.device, copy=True)
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def reduce_mean(self, value: Tensor) -> Tensor:
+        """Returns the mean of a tensor over all processes."""
+        return self.reduce_sum(value) / self.world
+
+    def broadcast(self, value: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Returns rank 0's tensor on every process.
+
+        Args:
+            value: the tensor on rank 0; ignored on the others.
+            shape: shape of the tensor.
+            dtype: type of the result.
+        """
+        if self.rank == 0:
+            assert value is not None
+            received = value.to(self.device, dtype).contiguous()
+        else:
+            received = torch.empty(shape, dtype=dtype, device=self.device)
+        if self.world > 1:
+            dist.broadcast(received, 0)
+        return received
+
+    def broadcast_number(self, number: float) -> float:
+        """Returns rank 0's number on every process; the others' argument is ignored."""
+        return self.broadcast(torch.tensor(number, dtype=torch.float64), torch.Size(), torch.float64).item()
+
+    def gather(self, value: T) -> list[T]:
+        """Returns every process's object, by rank."""
+        if self.world == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+
 def init_distributed(device: str = "auto", deterministic: bool = False) -> Process:
-    """Joins the processes of the launcher (`deepspeed`, `torchrun`, or RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-    MASTER_PORT in the environment), or makes a run of one process when there is none.
+    """Joins the processes that the launcher started, or makes a run of one process.
+
+    The launcher is `deepspeed`, `torchrun`, or whoever set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (nccl).
-        deterministic: bit-identical GPU runs; a CPU always gives them.
+        deterministic: True for bit-identical GPU runs; CPU runs always are.
+
     Raises:
-        ValueError: "cuda" was asked for and there is no GPU, the processes do not meet, or a number
-            in the environment is none.
+        ValueError: there is no GPU for "cuda", the processes do not meet, or a variable holds no number.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is cuda, but torch sees no GPU: use train.device=cpu or auto")
@@ -36,11 +101,11 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
         torch.use_deterministic_algorithms(True)
     import deepspeed
 
-    # DeepSpeed calls functions of torch that will go; that is for DeepSpeed to mend, not for who trains.
+    # DeepSpeed calls deprecated functions of torch. A user who trains can do nothing about the warning.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
-    # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference uses.
-    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
-    if not dist.is_initialized():  # an earlier run in this process has set the variables itself
+    # DeepSpeed would compile a shared-memory collective here (a minute, and a compiler), which only inference needs.
+    deepspeed.ops.__dict__["__compatible_ops__"] = {"deepspeed_shm_comm": False}
+    if not dist.is_initialized():  # an earlier run in this process set the variables itself
         check_launch()
     alone = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
     if alone:  # DeepSpeed looks these up, and searches for MPI when they are missing
@@ -54,13 +119,13 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
         if world > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(share_of_cores())
     if not dist.is_initialized():
-        # One process keeps its store in memory: no port that another run could hold.
-        store = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        # One process keeps its store in memory, so that it needs no port, which another run could hold.
+        store: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1} if alone else {}
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **store)
         except RuntimeError as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            cause = "that port is taken (EADDRINUSE)" if "EADDRINUSE" in str(error) else "not all came"
+            cause = "that port is taken (EADDRINUSE)" if "EADDRINUSE" in str(error) else "not all of them came"
             raise ValueError(
                 f"expected {world} processes to meet at {where}, but {cause}: start all of them, or name another port "
                 "(deepspeed --master_port, torchrun --rdzv-endpoint)"
@@ -70,10 +135,10 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
 
 
 def check_launch() -> None:
-    """Checks the variables of the environment by which processes meet.
+    """Checks the environment variables by which processes meet.
 
     Raises:
-        ValueError: they describe no process of a run.
+        ValueError: the variables describe no process of a run.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT")
     numbers = {name: number for name in names if (number := launched(name, 0)) is not None}

@@ -1,7 +1,4 @@
-"""Batch split, precision and DeepSpeed's settings, derived from a config by pure functions.
-
-May import torch, config and deepspeed_file only.
-"""
+"""Batch split, precision and DeepSpeed's settings, derived from a config by pure functions."""
 
 from __future__ import annotations
 
@@ -9,16 +6,22 @@ from typing import Any
 
 import torch
 
-from ..config.base import Config, Train
+from ..config.base import Experiment, Train
 from . import deepspeed_file
 
 
 def batch_plan(train: Train, world: int) -> tuple[int, int]:
-    """Splits the global batch: micro-batch x accumulation x processes = global batch.
+    """Splits the global batch into micro-batch x accumulation x processes.
 
-    Returns: (images per process per forward, forwards per update).
+    Args:
+        train: settings with the global batch, and the micro-batch if it is given.
+        world: number of processes.
+
+    Returns:
+        (images per process per forward, forwards per update).
+
     Raises:
-        ValueError: no such split with the given numbers; names the nearest that work.
+        ValueError: the global batch is no such product; the message names the nearest numbers that work.
     """
     total, micro = train.global_batch, train.micro_batch
     unit = world * (micro or 1)
@@ -37,7 +40,9 @@ def batch_plan(train: Train, world: int) -> tuple[int, int]:
 
 
 def resolve_precision(train: Train, device: torch.device) -> str:
-    """The arithmetic that "auto" stands for: autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32.
+    """Returns the arithmetic of a run: `train.precision`, with "auto" resolved.
+
+    "auto" is autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32.
 
     Raises:
         ValueError: fp16 with ZeRO >= 1.
@@ -53,13 +58,16 @@ def resolve_precision(train: Train, device: torch.device) -> str:
     return "autocast" if device.type == "cuda" or bf16_cpu else "fp32"
 
 
-def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, Any]:
-    """DeepSpeed's settings: derived from the config, then the user's own file (`train.deepspeed`) merged in.
+def deepspeed_config(config: Experiment, world: int, precision: str) -> dict[str, Any]:
+    """Returns DeepSpeed's settings, derived from the config and merged with the user's file (`train.deepspeed`).
 
     Args:
-        precision: as `resolve_precision` gave it.
+        config: config of the run.
+        world: number of processes.
+        precision: result of `resolve_precision`.
+
     Raises:
-        ValueError: settings that do not fit each other; or see `deepspeed_file.read`.
+        ValueError: settings do not fit each other, or the file is refused; see `deepspeed_file.read`.
     """
     train = config.train
     micro, accumulation = batch_plan(train, world)
@@ -68,8 +76,8 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
     if stage and config.optim.algorithm != "adamw":
         raise ValueError(
             f"optim.algorithm={config.optim.algorithm} needs train.zero_stage=0, got {stage}: ZeRO updates flat "
-            "parts of many parameters, with AdamW only (LAMB and LARS scale the step of each parameter by that "
-            "parameter's norm, which is no part's); use zero_stage=0 or algorithm=adamw"
+            "parts of many parameters, with AdamW only (LAMB and LARS scale the step of each parameter by the norm "
+            "of the whole parameter); use zero_stage=0 or algorithm=adamw"
         )
     if train.offload:
         if stage == 0:
@@ -81,12 +89,12 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
         "train_batch_size": train.global_batch,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
-        # At stage 0 the optimizer clips.
+        # At stage 0 fastmim's own optimizer clips.
         "gradient_clipping": (config.optim.clip or 0.0) if stage else 0.0,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # At stage 0 the optimizer casts weights and keeps masters; DeepSpeed then leaves it unwrapped.
+        # At stage 0 fastmim casts weights and keeps masters. DeepSpeed then does not wrap the optimizer.
         "bf16": {"enabled": precision == "bf16-master" and stage > 0, "check_grad_overflow": True},
     }
     if derived["bf16"]["enabled"]:
@@ -95,11 +103,11 @@ def deepspeed_config(config: Config, world: int, precision: str) -> dict[str, An
         "communication_data_type": "fp32",
         "steps_per_print": None,
         "wall_clock_breakdown": False,
-        "timers": {"throughput": {"enabled": False}},  # it would wait for the device at every step
+        "timers": {"throughput": {"enabled": False}},  # DeepSpeed would wait for the device at every step
     }
     settings = {**defaults, **derived}
     if train.deepspeed is not None:
-        # As in the config, also where fastmim does the work and DeepSpeed is told something else.
+        # The file is compared with the config, also where fastmim does the work and DeepSpeed has other settings.
         decided = dict.fromkeys(deepspeed_file.DECIDED) | {
             **{key: derived[key] for key in derived if key in deepspeed_file.DECIDED},
             "gradient_clipping": config.optim.clip or 0.0,

@@ -1,7 +1,4 @@
-"""Optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skipped updates, all on the device.
-
-May import torch only.
-"""
+"""Optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skipped updates, all on the device."""
 
 from __future__ import annotations
 
@@ -11,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+UNEXPORTED: Any = torch
+"""Torch, for functions that its type stubs do not export."""
+
 
 def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
-    """Gives every tensor its zero moments now, so that they can be saved and loaded before the first step."""
+    """Creates the zero moments of each tensor, so that they can be saved and loaded before the first step."""
     for tensor in tensors:
         optimizer.state[tensor] = {
             "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
@@ -23,27 +23,34 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
 
 
 class Stage0(torch.optim.Optimizer, ABC):
-    """Base of the optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skips, all on the device.
+    """Base class of the optimizers of ZeRO stage 0.
 
-    With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s; each gradient is
-    divided by s * max(1, (norm + 1e-6) / clip); a non-finite norm leaves masters, moments and step counters untouched.
-    bf16 parameters accumulate their gradients in fp32 and are rounded from their fp32 master after each step.
+    With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s. Each gradient is divided
+    by s * max(1, (norm + 1e-6) / clip). A non-finite norm leaves masters, moments and step counters untouched.
+
+    bf16 parameters accumulate their gradients in fp32. After each step they are rounded from their fp32 master.
 
     Args:
-        groups: from `parameter_groups`.
+        groups: parameter groups from `parameter_groups`.
         clip: global gradient norm above which gradients are scaled down; None = no clipping.
-        loss_scaling: keep a dynamic loss scale (fp16): halved at each overflow, doubled after 2000 steps without one.
-        settings: the optimizer's own.
+        loss_scaling: True to keep a dynamic loss scale (fp16). The scale is halved at each overflow, and doubled after
+            2000 steps without one.
+        settings: settings of torch's or timm's optimizer.
 
     Attributes:
-        moments: names in `state` of what is kept for each master beside itself.
+        parameters: the trained parameters, by name.
+        masters: fp32 master of each parameter, by name; the parameter itself if it is fp32.
         grad_norm: () fp32, global norm of the last step's gradients, before clipping.
         found_inf: () fp32, 1 if the last step was skipped, else 0.
-        loss_scale: () fp32; multiply the loss by it before the backward pass.
+        loss_scale: () fp32, factor of the loss before the backward pass.
+        grad_scale: () fp32, divisor of the last step's gradients.
         growth: () int32, steps since the loss scale last changed.
     """
 
     moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    """Names in `state` of the moments of each master."""
+    found_inf: Any
+    grad_scale: Any
 
     def __init__(self, groups: list[dict], clip: float | None = None, loss_scaling: bool = False, **settings: Any):
         self.parameters: dict[str, nn.Parameter] = {}
@@ -56,7 +63,8 @@ class Stage0(torch.optim.Optimizer, ABC):
                     p.grad_dtype = torch.float32
                     self.masters[name] = nn.Parameter(p.detach().float())
         groups = [{**group, "params": [self.masters[name] for name in group["names"]]} for group in groups]
-        super().__init__(groups, lr=0.0, **settings)
+        construct: Any = super().__init__  # of the optimizer of torch or timm that a subclass names second
+        construct(groups, lr=0.0, **settings)
         self.clip = clip
         self.loss_scaling = loss_scaling
         device = next(iter(self.masters.values())).device
@@ -66,22 +74,26 @@ class Stage0(torch.optim.Optimizer, ABC):
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
 
     @abstractmethod
-    def steps(self) -> list[Tensor]:
-        """The counters of updates done, which may be set."""
+    def counters(self) -> list[Tensor]:
+        """Returns the counters of updates, which may be written to."""
 
     @abstractmethod
     def update(self) -> None:
-        """Moves masters and moments by the masters' gradients, each first divided by `grad_scale`."""
+        """Updates masters and moments from the masters' gradients, each first divided by `grad_scale`."""
 
     def copy_to_parameters(self) -> None:
         """Rounds the masters into the parameters that are not their own master."""
         pairs = [(p, self.masters[name]) for name, p in self.parameters.items() if p is not self.masters[name]]
         if pairs:
-            torch._foreach_copy_([p.detach() for p, _ in pairs], [m.detach() for _, m in pairs])
+            UNEXPORTED._foreach_copy_([p.detach() for p, _ in pairs], [m.detach() for _, m in pairs])
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One update from the parameters' gradients, which are consumed; see the class."""
+    def step(self, closure: Any = None) -> Any:
+        """Does one update from the parameters' gradients, which are consumed; see the class.
+
+        Args:
+            closure: never called; DeepSpeed passes none.
+        """
         for name, p in self.parameters.items():
             if p is not self.masters[name]:
                 self.masters[name].grad, p.grad = p.grad, None
@@ -96,11 +108,11 @@ class Stage0(torch.optim.Optimizer, ABC):
             m.grad = None
         self.copy_to_parameters()
         if self.loss_scaling:
-            torch._amp_update_scale_(self.loss_scale, self.growth, self.found_inf, 2.0, 0.5, 2000)
+            UNEXPORTED._amp_update_scale_(self.loss_scale, self.growth, self.found_inf, 2.0, 0.5, 2000)
 
 
 class AdamW(Stage0, torch.optim.AdamW):
-    """torch's fused AdamW, which divides and skips by itself: nothing waits for the device."""
+    """Torch's fused AdamW, which divides and skips by itself, so that nothing waits for the device."""
 
     def __init__(
         self,
@@ -113,7 +125,7 @@ class AdamW(Stage0, torch.optim.AdamW):
         super().__init__(groups, clip, loss_scaling, betas=betas, eps=eps, fused=True)
         create_state(self, list(self.masters.values()))
 
-    def steps(self) -> list[Tensor]:
+    def counters(self) -> list[Tensor]:
         return [state["step"] for state in self.state.values()]
 
     def update(self) -> None:
@@ -121,7 +133,7 @@ class AdamW(Stage0, torch.optim.AdamW):
 
 
 class Sgd(Stage0, torch.optim.SGD):
-    """torch's fused SGD with momentum; weight decay is added to the gradient. It divides and skips by itself."""
+    """Torch's fused SGD with momentum, which divides and skips by itself. Weight decay is added to the gradient."""
 
     moments = ("momentum_buffer",)
 
@@ -131,7 +143,7 @@ class Sgd(Stage0, torch.optim.SGD):
             self.state[master]["momentum_buffer"] = torch.zeros_like(master, requires_grad=False)
         self.count = torch.zeros((), device=self.found_inf.device)
 
-    def steps(self) -> list[Tensor]:
+    def counters(self) -> list[Tensor]:
         return [self.count]
 
     def update(self) -> None:

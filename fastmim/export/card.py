@@ -22,7 +22,7 @@ from ..data.manifest import Manifest
 from ..host.files import parse_json, read_bytes, read_json
 from ..host.terminal import shown
 from ..model.encoders.convnet import ConvNet
-from ..run.metrics import duration
+from ..run.console import duration
 from .layouts import Snippet
 from .timm_models import timm_encoder, timm_model
 from .trained_encoder import TrainedEncoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,26 @@ FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
 """Fields of a line besides its step. Only samples and masks are equal for every number of processes."""
 
 
+class Fingerprint(NamedTuple):
+    """The record of one update in a bit trace.
+
+    Attributes:
+        step: updates done before this one.
+        loss: mean loss over all processes.
+        grad_norm: global gradient norm before clipping.
+        parameters: hash of all parameters after the update, from `parameters_hash`.
+        samples: hash of the samples, from `sample_hashes`, summed over micro-batches and ranks.
+        masks: hash of samples and masks, from `mask_hashes`, summed over micro-batches and ranks.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    parameters: int
+    samples: int
+    masks: int
+
+
 class Trace:
     """Appends to a trace file; a line survives the death of the process as soon as `record` returns.
 
@@ -31,19 +52,12 @@ class Trace:
     def __init__(self, path: Path, resume_step: int, say: Callable[[str], None] = print) -> None:
         self._records = Records(path, _is_sound, lambda row: row["step"] < resume_step, say)
 
-    def record(self, step: int, loss: float, grad_norm: float, parameters: int, samples: int, masks: int) -> None:
-        """Writes the line of one update.
-
-        Args:
-            step: updates done before this one.
-            loss, grad_norm: written as hexadecimal, so every bit counts; the loss also in decimal, for people.
-            parameters: from `parameters_hash`, after the update.
-            samples, masks: from `sample_hashes` and `mask_hashes`, summed over micro-batches and ranks.
-        """
-        hashes = {"parameters": parameters, "samples": samples, "masks": masks}
-        values = {"step": step, "loss": float(loss).hex(), "grad_norm": float(grad_norm).hex()}
+    def record(self, update: Fingerprint) -> None:
+        """Writes the line of one update. Loss and norm are hexadecimal, so that every bit counts."""
+        hashes = {name: getattr(update, name) for name in ("parameters", "samples", "masks")}
+        values = {"step": update.step, "loss": float(update.loss).hex(), "grad_norm": float(update.grad_norm).hex()}
         values |= {name: f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for name, value in hashes.items()}
-        self._records.append(values | {"loss_decimal": f"{loss:.6g}"})
+        self._records.append(values | {"loss_decimal": f"{update.loss:.6g}"})
 
     def close(self) -> None:
         """Closes the file."""

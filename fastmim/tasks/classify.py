@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from ..config.segment import Segment
 from ..convert.resize import resize_table
 from ..data.augment import Drawn, color_jitter, rand_augment
 from ..data.crops import CenterCrop
-from ..data.loader import Loader, open_loader
+from ..data.loader import Changes, Loader, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.sampler import split_held_out
-from ..engine.engine import Process, StepResult
+from ..engine.engine import StepResult
+from ..engine.process import Process
 from ..engine.settings import batch_plan
 from ..host.terminal import shown
 from ..model.classifier import Classifier, LinearProbe, hits, recalibrate
@@ -36,23 +37,52 @@ from ..run.tensors import read_tensors
 from .parts import PRETRAINING_ONLY
 from .run_outputs import run_on_all
 from .saved_run import check_pretrained, open_weights
+from .task import MicroBatch, initial_weights
 from .tested import Tested
+from .training_set import Origin, TrainingSet, scan
 
 if TYPE_CHECKING:
-    from timm.utils import ModelEmaV3
+    from timm.utils.model_ema import ModelEmaV3
 
 PIECE = 128
 """Test images in a forward, whatever the number of processes: so no process count changes a sum."""
 SHARED, OWN = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
 
 
-class Classification(Tested):
+ClassifyT = TypeVar("ClassifyT", Finetune, Probe)
+
+
+class Sources(NamedTuple):
+    """Images and module of a run that trains a classifier."""
+
+    training: TrainingSet
+    module: Classifier
+    test: Manifest
+
+
+def open_sources(config: Finetune | Probe, process: Process) -> Sources:
+    """Lists the images of a run, and builds the module, initialised from the seed or from `run.init`."""
+    data, manifest = config.data, scan(config, process)
+    test = Manifest.scan(data.test, "data.test")
+    classes = count_classes(manifest, test, data)
+    if data.test_size not in (None, data.size) and not isinstance(config.encoder, ConvNet):
+        raise ValueError(
+            f"data.test_size={data.test_size}: {type(config.encoder).__name__} sees images of "
+            f"data.size={data.size} only; another size of test images needs a convolutional network"
+        )
+    labels = torch.tensor(manifest.labels)
+    digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()  # a list file gives labels beside the paths
+    training = TrainingSet(config, manifest, {"labels": Origin(data.root, digest)}, labels)
+    return Sources(training, build(config, classes, labels, initial_weights(config)), test)
+
+
+class Classification(Tested[ClassifyT, Classifier]):
     """A run that trains a classifier; its scores are "top1", "top5" (fractions) and "loss"."""
 
     ema: ModelEmaV3 | None = None
 
-    def __init__(self, config: Finetune | Probe, process: Process):
-        super().__init__(config, process)
+    def __init__(self, config: ClassifyT, process: Process, sources: Sources, changes: Changes | None = None):
+        super().__init__(config, process, *sources, changes=changes)
         self.test_labels = torch.tensor(self.test.labels)
         if self.test.hash == self.manifest.hash:
             self.notes.append("data.test holds the images of data.root: the score is that of images trained on")
@@ -64,22 +94,6 @@ class Classification(Tested):
 
     def open_test_loader(self) -> Loader:
         return whole_images(self.test, self.config.data, self.process.device)
-
-    def trained_on(self) -> dict[str, tuple[str, str]]:
-        labels = hashlib.sha256(self.labels.numpy().tobytes()).hexdigest()  # a list file gives them, not the paths
-        return super().trained_on() | {"labels": (self.config.data.root, labels)}
-
-    def build(self) -> Classifier:
-        config, data = self.config, self.config.data
-        self.test = Manifest.scan(data.test, "data.test")
-        classes = count_classes(self.manifest, self.test, data)
-        if data.test_size not in (None, data.size) and not isinstance(config.encoder, ConvNet):
-            raise ValueError(
-                f"data.test_size={data.test_size}: {type(config.encoder).__name__} sees images of "
-                f"data.size={data.size} only; another size of test images needs a convolutional network"
-            )
-        self.labels = torch.tensor(self.manifest.labels)
-        return build(config, classes, self.labels, self.source)
 
     def facts(self) -> dict[str, str]:
         config, module = self.config, self.module
@@ -102,7 +116,7 @@ class Classification(Tested):
         self.share_statistics(module)
         sums, bad = run_on_all(self.process, lambda: self.sums(module))
         # Without a single image, `leave_out` says so; until then it must not be a division by zero.
-        top1, top5, loss, images = self.engine.reduce_sum(sums).tolist()
+        top1, top5, loss, images = self.process.reduce_sum(sums).tolist()
         return {"top1": top1 / max(images, 1), "top5": top5 / max(images, 1), "loss": loss / max(images, 1)}, bad
 
     def sums(self, module: Classifier) -> tuple[Tensor, dict[int, str]]:
@@ -133,29 +147,30 @@ class Classification(Tested):
         return f"top-1 {top1:.2%}, {second}loss {loss:.4f}"
 
 
-class FineTuning(Classification):
+class FineTuning(Classification[Finetune]):
     """Trains encoder and head."""
 
-    def build(self) -> Classifier:
-        from timm.utils import ModelEmaV3
-
-        config, augment = self.config, self.config.augment
-        micro, _ = batch_plan(config.train, self.process.world)
+    def __init__(self, config: Finetune, process: Process):
+        augment = config.augment
+        micro, _ = batch_plan(config.train, process.world)
         if micro % 2 and (augment.mixup or augment.cutmix):
             raise ValueError(
                 f"augment.mixup and cutmix pair the images of a micro-batch, so it must be even, got {micro}: set "
                 "train.micro_batch, or both to 0"
             )
+        changes = None
         if augment.rand_augment:
-            self.changes = Drawn(rand_augment(augment.rand_augment, config.data), config.train.seed)
+            changes = Drawn(rand_augment(augment.rand_augment, config.data), config.train.seed)
         elif augment.color_jitter:
-            self.changes = Drawn(color_jitter(augment.color_jitter), config.train.seed)
-        module = super().build()
-        if config.ema.decay is not None:
-            self.ema = ModelEmaV3(module, exclude_buffers=True).to(self.process.device)
-        return module
+            changes = Drawn(color_jitter(augment.color_jitter), config.train.seed)
+        sources = open_sources(config, process)
+        if config.ema.decay is not None:  # copied before the engine changes the module
+            from timm.utils.model_ema import ModelEmaV3
 
-    def train_step(self, step: int, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> StepResult:
+            self.ema = ModelEmaV3(sources.module, exclude_buffers=True).to(process.device)
+        super().__init__(config, process, sources, changes)
+
+    def train_step(self, step: int, micro_batches: Iterable[MicroBatch]) -> StepResult:
         result = super().train_step(step, micro_batches)
         if self.ema:
             spec = self.config.ema
@@ -167,8 +182,8 @@ class FineTuning(Classification):
         """The averages of trained parameters, if there are any; those of buffers and frozen ones are the module's."""
         return {n: p for n, p in self.ema.module.named_parameters() if p.requires_grad} if self.ema else {}
 
-    def state_dict(self) -> checkpoint.State:
-        state = super().state_dict()
+    def state_dict(self, alone: bool = False) -> checkpoint.State:
+        state = super().state_dict(alone)
         if state and self.ema:
             state["ema"] = {name: p.detach().to("cpu", copy=True) for name, p in self.averages().items()}
         return state
@@ -178,17 +193,17 @@ class FineTuning(Classification):
         if state and (missing := [name for name in self.averages() if name not in state.get("ema", {})]):
             raise ValueError(f"ema lacks {missing[0]}: the checkpoint is of a run without averages")
         for name, p in self.averages().items():
-            p.data.copy_(self.engine.from_first(state["ema"][name] if state else None, p.shape, p.dtype))
+            p.data.copy_(self.process.broadcast(state["ema"][name] if state else None, p.shape, p.dtype))
         if self.ema:
             for average, buffer in zip(self.ema.module.buffers(), self.module.buffers(), strict=True):
                 average.copy_(buffer)
 
 
-class LinearProbing(Classification):
+class LinearProbing(Classification[Probe]):
     """Trains a linear layer on a frozen encoder, whose batch norms first see clean images."""
 
     def __init__(self, config: Probe, process: Process):
-        super().__init__(config, process)
+        super().__init__(config, process, open_sources(config, process))
         if self.fresh:
             images = calibration(self.manifest, config.data, config.calibrate, config.train.seed, process.device)
             with self.engine.inference():

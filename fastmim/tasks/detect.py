@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..analysis.average_precision import KINDS, SCORES, average_precision
+from ..config.base import Experiment
 from ..config.detect import Detect
 from ..data.ahead import Ahead
 from ..data.coco import Annotations
@@ -24,7 +25,7 @@ from ..data.labels import patient
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
-from ..engine.engine import Process
+from ..engine.process import Process
 from ..host.extras import require
 from ..host.files import short
 from ..host.launcher import share_of_cores
@@ -32,7 +33,9 @@ from ..model.detector import Detector
 from ..parts import Cut
 from .classify import seeded_encoder
 from .run_outputs import run_on_all
+from .task import MicroBatch, initial_weights
 from .tested import Tested
+from .training_set import Origin, TrainingSet, scan
 
 MANY_PIXELS = 10**8
 """Pixels of all masks of an image, each of the whole image, that take long enough to look at the image's size first."""
@@ -42,18 +45,24 @@ PIECE = 8
 """Test images in a forward, whatever the number of processes: so no process count changes a detection."""
 
 
-class Detection(Tested):
+class Detection(Tested[Detect, Detector]):
     """A run that trains a detector; its scores are COCO's, of boxes and masks."""
 
     def __init__(self, config: Detect, process: Process):
-        super().__init__(config, process)
-        self.same_everywhere(self.test_annotations.sha256, config.data.test_annotations)
-        threads = config.data.workers or share_of_cores()
-        self.files = patient(self.manifest, limits_of(config.data))
+        data = config.data
+        self.annotations, self.test_annotations = open_annotations(config)
+        manifest = self.annotations.within(scan(config, process), with_objects=True)
+        training = TrainingSet(config, manifest, {"annotations": Origin(data.annotations, self.annotations.sha256)})
+        test = self.test_annotations.within(Manifest.scan(data.test, "data.test"), with_objects=False)
+        module = build(config, len(self.annotations.categories), initial_weights(config))
+        super().__init__(config, process, training, module, test)
+        self.check_same_everywhere(self.test_annotations.sha256, data.test_annotations)
+        threads = data.workers or share_of_cores()
+        self.reader = patient(self.manifest, limits_of(data))
         self.ahead = Ahead(self.loader, self.target, self.check_size, threads)
 
     @classmethod
-    def check_packages(cls, config: Detect) -> None:
+    def check_packages(cls, config: Experiment) -> None:
         super().check_packages(config)
         require("detection", "pycocotools.mask", "torchvision.models.detection")
 
@@ -62,24 +71,6 @@ class Detection(Tested):
         whole = ScaleJitterCrop((1.0, 1.0), interpolation=data.crop.interpolation)
         plain = replace(data, crop=whole, flip=0.0)
         return open_loader(self.test, plain, 0, Quarantine(self.test, 0), nothing, self.process.device)
-
-    def scan(self) -> Manifest:
-        data = self.config.data
-        self.annotations, self.test_annotations = Annotations(data.annotations), Annotations(data.test_annotations)
-        ours, theirs = self.annotations.categories.items(), self.test_annotations.categories.items()
-        if different := ours ^ theirs:
-            raise ValueError(
-                f"{data.annotations} and {data.test_annotations} have other categories: "
-                f"{len(different)} are in one file only, such as {short(min(different)[1])}"
-            )
-        return self.annotations.within(super().scan(), with_objects=True)
-
-    def trained_on(self) -> dict[str, tuple[str, str]]:
-        return super().trained_on() | {"annotations": (self.config.data.annotations, self.annotations.sha256)}
-
-    def build(self) -> Detector:
-        self.test = self.test_annotations.within(Manifest.scan(self.config.data.test, "data.test"), with_objects=False)
-        return build(self.config, len(self.annotations.categories), self.source)
 
     def facts(self) -> dict[str, str]:
         config = self.config
@@ -93,7 +84,7 @@ class Detection(Tested):
             "weights": f"{weights}initialised from {config.train.seed}",
         }
 
-    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, list[dict[str, Tensor]]]]:
+    def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
         stream = (ids for step in range(first, last) for ids in self.ids(step))
         with contextlib.closing(self.ahead.batches(stream)) as batches:
             for loaded, targets in batches:
@@ -109,7 +100,7 @@ class Detection(Tested):
         name = self.manifest.paths[index]
         image, objects = self.annotations.of(name)
         if len(objects) > MOST_OBJECTS or image["height"] * image["width"] * len(objects) > MANY_PIXELS:
-            file = self.files.read(index)
+            file = self.reader.read(index)
             if reason := refusal(file, limits_of(self.config.data)):
                 raise BadFilesError(reason)
             self.check_size(index, {}, seen_size(file))
@@ -143,7 +134,7 @@ class Detection(Tested):
         names = {self.test.paths[index] for index in every_bad}
         scores = run_on_all(self.process, lambda: self.precision(everything, names))
         values = torch.tensor(list(scores.values()), dtype=torch.float64) if scores else None
-        values = self.engine.from_first(values, torch.Size([len(SCORES)]), torch.float64).tolist()
+        values = self.process.broadcast(values, torch.Size([len(SCORES)]), torch.float64).tolist()
         return {name: None if math.isnan(value) else value for name, value in zip(SCORES, values, strict=True)}, bad
 
     def precision(self, found: list[dict[str, Any]], left_out: set[str]) -> dict[str, float] | None:
@@ -182,6 +173,22 @@ class Detection(Tested):
     def close(self) -> None:
         self.ahead.close()
         super().close()
+
+
+def open_annotations(config: Detect) -> tuple[Annotations, Annotations]:
+    """Reads the annotations of training and test images.
+
+    Raises:
+        ValueError: they have different categories.
+    """
+    data = config.data
+    annotations, test_annotations = Annotations(data.annotations), Annotations(data.test_annotations)
+    if different := annotations.categories.items() ^ test_annotations.categories.items():
+        raise ValueError(
+            f"{data.annotations} and {data.test_annotations} have other categories: "
+            f"{len(different)} are in one file only, such as {short(min(different)[1])}"
+        )
+    return annotations, test_annotations
 
 
 def build(config: Detect, classes: int, source: Path | None = None) -> Detector:

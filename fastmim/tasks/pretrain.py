@@ -5,7 +5,7 @@ May import L3 and below, and analysis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,26 +17,23 @@ from ..analysis.curve import plot_curve, plot_summary
 from ..analysis.pictures import save_png
 from ..analysis.predictors import trivial_losses
 from ..analysis.reconstruction import reconstruction_grid, spread
-from ..config.base import Config, Data
+from ..config.base import Config, Data, Experiment
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
-from ..engine.engine import Process
-from ..export.export import export_encoder, replaceable
+from ..engine.process import Process
 from ..host.extras import require
-from ..host.files import output
 from ..host.terminal import shown, typed
 from ..model.mim import MIM
-from ..run import trace
-from ..run.metrics import Meter, learnt, spent
+from ..run import metrics, trace
+from ..run.meter import Meter
 from ..samples import sample_id
 from ..tokens import Mask
 from .parts import build
 from .run_outputs import run_on_all
 from .saved_run import check_pretrained, open_run
-from .task import Task
-
-_ELSEWHERE = "choose another run.dir"  # where the encoder cannot be written
+from .task import Task, initial_weights
+from .training_set import TrainingSet, scan
 
 GRID_ROWS, SUMMARY_ROWS = 8, 4
 """Images in each evaluation's grid, and in the summary of a finished run."""
@@ -89,7 +86,7 @@ class HeldOut:
         return mim.objective(pred, self.images, self.mask).item()
 
 
-class Pretrain(Task):
+class Pretrain(Task[Config, MIM]):
     """A pre-training run.
 
     Attributes:
@@ -98,29 +95,38 @@ class Pretrain(Task):
     """
 
     def __init__(self, config: Config, process: Process):
-        replaceable(
-            Path(config.run.dir) / "encoder", _ELSEWHERE
-        )  # what the run ends with, so that it will not fail there
-        super().__init__(config, process)
-        self.held_out, self.trivial, self.latest = None, None, None
-        if len(self.held_out_index) and config.run.evaluate_every:
-            if config.data.held_out_root:
-                held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, config.data)
-                self.notes += [
-                    f"left out of data.held_out_root: {shown(path)}: {shown(reason)}" for path, reason in bad.items()
-                ]
-            else:
-                held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
-            found, asked = len(held_out.images), len(self.held_out_index)
-            if found < asked:
-                self.notes.append(
-                    f"{asked - found} of {asked} held-out images cannot be used"
-                    + ("" if found else ": the run has no held-out loss and no pictures")
-                )
-            self.held_out = held_out if len(held_out.images) else None
+        training = TrainingSet(config, scan(config, process))
+        mim = build(config)
+        if source := initial_weights(config):
+            initialise(mim, source)
+        super().__init__(config, process, training, mim)
+        self.trivial: dict[str, float] = {}
+        self.latest: tuple[HeldOut, Tensor] | None = None
+        self.held_out = self.load_held_out() if config.run.evaluate_every else None
+
+    def load_held_out(self) -> HeldOut | None:
+        """Loads the held-out images, and notes the bad ones; returns None if there is none to use."""
+        asked = len(self.training.held_out_index)
+        if not asked:
+            return None
+        if self.config.data.held_out_root:
+            images = self.training.held_out_images
+            held_out, bad = HeldOut.load(self.mim, images, self.training.held_out_index, self.config.data)
+            self.notes += [
+                f"left out of data.held_out_root: {shown(path)}: {shown(reason)}" for path, reason in bad.items()
+            ]
+        else:
+            held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.training.held_out_index))
+        found = len(held_out.images)
+        if found < asked:
+            self.notes.append(
+                f"{asked - found} of {asked} held-out images cannot be used"
+                + ("" if found else ": the run has no held-out loss and no pictures")
+            )
+        return held_out if found else None
 
     @classmethod
-    def check_packages(cls, config: Config) -> None:
+    def check_packages(cls, config: Experiment) -> None:
         super().check_packages(config)
         require("the loss curve of a pre-training run", "matplotlib")
 
@@ -133,18 +139,12 @@ class Pretrain(Task):
     def evaluates(self) -> bool:
         return self.held_out is not None
 
-    def build(self) -> MIM:
-        mim = build(self.config)
-        if self.source:
-            initialise(mim, self.source)
-        return mim
-
     def facts(self) -> dict[str, str]:
         config, mim, grid = self.config, self.mim, self.mim.encoder.grid
         mask = mim.mask(torch.zeros(1, dtype=torch.int64, device=self.process.device))
         held_out = len(self.held_out.images) if self.held_out else 0
         return {
-            "images": f"{len(self.sampler) // config.data.repeats} for training, {held_out} held out, "
+            "images": f"{self.images} for training, {held_out} held out, "
             f"in {config.data.root} (manifest {self.manifest.hash[:12]})"
             + (f" and {config.data.held_out_root}" if config.data.held_out_root else ""),
             "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
@@ -167,18 +167,20 @@ class Pretrain(Task):
     def evaluate(self, done: int, meter: Meter) -> None:
         """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
         objective, held_out = self.mim.objective, self.held_out
+        if held_out is None:
+            return
         pred = run_on_all(self.process, lambda: self.predict(held_out))
         if self.process.rank:
             return
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
-        meter.evaluated(held_out.loss(self.mim, pred), self.trivial)
+        meter.log_held_out(held_out.loss(self.mim, pred), self.trivial)
         with meter.attempt("the reconstruction grid"):
-            places = held_out.spread(self.held_out_images, GRID_ROWS)
+            places = held_out.spread(self.training.held_out_images, GRID_ROWS)
             save_png(held_out[places].grid(self.mim, pred[places]), self.folder, "grids", f"{done:08d}.png")
-        places = held_out.spread(self.held_out_images, SUMMARY_ROWS)
+        places = held_out.spread(self.training.held_out_images, SUMMARY_ROWS)
         self.latest = held_out[places], pred[places]
 
-    def finish(self, meter: Meter) -> None:
+    def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
         """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
         self.latest = None
         if self.evaluates:
@@ -186,14 +188,17 @@ class Pretrain(Task):
                 self.evaluate(self.total, meter)
         if self.process.rank:
             return
-        for name, (result, words) in {
-            "learnt": ("the comparison with trivial predictors", lambda: learnt(self.folder)),
+        results: dict[str, tuple[str, Callable[[], object] | None]] = {
+            "learnt": ("the comparison with trivial predictors", lambda: metrics.progress(self.folder)),
             "pictures": ("summary.png", self.summary),
             "curve": ("loss.png", lambda: plot_curve(self.folder)),
-            "encoder": ("the exported encoder", self.export),
+            "encoder": ("the exported encoder", export),
             "speed": ("the speed", self.speed),
             "next": ("the next step", self.next_step),
-        }.items():
+        }
+        for name, (result, words) in results.items():
+            if words is None:
+                continue
             with self.outputs.make(result, meter):
                 meter.say(f"{name:<10}{shown(str(words()))}")
 
@@ -207,18 +212,10 @@ class Pretrain(Task):
         summary = plot_summary(self.folder, few.grid(self.mim, pred))
         return f"{summary} (curve and some images); each evaluation's in {self.folder / 'grids'}"
 
-    def export(self) -> str:
-        """Writes the encoder; returns where."""
-        _, loaded = open_run(self.folder, "run.dir")
-        place = output(self.folder, "encoder", "README.md").parent
-        about = {"run": self.folder, "step": loaded.step, "elsewhere": _ELSEWHERE}
-        encoder = export_encoder(self.config, loaded.state["model"], place, **about)
-        return f"{encoder} for timm or fastmim.load (features compared: bit-equal)"
-
     def speed(self) -> str:
         """Says how fast the run was, and how large."""
         batch = self.config.train.global_batch
-        hours, peak = spent(self.folder, batch)
+        hours, peak = metrics.training_cost(self.folder, batch)
         if not hours:
             return "unknown: metrics.jsonl holds no speed"
         return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 
-from ..engine.engine import Process
+from ..engine.process import Process
 from ..host.command import lacks_memory
 from ..host.terminal import shown
 from ..run.folder import FOLDERS
-from ..run.metrics import Meter
+from ..run.meter import Meter
 
 T = TypeVar("T")
 _LONGEST = 400  # characters of a reason
@@ -105,9 +104,7 @@ def run_on_all(process: Process, work: Callable[[], T]) -> T:
         results.append(work())
     except Exception as error:
         problem = explain(error)
-    problems: list[str | None] = [None] * process.world
-    dist.all_gather_object(problems, problem)
-    for rank, found in enumerate(problems):
+    for rank, found in enumerate(process.gather(problem)):
         if found is not None:
             raise CollectiveError(f"process {rank}: {found}")
     return results[0]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.base import Experiment
 from ..config.segment import Segment
 from ..data.augment import Drawn, photometric_distortion
 from ..data.away import DataAwayError
@@ -21,17 +22,19 @@ from ..data.labels import MaskLoader, Masks, whole_images
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
-from ..engine.engine import Process
+from ..engine.process import Process
 from ..engine.settings import batch_plan
 from ..host.extras import require
 from ..host.launcher import share_of_cores
 from ..model.segmenter import Segmenter, confusion, overlap, slide
 from .classify import seeded_encoder
 from .run_outputs import run_on_all
+from .task import MicroBatch, initial_weights
 from .tested import Tested
+from .training_set import Origin, TrainingSet, scan
 
 
-class Segmentation(Tested):
+class Segmentation(Tested[Segment, Segmenter]):
     """A run that trains a segmenter.
 
     Its scores are "miou", the mean over classes of intersection over union on all test pixels that have a class,
@@ -40,12 +43,26 @@ class Segmentation(Tested):
     """
 
     def __init__(self, config: Segment, process: Process):
-        super().__init__(config, process)
-        self.same_everywhere(self.test_masks.manifest.hash, config.data.test_masks)
+        data, manifest = config.data, scan(config, process)
+        micro, _ = batch_plan(config.train, process.world)
+        if micro == 1 and not (process.device.type == "cuda" and process.world > 1 and config.decoder.bn_batch > 1):
+            raise ValueError(
+                "segmentation needs micro-batches of 2 images or more, got 1: UPerNet has batch norms of maps of one "
+                "pixel, which one image has no statistics of; set train.micro_batch"
+            )
+        test = Manifest.scan(data.test, "data.test")
+        self.masks, self.test_masks = (
+            Masks(images, folder, data.classes, data.reduce_zero_label, limits_of(data))
+            for images, folder in ((manifest, data.masks), (test, data.test_masks))
+        )
+        training = TrainingSet(config, manifest, {"masks": Origin(data.masks, self.masks.manifest.hash)})
+        changes = Drawn(photometric_distortion(), config.train.seed) if config.distort else None
+        super().__init__(config, process, training, build(config, initial_weights(config)), test, changes)
+        self.check_same_everywhere(self.test_masks.manifest.hash, data.test_masks)
         self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
 
     @classmethod
-    def check_packages(cls, config: Segment) -> None:
+    def check_packages(cls, config: Experiment) -> None:
         super().check_packages(config)
         require("segmentation", "segmentation_models_pytorch.decoders.upernet.decoder")
 
@@ -88,26 +105,6 @@ class Segmentation(Tested):
             return str(error)
         return None
 
-    def trained_on(self) -> dict[str, tuple[str, str]]:
-        return super().trained_on() | {"masks": (self.config.data.masks, self.masks.manifest.hash)}
-
-    def build(self) -> Segmenter:
-        config, data, process = self.config, self.config.data, self.process
-        micro, _ = batch_plan(config.train, process.world)
-        if micro == 1 and not (process.device.type == "cuda" and process.world > 1 and config.decoder.bn_batch > 1):
-            raise ValueError(
-                "segmentation needs micro-batches of 2 images or more, got 1: UPerNet has batch norms of maps of one "
-                "pixel, which one image has no statistics of; set train.micro_batch"
-            )
-        self.test = Manifest.scan(data.test, "data.test")
-        self.masks, self.test_masks = (
-            Masks(manifest, folder, data.classes, data.reduce_zero_label, limits_of(data))
-            for manifest, folder in ((self.manifest, data.masks), (self.test, data.test_masks))
-        )
-        if config.distort:
-            self.changes = Drawn(photometric_distortion(), config.train.seed)
-        return build(config, self.source)
-
     def facts(self) -> dict[str, str]:
         config, data, module = self.config, self.config.data, self.module
         seed = config.train.seed
@@ -125,14 +122,14 @@ class Segmentation(Tested):
             "tested": f"{data.test_mode} images, the weights",
         }
 
-    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
         return self.mask_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
 
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
         """Overlap with the masks."""
         self.share_statistics(self.module)
         sums, bad = run_on_all(self.process, self.sums)
-        ious, miou, accuracy = overlap(self.engine.reduce_sum(sums))
+        ious, miou, accuracy = overlap(self.process.reduce_sum(sums))
         data = self.config.data
         names = data.names or tuple(str(i) for i in range(data.classes))
         return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, ious, strict=True))}, bad

@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from ..config.base import Experiment
-from ..data.loader import Loader
+from ..data.loader import Changes, Loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError
-from ..engine.engine import Process
+from ..engine.process import Process
 from ..host.files import write
 from ..host.terminal import shown
 from ..run import metrics
-from ..run.metrics import Meter
+from ..run.console import duration
+from ..run.meter import Meter
 from .run_outputs import run_on_all
-from .task import Task
+from .task import ConfigT, ModuleT, Task
+from .training_set import TrainingSet
 
 BAD = "bad_test_files.jsonl"
 _NAMED = 3
 _MANY = 5000  # test images; to look at more takes long enough to be said
 
 
-class Tested(Task):
+class Tested(Task[ConfigT, ModuleT]):
     """A run that is measured on test images.
 
     Attributes:
-        test: the test images; `build` sets it.
+        test: the test images.
         test_loader: loads them.
         bad: why each test image that cannot be used is left out, by path.
         scores: what was measured last.
     """
 
-    test: Manifest
-    test_loader: Loader
-
-    def __init__(self, config: Experiment, process: Process):
+    def __init__(
+        self,
+        config: ConfigT,
+        process: Process,
+        training: TrainingSet,
+        module: ModuleT,
+        test: Manifest,
+        changes: Changes | None = None,
+    ):
+        super().__init__(config, process, training, module, changes)
+        self.test = test
         self.scores: dict[str, Any] = {}
-        super().__init__(config, process)
-        self.same_everywhere(self.test.hash, config.data.test)
+        self.check_same_everywhere(test.hash, config.data.test)
         self.bad: dict[str, str] = {}
         self.test_loader = self.open_test_loader()
         if process.rank == 0 and len(self.test) > _MANY:
@@ -84,10 +90,7 @@ class Tested(Task):
         Raises:
             BadFilesError: they are more than `data.bad_budget` of all, or all.
         """
-        every = [bad]
-        if self.process.world > 1:
-            every = [None] * self.process.world
-            dist.all_gather_object(every, bad)
+        every = self.process.gather(bad)
         found = {self.test.paths[index]: reason for some in every for index, reason in sorted(some.items())}
         data = self.config.data
         check_budget("data.test", data.test, found, len(self.test), data.bad_budget)
@@ -107,7 +110,7 @@ class Tested(Task):
         self.leave_out(bad)
         if self.process.rank:
             return
-        meter.tested(self.scores, self.words())
+        meter.log_test(self.scores, self.words())
         if self.bad != known:
             for line in self.left_out():
                 meter.say(f"warning: {line}")
@@ -118,7 +121,7 @@ class Tested(Task):
             else:
                 (self.folder / BAD).unlink(missing_ok=True)
 
-    def finish(self, meter: Meter) -> None:
+    def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
         """Writes result.json: the scores and what they took."""
         with self.outputs.make("the test score", meter):
             self.evaluate(self.total, meter)
@@ -127,7 +130,7 @@ class Tested(Task):
 
     def write_result(self, meter: Meter) -> None:
         """Writes result.json and says what was reached."""
-        hours, peak = metrics.spent(self.folder, self.config.train.global_batch)
+        hours, peak = metrics.training_cost(self.folder, self.config.train.global_batch)
         counted = len(self.test) - len(self.bad)
         result = self.scores | {
             "images": counted,
@@ -142,7 +145,7 @@ class Tested(Task):
             "test_manifest": self.test.hash,
         }
         write(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
-        took = f"{metrics.duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
+        took = f"{duration(hours * 3600)} of training, {peak / 2**30:.2f} GiB"
         others = f" ({len(self.bad)} bad left out)" if self.bad else ""
         meter.say(f"{self.words()} on {counted} images{others}; {took}: {self.folder / 'result.json'}")
 
@@ -158,7 +161,7 @@ class Tested(Task):
         kept = module.state_dict().keys()
         for name, buffer in module.named_buffers():
             if name in kept:
-                buffer.copy_(self.engine.from_first(buffer, buffer.shape, buffer.dtype))
+                buffer.copy_(self.process.broadcast(buffer, buffer.shape, buffer.dtype))
 
 
 def check_budget(field: str, folder: str, bad: Mapping[str, str], count: int, budget: float) -> None:

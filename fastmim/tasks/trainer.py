@@ -1,264 +1,325 @@
-"""The training loop around a task. May import L4 and below."""
+"""The training loop around a task."""
+
+from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
-import torch
+from torch import Tensor
 
 from ..config.base import Config, Experiment, to_json
 from ..config.classify import Finetune, Probe
 from ..config.detect import Detect
 from ..config.segment import Segment
+from ..engine.engine import StepResult
 from ..engine.process import init_distributed
 from ..engine.settings import deepspeed_config, resolve_precision
 from ..host.records import reason
 from ..host.terminal import shown
 from ..run import checkpoint
 from ..run import folder as runfolder
-from ..run.metrics import Meter, announce, duration, say
+from ..run.console import announce, duration, say
+from ..run.meter import Meter
 from ..run.pace import Pace
 from ..run.skips import SkippedInARow
 from ..run.stop import Stop
 from ..run.trace import NAME, Trace
+from . import banner
 from .classify import FineTuning, LinearProbing
 from .detect import Detection
 from .inherited_settings import inherit_settings
 from .pretrain import Pretrain
 from .run_outputs import attempt, check_outputs
+from .saver import Saver
 from .segment import Segmentation
+from .task import Task
 
-TASKS = {
+TASKS: dict[type[Experiment], Any] = {
     Config: Pretrain,
     Finetune: FineTuning,
     Probe: LinearProbing,
     Detect: Detection,
     Segment: Segmentation,
 }
-"""The task that trains a config of each class."""
+"""The subclass of `Task` that trains a config of each class, made from a config and a process."""
+
+
+class Export(Protocol):
+    """The export of a finished run."""
+
+    def check(self) -> None:
+        """Checks that the run folder can take the export.
+
+        Raises:
+            ValueError: something is in the way.
+        """
+
+    def write(self, config: Experiment) -> str:
+        """Writes the encoder of a run for other libraries; returns the place in a few words."""
+        ...
+
+
+class Ending(NamedTuple):
+    """The reason why a run ends.
+
+    Attributes:
+        reason: a few words.
+        failed: True if the run ends by itself, for too many bad files.
+    """
+
+    reason: str
+    failed: bool = False
 
 
 class Trainer:
     """The loop around a task: train, log, save, evaluate, stop.
 
-    The loop holds a lock while an update changes the state, and while a checkpoint is written. It lets go of the lock
-    while it waits for images or computes gradients, so that `save_now` can save from another thread.
+    Args:
+        config: config of the run.
+        given: words of each setting that was given on the command line, by name.
+        stop: collector of requests to stop.
+        export: export to write when the run has finished.
+
+    Attributes:
+        first: updates done before this start.
+        last: updates done when this start ends as planned.
+        usual_ending: the reason to end then.
+
+    Raises:
+        ValueError: config, data or run folder do not fit.
+        FolderError: the run folder cannot be used.
     """
 
-    def __init__(self, config: Experiment, given: Mapping[str, str], stop: Stop):
-        """
-        Args:
-            given: the words of each setting that was given on the command line, by name.
-        """
-        self.folder, self.stop = Path(config.run.dir), stop
+    def __init__(self, config: Experiment, given: Mapping[str, str], stop: Stop, export: Export | None = None):
+        self.folder, self.stop, self.export = Path(config.run.dir), stop, export
         self.checkpoints = self.folder / "checkpoints"
         kind = TASKS[type(config)]
         kind.check_packages(config)
         self.process = init_distributed(config.train.device, config.train.deterministic)
         stop.join(self.process.rank, self.process.world, config.train.timeout)
         self.writes = self.process.rank == 0
-        self.busy, self.writing = threading.Lock(), False
         # Refused before anything is read or made.
         check_folders(config)
         deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
         with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
             check_outputs(self.folder)
-            self.inherited = inherit_settings(config, given)
-            self.config = config = self.inherited.config
-            self.task = kind(config, self.process)
+            if export:
+                export.check()
+            inherited = inherit_settings(config, given)
+            self.config = config = inherited.config
+            self.task: Task = kind(config, self.process)
             self.first = self.task.resume(self.checkpoints)
             if self.first > self.task.total:
                 raise ValueError(
                     f"{self.checkpoints} holds update {self.first}, but train.epochs={config.train.epochs:g} ends at "
                     f"{self.task.total}: raise train.epochs, or choose another run.dir"
                 )
-        self.done = self.saved = self.first
-        self.doubted = False
-        self.task.engine.unchanged = self.idle
+        self.last = min(self.task.total, config.run.stop_after or self.task.total)
+        self.usual_ending = Ending("finished" if self.last == self.task.total else "run.stop_after")
+        meta = {"inherited": inherited.before} if inherited.before else {}
+        self.saver = Saver(self.task, self.checkpoints, self.first, meta, self.say)
+        self.pace, self.skipped = Pace(self.first, config.run.log_every), SkippedInARow()
+        self.trace: Trace | None = None
+        self.warned_of_saving = False
         if self.writes:
-            words = {"inherited": self.inherited.words} if self.inherited.words else {}
-            facts = self.task.describe() | words | {"start": f"update {self.first}"}
-            announce(self.folder, facts, to_json(config))
+            facts = banner.describe(self.task)
+            if inherited.words:
+                facts["inherited"] = inherited.words
+            announce(self.folder, facts | {"start": f"update {self.first}"}, to_json(config))
             try:
                 self.task.manifest.save(str(self.folder / "manifest.json"))
             except (OSError, ValueError) as error:
                 say(f"warning: manifest.json could not be written ({reason(error)}); training goes on")
 
     def fit(self) -> None:
-        task, run, stop = self.task, self.config.run, self.stop
-        last = min(task.total, run.stop_after or task.total)
-        batches, every = task.batches(self.first, last), run.evaluate_every or task.total
-        skipped = SkippedInARow()
-        trace = Trace(self.folder / NAME, self.first, say) if run.trace and self.writes else None
-        done, why, failure = self.first, "finished" if last == task.total else "run.stop_after", None
-        self.pace = Pace(self.first, run.log_every)
-        place = self.folder, self.first, task.total, self.config, self.process.device, self.writes
-        stop.watch(self)
-        with Meter(*place, task.engine.accumulation) as self.meter:
-            for line in (*task.notes, *task.doubts()):
-                self.meter.say(f"warning: {line}")
-            for step in range(self.first, last):
-                micro_batches = self.meter.waiting(islice(batches, task.engine.accumulation))
-                with self.busy:
-                    result = task.train_step(step, self.while_idle(micro_batches))
-                    done = self.done = step + 1
-                self.meter.update(result.loss, result.grad_norm, result.skipped)
-                why = ("finished" if last == task.total else "run.stop_after") if done == last else stop.poll()
-                pause = time.perf_counter()
-                values = task.fingerprint(step, result) if run.trace else {}
-                if trace:
-                    trace.record(step, **values)
-                skips = skipped.add(result.skipped)
-                if why or skips >= task.max_skipped or self.log_is_due(done):
-                    why = (failure := self.log(done)) or why
-                if done % run.save_every == 0 or why:
-                    self.save(done)
-                # The last evaluation is part of `finish`, once all is saved.
-                if task.evaluates and done % every == 0 and done < task.total:
-                    with attempt("the evaluation", self.meter, "training goes on"):
-                        task.evaluate(done, self.meter)
-                self.meter.exclude(pause)
-                if why:
-                    break
-            stop.settle()
-            if trace:
-                trace.close()
-            # Only the first process knows if its checkpoint was written, and `finish` is the work of all.
-            finished = done == task.total and not failure and self.from_first(self.saved) == done
-            try:
-                if finished:
-                    with stop.finishing():
-                        task.finish(self.meter)
-                elif self.writes:
-                    self.end(done, why, failure)
-            finally:
-                task.close()
-        if finished and (missing := task.outputs.missing):
-            words = f"finished and saved, but without {', '.join(missing)}: the same command tries again"
-            raise SystemExit(f"train.py: {words}" if self.writes else 1)
+        """Trains until the last update or a request to stop, and makes the results of a finished run.
 
-    def log_is_due(self, done: int) -> bool:
-        """True if a log line is due, on all processes or on none. Collective."""
-        seconds = self.from_first(self.meter.elapsed()) if self.pace.asks(done) else 0.0
+        Raises:
+            SystemExit: the run ends before it has finished, or without a result. The status is 0 if the same command
+                continues the run.
+        """
+        task, run = self.task, self.config.run
+        ending = None
+        if run.trace and self.writes:
+            self.trace = Trace(self.folder / NAME, self.first, say)
+        self.stop.watch(self.saver)
+        with self.open_meter() as self.meter:
+            self.warn()
+            batches = task.batches(self.first, self.last)
+            for step in range(self.first, self.last):
+                micro_batches = self.meter.waiting(islice(batches, task.engine.accumulation))
+                result = self.saver.train_step(step, micro_batches)
+                self.meter.update(result.loss, result.grad_norm, result.skipped)
+                done = step + 1
+                ending = self.reason_to_stop(done)
+                with self.meter.paused():  # the following is no training time
+                    self.record_trace(step, result)
+                    if self.log_is_due(done, ending, result.skipped):
+                        ending = self.log(done) or ending
+                    if ending or done % run.save_every == 0:
+                        self.saver.save()
+                    if self.evaluation_is_due(done):
+                        self.evaluate(done)
+                if ending:
+                    break
+            self.stop.settle()
+            self.end(ending or self.usual_ending)
+
+    def open_meter(self) -> Meter:
+        """Opens the meter of this run."""
+        task = self.task
+        place = self.folder, self.first, task.total, self.config, self.process.device, self.writes
+        return Meter(*place, task.engine.accumulation)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the progress bar, on rank 0."""
+        self.meter.say(text)
+
+    def warn(self) -> None:
+        """Prints warnings about data and settings."""
+        for line in (*self.task.notes, *banner.warnings(self.task)):
+            self.say(f"warning: {line}")
+
+    def reason_to_stop(self, done: int) -> Ending | None:
+        """Returns why the run ends after this update, or None; the same on every process. Collective."""
+        if done == self.last:
+            return self.usual_ending
+        requested = self.stop.poll()
+        return Ending(requested) if requested else None
+
+    def record_trace(self, step: int, result: StepResult) -> None:
+        """Writes the line of one update to the bit trace, if there is one. Collective."""
+        if self.config.run.trace:
+            fingerprint = self.task.fingerprint(step, result)
+            if self.trace:
+                self.trace.record(fingerprint)
+
+    def log_is_due(self, done: int, ending: Ending | None, skipped: Tensor) -> bool:
+        """True if a log line is due, on all processes or on none. Collective.
+
+        Args:
+            done: updates done.
+            ending: the reason to end after this update.
+            skipped: () bool, True if this update was skipped.
+        """
+        if self.skipped.add(skipped) >= self.task.max_skipped or ending:
+            return True
+        seconds = self.process.broadcast_number(self.meter.elapsed()) if self.pace.asks(done) else 0.0
         return self.pace.due(done, seconds)
 
-    def from_first(self, value: float) -> float:
-        """Returns the first process's number. Collective."""
-        return float(self.task.engine.reduce_sum(torch.tensor(value if self.writes else 0.0, dtype=torch.float64)))
-
-    def log(self, done: int) -> str | None:
+    def log(self, done: int) -> Ending | None:
         """Logs the updates since the last line; returns a reason to stop. Waits for the device. Collective."""
         task, (losses, norms, skipped) = self.task, self.meter.read()
         bad, failure = task.bad_files()
         loss, averaged = self.meter.average(task.mean(losses, skipped), skipped.count(False))
         values = {"loss": loss, "averaged": averaged, "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
         seconds = self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
-        self.pace.logged(done, seconds := self.from_first(seconds))
-        self.doubt_saving(done, seconds)
-        if (in_a_row := self.meter.skips(done - len(skipped), skipped, task.files)) >= task.max_skipped:
-            # With the weights of a checkpoint since then, the same update would be skipped again.
-            good = [step for step in checkpoint.steps(self.checkpoints) if step < done - in_a_row]
-            saved = f"Last good checkpoint: update {max(good)} in {self.checkpoints}. " if good else ""
-            self.meter.say(  # not saved: the weights may be bad already
-                f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
-                f"{saved or 'There is no checkpoint from before. '}"
-                "Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
-            )
-            raise SystemExit(1)
-        return failure
+        seconds = self.process.broadcast_number(seconds)
+        self.pace.logged(done, seconds)
+        self.warn_of_saving(done, seconds)
+        in_a_row = self.meter.skips(done - len(skipped), skipped, task.files)
+        if in_a_row >= task.max_skipped:
+            self.give_up(done, in_a_row)
+        return Ending(failure, failed=True) if failure else None
 
-    def doubt_saving(self, done: int, seconds: float) -> None:
-        """Says once that the next checkpoint is far away, now that the time of an update is known."""
+    def give_up(self, done: int, in_a_row: int) -> None:
+        """Ends the run without saving, as its weights may be bad.
+
+        Args:
+            done: updates done.
+            in_a_row: updates in a row that were skipped, up to the last one.
+        """
+        # With the weights of a checkpoint since then, the same update would be skipped again.
+        good = [step for step in checkpoint.steps(self.checkpoints) if step < done - in_a_row]
+        saved = "There is no checkpoint from before. "
+        if good:
+            saved = f"Last good checkpoint: update {max(good)} in {self.checkpoints}. "
+        self.say(
+            f"stopped: {in_a_row} updates in a row skipped for a non-finite loss or gradient (train.max_skipped). "
+            f"{saved}Try a lower learning rate, clipping or another precision; skipped.jsonl names the images"
+        )
+        raise SystemExit(1)
+
+    def warn_of_saving(self, done: int, seconds: float) -> None:
+        """Warns once if the next checkpoint is far away.
+
+        Args:
+            done: updates done.
+            seconds: time of an update.
+        """
         every, rest = self.config.run.save_every, self.task.total - done
         wait = seconds * min(every - done % every, rest)
-        if wait > 3600 and not self.doubted:
-            self.doubted = True
-            self.meter.say(
+        if wait > 3600 and not self.warned_of_saving:
+            self.warned_of_saving = True
+            self.say(
                 f"warning: the next checkpoint comes in {duration(wait)} (run.save_every={every} at {seconds:.3g} s an "
                 f"update), and what is trained until then is lost if the run is killed; lower run.save_every to "
                 f"{max(1, int(1800 / seconds))}, say"
             )
 
-    def save(self, done: int) -> None:
-        """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
-        state = self.task.state_dict()
-        with self.busy:
-            self.writing = True
-            self.write(done, state)
-            self.writing = False
+    def evaluation_is_due(self, done: int) -> bool:
+        """True if the task is evaluated after this update. The last evaluation is part of `Task.finish`."""
+        every = self.config.run.evaluate_every
+        return self.task.evaluates and bool(every) and done % every == 0 and done < self.task.total
 
-    def write(self, done: int, state: checkpoint.State) -> None:
-        """Writes a checkpoint of a state, which is empty on ranks that do not write."""
-        meta = self.task.meta()
-        if self.inherited.before:
-            meta["inherited"] = self.inherited.before
-        if state:
-            try:
-                checkpoint.save(self.checkpoints, done, state, meta, self.config.run.keep)
-            except checkpoint.CheckpointError as error:
-                self.meter.say(f"warning: {error}")
-                done = done if error.saved else self.saved
-        self.saved = done
+    def evaluate(self, done: int) -> None:
+        """Evaluates the module; a failure costs a warning. Collective."""
+        with attempt("the evaluation", self.meter, "training goes on"):
+            self.task.evaluate(done, self.meter)
 
-    @contextlib.contextmanager
-    def idle(self) -> Iterator[None]:
-        """Inside, nothing that is saved changes: lets `save_now` in although the loop holds `busy`."""
-        self.busy.release()
+    def end(self, ending: Ending) -> None:
+        """Ends the run: makes the results if it has finished, else says why it ends.
+
+        Raises:
+            SystemExit: see `fit`.
+        """
+        task, saver = self.task, self.saver
+        if self.trace:
+            self.trace.close()
+        finished = saver.done == task.total and not ending.failed
+        # Only rank 0 knows if its checkpoint was written, and all processes make the results.
+        finished = finished and self.process.broadcast_number(saver.saved) == saver.done
+        export = functools.partial(self.export.write, self.config) if self.export else None
         try:
-            yield
+            if finished:
+                with self.stop.finishing():
+                    task.finish(self.meter, export)
+            elif self.writes:
+                self.explain(ending)
         finally:
-            self.busy.acquire()
+            task.close()
+        if finished and (missing := task.outputs.missing):
+            words = f"finished and saved, but without {', '.join(missing)}: the same command tries again"
+            raise SystemExit(f"train.py: {words}" if self.writes else 1)
 
-    def while_idle(self, batches: Iterable) -> Iterator[Any]:
-        """Passes batches on and waits for each while idle."""
-        batches = iter(batches)
-        while True:
-            with self.idle():
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+    def explain(self, ending: Ending) -> None:
+        """Says why the run ends before it has finished, or with a failure, and ends this process.
 
-    def updates(self) -> tuple[int, int]:
-        """Returns the updates done, and those in the newest checkpoint."""
-        return self.done, self.saved
-
-    def can_save(self) -> bool:
-        """True if `save_now` works. A GPU may have updates of a broken collective in its queue."""
-        alone = self.task.engine.stage == 0 and self.process.device.type == "cpu"
-        return self.process.world == 1 or alone
-
-    def save_now(self) -> None:
-        """Saves the last finished update from another thread; training cannot go on afterwards."""
-        while not self.busy.acquire(timeout=5.0):  # for good
-            if not self.writing:
-                return  # an update hangs: what there is may be half of it
-        engine = self.task.engine
-        engine.rewind()
-        engine.saves = True
-        self.write(self.done, self.task.state_dict())
-
-    def end(self, done: int, why: str, failure: str | None) -> None:
-        """Says why a run ends before it has finished, or with a failure, and ends it."""
-        if self.saved != done:
-            again = f"continues from {self.saved}" if self.saved else "starts again"
-            words = f"update {done} is not saved in {self.checkpoints} ({why}); the same command {again}"
+        Raises:
+            SystemExit: always.
+        """
+        done, saved = self.saver.updates()
+        if saved != done:
+            again = f"continues from {saved}" if saved else "starts again"
+            words = f"update {done} is not saved in {self.checkpoints} ({ending.reason}); the same command {again}"
             raise SystemExit(shown(f"train.py: {words}"))
-        go_on = "raise it to go on" if failure or why == "run.stop_after" else "the same command continues"
-        self.meter.say(f"stopped at update {done} of {self.task.total} ({why}); {go_on}")
-        raise SystemExit(1 if failure else 0)
+        go_on = "the same command continues"
+        if ending.failed or ending.reason == "run.stop_after":
+            go_on = "raise it to go on"
+        self.say(f"stopped at update {done} of {self.task.total} ({ending.reason}); {go_on}")
+        raise SystemExit(1 if ending.failed else 0)
 
 
 def check_folders(config: Experiment) -> None:
-    """Checks where the run folder lies.
+    """Checks that the run folder lies outside the folders of images, which a run must not add pictures to.
 
     Raises:
-        ValueError: the run folder lies among images, to which a run would add its pictures.
+        ValueError: the run folder lies among images.
     """
     run = Path(os.path.realpath(config.run.dir))
     for name in ("root", "held_out_root", "test"):

@@ -28,8 +28,7 @@ from torch import Tensor
 from bench import record
 from fastmim.config.base import Config, load, to_json
 from fastmim.data.demo import write_demo_images
-from fastmim.engine.engine import Process
-from fastmim.engine.process import init_distributed
+from fastmim.engine.process import Process, init_distributed
 from fastmim.export.export import export_encoder
 from fastmim.export.load import from_export
 from fastmim.export.timm_models import timm_encoder, timm_tokens

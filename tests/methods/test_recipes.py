@@ -8,7 +8,7 @@ import pytest
 
 from fastmim.config.base import load
 from fastmim.config.classify import EMA
-from fastmim.tasks.task import total_steps
+from fastmim.tasks.training_set import total_steps
 from tests.methods.tiny import ROOT
 
 PATHS = sorted(path for kind in ("finetune", "probe", "segment") for path in ROOT.glob(f"configs/*/{kind}/*.py"))

@@ -118,7 +118,7 @@ def train(engine, steps):
     for step in steps:
         result = engine.train_step(step, LR, batches(step, process.world, process.rank))
         assert not result.skipped
-        losses.append(engine.reduce_mean(result.loss).item())
+        losses.append(engine.process.reduce_mean(result.loss).item())
     return losses
 
 
@@ -137,7 +137,7 @@ def check_plain_loop(process):
     """Gradients are divided by accumulation and by ranks exactly once: equal to one process, one batch, plain torch."""
     engine = make_engine(process, dropout=0.0)
     module = Tiny(dropout=0.0)
-    groups = optim.parameter_groups(module, engine.config.optim)
+    groups = optim.parameter_groups(module, make_config(process.world).optim)
     plain = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), foreach=False)
     for group in plain.param_groups:
         group["lr"] = LR * (0.1 if "token" in group["names"] else 3.0 if "blocks.0" in group["names"][0] else 1.0)
@@ -149,7 +149,7 @@ def check_plain_loop(process):
         loss.backward()
         norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], 0.5)
         plain.step()
-        torch.testing.assert_close(engine.reduce_mean(result.loss), loss.detach(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(engine.process.reduce_mean(result.loss), loss.detach(), rtol=1e-6, atol=0)
         torch.testing.assert_close(result.grad_norm, norm, rtol=1e-5, atol=0)
     moments = engine.state_dict().get("exp_avg", {})  # linear in the gradients, as the weights are not
     names = {p: name for name, p in module.named_parameters()}
@@ -336,7 +336,7 @@ def check_process(process):
     assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) // process.world)
     engine = make_engine(process)
     value = torch.tensor(float(process.rank))
-    assert engine.reduce_sum(value) == 1 and engine.reduce_mean(value) == 0.5 and value == process.rank
+    assert engine.process.reduce_sum(value) == 1 and engine.process.reduce_mean(value) == 0.5 and value == process.rank
 
 
 def check_reseeds(process):

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from fastmim.config.base import load
-from fastmim.run import metrics
-from fastmim.run.metrics import Meter, duration, read_metrics
+from fastmim.run import console
+from fastmim.run import meter as metering
+from fastmim.run.console import duration
+from fastmim.run.meter import Meter
+from fastmim.run.metrics import read_metrics
 
 CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 images an update
 
@@ -18,7 +21,7 @@ CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 ima
 def clock(monkeypatch):
     """Seconds pass when a test adds them to `now`."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(metering, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
@@ -40,12 +43,11 @@ def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter, clock)
     for _ in range(3):
         clock.now += 0.1  # training
         update(meter)
-        pause = clock.now
-        clock.now += 0.1  # reading the device waits for it, so this is training too
-        meter.read()
-        meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
-        clock.now += 0.3  # a checkpoint
-        meter.exclude(pause)
+        with meter.paused():
+            clock.now += 0.1  # reading the device waits for the device, so this is training too
+            meter.read()
+            meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
+            clock.now += 0.3  # a checkpoint
     for row in rows(meter):
         assert row["images_per_s"] == pytest.approx(32 / 0.2, rel=0.01)
 
@@ -94,7 +96,7 @@ def test_a_continued_run_drops_what_it_repeats(tmp_path):
 
 def test_what_a_run_says_reaches_the_terminal_as_plain_characters(meter, tmp_path, capsys):
     meter.say("bad: a\x1b[31m\udcff.jpg\nsecond line")
-    metrics.announce(tmp_path, {"images": "in new\nline\x07"}, {})
+    console.announce(tmp_path, {"images": "in new\nline\x07"}, {})
     first, second, third = capsys.readouterr().out.splitlines()
     assert (first, second) == ("bad: a\\x1b[31m\\xff.jpg", "second line")
     assert third == "images  in new\\nline\\x07"
@@ -114,7 +116,7 @@ def test_durations():
     ],
 )
 def test_a_verdict_names_the_predictors_that_are_beaten(meter, capsys, loss, said):
-    meter.evaluated(loss, {"zero": 1.0, "mean_patch": 0.9, "interpolation": 0.5})
+    meter.log_held_out(loss, {"zero": 1.0, "mean_patch": 0.9, "interpolation": 0.5})
     assert capsys.readouterr().out.endswith(f"; {said}\n")
 
 

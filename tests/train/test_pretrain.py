@@ -14,8 +14,9 @@ from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError
 from fastmim.run import checkpoint
-from fastmim.run.metrics import learnt
-from fastmim.tasks import pretrain, trainer
+from fastmim.run.meter import Meter
+from fastmim.run.metrics import progress
+from fastmim.tasks import pretrain
 from fastmim.tasks.pretrain import Pretrain
 from tests.methods.tiny import ROOT
 from tests.train import launched
@@ -46,7 +47,7 @@ def test_a_run_with_a_folder_of_held_out_images(images, capsys):
     assert "16 for training, 3 held out" in out and f") and {images / 'held_out'}" in out
     said = {line.split()[0]: line for line in out.splitlines()[-6:]}
     assert list(said) == ["learnt", "pictures", "curve", "encoder", "speed", "next"]
-    assert said["learnt"].endswith(learnt(images / "run")) and "% above interpolation (" in said["learnt"]
+    assert said["learnt"].endswith(progress(images / "run")) and "% above interpolation (" in said["learnt"]
     for place in ("run/summary.png", "run/grids", "run/loss.png", "run/encoder"):
         assert (images / place).exists() and any(str(images / place) in line for line in said.values())
     # Three rows of images of 16 x 24 pixels, eight times as large, between header and caption; the curve on the left.
@@ -105,25 +106,25 @@ def test_split(images):
         split(train, replace(data, held_out_root=str(images / "list.txt")), 0)
 
 
-def test_what_was_learnt(tmp_path):
+def test_what_was_progress(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
-    assert learnt(tmp_path) == "loss 0.2500 on training images; there are no held-out images to compare it on"
+    assert progress(tmp_path) == "loss 0.2500 on training images; there are no held-out images to compare it on"
     with log.open("a") as file:
         file.write('{"step": 1, "held_out": 3.0, "trivial": {"zero": 1.0}}\n')
         file.write('{"step": 2, "held_out": 0.9, "trivial": {"zero": 1.0, "mean_patch": 0.5}}\n')
-    assert learnt(tmp_path) == "held-out loss 0.9000: 80.0 % above mean patch (0.5000), 10.0 % below zero (1.0000)"
+    assert progress(tmp_path) == "held-out loss 0.9000: 80.0 % above mean patch (0.5000), 10.0 % below zero (1.0000)"
     with log.open("a") as file:
         file.write('{"step": 3, "held_out": 0.5, "trivial": {"zero": 0.0, "mean_patch": 1.0}}\n')
-    assert learnt(tmp_path) == "held-out loss 0.5000: above zero (0.0000), 50.0 % below mean patch (1.0000)"
+    assert progress(tmp_path) == "held-out loss 0.5000: above zero (0.0000), 50.0 % below mean patch (1.0000)"
 
 
 @pytest.mark.parametrize(
     "row", ['{"step": 1, "loss": null}', '{"step": 1, "held_out": null, "trivial": {"zero": 1.0}}']
 )
-def test_nothing_was_learnt(tmp_path, row):
+def test_nothing_was_progress(tmp_path, row):
     (tmp_path / "metrics.jsonl").write_text(f"{row}\n")
-    assert learnt(tmp_path) == "nothing: the last loss is not finite"
+    assert progress(tmp_path) == "nothing: the last loss is not finite"
 
 
 def test_late_failures_cost_neither_the_training_nor_the_other_results(images, monkeypatch):
@@ -173,7 +174,8 @@ def test_fewer_epochs_than_a_run_has_done_are_refused(images):
 
 def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, monkeypatch):
     """A minute an update seems to have passed at each line."""
-    monkeypatch.setattr(trainer.Trainer, "from_first", lambda self, seconds: 60.0)
+    log = Meter.log
+    monkeypatch.setattr(Meter, "log", lambda self, **values: log(self, **values) and 60.0)
     more = ["--data.held_out", "0", "--train.epochs", "100", "--run.stop_after", "2", "--run.save_every", "500"]
     out = launched.train(words(images, *more)).stdout
     assert out.count("warning: the next checkpoint comes in 3h19m (run.save_every=500 at 60 s an update)") == 1

@@ -9,7 +9,7 @@ import pytest
 
 from fastmim.host import records
 from fastmim.host.records import Records, put, read_object
-from fastmim.run.metrics import learnt, read_metrics, spent
+from fastmim.run.metrics import progress, read_metrics, training_cost
 
 ROW = b'{"step": 1, "images_per_s": 2.0, "updates": 1, "peak_bytes": 3, "loss": 0.5}\n'
 DAMAGE = {
@@ -43,10 +43,10 @@ def opened(path, keep=lambda row: True, said=None):
 @pytest.mark.parametrize("junk", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_metrics_are_left_out_by_all_that_read_them(tmp_path, junk):
     (tmp_path / "metrics.jsonl").write_bytes(ROW + junk + ROW)
-    assert len(read_metrics(tmp_path)) in (1, 2) and spent(tmp_path, 4)[1] == 3
-    assert learnt(tmp_path).startswith("loss 0.5000")
+    assert len(read_metrics(tmp_path)) in (1, 2) and training_cost(tmp_path, 4)[1] == 3
+    assert progress(tmp_path).startswith("loss 0.5000")
     (tmp_path / "metrics.jsonl").write_bytes(junk)
-    assert learnt(tmp_path) == "unknown: metrics.jsonl holds no loss" and spent(tmp_path, 4) == (0, 0)
+    assert progress(tmp_path) == "unknown: metrics.jsonl holds no loss" and training_cost(tmp_path, 4) == (0, 0)
 
 
 def test_a_damaged_file_is_set_aside_and_its_readable_lines_stay(tmp_path):

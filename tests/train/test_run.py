@@ -168,9 +168,9 @@ def train_signalled(number: int, words: list[str]) -> None:
     from fastmim.tasks import trainer
 
     class Signalled(Trace):
-        def record(self, step, **values):
-            super().record(step, **values)
-            if step == 1:
+        def record(self, update):
+            super().record(update)
+            if update.step == 1:
                 os.kill(os.getpid(), number)
 
     trainer.Trace = Signalled

@@ -1,0 +1,102 @@
+"""Checkpoints of a run, written by the loop, or by another thread while an update is under way."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..engine.engine import StepResult
+from ..run import checkpoint
+from .task import MicroBatch, Task
+
+T = TypeVar("T")
+
+
+class Saver:
+    """Writes the checkpoints of a task, and knows which updates they hold.
+
+    The loop holds a lock while an update changes the state, and while a checkpoint is written. The loop releases the
+    lock while it waits for images or computes gradients, so that `save_now` can save from another thread.
+
+    Args:
+        task: the task, whose engine this saver watches from now on.
+        folder: folder of the checkpoints.
+        first: updates done, which a checkpoint holds.
+        meta: further description of the run for each checkpoint.
+        say: prints a warning.
+
+    Attributes:
+        done: updates done.
+        saved: updates in the newest checkpoint.
+    """
+
+    def __init__(self, task: Task, folder: Path, first: int, meta: dict[str, Any], say: Callable[[str], object]):
+        self.task, self.folder, self.meta, self.say = task, folder, meta, say
+        self.done = self.saved = first
+        self._lock, self._writing = threading.Lock(), False
+        task.engine.computing = self._unlocked
+
+    def train_step(self, step: int, micro_batches: Iterable[MicroBatch]) -> StepResult:
+        """Does one update, in which `save_now` saves the update before. Collective."""
+        with self._lock:
+            result = self.task.train_step(step, self._waiting(micro_batches))
+            self.done = step + 1
+        return result
+
+    def save(self) -> None:
+        """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
+        state = self.task.state_dict()
+        with self._lock:
+            self._writing = True
+            self._write(state)
+            self._writing = False
+
+    def updates(self) -> tuple[int, int]:
+        """Returns (updates done, updates in the newest checkpoint)."""
+        return self.done, self.saved
+
+    def can_save(self) -> bool:
+        """True if `save_now` works. The queue of a GPU may hold updates of a broken collective."""
+        process = self.task.process
+        return process.world == 1 or (self.task.engine.stage == 0 and process.device.type == "cpu")
+
+    def save_now(self) -> None:
+        """Saves the last finished update from another thread; training cannot go on afterwards."""
+        while not self._lock.acquire(timeout=5.0):  # never released
+            if not self._writing:
+                return  # an update hangs, and may have changed half of the state
+        self.task.engine.rewind()
+        self._write(self.task.state_dict(alone=True))
+
+    def _write(self, state: checkpoint.State) -> None:
+        """Writes a checkpoint of a state, which is empty on ranks that do not write."""
+        saved = self.done
+        if state:
+            try:
+                checkpoint.save(self.folder, saved, state, self.task.meta() | self.meta, self.task.config.run.keep)
+            except checkpoint.CheckpointError as error:
+                self.say(f"warning: {error}")
+                saved = saved if error.saved else self.saved
+        self.saved = saved
+
+    @contextlib.contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        """Releases the lock inside, where nothing changes that is saved."""
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+
+    def _waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Passes batches on, and releases the lock while it waits for each."""
+        batches = iter(batches)
+        while True:
+            with self._unlocked():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
