@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from bench.options import command_parser
 from bench.record import Record, record
-from fastmim.analysis.knn import knn_accuracy
+from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
 from fastmim.data.crops import CenterCrop

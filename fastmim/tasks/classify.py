@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config.classify import Finetune, LabelledData, Probe
 from ..config.detect import Detect
 from ..config.segment import Segment
-from ..convert.resize import resize_table
+from ..convert.position_tables import resize_table
 from ..data.augment import Drawn, color_jitter, rand_augment
 from ..data.crops import CenterCrop
 from ..data.loader import Changes, Loader, open_loader

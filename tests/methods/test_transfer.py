@@ -10,7 +10,7 @@ from torch import nn
 
 from fastmim.config.base import Optim, to_json
 from fastmim.config.classify import Augment, Finetune, Head, LabelledData, Probe
-from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
+from fastmim.convert.position_tables import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Drawn, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler

@@ -1,4 +1,4 @@
-"""PNG files: pictures are written whole, and never through a link. May import L0."""
+"""PNG files of fastmim, written whole and never through a link. May import host."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from PIL.PngImagePlugin import PngInfo
 from ..host.files import open_regular, output, writing
 
 _KEYWORD, _PROGRAM = "Software", "fastmim"
-_START = 256  # bytes; the keyword follows the header
+_START = 256  # bytes of a file that hold its header and the keyword
 
 
 def save_png(image: Image.Image, folder: Path, *names: str) -> Path:
     """Writes a picture, creating its folder, and returns its path.
 
     Args:
+        image: the picture.
         folder: the folder that the user named.
         names: folders below it, then the file.
 
     Raises:
         OSError: the picture cannot be written.
-        ValueError: the path leads out of `folder`, or is not that of a file.
+        ValueError: the path leads out of `folder`, or is a folder, pipe or device.
     """
     path, mark = output(folder, *names), PngInfo()
     mark.add_text(_KEYWORD, _PROGRAM)

@@ -1,4 +1,4 @@
-"""Correspondence of the parameter names of an official checkpoint with ours. May import torch only."""
+"""Rules that translate the names of an official checkpoint to fastmim's names and back. May import torch only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rule:
-    """One family of names, written with placeholders: Rule("blocks.{i}.norm1.{p}", "encoder.blocks.{i}.norm1.{p}").
+    """Translation of one family of names: Rule("blocks.{i}.norm1.{p}", "encoder.blocks.{i}.norm1.{p}").
 
-    A placeholder stands for one part of a dotted name, or for several if it is {rest}. The functions change the
-    tensor on its way, and are each other's inverse.
+    A placeholder stands for one part of a dotted name. The placeholder {rest} stands for one or more parts.
+
+    Attributes:
+        official: pattern of the official names.
+        ours: pattern of fastmim's names.
+        to_ours: changes an official tensor into fastmim's; None = the tensor stays as it is.
+        to_official: inverse of `to_ours`.
     """
 
     official: str
@@ -26,20 +31,21 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Format:
-    """The layout of one family of official checkpoints.
+class CheckpointFormat:
+    """Names and layout of one family of official checkpoints.
 
     Attributes:
-        name: in words, with the repository.
+        name: the method and its repository, for messages.
         container: key of the weights within the file.
-        marks: names (regular expressions) that a file of this format has, each matching at least one, and that together
-            no file of another format has.
-        rules: the first one that matches a name decides.
-        ignored: official names (regular expressions) with no counterpart: what we derive from the configuration.
-        config: the official configuration of a model with these weights (by our names), sizes taken from their shapes;
-            raises ValueError where shapes do not tell. None: shapes do not tell.
-        prepare: rewrites an official state in another form of this format into the one that the rules are for.
-        derived: the `ignored` tensors, by official name, of a module of ours (a `MIM`). None: there are none.
+        marks: regular expressions for names. A file has this format if each expression matches one of its names. No
+            file of another format matches all of them.
+        rules: translations of names; the first rule that matches a name applies.
+        ignored: regular expressions for official names without a counterpart, as fastmim derives these tensors from the
+            configuration.
+        config: returns the official configuration of a model, with sizes taken from the shapes of its weights (by
+            fastmim's names). It raises ValueError if the shapes do not determine the sizes. None = they never do.
+        prepare: rewrites another form of this format into the form that the rules expect.
+        derived: returns the `ignored` tensors of a `MIM`, by official name. None = this format has no such tensors.
     """
 
     name: str
@@ -52,12 +58,16 @@ class Format:
     derived: Callable[[Any], dict[str, Tensor]] | None = None
 
     def recognises(self, names: Iterable[str]) -> bool:
-        """True if a state dict with these names is of this format."""
+        """True if a state dict with these names has this format."""
         names = list(names)
         return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
 
     def to_ours(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """(our state dict, official names that nothing here matches and that are not `ignored`)."""
+        """Translates an official state dict.
+
+        Returns:
+            fastmim's state dict, and the official names that neither match a rule nor are `ignored`.
+        """
         ours, unmatched = {}, []
         for name, tensor in state.items():
             if found := _translate(name, [(r.official, r.ours, r.to_ours) for r in self.rules]):
@@ -68,7 +78,11 @@ class Format:
         return ours, unmatched
 
     def to_official(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """(official state dict, our names that nothing matches)."""
+        """Translates a state dict of fastmim.
+
+        Returns:
+            The official state dict, and fastmim's names that match no rule.
+        """
         official, unmatched = {}, []
         for name, tensor in state.items():
             if found := _translate(name, [(r.ours, r.official, r.to_official) for r in self.rules]):

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour accuracy of frozen features: the quickest answer to "did it learn". May import L2 and below."""
+"""k-nearest-neighbour accuracy of frozen features. May import torch only."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_PIECE, _BANK_PIECE = 1024, 2**15  # queries and bank entries compared at once: 128 MiB of similarities
+_PIECE, _BANK_PIECE = 1024, 2**15  # queries and bank entries compared at a time: 128 MiB of similarities
 
 
 def knn_accuracy(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int = 20, temperature: float = 0.07
 ) -> float:
-    """Fraction of the queries whose k most similar bank entries vote for their label.
+    """Returns the fraction of queries whose nearest neighbours in the bank vote for the right label.
 
-    Each of the k neighbours with the largest cosine similarity s votes with exp(s / temperature) (Wu et al.,
-    arXiv:1805.01978, section 3.4).
+    Each of the k entries with the largest cosine similarity s votes for its label with weight exp(s / temperature) (Wu
+    et al., arXiv:1805.01978, section 3.4).
 
     Args:
-        bank, queries: (N, D) and (M, D) features, which may lie on another device: pieces of them are moved.
-        bank_labels, labels: (N,) and (M,) int64, on the device that computes.
+        bank: (N, D) labelled features. They may lie on another device, as only pieces are moved.
+        bank_labels: (N,) int64 labels, on the device that computes.
+        queries: (M, D) features to classify, on any device.
+        labels: (M,) int64 right labels of the queries, on the device that computes.
+        k: number of neighbours that vote.
+        temperature: divisor of the similarities.
+
     Raises:
         ValueError: the bank has fewer than k entries.
     """

@@ -1,4 +1,4 @@
-"""openmixup's checkpoints of A2MIM, and of its SimMIM baselines, on ResNet and ConvNeXt. May import L3 and below."""
+"""ResNet and ConvNeXt checkpoints of Westlake-AI/openmixup: A2MIM and SimMIM baselines. May import model and below."""
 
 from __future__ import annotations
 
@@ -10,47 +10,48 @@ from ..config.base import Config
 from ..model.decoders import LinearHead
 from ..model.encoders import ConvNeXt, ResNet
 from ..model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, WithFourier
-from .format import Format, Rule
-from .shapes import State, count, shape
-from .simmim import config
+from .checkpoint_format import CheckpointFormat, Rule
+from .model_sizes import State, count_blocks, tensor_shape
+from .simmim import simmim_config
 
-# Depths by timm's name; the narrow ones have blocks of two convolutions.
-RESNETS = {
+RESNETS: dict[tuple[int, ...], str] = {
     (2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152",
     (3, 24, 36, 3): "resnet200",
 }  # fmt: skip
-SIZE = 224  # of the published models; convolutions do not tell
+"""timm's names of the published ResNets, by the blocks of each stage. Blocks of resnet18 have two convolutions."""
+SIZE = 224
+"""Side of the images of the published models, pixels: the weights of convolutions do not determine it."""
 
 
 def conv_config(state: State) -> Config:
-    """A2MIM, or SimMIM, on a ResNet or ConvNeXt of these weights.
+    """Returns the configuration of A2MIM or SimMIM for the weights of a ResNet or ConvNeXt.
 
     Raises:
-        ValueError: shapes do not tell.
+        ValueError: the shapes do not determine the sizes.
     """
     prefix = "encoder.backbone."
-    own: dict[str, Any] = {"token": "gated" if "encoder.token.mask_gamma" in state else "add", "fill": "mean"}
-    width = shape(state, "encoder.token.mask_token")[-1]
+    fields: dict[str, Any] = {"token": "gated" if "encoder.token.mask_gamma" in state else "add", "fill": "mean"}
+    width = tensor_shape(state, "encoder.token.mask_token")[-1]
     if f"{prefix}conv1.weight" in state:
-        depths = tuple(count(state, f"{prefix}layer{i}.") for i in range(1, 5))
+        depths = tuple(count_blocks(state, f"{prefix}layer{i}.") for i in range(1, 5))
         name = RESNETS.get(depths)
         if name is None or (f"{prefix}layer1.0.conv3.weight" in state) != (name != "resnet18"):
-            raise ValueError(f"a ResNet of {depths} blocks is none of {', '.join(RESNETS.values())}")
-        dims = [shape(state, f"{prefix}layer{i}.0.conv1.weight")[1] for i in range(1, 5)]
-        encoder = ResNet(name, token_layer=dims.index(width), **own)
-        channels = shape(state, f"{prefix}conv1.weight")[1]
+            raise ValueError(f"expected the blocks of {', '.join(RESNETS.values())}, got a ResNet of {depths} blocks")
+        dims = [tensor_shape(state, f"{prefix}layer{i}.0.conv1.weight")[1] for i in range(1, 5)]
+        encoder = ResNet(name, token_layer=dims.index(width), **fields)
+        channels = tensor_shape(state, f"{prefix}conv1.weight")[1]
         fourier = FocalFrequency() if name == "resnet50" else ComplexFocalL1()
         loss = WithFourier(MaskedFocalL1(), fourier, weight=0.5 if name == "resnet50" else 0.1, visible_weight=0.001)
     else:
-        depths = tuple(count(state, f"{prefix}stages.{i}.blocks.") for i in range(4))
-        dims = [shape(state, f"{prefix}stages.{i}.blocks.0.norm.weight")[0] for i in range(4)]
-        encoder = ConvNeXt(depths=depths, dims=tuple(dims), token_layer=dims.index(width), **own)
-        channels, loss = shape(state, f"{prefix}stem.0.weight")[1], MaskedFocalL1()
-    return config(encoder, SIZE, channels, 0.8, decoder=LinearHead(init="trunc_normal"), loss=loss)
+        depths = tuple(count_blocks(state, f"{prefix}stages.{i}.blocks.") for i in range(4))
+        dims = [tensor_shape(state, f"{prefix}stages.{i}.blocks.0.norm.weight")[0] for i in range(4)]
+        encoder = ConvNeXt(depths=depths, dims=tuple(dims), token_layer=dims.index(width), **fields)
+        channels, loss = tensor_shape(state, f"{prefix}stem.0.weight")[1], MaskedFocalL1()
+    return simmim_config(encoder, SIZE, channels, 0.8, decoder=LinearHead(init="trunc_normal"), loss=loss)
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(..., 1, 1) to (...)."""
+    """Reshapes (..., 1, 1) to (...)."""
     return x.flatten(-3)
 
 
@@ -77,10 +78,10 @@ CONVNEXT = (
 MARKS = {"ResNet": r"backbone\.layer1\.0\.conv1\.weight", "ConvNeXt": r"backbone\.downsample_layers\.0\.0\.weight"}
 
 
-def _format(method: str, network: str) -> Format:
+def _format(method: str, network: str) -> CheckpointFormat:
     neck = {"A2MIM": "neck.decoder_pred.0", "SimMIM": "neck.decoder.0"}[method]
     head = (Rule(f"{neck}.weight", "decoder.weight", _flat, _square), Rule(f"{neck}.bias", "decoder.bias"))
-    return Format(
+    return CheckpointFormat(
         name=f"{method} {network} (Westlake-AI/openmixup)",
         container="state_dict",
         marks=(MARKS[network], neck.replace(".", r"\.") + r"\.weight"),

@@ -1,4 +1,4 @@
-"""A trial of work on a foreign file in a process that may use little time and memory. Standard library only."""
+"""Trial of a function in a forked process with limits on time and memory. May import the standard library only."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ import time
 import warnings
 from collections.abc import Callable
 
-_PATIENCE = 10  # wall-clock seconds for each CPU second: a busy machine is slow
+_PATIENCE = 10  # wall-clock seconds for each CPU second, because a busy machine is slow
+_DONE, _MEMORY = b"\0done", b"\0memory"  # answers of the fork; every other answer is an error message
 
 
 def try_within(call: Callable[[], object], seconds: int, memory: int) -> None:
-    """Calls a function in a fork of this process, which ends there if it takes too long or too much.
+    """Calls a function in a fork of this process, and ends the fork if it exceeds a limit.
 
-    The result is dropped. A caller that repeats the call afterwards knows what it costs.
+    The result is dropped: repeat the call in this process once the trial has shown that it is cheap.
 
     Args:
-        call: must be repeatable, and raise ValueError for what the file is to blame for.
-        seconds: CPU time.
-        memory: bytes of address space beyond those of this process.
+        call: repeatable function that raises ValueError for faults of the file.
+        seconds: limit on CPU time, seconds.
+        memory: limit on address space beyond that of this process, bytes.
 
     Raises:
-        ValueError: `call` raised it, needed more than it may, or crashed.
+        ValueError: `call` raised it, exceeded a limit, or crashed.
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that a fork does not have; it needs none
+        # Python warns that a fork lacks the parent's threads; the trial needs none of them.
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        _run(call, seconds, memory, reading, writing)
+        _run_in_fork(call, seconds, memory, reading, writing)
     os.close(writing)
     try:
         reason = _read_all(reading, time.monotonic() + _PATIENCE * seconds)
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)  # it has nothing more to say
+            os.kill(child, signal.SIGKILL)  # its answer has been read, or came too late
         _, status = os.waitpid(child, 0)
     if reason is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         raise ValueError(f"reading it takes more than {seconds} seconds, far more than a file of its size needs")
@@ -49,15 +51,12 @@ def try_within(call: Callable[[], object], seconds: int, memory: int) -> None:
         raise ValueError(reason.decode(errors="replace") or "reading it fails")
 
 
-_DONE, _MEMORY = b"\0done", b"\0memory"
-
-
-def _run(call: Callable[[], object], seconds: int, memory: int, reading: int, writing: int) -> None:
-    """The life of the fork."""
+def _run_in_fork(call: Callable[[], object], seconds: int, memory: int, reading: int, writing: int) -> None:
+    """Sets the limits, calls the function, writes the answer into the pipe, and ends the fork."""
     answer = b""
     try:
         os.close(reading)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a crash would be reported twice
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # otherwise a crash is reported twice
         with open("/proc/self/statm") as file:
             memory += int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -70,13 +69,13 @@ def _run(call: Callable[[], object], seconds: int, memory: int, reading: int, wr
         answer = _MEMORY
     except ValueError as error:
         answer = str(error).encode(errors="replace")
-    finally:  # whatever is raised must not reach the code that this process was forked from
+    finally:  # no exception may reach the code that forked this process
         os.write(writing, answer)
         os._exit(0)
 
 
 def _read_all(pipe: int, deadline: float) -> bytes | None:
-    """Reads until the other end is closed; None after the deadline."""
+    """Reads a pipe until its other end is closed; returns None after the deadline."""
     found = b""
     while True:
         if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:

@@ -1,4 +1,4 @@
-"""Trivial predictors: what a loss value would be without learning anything. May import L2 and below."""
+"""Losses of trivial predictors, beside which the loss of a model can be read. May import model and below."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from ..tokens import Mask, take
 
 
 def trivial_losses(objective: Objective, images: Tensor, mask: Mask) -> dict[str, float]:
-    """The loss on hidden patches of three predictors that know only the visible ones.
+    """Returns the loss on hidden patches of three predictors that know only the visible patches.
 
-    * zero: predicts 0 everywhere;
-    * mean_patch: the mean of the image's visible target patches;
-    * interpolation: the image with its hidden part filled in smoothly from the visible pixels, turned into a target,
-      times the one scale that suits these images best (a favour to the predictor: fitting the scale can only help it).
+    * "zero" predicts 0 everywhere.
+    * "mean_patch" predicts the mean of the image's visible target patches.
+    * "interpolation" fills the hidden part smoothly from the visible pixels and predicts the target of that image,
+      times the one scale that fits the true targets best. Fitting the scale can only lower this predictor's loss.
 
     Args:
+        objective: target and loss of the run.
         images: (B, H, W, C) uint8.
+        mask: the visible and hidden patches of the images.
     """
     target = objective.targets(images)
     hidden = take(target, mask.ids_hidden)
@@ -35,10 +37,15 @@ def trivial_losses(objective: Objective, images: Tensor, mask: Mask) -> dict[str
 
 
 def fill_hidden(images: Tensor, mask: Mask, patch_size: int) -> Tensor:
-    """Fills hidden patches of (B, H, W, C) images by diffusion from the visible pixels.
+    """Fills the hidden patches of images by diffusion from the visible pixels.
 
-    Relaxes towards the harmonic surface through the visible pixels: first on patch means, then, from their bilinear
-    enlargement, on pixels.
+    The result approaches the harmonic surface through the visible pixels. Diffusion runs first on the means of patches,
+    then on pixels, from the bilinear enlargement of those means.
+
+    Args:
+        images: (B, H, W, C) floats.
+        mask: the visible and hidden patches of the images.
+        patch_size: side of a patch, pixels.
     """
     x = images.permute(0, 3, 1, 2)
     visible = ~mask.mask.view(len(images), 1, *mask.grid)

@@ -1,7 +1,4 @@
-"""The loss curve of a run with the trivial predictors or the test scores, alone or beside reconstructions.
-
-May import L3 and below.
-"""
+"""Picture of a run's losses with trivial predictors or test scores. May import run and below."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import itertools
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,7 +14,7 @@ from PIL import Image
 from ..host.files import read_json
 from ..host.terminal import shown
 from ..run.metrics import read_metrics
-from .pictures import save_png
+from .png_files import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
 _DPI = 120
 _LARGEST = 2**24  # bytes of config.json
-# Okabe and Ito's colours, which colour-blind people can tell apart; dashes tell the predictors apart.
+# Okabe and Ito's colours, which colour-blind people can distinguish. Dashes distinguish the predictors.
 _TRAINING, _HELD_OUT = "#0072B2", "#D55E00"
 _DASHES = (":", "-.", "--")
 TASKS = {
@@ -35,18 +32,18 @@ TASKS = {
     "Detect": ("detection", "sum of detection losses"),
     "Segment": ("segmentation", "loss of pixels' classes"),
 }
-"""Title and axis of a run, by the class of its config."""
+"""Title and label of the loss axis, by the class of the run's config."""
 SCORES = {
     "test_top1": "top-1 accuracy, test images",
     "test_bbox_AP": "box AP, test images",
     "test_segm_AP": "mask AP, test images",
     "test_miou": "mean IoU, test images",
 }
-"""Labels of the test scores in metrics.jsonl that a curve shows."""
+"""Labels of the test scores in metrics.jsonl that a picture shows."""
 
 
 def plot_curve(run: Path) -> Path:
-    """Draws the losses of `run`/metrics.jsonl into `run`/loss.png.
+    """Draws the losses in `run`/metrics.jsonl, and writes `run`/loss.png.
 
     Raises:
         ValueError: the folder holds no metrics.
@@ -55,12 +52,12 @@ def plot_curve(run: Path) -> Path:
 
 
 def plot_summary(run: Path, grid: Image.Image) -> Path:
-    """Draws the losses and, on their right, a grid of reconstructions into `run`/summary.png.
+    """Draws the losses beside a grid of reconstructions, and writes `run`/summary.png.
 
     Raises:
         ValueError: the folder holds no metrics.
     """
-    curve = _curve(run, 840, max(grid.height, 360))  # less has no room for axes
+    curve = _curve(run, 840, max(grid.height, 360))  # axes need 360 pixels
     sheet = Image.new("RGB", (curve.width + grid.width, curve.height), "white")
     sheet.paste(curve, (0, 0))
     sheet.paste(grid, (curve.width, 0))
@@ -82,6 +79,7 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
     if not train:
         raise ValueError(f"{path}: expected the metrics of a run, found none; give the folder of a run that has logged")
     figure, axes = plt.subplots(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+    canvas: Any = figure.canvas  # of the Agg backend
     lines = axes.plot(*zip(*train, strict=True), color=_TRAINING, linewidth=1.5, label="training images")
     if held_out:
         points = zip(*held_out.items(), strict=True)
@@ -92,21 +90,21 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
             lines.append(axes.axhline(value, color="0.3", linestyle=dashes, label=label))
     if tests:
         lines += _scores(axes.twinx(), tests)
-    task, loss = TASKS.get(_part(run), ("", "loss"))
+    task, loss = TASKS.get(_config_class(run) or "", ("", "loss"))
     axes.set(xlabel="update", ylabel=loss)
-    # A name with dollars is no formula.
+    # parse_math=False, because the name of a run may hold dollars.
     axes.set_title(": ".join(filter(None, (shown(run.name), task))), parse_math=False)
     axes.legend(handles=lines)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # of scripts that the font lacks
-        figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # for scripts that the font lacks
+        canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     plt.close(figure)
     return picture
 
 
-def _part(run: Path) -> str | None:
-    """The class of a run's config, if the run folder says so."""
+def _config_class(run: Path) -> str | None:
+    """Returns the class name of a run's config, or None if the run folder does not hold it."""
     try:
         part = read_json(run / "config.json", _LARGEST)["part"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -115,7 +113,10 @@ def _part(run: Path) -> str | None:
 
 
 def _means(rows: list[dict]) -> list[tuple[int, float]]:
-    """The loss by update, without lines of a stop or slow update that the next line's mean includes."""
+    """Returns (update, loss) of the log lines.
+
+    Lines after a stop or a slow update are left out if the mean of the next line includes them.
+    """
     rows = [row for row in rows if "loss" in row]
     included = [later.get("averaged", 0) > later["updates"] for later in rows[1:] if "updates" in later]
     included += [False] * (len(rows) - len(included))
@@ -124,7 +125,7 @@ def _means(rows: list[dict]) -> list[tuple[int, float]]:
 
 
 def _scores(axes: Axes, tests: dict[int, dict]) -> list[Line2D]:
-    """Draws the test scores on a second axis, on the right."""
+    """Draws the test scores on a second axis on the right, and returns their lines."""
     lines = []
     for marker, (name, label) in zip("osd^", SCORES.items(), strict=True):
         points = [(step, 100 * row[name]) for step, row in tests.items() if row.get(name) is not None]

@@ -1,4 +1,7 @@
-"""Learned tables for another image or window size, as the papers' fine-tuning does it. May import torch only."""
+"""Position embeddings and relative-bias tables for another image or window size. May import parts and torch.
+
+The papers' fine-tuning code resizes these learned tables in the same way.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,17 @@ from torch.nn import functional as F
 
 
 def resize_table(name: str, table: Tensor, shape: torch.Size, encoder: nn.Module) -> Tensor | None:
-    """A position embedding or relative-bias table of an encoder in another shape; None if `name` is of neither, or it
-    cannot be resized."""
+    """Resizes a position embedding or relative-bias table of an encoder.
+
+    Args:
+        name: name of the table's parameter.
+        table: the table, (1, positions, D) or (offsets, heads).
+        shape: shape of the resized table.
+        encoder: encoder that takes the resized table.
+
+    Returns:
+        The resized table, or None if `name` is no such table or this table cannot be resized.
+    """
     kind, (rows, columns) = name.rpartition(".")[2], encoder.grid
     if table.ndim != len(shape) or table.shape[-1] != shape[-1]:
         return None
@@ -28,21 +40,27 @@ def resize_table(name: str, table: Tensor, shape: torch.Size, encoder: nn.Module
             for size in ((side, side), (2 * rows - 1, 2 * columns - 1)):
                 if size[0] * size[1] == offsets:
                     return resize_relative_bias(table, size)
-    except ValueError:  # the table is of no square grid
+    except ValueError:  # the table does not belong to a square grid
         return None
     return None
 
 
 def resize_position_embedding(table: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:
-    """Position embeddings of a square grid for another grid: bicubic, the prefix rows as they are.
+    """Resizes the position embedding of a square grid to another grid, and keeps the rows of prefix tokens.
 
-    facebookresearch/mae, util/pos_embed.py, `interpolate_pos_embed`: half-pixel centres, no antialiasing.
+    Bicubic with half-pixel centres and without antialiasing, as in facebookresearch/mae, util/pos_embed.py,
+    `interpolate_pos_embed`.
 
     Args:
         table: (1, prefix + S * S, D).
-    Returns: (1, prefix + H * W, D) in the same dtype.
+        grid: rows H and columns W of the new grid.
+        num_prefix_tokens: number of class tokens in front.
+
+    Returns:
+        (1, prefix + H * W, D) in the same dtype.
+
     Raises:
-        ValueError: the rows after the prefix are no square grid.
+        ValueError: the rows after the prefix are not a square number.
     """
     side = math.isqrt(max(table.shape[1] - num_prefix_tokens, 0))
     if side == 0 or side**2 + num_prefix_tokens != table.shape[1]:
@@ -54,19 +72,24 @@ def resize_position_embedding(table: Tensor, grid: tuple[int, int], num_prefix_t
 
 
 def resize_relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
-    """Relative-position biases of a square window for another window: the old offsets are spread as a geometric
-    progression over the new ones, with a cubic spline through them per head (microsoft/SimMIM, utils.py).
+    """Resizes the relative-position biases of a square window to another window (microsoft/SimMIM, utils.py).
 
-    The spline is the one that the official `scipy.interpolate.interp2d(kind="cubic")` meant (SciPy removed it in 1.14):
-    FITPACK's tensor product of interpolating cubics whose first and last inner knots are left out ("not-a-knot"),
-    constant beyond the outermost offsets.
+    The old offsets are spread over the new offsets as a geometric progression. A cubic spline per head goes through
+    the old biases there.
+
+    The spline is the one of `scipy.interpolate.interp2d(kind="cubic")`, which the official code uses and SciPy 1.14
+    removed: FITPACK's tensor product of interpolating cubics without the first and last inner knot ("not-a-knot"). It
+    is constant beyond the outermost offsets.
 
     Args:
-        table: (S * S + extra, heads); 3 extra rows (to, from and between class tokens) where S * S + 3 rows, else none.
-        size: rows and columns of the new table: (2 * height - 1, 2 * width - 1) of the new window.
-    Returns: (rows * columns + extra, heads) in the same dtype; the extra rows as they are.
+        table: (S * S + extra, heads). `extra` is 3 if the table has rows to, from and between class tokens, else 0.
+        size: rows and columns of the new table, (2 * height - 1, 2 * width - 1) of the new window.
+
+    Returns:
+        (rows * columns + extra, heads) in the same dtype, with unchanged extra rows.
+
     Raises:
-        ValueError: the rows are no square window's.
+        ValueError: the rows are not those of a square window.
     """
     extra = 0 if len(table) % 2 else 3  # a window has an odd number of offsets
     side = math.isqrt(max(len(table) - extra, 0))
@@ -80,11 +103,11 @@ def resize_relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _spread(source: int, target: int) -> Tensor:
-    """Places the old offsets -source..source among the new ones -target..target: 0, 1, 1 + q, 1 + q + q^2, ...
+    """Places the old offsets -source..source among the new offsets -target..target: 0, 1, 1 + q, 1 + q + q^2, ...
 
-    q is from 1.01 to 1.5, so that the last offset is about `target` (bisection to 1e-6).
+    A bisection finds q between 1.01 and 1.5, to 1e-6, so that the last offset is about `target`.
     """
-    low, high = 1.01, 1.5
+    low, q, high = 1.01, 1.255, 1.5
     while high - low > 1e-6:
         q = (low + high) / 2
         low, high = (low, q) if (1 - q**source) / (1 - q) > target else (q, high)
@@ -93,10 +116,13 @@ def _spread(source: int, target: int) -> Tensor:
 
 
 def _spline(x: Tensor, last: int) -> Tensor:
-    """(2 * last + 1, n) matrix: values at the knots x (n,) to those of their not-a-knot cubic spline at -last..last."""
+    """Returns the (2 * last + 1, n) matrix of a not-a-knot cubic spline.
+
+    The matrix maps values at the knots x (n,) to the values of the spline at -last..last.
+    """
     n, h = len(x), x.diff()
-    # Second derivatives m at the knots: continuity of the first at inner knots, of the third at the second and the last
-    # but one: left @ m = right @ values.
+    # left @ m = right @ values, for the second derivatives m at the knots. The first derivative is continuous at inner
+    # knots, the third derivative at the second knot and at the last but one.
     left, right = x.new_zeros(n, n), x.new_zeros(n, n)
     for i in range(1, n - 1):
         left[i, i - 1 : i + 2] = torch.stack([h[i - 1], 2 * (h[i - 1] + h[i]), h[i]])
