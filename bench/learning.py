@@ -63,6 +63,7 @@ def accuracies(config: Config, weights: dict[str, Tensor], folder: Path) -> dict
     """Returns the k-NN accuracies of the trained encoder and of the encoder at initialisation.
 
     Args:
+        config: config of the run.
         weights: state of the trained model.
         folder: holds train/CLASS/ and test/CLASS/ images.
     """
@@ -84,6 +85,7 @@ def block_features(mim: MIM, images: Tensor) -> list[Tensor]:
     """Returns the mean over patch tokens, (N, D), after every block of a ViT that reads whole images.
 
     Args:
+        mim: a model whose encoder is a ViT.
         images: (N, H, W, C) uint8.
     """
     encoder, found = mim.encoder, [[] for _ in mim.encoder.blocks]
@@ -135,6 +137,8 @@ def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) ->
     """Draws a column for each run: losses and trivial predictors, reconstructions, accuracies.
 
     Args:
+        runs: run folders.
+        rows: result of `row_of` for each run.
         file: the PNG.
         images: folder of images to reconstruct; None = show the run's last picture.
     """

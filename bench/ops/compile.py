@@ -33,8 +33,10 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
     The compiler may take pointers and integers for multiples of 16, as real pointers are.
 
     Args:
+        kernel: a function under `triton.jit`.
         types: Triton's types of the runtime arguments, such as "*fp32".
         constants: values of the compile-time arguments.
+        warps: warps of a block of threads.
         arch: compute capability, times 10.
     """
     import triton

@@ -175,6 +175,7 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
     """Returns the lines of a group's table, and (figures, target) of each missed target.
 
     Args:
+        group: the table.
         runs: result of `newest`.
         device: "cpu" or "cuda".
     """

@@ -36,6 +36,7 @@ def split_phase(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, 
 
     Args:
         function: maps `x` to a result.
+        x: the input, whose gradient the backward pass computes.
         grad: gradient of the result; None = the result has no gradient.
         phase: one of `PHASES`.
     """

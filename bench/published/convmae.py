@@ -182,7 +182,7 @@ def from_config(config, attention: Literal["explicit", "sdpa"]) -> ConvMaskedAut
     """Returns the published model of a fastmim config.
 
     Args:
-        cfg: the config.
+        config: the config.
         attention: "explicit", as published, or "sdpa".
 
     Raises:

@@ -86,7 +86,7 @@ def from_config(config, attention: Literal["explicit", "sdpa"]) -> LongSequenceM
     """Returns the published model of a fastmim config.
 
     Args:
-        cfg: the config.
+        config: the config.
         attention: "explicit", as published, or "sdpa".
 
     Raises:

@@ -37,7 +37,10 @@ def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.
     """Returns forward and backward of one backend, for `timing.measure`.
 
     Args:
+        backend: the kernel of torch.
         shape: (batch, heads, tokens, width of a head).
+        device: "cpu" or "cuda".
+        dtype: dtype of queries, keys and values.
     """
     q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape, device=device, dtype=dtype)

@@ -77,6 +77,7 @@ def load(path: str, settings: list[str]) -> config.Config:
     """Loads a config and applies settings.
 
     Args:
+        path: the config's file.
         settings: `section.field=value`; the last one of a field counts.
 
     Raises:

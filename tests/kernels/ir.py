@@ -29,7 +29,10 @@ class Region(NamedTuple):
 
 
 def lower(kernel, types: list[str], constants: dict, warps: int) -> str:
-    """Returns a kernel in Triton's IR, for sm_90. Later stages, which `bench.compile` needs, take most of the time."""
+    """Returns a kernel in Triton's IR, for sm_90.
+
+    Triton's later stages, which `python -m bench compile` runs, take most of the time.
+    """
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend

@@ -98,6 +98,6 @@ def test_the_op_is_compiled_and_listed(copy):
 
 @pytest.mark.slow
 def test_the_op_is_measured(copy):
-    assert COMMANDS[4].startswith("python -m bench.ops")
+    assert COMMANDS[4].startswith("python -m bench ops")
     found = run(copy, f"{COMMANDS[4]} --samples 2")
     assert found.count("double_rows: mae_vit_b/16 tokens") == 2

@@ -113,7 +113,7 @@ def launch(
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for label, value, patch, loss, gamma_is_1, fill, rounds in [
         ("vit_b/16 bf16 l1", "bf16", 16, 0, True, False, _IMAGES),
         ("vit_b/16 fp32 l2 mean", "fp32", 16, 1, True, True, _IMAGES),

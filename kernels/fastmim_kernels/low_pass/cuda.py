@@ -269,7 +269,7 @@ def launch(images, rows, patch_size, mean, std, radius, official, allow_tf32):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for label, size, image, precision, is_complex in [
         ("224 uint8", 224, "u8", "tf32x3", True),
         ("224 fp32", 224, "fp32", "tf32x3", True),

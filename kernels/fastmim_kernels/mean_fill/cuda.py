@@ -93,7 +93,7 @@ def launch(images, hidden, mean, std, dtype):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for image in ("u8", "fp32"):
         yield f"sums {image}", _sums, [f"*{image}", "*fp32", "i32"], {"CHANNELS": 3, "BLOCK": _SUMMED}, 8
     for image, value, fill in (

@@ -43,7 +43,7 @@ def launch(seed, stream, ids, n):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for n in (1, 2, 40, 196):
         constants = {"N": n, "BLOCKS": triton.cdiv(n, 4), "BLOCK": 128}
         yield f"{n} words", _blocks, ["i64", "i32", "*i64", "*i64", "i64"], constants, 4

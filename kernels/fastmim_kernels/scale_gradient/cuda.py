@@ -27,6 +27,6 @@ def launch(x, factor) -> None:
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for value in ("fp32", "bf16", "fp16"):
         yield value, _scale, [f"*{value}", "*fp32", "i64"], {"ROUNDS": 32, "BLOCK": 1024}, 4

@@ -80,7 +80,7 @@ def launch(seed, stream, secondary_stream, ids, rows, columns, kept, stratified)
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for side, stratified in ((16, True), (16, False), (14, True), (32, True), (64, True)):
         block = triton.next_power_of_2(side**2 // 4)
         constants = {"K": side**2 // 4, "STRATIFIED": stratified, "BLOCK": block}

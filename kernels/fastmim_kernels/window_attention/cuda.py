@@ -132,11 +132,11 @@ def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 SIDES = (4, 6, 7, 8, 12, 14, 16)
-"""Sides of the windows for `bench.compile`: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
+"""Sides of the windows for `python -m bench compile`: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"

@@ -147,7 +147,7 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `python -m bench compile`."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"
