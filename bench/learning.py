@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch.nn import functional as F
 
 from bench.options import command_parser
 from bench.record import Record, record
+from fastmim import recipe
 from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
@@ -33,9 +35,9 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
+from fastmim.model.build import build
 from fastmim.model.mim import MIM
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import PARTS, build
 
 BANK, QUERIES = 10_000, 10_000
 BATCH = 100
@@ -88,7 +90,8 @@ def block_features(mim: MIM, images: Tensor) -> list[Tensor]:
         mim: a model whose encoder is a ViT.
         images: (N, H, W, C) uint8.
     """
-    encoder, found = mim.encoder, [[] for _ in mim.encoder.blocks]
+    encoder: Any = mim.encoder  # only a ViT has blocks of one width
+    found: list[list[Tensor]] = [[] for _ in encoder.blocks]
     hooks = [
         block.register_forward_hook(
             lambda _, __, x, rows=rows: rows.append(x[:, encoder.num_prefix_tokens :].mean(dim=1).float())
@@ -122,7 +125,7 @@ def row_of(run: Path, folder: Path | None) -> dict:
         loaded = checkpoint.load(run / "checkpoints")
         if loaded is None:
             raise ValueError(f"{run}: expected a run with a checkpoint, found none")
-        row |= accuracies(from_json(loaded.meta["config"], PARTS), loaded.state["model"], folder)
+        row |= accuracies(from_json(loaded.meta["config"], recipe), loaded.state["model"], folder)
     return row
 
 
