@@ -125,7 +125,7 @@ def test_odd_widths_count_every_column_once():
 
 
 def test_statistics_batch():
-    """The loss of several statistics batches is their mean; another micro-batch size is a different loss, and is noted."""
+    """The loss of several statistics batches is their mean; another size gives another loss, and is noted."""
     torch.manual_seed(0)
     d = torch.randn(4, 8, 8, 3)
     loss = FocalFrequency(batch=2)

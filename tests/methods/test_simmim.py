@@ -205,7 +205,7 @@ def test_parameter_counts(encoder, size, millions):
 
 
 def test_initialisation():
-    """SimMIM's ViT has normal weights cut at one deviation, divided by sqrt(2 i) at the ends of block i; A2MIM's not."""
+    """SimMIM's weights are normal, cut at one deviation, over sqrt(2 i) at the ends of block i; A2MIM's not."""
     torch.manual_seed(0)
     simmims, a2mims = (
         replace(TINY_BEIT, embed_dim=64, **extra).build(ImageSpec((64, 96), *IMAGENET), BlockMasking())
@@ -382,7 +382,7 @@ COMPACT_SWIN = replace(TINY_SWIN, window=4, reads="visible")
 
 @pytest.mark.parametrize("secondary", [0.0, 0.25])
 def test_swin_on_the_compact_grid(secondary, tmp_path):
-    """The tokens are timm's for the visible patches side by side; the model trains, and its export takes whole images."""
+    """Tokens are timm's for the visible patches side by side; the model trains; its export takes whole images."""
     import timm
 
     torch.manual_seed(0)
