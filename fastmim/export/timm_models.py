@@ -1,4 +1,4 @@
-"""timm's model of an encoder: its arguments, its classifier, its tokens and the names of its parameters.
+"""timm's model of an encoder: arguments, classifier, tokens and names of parameters.
 
 The table `FAMILIES` holds one entry per encoder class. Encoders without an entry are exported in fastmim's own format.
 """
@@ -148,7 +148,7 @@ def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
 
 
 def timm_model(trained: TrainedEncoder) -> dict[str, Any] | None:
-    """Returns the timm model that pools and classifies as `trained.model` does, or None; see `timm_encoder`.
+    """Returns the timm model that pools and classifies as `trained.model`, or None; see `timm_encoder`.
 
     Raises:
         ValueError: timm has the encoder, but not its head.
