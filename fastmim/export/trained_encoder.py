@@ -1,4 +1,4 @@
-"""A trained encoder and the transform of its images: the model that `fastmim.load` returns and exports hold."""
+"""Trained encoder with the transform of its images, as `fastmim.load` returns it and exports hold it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ProbeHead(nn.Sequential):
 
 
 class FeatureExtractor(nn.Module):
-    """TrainedEncoder encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
+    """Trained encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
 
     The module starts in evaluation mode. Every method works under torch.compile, under autocast and with gradients.
 
@@ -107,7 +107,7 @@ class FeatureExtractor(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """TrainedEncoder encoder without its weights: the settings that build it, and the transform of its images.
+    """Trained encoder without its weights: the settings that build it, and the transform of its images.
 
     Attributes:
         spec: config of the encoder.
@@ -196,7 +196,7 @@ class EncoderDescription:
 
 @dataclass(frozen=True)
 class TrainedEncoder(EncoderDescription):
-    """TrainedEncoder encoder with its weights.
+    """Trained encoder with its weights.
 
     Attributes:
         model: the module.
@@ -255,7 +255,7 @@ class TrainedEncoder(EncoderDescription):
 
     @property
     def pooling(self) -> str:
-        """EncoderDescription of the pooling, for a person."""
+        """Pooling in words, for the user."""
         if self.pooled_by.pool == "cls":
             words = "the class token"
         elif self.model.encoder.num_prefix_tokens:
@@ -302,7 +302,7 @@ class Window:
         image = ImageOps.exif_transpose(image)
         top, left, height, width = self.crop.cut((image.height, image.width), self.size, ()).window
         image = to_mode(image.crop((left, top, left + width, top + height)), MODES[self.channels])
-        image = image.resize(self.size[::-1], FILTERS[self.crop.interpolation])
+        image = image.resize((self.size[1], self.size[0]), FILTERS[self.crop.interpolation])
         return np.array(image).reshape(*self.size, self.channels)
 
     def __repr__(self) -> str:

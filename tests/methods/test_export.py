@@ -16,8 +16,8 @@ from fastmim.config.classify import Finetune, Head, LabelledData, Probe
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
-from fastmim.export.card import card
-from fastmim.export.load import from_export, from_run, weights
+from fastmim.export.load import final_weights, from_export, from_run
+from fastmim.export.model_card import compose_card
 from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.model.encoders.vit import ViTEncoder
 from fastmim.run import checkpoint
@@ -132,10 +132,10 @@ def test_an_interrupted_export_leaves_the_earlier_one(weights_of_run, tmp_path, 
         raise KeyboardInterrupt
 
     if moment in ("writing", "checking"):
-        part = {"writing": "write", "checking": "problem"}[moment]
-        monkeypatch.setitem(export.LAYOUTS, "timm", replace(export.LAYOUTS["timm"], **{part: interrupt}))
+        part = {"writing": "write", "checking": "find_problem"}[moment]
+        monkeypatch.setitem(export.FORMATS, "timm", replace(export.FORMATS["timm"], **{part: interrupt}))
     elif moment == "the card":
-        monkeypatch.setattr(export, "card", interrupt)
+        monkeypatch.setattr(export, "compose_card", interrupt)
     else:
         rename, name = Path.rename, {"first move": "old", "second move": "encoder"}[moment]
         moves = iter((interrupt,))
@@ -199,9 +199,9 @@ def test_only_regular_files_are_replaced_whatever_a_receipt_says(tmp_path, make,
     receipt = {".git": digest, "README.md": hashlib.sha256(b"").hexdigest()}
     (tmp_path / "README.md").write_text(f"<!-- fastmim export, SHA-256 of its files: {json.dumps(receipt)} -->\n")
     with pytest.raises(ValueError, match=r"\.git was changed since it was exported"):
-        export.replaceable(tmp_path)
+        export.resolve_target(tmp_path)
     (tmp_path / ".git").rename(tmp_path.with_name(f"{tmp_path.name}-kept"))
-    assert export.replaceable(tmp_path) == tmp_path.resolve()
+    assert export.resolve_target(tmp_path) == tmp_path.resolve()
 
 
 def another_timm(monkeypatch):
@@ -296,7 +296,7 @@ def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
         torch.testing.assert_close(module.predict(images), expected, rtol=1e-4, atol=1e-4)
     text = (folder / "README.md").read_text()
     what = "the class token" if head.pool == "cls" else "the mean over all positions"
-    assert copy.num_classes == 5 and f"`model(images)` gives 5 logits, computed from {what}" in text
+    assert copy.num_classes == 5 and f"`model(images)` returns 5 logits, computed from {what}" in text
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("Swin", "after"), ("ResNet", "new")])
@@ -333,7 +333,7 @@ def test_averaged_weights_are_those_that_leave(tmp_path):
     averages = {name: p.detach() + 1 for name, p in module.named_parameters() if p.requires_grad}
     state = {"model": module.state_dict(), "ema": averages}
     checkpoint.save(tmp_path / "checkpoints", 1, state, {"config": to_json(config)}, keep=1)
-    found = weights(checkpoint.load(tmp_path / "checkpoints"))
+    found = final_weights(checkpoint.load(tmp_path / "checkpoints"))
     folder = export.export_encoder(config, found, tmp_path / "out")
     copy = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(copy.head.weight, averages["fc.weight"]) and torch.equal(
@@ -378,7 +378,7 @@ TINY = replace(VIT, name="vit_tiny_patch16_224", embed_dim=192, num_heads=3)
 def test_a_card_is_titled_after_the_network_that_it_is(encoder, title):
     config = replace(CONFIG, encoder=encoder, data=replace(CONFIG.data, size=(224, 224)))
     trained = from_run(config, build(config).state_dict())
-    text = card(trained, config, None, 0, "timm", export.TIMM.snippet(trained, "out"), [])
+    text = compose_card(trained, config, None, 0, "timm", export.TIMM.snippet(trained, "out"), [])
     assert text.startswith(title)
     assert f"* Network: timm's {encoder.name} with img_size=(224, 224), patch_size=16, depth={encoder.depth}, " in text
 
@@ -410,7 +410,7 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
         "| peak memory | 2.00 GiB a process |",
         "| training loss, last logged | 0.5 |",
         "| loss on held-out images | 0.625 |",
-        "| there, predicting zero | 1 |",
+        "| loss there, predicting zero | 1 |",
         "| k-NN: top1 | 0.875 |",
         '"global_batch": 32',
         f"timm {timm.__version__}",

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 import fastmim
 from fastmim import cli
-from fastmim.export import card, export
+from fastmim.export import export, model_card
 from fastmim.export.load import from_run
 from fastmim.model.encoders import ResNet, Swin
 from fastmim.tasks.parts import build
@@ -91,7 +91,7 @@ def test_generated_python_names_the_folder_and_does_nothing_else(folder, trained
         monkeypatch.setitem(sys.modules, name, Recorder(calls))
     for to, kinds in {"timm": ["ViT"], "hub-folder": ["ViT"], "detectron2": list(trained), "mmdet": ["ViT"]}.items():
         for kind in kinds:
-            found = export.LAYOUTS[to].snippet(trained[kind], str(folder)).code
+            found = export.FORMATS[to].snippet(trained[kind], str(folder)).code
             variables = {}
             exec(found, variables)  # noqa: S102
             weights = str(folder / "backbone.pth")
@@ -103,7 +103,7 @@ def test_generated_python_names_the_folder_and_does_nothing_else(folder, trained
                 assert variables["model"]["backbone"]["init_cfg"]["checkpoint"] == weights and "{{" not in found
             else:
                 assert resolved(variables["train"].__dict__["init_checkpoint"]) == weights
-    found = export.LAYOUTS["onnx"].snippet(trained["ViT"], str(folder)).code
+    found = export.FORMATS["onnx"].snippet(trained["ViT"], str(folder)).code
     assert f"InferenceSession({str(folder / 'model.onnx')!r})" in found
     compile(found, "usage.py", "exec")
     assert not Path("spoilt").exists()
@@ -181,8 +181,8 @@ def test_a_card_holds_foreign_text_as_text(tmp_path):
             train=replace(CONFIG.train, deepspeed=f"private/{name}"),
         )  # fmt: skip
         trained = from_run(config, build(config).state_dict())
-        snippet = export.LAYOUTS["hub-folder"].snippet(trained, name)
-        text = card.card(trained, config, run, 1, "hub-folder", snippet, [])
+        snippet = export.FORMATS["hub-folder"].snippet(trained, name)
+        text = model_card.compose_card(trained, config, run, 1, "hub-folder", snippet, [])
         assert text.startswith("---\nlibrary_name: timm\n") and "private" not in text
         header, body = text[4:].split("\n---\n\n", 1)
         assert re.fullmatch(r"([\w-]+:( [\w-]+)?|- [\w-]+)(\n([\w-]+:( [\w-]+)?|- [\w-]+))*", header)
@@ -204,8 +204,9 @@ def test_a_card_holds_foreign_text_as_text(tmp_path):
 
 def test_a_code_span_shows_its_text():
     for name in NAMES.values():
-        (span,) = [t for t in tokens_of(f"| x |\n|---|\n| {card.code(name)} |") if t.type == "code_inline"]
-        text = card.shown(name).replace("|", "\\x7c")
+        (span,) = [t for t in tokens_of(f"| x |\n|---|\n| {model_card.code(name)} |") if t.type == "code_inline"]
+        text = model_card.shown(name).replace("|", "\\x7c")
         assert (
-            span.content.strip() == (text if len(text) <= card.LONGEST else f"{text[:200]}... (250 characters)").strip()
+            span.content.strip()
+            == (text if len(text) <= model_card.LONGEST else f"{text[:200]}... (250 characters)").strip()
         )

@@ -217,7 +217,10 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "mmdet")
     assert "backbone.ln1.weight" not in read_official(folder / "backbone.pth").state
     assert "final_norm=False" in (folder / "config.py").read_text()
-    assert "The classifier stayed behind with the norm in front of it" in (folder / "README.md").read_text()
+    assert (
+        "The file does not hold the classifier, nor the norm between pooling and classifier."
+        in (folder / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
             "Detectron2 has no BEiT; this encoder can go --to timm, mmdet, mmseg",
         ),
         (ViT(**TINY_VIT), (32, 48), "detectron2", "positions of a square image"),
-        (ViT(**TINY_VIT | {"depth": 2}), (32, 32), "mmseg", "reads 4 blocks of a ViT, and this one has 2"),
+        (ViT(**TINY_VIT | {"depth": 2}), (32, 32), "mmseg", "reads 4 blocks of a ViT, this ViT has 2"),
         (ResNet(**ENCODERS["ResNet"]), (64, 64), "mmdet", "this encoder is resnet50 with (1, 1, 2, 1) blocks"),
         (
             ResNet("resnet18", dims=(4, 8, 16, 32)),

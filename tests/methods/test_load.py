@@ -24,7 +24,7 @@ from fastmim.convert import official_weights
 from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
-from fastmim.export.load import find, from_run
+from fastmim.export.load import from_run, load_trained
 from fastmim.export.timm_models import tensor_names, timm_model, timm_tokens
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.run import checkpoint
@@ -105,7 +105,7 @@ def test_features_of_every_kind(name, runs):
             assert x.shape == (2, channels, height // stride, width // stride)
         with pytest.raises(ValueError, match="pre-trained only, so it has no classifier"):
             encoder.logits(images)
-        trained = find(runs[name])
+        trained = load_trained(runs[name])
         if timm_model(trained) is not None:
             args = {"in_chans": 3, "num_classes": 0} | timm_model(trained)["model_args"]
             model = timm.create_model(timm_model(trained)["architecture"], **args).eval()
@@ -125,10 +125,10 @@ def test_pooled_features_are_the_same_in_every_library(name, runs, tmp_path):
     with torch.no_grad():
         raster = expected.tokens(images)[:, expected.encoder.num_prefix_tokens :].mean(1)
         assert torch.equal(expected(images), raster) and torch.equal(fastmim.load(folder)[0](images), raster)
-        if timm_model(find(runs[name])) is not None:
+        if timm_model(load_trained(runs[name])) is not None:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             torch.testing.assert_close(model(images), raster)
-    words = "(images)` gives pooled features: the mean over all positions"
+    words = "(images)` returns pooled features: the mean over all positions"
     assert words in (folder / "README.md").read_text() and words.replace("`", "") in (folder / "usage.py").read_text()
 
 
@@ -184,7 +184,7 @@ def test_the_transform_sees_what_evaluation_sees(runs, photographs):
     manifest = Manifest.scan(str(photographs))
     with whole_images(manifest, data, torch.device("cpu")) as loader:
         ((images, index),) = loader.batches([torch.arange(len(manifest))])
-    for pixels, i in zip(find(runs["ViT"]).normalize(images), index.tolist(), strict=True):
+    for pixels, i in zip(load_trained(runs["ViT"]).normalize(images), index.tolist(), strict=True):
         with Image.open(manifest.path(i)) as image:
             assert torch.equal(transform(image), pixels), manifest.path(i)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastmim.config.classify import Finetune, Head
 from fastmim.export import export
-from fastmim.export import onnx as onnx_export
+from fastmim.export import onnx_format as onnx_export
 from fastmim.export.load import from_run
 from fastmim.model.encoders import UMPVT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin
 from fastmim.tasks.parts import build
@@ -75,11 +75,11 @@ def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
     """The graph takes images of the size that is tested on. Many weights lie beside the graph."""
     import onnx
 
-    monkeypatch.setattr(onnx_export, "MOST", 1000)
+    monkeypatch.setattr(onnx_export, "LARGEST", 1000)
     config = Finetune(ResNet(**ENCODERS["ResNet"]), replace(DATA, test_size=(96, 64)), Head())
     folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
-    assert export.replaceable(folder) == folder
+    assert export.resolve_target(folder) == folder
     dims = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims[2:]] == [96, 64] and "resize((64, 96)" in (folder / "usage.py").read_text()
 
@@ -96,7 +96,7 @@ def test_other_values_are_refused(tmp_path, monkeypatch):
         return notes
 
     layout = replace(onnx_export.ONNX, write=other)
-    monkeypatch.setitem(export.LAYOUTS, "onnx", layout)
+    monkeypatch.setitem(export.FORMATS, "onnx", layout)
     with pytest.raises(RuntimeError, match=r"was not written: ONNX Runtime gives other features of 1 images"):
         export.export_encoder(CONFIG, mim.state_dict(), tmp_path / "out", "onnx")
     assert not list(tmp_path.iterdir())
