@@ -52,8 +52,8 @@ def export(
     """
     from .export.export import export_encoder
     from .export.load import final_weights
+    from .export.saved_run import open_run
     from .host.files import output, tidy_exit
-    from .tasks.saved_run import open_run
 
     config, loaded = open_run(run, shown(run))
     # A link inside a run folder may be a stranger's, so `output` does not follow it. A path that the user names may be.
@@ -83,7 +83,7 @@ def visualize(
         out: PNG to write; default RUN/reconstruction.png.
         overwrite: replace a file at --out that another program wrote.
     """
-    from .tasks.saved_run import open_pretraining
+    from .export.saved_run import open_pretraining
     from .tasks.visualize import draw
 
     print(*draw(run, *open_pretraining(run, shown(run)), images, count, out, overwrite), sep="\n")
@@ -125,8 +125,8 @@ def knn(
         raise ValueError(f"--crop-pct: expected above 0 and at most 1, got {crop_pct}")
     import torch
 
+    from .export.saved_run import open_pretraining
     from .tasks.knn import measure
-    from .tasks.saved_run import open_pretraining
 
     config, loaded = open_pretraining(run, shown(run))
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -25,9 +25,9 @@ from fastmim.data.demo import write_demo_images
 from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
+from fastmim.export.saved_run import open_pretraining
 from fastmim.run import checkpoint
 from fastmim.tasks.pretrain import build
-from fastmim.tasks.saved_run import open_pretraining
 
 
 def write_run(folder: Path, images: Path, held_out: int) -> Path:

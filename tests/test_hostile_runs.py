@@ -15,8 +15,8 @@ from fastmim.data.demo import write_demo_images
 from fastmim.export.export_format import Snippet
 from fastmim.export.load import from_run
 from fastmim.export.model_card import compose_card
+from fastmim.export.saved_run import open_run
 from fastmim.run import checkpoint
-from fastmim.tasks.saved_run import open_run
 from tests import hostile_runs
 from tests.test_cli import write_run
 

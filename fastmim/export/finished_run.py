@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..config.base import Experiment
 from ..host.files import output
-from ..tasks.saved_run import open_run
 from .export import export_encoder, resolve_target
+from .saved_run import open_run
 
 _ELSEWHERE = "choose another run.dir"
 

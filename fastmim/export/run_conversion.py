@@ -9,10 +9,10 @@ from pathlib import Path
 from ..config.base import Config, load, to_json
 from ..convert import official_weights
 from ..host.terminal import shown, typed
+from ..model.build import build
 from ..run import checkpoint
-from ..tasks.model_outline import LARGEST_SIDE, outline
-from ..tasks.parts import build
-from ..tasks.saved_run import open_pretraining
+from .model_outline import LARGEST_SIDE, outline
+from .saved_run import open_pretraining
 
 
 def convert_to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[int, int] | None = None) -> str:

@@ -20,10 +20,10 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
+from ..model.encoders import PRETRAINING_ONLY
 from ..parts import Encoder, ImageSpec, Masking
-from ..tasks.model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
-from ..tasks.parts import PRETRAINING_ONLY
 from ..tokens import as_map
+from .model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose

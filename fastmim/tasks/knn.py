@@ -22,11 +22,11 @@ from ..config.classify import Head, LabelledData, Probe
 from ..data.manifest import Manifest
 from ..host.files import open_regular, output, write, writing
 from ..host.terminal import shown
+from ..model.build import build
 from ..model.classifier import pooling, recalibrate
 from ..model.mim import MIM
 from ..run.checkpoint import Loaded
 from .classify import PIECE, calibration, count_classes, whole_images
-from .parts import build
 from .tested import check_budget
 
 

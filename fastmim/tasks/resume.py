@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config.base import Experiment, to_json
+from ..export.saved_run import config_of, kind_of
 from ..host.terminal import shown
 from ..run import checkpoint
 from ..run.console import say
-from .saved_run import config_of, kind_of
 from .training_set import Origin
 
 FREE = (
@@ -36,7 +36,7 @@ def refuse_checkpoints(folder: Path) -> None:
 
 
 def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> checkpoint.Loaded | None:
-    """Returns the newest valid checkpoint of a run, or None if there is none. Removes leftovers in the folder.
+    """Returns the newest valid checkpoint of a run, or None; removes leftovers in the folder.
 
     Args:
         folder: folder of the checkpoints.

@@ -13,13 +13,13 @@ from fastmim.config.base import load
 from fastmim.convert.a2mim_convnet import FORMATS
 from fastmim.convert.official_weights import to_official
 from fastmim.export.timm_models import timm_encoder, timm_tokens
+from fastmim.model import build as parts
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders.batchnorm import BatchNorm
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet
 from fastmim.model.encoders.dense import DenseInput
 from fastmim.model.masking import BlockMasking, RandomMasking, UniformMasking
 from fastmim.parts import ImageSpec
-from fastmim.tasks import parts
 from fastmim.tokens import Mask
 from tests.methods.tiny import ROOT
 

@@ -25,7 +25,7 @@ SMALL = {"channels": 16, "aux_channels": 8}
 def config(kind=ViT, size=(64, 64), decoder=None, train=None, **fields):
     data = MaskData(crop=ScaleJitterCrop(), size=size, classes=5)
     encoder = kind(**ENCODERS[kind.__name__] | fields)
-    return Segment(encoder, data, decoder or UPerNet(**SMALL), train=train or Train())
+    return Segment(encoder=encoder, data=data, decoder=decoder or UPerNet(**SMALL), train=train or Train())
 
 
 def batch(size=(64, 64), count=2):

@@ -18,6 +18,7 @@ from fastmim.engine.optim import parameter_groups, stage0_optimizer
 from fastmim.engine.stage0 import Sgd
 from fastmim.export.load import from_run
 from fastmim.export.timm_format import write_timm
+from fastmim.model import build as pretraining
 from fastmim.model import encoders
 from fastmim.model.classifier import Batch, LinearProbe, pooling, recalibrate
 from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
@@ -25,7 +26,6 @@ from fastmim.model.masking import RandomMasking
 from fastmim.parts import ImageSpec
 from fastmim.run import checkpoint
 from fastmim.samples import sample_id, sample_index
-from fastmim.tasks import parts as pretraining
 from fastmim.tasks.classify import build, build_encoder, initialise
 from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS

@@ -88,10 +88,14 @@ def make_config(world, stage=0, precision="fp32", **train):
     """Global batch 8 in 2 micro-batches. ZeRO-3 keeps only the smallest parameters whole, and has several groups."""
     train = {"micro_batch": 4 // world, "deepspeed": str(FRAGMENT), **train}
     return config.Config(
-        *(RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()),
-        config.Data(RandomResizedCrop()),
-        config.Optim(weight_decay=0.1, clip=0.5, lr_scale=(("token", 0.1), ("blocks.0", 3.0))),
-        config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
+        masking=RandomMasking(),
+        encoder=ViT(),
+        decoder=TransformerDecoder(),
+        target=NormalizedPatches(),
+        loss=MaskedL2(),
+        data=config.Data(RandomResizedCrop()),
+        optim=config.Optim(weight_decay=0.1, clip=0.5, lr_scale=(("token", 0.1), ("blocks.0", 3.0))),
+        train=config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
     )
 
 

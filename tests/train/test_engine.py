@@ -81,8 +81,15 @@ def make_config(**train):
     from fastmim.model.masking import RandomMasking
     from fastmim.model.targets import NormalizedPatches
 
-    parts = RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()
-    return config.Config(*parts, config.Data(RandomResizedCrop()), config.Optim(), config.Train(**train))
+    return config.Config(
+        masking=RandomMasking(),
+        encoder=ViT(),
+        decoder=TransformerDecoder(),
+        target=NormalizedPatches(),
+        loss=MaskedL2(),
+        data=config.Data(RandomResizedCrop()),
+        train=config.Train(**train),
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,3 +9,6 @@ from .um_swin import UMSwin
 from .vit import ViT
 
 __all__ = ["BEiT", "ConvMAE", "ConvNeXt", "ResNet", "Swin", "UMPVT", "UMSwin", "ViT"]
+
+PRETRAINING_ONLY = {"mask_token", "mask_gamma", "vis_mask_token"}
+"""Last parts of the names of parameters that an encoder needs for masked images only. timm's models lack them."""

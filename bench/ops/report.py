@@ -1,4 +1,4 @@
-"""`python -m bench.report`: bench/results/kernels.md, what the kernels were to reach and what the rows say.
+"""Writes bench/results/kernels.md: targets of the ops, and the newest rows beside them.
 
 The newest row of every op, case and machine against its target, why a target was missed (`bench.misses`), floors on an
 H200 and what its code looks like, and a roofline plot. `--check` writes nothing.
@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
-from bench import ops, record
-from bench.misses import MISSES, UNMEASURED
-from fastmim.host.command import Parser, refusing
+from bench import record
+from bench.ops import DTYPES
+from bench.ops.misses import MISSES, UNMEASURED
+from bench.ops.speed import plot
+from bench.options import command_parser
 from fastmim_kernels import OPS
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
@@ -260,7 +262,7 @@ def floors() -> list[str]:
             source = getattr(case, "forward", case)
             batch = source.planes / 3 if hasattr(source, "planes") else getattr(source, "batch", None)
             times = BATCH / batch if batch else 1
-            moved = cases.bytes_moved(case, ops.DTYPES[dtype]) * times
+            moved = cases.bytes_moved(case, DTYPES[dtype]) * times
             more = {"mirrors": 2} if op == "low_pass" else {}
             flops = cases.flops(case, **more) * times if hasattr(cases, "flops") else 0
             cells = [op, name, dtype, f"{moved / 1e6:.1f}", f"{1e6 * moved / COPY:.1f}"]
@@ -309,8 +311,8 @@ def page() -> str:
         [
             "# What the kernels were to reach, and what was measured",
             "",
-            "Made by `python -m bench.report` from the rows of `python -m bench.ops --record` and `python -m "
-            "bench.compile --record` in this folder, which have the whole command, versions and settings.",
+            "Made by `python -m bench report` from the rows of `python -m bench ops --record` and `python -m "
+            "bench compile --record` in this folder, which have the whole command, versions and settings.",
             "",
             "In bold: a target that was missed. The columns are:",
             "",
@@ -370,18 +372,14 @@ def page() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.report", __doc__)
+    """Runs `python -m bench report`."""
+    parser = command_parser("report", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the page is stale")
     args = parser.parse_args(argv)
     fresh = page()
     if args.check:
         stale = not PAGE.exists() or PAGE.read_text() != fresh
-        raise SystemExit(stale and f"{PAGE.name} is stale: run python -m bench.report")
+        raise SystemExit(stale and f"{PAGE.name} is stale: run python -m bench report")
     PAGE.write_text(fresh)
     rows = [row for rows in newest().values() for row in rows.values()]
-    ops.plot([row for row in rows if row["provenance"]["device"] == "cpu"], PLOT, "cpu")
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.report"):
-        main()
+    plot([row for row in rows if row["provenance"]["device"] == "cpu"], PLOT, "cpu")

@@ -1,9 +1,11 @@
-"""Launches every kernel that is compiled, and every op on odd sizes: what a sanitizer watches in `bench.gpu_check`.
+"""Launches every variant of every kernel, and every op on odd sizes, for compute-sanitizer to watch.
 
-Without torch's cache of memory every tensor is an allocation of its own, so that no access beside it goes unnoticed.
+    compute-sanitizer --tool memcheck python -m bench sanitize
+
+torch's cache of GPU memory is off, so each tensor is an allocation of its own and an access beside it is seen.
 """
 
-# May import fastmim_kernels and bench.ops.
+# May import fastmim_kernels and bench.
 
 from __future__ import annotations
 
@@ -11,17 +13,15 @@ import importlib
 import os
 import re
 
-os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+import torch
 
-import torch  # noqa: E402
-
-import fastmim_kernels  # noqa: E402
-from bench.ops import DTYPES  # noqa: E402
-from fastmim.host.command import Parser, refusing
+import fastmim_kernels
+from bench.ops import DTYPES
+from bench.options import command_parser
 
 
 def calls() -> list[tuple]:
-    """(op, case, dtype) of every call."""
+    """Returns (op, case, dtype) of every call."""
     found = []
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
@@ -32,16 +32,20 @@ def calls() -> list[tuple]:
     return list(dict.fromkeys((name, case, dtype) for name, case, dtype in found))
 
 
-def main() -> None:
-    parser = Parser("python -m bench.each_op", __doc__)
-    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help='or "cpu", with TRITON_INTERPRET=1')
+def main(argv: list[str] | None = None) -> None:
+    """Runs `python -m bench sanitize`."""
+    parser = command_parser("sanitize", __doc__)
+    parser.add_argument(
+        "--device", default="cuda", choices=("cpu", "cuda"), help="default: cuda; cpu needs TRITON_INTERPRET=1"
+    )
     parser.add_argument("--share", default="1/1", metavar="K/N", help="every Nth call from the Kth on")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; --device cpu runs in Triton's interpreter")
     share = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", args.share)
     if not share:
         parser.error(f"--share: expected K/N, such as 1/2, got {args.share}")
+    os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"  # torch reads it at the first allocation on a GPU
     first, step = map(int, share.groups())
     for name, case, dtype in calls()[first - 1 :: step]:
         inputs = importlib.import_module(f"fastmim_kernels.{name}.cases").inputs
@@ -49,8 +53,3 @@ def main() -> None:
         print(name, case, dtype, flush=True)
     if args.device == "cuda":
         torch.cuda.synchronize()
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.each_op"):
-        main()

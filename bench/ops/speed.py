@@ -1,46 +1,43 @@
-"""Times every op on real shapes: ours, the reference eager and under torch.compile, the official way, and a plain copy.
+"""Times every op on real shapes: ours, the reference eager and compiled, the published code, and a plain copy.
 
-    python -m bench.ops --op patch_loss --plot roofline.png
+    python -m bench ops --op patch_loss --plot roofline.png
 
-Forward, backward and both at once, interleaved so that a busy machine slows all alike. The copy moves as many bytes as
-the op cannot do without; with the rate of a matrix product timed in the same run it is the machine's limit.
+The implementations take turns, in the forward pass, the backward pass and both at once. The copy moves the bytes that
+the op cannot do without. Its time and the rate of a matrix product, timed in the same run, are the machine's limit.
 """
 
-# May import fastmim_kernels, and bench.record for --record.
+# May import fastmim_kernels and bench.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import functools
 import importlib
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from bench.ops import DTYPES
+from bench.options import add_device, add_samples, command_parser
 from bench.record import Record, record
-from fastmim.host.command import Parser, at_least, nearest, refusing
+from bench.timing import Run, matmul_rate, measure, nothing
+from fastmim.host.command import at_least, nearest
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int64": torch.int64}
 PHASES = ("forward", "backward", "both")
-HEAD_START = 2**21
-"""Cycles, about a millisecond, that a GPU sleeps at first while the host queues what is timed."""
-LONGEST_HEAD_START = 2**26
 
 
-def nothing() -> None:
-    """Prepares nothing."""
+def split_phase(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, phase: str) -> Run:
+    """Returns the preparation of a phase and the timed call, which takes the result of the preparation.
 
+    The forward pass keeps what the backward pass needs, as in training. "both" is not the sum of the two others where
+    an op forms the gradient together with the loss.
 
-def prepared(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, phase: str) -> tuple[Callable, Callable]:
-    """Returns the function to call before the clock starts, and the timed one, which takes its result.
-
-    The forward pass keeps what backward needs, as in training. "both" is not the sum of the two where the gradient is
-    formed together with the loss.
+    Args:
+        function: maps `x` to a result.
+        grad: gradient of the result; None = the result has no gradient.
+        phase: one of `PHASES`.
     """
 
     def forward(_=None):
@@ -52,78 +49,20 @@ def prepared(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, pha
         if grad is not None:
             result.backward(grad)
 
-    match phase:
-        case "forward":
-            return nothing, forward
-        case "backward":
-            return forward, lambda result: result.backward(grad)
-        case "both":
-            return nothing, both
+    if phase == "backward":
+        return forward, lambda result: result.backward(grad)
+    return nothing, both if phase == "both" else forward
 
 
 def gradient(result) -> torch.Tensor | None:
-    """Returns the gradient for backward: ones, or None if no input needs a gradient."""
+    """Returns ones as the gradient of a result, or None if the result has no gradient."""
     return torch.ones_like(result) if isinstance(result, torch.Tensor) and result.requires_grad else None
 
 
-def measure(runs: dict[object, tuple[Callable, Callable]], samples: int, device: str) -> dict[object, list[float]]:
-    """Milliseconds of each run, interleaved, after a warm-up; on a GPU each starts with a cold L2 cache."""
-    times = {name: [] for name in runs}
-    clocks = dict.fromkeys(runs, host_time) if device == "cpu" else {name: DeviceTime() for name in runs}
-    for sample in range(-3, samples):
-        for name, (prepare, run) in runs.items():
-            elapsed = clocks[name](prepare, run)
-            if sample >= 0:
-                times[name].append(elapsed)
-    return times
-
-
-def host_time(prepare: Callable, run: Callable) -> float:
-    """Milliseconds of a run on the CPU."""
-    argument = prepare()
-    start = time.perf_counter()
-    run(argument)
-    return (time.perf_counter() - start) * 1e3
-
-
-class DeviceTime:
-    """Milliseconds that a GPU works on a run, however long the host takes to queue the run.
-
-    The GPU sleeps while the host queues the run, so its work follows without gaps. If the GPU wakes before the host is
-    done, the sample is repeated with twice the sleep, which later samples keep. A run that itself waits for the GPU is
-    never queued in time: its longest sample counts as it is.
-    """
-
-    def __init__(self):
-        self.cycles = HEAD_START
-        self.flush = flush_buffer()
-
-    def __call__(self, prepare: Callable, run: Callable) -> float:
-        while True:
-            argument = prepare()
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self.flush.zero_()  # the L2 cache then holds nothing of the run
-            torch.cuda._sleep(self.cycles)
-            begin.record()
-            run(argument)
-            end.record()
-            queued = not begin.query()
-            end.synchronize()
-            if queued or self.cycles >= LONGEST_HEAD_START:
-                return begin.elapsed_time(end)
-            self.cycles *= 2
-
-
-@functools.cache
-def flush_buffer() -> torch.Tensor:
-    """More bytes than any L2 cache has."""
-    return torch.empty(64 << 20, device="cuda")
-
-
-def of_batch(case, batch: int):
-    """The case with at least `batch` images, and everything that counts over all images enlarged alike."""
+def enlarge(case, batch: int):
+    """Returns the case with at least `batch` images; sizes that count over all images grow alike."""
     if hasattr(case, "forward"):
-        return dataclasses.replace(case, forward=of_batch(case.forward, batch))
+        return dataclasses.replace(case, forward=enlarge(case.forward, batch))
     if hasattr(case, "planes"):  # three an image
         return dataclasses.replace(case, planes=max(case.planes, 3 * batch))
     if getattr(case, "batch", batch) >= batch:
@@ -133,7 +72,7 @@ def of_batch(case, batch: int):
 
 
 def peak_memory(run: Callable[[None], object], device: str) -> int:
-    """Bytes of tensors that a run holds at its peak, above what there was before: results and temporaries."""
+    """Returns the bytes of tensors that a run holds at its peak, results and temporaries, above those before it."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -148,19 +87,16 @@ def peak_memory(run: Callable[[None], object], device: str) -> int:
     return max(itertools.accumulate(changes, initial=0))
 
 
-@functools.cache
-def matmul_rate(device: torch.device | str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product, the median of some."""
-    size = 8192 if torch.device(device).type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times = measure({"matmul": (nothing, lambda _: a @ b)}, 5, torch.device(device).type)
-    return 2 * size**3 / statistics.median(times["matmul"]) * 1e3
-
-
 def error(op, args) -> float:
-    """Difference from the float64 reference, both as 2-norms, the largest over all outputs; integers: how many differ.
+    """Returns the difference from the float64 reference, through the norm of the reference.
 
-    A norm, since among millions of L1 gradients a few pixels equal to within rounding take the other sign.
+    Both are 2-norms, and the largest quotient over all outputs counts. A single value says little: of millions of L1
+    gradients a few belong to pixels that are met to within rounding, and take the other sign. Of integers, the result
+    is how many differ.
+
+    Args:
+        op: an entry of `fastmim_kernels.OPS`.
+        args: arguments of the op.
     """
     args = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
     exact = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
@@ -175,12 +111,12 @@ def error(op, args) -> float:
     return max(((o - e).norm() / e.norm()).item() for o, e in pairs if e.numel())
 
 
-def bench(
+def bench_case(
     op, case_name: str, dtype_name: str, device: str, samples: int, phases: list[str], batch: int = 1
 ) -> list[dict]:
-    """One row per implementation and phase."""
+    """Measures one case of an op and returns a row for each implementation and phase."""
     cases = importlib.import_module(f"fastmim_kernels.{op.name}.cases")
-    case, dtype = of_batch(cases.BENCH[case_name], batch), DTYPES[dtype_name]
+    case, dtype = enlarge(cases.BENCH[case_name], batch), DTYPES[dtype_name]
     if case != cases.BENCH[case_name]:
         case_name = f"{case_name}, at least {batch} images"
     x, functions = cases.functions(case, dtype, device)
@@ -193,7 +129,7 @@ def bench(
     moved, flops = cases.bytes_moved(case, dtype), cases.flops(case) if hasattr(cases, "flops") else 0
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    runs = {(name, phase): prepared(f, x, grad, phase) for name, f in functions.items() for phase in phases}
+    runs = {(name, phase): split_phase(f, x, grad, phase) for name, f in functions.items() for phase in phases}
     times = measure(runs | {("copy", "forward"): (nothing, lambda _: target.copy_(source))}, samples, device)
     median = {key: statistics.median(values) for key, values in times.items()}
     copy = median["copy", "forward"]
@@ -201,7 +137,7 @@ def bench(
     for (name, phase), values in times.items():
         p20, _, _, p80 = statistics.quantiles(values, n=5)
         mine = median[name, phase]
-        whole = name != "copy" and (grad is None or phase == "both")  # what bytes and FLOPs are counted for
+        whole = name != "copy" and (grad is None or phase == "both")  # bytes and FLOPs are counted for both passes
         rows.append(
             {
                 "op": op.name,
@@ -230,9 +166,9 @@ def bench(
 
 
 def plot(rows: list[dict], file: Path, device: str) -> None:
-    """Roofline: what each run attained, above its FLOPs per byte; ops whose FLOPs are not counted are drawn at 1/16.
+    """Draws a roofline: the FLOP/s of each run above its FLOPs per byte.
 
-    The roof is the median copy and the matrix product.
+    The roof is the median copy and the matrix product. Ops whose FLOPs are not counted stand at 1/16 FLOP per byte.
     """
     import matplotlib
 
@@ -255,36 +191,22 @@ def plot(rows: list[dict], file: Path, device: str) -> None:
     figure.savefig(file, dpi=120)
 
 
-def add_device(parser: Parser) -> None:
-    """Adds the options that say where to measure."""
-    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        type=_device,
-        choices=["cpu", "cuda"],
-        help="default: a GPU if there is one",
-    )
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("torch sees no GPU")
-    return name
-
-
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.ops", __doc__)
+    """Runs `python -m bench ops`."""
+    parser = command_parser("ops", __doc__)
     parser.add_argument("--op", help="this op only")
     parser.add_argument("--case", help="cases whose name contains this")
     parser.add_argument(
-        "--batch", type=at_least(1), default=1, help="images of a case at least (default: the case's own number)"
+        "--batch", type=at_least(1), default=1, help="least number of images of a case (default: the case's own number)"
     )
     parser.add_argument("--first", action="store_true", help="the first case of each op only")
-    parser.add_argument("--dtype", nargs="*", choices=DTYPES, help="of those that the op's cases name (default: all)")
+    parser.add_argument(
+        "--dtype", nargs="*", choices=DTYPES, help="only these, of the dtypes in the op's cases (default: all)"
+    )
     parser.add_argument("--phases", nargs="*", choices=PHASES, default=PHASES, help="default: all")
+    parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: torch's own number")
     add_device(parser)
-    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
+    add_samples(parser)
     parser.add_argument("--plot", type=Path, help="PNG to draw a roofline into")
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
@@ -316,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     fastmim_kernels.require("cpp" if args.device == "cpu" else "triton")
     done = []
     for name, case, dtype in chosen:
-        rows = bench(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples, args.phases, args.batch)
+        rows = bench_case(fastmim_kernels.OPS[name], case, dtype, args.device, args.samples, args.phases, args.batch)
         case = rows[0]["case"]
         title = f"{name}: {case}, {dtype}, {args.device}"
         print(f"{title}, {rows[0]['bytes'] / 1e6:.1f} MB, error {rows[0]['error']:.1e}")
@@ -331,8 +253,3 @@ def main(argv: list[str] | None = None) -> None:
         done += rows
     if args.plot:
         plot(done, args.plot, args.device)
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.ops"):
-        main()

@@ -1,11 +1,12 @@
-"""`python -m bench.hours CONFIG... --data FOLDER`: how long a config's own schedule would take on this machine.
+"""Projects the hours of a config's own schedule on this machine, from a few real training steps.
 
-Times real training steps (bench.trial), medians after warm-up: images/s; from these projected hours; share of the time
-spent waiting for images; model FLOPs (bench.flops, three forwards) against a matrix product timed beside them (HMU) and
-against `--peak` (MFU). One process, or `deepspeed --no_local_rank --module bench.hours ...`.
+Prints medians after warm-up: images a second, projected hours, and the share of the time spent waiting for images.
+Model FLOPs (three forward passes) are compared with a matrix product timed in the same run (HMU), and with `--peak`
+(MFU).
+Several processes: `deepspeed --no_local_rank --module bench hours ...`.
 """
 
-# May import fastmim, bench.
+# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -17,30 +18,33 @@ from pathlib import Path
 import torch
 
 import fastmim_kernels
-from bench import flops, record, trial
-from bench.ops import matmul_rate
+from bench import record
+from bench.options import add_configs, add_settings, command_parser
+from bench.step import flops, trial
+from bench.timing import matmul_rate, spread
 from fastmim.config import base as config
 from fastmim.engine.process import init_distributed
-from fastmim.host.command import Parser, at_least, refusing
+from fastmim.host.command import at_least
 
 
 def row(
     path: str, cfg: config.Config, result: trial.Trial, rate: float, images: int | None, peak: float | None
 ) -> dict:
-    """The figures of one config.
+    """Returns the figures of one config.
 
     Args:
+        path: the config's file.
+        result: the timed steps.
         rate: FLOP/s of a matrix product on this device.
-        images: in the data set whose epochs the schedule counts; None = those that the steps were trained on.
+        images: size of the data set whose epochs the schedule counts; None = the folder of the timed steps.
         peak: FLOP/s that the device's maker states, for the MFU.
     """
-    speed, told = result.images_per_second, images is not None
-    images = images if told else result.images
+    speed = result.images_per_second
+    source = "those of data.root" if images is None else "as told with --images"
+    images = result.images if images is None else images
     forward = flops.ours(cfg)
     done = speed / result.world * flops.TRAINING * forward
-    p20, _, _, p80 = (
-        statistics.quantiles(result.seconds, n=5, method="inclusive") if len(result.seconds) > 1 else result.seconds * 4
-    )
+    p20, p80 = spread(result.seconds)
     hours = cfg.train.epochs * images * cfg.data.repeats / speed / 3600
     processes = f", {result.world} processes" if result.world > 1 else ""
     return {
@@ -53,7 +57,7 @@ def row(
         "batch": result.batch,
         "epochs": cfg.train.epochs,
         "images": images,
-        "images of": "as told with --images" if told else "those of data.root",
+        "images of": source,
         "images/s": speed,
         "s/step": statistics.median(result.seconds),
         "p20": p20,
@@ -69,7 +73,7 @@ def row(
 
 
 def text(row: dict) -> str:
-    """A row as a line for people."""
+    """Returns a row as one readable line."""
     device = "CPU" if row["device"] == "cpu" else torch.cuda.get_device_name()
     mfu = f", MFU {row['MFU']:.1%} of {row['peak TFLOP/s']:.4g} TFLOP/s" if "MFU" in row else ""
     return (
@@ -82,19 +86,20 @@ def text(row: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.hours", __doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
+    """Runs `python -m bench hours`."""
+    parser = command_parser("hours", __doc__)
+    add_configs(parser)
     parser.add_argument("--data", help="folder of images (default: the config's)")
     parser.add_argument("--batch", type=at_least(1), default=8, help="images per process per step (default 8)")
     parser.add_argument("--steps", type=at_least(1), default=20, help="timed steps (default 20)")
     parser.add_argument(
-        "--warmup", type=at_least(0), help="steps before them (default: until what was read ahead is used up)"
+        "--warmup", type=at_least(0), help="untimed steps (default: until images read in advance are used up)"
     )
     parser.add_argument(
-        "--images", type=at_least(1), help="of an epoch (default: those of the folder; ImageNet-1k has 1281167)"
+        "--images", type=at_least(1), help="images in an epoch (default: the folder's; ImageNet-1k has 1281167)"
     )
     parser.add_argument("--peak", type=float, help="TFLOP/s that the device's maker states, for the MFU")
-    parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
+    add_settings(parser)
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     if args.peak is not None and not 0 < args.peak < math.inf:
@@ -106,8 +111,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(str(error))
     process = init_distributed(configs[0][1].train.device)
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[process.device.type])
-    for path, given in configs:
-        cfg = trial.with_batch(given, args.batch * process.world)
+    for path, loaded in configs:
+        cfg = trial.with_batch(loaded, args.batch * process.world)
         warmup = cfg.data.prefetch + 2 if args.warmup is None else args.warmup
         try:
             result = trial.run(cfg, process, args.steps, warmup)
@@ -120,8 +125,3 @@ def main(argv: list[str] | None = None) -> None:
             if args.record:
                 record.record(figures, "hours")
         gc.collect()  # the engine's parts refer to each other
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.hours"):
-        main()

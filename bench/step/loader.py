@@ -1,6 +1,7 @@
-"""`python -m bench.loader --data DIR`: images per second from files to batches, ours against others, from one run.
+"""Compares loaders: images a second from files to batches, of fastmim, torch's DataLoader and a stock DALI pipeline.
 
-Random resized crops to 224, bicubic and antialiased, with flips, on as many threads or worker processes each.
+Each makes random resized crops of 224 pixels, bicubic and antialiased, with flips, on the same number of threads or
+worker processes. The loaders take turns; the results are medians over rounds.
 """
 
 # May import fastmim and bench.
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bench.options import command_parser
 from bench.record import Record, record
 from fastmim.config import base as config
 from fastmim.data.crops import RandomResizedCrop
@@ -27,7 +29,7 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.data.sampler import Sampler
-from fastmim.host.command import Parser, at_least, reason, refusing
+from fastmim.host.command import at_least, reason
 
 SIZE = 224
 SCALE = (0.2, 1.0)
@@ -35,17 +37,25 @@ SCALE = (0.2, 1.0)
 
 @dataclass(frozen=True)
 class Setting:
-    """The input of all contenders."""
+    """Input of all loaders.
+
+    Attributes:
+        manifest: the image files.
+        batch: images in a batch.
+        batches: least number of batches that a loader makes.
+        threads: threads or worker processes of a loader.
+        device: where the batches go.
+    """
 
     manifest: Manifest
     batch: int
     batches: int
-    """To be made at least."""
     threads: int
     device: torch.device
 
 
 def ours(setting: Setting, decoder: str) -> Iterator[Tensor]:
+    """Yields batches of fastmim's loader with a decoder, "dali" or "pillow"."""
     data = config.Data(crop=RandomResizedCrop(scale=SCALE), size=(SIZE, SIZE), loader=decoder, workers=setting.threads)
     everything = torch.arange(len(setting.manifest))
     sampler = Sampler(len(setting.manifest), 0)
@@ -57,7 +67,7 @@ def ours(setting: Setting, decoder: str) -> Iterator[Tensor]:
 
 
 class Files(Dataset):
-    """The images of a manifest, again and again, through torchvision's transforms."""
+    """Images of a manifest, again and again, through torchvision's transforms."""
 
     def __init__(self, setting: Setting, normalised: bool):
         from torchvision import transforms
@@ -80,6 +90,7 @@ class Files(Dataset):
 
 
 def data_loader(setting: Setting, normalised: bool) -> Iterator[Tensor]:
+    """Yields batches of torch's DataLoader, of uint8 or of normalised floats."""
     loader = DataLoader(
         Files(setting, normalised),
         setting.batch,
@@ -92,7 +103,7 @@ def data_loader(setting: Setting, normalised: bool) -> Iterator[Tensor]:
 
 
 def stock_dali(setting: Setting) -> Iterator[Tensor]:
-    """A built pipeline as in DALI's documentation."""
+    """Yields batches of a pipeline as in DALI's documentation."""
     from nvidia.dali import fn, pipeline_def, types
 
     on_gpu = setting.device.type == "cuda"
@@ -126,11 +137,15 @@ CONTENDERS = {
 
 
 def has_dali() -> bool:
+    """True if DALI is installed."""
     return bool(find_spec("nvidia") and find_spec("nvidia.dali"))
 
 
 def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting: Setting) -> float:
-    """In steady state: not while starting up, nor what was made ahead meanwhile (2 batches a worker)."""
+    """Returns the images a second in steady state.
+
+    The first two batches a worker are not timed: the loader makes them while it starts up.
+    """
     with closing(contender(setting)) as batches:
         for _ in range(2 * setting.threads):
             next(batches)
@@ -144,15 +159,18 @@ def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.loader", __doc__)
+    """Runs `python -m bench loader`."""
+    parser = command_parser("loader", __doc__)
     parser.add_argument("--data", required=True, help="folder of images")
     parser.add_argument("--batch", type=at_least(1), default=64, help="images per batch (default 64)")
     parser.add_argument(
-        "--batches", type=at_least(1), help="of each in a round, 2 a thread untimed (default: 4 a thread)"
+        "--batches", type=at_least(1), help="batches of each in a round, 2 a thread untimed (default: 4 a thread)"
     )
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="medians are over rounds (default 5)")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=5, help="rounds, over which medians are taken (default 5)"
+    )
     parser.add_argument("--threads", type=at_least(1), default=len(os.sched_getaffinity(0)), help="default: all cores")
-    parser.add_argument("--bad", help="a folder with bad files, on which ours with DALI runs too")
+    parser.add_argument("--bad", help="a folder with bad files, on which fastmim with DALI runs too")
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
     count = 4 * args.threads if args.batches is None else args.batches
@@ -177,7 +195,7 @@ def main(argv: list[str] | None = None) -> None:
     speeds = {name: [] for name in contenders}
     for number in range(args.rounds):
         names = list(contenders)
-        turn = number % len(names)  # nobody always runs behind the same other one
+        turn = number % len(names)  # no loader always runs after the same other loader
         for name in names[turn:] + names[:turn]:
             speeds[name].append(images_per_second(contenders[name], setting))
             print(f"round {number + 1}, {name}: {speeds[name][-1]:.4g} images/s", flush=True)
@@ -196,8 +214,3 @@ def main(argv: list[str] | None = None) -> None:
         )
         if args.record:
             record(row | {"device": device.type}, "loader")
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.loader"):
-        main()

@@ -1,7 +1,7 @@
-"""`python -m bench.flops CONFIG...`: FLOPs of one image's forward pass, of the published model and of ours.
+"""Counts the FLOPs of one image's forward pass, in the published model and in fastmim's.
 
-Counted by torch from the operators that run (convolutions, matrix products, attention; a multiply-add is two), without
-their weights. Utilisation is reckoned from ours: what is skipped is not credited.
+torch counts the convolutions, matrix products and attentions that run, a multiply-add as two, on models without
+weights. The other benchmarks compute utilisation from fastmim's count, so skipped work earns no credit.
 """
 
 # May import fastmim and bench.
@@ -16,28 +16,32 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_flop_count
 
-from bench import published, trial
+from bench import published
+from bench.options import add_configs, command_parser
+from bench.step import trial
 from fastmim.config import base as config
-from fastmim.host.command import Parser, refusing
 from fastmim.tasks import pretrain
 
 TRAINING = 3
-"""Forward and backward together, in forwards: each matrix product has two in its gradient."""
+"""FLOPs of forward and backward together, in forwards: the gradient of each matrix product takes two products."""
 
 UNCOUNTED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
 }
-"""Formula of attention on a CPU, which torch's counter leaves out."""
+"""FLOPs of attention on a CPU, which torch's counter lacks."""
 
 
 @register_flop_formula(torch.ops.fastmim.window_attention)
 def window_attention_flops(qkv: torch.Size, codes: torch.Size, table: torch.Size, num_heads: int, window, *_, **__):
-    """Two products of every query with all keys, or values, of its window. (Other ops of ours are linear or small.)"""
+    """Returns the FLOPs of fastmim's window attention: each query times all keys, then all values, of its window.
+
+    fastmim's other ops are linear or small, and are not counted.
+    """
     return 4 * qkv[:3].numel() * math.prod(window) * (qkv[3] // 3)
 
 
 def per_image(build: Callable[[], nn.Module], call: Callable[[nn.Module, int], object]) -> int:
-    """FLOPs that one more image adds to a forward pass: what is done once a batch is not counted.
+    """Returns the FLOPs that one more image adds to a forward pass; work that is done once a batch is not counted.
 
     Args:
         build: makes the model on the default device.
@@ -46,10 +50,10 @@ def per_image(build: Callable[[], nn.Module], call: Callable[[nn.Module, int], o
     with torch.device("meta"):
         model = build()
     try:
-        # Tensors without contents that say they are on a CPU: autocast and the kernels' dispatch know no meta device.
+        # Fake CPU tensors, since autocast and the kernels' dispatch know no meta device.
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _per_image(model.to_empty(device="cpu"), call)
-    except DynamicOutputShapeException:  # it picks by a mask, so the mask's values decide on shapes
+    except DynamicOutputShapeException:  # the model indexes by a mask, so shapes depend on the mask's values
         with torch.device("meta"):
             model = build()
         return _per_image(model.to_empty(device="cpu"), call)
@@ -65,18 +69,18 @@ def _per_image(model: nn.Module, call: Callable[[nn.Module, int], object]) -> in
 
 
 def _images(cfg: config.Config, batch: int) -> tuple[Tensor, Tensor]:
-    """uint8 images and their sample ids."""
+    """Returns black images, (batch, H, W, C) uint8, and their sample ids."""
     images = torch.zeros(batch, *cfg.data.size, cfg.data.image.channels, dtype=torch.uint8)
     return images, torch.arange(batch)
 
 
 def ours(cfg: config.Config) -> int:
-    """Forward FLOPs of our model, per image."""
+    """Returns the forward FLOPs of fastmim's model, per image."""
     return per_image(lambda: pretrain.build(cfg), lambda model, batch: model(*_images(cfg, batch)))
 
 
 def model_flops(cfg: config.Config) -> int:
-    """Forward FLOPs of the published model, per image.
+    """Returns the forward FLOPs of the published model, per image.
 
     Raises:
         ValueError: the config has no published form.
@@ -93,8 +97,9 @@ def model_flops(cfg: config.Config) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.flops", __doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
+    """Runs `python -m bench flops`."""
+    parser = command_parser("flops", __doc__)
+    add_configs(parser)
     args = parser.parse_args(argv)
     try:
         for path in args.configs:
@@ -103,8 +108,3 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{path}: {whole:.3f} GFLOP an image forward as published, {done:.3f} ours ({done / whole:.0%})")
     except ValueError as error:
         parser.error(str(error))
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.flops"):
-        main()

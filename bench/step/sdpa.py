@@ -1,6 +1,6 @@
-"""`python -m bench.sdpa`: which of torch's attention kernels is fastest at the sizes of masked image modelling.
+"""Times each backend of torch's `scaled_dot_product_attention` at the sizes of masked image modelling.
 
-Forward and backward of `scaled_dot_product_attention`, each backend apart.
+The backends take turns, forward and backward together.
 """
 
 # May import bench.
@@ -13,8 +13,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from bench import ops, record
-from fastmim.host.command import Parser, at_least, refusing
+from bench import record, timing
+from bench.options import add_device, add_samples, command_parser
+from fastmim.host.command import at_least
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -29,15 +30,19 @@ SHAPES = {
     "ViT-H encoder": (16, 65, 80),
     "ViT-H decoder": (16, 257, 32),
 }
-"""Heads, tokens and width of a head."""
+"""Heads, tokens, and width of a head, by model."""
 
 
-def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.dtype) -> tuple:
-    """Returns forward and backward of one backend, for `ops.measure`."""
+def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.dtype) -> timing.Run:
+    """Returns forward and backward of one backend, for `timing.measure`.
+
+    Args:
+        shape: (batch, heads, tokens, width of a head).
+    """
     qkv = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
     grad = torch.randn(shape, device=device, dtype=dtype)
 
-    def forget() -> None:
+    def reset() -> None:
         for x in qkv:
             x.grad = None
 
@@ -45,19 +50,15 @@ def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.
         with sdpa_kernel(backend):
             scaled_dot_product_attention(*qkv).backward(grad)
 
-    return forget, run
+    return reset, run
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.sdpa", __doc__)
+    """Runs `python -m bench sdpa`."""
+    parser = command_parser("sdpa", __doc__)
     parser.add_argument("--batch", type=at_least(1), default=256, help="images (default 256)")
-    parser.add_argument("--samples", type=at_least(2), default=20, help="timed calls of each (default: 20)")
-    parser.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        choices=["cpu", "cuda"],
-        help="default: a GPU if there is one",
-    )
+    add_samples(parser)
+    add_device(parser)
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
@@ -71,14 +72,9 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{name}, {backend} does not run: {' '.join(str(error).split())[:100]}")
             else:
                 runs[backend] = found
-        for backend, times in ops.measure(runs, args.samples, args.device).items():
+        for backend, times in timing.measure(runs, args.samples, args.device).items():
             case = f"{name}, {tokens} tokens, {heads} heads of {width}, batch {args.batch}, {backend}"
             row = {"case": case, "device": args.device, "ms": statistics.median(times)}
             print(f"{case}: {row['ms']:.4g} ms", flush=True)
             if args.record:
                 record.record(row, "sdpa")
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.sdpa"):
-        main()

@@ -1,8 +1,8 @@
-"""`python -m bench.memory CONFIG... --data FOLDER`: peak memory per device of training, and what fits.
+"""Measures the peak memory per device of training, or finds the largest batch that fits.
 
-Trains a few real steps (bench.trial) in child processes for every combination of ZeRO stage, precision, batch and
-activation checkpointing asked for. With `--limit GiB` it looks for the largest batch instead, where running out of
-memory is a result. Beside each peak stands what is above weights, gradients and optimizer state.
+Trains a few real steps in child processes, for every combination of ZeRO stage, precision, batch and activation
+checkpointing. Each row also says how much of the peak is above weights, gradients and optimizer state. With
+`--limit GiB` the command looks for the largest batch instead, and running out of memory is a result.
 """
 
 # May import fastmim and bench.
@@ -15,18 +15,27 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
-from bench import record, trial
+from bench import record
+from bench.options import add_configs, add_settings, command_parser
+from bench.step import trial
 from fastmim.config import base as config
-from fastmim.host.command import Parser, at_least, refusing
+from fastmim.host.command import at_least
 
 GIB = 2**30
 
 
 def state_bytes(trained: int, frozen: int, precision: str, stage: int, ranks: int) -> dict[str, float]:
-    """Bytes of weights, gradients and optimizer state on each device, from the numbers of parameters.
+    """Returns the bytes of weights, gradients and optimizer state on each device.
 
-    Weights are fp32, or bf16 for "bf16-master"; gradients and both moments fp32. Stages >= 1 and bf16 weights have fp32
-    masters. Stage 1 divides the optimizer's part among `ranks`, 2 gradients too, 3 weights too.
+    Weights are fp32, or bf16 with "bf16-master". Gradients and both moments are fp32. Stages 1 to 3 and bf16 weights
+    have fp32 master weights. Stage 1 divides the optimizer state among the ranks, stage 2 also the gradients, and
+    stage 3 also the weights.
+
+    Args:
+        trained: number of trained parameters.
+        frozen: number of other parameters.
+        stage: ZeRO stage, 0 to 3.
+        ranks: number of processes.
     """
     low = precision == "bf16-master"
     master = 4 if low or stage else 0
@@ -38,7 +47,10 @@ def state_bytes(trained: int, frozen: int, precision: str, stage: int, ranks: in
 
 
 def largest(fits: Callable[[int], bool], at_most: int) -> int:
-    """The largest batch, up to `at_most`, for which `fits`: doubling, then bisection to 1/16; 0 if none."""
+    """Returns the largest batch up to `at_most` that fits, or 0 if no batch fits.
+
+    The batch is doubled while it fits, then bisected to 1/16 of its size.
+    """
     low, high = 0, 1
     while high <= at_most and fits(high):
         low, high = high, 2 * high
@@ -50,20 +62,15 @@ def largest(fits: Callable[[int], bool], at_most: int) -> int:
 
 
 class Case:
-    """One combination: what its children are told, what its rows say."""
+    """One combination of config, ZeRO stage, precision and checkpointing, with the results of its batches."""
 
     def __init__(self, path: str, stage: int, precision: str, checkpointing: bool, args: argparse.Namespace):
-        self.path, self.stage, self.precision, self.checkpointing, self.args = (
-            path,
-            stage,
-            precision,
-            checkpointing,
-            args,
-        )
+        self.path, self.stage, self.precision = path, stage, precision
+        self.checkpointing, self.args = checkpointing, args
         self.found: dict[int, list[trial.Trial] | None] = {}
 
     def run(self, batch: int) -> list[trial.Trial] | None:
-        """Trains with `batch` images per process; None if memory ran out."""
+        """Trains with `batch` images per process; returns a result per process, or None if memory ran out."""
         if batch not in self.found:
             settings = [
                 *self.args.set, *([f"data.root={self.args.data}"] if self.args.data else []),
@@ -76,7 +83,7 @@ class Case:
         return self.found[batch]
 
     def row(self, batch: int) -> dict:
-        """The figures at one batch."""
+        """Returns the figures at one batch."""
         trials = self.run(batch)
         config = record.relative(Path(self.path).resolve())
         checkpointing = ", activation checkpointing" if self.checkpointing else ""
@@ -101,7 +108,7 @@ class Case:
 
 
 def text(row: dict) -> str:
-    """A row as a line for people."""
+    """Returns a row as one readable line."""
     if row["out of memory"]:
         return f"{row['case']}: out of memory" + (f" of {row['limit GiB']:g} GiB" if "limit GiB" in row else "")
     where = "CPU, resident beyond start-up" if row["device"] == "cpu" else "GPU, allocated"
@@ -114,7 +121,7 @@ def text(row: dict) -> str:
 
 
 def rows(case: Case) -> Iterator[dict]:
-    """A row a batch, or with a limit one for the largest batch that fits."""
+    """Yields a row for each batch, or with a limit one row for the largest batch that fits."""
     if not case.args.limit:
         yield from map(case.row, case.args.batches)
         return
@@ -123,29 +130,33 @@ def rows(case: Case) -> Iterator[dict]:
 
 
 def numbers(text: str) -> list[int]:
+    """Returns whole numbers that stand between commas."""
     return [at_least(0)(word) for word in text.split(",")]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.memory", __doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
+    """Runs `python -m bench memory`."""
+    parser = command_parser("memory", __doc__)
+    add_configs(parser)
     parser.add_argument("--data", help="folder of images (default: the config's)")
     parser.add_argument("--ranks", type=at_least(1), default=1, help="processes (default 1)")
     parser.add_argument("--stages", type=numbers, default=[0], metavar="0,1,2,3", help="ZeRO stages (default 0)")
     parser.add_argument("--precisions", default="auto", metavar="fp32,autocast,...", help="default auto")
-    parser.add_argument("--batches", type=numbers, default=[8], metavar="8,16,...", help="per process (default 8)")
+    parser.add_argument(
+        "--batches", type=numbers, default=[8], metavar="8,16,...", help="images per process (default 8)"
+    )
     parser.add_argument("--checkpointing", choices=("off", "on", "both"), default="off", help="default off")
     parser.add_argument("--limit", type=float, help="GiB per process: look for the largest batch that fits in it")
-    parser.add_argument("--max-batch", type=at_least(1), default=4096, help="of that search (default 4096)")
-    parser.add_argument("--steps", type=at_least(1), default=2, help="after 1 of warm-up (default 2)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
+    parser.add_argument("--max-batch", type=at_least(1), default=4096, help="upper end of that search (default 4096)")
+    parser.add_argument("--steps", type=at_least(1), default=2, help="steps after 1 of warm-up (default 2)")
+    add_settings(parser)
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
-    for name, given, known in (
+    for name, values, known in (
         ("--stages", args.stages, (0, 1, 2, 3)),
         ("--precisions", args.precisions.split(","), typing.get_args(typing.get_type_hints(config.Train)["precision"])),
     ):
-        if unknown := [value for value in given if value not in known]:
+        if unknown := [value for value in values if value not in known]:
             parser.error(f"{name}: expected some of {', '.join(map(str, known))}, got {unknown[0]}")
     if not all(args.batches):
         parser.error("--batches: expected at least 1, got 0")
@@ -164,12 +175,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(text(row), flush=True)
                 if args.record:
                     record.record(row, "memory")
-        except ValueError as error:  # the other combinations may still be possible
+        except ValueError as error:  # other combinations may still run
             print(error, flush=True)
             failed = True
     raise SystemExit(failed)
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.memory"):
-        main()

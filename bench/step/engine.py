@@ -1,8 +1,8 @@
-"""`python -m bench.step CONFIG...`: fastmim's own training step on random images that are already on the device.
+"""Times and profiles fastmim's own training step, on random images that are already on the device.
 
-Times `Engine.train_step`, the first one apart: it compiles and tunes. Of one profiled step it counts what is launched
-and the share of its time in which the device does nothing, and prints the 20 longest kernels. A copy and a matrix
-product timed in the same process give the limits.
+Times `Engine.train_step`, and the first step apart, which compiles and tunes. Counts the kernels that one profiled step
+launches and the share of its time in which the device does nothing, and prints the 20 longest kernels. A copy and a
+matrix product, timed in the same process, are the machine's limits.
 """
 
 # May import fastmim and bench.
@@ -19,30 +19,26 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import fastmim_kernels
-from bench import compare, flops, ops, record, trial
+from bench import record, timing
+from bench.options import add_configs, add_settings, command_parser
+from bench.step import compare, flops, trial
 from fastmim.config import base as config
 from fastmim.engine.engine import Engine
 from fastmim.engine.process import Process, init_distributed
-from fastmim.host.command import Parser, at_least, refusing
-from fastmim.tasks.parts import build
+from fastmim.host.command import at_least
+from fastmim.model.build import build
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")
 LEARNING_RATE = 1e-4
 WARMUP = 3
-COPIED = {"cuda": 2**30, "cpu": 2**26}
-"""Bytes of the copy."""
-
-
-def copy_rate(device: torch.device) -> float:
-    """Bytes a second that a copy reads and writes."""
-    source = torch.zeros(COPIED[device.type], dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    times = ops.measure({"copy": (ops.nothing, lambda _: target.copy_(source))}, 5, device.type)["copy"]
-    return 2 * source.nbytes / statistics.median(times) * 1e3
 
 
 def busy(spans: list[tuple[float, float]]) -> tuple[float, float]:
-    """Returns how long at least one of these (start, end) lasts, and from the first start to the last end."""
+    """Returns the time that the spans cover together, and the time from the first start to the last end.
+
+    Args:
+        spans: (start, end) of each.
+    """
     covered, reached = 0.0, spans[0][0]
     for start, end in sorted(spans):
         covered += max(0.0, end - max(start, reached))
@@ -51,7 +47,7 @@ def busy(spans: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def measure(cfg: config.Config, process: Process, steps: int) -> tuple[dict, str]:
-    """Figures of the step, and the table of the longest kernels."""
+    """Returns the figures of the step, and the table of the longest kernels."""
     device = process.device
     engine = Engine(build(cfg), cfg, process)
     with torch.device(device):
@@ -100,12 +96,13 @@ def measure(cfg: config.Config, process: Process, steps: int) -> tuple[dict, str
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.step", __doc__)
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files of pre-training")
+    """Runs `python -m bench step`."""
+    parser = command_parser("step", __doc__)
+    add_configs(parser)
     parser.add_argument("--batch", type=at_least(1), default=8, help="images per step (default 8)")
     parser.add_argument("--steps", type=at_least(1), default=10, help="timed steps (default 10)")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"], help="one after the other")
-    parser.add_argument("--set", nargs="+", default=[], metavar="section.field=value", help="overrides")
+    add_settings(parser)
     parser.add_argument("--record", action=record.Record)
     args = parser.parse_args(argv)
     settings = [*args.set, f"train.micro_batch={args.batch}"]
@@ -116,13 +113,13 @@ def main(argv: list[str] | None = None) -> None:
     process = init_distributed(configs[0][1].train.device)
     device = process.device
     fastmim_kernels.require({"cuda": "triton", "cpu": "cpp"}[device.type])
-    copy = copy_rate(device)
+    copy = timing.copy_rate(device)
     print(f"copy {copy / 1e12:.3g} TB/s", flush=True)
-    for path, given in configs:
+    for path, loaded in configs:
         for precision in args.precision:
-            cfg = replace(given, train=replace(given.train, precision=precision))
+            cfg = replace(loaded, train=replace(loaded.train, precision=precision))
             row, table = measure(cfg, process, args.steps)
-            rate = ops.matmul_rate(device, torch.float32 if row["precision"] == "fp32" else torch.bfloat16)
+            rate = timing.matmul_rate(device, torch.float32 if row["precision"] == "fp32" else torch.bfloat16)
             name = record.relative(Path(path).resolve())
             row = {"case": f"{name}, {row['precision']}, batch {args.batch}", "config": name} | row
             row |= {"copy TB/s": copy / 1e12, "matmul TFLOP/s": rate / 1e12}
@@ -133,8 +130,3 @@ def main(argv: list[str] | None = None) -> None:
             if args.record:
                 record.record(row | {"device": device.type}, "engine")
             gc.collect()  # the engine's parts refer to each other
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.step"):
-        main()

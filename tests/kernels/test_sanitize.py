@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bench import each_op
+from bench.ops import sanitize
 from fastmim_kernels import OPS
 
 
@@ -26,7 +26,7 @@ def test_every_kernel_is_reached(op, monkeypatch):
     module = importlib.import_module(f"fastmim_kernels.{op}.cuda")
     kernels = {kernel.fn for _, kernel, *_ in module.compile_only()}
     inputs = importlib.import_module(f"fastmim_kernels.{op}.cases").inputs
-    for name, case, dtype in reversed(each_op.calls()):  # the small ones first: no more of them than it takes
+    for name, case, dtype in reversed(sanitize.calls()):  # the small ones first: no more of them than it takes
         if name == op and count.keys() != kernels:
             module.launch(*inputs(case, dtype))
     assert count.keys() == kernels and min(count.values()) >= 1

@@ -1,7 +1,7 @@
-"""The tensors of the model that a stored config describes, without memory for them.
+"""Outline of the model that a stored config describes: its tensors without memory for them.
 
-A stranger's config may claim any size, so its claims are compared with the weights beside it before anything is built.
-May import L3 and below.
+A stranger's config may claim any size. Its claims are therefore compared with the weights beside it before anything is
+built.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..config.base import Config, Experiment, to_json
 from ..data.decode import MODES
 from ..host.terminal import shown
+from ..model.build import build
 from ..model.masking import UniformMasking
 from ..run import checkpoint
-from .parts import build
 
 LARGEST_SIDE = 4096
 """Largest side of an image in pixels. It bounds the memory of models that accept images of any size."""

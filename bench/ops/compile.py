@@ -1,33 +1,41 @@
-"""Compiles every Triton kernel for GPUs that need not be here, and reads what the code does.
+"""Compiles every Triton kernel for three generations of GPUs, without a GPU, and reads the machine code.
 
-`python -m bench.compile` prints registers, spills, shared memory, matrix instructions, and how wide loads and stores
-are; a kernel whose widest load or store is below 64 bits is called narrow. Exit status 1 when a kernel spills, or asks
-for more shared memory than it can get.
+Prints registers, spills, shared memory, matrix instructions, and the widths of loads and stores. A kernel whose widest
+load or store is below 64 bits is marked as narrow. The exit status is 1 if a kernel spills registers, or asks for more
+shared memory than the GPU has.
 """
 
-# May import fastmim_kernels, and bench.record for --record.
+# May import fastmim_kernels and bench.
+
+from __future__ import annotations
 
 import collections
 import importlib
 import importlib.util
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from bench.options import command_parser
 from bench.record import Record, record
-from fastmim.host.command import Parser, refusing
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""Bytes that a block of threads can have at most, of each architecture the kernels are compiled for: CUDA C++
-Programming Guide, table of technical specifications per compute capability. With more, no kernel starts."""
+"""Largest shared memory of a block of threads in bytes, by architecture; a kernel that asks for more does not start.
+
+Source: CUDA C++ Programming Guide, technical specifications per compute capability.
+"""
 
 
 def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> dict:
-    """One kernel at every stage, "ttir" to "cubin", and the bytes of "shared" memory it is launched with.
+    """Compiles one kernel and returns its code at every stage, "ttir" to "cubin", and its bytes of "shared" memory.
 
-    Its pointers and integers are multiples of 16, as real pointers are.
+    The compiler may take pointers and integers for multiples of 16, as real pointers are.
+
+    Args:
+        types: Triton's types of the runtime arguments, such as "*fp32".
+        constants: values of the compile-time arguments.
+        arch: compute capability, times 10.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -43,8 +51,10 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
 
 
 def read_code(cubin: bytes) -> dict:
-    """Registers, bytes of stack, matrix instructions, loads and stores of each width in bits."""
-    tool = Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin/cuobjdump"
+    """Returns registers, stack bytes, spills, matrix instructions, and counts of loads and stores by width in bits."""
+    triton = importlib.util.find_spec("triton")
+    assert triton and triton.origin, "Triton is a dependency of fastmim"
+    tool = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -71,9 +81,10 @@ def read_code(cubin: bytes) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser("python -m bench.compile", __doc__)
+    """Runs `python -m bench compile`; returns the exit status."""
     import fastmim_kernels
 
+    parser = command_parser("compile", __doc__)
     parser.add_argument("--op", choices=list(fastmim_kernels.OPS), metavar="OP", help="this op only")
     parser.add_argument(
         "--arch",
@@ -85,9 +96,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
-
-    import fastmim_kernels
-
     print(
         f"{'op':<28}{'kernel':<36}{'sm':>4}{'regs':>6}{'stack':>6}{'spills':>7}{'shared':>7}{'mma':>5}"
         "  loads / stores {bits: count}"
@@ -116,8 +124,3 @@ def main(argv: list[str] | None = None) -> int:
                     record({"device": "cpu"} | found | code | widest, "compile")
     print(f"{spilled} kernels spill, {too_large} ask for too much shared memory")
     return 1 if spilled or too_large else 0
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.compile"):
-        sys.exit(main())

@@ -1,18 +1,18 @@
-"""Did a run learn more than a blur, and anything that tells classes apart?
+"""Checks that short runs learn more than trivial predictors, and features that tell classes apart.
 
     deepspeed fastmim/train.py configs/debug/photographs_mae.py --data.root PHOTOGRAPHS --run.dir runs/photographs_mae
     deepspeed fastmim/train.py configs/debug/cifar10_mae.py --data.root CIFAR/train --run.dir runs/cifar10_mae
-    python -m bench.learns runs/photographs_* runs/cifar10_* --labelled CIFAR --plot bench/results/learns.png --record
+    python -m bench learns runs/photographs_* runs/cifar10_* --labelled CIFAR --plot bench/results/learns.png --record
 
-For every run: its last held-out loss beside what trivial predictors reach on the same images. With --labelled, a folder
-that holds train/CLASS/ and test/CLASS/ images, also the k-NN accuracy of runs/cifar10_*, and of the same network at
-initialisation: of the last block's features, and of all blocks' side by side, as DINO's linear probe of ViT-S takes the
-last four (eval_linear.py, `n_last_blocks`). All blocks decide: without a decoder (SimMIM, A2MIM) the last ones turn to
-the pixels that they have to predict. The exit status is 1 if a run's accuracy, or loss where no accuracy is asked for,
-is not the better one.
+Compares the last held-out loss of each run with the losses of trivial predictors on the same images. --labelled takes a
+folder that holds train/CLASS/ and test/CLASS/ images. With it, the k-NN accuracy of runs/cifar10_* is compared with the
+accuracy of the same network at initialisation. The features are those of the last block, and those of all blocks side
+by side, as DINO's linear probe of ViT-S takes the last four (eval_linear.py, `n_last_blocks`). The accuracy on all
+blocks decides: in methods without a decoder (SimMIM, A2MIM) the last blocks turn to the pixels that they predict. The
+exit status is 1 if a run is not better in accuracy, or, without an accuracy, in loss.
 """
 
-# May import fastmim and bench.record.
+# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.options import command_parser
+from bench.record import Record, record
+from fastmim import recipe
 from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
@@ -31,23 +34,21 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
-from fastmim.host.command import Parser, refusing
+from fastmim.model.build import build
 from fastmim.model.mim import MIM
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import PARTS, build
-
-from .record import Record, record
 
 BANK, QUERIES = 10_000, 10_000
 BATCH = 100
 
 
 def metrics(run: Path) -> list[dict]:
+    """Returns the lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def labelled(folder: Path, config: Config, count: int) -> tuple[Tensor, Tensor]:
-    """`count` images spread evenly over FOLDER/CLASS/..., centre-cropped, (N, H, W, C) uint8; and their classes."""
+    """Returns images spread evenly over FOLDER/CLASS/..., centre-cropped, (N, H, W, C) uint8, and their classes."""
     manifest = Manifest.scan(str(folder))
     data = replace(config.data, crop=CenterCrop(1.0, interpolation=config.data.crop.interpolation), flip=0.0)
     ids = torch.arange(len(manifest))[:: max(1, len(manifest) // count)][:count]
@@ -60,7 +61,12 @@ def labelled(folder: Path, config: Config, count: int) -> tuple[Tensor, Tensor]:
 
 
 def accuracies(config: Config, weights: dict[str, Tensor], folder: Path) -> dict[str, float]:
-    """k-NN accuracies of the trained encoder, and of the one it started from."""
+    """Returns the k-NN accuracies of the trained encoder and of the encoder at initialisation.
+
+    Args:
+        weights: state of the trained model.
+        folder: holds train/CLASS/ and test/CLASS/ images.
+    """
     untrained, trained = build(config), build(config)
     trained.load_state_dict(weights)
     parts = [labelled(folder / part, config, count) for part, count in (("train", BANK), ("test", QUERIES))]
@@ -76,7 +82,11 @@ def accuracies(config: Config, weights: dict[str, Tensor], folder: Path) -> dict
 
 @torch.no_grad()
 def block_features(mim: MIM, images: Tensor) -> list[Tensor]:
-    """(N, D) mean over the tokens, class tokens apart, after every block of a ViT, of whole (N, H, W, C) images."""
+    """Returns the mean over patch tokens, (N, D), after every block of a ViT that reads whole images.
+
+    Args:
+        images: (N, H, W, C) uint8.
+    """
     encoder, found = mim.encoder, [[] for _ in mim.encoder.blocks]
     hooks = [
         block.register_forward_hook(
@@ -92,11 +102,12 @@ def block_features(mim: MIM, images: Tensor) -> list[Tensor]:
 
 
 def pixels(mim: MIM, images: Tensor) -> Tensor:
+    """Returns normalised pixels, (N, C, H, W) float32."""
     return mim.objective.normalize(images).permute(0, 3, 1, 2)
 
 
 def row_of(run: Path, folder: Path | None) -> dict:
-    """Returns the results of a run as a row for bench.record."""
+    """Returns the results of a run as a row for `record`."""
     last = [row for row in metrics(run) if "held_out" in row][-1]
     facts = json.loads((run / "facts.json").read_text())
     row = {
@@ -108,18 +119,24 @@ def row_of(run: Path, folder: Path | None) -> dict:
     }
     if folder:
         loaded = checkpoint.load(run / "checkpoints")
-        row |= accuracies(from_json(loaded.meta["config"], PARTS), loaded.state["model"], folder)
+        row |= accuracies(from_json(loaded.meta["config"], recipe), loaded.state["model"], folder)
     return row
 
 
 def learned(row: dict) -> bool:
+    """True if a run is better than the network at initialisation, or without accuracies than trivial predictors."""
     if "knn" in row:
         return row["knn"] > row["knn_at_initialisation"]
     return row["held_out_loss"] < min(row[f"{name}_loss"] for name in ("zero", "mean_patch", "interpolation"))
 
 
 def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) -> None:
-    """One column a run: its curve beside the trivial predictors, pictures of `images` or its last, its accuracies."""
+    """Draws a column for each run: losses and trivial predictors, reconstructions, accuracies.
+
+    Args:
+        file: the PNG.
+        images: folder of images to reconstruct; None = show the run's last picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -150,7 +167,8 @@ def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) ->
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.learns", __doc__)
+    """Runs `python -m bench learns`."""
+    parser = command_parser("learns", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
     parser.add_argument("--labelled", type=Path, help="folder with train/CLASS/ and test/CLASS/ images (default: none)")
     parser.add_argument("--plot", type=Path, help="PNG to draw all runs into (default: none)")
@@ -169,8 +187,3 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.plot:
         plot(arguments.runs, rows, arguments.plot, arguments.images)
     raise SystemExit(not all(map(learned, rows)))
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.learns"):
-        main()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.learns import accuracies, block_features, learned, pixels
+from bench.learning import accuracies, block_features, learned, pixels
 from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
 from fastmim.tasks.pretrain import build

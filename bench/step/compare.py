@@ -1,11 +1,12 @@
-"""`python -m bench.compare [CONFIG]`: a whole training step, ours against the published way, from one run.
+"""Times a whole training step of fastmim and of the published code, with the same weights, images and masks.
 
-Ours, the published way as it is (explicit attention), with SDPA where it has attention, and under each mode of
-torch.compile, of which the best that runs counts. All have the same weights, images and masks and one precision. A step
-is forward, backward and AdamW. The published way is channels-last and has torch's fused AdamW. The first arm takes
-turns with each other one; when the two are done, their figures are printed and recorded. With `--pair CONFIG` the arms
-of a second config take their turns too, and its time and memory are also given over the first one's. Memory is the peak
-above weights, gradients and optimizer state on a GPU, and what the forward pass saves on a CPU.
+The published code runs as it was published ("eager"), with torch's attention ("sdpa"), and under each mode of
+torch.compile. It is channels-last and uses torch's fused AdamW. A step is forward, backward and AdamW, in one precision
+for all. The first arm takes turns with each other arm; then the figures of both are printed and recorded.
+
+Memory is the peak above weights, gradients and optimizer state on a GPU. On a CPU it is the memory that the forward
+pass keeps for the backward pass. With `--pair CONFIG` the arms of a second config take turns too, and their rows also
+hold time and memory relative to the first config.
 """
 
 # May import fastmim and bench.
@@ -22,11 +23,14 @@ import torch
 from torch import Tensor, nn
 
 import fastmim_kernels
-from bench import published, trial
+from bench import published
+from bench.options import add_settings, command_parser
 from bench.record import Record, record, relative
+from bench.step import trial
+from bench.timing import spread
 from fastmim.config import base as config
 from fastmim.engine import optim
-from fastmim.host.command import Parser, at_least, refusing
+from fastmim.host.command import at_least
 from fastmim.tasks import pretrain
 
 COMPILED = {
@@ -34,7 +38,7 @@ COMPILED = {
     "compile-max-autotune": "max-autotune",
     "compile-reduce-overhead": "reduce-overhead",
 }
-"""Arms under torch.compile, and their modes."""
+"""Modes of torch.compile, by the names of their arms."""
 ARMS = ("ours", "eager", "sdpa", *COMPILED)
 WARMUP = 2
 LEARNING_RATE = 1e-4
@@ -42,7 +46,15 @@ LEARNING_RATE = 1e-4
 
 @dataclass
 class Arm:
-    """One way to train: `loss(batch)`, its parameters and its optimizer."""
+    """One way to train a config: a loss of a batch, with its model and its optimizer.
+
+    Attributes:
+        clip: gradient norm that `step` clips to; None for fastmim, whose optimizer clips.
+        autocast: compute in bf16 with fp32 weights.
+        seconds: time of each timed step.
+        losses: loss of every step.
+        peak: largest memory above weights, gradients and optimizer state in bytes; on a GPU only.
+    """
 
     config: str
     name: str
@@ -50,17 +62,14 @@ class Arm:
     loss: Callable[[Batch], Tensor]
     optimizer: torch.optim.Optimizer
     clip: float | None = None
-    """Gradient norm that a step of its own clips to; ours clips within the optimizer."""
     autocast: bool = False
-    """bf16 compute, fp32 weights."""
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     peak: int = 0
-    """CUDA only: bytes of the peak above weights, gradients and optimizer state."""
 
     def step(self, batch: Batch) -> float:
         """Runs one update, keeps its loss, and returns its time in seconds."""
-        torch.manual_seed(len(self.losses))  # what drop path draws is the same in arms that draw alike
+        torch.manual_seed(len(self.losses))  # drop path then drops the same blocks in arms that draw alike
         synchronize()
         before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
         if before:
@@ -84,8 +93,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, H, W, C) uint8 and ids: for ours; pixels: the same, normalised, (B, C, H, W) and inputs: for the
-    published way, whose loader would have made them."""
+    """One batch, as fastmim and as the published code take it.
+
+    Attributes:
+        images: (B, H, W, C) uint8, for fastmim.
+        ids: (B,) int64 sample ids, which the masks follow from.
+        pixels: the normalised images, (B, C, H, W) float32, for the published code.
+        inputs: further inputs of the published code, such as masks.
+    """
 
     images: Tensor
     ids: Tensor
@@ -93,16 +108,22 @@ class Batch:
     inputs: tuple[Tensor, ...] = ()
 
     def tensors(self) -> tuple[Tensor, ...]:
+        """Returns all tensors of the batch."""
         return self.images, self.ids, *((self.pixels, *self.inputs) if self.pixels is not None else ())
 
 
 def synchronize() -> None:
+    """Waits until the GPU is done, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
-    """The arm of a config; None for SDPA where the published way has no attention.
+    """Returns an arm of a config, or None for "sdpa" if the published code has no attention.
+
+    Args:
+        name: one of `ARMS`.
+        path: the config's file, which rows name.
 
     Raises:
         ValueError: the config has no published form.
@@ -130,7 +151,13 @@ def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
 
 
 def make_batches(cfg: config.Config, size: int, count: int, with_published: bool) -> list[Batch]:
-    """Makes images and masks for all arms of a config; the work of the published way's loader is not timed."""
+    """Returns batches of random images for all arms of a config; no timed step includes the making of a batch.
+
+    Args:
+        size: images in a batch.
+        count: number of batches.
+        with_published: also make the inputs of the published code.
+    """
     mim = pretrain.build(cfg)
     inputs = published.build(cfg)[1] if with_published else None
     generator = torch.Generator(device="cpu").manual_seed(cfg.train.seed)
@@ -149,7 +176,7 @@ def make_batches(cfg: config.Config, size: int, count: int, with_published: bool
 
 
 def saved_bytes(arm: Arm, batch: Batch) -> int:
-    """Bytes that the forward pass keeps for the backward pass: distinct storages, parameters and batch apart."""
+    """Returns the bytes that the forward pass keeps for the backward pass, without parameters and the batch."""
     known = {t.untyped_storage().data_ptr() for t in (*arm.model.parameters(), *arm.model.buffers(), *batch.tensors())}
     kept: dict[int, Tensor] = {}
 
@@ -165,11 +192,16 @@ def saved_bytes(arm: Arm, batch: Batch) -> int:
 
 
 def take_turns(arms: list[Arm], batches: dict[str, list[Batch]]) -> None:
-    """One step of each arm, again and again; those after the warm-up are timed."""
+    """Runs one step of each arm for every batch, and times the steps after the warm-up.
+
+    Args:
+        arms: their `seconds` are replaced.
+        batches: batches of each config, by its path.
+    """
     for arm in arms:
         arm.seconds = []
     for number in range(len(batches[arms[0].config])):
-        turn = number % len(arms)  # no arm always runs behind the same other one
+        turn = number % len(arms)  # no arm always runs after the same other arm
         for arm in arms[turn:] + arms[:turn]:
             seconds = arm.step(batches[arm.config][number])
             if number >= WARMUP:
@@ -177,14 +209,18 @@ def take_turns(arms: list[Arm], batches: dict[str, list[Batch]]) -> None:
 
 
 def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list[dict]:
-    """The figures of every arm; those of a second config also over the same arm of the first."""
+    """Returns a row for every arm; an arm of a second config is also compared with the same arm of the first.
+
+    Args:
+        setting: precision and batch, for the names of the cases.
+    """
     first = arms[0].config
     memory = {}
     for arm in arms:
         images = len(batches[arm.config][0].ids)
         if arm.peak:
             memory[arm.config, arm.name] = {"peak MiB above weights, gradients, optimizer": arm.peak / 2**20}
-        elif arm.name not in COMPILED:  # compiled code keeps what it likes
+        elif arm.name not in COMPILED:  # compiled code saves tensors that the hooks do not see
             saved = saved_bytes(arm, batches[arm.config][0])
             memory[arm.config, arm.name] = {"saved for backward MiB/image": saved / images / 2**20}
     medians = {(arm.config, arm.name): statistics.median(arm.seconds) for arm in arms}
@@ -192,9 +228,7 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
     for arm in arms:
         key, base = (arm.config, arm.name), (first, arm.name)
         of_config = [other for other in arms if other.config == arm.config]
-        p20, _, _, p80 = (
-            statistics.quantiles(arm.seconds, n=5, method="inclusive") if len(arm.seconds) > 1 else arm.seconds * 4
-        )
+        p20, p80 = spread(arm.seconds)
         row = {
             "case": f"{name(arm.config)}, {setting}, {arm.name}",
             "config": arm.config,
@@ -202,7 +236,7 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
             "p20": p20,
             "p80": p80,
             "images/s": len(batches[arm.config][0].ids) / medians[key],
-            # The first arm goes on training while it takes turns with others.
+            # The first arm trains on while it takes turns with further arms, so the others have fewer losses.
             "loss differs": max(abs(a / b - 1) for a, b in zip(arm.losses, of_config[0].losses, strict=False)),
         } | memory.get(key, {})
         if (arm.config, "ours") in medians:
@@ -217,11 +251,13 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
 
 
 def name(path: str) -> str:
+    """Returns METHOD/TASK/NAME of a config's path."""
     return path.removeprefix("configs/").removesuffix(".py")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = Parser("python -m bench.compare", __doc__)
+    """Runs `python -m bench compare`."""
+    parser = command_parser("compare", __doc__)
     parser.add_argument(
         "config",
         nargs="?",
@@ -233,14 +269,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=at_least(1), default=10, help="timed steps of each arm, after 2 of warm-up (default 10)"
     )
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"which, of {','.join(ARMS)} (default all)")
+    parser.add_argument("--arms", default=",".join(ARMS), help=f"some of {','.join(ARMS)} (default all)")
     parser.add_argument("--precision", choices=("fp32", "autocast"), default="fp32", help="of all arms (default fp32)")
     parser.add_argument(
-        "--keep-memory", action="store_true", help="all arms with the allocator setting that ours trains with on a CPU"
+        "--keep-memory", action="store_true", help="give all arms the allocator setting that training uses on a CPU"
     )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="section.field=value", help="overrides of the config, or of both"
-    )
+    add_settings(parser, "settings that replace those of the config, or of both")
     parser.add_argument("--record", action=Record)
     args = parser.parse_args(argv)
     names = args.arms.split(",")
@@ -270,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
         return list(filter(None, arms))
 
     def report(arms: list[Arm], new: list[str]) -> None:
-        """Prints and records the figures of those arms that are new."""
+        """Prints and records the figures of the arms in `new`."""
         for row, arm in zip(rows(arms, batches, setting), arms, strict=True):
             if arm.name in new:
                 figures = (f"{key}: {value:.4g}" for key, value in row.items() if isinstance(value, float))
@@ -292,14 +326,9 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{other} does not run: {' '.join(str(error).split())[:300]}", flush=True)
             continue
         finally:
-            torch.compiler.reset()  # what was compiled holds memory
+            torch.compiler.reset()  # compiled code holds memory
         report(arms, [*new, other])
         new = []
     if new:
         take_turns(first, batches)
         report(first, new)
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.compare"):
-        main()

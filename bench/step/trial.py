@@ -1,8 +1,10 @@
-"""A few real training steps of a config: real loader, real engine, nothing else. Times, waits, losses, peak memory.
+"""Trains a few real steps of a config, with the real loader and engine, and measures times, losses and memory.
 
-`run` does it in this process; `launch` in child processes, so that memory is that of one config, and running out of it
-ends a child only. May import fastmim.
+`run` trains in this process. `launch` trains in child processes: the peak memory is then that of one config, and a lack
+of memory ends only a child.
 """
+
+# May import fastmim.
 
 from __future__ import annotations
 
@@ -31,30 +33,37 @@ from fastmim.tasks.pretrain import Pretrain
 
 @dataclass(frozen=True)
 class Trial:
-    """Results of the steps of one process."""
+    """Results of the steps of one process.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        precision: precision of the engine.
+        world: number of processes.
+        batch: images per process per step.
+        seconds: time of each timed step, with the wait for its images.
+        waits: part of each step in which the device waited for images.
+        losses: loss of every step, with the warm-up.
+        peak: peak memory in bytes. On a GPU: allocated. On a CPU: resident above the memory before the model was built.
+        trained: number of trained parameters of the whole model.
+        frozen: number of its other parameters.
+        images: size of the data set, without held-out images.
+    """
 
     device: str
-    """"cpu" or "cuda"."""
     precision: str
     world: int
     batch: int
-    """Images per process per step."""
     seconds: list[float]
-    """Of each timed step, waiting for its images included."""
     waits: list[float]
-    """Part of it in which the device had nothing to do because the images were not there."""
     losses: list[float]
-    """Of every step, warm-up included."""
     peak: int
-    """Peak bytes: allocated on a GPU; on a CPU, resident beyond what the process had before it built the model."""
     trained: int
-    """Parameters that are trained, of the whole model."""
     frozen: int
     images: int
-    """Of the data set, without those held out."""
 
     @property
     def images_per_second(self) -> float:
+        """Images a second of all processes, from the median step."""
         return self.world * self.batch / statistics.median(self.seconds)
 
     @property
@@ -64,12 +73,15 @@ class Trial:
 
 
 def load(path: str, settings: list[str]) -> config.Config:
-    """A config with `section.field=value` settings.
+    """Loads a config and applies settings.
+
+    Args:
+        settings: `section.field=value`; the last one of a field counts.
 
     Raises:
-        ValueError: see `config.load`, `overrides.override`; a setting without "="; or not a config of pre-training.
+        ValueError: the file or a setting is wrong, or the config is not one of pre-training.
     """
-    words = {}  # the last one counts
+    words = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
@@ -85,30 +97,39 @@ def load(path: str, settings: list[str]) -> config.Config:
 
 
 def with_batch(cfg: config.Config, images: int) -> config.Config:
-    """The config with that many images an update."""
+    """Returns the config with that many images an update."""
     return replace(cfg, train=replace(cfg.train, global_batch=images))
 
 
 def synchronize(device: torch.device) -> None:
+    """Waits until a GPU is done; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def resident() -> tuple[int, int]:
-    """Bytes of this process in memory now, and the most there have been since `forget_peak` (Linux)."""
-    status = Path("/proc/self/status").read_text()
-    return tuple(int(re.search(rf"{name}:\s+(\d+)", status)[1]) * 1024 for name in ("VmRSS", "VmHWM"))
+    """Returns the bytes of this process in memory: now, and at the peak since `reset_peak`. Works on Linux."""
+    return status_bytes("VmRSS"), status_bytes("VmHWM")
 
 
-def forget_peak(device: torch.device) -> None:
+def status_bytes(name: str) -> int:
+    """Returns a figure of this process in /proc/self/status, in bytes."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise OSError(f"/proc/self/status has no {name}")
+    return int(found[1]) * 1024
+
+
+def reset_peak(device: torch.device) -> None:
+    """Makes the present memory the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def mark(device: torch.device) -> float | torch.cuda.Event:
-    """A moment in the device's work."""
+    """Returns a mark at the present point of the device's work."""
     if device.type == "cpu":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -117,21 +138,21 @@ def mark(device: torch.device) -> float | torch.cuda.Event:
 
 
 def between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
-    """Seconds from one mark to another; a GPU must have passed both."""
+    """Returns the seconds from one mark to another, both of which a GPU must have passed."""
     return end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3
 
 
 def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
-    """Trains `warmup` untimed and `steps` timed updates, as train.py does, without logs, pictures and checkpoints.
+    """Trains `warmup` untimed and `steps` timed updates as train.py does, without logs, pictures and checkpoints.
 
-    On a GPU times are between events in its queue: the host runs ahead as in training, and a wait counts only where
-    the GPU has run dry.
+    On a GPU the times are between events in its queue. The host runs ahead as in training, so a wait for images counts
+    only where the GPU has nothing left to do.
 
     Raises:
-        ValueError: the config cannot run; see `Pretrain`.
+        ValueError: the config cannot run.
     """
     device = process.device
-    forget_peak(device)
+    reset_peak(device)
     before = resident()[0] if device.type == "cpu" else 0
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(cfg, run=replace(cfg.run, dir=folder, evaluate_every=0))
@@ -168,13 +189,21 @@ def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
 def launch(
     path: str, settings: list[str], ranks: int, steps: int, warmup: int, limit: int | None = None
 ) -> list[Trial] | None:
-    """`run` on new processes, more than one under DeepSpeed's launcher.
+    """Calls `run` in new processes, several of them under DeepSpeed's launcher.
 
     Args:
-        limit: bytes that each may use: on a GPU altogether, on a CPU beyond what it has before it builds the model.
-    Returns: one Trial a rank; None if memory ran out.
+        path: the config's file.
+        settings: `section.field=value`, as for `load`.
+        ranks: number of processes.
+        steps: timed updates.
+        warmup: untimed updates before them.
+        limit: largest peak memory of a process in bytes, counted as `Trial.peak`.
+
+    Returns:
+        One trial per rank, or None if memory ran out.
+
     Raises:
-        ValueError: a child refused the config, and why; or failed otherwise, with the end of what it said.
+        ValueError: a child refused the config, and the reason; or a child failed, and the end of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         task = {"path": path, "settings": settings, "steps": steps, "warmup": warmup, "limit": limit, "folder": folder}
@@ -183,8 +212,8 @@ def launch(
             port = str(free.getsockname()[1])
         launcher = ["deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", port]
         words = [*launcher, "--no_local_rank", "--module"] if ranks > 1 else []
-        command = [sys.executable, "-m", *words, "bench.trial", json.dumps(task)]
-        # A run of one process in this one has left its place there.
+        command = [sys.executable, "-m", *words, "bench.step.trial", json.dumps(task)]
+        # An earlier run in this process has set its own rank there.
         environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
         child = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         said = child.stdout + child.stderr
@@ -192,7 +221,7 @@ def launch(
             results = sorted(Path(folder).glob("rank*.json"), key=lambda p: int(p.stem.removeprefix("rank")))
             trials = [Trial(**json.loads(result.read_text())) for result in results]
             return None if limit and max(trial.peak for trial in trials) > limit else trials
-        # By the kernel (-9), or by a library whose allocator cannot say so in Python (-6).
+        # Killed by the kernel (-9), or aborted by a library whose allocator cannot raise in Python (-6).
         killed = child.returncode in (-9, -6) or re.search(r"return code = -[96]\b", said)
         if (Path(folder) / "out_of_memory").exists() or (killed and limit):
             return None
@@ -202,18 +231,17 @@ def launch(
 
 
 def set_limit(limit: int, device: torch.device) -> None:
-    """Makes an allocation that would take this process far beyond `limit` bytes fail."""
+    """Makes an allocation fail that would take this process far beyond `limit` bytes."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
         return
-    # Counts what was asked for, used or not: a rail for the machine's sake. The limit itself is held to the peak.
-    data = int(re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-    resource.setrlimit(resource.RLIMIT_DATA, (data + limit + 2**31, resource.RLIM_INFINITY))
+    # The system counts reserved memory, used or not, hence the margin. `launch` compares the peak with the limit.
+    resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + limit + 2**31, resource.RLIM_INFINITY))
 
 
 def main(task: dict) -> None:
-    """A child of `launch`."""
+    """Runs a child of `launch`."""
     cfg = load(task["path"], task["settings"])
     fastmim_kernels.use_reference(cfg.train.kernels == "reference")
     process, folder = init_distributed(cfg.train.device), Path(task["folder"])
@@ -228,7 +256,7 @@ def main(task: dict) -> None:
         if not lacks_memory(error):
             raise
         (folder / "out_of_memory").touch()
-        os._exit(1)  # at once: the other ranks wait for this one
+        os._exit(1)  # a regular exit would wait for the other ranks, which wait for this one
     (folder / f"rank{process.rank}.json").write_text(json.dumps(asdict(trial)))
 
 

@@ -1,18 +1,15 @@
-"""A saved run: its newest usable checkpoint and the config in it. The folder may come from a stranger.
-
-May import L3 and below.
-"""
+"""Saved run: the newest usable checkpoint of a run folder, which may come from a stranger, and its config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import recipe
 from ..config.base import Config, Experiment, from_json
 from ..host.terminal import shown
 from ..run import checkpoint
 from .model_outline import check_fits
-from .parts import PARTS
 
 _KINDS = {
     "Config": "pre-training",
@@ -109,7 +106,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
     if not isinstance(stored, dict):
         raise ValueError("state.json: meta.config: expected a dictionary")
     try:
-        config = from_json(stored, PARTS)
+        config = from_json(stored, recipe)
     except ValueError as error:
         raise ValueError(f"state.json: meta.config: {error}") from error
     if not isinstance(config, Experiment):
