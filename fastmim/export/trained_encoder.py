@@ -21,6 +21,7 @@ from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
 from ..model.encoders import PRETRAINING_ONLY
+from ..model.encoders.base import EncoderModule
 from ..parts import Encoder, ImageSpec, Masking
 from ..tokens import as_map
 from .model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
@@ -64,14 +65,13 @@ class FeatureExtractor(nn.Module):
 
     fc: nn.Linear | ProbeHead | None
 
-    def __init__(self, encoder: nn.Module, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
+    def __init__(self, encoder: EncoderModule, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
         super().__init__()
         self.encoder, self.pool, self.fc = encoder, pool, fc
-        self.num_features: int = encoder.embed_dim
-        self.num_classes: int = 0 if fc is None else fc.out_features
-        self.stride: int = encoder.patch_size * encoder.merge
-        self.strides: tuple[int, ...] = encoder.strides
-        self.widths: tuple[int, ...] = encoder.widths
+        self.num_features = encoder.embed_dim
+        self.num_classes = 0 if fc is None else fc.out_features
+        self.stride = encoder.patch_size * encoder.merge
+        self.strides, self.widths = encoder.strides, encoder.widths
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns `pooled(images)`."""

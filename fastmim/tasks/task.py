@@ -134,7 +134,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         return None
 
     def still_bad(self, paths: list[str]) -> Container[str]:
-        """Returns the files of a list that cannot be used, of those that earlier starts found bad."""
+        """Returns the paths that are still bad, of those that earlier starts found bad."""
         if self.fresh or not paths:  # a new run ignores the list of another run
             return ()
         data = self.config.data

@@ -89,7 +89,7 @@ def test_maps_of_blocks_are_what_leaves_them(kind):
         encoder.features(images)
         for hook in hooks:
             hook.remove()
-        maps = encoder.maps(images, (0, 1, 3, 4))
+        maps = encoder.block_maps(images, (0, 1, 3, 4))
     for i, x in zip((0, 1, 3, 4), maps, strict=True):
         assert torch.equal(x, caught[i][:, 1:].transpose(1, 2).unflatten(2, encoder.grid))
 

@@ -1,4 +1,4 @@
-"""The learning-rate rule, the weight-decay groups, and the stage-0 AdamW against torch's plain one."""
+"""Tests of the learning-rate rule, the parameter groups, and AdamW of stage 0 against torch's."""
 
 import math
 import re
@@ -40,7 +40,7 @@ def test_learning_rate_when_all_is_warm_up():
 
 
 def cosine(high, low, done):
-    """Half a cosine from high to low, of which the fraction `done` is done."""
+    """Returns the value at fraction `done` of half a cosine from high to low."""
     return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -54,7 +54,7 @@ CURVES = {
         0: 4e-6,
         5: (4e-6 + 8e-4) / 2,
         9.999: 4e-6 + (8e-4 - 4e-6) * 0.9999,
-        10: cosine(8e-4, 4e-5, 0.1),  # it drops, to 0.976 of the way
+        10: cosine(8e-4, 4e-5, 0.1),  # the rate drops, onto 0.976 of the cosine
         50: cosine(8e-4, 4e-5, 0.5),
         100: 4e-5,
     }),
