@@ -1,4 +1,4 @@
-"""The export: what timm gets is what was trained, or nothing is left."""
+"""Export for timm: the copy equals the trained encoder, or nothing is written."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ CONFIG = replace(CONFIG, encoder=replace(CONFIG.encoder, depth=2), data=replace(
 
 @pytest.fixture
 def weights_of_run():
-    """Of a model in which every parameter, biases and norms too, has its own value."""
+    """Weights of a model in which no two parameters are equal, not even biases and norms."""
     mim = build(CONFIG)
     for parameter in mim.parameters():
         if parameter.requires_grad:
@@ -56,7 +56,7 @@ def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
 
 
 def test_an_old_export_is_replaced(weights_of_run, tmp_path):
-    """One of another form too; a link that the user names stays."""
+    """An earlier export is replaced, in another format too. A link that the user names stays a link."""
     import timm
 
     folder, link = tmp_path / "encoder", tmp_path / "link"
@@ -71,7 +71,7 @@ def test_an_old_export_is_replaced(weights_of_run, tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, name):
-    """Such as a card with the licence filled in; a file that is missing does not count."""
+    """An example is a card with the licence filled in. A missing file is no change."""
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content.replace(b"fastmim", b"FastMIM", 1) if b"fastmim" in content else content + b" ")
@@ -86,7 +86,7 @@ def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, 
 
 
 def test_the_current_folder_is_not_replaced(weights_of_run, tmp_path, monkeypatch):
-    """Whoever stands in it would stand nowhere afterwards."""
+    """A shell inside the folder would lose its current directory."""
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
     monkeypatch.chdir(folder)
     for out in (".", "../encoder"):
@@ -230,7 +230,7 @@ def not_a_number(monkeypatch):
 
 @pytest.mark.parametrize("fault", [another_timm, another_forward, not_a_number])
 def test_a_failed_export_leaves_nothing(weights_of_run, tmp_path, monkeypatch, fault):
-    """And the earlier export as it was."""
+    """An earlier export stays as it was."""
     export.export_encoder(CONFIG, weights_of_run, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
     message = fault(monkeypatch)
@@ -243,7 +243,7 @@ def test_a_failed_export_leaves_nothing(weights_of_run, tmp_path, monkeypatch, f
 
 
 def classifier(config: Finetune | Probe) -> torch.nn.Module:
-    """Of a run of this config, with weights and statistics that are all different."""
+    """Module of a run of this config, with weights and statistics that are all different."""
     module = classify.build(config, 5, torch.zeros(3, dtype=torch.int64))
     generator = torch.Generator().manual_seed(0)
     for tensor in module.parameters():
@@ -351,7 +351,7 @@ def test_timm_can_give_it_another_number_of_classes(weights_of_run, tmp_path):
 
 
 def test_a_folder_for_the_hub(weights_of_run, tmp_path):
-    """timm loads it, and its card has a header that huggingface_hub reads."""
+    """timm loads the folder, and huggingface_hub reads the header of its card."""
     import timm
     from huggingface_hub import ModelCard  # here, as it takes a third of a second
 
@@ -384,7 +384,7 @@ def test_a_card_is_titled_after_the_network_that_it_is(encoder, title):
 
 
 def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
-    """Data, schedule, losses, speed, results; and of paths only the last part."""
+    """The card names data, schedule, losses, speed and results, and the last part of paths only."""
     import timm
 
     run = tmp_path / "run"

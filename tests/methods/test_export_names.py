@@ -1,4 +1,4 @@
-"""Names from outside in what an export writes: never code, markup or another program's placeholder."""
+"""Hostile names in the files of an export are never code, markup or another program's placeholder."""
 
 import json
 import os
@@ -46,7 +46,7 @@ NAMES = {
 
 @pytest.fixture(params=NAMES)
 def folder(request, tmp_path, monkeypatch):
-    """A folder of such a name, relative to the current directory."""
+    """Makes a folder with a hostile name, relative to the current directory."""
     monkeypatch.chdir(tmp_path)
     path = Path(NAMES[request.param]) / "encoder"
     path.mkdir(parents=True)
@@ -54,7 +54,7 @@ def folder(request, tmp_path, monkeypatch):
 
 
 class Recorder:
-    """Stands for a library: any call of any part of it is recorded."""
+    """Stand-in for a library that records every call of its parts."""
 
     def __init__(self, calls):
         self.calls = calls
@@ -110,13 +110,13 @@ def test_generated_python_names_the_folder_and_does_nothing_else(folder, trained
 
 
 def resolved(text: str) -> str:
-    """What OmegaConf makes of a string: an interpolation is one that an even number of backslashes precedes."""
+    """Resolves a string as OmegaConf does: an interpolation follows an even number of backslashes."""
     assert all(len(found[1]) % 2 for found in re.finditer(r"(\\*)\$\{", text))
     return re.sub(r"(\\*)\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
 
 
 def test_a_run_of_any_name_is_exported_and_loaded(folder, monkeypatch, capsys):
-    """The folder is that of an encoder, the run the one above it."""
+    """The export lies inside the run folder."""
     import timm
 
     folder.rmdir()
@@ -154,7 +154,7 @@ HEADINGS = ["Use", "Training", "Results", "Recipe", "Limits", "Licence"]
 
 
 def test_a_card_holds_foreign_text_as_text(tmp_path):
-    """Every name in every place of a run folder, whatever type it stands for."""
+    """Every hostile name stands in every place of a run folder, also in place of other types."""
     for name in NAMES.values():
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)

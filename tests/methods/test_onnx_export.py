@@ -1,4 +1,4 @@
-"""Export to ONNX: ONNX Runtime gives what PyTorch gives, from an image file on, or nothing is left."""
+"""Export to ONNX: ONNX Runtime's outputs for an image file equal PyTorch's, or nothing is written."""
 
 import sys
 from dataclasses import replace
@@ -37,7 +37,7 @@ def slow(name):
 
 @COSTLY
 def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
-    """The snippet reads a file and gives the logits that the run's own transform and model give."""
+    """The snippet reads an image file and computes the logits of the run's own transform and model."""
     config = Finetune(encoder=VIT, data=replace(DATA, test_interpolation="bilinear"), head=Head("cls", "before"))
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "onnx")
@@ -58,7 +58,7 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
 @COSTLY
 @pytest.mark.parametrize("name", [name if name == "Swin" else slow(name) for name in ENCODERS_OF_OURS])
 def test_encoders_of_every_kind(name, tmp_path):
-    """The export compares features and tokens itself, and names operators that are not ONNX's."""
+    """The export itself compares features and tokens, and names operators that are not standard."""
     import onnx
 
     config = config_of(*ENCODERS_OF_OURS[name])
@@ -72,7 +72,7 @@ def test_encoders_of_every_kind(name, tmp_path):
 
 @COSTLY
 def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
-    """The graph takes images of the size that is tested on. Many weights lie beside the graph."""
+    """The graph takes images of the test size. Many weights lie beside the graph."""
     import onnx
 
     monkeypatch.setattr(onnx_export, "LARGEST", 1000)
@@ -86,7 +86,7 @@ def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
 
 @COSTLY
 def test_other_values_are_refused(tmp_path, monkeypatch):
-    """As where the graph is of another model, or of one batch size only."""
+    """A graph of another model, or for one batch size only, is an error."""
     write = onnx_export.write_onnx
     mim = build(CONFIG)
 
@@ -103,7 +103,7 @@ def test_other_values_are_refused(tmp_path, monkeypatch):
 
 
 def test_without_the_libraries(tmp_path, monkeypatch):
-    """One line that says what to install."""
+    """The error is one line that says what to install."""
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     config, mim = CONFIG, build(CONFIG)
     with pytest.raises(
