@@ -100,4 +100,4 @@ def convert_to_official(run: Path, file: Path, name: str | None = None, overwrit
     official_weights.write_official(file, fmt.container, state)
     lines = report.lines("", "without a place in the file, so lost")
     held = f"{shown(file)}: a checkpoint file with {len(state)} tensors under {fmt.container!r}"
-    return "\n".join([*lines, f"{held}; optimizer state, schedule and epoch stay behind"])
+    return "\n".join([*lines, f"{held}; optimizer state, schedule and epoch are not converted"])

@@ -58,14 +58,14 @@ def beit_classifier(pool: Pool, norm: Norm) -> Classifier:
 def swin_classifier(pool: Pool, norm: Norm) -> Classifier:
     """Returns the head of timm's Swin."""
     if norm != "before":
-        raise ValueError(f"timm's Swin has its last norm in front of the pooling, not behind it (head.norm={norm})")
+        raise ValueError(f"timm's Swin has its last norm before the pooling, not after it (head.norm={norm})")
     return Classifier({"global_pool": "avg"}, {"fc": "head.fc"})
 
 
 def resnet_classifier(pool: Pool, norm: Norm) -> Classifier:
     """Returns the head of timm's ResNet."""
     if norm != "before":
-        raise ValueError(f"timm's ResNet has no norm behind its pooling (head.norm={norm})")
+        raise ValueError(f"timm's ResNet has no norm after its pooling (head.norm={norm})")
     return Classifier({"global_pool": "avg"}, {"fc": "fc"})
 
 

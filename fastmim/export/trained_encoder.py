@@ -262,7 +262,7 @@ class TrainedEncoder(EncoderDescription):
             words = "the mean over all positions, without the class token"
         else:
             words = "the mean over all positions"
-        return words + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
+        return words + (", with a norm after the pooling" if self.pooled_by.norm != "before" else "")
 
     def merged(self) -> TrainedEncoder:
         """Returns this encoder with a probe's batch norm folded into the linear layer, computed in float64."""
