@@ -23,6 +23,7 @@ from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..engine.process import Process
+from ..export.saved_run import check_pretrained, open_run
 from ..host.extras import require
 from ..host.terminal import shown, typed
 from ..model.build import build
@@ -32,7 +33,6 @@ from ..run.meter import Meter
 from ..samples import sample_id
 from ..tokens import Mask
 from .run_outputs import run_on_all
-from .saved_run import check_pretrained, open_run
 from .task import Task, initial_weights
 from .training_set import TrainingSet, scan
 

@@ -16,8 +16,8 @@ from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
 from fastmim.engine.optim import parameter_groups, stage0_optimizer
 from fastmim.engine.stage0 import Sgd
-from fastmim.export.layouts import write_timm
 from fastmim.export.load import from_run
+from fastmim.export.timm_format import write_timm
 from fastmim.model import build as pretraining
 from fastmim.model import encoders
 from fastmim.model.classifier import BatchAugment, LinearProbe, pooling, recalibrate
