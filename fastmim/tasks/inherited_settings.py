@@ -20,7 +20,7 @@ from ..export.load import outline_export
 from ..host.terminal import shown
 from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
-from . import classify, pretrain
+from . import initial_encoder, pretrain
 from .parts import build
 from .saved_run import config_of, open_run
 
@@ -200,9 +200,9 @@ def _fits(config: Experiment, source: Source) -> bool:
                     for encoder, decoder in ((config.encoder, config.decoder), (source.encoder, source.decoder))
                 )
                 return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
-            ours = classify.build_encoder(config.encoder, data)
-            theirs = classify.build_encoder(source.encoder, replace(data, size=source.image.size))
-            return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
+            ours = initial_encoder.build_encoder(config.encoder, data)
+            theirs = initial_encoder.build_encoder(source.encoder, replace(data, size=source.image.size))
+            return not initial_encoder.fit_weights(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
     except ValueError:
         return False
 
