@@ -5,7 +5,7 @@ import torch
 
 from fastmim import bittrace
 from fastmim.bittrace import diff
-from fastmim.run.trace import Trace, mask_hashes, parameters_hash, read, sample_hashes
+from fastmim.run.trace import Fingerprint, Trace, mask_hashes, parameters_hash, read, sample_hashes
 
 IDS = torch.tensor([3, 1, 2, 2**40 + 5, -7])
 MASK = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)) > 0.5
@@ -14,8 +14,8 @@ MASK = torch.rand(5, 16, generator=torch.Generator().manual_seed(0)) > 0.5
 def write(path, steps, resume_step=0, **change):
     file = Trace(path, resume_step)
     for step in range(resume_step, steps):
-        values = {"loss": 1 / (step + 1), "grad_norm": 2.0, "parameters": step, "samples": -step, "masks": 7}
-        file.record(step, **values | change.get(f"at{step}", {}))
+        update = Fingerprint(step, 1 / (step + 1), grad_norm=2.0, parameters=step, samples=-step, masks=7)
+        file.record(update._replace(**change.get(f"at{step}", {})))
     file.close()
     return path
 
@@ -85,7 +85,7 @@ def test_resume_repeats_nothing(tmp_path, torn):
 
 def test_a_line_is_on_disk_once_recorded(tmp_path):
     file = Trace(tmp_path / "t", 0)
-    file.record(0, 1.0, 1.0, 1, 1, 1)
+    file.record(Fingerprint(0, 1.0, 1.0, 1, 1, 1))
     assert [line["loss_decimal"] for line in read(tmp_path / "t")] == ["1"]
     file.close()
 
