@@ -155,7 +155,7 @@ def test_every_op_is_whole():
 
 
 # Official checkpoints are pickles: one module opens them, with torch's restricted reader, which runs nothing in them.
-RESTRICTED_READER = ROOT / "fastmim/convert/read.py"
+RESTRICTED_READER = ROOT / "fastmim/convert/restricted_reader.py"
 RESTRICTED = re.compile(r"from pickle import UnpicklingError|torch\.load\(.*, weights_only=True\b.*\)$")
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skipped updates, all on the device."""
+"""Optimizers of ZeRO stage 0: they clip, scale the loss and skip updates on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNEXPORTED: Any = torch
 
 
 def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
-    """Creates the zero moments of each tensor, so that they can be saved and loaded before the first step."""
+    """Creates the moments of each tensor, which can then be saved and loaded before the first step."""
     for tensor in tensors:
         optimizer.state[tensor] = {
             "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
@@ -133,7 +133,10 @@ class AdamW(Stage0, torch.optim.AdamW):
 
 
 class Sgd(Stage0, torch.optim.SGD):
-    """Torch's fused SGD with momentum, which divides and skips by itself. Weight decay is added to the gradient."""
+    """Torch's fused SGD with momentum, which divides and skips by itself.
+
+    Weight decay is added to the gradient.
+    """
 
     moments = ("momentum_buffer",)
 

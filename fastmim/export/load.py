@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config.base import Config, Experiment, from_json
 from ..config.classify import Finetune, LabelledData, Probe
-from ..convert import official
+from ..convert import official_weights
 from ..data.crops import CenterCrop
 from ..host.files import read_json
 from ..host.terminal import shown
@@ -157,11 +157,11 @@ def from_official(file: Path) -> TrainedEncoder:
     Raises:
         ValueError: no official checkpoint, or one that lacks a part of the encoder.
     """
-    found = official.open_official(file)
+    found = official_weights.open_official(file)
     try:
-        config = official.configuration(found.format, found.state)
+        config = official_weights.infer_config(found.format, found.state)
         outline(config, found.state)
-        state, _ = official.to_ours(found.format, found.state, build(config))
+        state, _ = official_weights.to_ours(found.format, found.state, build(config))
     except ValueError as error:
         raise ValueError(f"{shown(file)}: {error}") from error
     given = found.format.to_ours(found.format.prepare(found.state))[0]

@@ -50,7 +50,7 @@ class ProbeHead(nn.Sequential):
 
 
 class FeatureExtractor(nn.Module):
-    """TrainedEncoder encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
+    """Trained encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
 
     The module starts in evaluation mode. Every method works under torch.compile, under autocast and with gradients.
 
@@ -107,7 +107,7 @@ class FeatureExtractor(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """TrainedEncoder encoder without its weights: the settings that build it, and the transform of its images.
+    """Trained encoder without its weights: the settings that build it, and the transform of its images.
 
     Attributes:
         spec: config of the encoder.
@@ -196,7 +196,7 @@ class EncoderDescription:
 
 @dataclass(frozen=True)
 class TrainedEncoder(EncoderDescription):
-    """TrainedEncoder encoder with its weights.
+    """Trained encoder with its weights.
 
     Attributes:
         model: the module.

@@ -157,7 +157,7 @@ class Meter:
         self.since += time.perf_counter() - max(since, self.since)
 
     def log(self, **values: float) -> float:
-        """Writes one log line: `values`, speed, time left, memory and the share of time spent waiting for images.
+        """Writes one log line: `values`, speed, time left, memory and the share of waiting for images.
 
         Args:
             values: loss, lr, grad_norm, epoch and bad_files; averaged: updates that the loss is the mean of; updates:
@@ -229,7 +229,7 @@ class Meter:
         self.say(f"{self.step}/{self.total}  test images: {words}")
 
     def skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:
-        """Names the images of skipped updates; returns how many updates in a row were skipped, up to the last one.
+        """Names the images of skipped updates; returns the number of updates in a row skipped last.
 
         Args:
             first: update that `skipped` starts with.

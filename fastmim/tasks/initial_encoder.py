@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..config.classify import Finetune, LabelledData, Probe
 from ..config.detect import AnnotatedData, Detect
 from ..config.segment import MaskData, Segment
-from ..convert.resize import resize_table
+from ..convert.position_tables import resize_table
 from ..host.terminal import shown
 from ..model.masking import UniformMasking
 from ..parts import Encoder

@@ -16,7 +16,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ..analysis.knn import knn_accuracy
+from ..analysis.nearest_neighbours import knn_accuracy
 from ..config.base import Config
 from ..config.classify import Head, LabelledData, Probe
 from ..data.manifest import Manifest

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..analysis.curve import plot_curve, plot_summary
-from ..analysis.pictures import save_png
-from ..analysis.predictors import trivial_losses
-from ..analysis.reconstruction import reconstruction_grid, spread
+from ..analysis.loss_curve import plot_curve, plot_summary
+from ..analysis.png_files import save_png
+from ..analysis.reconstruction import choose_images, reconstruction_grid
+from ..analysis.trivial_predictors import trivial_losses
 from ..config.base import Config, Data, Experiment
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
@@ -82,8 +82,8 @@ class HeldOut:
             return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
 
     def spread(self, manifest: Manifest, count: int) -> list[int]:
-        """Returns the positions of `count` of these images, as many of each class; see `reconstruction.spread`."""
-        return spread(*paths_and_labels(manifest, self.index), count)
+        """Returns the positions of `count` of these images, spread evenly over the classes."""
+        return choose_images(*paths_and_labels(manifest, self.index), count)
 
     def __getitem__(self, places: list[int]) -> HeldOut:
         """Returns the images at these positions."""

@@ -36,7 +36,7 @@ def refuse_checkpoints(folder: Path) -> None:
 
 
 def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> checkpoint.Loaded | None:
-    """Returns the newest valid checkpoint of a run, or None if there is none. Removes leftovers in the folder.
+    """Returns the newest valid checkpoint of a run, or None; removes leftovers in the folder.
 
     Args:
         folder: folder of the checkpoints.

@@ -207,7 +207,10 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
 
     @property
     def max_skipped(self) -> int:
-        """Updates in a row that may be skipped; fp16 has 16 more, as each halves its loss scale, 2**16 at first."""
+        """Updates in a row that may be skipped.
+
+        fp16 has 16 more than `train.max_skipped`: each skip halves the loss scale, which is 2**16 at first.
+        """
         return self.config.train.max_skipped + 16 * (self.engine.precision == "autocast-fp16")
 
     def fingerprint(self, step: int, result: StepResult) -> trace.Fingerprint:
@@ -265,5 +268,5 @@ def is_new(config: Experiment) -> bool:
 
 
 def initial_weights(config: Experiment) -> Path | None:
-    """Returns the folder of the weights that a run starts from; None for a continued run, or one without `run.init`."""
+    """Returns the folder of the weights that a new run starts from (`run.init`), or None."""
     return Path(config.run.init) if config.run.init and is_new(config) else None

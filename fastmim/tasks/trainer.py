@@ -316,7 +316,7 @@ class Trainer:
 
 
 def check_folders(config: Experiment) -> None:
-    """Checks that the run folder lies outside the folders of images, which a run must not add pictures to.
+    """Checks that the run folder, which gets pictures, lies outside the folders of images.
 
     Raises:
         ValueError: the run folder lies among images.

@@ -10,7 +10,7 @@ import torch
 
 from bench.published import a2mim as published
 from fastmim.config.base import load
-from fastmim.convert.a2mim import FORMATS
+from fastmim.convert.a2mim_convnet import FORMATS
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.decoders import LinearHead
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet

@@ -10,8 +10,8 @@ from torch import nn
 
 from bench.published import a2mim as published
 from fastmim.config.base import load
-from fastmim.convert.a2mim import FORMATS
-from fastmim.convert.official import to_official
+from fastmim.convert.a2mim_convnet import FORMATS
+from fastmim.convert.official_weights import to_official
 from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.model.decoders import LinearHead, TransformerDecoder
 from fastmim.model.encoders.batchnorm import BatchNorm

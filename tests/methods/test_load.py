@@ -20,7 +20,7 @@ import fastmim
 from fastmim.config.base import load as load_config
 from fastmim.config.base import to_json
 from fastmim.config.classify import Finetune, Head, LabelledData
-from fastmim.convert import official
+from fastmim.convert import official_weights
 from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
@@ -168,8 +168,8 @@ def test_an_official_checkpoint(row, tmp_path):
     name = {"name": "vit_tiny_patch16_224"} if "vit" in row else {"embed_dim": 16, "num_heads": (1, 2, 2, 4)}
     config = replace(config, encoder=replace(config.encoder, **small | name), decoder=decoder)
     mim = randomized(build(config)).eval()
-    fmt = official.choose(mim, None)
-    official.write_official(tmp_path / "official.pth", fmt.container, official.to_official(fmt, mim)[0])
+    fmt = official_weights.choose_format(mim, None)
+    official_weights.write_official(tmp_path / "official.pth", fmt.container, official_weights.to_official(fmt, mim)[0])
     encoder, _ = fastmim.load(tmp_path / "official.pth")
     images = torch.randn(1, 3, *config.data.size)
     with torch.no_grad():

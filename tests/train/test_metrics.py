@@ -152,7 +152,7 @@ def test_a_loss_that_rises_is_said_with_what_to_change(meter, clock, capsys):
 
 def curve_of(run, rows, part, monkeypatch):
     """Title, axes and legend of a drawn curve."""
-    from fastmim.analysis.curve import plot_curve
+    from fastmim.analysis.loss_curve import plot_curve
 
     found = []
     run.mkdir(exist_ok=True)

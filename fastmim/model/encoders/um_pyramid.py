@@ -194,7 +194,7 @@ class PyramidEncoder(nn.Module, ABC):
             # Replaced patches are gathered all the same: the token comes in only behind the norm, and to put the others
             # in their places by `unshuffle` moves more bytes of the map than it saves of pixels. On a CPU, where it
             # saves products, the embedding of 64 images took 52.8 ms in place of 55.2, 1.05 times as fast: less than
-            # 0.1 ms of the 100 of an image's step (python -m bench.secondary --batch 64 --threads 1).
+            # 0.1 ms of the 100 of an image's step (rows in bench/results/secondary_*.jsonl).
             x = mask_token(x, mask.secondary.view(-1, *blocks), self.patch_embed.norm(self.vis_mask_token)[0, 0])
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)
