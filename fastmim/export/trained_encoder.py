@@ -255,7 +255,7 @@ class TrainedEncoder(EncoderDescription):
 
     @property
     def pooling(self) -> str:
-        """EncoderDescription of the pooling, for a person."""
+        """Description of the pooling, for a person."""
         if self.pooled_by.pool == "cls":
             words = "the class token"
         elif self.model.encoder.num_prefix_tokens:
