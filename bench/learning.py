@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from bench.options import command_parser
 from bench.record import Record, record
+from fastmim import recipe
 from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
 from fastmim.config.base import Config, from_json
@@ -33,9 +34,9 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
+from fastmim.model.build import build
 from fastmim.model.mim import MIM
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import PARTS, build
 
 BANK, QUERIES = 10_000, 10_000
 BATCH = 100
@@ -118,7 +119,7 @@ def row_of(run: Path, folder: Path | None) -> dict:
     }
     if folder:
         loaded = checkpoint.load(run / "checkpoints")
-        row |= accuracies(from_json(loaded.meta["config"], PARTS), loaded.state["model"], folder)
+        row |= accuracies(from_json(loaded.meta["config"], recipe), loaded.state["model"], folder)
     return row
 
 

@@ -12,7 +12,7 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 from pathlib import Path
 
 from fastmim.config.base import Config, Experiment, load
-from fastmim.config.overrides import given, leaf_fields, override
+from fastmim.config.overrides import leaf_fields, override, settings_of
 from fastmim.host.command import lacks_memory, refusing, repeated, version
 from fastmim.host.terminal import shown, steady_output
 from fastmim.run.launcher_processes import launchers
@@ -56,7 +56,7 @@ def run(argv: list[str], stop: Stop) -> None:
     with stop.explaining():
         last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
         with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
-            trainer = Trainer(config, given(argv[1:]), stop, export)
+            trainer = Trainer(config, settings_of(argv[1:]), stop, export)
         try:
             trainer.fit()
         except BadFilesError as error:

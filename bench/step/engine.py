@@ -26,7 +26,7 @@ from fastmim.config import base as config
 from fastmim.engine.engine import Engine
 from fastmim.engine.process import Process, init_distributed
 from fastmim.host.command import at_least
-from fastmim.tasks.parts import build
+from fastmim.model.build import build
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")
 LEARNING_RATE = 1e-4

@@ -68,7 +68,7 @@ def reconstruction_grid(
         "paste-back": predicted,
     }
     captions = list(notes)
-    if objective.target.norm_pix:
+    if objective.target.standardizes:
         columns["predicting 0"] = pasted(torch.zeros_like(pred))
         captions.append(BORROWED)
     tiles = {name: (c.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for name, c in columns.items()}

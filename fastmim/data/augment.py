@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
-from ..config.base import Data
+from ..config.base import ImageData
 from ..samples import Stream
 from .decode import FILTERS, Change, mean_colour
 
@@ -39,7 +39,7 @@ class Drawn:
         return self._draw()
 
 
-def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
+def rand_augment(text: str, data: ImageData) -> Callable[[], list[Change]]:
     """timm's RandAugment with its training defaults: mean colour where nothing is, shifts of up to 45 %.
 
     Its operations are given a list in place of an image, to which they add what they would have done.

@@ -7,13 +7,13 @@ import os
 import torch
 from torch import Tensor
 
-from ..config.base import Data
+from ..config.base import Data, ImageData
 from ..host.terminal import shown
 from .manifest import Manifest
 from .sampler import split_held_out
 
 
-def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:
+def split(manifest: Manifest, data: ImageData, seed: int) -> tuple[Tensor, Manifest, Tensor]:
     """Chooses the images that are trained on, and the held-out ones.
 
     Of `data.held_out_root`, evenly spaced images of the list are taken, whatever the seed.
@@ -25,6 +25,8 @@ def split(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, 
     Raises:
         ValueError: too few images, or images that are in `data.root` as well.
     """
+    if not isinstance(data, Data):  # only pre-training holds images out
+        return torch.arange(len(manifest)), manifest, torch.empty(0, dtype=torch.int64)
     if not data.held_out_root:
         train, held_out = split_held_out(len(manifest), data.held_out, seed)
         return train, manifest, held_out

@@ -70,7 +70,7 @@ class Loader:
     def __init__(
         self,
         manifest: Manifest,
-        data: config.Data,
+        data: config.ImageData,
         seed: int,
         decoder: Decoder,
         quarantine: Quarantine,
@@ -341,7 +341,7 @@ class _Batch:
 
 def open_loader(
     manifest: Manifest,
-    data: config.Data,
+    data: config.ImageData,
     seed: int,
     quarantine: Quarantine,
     pool: Tensor,
@@ -375,6 +375,6 @@ def open_loader(
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
-def limits_of(data: config.Data) -> Limits:
+def limits_of(data: config.ImageData) -> Limits:
     """The limits on decoding one image that the settings give."""
     return Limits(data.decode_memory, data.decode_seconds)

@@ -9,10 +9,10 @@ import torch
 from timm.optim import lamb, lars
 from torch import Tensor
 
-from .stage0 import UNEXPORTED, Stage0
+from .stage0 import UNEXPORTED, Stage0Optimizer
 
 
-class _FromTimm(Stage0):
+class _FromTimm(Stage0Optimizer):
     """Base class of timm's optimizers, which cannot skip an update by themselves.
 
     The flag that says to skip is read from the device, once an update.

@@ -59,7 +59,7 @@ class WholeLayout(Layout):
 
     sharded = False
 
-    def __init__(self, optimizer: stage0.Stage0):
+    def __init__(self, optimizer: stage0.Stage0Optimizer):
         self.optimizer, self.moments = optimizer, optimizer.moments
 
     def fragments(self) -> dict[str, Fragment]:
@@ -97,7 +97,7 @@ class ZeroLayout(Layout):
         stage0.create_state(optimizer, [flat for _, flat in self.partitions()])
 
     def partitions(self) -> list[tuple[list[Any], Tensor]]:
-        """Returns the tensors that the optimizer updates, each with the parameters that it is a part of.
+        """Returns the tensors that the optimizer updates, each with its parameters.
 
         Returns:
             (parameters, this rank's flat fp32 part of them) for each tensor.

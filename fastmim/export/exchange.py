@@ -9,9 +9,9 @@ from pathlib import Path
 from ..config.base import load, to_json
 from ..convert import official_weights
 from ..host.terminal import shown, typed
+from ..model.build import build
 from ..run import checkpoint
 from ..tasks.model_outline import LARGEST_SIDE, outline
-from ..tasks.parts import build
 from ..tasks.saved_run import open_pretraining
 
 

@@ -16,7 +16,7 @@ from ..convert import detectron2, openmmlab
 from ..convert.backbone import Backbone, encoder_tensors
 from ..convert.official_weights import write_official
 from ..convert.restricted_reader import read_official
-from ..tasks.parts import PRETRAINING_ONLY
+from ..model.encoders import PRETRAINING_ONLY
 from .layouts import Layout, Snippet
 from .trained_encoder import TrainedEncoder
 

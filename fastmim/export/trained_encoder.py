@@ -20,9 +20,10 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
+from ..model.encoders import PRETRAINING_ONLY
+from ..model.encoders.base import EncoderModule
 from ..parts import Encoder, ImageSpec, Masking
 from ..tasks.model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
-from ..tasks.parts import PRETRAINING_ONLY
 from ..tokens import as_map
 
 if TYPE_CHECKING:
@@ -62,9 +63,10 @@ class FeatureExtractor(nn.Module):
         widths: channels of each map of `stages`.
     """
 
+    encoder: EncoderModule
     fc: nn.Linear | ProbeHead | None
 
-    def __init__(self, encoder: nn.Module, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
+    def __init__(self, encoder: EncoderModule, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
         super().__init__()
         self.encoder, self.pool, self.fc = encoder, pool, fc
         self.num_features: int = encoder.embed_dim
@@ -302,7 +304,7 @@ class Window:
         image = ImageOps.exif_transpose(image)
         top, left, height, width = self.crop.cut((image.height, image.width), self.size, ()).window
         image = to_mode(image.crop((left, top, left + width, top + height)), MODES[self.channels])
-        image = image.resize(self.size[::-1], FILTERS[self.crop.interpolation])
+        image = image.resize((self.size[1], self.size[0]), FILTERS[self.crop.interpolation])
         return np.array(image).reshape(*self.size, self.channels)
 
     def __repr__(self) -> str:

@@ -28,26 +28,26 @@ class Pace:
         self._first, self._every = first, every
         self._next: int | None = None
 
-    def asks(self, done: int) -> bool:
-        """True if `due` needs the seconds since the start, i.e. before the first line, at powers of two."""
+    def needs_seconds(self, done: int) -> bool:
+        """True if `is_due` needs the seconds since the start, i.e. before the first line, at powers of two."""
         since = done - self._first
         return self._next is None and since & (since - 1) == 0 and done % self._every != 0
 
-    def due(self, done: int, seconds: float = 0.0) -> bool:
+    def is_due(self, done: int, seconds: float = 0.0) -> bool:
         """True if a log line is due.
 
         Args:
             done: updates done.
-            seconds: seconds since the start, if `asks` is true.
+            seconds: seconds since the start, if `needs_seconds` is true.
         """
         return done % self._every == 0 or seconds > _SOON or (self._next is not None and done >= self._next)
 
-    def logged(self, done: int, seconds: float) -> None:
+    def note_line(self, done: int, seconds: float) -> None:
         """Notes a log line after `done` updates, and the seconds per update."""
         self._next = done + max(1, int(MINUTE / max(seconds, 1e-9)))
 
 
-class Window:
+class LossWindow:
     """The mean loss since the last multiple of `every` updates, also across a stop of the run.
 
     Args:
@@ -81,7 +81,7 @@ class Window:
         return mean, count
 
 
-class Rise:
+class RiseDetector:
     """A detector of divergence, which reports once that the loss has risen above its start.
 
     Args:

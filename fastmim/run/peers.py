@@ -51,7 +51,7 @@ class Peers:
         self._thread.start()
 
     def lost(self, elapsed: float = 0.0, early: bool = False) -> str | None:
-        """Returns which process is lost and the sign of it, or None while all are alive.
+        """Returns a few words about a lost process, or None while all processes are alive.
 
         Args:
             elapsed: seconds since the last call in which this process was running.
@@ -76,7 +76,7 @@ class Peers:
         self._tell(f"rank {self._rank} {' '.join(words.split())}")
 
     def leave(self) -> None:
-        """Tells the others not to wait for this process; gives up after a second."""
+        """Tells the others not to wait for this process, which takes a second at most."""
         self._closing.set()
         marking = threading.Thread(target=self._mark, daemon=True)
         marking.start()
@@ -153,7 +153,7 @@ class Peers:
                 return
 
     def _store_is_gone(self) -> str | None:
-        """Returns that rank 0 is lost, with which the store has ended."""
+        """Returns a few words about rank 0, which kept the store; None if the launcher kept the store."""
         if self._kept_by_launcher:  # the store has ended with the launcher, which `Stop` notices
             return None
         self._verdict = "rank 0 has ended or does not answer"

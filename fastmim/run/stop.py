@@ -51,7 +51,7 @@ class Rescue(Protocol):
 
 
 class Stop:
-    """Collects requests to stop. `poll` tells all ranks the same reason after the same update.
+    """A collector of requests to stop. `poll` gives all ranks the same reason after the same update.
 
     A thread watches this process. Before training, it ends the process at a signal. In training, it gives the update a
     few seconds to end. Then it saves the last finished update, if this process can do that alone, and ends the process.
@@ -185,7 +185,7 @@ class Stop:
             raise
 
     def last_words(self, words: str) -> str:
-        """Saves what can be saved; returns the words, and which update is saved."""
+        """Saves what can be saved; returns the words with the update that is saved."""
         rescue = self._rescue
         if rescue is None or not self._speaks():
             return words
@@ -195,7 +195,7 @@ class Stop:
         return self._kept(words, rescue)
 
     def _kept(self, words: str, rescue: Rescue) -> str:
-        """Returns the words, and which update is saved."""
+        """Returns the words with the update that is saved."""
         done, saved = rescue.updates()
         if done == 0:
             return f"{words}; no update was done"

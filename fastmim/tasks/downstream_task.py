@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..config.classify import Finetune, Probe
+from ..config.detect import Detect
+from ..config.segment import Segment
 from ..data.loader import Changes, Loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError
@@ -20,9 +23,10 @@ from ..run import metrics
 from ..run.console import duration
 from ..run.meter import Meter
 from .run_outputs import run_on_all
-from .task import ConfigT, ModuleT, Task
+from .task import ModuleT, Task
 from .training_set import TrainingSet
 
+DownstreamT = TypeVar("DownstreamT", bound=Finetune | Probe | Detect | Segment)
 BAD_TEST_FILES = "bad_test_files.jsonl"
 _NAMED = 3  # bad files that a message names
 _MANY = 5000  # test images whose check takes long enough to be announced
@@ -35,7 +39,7 @@ class Predictor(Protocol):
         """Predicts from (B, H, W, C) uint8 images."""
 
 
-class DownstreamTask(Task[ConfigT, ModuleT]):
+class DownstreamTask(Task[DownstreamT, ModuleT]):
     """Task that is scored on test images.
 
     Args:
@@ -55,7 +59,7 @@ class DownstreamTask(Task[ConfigT, ModuleT]):
 
     def __init__(
         self,
-        config: ConfigT,
+        config: DownstreamT,
         process: Process,
         training: TrainingSet,
         module: ModuleT,

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config.classify import Finetune, LabelledData, Probe
-from ..config.detect import AnnotatedData, Detect
-from ..config.segment import MaskData, Segment
+from ..config.base import Experiment, ImageData
 from ..convert.position_tables import resize_table
 from ..host.terminal import shown
+from ..model.encoders import PRETRAINING_ONLY
+from ..model.encoders.base import EncoderModule
 from ..model.masking import UniformMasking
 from ..parts import Encoder
 from ..run.tensors import read_tensors
-from .parts import PRETRAINING_ONLY
 from .saved_run import check_pretrained, open_weights
 
 SHARED_TABLE = "rel_pos_bias.relative_position_bias_table"
@@ -25,7 +24,7 @@ BLOCK_TABLE = "attn.relative_position_bias_table"
 """End of the name of a block's own relative-position table."""
 
 
-def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | None) -> nn.Module:
+def seeded_encoder(config: Experiment, source: Path | None) -> EncoderModule:
     """Builds the encoder of a config and leaves torch seeded for the parts that follow.
 
     Args:
@@ -43,7 +42,7 @@ def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | N
     return encoder
 
 
-def build_encoder(spec: Encoder, data: LabelledData | AnnotatedData | MaskData) -> nn.Module:
+def build_encoder(spec: Encoder, data: ImageData) -> EncoderModule:
     """Builds an encoder for whole images, whose position tables are trained too.
 
     Parameters that only pre-training uses are frozen.
@@ -57,7 +56,7 @@ def build_encoder(spec: Encoder, data: LabelledData | AnnotatedData | MaskData) 
     return encoder
 
 
-def load_encoder(encoder: nn.Module, source: Path) -> None:
+def load_encoder(encoder: EncoderModule, source: Path) -> None:
     """Loads the weights of a run's newest checkpoint, or of an exported encoder, into an encoder.
 
     Position tables are resized to the encoder's grid and windows. A table that all blocks share is copied into every
@@ -93,7 +92,7 @@ def load_encoder(encoder: nn.Module, source: Path) -> None:
     encoder.load_state_dict(state)
 
 
-def fit_weights(encoder: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def fit_weights(encoder: EncoderModule, weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Fits weights to an encoder, see `load_encoder`.
 
     Args:

@@ -22,12 +22,12 @@ from ..config.classify import Head, LabelledData, Probe
 from ..data.manifest import Manifest
 from ..host.files import open_regular, output, write, writing
 from ..host.terminal import shown
+from ..model.build import build
 from ..model.classifier import pooling, recalibrate
 from ..model.mim import MIM
 from ..run.checkpoint import Loaded
 from .downstream_task import check_budget
 from .labelled_images import PIECE, calibration, class_labels, count_classes, whole_images
-from .parts import build
 
 
 def measure(

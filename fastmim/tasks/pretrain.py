@@ -21,12 +21,12 @@ from ..data.quarantine import Quarantine
 from ..engine.process import Process
 from ..host.extras import require
 from ..host.terminal import shown, typed
+from ..model.build import build
 from ..model.mim import MIM
 from ..run import metrics, trace
 from ..run.meter import Meter
 from ..samples import sample_id
 from ..tokens import Mask
-from .parts import build
 from .run_outputs import run_on_all
 from .saved_run import check_pretrained, open_run
 from .task import Task, initial_weights

@@ -1,4 +1,4 @@
-"""Continuing a run: which checkpoint, and what may differ between a checkpoint and a config."""
+"""Resuming a run: the checkpoint to continue from, and the settings that may differ from its config."""
 
 from __future__ import annotations
 

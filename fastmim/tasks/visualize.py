@@ -19,8 +19,8 @@ from ..data.held_out import split
 from ..data.manifest import Manifest
 from ..data.overlap import also_in
 from ..host.terminal import shown
+from ..model.build import build
 from ..run.checkpoint import Loaded
-from .parts import build
 from .pretrain import HeldOut, paths_and_labels
 
 MOST = 256

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bench.published import simmim as published_simmim
-from fastmim import cli
+from fastmim import cli, recipe
 from fastmim.config.base import from_json, load
 from fastmim.convert import official_weights
 from fastmim.convert.restricted_reader import OfficialFile
+from fastmim.model.build import build
 from fastmim.model.targets import LowPass
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import PARTS, build
 from fastmim.tokens import Mask, patchify, take
 from tests.methods.tiny import ROWS, row, tiny, traits
 from tests.sweep import covering
@@ -98,7 +98,7 @@ def tiny_mae(golden, tmp_path):
 
 def weights(run: Path):
     loaded = checkpoint.load(run / "checkpoints")
-    config = from_json(loaded.meta["config"], PARTS)
+    config = from_json(loaded.meta["config"], recipe)
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
     return config, mim

@@ -22,11 +22,11 @@ from fastmim.convert.backbone import INDEX, encoder_tensors
 from fastmim.convert.restricted_reader import read_official
 from fastmim.data.crops import CenterCrop
 from fastmim.export import export
-from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.build import build
+from fastmim.model.encoders import PRETRAINING_ONLY, UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.model.masking import UniformMasking
 from fastmim.parts import ImageSpec
 from fastmim.tasks import classify
-from fastmim.tasks.parts import PRETRAINING_ONLY, build
 from tests.methods import published_backbones as published
 from tests.methods.tiny import ENCODERS, ROOT
 
@@ -212,7 +212,7 @@ def test_a_file_a_fragment_and_a_card(name, tmp_path):
 
 def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path):
     data = LabelledData(crop=CenterCrop(), size=(32, 32), mean=MEAN)
-    config = Finetune(ViT(**TINY_VIT), data, Head("mean", "after"))
+    config = Finetune(encoder=ViT(**TINY_VIT), data=data, head=Head("mean", "after"))
     module = classify.build(config, 5, torch.zeros(1, dtype=torch.int64))
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "mmdet")
     assert "backbone.ln1.weight" not in read_official(folder / "backbone.pth").state

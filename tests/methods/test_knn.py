@@ -12,8 +12,8 @@ from fastmim import cli
 from fastmim.analysis import nearest_neighbours
 from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.config.base import load, to_json
+from fastmim.model.build import build
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import build
 from tests.methods.tiny import ROOT, tiny
 
 
