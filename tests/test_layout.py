@@ -43,6 +43,10 @@ ONLY_IN = {
 }
 
 
+# Files of the example task that fastmim/README.md adds.
+PROPOSED = {"config/depth.py", "model/depth.py", "tasks/depth.py"}
+
+
 def imports(path: Path) -> set[str]:
     """Returns the absolute names of all modules that a file imports, anywhere in it."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
@@ -90,6 +94,19 @@ def test_imports_go_down(path):
 def test_every_folder_has_its_place():
     modules = {path.relative_to(ROOT / "fastmim").parts[0].removesuffix(".py") for path in OWN}
     assert set(ORDER) == modules - {"__init__"}
+
+
+def test_the_page_about_the_code_shows_the_tree_in_the_order_of_imports():
+    tree = re.search(r"^```\nfastmim/\n(.*?)^```", (ROOT / "fastmim/README.md").read_text(), re.DOTALL | re.MULTILINE)
+    named = [line.split()[0] for line in tree[1].splitlines()]
+    assert all((ROOT / "fastmim" / name).exists() for name in named)
+    assert [name.removesuffix(".py").removesuffix("/") for name in named] == list(reversed(ORDER))
+
+
+def test_files_named_in_the_page_about_the_code_exist():
+    text, folders = (ROOT / "fastmim/README.md").read_text(), "|".join(ORDER)
+    for name in set(re.findall(rf"`((?:{folders})/\w+\.py)`", text)) - PROPOSED:
+        assert (ROOT / "fastmim" / name).is_file(), f"fastmim/README.md names {name}, which does not exist"
 
 
 def test_a_config_imports_the_recipe_alone():

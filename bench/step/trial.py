@@ -29,7 +29,7 @@ from fastmim.config import base as config
 from fastmim.config.overrides import override
 from fastmim.engine.process import Process, init_distributed
 from fastmim.host.command import lacks_memory
-from fastmim.tasks.pretrain import Pretrain
+from fastmim.tasks.pretrain import Pretraining
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
     before = resident()[0] if device.type == "cpu" else 0
     with tempfile.TemporaryDirectory() as folder:
         cfg = replace(cfg, run=replace(cfg.run, dir=folder, evaluate_every=0))
-        task = Pretrain(cfg, process)
+        task = Pretraining(cfg, process)
         try:
             micro_batches = task.batches(0, warmup + steps)
             starts, ready, losses = [], [], []

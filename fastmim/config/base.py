@@ -276,6 +276,7 @@ class Run:
 class Experiment:
     """Base class of a run's config, with the settings that every task has. Each task derives its own class."""
 
+    encoder: Encoder
     data: ImageData
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)

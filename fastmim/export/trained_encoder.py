@@ -63,6 +63,7 @@ class FeatureExtractor(nn.Module):
         widths: channels of each map of `stages`.
     """
 
+    encoder: EncoderModule
     fc: nn.Linear | ProbeHead | None
 
     def __init__(self, encoder: EncoderModule, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
@@ -255,7 +256,7 @@ class TrainedEncoder(EncoderDescription):
 
     @property
     def pooling(self) -> str:
-        """Pooling in words, for the user."""
+        """Description of the pooling, for a person."""
         if self.pooled_by.pool == "cls":
             words = "the class token"
         elif self.model.encoder.num_prefix_tokens:

@@ -1,67 +1,60 @@
-"""Fine-tuning and linear probe: from a config to a classifier, and its accuracy on test images.
-
-May import L3 and below, and convert.
-"""
+"""The tasks fine-tuning and linear probe: they train a classifier and measure its accuracy on test images."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config.classify import Finetune, LabelledData, Probe
-from ..config.detect import Detect
-from ..config.segment import Segment
-from ..convert.position_tables import resize_table
+from ..config.classify import Finetune, Probe
 from ..data.augment import Drawn, color_jitter, rand_augment
-from ..data.crops import CenterCrop
-from ..data.loader import Changes, Loader, open_loader
+from ..data.loader import Changes, Loader
 from ..data.manifest import Manifest
-from ..data.quarantine import Quarantine
-from ..data.sampler import split_held_out
 from ..engine.engine import StepResult
 from ..engine.process import Process
 from ..engine.settings import batch_plan
-from ..export.saved_run import check_pretrained, open_weights
-from ..host.terminal import shown
 from ..model.classifier import Classifier, LinearProbe, hits, recalibrate
-from ..model.encoders import PRETRAINING_ONLY
 from ..model.encoders.convnet import ConvNet
-from ..model.masking import UniformMasking
-from ..parts import Encoder
 from ..run import checkpoint
-from ..run.tensors import read_tensors
+from .downstream_task import DownstreamTask
+from .initial_encoder import seeded_encoder
+from .labelled_images import PIECE, calibration, class_labels, count_classes, whole_images
 from .run_outputs import run_on_all
 from .task import MicroBatch, initial_weights
-from .tested import Tested
 from .training_set import Origin, TrainingSet, scan
 
 if TYPE_CHECKING:
     from timm.utils.model_ema import ModelEmaV3
 
-PIECE = 128
-"""Test images in a forward, whatever the number of processes: so no process count changes a sum."""
-SHARED, OWN = "rel_pos_bias.relative_position_bias_table", "attn.relative_position_bias_table"
-
-
 ClassifyT = TypeVar("ClassifyT", Finetune, Probe)
+MODULES = {Finetune: Classifier, Probe: LinearProbe}
+"""Class of the module for each class of config."""
 
 
-class Sources(NamedTuple):
-    """Images and module of a run that trains a classifier."""
+class Inputs(NamedTuple):
+    """Images and module of a run that trains a classifier.
+
+    Attributes:
+        training: the training images.
+        module: the classifier.
+        test: lists the test images.
+    """
 
     training: TrainingSet
     module: Classifier
     test: Manifest
 
 
-def open_sources(config: Finetune | Probe, process: Process) -> Sources:
-    """Lists the images of a run, and builds the module, initialised from the seed or from `run.init`."""
+def open_inputs(config: Finetune | Probe, process: Process) -> Inputs:
+    """Lists the images of a run, and builds its module from the seed or from `run.init`.
+
+    Raises:
+        ValueError: data, encoder and initial weights do not fit each other.
+    """
     data, manifest = config.data, scan(config, process)
     test = Manifest.scan(data.test, "data.test")
     classes = count_classes(manifest, test, data)
@@ -70,26 +63,35 @@ def open_sources(config: Finetune | Probe, process: Process) -> Sources:
             f"data.test_size={data.test_size}: {type(config.encoder).__name__} sees images of "
             f"data.size={data.size} only; another size of test images needs a convolutional network"
         )
-    labels = torch.tensor(manifest.labels)
-    digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()  # a list file gives labels beside the paths
+    labels = torch.tensor(class_labels(manifest, data.root))
+    # A list file holds the classes beside the paths, so the manifest's hash does not cover them.
+    digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
     training = TrainingSet(config, manifest, {"labels": Origin(data.root, digest)}, labels)
-    return Sources(training, build(config, classes, labels, initial_weights(config)), test)
+    return Inputs(training, build(config, classes, labels, initial_weights(config)), test)
 
 
-class Classification(Tested[ClassifyT, Classifier]):
-    """A run that trains a classifier; its scores are "top1", "top5" (fractions) and "loss"."""
+class Classification(DownstreamTask[ClassifyT, Classifier]):
+    """Base class of the tasks that train a classifier.
 
-    ema: ModelEmaV3 | None = None
+    The scores are "top1" and "top5" (fractions) and "loss".
 
-    def __init__(self, config: ClassifyT, process: Process, sources: Sources, changes: Changes | None = None):
-        super().__init__(config, process, *sources, changes=changes)
-        self.test_labels = torch.tensor(self.test.labels)
+    Attributes:
+        averages: moving average of the weights, which is tested; None = the weights are tested.
+    """
+
+    averages: ModelEmaV3 | None = None
+
+    def __init__(self, config: ClassifyT, process: Process, inputs: Inputs, changes: Changes | None = None):
+        super().__init__(config, process, *inputs, changes=changes)
+        train_labels = class_labels(self.manifest, config.data.root)
+        test_labels = class_labels(self.test, config.data.test)
+        self.test_labels = torch.tensor(test_labels)
         if self.test.hash == self.manifest.hash:
             self.notes.append("data.test holds the images of data.root: the score is that of images trained on")
-        if untested := sorted(set(self.manifest.labels) - set(self.test.labels)):
+        if untested := sorted(set(train_labels) - set(test_labels)):
             self.notes.append(
-                f"data.test has no image of {len(untested)} of the {len(set(self.manifest.labels))} classes in "
-                f"data.root (such as class {untested[0]}): the score says nothing of them"
+                f"data.test has no image of {len(untested)} of the {len(set(train_labels))} classes in data.root (such "
+                f"as class {untested[0]}): the score says nothing about them"
             )
 
     def open_test_loader(self) -> Loader:
@@ -97,36 +99,39 @@ class Classification(Tested[ClassifyT, Classifier]):
 
     def facts(self) -> dict[str, str]:
         config, module = self.config, self.module
-        weights = f"encoder at first that of {config.run.init}" if config.run.init else "all"
         return {
             "images": f"{self.images} for training in {config.data.root} (manifest {self.manifest.hash[:12]}), "
             f"{len(self.test)} for testing in {config.data.test} (manifest {self.test.hash[:12]})",
             "model": f"{type(module.encoder).__name__}, {config.head.pool} token, {module.fc.out_features} classes, "
             f"{self.parameters / 1e6:.2f} M trained parameters",
-            "weights": f"{weights}, the rest initialised from {config.train.seed}"
-            if config.run.init
-            else f"initialised from {config.train.seed}",
+            "weights": self.origin_of_weights(),
             "loss": f"{type(module.loss).__name__}, {self.config.augment}",
-            "tested": "the average of the weights" if self.ema else "the weights",
+            "tested": "the average of the weights" if self.averages else "the weights",
         }
 
     def score(self) -> tuple[dict[str, float], dict[int, str]]:
-        """Accuracy and loss."""
-        module = self.ema.module if self.ema else self.module
-        self.share_statistics(module)
-        sums, bad = run_on_all(self.process, lambda: self.sums(module))
-        # Without a single image, `leave_out` says so; until then it must not be a division by zero.
+        module = self.averages.module if self.averages else self.module
+        self.broadcast_buffers(module)
+        sums, bad = run_on_all(self.process, lambda: self.sum_over_test(module))
         top1, top5, loss, images = self.process.reduce_sum(sums).tolist()
-        return {"top1": top1 / max(images, 1), "top5": top5 / max(images, 1), "loss": loss / max(images, 1)}, bad
+        images = max(images, 1)  # if no image can be used, `leave_out` refuses later, with the reason
+        return {"top1": top1 / images, "top5": top5 / images, "loss": loss / images}, bad
 
-    def sums(self, module: Classifier) -> tuple[Tensor, dict[int, str]]:
-        """Sums over this process's test images: hits among the first one and five, losses, and images."""
+    def sum_over_test(self, module: Classifier) -> tuple[Tensor, dict[int, str]]:
+        """Sums hits and losses over this process's test images.
+
+        Args:
+            module: the classifier to test.
+
+        Returns:
+            (4,) float64: top-1 hits, top-5 hits, losses, images; and the reason for each image left out, by index.
+        """
         device, bad = self.process.device, {}
         pieces = torch.arange(len(self.test)).split(PIECE)
         sums = torch.zeros(4, dtype=torch.float64, device=device)
-        turns = -(-len(pieces) // self.process.world)
+        turns = self.forward_passes(len(pieces))
         with self.engine.inference():
-            for (images, ids, *_), left_out in self.test_loader.intact(self.share(pieces)):
+            for (images, ids, *_), left_out in self.test_loader.intact(self.own_share(pieces)):
                 bad |= left_out
                 if not len(images):
                     continue
@@ -134,21 +139,18 @@ class Classification(Tested[ClassifyT, Classifier]):
                 found = hits(module.predict(images.to(device)).float(), labels)
                 sums += torch.stack([*found, torch.tensor(len(labels), device=device)])
                 turns -= 1
-            for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
-                module.predict(
-                    torch.zeros((1, *self.config.data.size, len(module.mean)), dtype=torch.uint8, device=device)
-                )
+            self.join_forward_passes(module, turns)
         return sums, bad
 
-    def words(self) -> str:
+    def describe_scores(self) -> str:
         top1, top5, loss = (self.scores[name] for name in ("top1", "top5", "loss"))
-        # Of five classes or fewer, every answer is among the first five.
+        # Among five classes or fewer, every answer is among the first five.
         second = f"top-5 {top5:.2%}, " if self.module.fc.out_features > 5 else ""
         return f"top-1 {top1:.2%}, {second}loss {loss:.4f}"
 
 
 class FineTuning(Classification[Finetune]):
-    """Trains encoder and head."""
+    """Task that trains an encoder with a classification head."""
 
     def __init__(self, config: Finetune, process: Process):
         augment = config.augment
@@ -163,201 +165,68 @@ class FineTuning(Classification[Finetune]):
             changes = Drawn(rand_augment(augment.rand_augment, config.data), config.train.seed)
         elif augment.color_jitter:
             changes = Drawn(color_jitter(augment.color_jitter), config.train.seed)
-        sources = open_sources(config, process)
+        inputs = open_inputs(config, process)
         if config.ema.decay is not None:  # copied before the engine changes the module
             from timm.utils.model_ema import ModelEmaV3
 
-            self.ema = ModelEmaV3(sources.module, exclude_buffers=True).to(process.device)
-        super().__init__(config, process, sources, changes)
+            self.averages = ModelEmaV3(inputs.module, exclude_buffers=True).to(process.device)
+        super().__init__(config, process, inputs, changes)
 
     def train_step(self, step: int, micro_batches: Iterable[MicroBatch]) -> StepResult:
         result = super().train_step(step, micro_batches)
-        if self.ema:
-            spec = self.config.ema
-            self.ema.decay = spec.decay * (0.9 + 0.1 * min(1.0, self.epoch(step + 1) / max(spec.warmup_epochs, 1e-9)))
-            self.ema.update(self.module)
+        decay, warmup_epochs = self.config.ema.decay, self.config.ema.warmup_epochs
+        if self.averages and decay is not None:
+            warm = min(1.0, self.epoch(step + 1) / max(warmup_epochs, 1e-9))
+            self.averages.decay = decay * (0.9 + 0.1 * warm)
+            self.averages.update(self.module)
         return result
 
-    def averages(self) -> dict[str, Tensor]:
-        """The averages of trained parameters, if there are any; those of buffers and frozen ones are the module's."""
-        return {n: p for n, p in self.ema.module.named_parameters() if p.requires_grad} if self.ema else {}
+    def averaged_parameters(self) -> dict[str, Tensor]:
+        """Returns the averages of the trained parameters by name; empty if the run keeps no averages."""
+        if self.averages is None:
+            return {}
+        return {name: p for name, p in self.averages.module.named_parameters() if p.requires_grad}
 
     def state_dict(self, alone: bool = False) -> checkpoint.State:
         state = super().state_dict(alone)
-        if state and self.ema:
-            state["ema"] = {name: p.detach().to("cpu", copy=True) for name, p in self.averages().items()}
+        if state and self.averages:
+            state["ema"] = {name: p.detach().to("cpu", copy=True) for name, p in self.averaged_parameters().items()}
         return state
 
     def load_state_dict(self, state: checkpoint.State) -> None:
         super().load_state_dict(state)
-        if state and (missing := [name for name in self.averages() if name not in state.get("ema", {})]):
+        averages = self.averaged_parameters()
+        if state and (missing := [name for name in averages if name not in state.get("ema", {})]):
             raise ValueError(f"ema lacks {missing[0]}: the checkpoint is of a run without averages")
-        for name, p in self.averages().items():
+        for name, p in averages.items():
             p.data.copy_(self.process.broadcast(state["ema"][name] if state else None, p.shape, p.dtype))
-        if self.ema:
-            for average, buffer in zip(self.ema.module.buffers(), self.module.buffers(), strict=True):
+        if self.averages:
+            for average, buffer in zip(self.averages.module.buffers(), self.module.buffers(), strict=True):
                 average.copy_(buffer)
 
 
 class LinearProbing(Classification[Probe]):
-    """Trains a linear layer on a frozen encoder, whose batch norms first see clean images."""
+    """Task that trains a linear layer on a frozen encoder, whose batch norms first see clean images."""
 
     def __init__(self, config: Probe, process: Process):
-        super().__init__(config, process, open_sources(config, process))
+        super().__init__(config, process, open_inputs(config, process))
         if self.fresh:
             images = calibration(self.manifest, config.data, config.calibrate, config.train.seed, process.device)
             with self.engine.inference():
-                recalibrate(self.module.encoder, (self.module.pixels(some) for some in images))
-
-
-KINDS = {Finetune: Classifier, Probe: LinearProbe}
+                recalibrate(self.module.encoder, (self.module.pixels(batch) for batch in images))
 
 
 def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path | None = None) -> Classifier:
-    """The module of a config, initialised from its seed on the default device, its encoder from `source` if given.
+    """Builds the classifier of a config on the default device.
 
     Args:
+        config: the run's config. Its seed initialises all weights that do not come from `source`.
+        classes: number of classes.
         labels: (N,) int64 class of each image of the manifest.
-        source: see `initialise`.
-    Raises:
-        ValueError: parts that do not fit each other, the image size or the source.
-    """
-    data, encoder = config.data, seeded_encoder(config, source)
-    return KINDS[type(config)](encoder, config.head, config.augment, labels, classes, data.image)
-
-
-def seeded_encoder(config: Finetune | Probe | Detect | Segment, source: Path | None) -> nn.Module:
-    """Builds the encoder of a config from its seed, or from `source` if given; the next part goes on with that seed."""
-    torch.manual_seed(config.train.seed)
-    encoder = build_encoder(config.encoder, config.data)
-    if source:
-        initialise(encoder, source)
-    encoder.grad_checkpointing = config.train.activation_checkpointing
-    return encoder
-
-
-def build_encoder(spec: Encoder, data: LabelledData) -> nn.Module:
-    """An encoder for whole images, of which what they use is trained, tables of positions too."""
-    # No image is masked: this is the one masking that an encoder of any kind can be built for.
-    encoder = spec.build(data.image, UniformMasking(secondary=0.0))
-    for name, parameter in encoder.named_parameters():
-        last = name.rpartition(".")[2]
-        if last in PRETRAINING_ONLY or last == "pos_embed":
-            parameter.requires_grad_(last == "pos_embed")
-    return encoder
-
-
-def initialise(encoder: nn.Module, source: Path) -> None:
-    """Gives an encoder the weights of a run's newest checkpoint, or of an exported encoder.
-
-    Tables of positions are resized to the encoder's grid and windows; one table for all blocks becomes one in each
-    where the encoder has those (microsoft/SimMIM, utils.py).
+        source: run or export whose weights the encoder takes, or None.
 
     Raises:
-        ValueError: there are none, or names or shapes are others.
+        ValueError: parts, image size and source do not fit each other.
     """
-    loaded = None
-    if (source / "model.safetensors").is_file():
-        try:
-            given = read_tensors(source / "model.safetensors")
-        except ValueError as error:
-            raise ValueError(f"run.init: {shown(source / 'model.safetensors')}: {error}") from error
-        if hasattr(encoder, "backbone") and not any(name.startswith("backbone.") for name in given):
-            given = {f"backbone.{name}": tensor for name, tensor in given.items()}
-        if "backbone.head.norm.weight" in encoder.state_dict():  # `norm_pre` where timm has the norm before pooling
-            given = {name.replace("backbone.norm_pre.", "backbone.head.norm."): t for name, t in given.items()}
-    else:
-        loaded = open_weights(source, "run.init")  # of any config: tensors are compared below
-        model = loaded.state["model"]
-        given = {name.removeprefix("encoder."): t for name, t in model.items() if name.startswith("encoder.")}
-    state, problems = fit(encoder, given)
-    if problems:
-        named = shown("; ".join(problems[:3]))
-        if loaded:
-            check_pretrained(loaded, source)
-        raise ValueError(f"run.init: {shown(source)} has another encoder than this config ({named})")
-    encoder.load_state_dict(state)
-
-
-def fit(encoder: nn.Module, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Returns the state of an encoder with the weights of another one, see `initialise`, and what does not fit."""
-    given, ours = dict(given), encoder.state_dict()
-    if shared := [name for name in given if name.endswith(SHARED) and name not in ours]:
-        table = given.pop(shared[0])
-        given |= {name: table for name in ours if name.endswith(OWN)}
-    problems = [f"{n} is not there" for n in ours if n not in given and n.rpartition(".")[2] not in PRETRAINING_ONLY]
-    for name, tensor in given.items():
-        if name.rpartition(".")[2] in PRETRAINING_ONLY:
-            continue
-        if name not in ours:
-            problems.append(f"{name} has no place here")
-        elif tensor.shape != ours[name].shape:
-            resized = resize_table(name, tensor, ours[name].shape, encoder)
-            if resized is None:
-                problems.append(f"{name} is {tuple(tensor.shape)}, here {tuple(ours[name].shape)}")
-            else:
-                ours[name] = resized
-        else:
-            ours[name] = tensor
-    return ours, problems
-
-
-def count_classes(train: Manifest, test: Manifest, data: LabelledData) -> int:
-    """Returns the number of classes.
-
-    Raises:
-        ValueError: images without labels, fewer than two classes, or others in the test images.
-    """
-    for manifest, root in ((train, data.root), (test, data.test)):
-        if manifest.labels is None:
-            raise ValueError(
-                f"{root}: expected one folder for each class with its images in it, or a list file with the number of "
-                "the class behind each path"
-            )
-    known, asked = class_folders(train), class_folders(test)
-    if known and asked and (others := [i for i, name in asked.items() if known.get(i) != name]):
-        raise ValueError(
-            f"{data.test}: class {others[0]} is {asked[others[0]]!r} there and {known.get(others[0], 'none')!r} in "
-            f"{data.root}: both need the same class folders"
-        )
-    if unknown := set(test.labels) - set(train.labels):
-        raise ValueError(
-            f"{data.test} has images of class {min(unknown)}, of which {data.root} has none: "
-            "add some to data.root, or take those out of data.test"
-        )
-    if len(set(train.labels)) < 2:
-        raise ValueError(f"{data.root}: expected at least two classes, found {len(set(train.labels))}")
-    return max(train.labels) + 1
-
-
-def class_folders(manifest: Manifest) -> dict[int, str] | None:
-    """The folder that holds each class, or None if folders are not classes."""
-    folders: dict[int, set[str]] = {}
-    for path, label in zip(manifest.paths, manifest.labels, strict=True):
-        folders.setdefault(label, set()).add(path.rpartition("/")[0].rpartition("/")[2])
-    names = [name for some in folders.values() for name in some]
-    if len(names) != len(folders) or len(set(names)) != len(names):
-        return None
-    return {label: name for label, (name,) in folders.items()}
-
-
-def whole_images(manifest: Manifest, data: LabelledData, device: torch.device) -> Loader:
-    """A loader of images as they are tested: `intact` batches of manifest indices."""
-    crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)
-    plain = replace(data, crop=crop, flip=0.0, size=data.test_size or data.size)
-    nothing = torch.empty(0, dtype=torch.int64)
-    return open_loader(manifest, plain, 0, Quarantine(manifest, 0), nothing, device)
-
-
-def calibration(
-    manifest: Manifest, data: LabelledData, count: int, seed: int, device: torch.device
-) -> Iterator[Tensor]:
-    """`count` images of a manifest, or all but one, as they are tested, the same in every process; bad ones left out.
-
-    Returns: (B, H, W, C) uint8, batch by batch.
-    """
-    index = split_held_out(len(manifest), min(count, len(manifest) - 1), seed)[1]
-    with whole_images(manifest, data, device) as loader:
-        for batch, _ in loader.intact(index.split(PIECE)):
-            if len(batch.images):
-                yield batch.images.to(device)
+    encoder = seeded_encoder(config, source)
+    return MODULES[type(config)](encoder, config.head, config.augment, labels, classes, config.data.image)

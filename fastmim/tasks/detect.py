@@ -1,4 +1,4 @@
-"""Detection: from a config to a detector, and its average precision on test images. May import L3 and below."""
+"""The task detection: it trains a Mask R-CNN and measures its average precision on test images."""
 
 from __future__ import annotations
 
@@ -31,22 +31,31 @@ from ..host.files import short
 from ..host.launcher import share_of_cores
 from ..model.detector import Detector
 from ..parts import Cut
-from .classify import seeded_encoder
+from .downstream_task import DownstreamTask
+from .initial_encoder import seeded_encoder
 from .run_outputs import run_on_all
 from .task import MicroBatch, initial_weights
-from .tested import Tested
 from .training_set import Origin, TrainingSet, scan
 
 MANY_PIXELS = 10**8
-"""Pixels of all masks of an image, each of the whole image, that take long enough to look at the image's size first."""
-MOST_PIXELS, MOST_OBJECTS = 2 * 10**9, 2000
-"""An image with more of them cannot be used. COCO's largest images have 0.4 million pixels and 93 objects."""
+"""Pixels of all instance masks of an image that take long enough to draw to check the size of the image first."""
+MOST_PIXELS = 2 * 10**9
+"""Most pixels of all instance masks of a usable image. COCO's largest images have 0.4 million pixels."""
+MOST_OBJECTS = 2000
+"""Most objects of a usable image. COCO's images have up to 93."""
 PIECE = 8
-"""Test images in a forward, whatever the number of processes: so no process count changes a detection."""
+"""Test images in a forward pass. The same for any number of processes, so that results do not depend on that number."""
 
 
-class Detection(Tested[Detect, Detector]):
-    """A run that trains a detector; its scores are COCO's, of boxes and masks."""
+class Detection(DownstreamTask[Detect, Detector]):
+    """Task that trains a detector.
+
+    The scores are COCO's average precisions of boxes and instance masks.
+
+    Attributes:
+        annotations: objects of the training images.
+        test_annotations: objects of the test images.
+    """
 
     def __init__(self, config: Detect, process: Process):
         data = config.data
@@ -73,15 +82,14 @@ class Detection(Tested[Detect, Detector]):
         return open_loader(self.test, plain, 0, Quarantine(self.test, 0), nothing, self.process.device)
 
     def facts(self) -> dict[str, str]:
-        config = self.config
-        weights = f"encoder at first that of {config.run.init}, the rest " if config.run.init else ""
+        data, categories = self.config.data, len(self.annotations.categories)
         return {
-            "images": f"{self.images} with objects for training in {config.data.root} "
-            f"({config.data.annotations}, {self.annotations.sha256[:12]}), {len(self.test)} for testing in "
-            f"{config.data.test} ({config.data.test_annotations}, {self.test_annotations.sha256[:12]})",
-            "model": f"Mask R-CNN on {type(self.module.encoder).__name__}, {len(self.annotations.categories)} "
-            f"categories, {self.parameters / 1e6:.2f} M trained parameters",
-            "weights": f"{weights}initialised from {config.train.seed}",
+            "images": f"{self.images} with objects for training in {data.root} "
+            f"({data.annotations}, {self.annotations.sha256[:12]}), {len(self.test)} for testing in "
+            f"{data.test} ({data.test_annotations}, {self.test_annotations.sha256[:12]})",
+            "model": f"Mask R-CNN on {type(self.module.encoder).__name__}, {categories} categories, "
+            f"{self.parameters / 1e6:.2f} M trained parameters",
+            "weights": self.origin_of_weights(),
         }
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
@@ -91,11 +99,15 @@ class Detection(Tested[Detect, Detector]):
                 yield loaded.images, loaded.ids, targets
 
     def target(self, index: int, sample: Tensor) -> dict[str, Tensor]:
-        """Returns the objects that a training sample, a () int64 id, shows of an image of its annotations' size.
+        """Returns the objects of an image that a training sample shows.
+
+        Args:
+            index: index of the image in the manifest.
+            sample: () int64 sample id, which decides the crop.
 
         Raises:
-            BadFilesError: they cannot be used.
-            DataAwayError: the folder is away.
+            BadFilesError: the objects cannot be used.
+            DataAwayError: the folder of the images is away.
         """
         name = self.manifest.paths[index]
         image, objects = self.annotations.of(name)
@@ -110,10 +122,16 @@ class Detection(Tested[Detect, Detector]):
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise BadFilesError(f"its objects in {self.config.data.annotations} cannot be used: {error}") from error
 
-    def check_size(self, index: int, _: dict[str, Tensor], size: tuple[int, int]) -> None:
-        """
+    def check_size(self, index: int, target: dict[str, Tensor], size: tuple[int, int]) -> None:
+        """Checks that a training image has the size that its annotations state.
+
+        Args:
+            index: index of the image in the manifest.
+            target: the image's objects, which are not read.
+            size: height and width of the image, as seen.
+
         Raises:
-            BadFilesError: a training image has another size than its annotations say.
+            BadFilesError: the sizes differ, or the image has too many objects.
         """
         if problem := misfit(self.annotations, self.manifest.paths[index], size):
             raise BadFilesError(problem)
@@ -121,33 +139,41 @@ class Detection(Tested[Detect, Detector]):
     def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
         return misfit(self.annotations, self.manifest.paths[index], size)
 
-    def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
+    def find_unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
         for index, file, reason in self.test_loader.headers(indices):
             if reason := reason or misfit(self.test_annotations, self.test.paths[index], seen_size(file)):
                 yield index, reason
 
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
-        """COCO's average precisions."""
-        self.share_statistics(self.module)
+        self.broadcast_buffers(self.module)
         found, bad = run_on_all(self.process, self.detections)
         everything, every_bad = gather(found, self.process), gather(list(bad), self.process)
-        names = {self.test.paths[index] for index in every_bad}
-        scores = run_on_all(self.process, lambda: self.precision(everything, names))
+        left_out = {self.test.paths[index] for index in every_bad}
+        scores = run_on_all(self.process, lambda: self.precision(everything, left_out))
         values = torch.tensor(list(scores.values()), dtype=torch.float64) if scores else None
         values = self.process.broadcast(values, torch.Size([len(SCORES)]), torch.float64).tolist()
         return {name: None if math.isnan(value) else value for name, value in zip(SCORES, values, strict=True)}, bad
 
     def precision(self, found: list[dict[str, Any]], left_out: set[str]) -> dict[str, float] | None:
-        """The scores of what all processes found, on the first; None on the others."""
+        """Returns the average precisions on the first process, and None on the others.
+
+        Args:
+            found: detections of all processes, in COCO's format.
+            left_out: paths of the test images that are left out.
+        """
         return None if self.process.rank else average_precision(self.test_annotations, found, left_out)
 
     def detections(self) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """Returns the detections on this process's test images, and why some images cannot be used, by index."""
+        """Detects objects on this process's test images.
+
+        Returns:
+            The detections in COCO's format, and the reason for each image left out, by index.
+        """
         device, bad, found = self.process.device, {}, []
         pieces = torch.arange(len(self.test)).split(PIECE)
-        turns = -(-len(pieces) // self.process.world)
+        turns = self.forward_passes(len(pieces))
         with self.engine.inference():
-            for batch, left_out in self.test_loader.intact(self.share(pieces)):
+            for batch, left_out in self.test_loader.intact(self.own_share(pieces)):
                 bad |= left_out
                 if not len(batch.images):
                     continue
@@ -159,18 +185,17 @@ class Detection(Tested[Detect, Detector]):
                     if problem := misfit(self.test_annotations, name, size):
                         bad[index] = problem
                     else:
-                        found += results(self.test_annotations, name, cut, detected)
+                        found += coco_results(self.test_annotations, name, cut, detected)
                 turns -= 1
-            for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
-                shape = (1, *self.config.data.size, self.config.data.image.channels)
-                self.module.predict(torch.zeros(shape, dtype=torch.uint8, device=device))
+            self.join_forward_passes(self.module, turns)
         return found, bad
 
-    def words(self) -> str:
+    def describe_scores(self) -> str:
         box, mask = (self.scores[f"{kind}_AP"] for kind in KINDS)
         return "no objects to find" if box is None else f"box AP {100 * box:.1f}, mask AP {100 * mask:.1f}"
 
     def close(self) -> None:
+        """Ends the loaders' threads."""
         self.ahead.close()
         super().close()
 
@@ -192,17 +217,28 @@ def open_annotations(config: Detect) -> tuple[Annotations, Annotations]:
 
 
 def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
-    """The module of a config, initialised from its seed on the default device, its encoder from `source` if given.
+    """Builds the detector of a config on the default device.
+
+    Args:
+        config: the run's config. Its seed initialises all weights that do not come from `source`.
+        classes: number of categories of objects.
+        source: run or export whose weights the encoder takes, or None.
 
     Raises:
-        ValueError: parts that do not fit each other, the image size or the source.
+        ValueError: parts, image size and source do not fit each other.
     """
-    data, encoder = config.data, seeded_encoder(config, source)
-    return Detector(encoder, config.rcnn, classes, data.image)
+    encoder = seeded_encoder(config, source)
+    return Detector(encoder, config.rcnn, classes, config.data.image)
 
 
 def misfit(annotations: Annotations, name: str, size: tuple[int, int]) -> str | None:
-    """Says why an image of this (height, width) does not go with its annotations, or None."""
+    """Returns the reason why an image does not fit its annotations, or None.
+
+    Args:
+        annotations: the annotations.
+        name: path of the image in the annotations.
+        size: height and width of the image, as seen.
+    """
     image, _ = annotations.of(name)
     if size == (image["height"], image["width"]):
         return excess(annotations, name)
@@ -212,17 +248,8 @@ def misfit(annotations: Annotations, name: str, size: tuple[int, int]) -> str | 
     )
 
 
-def gather(found: list, process: Process) -> list:
-    """The items of all processes, on rank 0; nothing on the others. Collective."""
-    if process.world == 1:
-        return found
-    lists = [None] * process.world if process.rank == 0 else None
-    dist.gather_object(found, lists)
-    return [item for some in lists or () for item in some]
-
-
 def excess(annotations: Annotations, name: str) -> str | None:
-    """Says that the objects of an image are too many to make their masks, or None."""
+    """Returns the reason why the objects of an image are too many for their instance masks, or None."""
     image, objects = annotations.of(name)
     if len(objects) <= MOST_OBJECTS and image["height"] * image["width"] * len(objects) <= MOST_PIXELS:
         return None
@@ -232,8 +259,24 @@ def excess(annotations: Annotations, name: str) -> str | None:
     )
 
 
-def results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Detections on a whole image that was resized and padded, in COCO's format and pixels of the image."""
+def gather(found: list, process: Process) -> list:
+    """Returns the items of all processes on the first process, and nothing on the others. Collective."""
+    if process.world == 1:
+        return found
+    lists: list[Any] | None = [None] * process.world if process.rank == 0 else None
+    dist.gather_object(found, lists)
+    return [item for some in lists or () for item in some]
+
+
+def coco_results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Converts the detections on a resized and padded image to COCO's format, in pixels of the original image.
+
+    Args:
+        annotations: annotations of the image.
+        name: path of the image in the annotations.
+        cut: how the image was resized and padded.
+        detected: boxes (N, 4), masks (N, 1, h, w), labels (N,) and scores (N,).
+    """
     from pycocotools import mask as coco
     from torchvision.models.detection.roi_heads import paste_masks_in_image
 
@@ -242,14 +285,14 @@ def results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, T
     scale = torch.tensor([size[1] / cut.resized[1], size[0] / cut.resized[0]], device=detected["boxes"].device)
     boxes = detected["boxes"] * scale.repeat(2)
     boxes = torch.minimum(boxes, torch.tensor(size[::-1], device=boxes.device).repeat(2))
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # what is left is not in the padding
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # all other boxes lie in the padding
     boxes, detected = boxes[inside], {name: values[inside] for name, values in detected.items()}
     entries = zip(boxes, detected["masks"], detected["labels"].tolist(), detected["scores"].tolist(), strict=True)
     found = []
     for box, part, label, score in entries:
-        # One by one: a hundred masks of a large image have gigabytes.
+        # One at a time, because a hundred instance masks of a large image take gigabytes.
         mask = (paste_masks_in_image(part[None], box[None], size)[0, 0] > 0.5).to("cpu", torch.uint8)
-        code = coco.encode(np.asfortranarray(mask.numpy()))
+        code: Any = coco.encode(np.asfortranarray(mask.numpy()))
         code["counts"] = code["counts"].decode()
         corner = torch.cat([box[:2], box[2:] - box[:2]]).tolist()
         place = {"image_id": image["id"], "category_id": categories[label - 1], "bbox": corner, "segmentation": code}

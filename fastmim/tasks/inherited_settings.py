@@ -22,7 +22,7 @@ from ..host.terminal import shown
 from ..model.build import build
 from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
-from . import classify, pretrain
+from . import initial_encoder, pretrain
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
 _OWN = ("drop_path", "shared_bias")
@@ -103,7 +103,7 @@ def inherit_settings(config: Experiment, given: Mapping[str, str]) -> InheritedS
 
 def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], source: Source) -> InheritedSettings:
     """Replaces settings of a config by the taken values, except the settings on the command line."""
-    init, notes, before = shown(config.run.init), [], {}
+    init, notes, before = shown(config.run.init or ""), [], {}
     new = config
     for name, value in taken.items():
         old = _get(config, name)
@@ -183,7 +183,7 @@ def _as_tuned(theirs: Encoder, ours: Encoder) -> Encoder:
 
 def _fits(config: Experiment, source: Source) -> bool:
     """True if the source's weights fit the config's network. Sizes of positions and windows may differ."""
-    parts = [(config.encoder, source.encoder)]
+    parts: list[tuple[Encoder | Decoder, Encoder | Decoder | None]] = [(config.encoder, source.encoder)]
     if isinstance(config, Config):
         parts.append((config.decoder, source.decoder))
         if config.data.size != source.image.size:
@@ -200,14 +200,14 @@ def _fits(config: Experiment, source: Source) -> bool:
                     for encoder, decoder in ((config.encoder, config.decoder), (source.encoder, source.decoder))
                 )
                 return pretrain.shapes(ours) == pretrain.shapes(theirs) and _heads(ours) == _heads(theirs)
-            ours = classify.build_encoder(config.encoder, data)
-            theirs = classify.build_encoder(source.encoder, replace(data, size=source.image.size))
-            return not classify.fit(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
+            ours = initial_encoder.build_encoder(config.encoder, data)
+            theirs = initial_encoder.build_encoder(source.encoder, replace(data, size=source.image.size))
+            return not initial_encoder.fit_weights(ours, theirs.state_dict())[1] and _heads(ours) == _heads(theirs)
     except ValueError:
         return False
 
 
-def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder) -> bool:
+def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder | None) -> bool:
     """True if two parts are of one class and have equal fields, except the fields that may differ."""
     names = [f.name for f in dataclasses.fields(ours) if f.name not in _FREE]
     return type(ours) is type(theirs) and all(getattr(ours, name) == getattr(theirs, name) for name in names)
@@ -215,7 +215,8 @@ def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder) -> bool:
 
 def _heads(module: nn.Module) -> list[int]:
     """Returns the numbers of attention heads. They change no shape of a weight, but how attention uses it."""
-    return [part.num_heads for part in module.modules() if isinstance(getattr(part, "num_heads", None), int)]
+    found = (getattr(part, "num_heads", None) for part in module.modules())
+    return [number for number in found if isinstance(number, int)]
 
 
 def _get(config: Experiment, name: str) -> Any:

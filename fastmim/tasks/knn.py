@@ -26,8 +26,8 @@ from ..model.build import build
 from ..model.classifier import pooling, recalibrate
 from ..model.mim import MIM
 from ..run.checkpoint import Loaded
-from .classify import PIECE, calibration, count_classes, whole_images
-from .tested import check_budget
+from .downstream_task import check_budget
+from .labelled_images import PIECE, calibration, class_labels, count_classes, whole_images
 
 
 def measure(
@@ -94,7 +94,7 @@ def measure(
     for manifest in (train, test):
         features, bad = _features(run, f"{asked}{manifest.hash}", manifest, data, mim, pool_module, device)
         banks.append(_without(features, bad))
-        labels.append(_without(torch.tensor(manifest.labels, device=device), bad))
+        labels.append(_without(torch.tensor(class_labels(manifest, manifest.root), device=device), bad))
         bad_images += len(bad)
     result = {
         "top1": knn_accuracy(banks[0], labels[0], banks[1], labels[1], k, temperature),

@@ -1,7 +1,4 @@
-"""Pre-training: from a config to a module and its figures on held-out images.
-
-May import L3 and below, and analysis.
-"""
+"""The task pre-training: it trains encoder and decoder and measures the loss on held-out images."""
 
 from __future__ import annotations
 
@@ -36,15 +33,20 @@ from .run_outputs import run_on_all
 from .task import Task, initial_weights
 from .training_set import TrainingSet, scan
 
-GRID_ROWS, SUMMARY_ROWS = 8, 4
-"""Images in each evaluation's grid, and in the summary of a finished run."""
+GRID_ROWS = 8
+"""Most images in the picture of each evaluation."""
+SUMMARY_ROWS = 4
+"""Most images in the summary of a finished run."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Images that training never sees, with masks that never change.
 
-    images: (B, H, W, C) uint8. mask: of those images. index: (B,) int64, their places in the manifest.
+    Attributes:
+        images: (B, H, W, C) uint8.
+        mask: masks of the images.
+        index: (B,) int64, indices of the images in their manifest.
     """
 
     images: Tensor
@@ -53,27 +55,43 @@ class HeldOut:
 
     @staticmethod
     def draw(mim: MIM, images: Tensor, index: Tensor) -> HeldOut:
-        """Draws the masks that the images at these manifest indices would have in epoch 0."""
+        """Draws for each image the mask that the image would have in the first epoch.
+
+        Args:
+            mim: draws the masks, and gives the device.
+            images: (B, H, W, C) uint8.
+            index: (B,) int64, indices of the images in their manifest.
+        """
         device = next(mim.parameters()).device
         return HeldOut(images.to(device), mim.mask(sample_id(index, 0).to(device)), index)
 
     @staticmethod
     def load(mim: MIM, manifest: Manifest, index: Tensor, data: Data) -> tuple[HeldOut, dict[str, str]]:
-        """Loads the images at these indices of the manifest; returns also why bad ones are left out, by path."""
+        """Loads images of a manifest.
+
+        Args:
+            mim: draws the masks, and gives the device.
+            manifest: lists the images.
+            index: (B,) int64, indices of the images to load.
+            data: settings of the run's data.
+
+        Returns:
+            The images that can be used, and the reason for each bad image, by path.
+        """
         quarantine, nothing = Quarantine(manifest, 0), torch.empty(0, dtype=torch.int64)
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
             return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
 
     def spread(self, manifest: Manifest, count: int) -> list[int]:
-        """Returns the places of `count` of these images, as many of each class; see `reconstruction.choose_images`."""
+        """Returns the positions of `count` of these images, spread evenly over the classes."""
         return choose_images(*paths_and_labels(manifest, self.index), count)
 
     def __getitem__(self, places: list[int]) -> HeldOut:
-        """The images at these places."""
+        """Returns the images at these positions."""
         return HeldOut(self.images[places], self.mask[places], self.index[places])
 
     def predict(self, mim: MIM, batch: int) -> Tensor:
-        """Predictions as `mim.predict` gives them, `batch` images at a time."""
+        """Returns the predictions of `mim.predict`, computed `batch` images at a time."""
         parts = [slice(start, start + batch) for start in range(0, len(self.images), batch)]
         return torch.cat([mim.predict(self.images[part], self.mask[part]) for part in parts])
 
@@ -83,18 +101,18 @@ class HeldOut:
 
     @torch.no_grad()
     def loss(self, mim: MIM, pred: Tensor) -> float:
-        """The training loss of these predictions."""
+        """Returns the training loss of predictions."""
         return mim.objective(pred, self.images, self.mask).item()
 
 
-class Pretrain(Task[Config, MIM]):
-    """A pre-training run.
+class Pretraining(Task[Config, MIM]):
+    """Task that pre-trains an encoder by predicting hidden patches.
 
     Attributes:
-        held_out: images to look at, or None.
+        held_out: held-out images, or None if the run has none.
         held_out_images: manifest that the held-out images are chosen from.
-        held_out_index: (H,) int64, their indices in that manifest.
-        latest: some of them and their predictions at the last evaluation, or None.
+        held_out_index: (H,) int64, indices of the held-out images in that manifest.
+        latest: a few held-out images and their predictions at the last evaluation, or None.
     """
 
     def __init__(self, config: Config, process: Process):
@@ -103,7 +121,7 @@ class Pretrain(Task[Config, MIM]):
         training = TrainingSet(config, manifest, index=index)
         mim = build(config)
         if source := initial_weights(config):
-            initialise(mim, source)
+            load_weights(mim, source)
         super().__init__(config, process, training, mim)
         if data.held_out_root:
             self.check_same_everywhere(self.held_out_images.hash, data.held_out_root)
@@ -112,7 +130,7 @@ class Pretrain(Task[Config, MIM]):
         self.held_out = self.load_held_out() if config.run.evaluate_every else None
 
     def load_held_out(self) -> HeldOut | None:
-        """Loads the held-out images, and notes the bad ones; returns None if there is none to use."""
+        """Loads the held-out images and notes bad ones. Returns None if no image can be used."""
         asked = len(self.held_out_index)
         if not asked:
             return None
@@ -138,7 +156,7 @@ class Pretrain(Task[Config, MIM]):
 
     @property
     def mim(self) -> MIM:
-        """The module, by its own name."""
+        """Module under the name that its class has."""
         return self.module
 
     @property
@@ -149,15 +167,14 @@ class Pretrain(Task[Config, MIM]):
         config, mim, grid = self.config, self.mim, self.mim.encoder.grid
         mask = mim.mask(torch.zeros(1, dtype=torch.int64, device=self.process.device))
         held_out = len(self.held_out.images) if self.held_out else 0
+        other_folder = f" and {config.data.held_out_root}" if config.data.held_out_root else ""
+        weights = f"at first those of {config.run.init}" if config.run.init else f"initialised from {config.train.seed}"
         return {
             "images": f"{self.images} for training, {held_out} held out, "
-            f"in {config.data.root} (manifest {self.manifest.hash[:12]})"
-            + (f" and {config.data.held_out_root}" if config.data.held_out_root else ""),
+            f"in {config.data.root} (manifest {self.manifest.hash[:12]}){other_folder}",
             "model": f"{type(mim.encoder).__name__} + {type(mim.decoder).__name__}, "
             f"{self.parameters / 1e6:.2f} M trained parameters",
-            "weights": f"at first those of {config.run.init}"
-            if config.run.init
-            else f"initialised from {config.train.seed}",
+            "weights": weights,
             "mask": f"{mask.ids_hidden.shape[1]} of {grid[0]}x{grid[1]} patches of {mim.encoder.patch_size} px hidden",
             "loss": mim.objective.describe(self.process.device.type, self.engine.micro_batch),
         }
@@ -166,12 +183,12 @@ class Pretrain(Task[Config, MIM]):
         return trace.mask_hashes(ids, self.mim.mask(ids).mask)
 
     def predict(self, images: HeldOut) -> Tensor:
-        """Predictions for held-out images. Collective: at ZeRO stage 3 each process holds part of the weights."""
+        """Returns the predictions for held-out images. Collective, because ZeRO stage 3 splits the weights."""
         with self.engine.inference():
             return images.predict(self.mim, self.engine.micro_batch)
 
     def evaluate(self, done: int, meter: Meter) -> None:
-        """Loss and pictures on the held-out images, beside what trivial predictors reach there."""
+        """Logs the held-out loss beside the losses of trivial predictors, and draws reconstructions. Collective."""
         objective, held_out = self.mim.objective, self.held_out
         if held_out is None:
             return
@@ -187,7 +204,7 @@ class Pretrain(Task[Config, MIM]):
         self.latest = held_out[places], pred[places]
 
     def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
-        """Looks at the held-out images, writes the encoder, checked, and the pictures, and says what was learnt."""
+        """Evaluates once more, writes the pictures and the export, and prints what the run has learned. Collective."""
         self.latest = None
         if self.evaluates:
             with self.outputs.make("the last evaluation", meter):
@@ -209,7 +226,7 @@ class Pretrain(Task[Config, MIM]):
                 meter.say(f"{name:<10}{shown(str(words()))}")
 
     def summary(self) -> str:
-        """Draws the curve beside reconstructions; returns where."""
+        """Draws the loss curve beside reconstructions into summary.png, and returns the result in words."""
         if not self.evaluates:
             return "none (no held-out images, or run.evaluate_every=0)"
         if self.latest is None:
@@ -219,7 +236,7 @@ class Pretrain(Task[Config, MIM]):
         return f"{summary} (curve and some images); each evaluation's in {self.folder / 'grids'}"
 
     def speed(self) -> str:
-        """Says how fast the run was, and how large."""
+        """Returns the speed and the peak memory of the run in words."""
         batch = self.config.train.global_batch
         hours, peak = metrics.training_cost(self.folder, batch)
         if not hours:
@@ -227,7 +244,7 @@ class Pretrain(Task[Config, MIM]):
         return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"
 
     def next_step(self) -> str:
-        """Says what can be done with the run."""
+        """Returns commands that continue from here."""
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         return (
             f"fastmim visualize {typed(self.folder)} --images FOLDER; to train on your images: "
@@ -241,15 +258,20 @@ def paths_and_labels(manifest: Manifest, index: Tensor) -> tuple[list[str], list
     return [manifest.paths[i] for i in places], None if labels is None else [labels[i] for i in places]
 
 
-def initialise(mim: MIM, run: Path) -> None:
-    """Gives a module the weights of a run's newest checkpoint.
+def load_weights(mim: MIM, run: Path) -> None:
+    """Loads the weights of a run's newest checkpoint into a module.
+
+    Args:
+        mim: receives the weights.
+        run: run folder of pre-training.
 
     Raises:
-        ValueError: there is none, or its names and shapes are not the module's.
+        ValueError: there is no checkpoint, or its tensors have other names or shapes.
     """
     loaded = open_run(run, "run.init")[1]
     check_pretrained(loaded, run)
-    then, now = {name: tuple(t.shape) for name, t in loaded.state["model"].items()}, shapes(mim)
+    then = {name: tuple(tensor.shape) for name, tensor in loaded.state["model"].items()}
+    now = shapes(mim)
     if others := [name for name in now | then if then.get(name) != now.get(name)]:
         named = "; ".join(
             f"{name} is {then.get(name, 'missing')}, here {now.get(name, 'missing')}" for name in others[:3]

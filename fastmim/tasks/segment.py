@@ -1,7 +1,4 @@
-"""Segmentation: from a config to a segmenter, and its overlap with the masks of test images.
-
-May import L3 and below.
-"""
+"""The task segmentation: it trains a segmenter and measures its overlap with the label maps of test images."""
 
 from __future__ import annotations
 
@@ -27,19 +24,25 @@ from ..engine.settings import batch_plan
 from ..host.extras import require
 from ..host.launcher import share_of_cores
 from ..model.segmenter import Segmenter, confusion, overlap, slide
-from .classify import seeded_encoder
+from .downstream_task import DownstreamTask
+from .initial_encoder import seeded_encoder
 from .run_outputs import run_on_all
 from .task import MicroBatch, initial_weights
-from .tested import Tested
 from .training_set import Origin, TrainingSet, scan
 
 
-class Segmentation(Tested[Segment, Segmenter]):
-    """A run that trains a segmenter.
+class Segmentation(DownstreamTask[Segment, Segmenter]):
+    """Task that trains a segmenter.
 
-    Its scores are "miou", the mean over classes of intersection over union on all test pixels that have a class,
-    "pixel_accuracy", the part of these that is right, and "iou", by class (None: neither there nor found; no pixel
-    has a class, of all three).
+    The scores are counted over all test pixels that have a class:
+
+    * "iou": intersection over union of each class, by name; None for a class that is neither present nor predicted.
+    * "miou": the mean of these over classes; None if no pixel has a class.
+    * "pixel_accuracy": the fraction of pixels with the right class; None if no pixel has a class.
+
+    Attributes:
+        label_maps: label maps of the training images.
+        test_label_maps: label maps of the test images.
     """
 
     def __init__(self, config: Segment, process: Process):
@@ -51,15 +54,15 @@ class Segmentation(Tested[Segment, Segmenter]):
                 "pixel, which one image has no statistics of; set train.micro_batch"
             )
         test = Manifest.scan(data.test, "data.test")
-        self.masks, self.test_masks = (
+        self.label_maps, self.test_label_maps = (
             Masks(images, folder, data.classes, data.reduce_zero_label, limits_of(data))
             for images, folder in ((manifest, data.masks), (test, data.test_masks))
         )
-        training = TrainingSet(config, manifest, {"masks": Origin(data.masks, self.masks.manifest.hash)})
+        training = TrainingSet(config, manifest, {"masks": Origin(data.masks, self.label_maps.manifest.hash)})
         changes = Drawn(photometric_distortion(), config.train.seed) if config.distort else None
         super().__init__(config, process, training, build(config, initial_weights(config)), test, changes)
-        self.check_same_everywhere(self.test_masks.manifest.hash, data.test_masks)
-        self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
+        self.check_same_everywhere(self.test_label_maps.manifest.hash, data.test_masks)
+        self.label_loader = MaskLoader(self.label_maps, self.loader, config.data.size, self.threads)
 
     @classmethod
     def check_packages(cls, config: Experiment) -> None:
@@ -68,29 +71,33 @@ class Segmentation(Tested[Segment, Segmenter]):
 
     @property
     def threads(self) -> int:
-        """Threads that decode masks."""
+        """Number of threads that decode label maps."""
         return self.config.data.workers or share_of_cores()
 
     def open_test_loader(self) -> Loader:
         nothing = torch.empty(0, dtype=torch.int64)
         return open_loader(self.test, self.config.data, 0, Quarantine(self.test, 0), nothing, self.process.device)
 
-    def unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
-        """Yields also the images with masks that cannot be used, which are decoded: their values can be wrong."""
+    def find_unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
+        """Yields (index, reason) of test images that cannot be used, or whose label maps cannot be used.
+
+        Label maps are decoded, because a damaged label map can only be told by its values.
+        """
         with ThreadPoolExecutor(self.threads) as pool:
-            sizes = pool.map(self.mask_size, indices.tolist())
+            sizes = pool.map(self.label_map_size, indices.tolist())
             for (index, file, reason), size in zip(self.test_loader.headers(indices), sizes, strict=True):
                 try:
                     if reason or isinstance(size, BadFilesError):
                         raise BadFilesError(reason or size)
-                    self.test_masks.compare(index, size, seen_size(file))
+                    self.test_label_maps.compare(index, size, seen_size(file))
                 except BadFilesError as error:
                     yield index, str(error)
 
-    def mask_size(self, index: int) -> tuple[int, int] | BadFilesError:
-        """Returns (height, width) of a test mask, or why the mask cannot be used."""
+    def label_map_size(self, index: int) -> tuple[int, int] | BadFilesError:
+        """Returns height and width of a test image's label map, or the error if the label map cannot be used."""
         try:
-            return self.test_masks.read(index).shape
+            height, width = self.test_label_maps.read(index).shape
+            return height, width
         except DataAwayError:
             raise
         except BadFilesError as error:
@@ -98,7 +105,8 @@ class Segmentation(Tested[Segment, Segmenter]):
 
     def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
         try:
-            self.masks.compare(index, self.masks.read(index).shape, size)
+            height, width = self.label_maps.read(index).shape
+            self.label_maps.compare(index, (height, width), size)
         except DataAwayError:
             raise
         except BadFilesError as error:
@@ -106,68 +114,73 @@ class Segmentation(Tested[Segment, Segmenter]):
         return None
 
     def facts(self) -> dict[str, str]:
-        config, data, module = self.config, self.config.data, self.module
-        seed = config.train.seed
+        data, module = self.config.data, self.module
         return {
             "images": f"{self.images} for training in {data.root} (manifest {self.manifest.hash[:12]}), "
             f"{len(self.test)} for testing in {data.test} (manifest {self.test.hash[:12]})",
-            "masks": f"{data.classes} classes, in {data.masks} (manifest {self.masks.manifest.hash[:12]}) "
-            f"and {data.test_masks} (manifest {self.test_masks.manifest.hash[:12]})",
+            "label maps": f"{data.classes} classes, in {data.masks} (manifest {self.label_maps.manifest.hash[:12]}) "
+            f"and {data.test_masks} (manifest {self.test_label_maps.manifest.hash[:12]})",
             "model": f"{type(module.encoder).__name__} + UPerNet, maps of {module.levels.widths} channels "
             f"every {module.levels.strides} pixels, {self.parameters / 1e6:.2f} M trained parameters",
-            "weights": f"encoder at first that of {config.run.init}, the rest initialised from {seed}"
-            if config.run.init
-            else f"initialised from {seed}",
+            "weights": self.origin_of_weights(),
             "loss": f"cross-entropy{f' + {module.aux_weight} of the second head' if module.aux_weight else ''}",
             "tested": f"{data.test_mode} images, the weights",
         }
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
-        return self.mask_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+        return self.label_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
 
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
-        """Overlap with the masks."""
-        self.share_statistics(self.module)
-        sums, bad = run_on_all(self.process, self.sums)
-        ious, miou, accuracy = overlap(self.process.reduce_sum(sums))
+        self.broadcast_buffers(self.module)
+        counts, bad = run_on_all(self.process, self.count_over_test)
+        ious, miou, accuracy = overlap(self.process.reduce_sum(counts))
         data = self.config.data
         names = data.names or tuple(str(i) for i in range(data.classes))
         return {"miou": miou, "pixel_accuracy": accuracy, "iou": dict(zip(names, ious, strict=True))}, bad
 
-    def sums(self) -> tuple[Tensor, dict[int, str]]:
-        """Counts pixels of this process's test images by class and prediction; says which cannot be used."""
+    def count_over_test(self) -> tuple[Tensor, dict[int, str]]:
+        """Counts the pixels of this process's test images by class and prediction.
+
+        Returns:
+            (classes, classes) int64, indexed by class and prediction; and the reason for each image left out, by index.
+        """
         data, module, device, bad = self.config.data, self.module, self.process.device, {}
         fit = "cover" if data.test_mode == "slide" else "inside"
         settings = data.size, fit, data.crop.interpolation, data.image.channels, self.threads
-        sums = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
-        indices = self.share(range(len(self.test)))
-        turns = -(-len(self.test) // self.process.world)
+        counts = torch.zeros((data.classes, data.classes), dtype=torch.int64, device=device)
+        indices = self.own_share(range(len(self.test)))
+        turns = self.forward_passes(len(self.test))
         with self.engine.inference():
-            for index, pair in zip(indices, whole_images(self.test_masks, indices, *settings), strict=True):
+            pairs = whole_images(self.test_label_maps, indices, *settings)
+            for index, pair in zip(indices, pairs, strict=True):
                 if isinstance(pair, BadFilesError):
                     bad[index] = str(pair)
                     continue
                 image, labels = pair
-                sums += confusion(slide(module, image.to(device), data.size, data.step), labels.to(device))
+                counts += confusion(slide(module, image.to(device), data.size, data.step), labels.to(device))
                 turns -= 1
-            for _ in range(turns if self.engine.stage == 3 else 0):  # there a forward needs all processes
-                module.predict(torch.zeros((1, *data.size, data.image.channels), dtype=torch.uint8, device=device))
-        return sums, bad
+            self.join_forward_passes(module, turns)
+        return counts, bad
 
-    def words(self) -> str:
+    def describe_scores(self) -> str:
         miou, accuracy = self.scores["miou"], self.scores["pixel_accuracy"]
         return "no pixel with a class" if miou is None else f"mIoU {miou:.2%}, pixel accuracy {accuracy:.2%}"
 
     def close(self) -> None:
+        """Ends the loaders' threads."""
         super().close()
-        self.mask_loader.close()
+        self.label_loader.close()
 
 
 def build(config: Segment, source: Path | None = None) -> Segmenter:
-    """The module of a config, initialised from its seed on the default device, its encoder from `source` if given.
+    """Builds the segmenter of a config on the default device.
+
+    Args:
+        config: the run's config. Its seed initialises all weights that do not come from `source`.
+        source: run or export whose weights the encoder takes, or None.
 
     Raises:
-        ValueError: parts that do not fit each other, the image size or the source.
+        ValueError: parts, image size and source do not fit each other.
     """
-    data, encoder = config.data, seeded_encoder(config, source)
-    return Segmenter(encoder, config.decoder, data.classes, data.image)
+    encoder = seeded_encoder(config, source)
+    return Segmenter(encoder, config.decoder, config.data.classes, config.data.image)

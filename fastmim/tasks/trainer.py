@@ -33,14 +33,14 @@ from . import banner
 from .classify import FineTuning, LinearProbing
 from .detect import Detection
 from .inherited_settings import inherit_settings
-from .pretrain import Pretrain
+from .pretrain import Pretraining
 from .run_outputs import attempt, check_outputs
 from .saver import Saver
 from .segment import Segmentation
 from .task import Task
 
 TASKS: dict[type[Experiment], Any] = {
-    Config: Pretrain,
+    Config: Pretraining,
     Finetune: FineTuning,
     Probe: LinearProbing,
     Detect: Detection,

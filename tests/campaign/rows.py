@@ -34,7 +34,7 @@ from fastmim.export.load import from_export
 from fastmim.export.timm_models import timm_encoder, timm_tokens
 from fastmim.parts import Encoder
 from fastmim.run import checkpoint
-from fastmim.tasks.pretrain import Pretrain, build
+from fastmim.tasks.pretrain import Pretraining, build
 from tests.campaign.ledger import Ledger, digest
 from tests.methods.tiny import ROOT, ROWS, tiny
 
@@ -114,7 +114,7 @@ def train(config: Config, process: Process, first: int) -> tuple[list[float], di
     Returns:
         The losses, and the state at the end.
     """
-    task, folder = Pretrain(config, process), Path(config.run.dir) / "checkpoints"
+    task, folder = Pretraining(config, process), Path(config.run.dir) / "checkpoints"
     assert task.total == UPDATES and task.resume(folder) == first
     losses = []
     for step in range(first, UPDATES):

@@ -21,7 +21,7 @@ from fastmim.data.quarantine import Quarantine
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.samples import sample_id
-from fastmim.tasks.detect import build, results
+from fastmim.tasks.detect import build, coco_results
 from tests.methods.tiny import ENCODERS
 from tests.shapes import CATEGORIES, write_shapes
 
@@ -220,7 +220,7 @@ def test_detections_come_back_to_the_image(shapes):
         padding = {"boxes": torch.tensor([[1.0, 1, 9, 9]]) + SIDE, "labels": torch.ones(1).long()}
         detected = {name: torch.cat([target[name], padding[name]]) for name in padding}
         detected |= {"scores": torch.ones(len(crops) + 1), "masks": torch.cat([*crops, torch.ones(1, 1, 28, 28)])}
-        found += results(annotations, manifest.paths[index], cut, detected)
+        found += coco_results(annotations, manifest.paths[index], cut, detected)
     assert len(found) == sum(map(len, annotations.objects.values()))
     scores = average_precision(annotations, found)
     assert scores["bbox_AP"] == pytest.approx(1.0) and scores["segm_AP75"] == pytest.approx(1.0)

@@ -29,7 +29,7 @@ from fastmim.export.timm_models import tensor_names, timm_model, timm_tokens
 from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.run import checkpoint
-from fastmim.tasks.classify import whole_images
+from fastmim.tasks.labelled_images import whole_images
 from tests.methods.test_export import classifier
 from tests.methods.test_frameworks import MEAN, TINY_SWIN, TINY_VIT, config_of, randomized
 from tests.methods.test_onnx_export import UM_SWIN

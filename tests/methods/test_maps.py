@@ -6,7 +6,7 @@ import torch
 from fastmim.config.classify import LabelledData
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.tasks.classify import build_encoder
+from fastmim.tasks.initial_encoder import build_encoder
 from fastmim.tokens import as_map
 from tests.methods.tiny import ENCODERS
 

@@ -26,7 +26,8 @@ from fastmim.model.masking import RandomMasking
 from fastmim.parts import Encoder, ImageSpec
 from fastmim.run import checkpoint
 from fastmim.samples import sample_id, sample_index
-from fastmim.tasks.classify import build, build_encoder, initialise
+from fastmim.tasks.classify import build
+from fastmim.tasks.initial_encoder import build_encoder, load_encoder
 from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
 
@@ -140,22 +141,22 @@ def test_weights_come_over_and_tables_are_resized(tmp_path):
     source = small(ViT, pos="learned").build(ImageSpec((64, 64), (0.5,) * 3, (0.5,) * 3), RandomMasking())
     run = save_run(tmp_path / "vit", source, small(ViT, pos="learned"))
     encoder = build_encoder(small(ViT, pos="learned"), data(96))
-    initialise(encoder, run)
+    load_encoder(encoder, run)
     assert torch.equal(encoder.blocks[1].mlp.fc1.weight, source.blocks[1].mlp.fc1.weight)
     assert torch.equal(encoder.pos_embed, resize_position_embedding(source.pos_embed, (6, 6), 1))
 
     source = build_encoder(small(BEiT, shared_bias=True), data(64))
     nn.init.normal_(source.backbone.rel_pos_bias.relative_position_bias_table)
     encoder = build_encoder(small(BEiT, shared_bias=False), data(96))
-    initialise(encoder, save_run(tmp_path / "beit", source, small(BEiT, shared_bias=True)))
+    load_encoder(encoder, save_run(tmp_path / "beit", source, small(BEiT, shared_bias=True)))
     table = resize_relative_bias(source.backbone.rel_pos_bias.relative_position_bias_table, (11, 11))
     for block in encoder.backbone.blocks:
         torch.testing.assert_close(block.attn.relative_position_bias_table, table)
 
     with pytest.raises(ValueError, match="has another encoder .*backbone.conv1.weight is not there"):
-        initialise(build_encoder(small(ResNet), data()), run)
+        load_encoder(build_encoder(small(ResNet), data()), run)
     with pytest.raises(ValueError, match="blocks.2.norm1.weight is not there"):
-        initialise(build_encoder(small(ViT, depth=3), data()), run)
+        load_encoder(build_encoder(small(ViT, depth=3), data()), run)
 
 
 def test_an_exported_encoder_is_one_to_start_from(tmp_path):
@@ -166,7 +167,7 @@ def test_an_exported_encoder_is_one_to_start_from(tmp_path):
     state = {n: t.contiguous() for n, t in source.backbone.state_dict().items()}
     save_file(state, tmp_path / "export/model.safetensors")
     encoder = build_encoder(small(Swin), data())
-    initialise(encoder, tmp_path / "export")
+    load_encoder(encoder, tmp_path / "export")
     assert all(torch.equal(t, encoder.backbone.state_dict()[n]) for n, t in state.items())
 
 
@@ -177,7 +178,7 @@ def test_an_export_of_every_kind_is_one_to_start_from(kind, tmp_path):
     source = from_run(config, pretraining.build(config).state_dict())
     write_timm(source, tmp_path)
     encoder = build_encoder(small(kind), data())
-    initialise(encoder, tmp_path)
+    load_encoder(encoder, tmp_path)
     expected = source.model.encoder.state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in encoder.state_dict().items() if "mask_token" not in n)
 

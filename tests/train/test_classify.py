@@ -329,15 +329,15 @@ def failing_once(arguments: list[str]) -> None:
     """Trains; the second process's first evaluation fails."""
     from fastmim import train
 
-    original = FineTuning.sums
+    original = FineTuning.sum_over_test
 
     def sums(self, module):
-        FineTuning.sums = original
+        FineTuning.sum_over_test = original
         if self.process.rank == 1:
             raise MemoryError
         return original(self, module)
 
-    FineTuning.sums = sums
+    FineTuning.sum_over_test = sums
     train.main(arguments)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from fastmim.data import away
 from fastmim.data.demo import write_demo_images
 from fastmim.run.folder import FOLDERS, RECORDS
-from fastmim.tasks.pretrain import Pretrain
+from fastmim.tasks.pretrain import Pretraining
 from tests import hostile_runs
 from tests.data.hostile import write_hostile
 from tests.methods.tiny import ROOT
@@ -180,14 +180,14 @@ def test_a_run_says_what_it_does_not_use(small, tmp_path):
 
 def test_a_data_folder_that_stays_away_ends_the_run_saved(small, tmp_path, monkeypatch):
     monkeypatch.setattr(away, "AWAY_SECONDS", 0.2)
-    evaluate = Pretrain.evaluate
+    evaluate = Pretraining.evaluate
 
     def remove(task, done, meter):
         if small.exists():
             small.rename(tmp_path / "elsewhere")
         evaluate(task, done, meter)
 
-    monkeypatch.setattr(Pretrain, "evaluate", remove)
+    monkeypatch.setattr(Pretraining, "evaluate", remove)
     options = [
         *SMALL,
         "--data.held_out",

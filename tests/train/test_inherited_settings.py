@@ -15,8 +15,8 @@ from fastmim.model.encoders import ResNet
 from fastmim.run import checkpoint
 from fastmim.run.folder import FolderError
 from fastmim.tasks import classify
-from fastmim.tasks.classify import build_encoder
 from fastmim.tasks.inherited_settings import inherit_settings
+from fastmim.tasks.initial_encoder import build_encoder
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import refusal, result
@@ -140,7 +140,7 @@ def test_nothing_is_taken_from_an_export_with_a_strange_config(name, tmp_path, m
     (folder / "config.json").write_text(STRANGE[name](stored))
     config = load(CONFIGS / "cifar10_probe_vit.py")
     config = replace(config, run=replace(config.run, dir=str(tmp_path / "run"), init=str(folder)))
-    monkeypatch.setattr("fastmim.tasks.inherited_settings.classify.build_encoder", None)
+    monkeypatch.setattr("fastmim.tasks.inherited_settings.initial_encoder.build_encoder", None)
     found = inherit_settings(config, {})
     assert found.config == config and found.words.startswith("nothing from run.init: ")
     assert str(folder) in found.words and found.words.isprintable() and len(found.words) < 900

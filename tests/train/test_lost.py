@@ -48,8 +48,8 @@ def train_until_wait(place: str, words: list[str]) -> None:
     [
         ("fastmim.data.manifest.Manifest.scan", 143, "stopped by SIGTERM before the first update"),
         ("fastmim.data.loader._Batch.result", 0, "stopped by SIGTERM; no update was done"),
-        ("fastmim.tasks.pretrain.Pretrain.evaluate", 0, "stopped by SIGTERM; saved: update 3"),
-        ("fastmim.tasks.pretrain.Pretrain.finish", 0, "stopped by SIGTERM; saved: update 3"),
+        ("fastmim.tasks.pretrain.Pretraining.evaluate", 0, "stopped by SIGTERM; saved: update 3"),
+        ("fastmim.tasks.pretrain.Pretraining.finish", 0, "stopped by SIGTERM; saved: update 3"),
         ("fastmim.tasks.trainer.Trainer.log", 0, "stopped by SIGTERM; saved: update 3"),
     ],
 )

@@ -17,7 +17,7 @@ from fastmim.run import checkpoint
 from fastmim.run.meter import Meter
 from fastmim.run.metrics import progress
 from fastmim.tasks import pretrain
-from fastmim.tasks.pretrain import Pretrain
+from fastmim.tasks.pretrain import Pretraining
 from tests.methods.tiny import ROOT
 from tests.train import launched
 
@@ -139,7 +139,7 @@ def test_late_failures_cost_neither_the_training_nor_the_other_results(images, m
     arguments = words(images, "--run.evaluate_every", "100")
     with monkeypatch.context() as broken:
         broken.setattr(pretrain, "plot_curve", full)
-        broken.setattr(Pretrain, "predict", no_memory)
+        broken.setattr(Pretraining, "predict", no_memory)
         done = launched.train(arguments, check=False)
     assert done.returncode == 1
     assert "without the last evaluation, loss.png: the same command tries again" in done.stderr
@@ -184,14 +184,14 @@ def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, mo
 
 def fail(monkeypatch, update: int, error: Exception) -> None:
     """Makes an update of every pre-training run raise an error."""
-    original = Pretrain.train_step
+    original = Pretraining.train_step
 
     def train_step(self, step, batches):
         if step == update:
             raise error
         return original(self, step, batches)
 
-    monkeypatch.setattr(Pretrain, "train_step", train_step)
+    monkeypatch.setattr(Pretraining, "train_step", train_step)
 
 
 def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
