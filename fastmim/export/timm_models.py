@@ -132,7 +132,7 @@ def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
 
 
 def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
-    """Returns the (B, N, D) tokens of a timm model, in raster order.
+    """Returns the (B, N, D) tokens of a timm model for normalised (B, C, H, W) images.
 
     Args:
         spec: config of the encoder whose weights the model holds.
