@@ -1,7 +1,4 @@
-"""A saved run: its newest usable checkpoint and the config in it. The folder may come from a stranger.
-
-May import L3 and below.
-"""
+"""A saved run: its newest usable checkpoint and the config in it. The folder may come from a stranger."""
 
 from __future__ import annotations
 
