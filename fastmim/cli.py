@@ -1,4 +1,4 @@
-"""The `fastmim` command: everything except training. Docstrings here are the texts of `fastmim COMMAND --help`."""
+"""The `fastmim` command: everything except training. Docstrings are the texts of `--help`."""
 
 from __future__ import annotations
 

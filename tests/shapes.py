@@ -1,4 +1,4 @@
-"""Pictures of rectangles, discs and triangles, with their boxes and masks in COCO's format and as labels.
+"""Pictures of rectangles, discs and triangles, with annotations in COCO's format and label maps.
 
 python -m tests.shapes FOLDER      # all, few and test; each with PART.json, PART_masks and PART_figures
 """
@@ -18,9 +18,19 @@ NOISE = 6.0  # its standard deviation, of 255
 
 
 def write_shapes(folder: Path, part: str, count: int, seed: int, side: int = 96, most: int = 4) -> None:
-    """`folder/part` with `count` images of 3/4 `side` to `side` pixels, 1 to `most` shapes on each that do not touch,
-    `folder/part.json`: polygons for rectangles and triangles, run lengths for discs; and `folder/part_masks`: for each
-    pixel 0, or the place of its shape's category in `CATEGORIES`, from 1. Colours are drawn, so they tell nothing."""
+    """Writes pictures of shapes that do not touch, whose colours are random and so tell nothing about the shape.
+
+    Writes the images `folder/part`; the annotations `folder/part.json` (polygons for rectangles and triangles, run
+    lengths for discs); and the label maps `folder/part_masks` (0 = ground, n = n-th category of `CATEGORIES`).
+
+    Args:
+        folder: folder to write into.
+        part: name of the set of pictures.
+        count: number of pictures.
+        seed: seed of the pictures.
+        side: largest side of a picture, pixels; the smallest is three quarters of it.
+        most: most shapes on a picture.
+    """
     generator = np.random.default_rng(seed)
     images, annotations = [], []
     for name in (part, f"{part}_masks"):
@@ -56,7 +66,7 @@ def write_shapes(folder: Path, part: str, count: int, seed: int, side: int = 96,
 
 
 def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]) -> tuple:
-    """The segmentation of a shape that fills a box, and its (H, W) bool mask."""
+    """Returns the segmentation, in COCO's format, of a shape that fills a box, and its (H, W) bool mask."""
     if category == 7:
         rows, columns = np.ogrid[: size[0], : size[1]]
         mask = (columns + 0.5 - x - w / 2) ** 2 + (rows + 0.5 - y - h / 2) ** 2 < (w / 2) ** 2
@@ -69,8 +79,10 @@ def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]
 
 
 def write_parts(folder: Path) -> None:
-    """Of at most 64 pixels: 2000 to pre-train on, 32 to train on with labels, 100 to test on; for each part also
-    `folder/part_figures`, masks with 1 on every shape, whichever it is, 0 elsewhere."""
+    """Writes 2000 pictures for pre-training, 32 for training with labels, and 100 for testing, of up to 64 pixels.
+
+    Writes for each part also `folder/part_figures`: label maps with 1 on every shape and 0 elsewhere.
+    """
     for part, count, seed in (("all", 2000, 1), ("few", 32, 2), ("test", 100, 3)):
         write_shapes(folder, part, count, seed, side=64)
         (folder / f"{part}_figures").mkdir(exist_ok=True)

@@ -1,7 +1,6 @@
 """Outline of the model that a stored config describes: its tensors without memory for them.
 
-A stranger's config may claim any size. Its claims are therefore compared with the weights beside it before anything is
-built.
+A stranger's config may claim any size, so its claims are compared with the weights beside it before anything is built.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _ABSURD = (RuntimeError, TypeError, ArithmeticError, AttributeError, LookupError
 
 
 def tensors_with_values(weights: Mapping[str, Tensor]) -> int:
-    """Counts the tensors that are not empty. Empty tensors take no room in a file, so their number proves nothing."""
+    """Returns the number of tensors that are not empty. Empty tensors cost a forged file nothing."""
     return sum(tensor.numel() > 0 for tensor in weights.values())
 
 

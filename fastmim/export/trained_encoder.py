@@ -83,7 +83,7 @@ class FeatureExtractor(nn.Module):
         return self.encoder.features(images)
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Returns (B, D) features: the input of the classifier, or without a classifier the mean over positions."""
+        """Returns (B, D) features: the classifier's input; without a classifier, the mean over positions."""
         return self.pool(self.tokens(images))
 
     def dense(self, images: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Window:
-    """Window of a PIL image, cut and resized to (H, W, C) uint8 exactly as the data loader does with a file."""
+    """Window of a PIL image, cut and resized to (H, W, C) uint8 as the data loader does with a file."""
 
     def __init__(self, crop: CenterCrop, size: tuple[int, int], channels: int):
         self.crop, self.size, self.channels = crop, size, channels

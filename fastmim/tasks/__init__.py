@@ -1,1 +1,1 @@
-"""Tasks: each builds a module and evaluates it. May import L3 and below."""
+"""Tasks: each trains one kind of module and evaluates it. `trainer.py` is the loop around them."""

@@ -1,4 +1,4 @@
-"""The tasks fine-tuning and linear probe: they train a classifier and measure its accuracy on test images."""
+"""The tasks fine-tuning and linear probe: training of a classifier, and its accuracy on test images."""
 
 from __future__ import annotations
 

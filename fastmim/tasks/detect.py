@@ -1,4 +1,4 @@
-"""The task detection: it trains a Mask R-CNN and measures its average precision on test images."""
+"""The task detection: training of a Mask R-CNN, and its average precision on test images."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from .training_set import Origin, TrainingSet, scan
 MANY_PIXELS = 10**8
 """Pixels of all instance masks of an image that take long enough to draw to check the size of the image first."""
 MOST_PIXELS = 2 * 10**9
-"""Most pixels of all instance masks of a usable image. COCO's largest images have 0.4 million pixels."""
+"""Most pixels of all instance masks of a usable image. An image of COCO has up to 0.4 million pixels."""
 MOST_OBJECTS = 2000
-"""Most objects of a usable image. COCO's images have up to 93."""
+"""Most objects of a usable image. An image of COCO has up to 93 objects."""
 PIECE = 8
 """Test images in a forward pass. The same for any number of processes, so that results do not depend on that number."""
 
@@ -269,7 +269,7 @@ def gather(found: list, process: Process) -> list:
 
 
 def coco_results(annotations: Annotations, name: str, cut: Cut, detected: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Converts the detections on a resized and padded image to COCO's format, in pixels of the original image.
+    """Converts the detections on a resized and padded image to COCO's format and the original size.
 
     Args:
         annotations: annotations of the image.

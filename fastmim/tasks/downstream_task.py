@@ -109,7 +109,9 @@ class DownstreamTask(Task[DownstreamT, ModuleT]):
         return -(-pieces // self.process.world)
 
     def join_forward_passes(self, module: Predictor, missing: int) -> None:
-        """Takes part in the forward passes of processes with more images. Only ZeRO stage 3 needs this. Collective.
+        """Takes part in the forward passes of processes with more images. Collective.
+
+        Only ZeRO stage 3 needs this, because every process holds a part of the weights.
 
         Args:
             module: the module that the other processes call.

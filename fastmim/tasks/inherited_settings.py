@@ -1,7 +1,4 @@
-"""Network settings that a run takes from the run or export whose weights it starts from (run.init).
-
-May import L3 and below, convert, and the loader of exports.
-"""
+"""Network settings that a run takes from the run or export whose weights it starts from (run.init)."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ class InheritedSettings:
 
 
 def inherit_settings(config: Experiment, given: Mapping[str, str]) -> InheritedSettings:
-    """Replaces the network settings of a config by those of `run.init` if the weights there do not fit the config.
+    """Takes the network settings of `run.init` if the weights there do not fit the config.
 
     `data.mean` and `data.std` are always those of `run.init`. Settings on the command line are kept, and refused if the
     weights do not fit them. A continued run inherits the same settings as at its start.
@@ -135,7 +132,7 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
 
 
 def _again(config: Experiment) -> InheritedSettings:
-    """Repeats what a continued run inherited at its start, for the settings that its config has not changed since."""
+    """Repeats what a continued run inherited at its start, except settings that were changed since."""
     loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None, config_of)
     if loaded is None:
         return InheritedSettings(config)

@@ -1,7 +1,4 @@
-"""k-NN accuracy of a pre-training run's encoder on labelled folders, with features in memory-mapped files.
-
-May import L3 and below, and analysis.
-"""
+"""k-NN accuracy of a pre-trained encoder on labelled folders, with features in memory-mapped files."""
 
 from __future__ import annotations
 

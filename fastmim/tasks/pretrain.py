@@ -1,4 +1,4 @@
-"""The task pre-training: it trains encoder and decoder and measures the loss on held-out images."""
+"""The task pre-training: training of encoder and decoder, and their loss on held-out images."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Pretraining(Task[Config, MIM]):
             return images.predict(self.mim, self.engine.micro_batch)
 
     def evaluate(self, done: int, meter: Meter) -> None:
-        """Logs the held-out loss beside the losses of trivial predictors, and draws reconstructions. Collective."""
+        """Logs the held-out loss and the losses of trivial predictors, draws reconstructions. Collective."""
         objective, held_out = self.mim.objective, self.held_out
         if held_out is None:
             return
@@ -204,7 +204,7 @@ class Pretraining(Task[Config, MIM]):
         self.latest = held_out[places], pred[places]
 
     def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
-        """Evaluates once more, writes the pictures and the export, and prints what the run has learned. Collective."""
+        """Evaluates once more, makes pictures and export, and prints the result of the run. Collective."""
         self.latest = None
         if self.evaluates:
             with self.outputs.make("the last evaluation", meter):

@@ -1,7 +1,4 @@
-"""Results beside the checkpoints (scores, pictures, exports): their failure costs one line, never the training.
-
-May import L3 and below.
-"""
+"""Results beside the checkpoints (scores, pictures, exports), whose failure never ends a training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task segmentation: it trains a segmenter and measures its overlap with the label maps of test images."""
+"""The task segmentation: training of a segmenter, and its overlap with test label maps."""
 
 from __future__ import annotations
 

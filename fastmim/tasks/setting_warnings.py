@@ -1,7 +1,4 @@
-"""Warnings before the first update about settings that are valid but make a run meaningless.
-
-May import L3 and below.
-"""
+"""Warnings before the first update about settings that are valid but make a run meaningless."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Reconstructions of a pre-training run's newest checkpoint, with a note on the images that it was trained on.
-
-May import L3 and below, and analysis.
-"""
+"""Reconstructions by a pre-training run, with a note on the images that the run was trained on."""
 
 from __future__ import annotations
 

@@ -79,8 +79,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_pat
 
 @pytest.mark.costly("processes", "two ranks train at ZeRO 3")
 def test_processes_do_not_count(undisturbed, shapes, tmp_path):
-    """Two train on the same samples, and test 4 and 3 images, also at stage 3, where no process may wait for another;
-    then one tests the same weights, at the same stage, because stage 3 rounds otherwise."""
+    """Two processes train on the same samples and get the same scores as one process on the same weights.
+
+    They test 4 and 3 images at stage 3, where no process may wait for another. One process tests at the same stage,
+    because stage 3 rounds differently.
+    """
     two, one, whole = (tmp_path / name for name in ("two", "one", "whole"))
     stage = ("--train.zero_stage", "3")
     launched.train_on_two(words(shapes, two, *SLIDE, *stage), tmp_path / "output")
