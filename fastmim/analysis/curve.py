@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ..host.files import read_json
+from ..host.json_files import read_json
 from ..host.terminal import shown
 from ..run.metrics import read_metrics
 from .pictures import save_png

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..host.files import short
+from ..host.json_files import is_whole, parse_large, read_large, short
 from ..host.terminal import shown
 from ..parts import Cut
-from . import strict_json
 from .crops import move
 from .decode import places
 from .manifest import Manifest
-from .strict_json import is_whole
 
 Segmentation = list[np.ndarray] | dict[str, Any]
 """Polygons, each x, y, x, y, ... in pixels, or a run-length encoding."""
@@ -52,14 +50,14 @@ class Annotations:
         name = shown(path)
         refusal = f"{name}: expected COCO's format, an object with images, annotations and categories"
         try:
-            text = strict_json.read(path, refusal)
+            text = read_large(path, refusal)
         except OSError as error:
             raise type(error)(f"annotations {name} cannot be read: {error.strerror}") from error
         self.path, self.sha256 = path, hashlib.sha256(text).hexdigest()
         try:
             # In COCO's own files an object takes 500 characters, a list 150 and a text 30.
             texts = 10**6 + len(text) // 16
-            data = strict_json.parse(
+            data = parse_large(
                 text, 10**5 + len(text) // 12, 10**5 + len(text) // 40, keys=texts, texts=texts, change=_compact
             )
             columns = []

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from fastmim_kernels.reader import Header
 
-from .decode import Decoder, Job, Pending
+from .decode import Decoder, Job, PendingBatch
 from .image import DEFAULT_LIMITS, Limits, memory_needed, refusal, reserved, seconds_needed
 
 # Formats that DALI decodes to the pixels of Pillow, bit for bit, and faster. It has no GIF; BMP, TIFF, palettes, CMYK
@@ -82,7 +82,7 @@ class DaliDecoder(Decoder):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = ThreadPoolExecutor(1 if self._stream else threads, thread_name_prefix="fastmim-dali")
 
-    def start(self, jobs: list[Job]) -> Pending:
+    def start(self, jobs: list[Job]) -> PendingBatch:
         images = torch.empty((len(jobs), *self._shape), dtype=torch.uint8, device=self._device)
         if self._stream:
             # Its memory may still be read by what the caller's stream was given before, and may be given back to that
@@ -95,7 +95,7 @@ class DaliDecoder(Decoder):
             takes = self._takes(job.file.header) and not job.changes and not refusal(job.file, self._limits)
             (ours if takes else others).append(position)
         decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in self._chunks(ours, jobs)]
-        return _Batch(images, self._start_pillow(others, jobs), decoding)
+        return _DaliBatch(images, self._start_pillow(others, jobs), decoding)
 
     def describe(self) -> str:
         formats = ", ".join(name.upper() for name in _FORMATS)
@@ -136,12 +136,12 @@ class DaliDecoder(Decoder):
         """Hands the jobs at `positions` to Pillow."""
         return _Elsewhere(positions, self._pillow.start([jobs[i] for i in positions])) if positions else None
 
-    def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Decoded:
+    def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _DaliCall:
         """Fills the rows at `positions`; leaves those that DALI cannot decode to Pillow."""
         with reserved(self._limits, *(jobs[i].file for i in positions)):
             failed = self._fill_or_name(positions, jobs, images)
         filled = self._stream.record_event() if self._stream else None
-        return _Decoded(self._start_pillow(failed, jobs), filled)
+        return _DaliCall(self._start_pillow(failed, jobs), filled)
 
     def _fill_or_name(self, positions: list[int], jobs: list[Job], images: Tensor) -> list[int]:
         """Fills the rows at `positions`; returns those whose files DALI cannot decode."""
@@ -241,18 +241,18 @@ class _Elsewhere(NamedTuple):
     """Rows of a batch that another decoder makes."""
 
     positions: list[int]
-    pending: Pending
+    pending: PendingBatch
 
 
-class _Decoded(NamedTuple):
+class _DaliCall(NamedTuple):
     """A call of DALI that was made: rows left to another decoder; on a GPU, what comes when the others are filled."""
 
     others: _Elsewhere | None
     filled: torch.cuda.Event | None
 
 
-class _Batch(Pending):
-    def __init__(self, images: Tensor, others: _Elsewhere | None, decoding: list[Future[_Decoded]]):
+class _DaliBatch(PendingBatch):
+    def __init__(self, images: Tensor, others: _Elsewhere | None, decoding: list[Future[_DaliCall]]):
         self._images = images
         self._others = others
         self._decoding = decoding

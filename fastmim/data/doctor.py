@@ -21,12 +21,12 @@ from ..config.base import Data
 from ..host.files import write
 from ..host.records import read_rows
 from ..host.terminal import shown
-from .away import Patience
+from .availability import RetryingReader
 from .decode import to_8_bits
 from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size
-from .listing import reasons
 from .manifest import Manifest
 from .quarantine import is_entry
+from .scan import describe_reasons
 
 _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # of the 0..1 scale
@@ -123,7 +123,7 @@ class Report:
         copies = sum(map(len, self.duplicates)) - len(self.duplicates)
         rows = [
             ("images", str(self.images), f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"),
-            *[("left out", str(self.left_out.total()), reasons(self.left_out))] * bool(self.left_out),
+            *[("left out", str(self.left_out.total()), describe_reasons(self.left_out))] * bool(self.left_out),
             *(
                 (name, str(len(files)), _first([f"{shown(path)}: {why}" for path, why in files.items()]))
                 for name, files in (("broken", self.broken), ("changed", self.changed))
@@ -336,7 +336,7 @@ def _examined(
 
     def look(index: int, reading: Batch) -> tuple[File, _Pixels | None, str | None]:
         files = reading.result()
-        patience.insist([index], files)
+        retrying.retry([index], files)
         (file,) = files
         reason = refusal(file, limits) or manifest.difference(index, len(file.data), file.checksum)
         if reason is not None or quick:
@@ -353,7 +353,7 @@ def _examined(
     pending: deque[Future] = deque()
     reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
     with reader, ThreadPoolExecutor(threads) as pool:
-        patience = Patience(manifest, lambda several: submit(several).result(), limits.file_bytes)
+        retrying = RetryingReader(manifest, lambda several: submit(several).result(), limits.file_bytes)
         try:
             for index in indices:
                 pending.append(pool.submit(look, index, submit([index])))

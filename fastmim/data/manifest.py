@@ -17,7 +17,7 @@ from pathlib import Path
 from ..host.files import writing
 from ..host.terminal import shown
 from . import manifest_file
-from .listing import read_list, reasons, walk
+from .scan import describe_reasons, scan_folder, scan_list
 
 MAX_IMAGES = 2**32  # a sample id holds the index in 32 bits
 
@@ -62,7 +62,7 @@ class Manifest:
         Args:
             root: the folder, list file or manifest.
             setting: what named `root`, for the error when nothing is there.
-            say: as in `listing.walk`.
+            say: as in `scan.walk`.
 
         Raises:
             FileNotFoundError: `root`, all files of the list, or the first files of a manifest, all of them, do not
@@ -91,9 +91,9 @@ class Manifest:
                 )
             return manifest
         if stat.S_ISDIR(mode):
-            (entries, left_out), labels = walk(root, say), None
+            (entries, left_out), labels = scan_folder(root, say), None
         else:
-            entries, labels, left_out = read_list(root)
+            entries, labels, left_out = scan_list(root)
             root = os.path.dirname(root)
         if len(entries) > MAX_IMAGES:
             raise ValueError(f"{shown(root)} has {len(entries)} images; a sample id can count {MAX_IMAGES}")
@@ -148,7 +148,7 @@ class Manifest:
         """Returns remarks on the files that are not used, a phrase each; none if all are used."""
         found = []
         if total := self.left_out.total():
-            found.append(f"{total} {'file' if total == 1 else 'files'} left out: {reasons(self.left_out)}")
+            found.append(f"{total} {'file' if total == 1 else 'files'} left out: {describe_reasons(self.left_out)}")
         if empty := self.sizes.count(0):
             first = shown(self.paths[self.sizes.index(0)])
             found.append(f"{empty} missing, empty or unreadable, such as {first}")

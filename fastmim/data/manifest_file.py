@@ -10,11 +10,9 @@ import os
 import re
 from typing import IO, Any
 
-from ..host.files import short
+from ..host.json_files import is_whole, parse_large, read_large, short
 from ..host.terminal import shown
-from . import strict_json
-from .listing import MAX_LABEL
-from .strict_json import is_whole
+from .scan import MAX_LABEL
 
 _FORMAT = "fastmim-manifest-1"
 _NESTED = 16  # lists and objects; four and one are needed
@@ -31,9 +29,9 @@ def read(path: str) -> tuple[dict[str, Any], str]:
         ValueError: it is not a manifest; the message names the field.
     """
     refusal = f"{shown(path)} is not a manifest (expected a JSON object of format {_FORMAT})"
-    content = strict_json.read(path, refusal)
+    content = read_large(path, refusal)
     try:
-        data = strict_json.parse(content, lists=_NESTED, objects=_NESTED, keys=_KEYS)
+        data = parse_large(content, lists=_NESTED, objects=_NESTED, keys=_KEYS)
         del content
         if (found := data.get("format")) != _FORMAT:
             raise ValueError(f"its format is {short(found)}")

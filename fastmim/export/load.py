@@ -16,7 +16,7 @@ from ..config.base import Config, Experiment, from_json
 from ..config.classify import Finetune, LabelledData, Probe
 from ..convert import official
 from ..data.crops import CenterCrop
-from ..host.files import read_json
+from ..host.json_files import read_json
 from ..host.terminal import shown
 from ..model.masking import UniformMasking
 from ..run import checkpoint

@@ -260,7 +260,7 @@ def refusing(
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not (isinstance(error, kinds) or lacks_memory(error)):
             raise
-        why = reason(error, paths)
+        why = explain(error, paths)
         tell(why)
         print(f"{prog}: {why}", file=errors)
         raise SystemExit(2) from None
@@ -271,7 +271,7 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error))))
 
 
-def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
+def explain(error: Exception, paths: dict[str, Path] | None = None) -> str:
     """Returns what an exception says as one line, with the argument that the file in question belongs to."""
     named = sorted((paths or {}).items(), key=lambda item: -len(os.path.abspath(item[1])))
     if lacks_memory(error):

@@ -35,7 +35,7 @@ def shown(name: str | bytes | os.PathLike) -> str:
     return _plain(text)
 
 
-def typed(word: str | os.PathLike) -> str:
+def shell_word(word: str | os.PathLike) -> str:
     """Returns a name from outside as a word to type into a shell, where it stands for itself and runs nothing.
 
     Args:

@@ -18,7 +18,7 @@ from ..config.classify import Finetune, LabelledData, Probe
 from ..config.detect import Detect
 from ..config.segment import Segment
 from ..convert.resize import resize_table
-from ..data.augment import Drawn, color_jitter, rand_augment
+from ..data.augment import Augmenter, color_jitter, rand_augment
 from ..data.crops import CenterCrop
 from ..data.loader import Changes, Loader, open_loader
 from ..data.manifest import Manifest
@@ -126,7 +126,7 @@ class Classification(Tested[ClassifyT, Classifier]):
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         turns = -(-len(pieces) // self.process.world)
         with self.engine.inference():
-            for (images, ids, *_), left_out in self.test_loader.intact(self.share(pieces)):
+            for (images, ids, *_), left_out in self.test_loader.intact_batches(self.share(pieces)):
                 bad |= left_out
                 if not len(images):
                     continue
@@ -160,9 +160,9 @@ class FineTuning(Classification[Finetune]):
             )
         changes = None
         if augment.rand_augment:
-            changes = Drawn(rand_augment(augment.rand_augment, config.data), config.train.seed)
+            changes = Augmenter(rand_augment(augment.rand_augment, config.data), config.train.seed)
         elif augment.color_jitter:
-            changes = Drawn(color_jitter(augment.color_jitter), config.train.seed)
+            changes = Augmenter(color_jitter(augment.color_jitter), config.train.seed)
         sources = open_sources(config, process)
         if config.ema.decay is not None:  # copied before the engine changes the module
             from timm.utils.model_ema import ModelEmaV3
@@ -358,6 +358,6 @@ def calibration(
     """
     index = split_held_out(len(manifest), min(count, len(manifest) - 1), seed)[1]
     with whole_images(manifest, data, device) as loader:
-        for batch, _ in loader.intact(index.split(PIECE)):
+        for batch, _ in loader.intact_batches(index.split(PIECE)):
             if len(batch.images):
                 yield batch.images.to(device)

@@ -23,7 +23,7 @@ from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..engine.process import Process
 from ..host.extras import require
-from ..host.terminal import shown, typed
+from ..host.terminal import shell_word, shown
 from ..model.mim import MIM
 from ..run import metrics, trace
 from ..run.meter import Meter
@@ -61,7 +61,7 @@ class HeldOut:
         """Loads the images at these indices of the manifest; returns also why bad ones are left out, by path."""
         quarantine, nothing = Quarantine(manifest, 0), torch.empty(0, dtype=torch.int64)
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
-            return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
+            return HeldOut.draw(mim, *loader.load_held_out(index)), loader.bad_files()
 
     def spread(self, manifest: Manifest, count: int) -> list[int]:
         """Returns the places of `count` of these images, as many of each class; see `reconstruction.spread`."""
@@ -116,7 +116,7 @@ class Pretrain(Task[Config, MIM]):
                 f"left out of data.held_out_root: {shown(path)}: {shown(reason)}" for path, reason in bad.items()
             ]
         else:
-            held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.training.held_out_index))
+            held_out = HeldOut.draw(self.mim, *self.loader.load_held_out(self.training.held_out_index))
         found = len(held_out.images)
         if found < asked:
             self.notes.append(
@@ -224,7 +224,7 @@ class Pretrain(Task[Config, MIM]):
         """Says what can be done with the run."""
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         return (
-            f"fastmim visualize {typed(self.folder)} --images FOLDER; to train on your images: "
+            f"fastmim visualize {shell_word(self.folder)} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER"
         )
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..config.base import Experiment
 from ..config.segment import Segment
-from ..data.augment import Drawn, photometric_distortion
-from ..data.away import DataAwayError
+from ..data.augment import Augmenter, photometric_distortion
+from ..data.availability import DataUnavailableError
 from ..data.image import seen_size
-from ..data.labels import MaskLoader, Masks, whole_images
+from ..data.labels import LabelMapLoader, LabelMaps, whole_images
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
@@ -52,14 +52,14 @@ class Segmentation(Tested[Segment, Segmenter]):
             )
         test = Manifest.scan(data.test, "data.test")
         self.masks, self.test_masks = (
-            Masks(images, folder, data.classes, data.reduce_zero_label, limits_of(data))
+            LabelMaps(images, folder, data.classes, data.reduce_zero_label, limits_of(data))
             for images, folder in ((manifest, data.masks), (test, data.test_masks))
         )
         training = TrainingSet(config, manifest, {"masks": Origin(data.masks, self.masks.manifest.hash)})
-        changes = Drawn(photometric_distortion(), config.train.seed) if config.distort else None
+        changes = Augmenter(photometric_distortion(), config.train.seed) if config.distort else None
         super().__init__(config, process, training, build(config, initial_weights(config)), test, changes)
         self.check_same_everywhere(self.test_masks.manifest.hash, data.test_masks)
-        self.mask_loader = MaskLoader(self.masks, self.loader, config.data.size, self.threads)
+        self.mask_loader = LabelMapLoader(self.masks, self.loader, config.data.size, self.threads)
 
     @classmethod
     def check_packages(cls, config: Experiment) -> None:
@@ -83,7 +83,7 @@ class Segmentation(Tested[Segment, Segmenter]):
                 try:
                     if reason or isinstance(size, BadFilesError):
                         raise BadFilesError(reason or size)
-                    self.test_masks.compare(index, size, seen_size(file))
+                    self.test_masks.check_size(index, size, seen_size(file))
                 except BadFilesError as error:
                     yield index, str(error)
 
@@ -91,15 +91,15 @@ class Segmentation(Tested[Segment, Segmenter]):
         """Returns (height, width) of a test mask, or why the mask cannot be used."""
         try:
             return self.test_masks.read(index).shape
-        except DataAwayError:
+        except DataUnavailableError:
             raise
         except BadFilesError as error:
             return error
 
     def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
         try:
-            self.masks.compare(index, self.masks.read(index).shape, size)
-        except DataAwayError:
+            self.masks.check_size(index, self.masks.read(index).shape, size)
+        except DataUnavailableError:
             raise
         except BadFilesError as error:
             return str(error)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..config.base import Experiment
-from ..data.held_out import split
 from ..data.manifest import Manifest
 from ..data.sampler import Sampler
+from ..data.split import split_images
 from ..engine.process import Process
 from ..run.console import say
 
@@ -57,7 +57,7 @@ class TrainingSet:
     ):
         data, seed = config.data, config.train.seed
         self.manifest, self.labels = manifest, labels
-        self.index, self.held_out_images, self.held_out_index = split(manifest, data, seed)
+        self.index, self.held_out_images, self.held_out_index = split_images(manifest, data, seed)
         self.sampler = Sampler(self.index, seed, data.repeats, data.repeats_together)
         self.updates = total_steps(config, len(self.index))
         self.origins = {"manifest": Origin(data.root, manifest.hash), **(origins or {})}

@@ -80,7 +80,7 @@ _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENOTCONN, e
 _PAUSES = (0.05, 0.2, 1.0)  # seconds
 
 
-def walk(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[list[Entry], Counter[str]]:
+def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[list[Entry], Counter[str]]:
     """Lists every image below a folder.
 
     Args:
@@ -137,12 +137,12 @@ def walk(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[lis
         failed = f", {len(unread)} more cannot be read, such as {shown(unread[0][0])}" if unread else ""
         raise ValueError(
             f"no images in {shown(root)}: looked for {', '.join(sorted(EXTENSIONS))} in {count}{failed} "
-            f"and saw {left_out.total()} other files" + (f" ({reasons(left_out)})" if left_out else "")
+            f"and saw {left_out.total()} other files" + (f" ({describe_reasons(left_out)})" if left_out else "")
         )
     return found + unread, left_out
 
 
-def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
+def scan_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
     """Lists the images that a text file names.
 
     The text is UTF-8, or UTF-16 or UTF-32 as their marks say. Where a path has backslashes and no such file is there,
@@ -195,7 +195,7 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
     return found, None if bare else [label for _, label, _ in entries.values()], left_out
 
 
-def reasons(left_out: Counter[str]) -> str:
+def describe_reasons(left_out: Counter[str]) -> str:
     """Returns the most frequent reasons for which files were left out, with their numbers."""
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[_NAMED:])
