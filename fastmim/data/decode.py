@@ -18,7 +18,7 @@ from torch import Tensor
 from fastmim_kernels.reader import File
 
 from ..parts import Cut
-from .image import DEFAULT_LIMITS, Limits, decode_upright, reserved
+from .image import DEFAULT_LIMITS, Limits, decode_upright, readable_header, reserved
 
 MODES = {1: "L", 3: "RGB"}
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -216,7 +216,7 @@ def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> I
     top, left, height, width = window
     if (top, left, height, width) != (0, 0, image.height, image.width):
         image = image.crop((left, top, left + width, top + height))
-    return to_8_bits(image, mode, file.header.bits)
+    return to_8_bits(image, mode, readable_header(file).bits)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

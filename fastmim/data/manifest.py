@@ -1,7 +1,4 @@
-"""The manifest: the sorted list of image files that sample indices refer to.
-
-Standard library only.
-"""
+"""The manifest: the sorted list of image files that sample indices refer to. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,31 +18,30 @@ from .scan import describe_reasons, scan_folder, scan_list
 
 MAX_IMAGES = 2**32  # a sample id holds the index in 32 bits
 
-_FIRST = 100
+_FIRST = 100  # files of a saved manifest of which one must exist
 
 
 @dataclass(frozen=True)
 class Manifest:
     """An ordered list of image files.
 
-    Order is that of the bytes of the relative path, so it depends on neither the locale nor the file system.
-
-    root: absolute path of the folder that `paths` are relative to.
-    paths: POSIX paths; absolute only where a list file names a file outside its own folder. A folder that could not be
-        read is listed too, with a slash at the end.
-    sizes: bytes of each file; 0 also for what is not there or cannot be examined.
-    labels: the numbers behind the paths of a list file; else the index of each image's class folder, if every image
-        lies in a folder exactly one level down; else None.
-    checksums: XXH64 of each file's bytes (0 = could not be read), as `fastmim doctor` found them; else None.
-    left_out: number of files that `scan` saw but did not list, by reason. Not saved.
+    Files are sorted by the bytes of their relative path, so the order depends on neither locale nor file system.
     """
 
     root: str
+    """Absolute path of the folder that `paths` are relative to."""
     paths: list[str]
+    """POSIX paths. A path is absolute only if a list file names a file outside the folder of the list. A folder that
+    could not be read is listed too, with a slash at the end."""
     sizes: list[int]
+    """Bytes of each file; 0 if the file is missing or cannot be examined."""
     labels: list[int] | None
+    """Class of each image: the number behind its path in a list file, or the index of its class folder. None unless the
+    list has numbers, or every image lies exactly one folder below the root."""
     checksums: list[int] | None = None
+    """XXH64 of the bytes of each file (0 = could not be read), written by `fastmim doctor`; else None."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
+    """Number of files that `scan` saw but did not list, by reason. Not saved."""
 
     @classmethod
     def scan(cls, root: str, setting: str = "", say: Callable[[str], None] = lambda line: None) -> Manifest:
@@ -82,7 +78,7 @@ class Manifest:
             raise OSError(f"{shown(root)} cannot be examined: {error.strerror}") from error
         if root.endswith(".json") and stat.S_ISREG(mode):
             manifest = cls.load(root)
-            # One that is missing is one bad file; all of them mean that the folder was moved, or is not mounted.
+            # A missing file is one bad file. If all are missing, the folder was moved or is not mounted.
             if not any(os.path.lexists(manifest.path(index)) for index in range(min(len(manifest), _FIRST))):
                 raise FileNotFoundError(
                     f"{shown(root)} lists images in {shown(manifest.root)}, but none of the first {_FIRST} is there: "
@@ -104,11 +100,11 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str) -> Manifest:
-        """Reads what `save` wrote.
+        """Reads a manifest that `save` wrote.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: not a manifest, or one that was changed since; the message names the field.
+            ValueError: the file is not a manifest, or was edited; the message names the field.
         """
         columns, expected = manifest_file.read(path)
         manifest = cls(**columns)
@@ -119,7 +115,7 @@ class Manifest:
         return manifest
 
     def save(self, path: str) -> None:
-        """Writes the manifest as JSON, atomically; one inside of the folder that it lists can be moved with it."""
+        """Writes the manifest as JSON, atomically. Inside its own root, the manifest can be moved with the folder."""
         inside = os.path.dirname(os.path.abspath(path)) == self.root
         columns = {"hash": self.hash, "root": "." if inside else self.root}
         columns |= {"paths": self.paths, "sizes": self.sizes, "labels": self.labels}
@@ -128,7 +124,7 @@ class Manifest:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of relative paths and sizes: what sample indices mean. A folder keeps it when moved."""
+        """SHA-256 of relative paths and sizes: equal hashes give sample ids the same meaning, wherever the folder is."""
         entries = zip(self.paths, self.sizes, strict=True)
         return hashlib.sha256(b"".join(b"%b\0%d\0" % (os.fsencode(path), size) for path, size in entries)).hexdigest()
 
@@ -137,15 +133,21 @@ class Manifest:
         return os.path.join(self.root, self.paths[index])
 
     def difference(self, index: int, size: int, checksum: int | None) -> str | None:
-        """Returns how the bytes read from image `index` differ from those listed, in words; None = they do not."""
+        """Returns how a file differs from the listed file, in words, or None.
+
+        Args:
+            index: manifest index of the file.
+            size: bytes that were read.
+            checksum: XXH64 of these bytes; may be None if the manifest has no checksums.
+        """
         if size != self.sizes[index]:
             return f"changed since it was listed: {self.sizes[index]} bytes then, {size} now"
         if self.checksums is not None and checksum != self.checksums[index]:
-            return f"changed since it was listed: checksum {self.checksums[index]:016x} then, {checksum:016x} now"
+            return f"changed since it was listed: checksum {self.checksums[index]:016x} then, {checksum or 0:016x} now"
         return None
 
     def remarks(self) -> list[str]:
-        """Returns remarks on the files that are not used, a phrase each; none if all are used."""
+        """Returns remarks on unused files, one phrase each; an empty list if all files are used."""
         found = []
         if total := self.left_out.total():
             found.append(f"{total} {'file' if total == 1 else 'files'} left out: {describe_reasons(self.left_out)}")
@@ -159,7 +161,7 @@ class Manifest:
 
 
 def _class_labels(paths: list[str]) -> list[int] | None:
-    # A folder that could not be read lies in its class, or is one.
+    # A folder that could not be read is a class, or lies in the folder of its class.
     if any(path.count("/") != 1 for path in paths if not path.endswith("/")):
         return None
     folders = [path.partition("/")[0] for path in paths]
