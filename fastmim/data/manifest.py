@@ -45,26 +45,27 @@ class Manifest:
 
     @classmethod
     def scan(cls, root: str, setting: str = "", say: Callable[[str], None] = lambda line: None) -> Manifest:
-        """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
+        """Lists the images of a folder, a list file or a saved manifest.
 
-        Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. A file is
-        an image by its extension, or else by its first bytes. List files: one image a line, optionally followed by
-        white space and a label (the "path label" lists of UM-MAE). A path is absolute or relative to the list's
-        folder. Blank lines and lines that start with # are ignored. What is not there or cannot be examined (a dead
-        link, a line without its file, a folder without permission) is listed with 0 bytes: reading it says why it is
-        bad, and it counts against `data.bad_budget`. A manifest (x.json) is taken as it is: whoever reads a file asks
-        `difference` whether it is still the one listed.
+        * Folder (flat, nested or by class): hidden names are ignored and links are followed. Every folder is read once,
+          so loops end. The extension or the first bytes of a file tell whether the file is an image.
+        * List file: one image a line, optionally followed by white space and a label (the lists of UM-MAE). A path is
+          absolute or relative to the list's folder. Blank lines and lines that start with # are ignored.
+        * Manifest (x.json): used as written. `difference` later tells whether a file has changed.
+
+        A file or folder that is missing or cannot be examined is listed with 0 bytes. Such a file is a bad file of the
+        run and counts in `data.bad_budget`.
 
         Args:
-            root: the folder, list file or manifest.
-            setting: what named `root`, for the error when nothing is there.
-            say: as in `scan.walk`.
+            root: path of the folder, list file or manifest.
+            setting: name of the setting that holds `root`, for the message if nothing is there.
+            say: takes lines about the progress, see `scan.scan_folder`.
 
         Raises:
-            FileNotFoundError: `root`, all files of the list, or the first files of a manifest, all of them, do not
-                exist.
+            FileNotFoundError: `root` does not exist, or none of the files of a list, or none of the first files of a
+                manifest.
             OSError: `root` cannot be read.
-            ValueError: no images, too many, labels on some lines only, or a file of another kind.
+            ValueError: there are no images or too many, only some lines have a label, or the file is of another kind.
         """
         if not root:
             raise ValueError("expected a folder of images, a list file or a manifest, got an empty path")
@@ -124,7 +125,7 @@ class Manifest:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of relative paths and sizes: equal hashes give sample ids the same meaning, wherever the folder is."""
+        """SHA-256 of relative paths and sizes. Sample ids mean the same images in all manifests with the same hash."""
         entries = zip(self.paths, self.sizes, strict=True)
         return hashlib.sha256(b"".join(b"%b\0%d\0" % (os.fsencode(path), size) for path, size in entries)).hexdigest()
 
