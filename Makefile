@@ -44,12 +44,12 @@ lint: $(INSTALLED) ## ruff, as the tests run it: seconds
 	ruff check . && ruff format --check .
 
 bench: $(INSTALLED) ## the op microbenchmarks and the whole-step comparison, on this machine
-	python -m bench.ops
-	python -m bench.compare
+	python -m bench ops
+	python -m bench compare
 
-readme: $(INSTALLED) ## the tables of results in README.md and bench/results/kernels.md, from bench/results: seconds
-	python -m bench.readme
-	python -m bench.report
+readme: $(INSTALLED) ## the tables of the READMEs and bench/results/kernels.md, from the rows in bench/results: seconds
+	python -m bench readme
+	python -m bench report
 
 campaign: $(CAMPAIGN:%=campaign-%) ## the long proofs, one after another: about 5 hours; each continues where it was stopped
 

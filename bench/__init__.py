@@ -1,1 +1,1 @@
-"""Benchmarks, run as `python -m bench.<name>` from the repository root; never installed."""
+"""Measurements, run as `python -m bench NAME` from the repository root; never installed. See bench/README.md."""

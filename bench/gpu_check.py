@@ -1,14 +1,15 @@
-"""`python -m bench.gpu_check`: on a GPU, everything that only a GPU can prove, in one round.
+"""Checks on a GPU everything that only a GPU can prove, in one round of less than ten minutes.
 
-First what other work waits for: the C++ library, each kernel once against its reference, whole steps of four methods.
-Then precisions, official losses, runs that stop and go on at every ZeRO stage, compiled baselines, attention kernels,
-ops, DALI and the loader. What is left of the time goes to all kernel tests, tensors of more than 2^31 elements and
-compute-sanitizer. Each part is one process, or several at once. A part has its own seconds and those that parts before
-it did not need. Logs and rows go to one archive, which is written anew after each part: $OUT/gpu_check.tar.gz, or in
---out.
+The first parts are those that other work waits for: the C++ library, each kernel once against its reference, and whole
+steps of four methods. Then come precisions, official losses, runs that stop and go on at every ZeRO stage, compiled
+baselines, attention kernels, ops, DALI and the loader. The rest of the time goes to all kernel tests, tensors of more
+than 2^31 elements, and compute-sanitizer.
+
+Each part is one process, or several at once. It may use its own seconds and those that earlier parts did not need. Logs
+and rows go to one archive, which is written anew after each part: gpu_check.tar.gz in $OUT, or else in --out.
 """
 
-# May import torch and bench.record.
+# May import torch and bench.
 
 from __future__ import annotations
 
@@ -28,13 +29,14 @@ from typing import NamedTuple
 import torch
 
 from bench import record
-from fastmim.host.command import Parser, at_least, refusing
+from bench.options import command_parser
+from fastmim.host.command import at_least
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 560
-"""Seconds: a command on a lent machine has 600, of which packages take some to land."""
+"""Seconds of a round: a command on a lent machine has 600, and the copying of packages takes some of them."""
 SHOWN = 400
-"""Characters of a failed part's log that are printed; the archive has all of it."""
+"""Characters of a failed part's log that are printed; the archive holds the whole log."""
 CONFIGS = {
     "UM-MAE Swin-T": "configs/um_mae/pretrain/swin_tiny_256_200ep.py",
     "MAE ViT-B": "configs/mae/pretrain/vit_base_patch16_224_800ep.py",
@@ -50,24 +52,29 @@ RESUMED = {
     "bf16-master": ("--train.precision", "bf16-master"),
     "fp16": ("--train.precision", "autocast-fp16"),
 }
-"""Runs that are stopped and continued, and must then equal undisturbed ones bit for bit."""
+"""Settings of runs that are stopped and continued, and must then equal undisturbed runs bit for bit."""
 
 
 class Part(NamedTuple):
-    """One process of the round, or several at once."""
+    """One process of the round, or several at once, and the seconds that are kept free for it."""
 
     name: str
     commands: list[list[str]]
     seconds: int
-    """Kept free for the part."""
 
 
 def python(*arguments: str) -> list[str]:
+    """Returns a command that runs this Python."""
     return [sys.executable, *arguments]
 
 
+def bench(*arguments: str) -> list[str]:
+    """Returns a command that runs a benchmark."""
+    return python("-m", "bench", *arguments)
+
+
 def resumed(images: Path, run: Path, *settings: str) -> list[str]:
-    """Trains once undisturbed and once with a stop, side by side, and compares the two traces."""
+    """Returns a command that trains once undisturbed and once with a stop, and compares the two traces."""
     short = [
         "--train.global_batch",
         "16",
@@ -90,7 +97,7 @@ def resumed(images: Path, run: Path, *settings: str) -> list[str]:
 
 
 def launched(images: Path, run: Path) -> list[str]:
-    """Trains under DeepSpeed's launcher."""
+    """Returns a command that trains under DeepSpeed's launcher."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -100,7 +107,7 @@ def launched(images: Path, run: Path) -> list[str]:
 
 
 def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Part]:
-    """The round, what matters most first.
+    """Returns the parts of the round, the most important first.
 
     Args:
         images: folder of images to train on.
@@ -109,10 +116,10 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
         records: rows can be recorded.
     """
     kept = ["--record"] * records
-    # Most of the time is Triton's, which compiles on one core a process. The fuzz tests have a campaign of their own:
-    # nearly each of their examples is a kernel to compile.
+    # Triton takes most of the time, and compiles on one core a process. The campaign runs the fuzz tests, since nearly
+    # each of their examples is a kernel to compile.
     tests = ("-m", "pytest", "-q", "-m", "triton", "-k")
-    workers = min(len(os.sched_getaffinity(0)), 16)  # each has a CUDA context of its own on the one device
+    workers = min(len(os.sched_getaffinity(0)), 16)  # each process holds a CUDA context on the one device
     shares = [f"{k + 1}/{workers}" for k in range(workers)]
     halves = [f"{k + 1}/{workers // 2 or 1}" for k in range(workers // 2 or 1)]
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
@@ -125,12 +132,12 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
         Part("build", [python("setup.py", "build_ext", "--inplace")], 55),
         Part("each kernel once", [python(*tests, odd, sweep, "--share", share) for share in shares], 45),
         *(
-            Part(f"step of {name}", [python("-m", "bench.compare", config, *whole, "--arms", "ours,eager")], 25)
+            Part(f"step of {name}", [bench("compare", config, *whole, "--arms", "ours,eager")], 25)
             for name, config in CONFIGS.items()
         ),
-        Part("own step", [python("-m", "bench.step", *CONFIGS.values(), "--batch", "256", *kept)], 45),
-        Part("precisions", [python(
-            "-m", "bench.step", mae, "--batch", "256", "--precision", "autocast", "bf16-master", "fp32",
+        Part("own step", [bench("step", *CONFIGS.values(), "--batch", "256", *kept)], 45),
+        Part("precisions", [bench(
+            "step", mae, "--batch", "256", "--precision", "autocast", "bf16-master", "fp32",
             "autocast-fp16", *kept,
         )], 30),
         Part("official losses", [python("-m", "pytest", "tests/methods/test_golden_gpu.py", "-q")], 15),
@@ -139,19 +146,19 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
             *(resumed(images, runs / name.replace(" ", "_"), *settings) for name, settings in RESUMED.items()),
         ], 60),
         *(
-            Part(f"compiled {name}", [python("-m", "bench.compare", CONFIGS[name], *whole, *compiled)], 40)
+            Part(f"compiled {name}", [bench("compare", CONFIGS[name], *whole, *compiled)], 40)
             for name in ("UM-MAE Swin-T", "MAE ViT-B")
         ),
-        Part("attention", [python("-m", "bench.sdpa", *kept)], 15),
-        Part("ops", [python(
-            "-m", "bench.ops", "--samples", "20", "--first", "--batch", "256", "--phases", "both",
+        Part("attention", [bench("sdpa", *kept)], 15),
+        Part("ops", [bench(
+            "ops", "--samples", "20", "--first", "--batch", "256", "--phases", "both",
             "--dtype", "bf16", "int64", *kept,
         )], 35),
     ]  # fmt: skip
     if find_spec("nvidia") and find_spec("nvidia.dali"):
         found.append(Part("DALI", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 15))
     if real:
-        loader = python("-m", "bench.loader", "--data", str(images), "--rounds", "2", *kept)
+        loader = bench("loader", "--data", str(images), "--rounds", "2", *kept)
         found.append(Part("loader", [loader], 25))
     large = python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")
     return [
@@ -161,25 +168,28 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
         ], 10),
         Part("large tensors", [large], 10),
         Part("sanitizer", [
-            [*watched, "--tool", tool, *python("-m", "bench.each_op", "--share", share)]
+            [*watched, "--tool", tool, *bench("sanitize", "--share", share)]
             for tool in ("memcheck", "racecheck") for share in halves
         ], 10),
     ]  # fmt: skip
 
 
 def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
-    """(verdict, seconds, last line of output) of one part; its whole output is in OUT/<name>.log, failures last."""
+    """Runs one part and returns its verdict, its seconds and the last line of its output.
+
+    The whole output goes to OUT/<name>.log, that of failed processes last.
+    """
     start = time.perf_counter()
     log = out / f"{part.name.replace(' ', '_')}.log"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
     if len(part.commands) > 1:
-        environment["OMP_NUM_THREADS"] = "1"  # the references' too would take every core
+        environment["OMP_NUM_THREADS"] = "1"  # else each process would take every core
     logs = [log.with_suffix(f".{k}.log") for k in range(len(part.commands))]
     processes, verdict = [], "ok"
     try:
         for command, path in zip(part.commands, logs, strict=True):
             with path.open("w") as file:
-                # A session of its own, so that its workers can be ended with it.
+                # A session of its own, so that the workers of a process end with it.
                 processes.append(subprocess.Popen(
                     command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
                 ))  # fmt: skip
@@ -207,10 +217,11 @@ def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
 
 
 def check(round_: list[Part], total: float, out: Path, archive: Path) -> bool:
-    """Runs the parts within `total` seconds and prints a table; returns whether all are ok.
+    """Runs the parts within `total` seconds, prints a table, and returns True if all are ok.
 
     Args:
-        out: folder of logs and rows, packed into `archive` after each part.
+        out: folder of logs and rows.
+        archive: the file into which `out` is packed after each part.
     """
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -237,7 +248,7 @@ def check(round_: list[Part], total: float, out: Path, archive: Path) -> bool:
 
 
 def pack(out: Path, archive: Path) -> None:
-    """Writes logs and rows into one archive, whole or not at all; a full disk costs the archive only."""
+    """Writes logs and rows into one archive, whole or not at all; a full disk costs only the archive."""
     new = archive.with_name(f".{archive.name}")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +262,7 @@ def pack(out: Path, archive: Path) -> None:
 
 
 def draw(folder: Path, count: int = 64) -> None:
-    """Writes small images of noise, for runs that need some images and no special ones."""
+    """Writes small images of noise, for runs that may train on any images."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,16 +272,21 @@ def draw(folder: Path, count: int = 64) -> None:
         Image.fromarray(pixels.numpy()).save(folder / f"{number:02d}.png")
 
 
-def main() -> None:
-    parser = Parser("python -m bench.gpu_check", __doc__)
+def main(argv: list[str] | None = None) -> None:
+    """Runs `python -m bench gpu_check`."""
+    parser = command_parser("gpu_check", __doc__)
     parser.add_argument("--data", type=Path, help="folder of photographs; without it the loader is not timed")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="folder for logs, rows and runs")
-    parser.add_argument("--commit", help="full hash of what this tree is a copy of, where it has no git history")
+    parser.add_argument(
+        "--commit", help="full hash of the commit that this tree is a copy of, if it has no git history"
+    )
     parser.add_argument("--seconds", type=at_least(5), default=TOTAL, help=f"for the whole round (default {TOTAL})")
-    parser.add_argument("--parts", metavar="NAME,...", help="these only, e.g. what an earlier round had no time for")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--parts", metavar="NAME,...", help="these parts only, e.g. those that an earlier round had no time for"
+    )
+    args = parser.parse_args(argv)
     if not torch.cuda.is_available():
-        parser.error("expected a GPU, torch sees none; for a CPU there are make test and make bench")
+        parser.error("expected a GPU, but torch sees none; on a CPU run make test and make bench")
     os.environ["FASTMIM_RESULTS"] = str(args.out.resolve() / "rows")
     if args.commit:
         os.environ["FASTMIM_COMMIT"] = args.commit
@@ -293,8 +309,3 @@ def main() -> None:
         found = [part for part in found if part.name in args.parts.split(",")]
     archive = Path(os.environ.get("OUT") or args.out) / "gpu_check.tar.gz"
     raise SystemExit(0 if check(found, args.seconds, args.out, archive) else 1)
-
-
-if __name__ == "__main__":
-    with refusing("python -m bench.gpu_check"):
-        main()

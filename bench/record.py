@@ -1,8 +1,9 @@
-"""Results with their provenance: appended to `bench/results`, checked when read back, rendered as tables.
+"""Rows of results with their provenance, in `bench/results`: appended after a measurement, checked when read back.
 
-A row without the command that measured it is refused, as is one that names a machine path. May import
-fastmim_kernels and torch.
+A row must hold the command that measured it, and no path of a machine.
 """
+
+# May import torch and fastmim_kernels.
 
 from __future__ import annotations
 
@@ -37,19 +38,25 @@ PROVENANCE = {
     "backends": dict,
     "environment": dict,
 }
-# Settings of threads and of the allocator change what is measured.
+"""Keys of a row's provenance, and their types."""
+# Settings of threads and of the allocator change the measurements.
 ENVIRONMENT = re.compile(r"^(OMP|MKL|KMP|MALLOC|THP|TRITON|PYTORCH|CUDA)_\w+|^GLIBC_TUNABLES$|^LD_PRELOAD$")
+COMMAND = re.compile(r"python3? (-u )?-m [\w.]+|(python3? |deepspeed .*)[\w./-]+\.py")
 ABSOLUTE = re.compile(r"(?:^|[^\w.*/-])(?:~?/[\w.-]+/|[A-Za-z]:\\)|^/|file://")
 
 
 def record(row: dict[str, Any], theme: str) -> Path:
-    """Adds where, when and how to a measured row and appends it to `bench/results/<theme>_<hardware>_<yyyymm>.jsonl`.
+    """Adds the provenance to a measured row and appends the row to `bench/results/<theme>_<hardware>_<yyyymm>.jsonl`.
 
     Args:
-        row: "case" (what was measured), "device" ("cpu" or "cuda"), and columns, at least one of them a number.
-        theme: what the file is about, e.g. "step".
+        row: "case" (name of the measured case), "device" ("cpu" or "cuda"), and columns, at least one of them a number.
+        theme: subject of the file, such as "step".
+
+    Returns:
+        The file.
+
     Raises:
-        ValueError: see `check`.
+        ValueError: `check` refuses the row.
     """
     columns = {key: value for key, value in row.items() if key != "device"}
     stored = columns | {"provenance": provenance(row.get("device", ""))}
@@ -63,7 +70,7 @@ def record(row: dict[str, Any], theme: str) -> Path:
 
 
 class Record(argparse.Action):
-    """Option `--record`: refuses at once, before anything is measured, where rows could not be recorded."""
+    """Option `--record`, which refuses before the measurement if rows cannot be recorded."""
 
     def __init__(self, option_strings: list[str], dest: str):
         super().__init__(option_strings, dest, nargs=0, default=False, help="append the rows to bench/results")
@@ -80,7 +87,7 @@ def ready() -> None:
     """Checks that this process can record rows.
 
     Raises:
-        ValueError: see `check`; or there is neither a git history nor a commit in FASTMIM_COMMIT.
+        ValueError: `check` would refuse a row, or there is neither a git history nor a commit in FASTMIM_COMMIT.
     """
     check({"case": "a row", "number": 0, "provenance": provenance("cuda" if torch.cuda.is_available() else "cpu")})
 
@@ -88,10 +95,13 @@ def ready() -> None:
 def provenance(device: str) -> dict[str, Any]:
     """Returns the place, time and command of a measurement of this process.
 
+    Args:
+        device: "cpu" or "cuda".
+
     Raises:
         ValueError: there is neither a git history nor a commit in FASTMIM_COMMIT.
     """
-    # A copy of the tree on another machine has no history: there the commit is told.
+    # A copy of the tree on another machine has no history, so the user names the commit.
     commit = os.environ.get("FASTMIM_COMMIT")
     changes = "" if commit else git("status", "--porcelain", "--", ".", ":!bench/results")
     return {
@@ -110,13 +120,13 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def check(row: dict[str, Any]) -> None:
-    """Refuses a row that could not be traced back or that tells about somebody's machine.
+    """Refuses a row that cannot be traced back, or that holds a path or the name of a machine.
 
     Raises:
-        ValueError: names the key, what was expected and what was found.
+        ValueError: names the key, the expected value and the found value.
     """
     if not (isinstance(row.get("case"), str) and row["case"]):
-        raise ValueError(f"case: expected what was measured, got {row.get('case')!r}")
+        raise ValueError(f"case: expected the name of the measured case, got {row.get('case')!r}")
     numbers = [k for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)]
     if not numbers:
         raise ValueError(f"{row['case']}: expected at least one measured number, got columns {sorted(row)}")
@@ -126,7 +136,7 @@ def check(row: dict[str, Any]) -> None:
     for key, kind in PROVENANCE.items():
         if not isinstance(origin.get(key), kind):
             raise ValueError(f"{row['case']}: provenance.{key}: expected {kind.__name__}, got {origin.get(key)!r}")
-    if not re.match(r"python3? -m [\w.]+|(python3? |deepspeed .*)[\w./-]+\.py", origin["command"]):
+    if not COMMAND.match(origin["command"]):
         raise ValueError(
             f"{row['case']}: provenance.command: expected the command that measured the row (python -m ..., python "
             f"FILE or deepspeed FILE), got {origin['command']!r}"
@@ -142,10 +152,10 @@ def check(row: dict[str, Any]) -> None:
 
 
 def read(theme: str) -> list[dict[str, Any]]:
-    """All rows of a theme, the oldest first, each checked.
+    """Returns all rows of a theme, checked, the oldest first.
 
     Raises:
-        ValueError: a row that `check` refuses; names the file and the line.
+        ValueError: `check` refuses a row; names the file and the line.
     """
     rows = []
     for path in sorted(RESULTS.glob(f"{theme}_*.jsonl")):
@@ -159,32 +169,8 @@ def read(theme: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["provenance"]["date"])
 
 
-def table(theme: str) -> str:
-    """A Markdown table of the newest row of each (case, hardware) of a theme, ending with hardware, date and commit.
-
-    Raises:
-        ValueError: no rows, or a row that `check` refuses.
-    """
-    newest = {(row["case"], row["provenance"]["hardware"]): row for row in read(theme)}
-    if not newest:
-        raise ValueError(f"bench/results has no rows of theme {theme!r}")
-    columns = list(dict.fromkeys(key for row in newest.values() for key in row if key not in ("case", "provenance")))
-    lines = [["case", *columns, "hardware", "date", "commit"], ["---"] * (len(columns) + 4)]
-    for row in newest.values():
-        origin = row["provenance"]
-        values = [cell(row.get(column, "")) for column in columns]
-        commit = origin["commit"][:7] + ("+" if origin["dirty"] else "")
-        lines.append([row["case"], *values, origin["hardware"], origin["date"], commit])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def cell(value: Any) -> str:
-    """Four significant digits are more than any timing here deserves."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def strings(value: Any) -> list[str]:
-    """Every string inside a JSON value."""
+    """Returns every string inside a JSON value."""
     if isinstance(value, dict):
         return [text for item in value.items() for part in item for text in strings(part)]
     if isinstance(value, list | tuple):
@@ -193,7 +179,7 @@ def strings(value: Any) -> list[str]:
 
 
 def git(*arguments: str) -> str:
-    """Output of a git command in this repository.
+    """Returns the output of a git command in this repository.
 
     Raises:
         ValueError: there is no git, or no history.
@@ -208,21 +194,22 @@ def git(*arguments: str) -> str:
 
 
 def command_line(argv: list[str]) -> str:
-    """The command as somebody else would type it: no interpreter path, other paths relative or bare names."""
+    """Returns the command as another person would type it: paths are relative, or names only."""
     return " ".join(["python", *(public(argument) for argument in argv[1:])])
 
 
 def public(text: str) -> str:
-    """Text whose absolute paths have lost what is particular to this machine."""
+    """Returns a text without what is particular to this machine in absolute paths."""
     return re.sub(r"(?<![\w.])/[\w./-]+", lambda match: relative(Path(match[0])), text)
 
 
 def relative(path: PurePath) -> str:
+    """Returns a path relative to the repository, or only the name of a path outside it."""
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what computes."""
+    """Returns the versions of Python and of the libraries that compute."""
     found = {"python": platform.python_version()}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"].lower()
@@ -232,14 +219,14 @@ def versions() -> dict[str, str]:
 
 
 def cpu() -> str:
-    """Model and cores of the processor, e.g. "AMD EPYC, 2 cores"."""
+    """Returns the model and the cores of the processor, such as "AMD EPYC, 2 cores"."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else []
     return f"{names[0] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def gpu() -> str:
-    """Name, driver and power limit of the current GPU, e.g. "NVIDIA H200, driver 580.65, 700.00 W"."""
+    """Returns name, driver and power limit of the current GPU, such as "NVIDIA H200, driver 580.65, 700.00 W"."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
     lines = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
     name, driver, power = lines[torch.cuda.current_device()].split(", ")

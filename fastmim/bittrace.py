@@ -1,4 +1,4 @@
-"""Names the first difference between two bit traces:  python -m fastmim.bittrace A B"""
+"""Names the first difference between two bit traces: `python -m fastmim.bittrace A B`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .run.trace import FIELDS, NAME, read
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command: prints the first difference; 0 if there is none, else 1."""
+    """Runs the command: prints the first difference, and returns 0 if there is none, else 1."""
     parser = Parser("python -m fastmim.bittrace", "Names the first difference between two bit traces.")
     for name in ("a", "b"):
         about = "run folder of a run with --run.trace True, or a trace file"
         parser.add_argument(name, type=Path, metavar=name.upper(), help=about)
-    parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="what to compare")
+    parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS, help="fields to compare")
     arguments = parser.parse_args(argv)
     difference = diff(_file(arguments.a), _file(arguments.b), arguments.fields)
     print(difference or "no difference")
@@ -31,13 +31,15 @@ def diff(a: Path, b: Path, fields: Sequence[str] = FIELDS) -> str | None:
     """Names the first difference between two traces, or returns None.
 
     Args:
-        a, b: trace files.
-        fields: what to compare besides the step; ("samples", "masks") for runs on another number of processes.
+        a: a trace file.
+        b: another trace file.
+        fields: fields to compare besides the step; ("samples", "masks") for runs on another number of processes.
     """
     for left, right in zip_longest(read(a), read(b)):
-        if left is None or right is None:
-            short, other = (a, right) if left is None else (b, left)
-            return f"{short} ends before step {other['step']}"
+        if left is None:
+            return f"{a} ends before step {right['step']}"
+        if right is None:
+            return f"{b} ends before step {left['step']}"
         for field in ("step", *fields):
             if left[field] != right[field]:
                 differing = f"{_readable(left[field])} and {_readable(right[field])}"
@@ -46,7 +48,7 @@ def diff(a: Path, b: Path, fields: Sequence[str] = FIELDS) -> str | None:
 
 
 def _file(place: Path) -> Path:
-    """Returns the trace file of a run folder, or the file that was named."""
+    """Returns the trace file of a run folder, or the file itself."""
     if not place.is_dir():
         return place
     if not (place / NAME).exists():
@@ -55,6 +57,7 @@ def _file(place: Path) -> Path:
 
 
 def _readable(value: Any) -> str:
+    """Returns a value for people: a hexadecimal number also in decimal."""
     if isinstance(value, str) and value.lstrip("-").startswith("0x"):
         with contextlib.suppress(ValueError, OverflowError):
             return f"{value} ({float.fromhex(value):.9g})"

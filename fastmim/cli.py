@@ -147,7 +147,7 @@ def report(run: Path) -> None:
     Args:
         run: run folder.
     """
-    from .analysis.curve import plot_curve
+    from .analysis.loss_curve import plot_curve
 
     print(shown(plot_curve(run)))
 

@@ -1,4 +1,4 @@
-"""Sample ids and random streams: the keys of everything that is drawn for a sample. May import torch only."""
+"""Sample ids and random streams, the keys of every random draw for a sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Stream(enum.IntEnum):
-    """Purposes of random draws. Values are part of the reproducibility contract: never renumber."""
+    """Purposes of random draws. The values are part of the reproducibility contract: never renumber them."""
 
     ORDER = 0
     CROP = 1
@@ -23,13 +23,18 @@ class Stream(enum.IntEnum):
 
 
 def sample_id(index: Tensor, epoch: Tensor | int, repeat: Tensor | int = 0) -> Tensor:
-    """Packs (sample index, epoch, repeat) into one int64, the key of everything drawn for that sample.
+    """Packs (sample index, epoch, repeat) into one int64, the key of every draw for that sample.
 
-    Low 32 bits: index in the manifest. High word: epoch * 256 + repeat.
+    The low 32 bits hold the index in the manifest, the high 32 bits hold epoch * 256 + repeat.
+
+    Args:
+        index: int64 index in the manifest.
+        epoch: epoch, from 0.
+        repeat: repeat of the sample in the epoch, from 0 to 255.
     """
     return index + (epoch * 256 + repeat << 32)
 
 
 def sample_index(ids: Tensor) -> Tensor:
-    """The manifest index in each id."""
+    """Returns the manifest index that each sample id holds."""
     return ids & 0xFFFFFFFF

@@ -1,10 +1,10 @@
-"""Tokens and patches: `Mask`, and the layout of patches in images. May import torch only."""
+"""Masks, tokens and patches: `Mask`, the layout of patches in images, position embeddings and transformer helpers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which patches of each image are hidden. Class tokens are not patches.
-
-    ids: (B, L) int64, a permutation of the patches in every row; the first `num_keep` are visible, the rest hidden.
-    grid: (rows, columns) with rows * columns == L; patch l is row l // columns, column l % columns.
-    secondary: (B, K) bool in the order of `ids_keep`, True = visible, but the encoder gets a learned token instead of
-        its content (UM-MAE's secondary masking); None = no such patches.
-    """
+    """The hidden patches of each image of a batch. Class tokens are not patches."""
 
     ids: Tensor
+    """(B, L) int64, a permutation of the patches in each row: first the `num_keep` visible ones, then the hidden ones.
+    """
     num_keep: int
+    """Number K of visible patches per image."""
     grid: tuple[int, int]
+    """Rows and columns of patches; patch l is at row l // columns, column l % columns."""
     secondary: Tensor | None = None
+    """(B, K) bool in the order of `ids_keep`. True marks a visible patch whose content the encoder does not see; a
+    learned token stands for it (UM-MAE's secondary masking). None = no such patches."""
 
     @property
     def ids_keep(self) -> Tensor:
@@ -43,7 +43,10 @@ class Mask:
         return torch.ones_like(self.ids, dtype=torch.bool).scatter_(1, self.ids_keep, False)
 
     def hidden_map(self, size: tuple[int, int]) -> Tensor:
-        """(B, h, w) bool, `mask` enlarged to a finer grid of `size`: of tokens, or of pixels.
+        """Enlarges `mask` to a finer grid of tokens or pixels: (B, h, w) bool.
+
+        Args:
+            size: rows and columns (h, w) of the finer grid.
 
         Raises:
             ValueError: `size` is not a multiple of the mask's grid.
@@ -54,25 +57,26 @@ class Mask:
         return self.mask.view(-1, *self.grid).repeat_interleave(height, 1).repeat_interleave(width, 2)
 
     def __getitem__(self, images: slice | list[int]) -> Mask:
-        """The mask of some of the images."""
+        """Returns the mask of some of the images."""
         secondary = None if self.secondary is None else self.secondary[images]
         return replace(self, ids=self.ids[images], secondary=secondary)
 
 
 def take(x: Tensor, ids: Tensor) -> Tensor:
-    """Rows of (B, L, D) at (B, M) ids: (B, M, D)."""
+    """Gathers rows of (B, L, D) by (B, M) indices: (B, M, D)."""
     return x.gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def as_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (B, h * w, D), in raster order, as a map (B, D, h, w)."""
+    """Views (B, h * w, D) tokens in raster order as a (B, D, h, w) map."""
     return x.transpose(1, 2).unflatten(2, grid)
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cuts (B, H, W, C) images into (B, L, p*p*C) patches, row-major; inside a patch (row, column, channel).
+    """Cuts (B, H, W, C) images into (B, L, p*p*C) patches in raster order.
 
-    The layout of MAE's `patchify` (models_mae.py), for channels-last images.
+    Inside a patch, values are ordered (row, column, channel). This is the layout of MAE's `patchify`
+    (models_mae.py), for channels-last images.
     """
     b, h, w, c = images.shape
     p = patch_size
@@ -81,7 +85,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Inverse of `patchify`: (B, L, p*p*C) to (B, H, W, C)."""
+    """Joins (B, L, p*p*C) patches into (B, H, W, C) images; the inverse of `patchify`."""
     b, _, values = patches.shape
     p, (rows, columns) = patch_size, grid
     x = patches.reshape(b, rows, columns, p, p, values // (p * p)).transpose(2, 3)
@@ -89,12 +93,19 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
 
 
 def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tokens: int) -> Tensor:
-    """Fixed 2-D sine-cosine position embedding of MAE (util/pos_embed.py).
+    """Computes MAE's fixed 2-D sine-cosine position embedding (util/pos_embed.py).
 
-    The first half of the channels encodes the column, the second the row; each half is [sin(p w_k) | cos(p w_k)] with
-    w_k = 10000 ** (-k / (dim/4)). Rows of prefix tokens (the class token) are zero.
+    The first half of the channels encodes the column, the second half the row. Each half is [sin(p w_k) | cos(p w_k)]
+    with w_k = 10000 ** (-k / (dim/4)). Prefix tokens, such as the class token, have rows of zeros.
 
-    Returns: (1, num_prefix_tokens + L, dim) float32.
+    Args:
+        dim: width, a multiple of 4.
+        grid: rows and columns of patches, L in total.
+        num_prefix_tokens: rows of zeros in front.
+
+    Returns:
+        (1, num_prefix_tokens + L, dim) float32.
+
     Raises:
         ValueError: `dim` is not a multiple of 4.
     """
@@ -111,7 +122,7 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tok
 
 
 def init_transformer(module: nn.Module) -> None:
-    """MAE's initialisation of one module (models_mae.py `_init_weights`): Xavier-uniform weights, zero biases."""
+    """Initialises one module as MAE does (models_mae.py `_init_weights`): Xavier-uniform weights, zero biases."""
     from torch import nn
 
     if isinstance(module, nn.Linear):
@@ -124,9 +135,17 @@ def init_transformer(module: nn.Module) -> None:
 
 
 def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor, recompute: bool) -> Tensor:
-    """Runs blocks one after another; `recompute` stores only the input of each and recomputes the rest."""
+    """Runs blocks one after another.
+
+    Args:
+        blocks: functions from tokens to tokens.
+        x: input of the first block.
+        recompute: store only the input of each block and recompute the rest in the backward pass.
+    """
     from torch.utils.checkpoint import checkpoint
 
     for block in blocks:
-        x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        # `checkpoint` has no type that names its result.
+        result: Any = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        x = result
     return x

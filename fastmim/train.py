@@ -1,4 +1,4 @@
-"""Trains what a config describes:  deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]"""
+"""Trains what a config describes: `deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]`."""
 
 import os
 import signal
@@ -12,31 +12,38 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 from pathlib import Path
 
 from fastmim.config.base import Config, Experiment, load
-from fastmim.config.overrides import given, leaf_fields, override
+from fastmim.config.overrides import leaf_fields, override, settings_of
 from fastmim.host.command import lacks_memory, refusing, repeated, version
 from fastmim.host.terminal import shown, steady_output
-from fastmim.run.stop import Stop, launchers
+from fastmim.run.launcher_processes import launchers
+from fastmim.run.stop import Stop
 
 USAGE = """usage: deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]    (or with python or torchrun)
 CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every setting with its default and unit."""
 
 
 def main(argv: list[str]) -> None:
-    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run goes on without output
+    """Runs the command with the words after its name."""
+    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run goes on when nobody reads its output
     with steady_output("train.py", patience), Stop(launchers()) as stop:
         run(argv, stop)
 
 
 def run(argv: list[str], stop: Stop) -> None:
-    # From the launcher, which also sets LOCAL_RANK.
+    """Trains, and turns errors that a user can mend into one line.
+
+    Raises:
+        SystemExit: the run was refused, or ended before it has finished.
+    """
+    # Launchers pass --local_rank, and set LOCAL_RANK too.
     argv = [arg for arg in argv if not arg.startswith(("--local_rank", "--local-rank"))]
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine says why it refuses
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # one process of each machine prints the refusal
     with refusing("train.py", speaks=speaks):
         config = read(argv)
         if speaks and (twice := repeated(argv)):
             print(f"{shown(twice[0])} is given more than once: the last value counts")
 
-    # Imported here: timm and DeepSpeed take seconds, which --help and a refused setting do not need.
+    # Imported late: timm and DeepSpeed take seconds, which --help and a refused setting should not cost.
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
     from fastmim.export.finished_run import EncoderExport
@@ -49,7 +56,7 @@ def run(argv: list[str], stop: Stop) -> None:
     with stop.explaining():
         last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
         with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
-            trainer = Trainer(config, given(argv[1:]), stop, export)
+            trainer = Trainer(config, settings_of(argv[1:]), stop, export)
         try:
             trainer.fit()
         except BadFilesError as error:
@@ -65,11 +72,11 @@ def run(argv: list[str], stop: Stop) -> None:
 
 
 def read(argv: list[str]) -> Experiment:
-    """Returns what a command line describes.
+    """Returns the config that a command line describes.
 
     Raises:
         SystemExit: 0 after `--help` and `--version`.
-        ValueError: no config, or not a right one.
+        ValueError: there is no config, or a setting is wrong.
     """
     first = argv[0] if argv else ""
     if first in ("-h", "--help", "--version"):

@@ -18,7 +18,7 @@ from PIL import Image
 import fastmim
 from fastmim import cli
 from fastmim.analysis import reconstruction
-from fastmim.analysis.pictures import is_ours
+from fastmim.analysis.png_files import is_ours
 from fastmim.config.base import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images

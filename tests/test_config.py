@@ -1,5 +1,6 @@
-"""Configs: every file loads, builds and is listed; overrides say what is wrong in one line; JSON round-trips."""
+"""Tests of configs: every file loads, builds and is listed; mistakes get one line; a config survives JSON."""
 
+import ast
 import json
 import os
 import re
@@ -9,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim.config.base import Config, from_json, load, to_json
+from fastmim import recipe
+from fastmim.config.base import Config, change, from_json, load, to_json
 from fastmim.config.classify import Finetune, Probe
 from fastmim.config.detect import Detect
 from fastmim.config.fields import check_types
 from fastmim.config.overrides import ELSEWHERE, leaf_fields, override
 from fastmim.config.segment import Segment
 from fastmim.engine.optim import parameter_groups
+from fastmim.model.build import build
+from fastmim.model.encoders import ViT
 from fastmim.tasks import classify, detect, segment
-from fastmim.tasks.parts import PARTS, build
 from fastmim.tasks.training_set import total_steps
 from tests.sweep import covering
 
@@ -50,7 +53,7 @@ def name(path: Path) -> str:
 def test_every_config_is_listed_and_survives_json(path):
     config = load(path)
     assert name(path) in LISTED
-    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), recipe) == config
 
 
 FAMILIES = re.compile("a2mim|convmae|convnext|lsmae|mae|pvt|resnet|swin|um_mae|vit|huge|large")
@@ -77,10 +80,14 @@ def test_every_config_builds(path):
     parameter_groups(mim, config.optim)  # refuses a pattern that is in no parameter's name
 
 
-def test_every_listed_config_is_there():
-    listed = re.findall(r"`([\w/]+\.py)`", LISTED)
-    rows = [name for name in listed if "/pretrain/" in name]
-    assert rows and not [name for name in rows if not (ROOT / "configs" / name).is_file()]
+def test_the_tables_list_each_config_once_with_its_published_numbers():
+    """The first lines of a config say what was published, and its row repeats the numbers."""
+    rows = re.findall(r"^\|.*\| `([\w/]+\.py)` \| (.*) \|$", LISTED, flags=re.MULTILINE)
+    assert sorted(path for path, _ in rows) == sorted(map(name, CONFIGS))
+    for path, published in rows:
+        text = ast.get_docstring(ast.parse((ROOT / "configs" / path).read_text())) or ""
+        missing = [number for number in re.findall(r"\d+\.\d+", published) if number not in text]
+        assert path.startswith("debug/") or not missing, f"{path} does not say {missing}"
 
 
 def test_mae_recipe():
@@ -106,7 +113,7 @@ def test_overrides_of_the_optimiser():
     optim = config.optim
     assert (optim.schedule, optim.decay_epochs, optim.no_decay) == ("multistep", (70, 90), ("mask_token", "cls_token"))
     assert (optim.decay, optim.lr_scale) == ((r"downsample\.1\.weight",), (("mask_token", 0.1), ("mask_gamma", 0.5)))
-    assert from_json(json.loads(json.dumps(to_json(config))), PARTS) == config
+    assert from_json(json.loads(json.dumps(to_json(config))), recipe) == config
     with pytest.raises(
         ValueError, match="expected one of cosine, linear, multistep .*got multi_step; nearest: multistep"
     ):
@@ -219,7 +226,7 @@ def test_bounds(setting, values, expected):
 def test_a_text_that_is_no_path_or_name_is_refused_wherever_one_is_expected(config, text):
     config = load(ROOT / "configs" / config)
     texts = [name for name, kind, _ in leaf_fields(config) if kind in ("str", "str | None")]
-    assert {"data.root", "run.dir", "run.init", "data.held_out_root", "train.deepspeed"} < set(texts)
+    assert {"data.root", "run.dir", "run.init", "train.deepspeed"} < set(texts)
     for name in texts:
         with pytest.raises(ValueError, match=f"^(--)?{name}: expected .*, got"):
             override(config, [f"--{name}={text}"], prog="t")
@@ -266,7 +273,7 @@ def test_config_files_that_are_not(tmp_path, monkeypatch):
     for name, found in (("folder.py", "a folder"), ("run.json", "another file"), ("pipe.py", "another file")):
         with pytest.raises(ValueError, match=f"^{name}: expected a config file .Python.; found {found} there"):
             load(name)
-    (tmp_path / "loop.py").write_text("from fastmim.config.base import load\nconfig = load('loop.py')")
+    (tmp_path / "loop.py").write_text("from fastmim.recipe import load\nconfig = load('loop.py')")
     with pytest.raises(ValueError, match="loop.py:2: loop.py: expected a config file that does not load itself$"):
         load("loop.py")
     (tmp_path / "exits.py").write_text("import sys\nsys.exit('bye')")
@@ -280,8 +287,8 @@ def test_config_files_that_are_not(tmp_path, monkeypatch):
 
 
 HEAD = f"""from dataclasses import replace
-from fastmim.config.base import Train, load
-from fastmim.model.encoders import ResNet, ViT
+
+from fastmim.recipe import ResNet, Train, ViT, change, load
 tiny = load({str(TINY)!r})
 """
 
@@ -294,6 +301,10 @@ tiny = load({str(TINY)!r})
         ("config = replace(tiny, trian=Train())", "5: Config has no field trian; nearest: train"),
         ("config = replace(tiny, encoder=ViT(deptj=4))", "5: ViT has no field deptj; nearest: depth"),
         ("config = replace(tiny, encoder=ResNet(deptj=4))", "5: ResNet has no field deptj; nearest: depths"),
+        ("config = change(tiny, train=dict(epchs=4))", "5: Train has no field epchs; nearest: epochs"),
+        ("config = change(tiny, trian=dict(epochs=4))", "5: Config has no field trian; nearest: train"),
+        ("config = change(tiny, train=dict(epochs=-1))", "5: train.epochs: expected above 0"),
+        ("config = change(tiny, train=4)", " train: expected Train, got 4"),
         ("config = dict(", "5: SyntaxError: "),
         ("import nothing_of_this_name", "5: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("config = tiny\n\nraise OSError('two\\nlines')", "7: OSError: two lines"),
@@ -325,7 +336,7 @@ def test_mistakes_in_a_config_file(line, message, tmp_path):
 
 def test_a_mistake_in_a_config_that_a_config_loads(tmp_path):
     (tmp_path / "inner.py").write_text("\nconfig = undefined\n")
-    (tmp_path / "outer.py").write_text("from fastmim.config.base import load\nconfig = load('inner.py')\n")
+    (tmp_path / "outer.py").write_text("from fastmim.recipe import load\nconfig = load('inner.py')\n")
     inner = f"{tmp_path}/inner.py:2: NameError: name 'undefined' is not defined"
     with pytest.raises(ValueError) as error:
         load(tmp_path / "outer.py")
@@ -359,11 +370,114 @@ def test_too_little_data():
         total_steps(config, 31)
 
 
+def test_change():
+    tiny = load(TINY)
+    changed = change(tiny, train=dict(epochs=9), encoder=ViT("vit_base_patch16_224"), run=change(tiny.run, keep=5))
+    assert (changed.train.epochs, changed.train.global_batch) == (9, tiny.train.global_batch)
+    assert (changed.encoder.depth, changed.run.keep, changed.run.log_every) == (None, 5, tiny.run.log_every)
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("mine.py", "runs/mine"),
+        ("configs/mine.py", "runs/mine"),
+        ("configs/mae/pretrain/mine.py", "runs/mae_mine"),
+        ("configs/mae/finetune/mine.py", "runs/mae_finetune_mine"),
+        ("configs/debug/debug.py", "runs/debug"),
+        ("configs/old/configs/mine.py", "runs/mine"),
+    ],
+)
+@pytest.mark.parametrize("base", ["a folder of its own", "none"])
+def test_a_config_has_a_run_folder_of_its_own(path, folder, base, tmp_path):
+    """A config that loads another does not train in the folder of that one, wherever that one has its folder from."""
+    path = tmp_path / path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run = ", run=dict(dir='runs/own')" if base != "none" else ""
+    (path.parent / "base.py").write_text(
+        f"from fastmim.recipe import change, load\nconfig = change(load({str(TINY)!r}){run})"
+    )
+    path.write_text("from fastmim.recipe import change, load\nconfig = change(load('base.py'), train=dict(epochs=9))")
+    assert load(path).run.dir == folder
+    path.write_text("from fastmim.recipe import change, load\nconfig = change(load('base.py'), run=dict(dir='runs/x'))")
+    assert load(path).run.dir == "runs/x"
+
+
+def test_a_path_is_relative_to_the_config_file_that_is_running(tmp_path, monkeypatch):
+    """Also where a function of another module calls `load`; without a config file, to the current folder."""
+    (tmp_path / "helper_of_configs.py").write_text(
+        "from fastmim.recipe import load\ndef base(): return load('base.py')"
+    )
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/base.py").write_text(TINY.read_text().replace('"../', f'"{TINY.parents[1]}/'))
+    (tmp_path / "rows/mine.py").write_text("from helper_of_configs import base\nconfig = base()")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load(tmp_path / "rows/mine.py").train == load(TINY).train
+    monkeypatch.chdir(tmp_path / "rows")
+    assert load("mine.py").run.dir == "runs/mine"
+    with pytest.raises(ValueError, match=r"^base\.py: expected a config file"):
+        monkeypatch.chdir(tmp_path)
+        load("base.py")
+
+
+OWN = """from dataclasses import dataclass
+from fastmim.recipe import MaskedL1, ViT, change, load
+
+@dataclass(frozen=True)
+class {name}(MaskedL1):
+    weight: float = 1.0
+
+config = change(load({tiny!r}), loss={name}(weight=2.0))
+"""
+
+
+def test_json_can_name_a_class_of_the_user_once_it_is_loaded(tmp_path):
+    stored = to_json(load(TINY)) | {"loss": {"part": "LossOfMine", "weight": 2.0}}
+    with pytest.raises(
+        ValueError, match=r"^loss: config part 'LossOfMine' is unknown: .* import the module that defin"
+    ):
+        from_json(stored, recipe)
+    (tmp_path / "mine.py").write_text(OWN.format(name="LossOfMine", tiny=str(TINY)))
+    config = load(tmp_path / "mine.py")
+    assert to_json(config)["loss"] == stored["loss"]
+    assert from_json(to_json(config), recipe) == config
+    again = load(tmp_path / "mine.py")  # which defines the class once more
+    assert from_json(to_json(config), recipe) == again
+
+
+def test_a_class_of_the_user_has_a_name_of_its_own(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN.format(name="MaskedL2", tiny=str(TINY)))
+    with pytest.raises(
+        ValueError, match=r"mine\.py: expected another name for the class MaskedL2: fastmim has a class"
+    ):
+        load(tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize("part", ["Path", "Experiment", "Encoder", "ElementLoss", "ConvNet", "load", "OWN", "__all__"])
+def test_json_can_name_nothing_else(part):
+    with pytest.raises(ValueError, match="is unknown: expected a class of fastmim.recipe"):
+        from_json({"part": part}, recipe)
+
+
+def test_configs_of_older_runs_still_load():
+    """Data of every task once had held-out images, which only pre-training uses."""
+    for name in ("debug/cifar10_probe_vit.py", "debug/shapes_detect_vit.py", "debug/shapes_segment_vit.py"):
+        config = load(ROOT / "configs" / name)
+        stored = to_json(config)
+        stored["data"] |= {"held_out": 0, "held_out_root": None}
+        assert from_json(stored, recipe) == config
+        stored["data"]["held_out"] = 3
+        with pytest.raises(ValueError, match="data: config part .* has no field 'held_out'"):
+            from_json(stored, recipe)
+
+
 def test_unknown_parts_are_refused():
     with pytest.raises(ValueError, match="part 'Trojan' is unknown"):
-        from_json({"part": "Trojan"}, PARTS)
+        from_json({"part": "Trojan"}, recipe)
+    with pytest.raises(ValueError, match="part 'MaskedL3' is unknown: .*; nearest: MaskedL"):
+        from_json({"part": "MaskedL3"}, recipe)
     with pytest.raises(ValueError, match="no field .?nonsense"):
-        from_json({"part": "Run", "nonsense": 1}, PARTS)
+        from_json({"part": "Run", "nonsense": 1}, recipe)
 
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"part": "Config", "encoder": value}])
@@ -372,7 +486,7 @@ def test_values_deep_within_each_other_are_refused(wrap):
     for _ in range(800):
         value = wrap(value)
     with pytest.raises(ValueError, match="expected a few values within each other, found hundreds"):
-        from_json(value, PARTS)
+        from_json(value, recipe)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Tests that every command and every piece of Python in the READMEs runs, in a form small enough for a test."""
 
 import gc
+import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -34,6 +37,17 @@ FIRST = (
     "python fastmim/train.py configs/mae/pretrain/vit_base_patch16_224_800ep.py --data.root FOLDER --run.dir runs/mine",
 )
 """Commands that make what the pages call FOLDER and RUN."""
+SMALL_BENCH = {
+    "ops": "--samples 2",
+    "compare": "--steps 1 --arms ours,eager",
+    "step": "--steps 1",
+    "hours": "--steps 1 --batch 4 --set data.size=32,32",
+    "memory": "--steps 1 --set data.size=32,32",
+    "zero": f"--updates 2 --batch 4 --config {ROOT}/configs/debug/tiny_cpu.py",
+    "loader": "--batch 8 --batches 4 --rounds 1 --threads 1",
+    "sdpa": "--samples 2",
+}
+"""Options that make a benchmark of a page short."""
 HEAVY = ("--to onnx", "detect/", "segment/", "bench", "pytest", "tests.")
 """Parts of commands that only the campaign runs: each takes seconds for what it imports or starts."""
 
@@ -73,7 +87,7 @@ def small(command: str) -> list[str]:
     """Returns the command with a small model and the paths of this test."""
     words = command.replace("fastmim/train.py", str(ROOT / "fastmim/train.py"))
     words = words.replace(" configs/", f" {ROOT}/configs/").replace(" tests/", f" {ROOT}/tests/")
-    words = re.sub(r"\bRUN\b", "runs/mine", words).split()
+    words = shlex.split(re.sub(r"\bRUN\b", "runs/mine", words))
     if words[0] == "TRITON_INTERPRET=1":
         words = words[1:]
     if words[0] == "deepspeed":
@@ -92,8 +106,9 @@ def small(command: str) -> list[str]:
         return [sys.executable, *words[1:], "--collect-only", "-q", "--rootdir", str(ROOT)]
     if words[0] == "python":
         words = [w if w not in ("A", "B") else "runs/mine/trace.jsonl" for w in words]
-        if "bench.loader" in words:
-            words += ["--batch", "8", "--batches", "4", "--rounds", "1", "--threads", "1"]
+        if words[1:3] == ["-m", "bench"]:
+            words = [str(ROOT / "configs/debug/tiny_cpu.py") if word == "CONFIG" else word for word in words]
+            words += SMALL_BENCH.get(words[3], "").split()
         return [sys.executable, *words[1:]]
     if "OFFICIAL.pth" in words:
         words = [word.replace("OFFICIAL", "mine") for word in words] + ["--config", "official.py"]
@@ -134,7 +149,8 @@ def place(tmp_path_factory):
     """A folder with images, and a small pre-training run in runs/mine."""
     folder = tmp_path_factory.mktemp("pages")
     write_inputs(folder)
-    with pytest.MonkeyPatch.context() as patch:
+    # The run sets RANK and the like, before the fixture that keeps the environment of a test.
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.chdir(folder)
         for command in FIRST:
             run_inside(small(command), patch)

@@ -43,7 +43,7 @@ def copy_weights(model: nn.Module, mim: nn.Module) -> None:
     Raises:
         ValueError: no format of fastmim.convert has the names and shapes of both; says how the nearest one differs.
     """
-    from fastmim.convert.official import FORMATS
+    from fastmim.convert.official_weights import FORMATS
 
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     needed = wanted.keys() - dict(model.named_buffers()).keys()

@@ -187,7 +187,7 @@ def sizes(config) -> dict:
         decoder_embed_dim=decoder.dim,
         decoder_depth=decoder.depth,
         decoder_num_heads=decoder.num_heads,
-        norm_pix_loss=config.target.norm_pix,
+        norm_pix_loss=config.target.standardizes,
         mask_ratio=config.masking.ratio,
     )
 

@@ -8,16 +8,10 @@ what cifar10_finetune_resnet.py and cifar10_probe_resnet.py start from.
 Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.encoders.convnet import ResNet
-from fastmim.model.masking import RandomMasking
+from fastmim.recipe import LinearHead, RandomMasking, RandomResizedCrop, ResNet, change, load
 
 mae = load("cifar10_mae_32px.py")
-config = replace(
+config = change(
     mae,
     masking=RandomMasking(ratio=0.5),
     encoder=ResNet(
@@ -30,7 +24,6 @@ config = replace(
         bn_batch=64,
     ),
     decoder=LinearHead(init="trunc_normal"),
-    data=replace(mae.data, crop=RandomResizedCrop((0.5, 1.0))),
-    optim=replace(mae.optim, blr=8e-3, warmup_epochs=0.1, clip=5.0),
-    run=replace(mae.run, dir="runs/cifar10_a2mim_resnet"),
+    data=dict(crop=RandomResizedCrop((0.5, 1.0))),
+    optim=dict(blr=8e-3, warmup_epochs=0.1, clip=5.0),
 )

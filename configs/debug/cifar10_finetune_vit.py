@@ -8,15 +8,11 @@ The same network from random initialisation: `--run.init None --optim.layer_deca
 Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import Optim, Run, Train, load
-from fastmim.config.classify import Augment, Finetune, Head, LabelledData
-from fastmim.data.crops import RandomResizedCrop
+from fastmim.recipe import Augment, Finetune, Head, LabelledData, Optim, RandomResizedCrop, Run, Train, change, load
 
 mae = load("cifar10_mae_32px.py")
 config = Finetune(
-    encoder=replace(mae.encoder, pos="learned", drop_path=0.1),
+    encoder=change(mae.encoder, pos="learned", drop_path=0.1),
     data=LabelledData(
         root="data/cifar10/train",
         test="data/cifar10/test",
@@ -36,5 +32,5 @@ config = Finetune(
         no_decay=("pos_embed", "cls_token"),
     ),
     train=Train(epochs=12, global_batch=32),
-    run=Run(dir="runs/cifar10_finetune_vit", init=mae.run.dir, log_every=50, evaluate_every=0),
+    run=Run(init=mae.run.dir, log_every=50, evaluate_every=0),
 )

@@ -5,15 +5,12 @@
 Measured here: bench/results/learns_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 photographs = load("photographs_mae.py")
-config = replace(
+config = change(
     photographs,
-    data=replace(photographs.data, held_out=200),
-    optim=replace(photographs.optim, warmup_epochs=0.5),
-    train=replace(photographs.train, epochs=3, global_batch=128),
-    run=replace(photographs.run, dir="runs/cifar10_mae"),
+    data=dict(held_out=200),
+    optim=dict(warmup_epochs=0.5),
+    train=dict(epochs=3, global_batch=128),
 )

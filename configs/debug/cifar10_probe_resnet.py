@@ -4,14 +4,8 @@ Its batch norms first see 999 whole images, as those of pre-training had seen ma
 Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 vit = load("cifar10_probe_vit.py")
 resnet = load("cifar10_a2mim_resnet.py")
-config = replace(
-    vit,
-    encoder=resnet.encoder,
-    run=replace(vit.run, dir="runs/cifar10_probe_resnet", init=resnet.run.dir),
-)
+config = change(vit, encoder=resnet.encoder, run=dict(init=resnet.run.dir))

@@ -8,17 +8,14 @@ The same network from random initialisation: `--run.init None --run.dir runs/cif
 Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import Optim, load
-from fastmim.config.classify import Head, Probe
+from fastmim.recipe import Head, Optim, Probe, change, load
 
 finetune = load("cifar10_finetune_vit.py")
 config = Probe(
-    encoder=replace(finetune.encoder, drop_path=0.0),
+    encoder=change(finetune.encoder, drop_path=0.0),
     data=finetune.data,
     head=Head(pool="mean", norm="before", init_std=0.01),
     optim=Optim(algorithm="lars", blr=200.0, warmup_epochs=0.5, weight_decay=0.0),
-    train=replace(finetune.train, epochs=8, global_batch=64),
-    run=replace(finetune.run, dir="runs/cifar10_probe_vit", log_every=20),
+    train=change(finetune.train, epochs=8, global_batch=64),
+    run=change(finetune.run, log_every=20),
 )

@@ -5,16 +5,14 @@
 Measured here: bench/results/learns_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 photographs = load("photographs_simmim.py")
 cifar10 = load("cifar10_mae.py")
-config = replace(
+config = change(
     photographs,
-    data=replace(photographs.data, held_out=cifar10.data.held_out),
-    optim=replace(photographs.optim, warmup_epochs=cifar10.optim.warmup_epochs),
+    data=dict(held_out=cifar10.data.held_out),
+    optim=dict(warmup_epochs=cifar10.optim.warmup_epochs),
     train=cifar10.train,
-    run=replace(cifar10.run, dir="runs/cifar10_simmim"),
+    run=cifar10.run,
 )

@@ -12,33 +12,24 @@ the first ones are recognisable.
 Measured here: bench/results/summary.png.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.encoders.convnet import ConvNeXt
-from fastmim.model.losses import MaskedL2
-from fastmim.model.masking import RandomMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import ConvNeXt, LinearHead, MaskedL2, Pixels, RandomMasking, RandomResizedCrop, change, load
 
 mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
-config = replace(
+config = change(
     mae,
     masking=RandomMasking(ratio=0.7),
     encoder=ConvNeXt("convnextv2_tiny", token_layer=0, depths=(1, 4, 1, 1), dims=(48, 96, 128, 128), output_stride=8),
     decoder=LinearHead(),
     target=Pixels(),
     loss=MaskedL2(),
-    data=replace(
-        mae.data,
+    data=dict(
         root="data/demo/train",
         held_out_root="data/demo/held_out",
         held_out=48,
         size=(64, 64),
         crop=RandomResizedCrop(scale=(0.5, 1.0)),
     ),
-    optim=replace(mae.optim, blr=2.4e-2, warmup_epochs=0.5, betas=(0.9, 0.99), clip=1.0),
-    train=replace(mae.train, epochs=6, global_batch=16),
-    run=replace(mae.run, dir="runs/demo", save_every=250, log_every=25, evaluate_every=125),
+    optim=dict(blr=2.4e-2, warmup_epochs=0.5, betas=(0.9, 0.99), clip=1.0),
+    train=dict(epochs=6, global_batch=16),
+    run=dict(save_every=250, log_every=25, evaluate_every=125),
 )

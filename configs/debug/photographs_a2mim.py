@@ -5,16 +5,12 @@
 Measured here: bench/results/learns_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.losses import FocalFrequency, MaskedL1, WithFourier
+from fastmim.recipe import FocalFrequency, MaskedL1, WithFourier, change, load
 
 simmim = load("photographs_simmim.py")
-config = replace(
+config = change(
     simmim,
-    encoder=replace(simmim.encoder, fill="mean", token="add"),
-    decoder=replace(simmim.decoder, init="trunc_normal"),
+    encoder=dict(fill="mean", token="add"),
+    decoder=dict(init="trunc_normal"),
     loss=WithFourier(spatial=MaskedL1(), fourier=FocalFrequency(batch=64), weight=0.1),
-    run=replace(simmim.run, dir="runs/photographs_a2mim"),
 )

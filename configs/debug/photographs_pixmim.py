@@ -5,16 +5,11 @@
 Measured here: bench/results/learns_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import SimpleResizedCrop
-from fastmim.model.targets import LowPass
+from fastmim.recipe import LowPass, SimpleResizedCrop, change, load
 
 mae = load("photographs_mae.py")
-config = replace(
+config = change(
     mae,
-    target=LowPass(radius=12),  # what 40 is at 224 px
-    data=replace(mae.data, crop=SimpleResizedCrop(pad=4, interpolation="bilinear")),
-    run=replace(mae.run, dir="runs/photographs_pixmim"),
+    target=LowPass(radius=12),  # of 64 px, what 40 is of 224 px
+    data=dict(crop=SimpleResizedCrop(pad=4, interpolation="bilinear")),
 )

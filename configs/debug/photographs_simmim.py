@@ -5,25 +5,17 @@
 Measured here: bench/results/learns_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.losses import MaskedL1
-from fastmim.model.masking import BlockMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import BlockMasking, LinearHead, MaskedL1, Pixels, RandomResizedCrop, change, load
 
 mae = load("photographs_mae.py")
-config = replace(
+config = change(
     mae,
     masking=BlockMasking(ratio=0.6, block=16),
-    encoder=replace(mae.encoder, reads="all"),  # BEiT's tables of positions start at zero and take longer
+    encoder=dict(reads="all"),  # a BEiT would take longer: its tables of positions start at zero
     decoder=LinearHead(),
     target=Pixels(),
     loss=MaskedL1(),
-    data=replace(mae.data, crop=RandomResizedCrop(scale=(0.67, 1.0), interpolation="bilinear")),
-    optim=replace(mae.optim, betas=(0.9, 0.999), clip=5.0),
-    train=replace(mae.train, epochs=120),
-    run=replace(mae.run, dir="runs/photographs_simmim"),
+    data=dict(crop=RandomResizedCrop(scale=(0.67, 1.0), interpolation="bilinear")),
+    optim=dict(betas=(0.9, 0.999), clip=5.0),
+    train=dict(epochs=120),
 )

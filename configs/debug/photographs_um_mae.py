@@ -5,14 +5,7 @@
 Measured here: bench/results/learns_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.masking import UniformMasking
+from fastmim.recipe import UniformMasking, change, load
 
 mae = load("photographs_mae.py")
-config = replace(
-    mae,
-    masking=UniformMasking(secondary=0.25),
-    run=replace(mae.run, dir="runs/photographs_um_mae"),
-)
+config = change(mae, masking=UniformMasking(secondary=0.25))

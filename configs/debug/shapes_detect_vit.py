@@ -11,15 +11,11 @@ scratch, which is no gain beyond the spread.
 Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import Optim, Run, Train, load
-from fastmim.config.detect import RCNN, AnnotatedData, Detect
-from fastmim.data.crops import ScaleJitterCrop
+from fastmim.recipe import RCNN, AnnotatedData, Detect, Optim, Run, ScaleJitterCrop, Train, change, load
 
 mae = load("shapes_mae.py")
 config = Detect(
-    encoder=replace(mae.encoder, pos="learned", drop_path=0.1),
+    encoder=change(mae.encoder, pos="learned", drop_path=0.1),
     data=AnnotatedData(
         root="data/shapes/few",
         annotations="data/shapes/few.json",
@@ -40,5 +36,5 @@ config = Detect(
         clip=1.0,
     ),
     train=Train(epochs=100, global_batch=8),
-    run=Run(dir="runs/shapes_detect_vit", init=mae.run.dir, log_every=25, evaluate_every=0),
+    run=Run(init=mae.run.dir, log_every=25, evaluate_every=0),
 )

@@ -7,24 +7,17 @@ Its targets are not normalised: of the patches of one colour, only noise would b
 Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import TransformerDecoder
-from fastmim.model.encoders.vit import ViT
-from fastmim.model.masking import RandomMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import Pixels, RandomMasking, RandomResizedCrop, TransformerDecoder, ViT, change, load
 
 mae = load("../mae/pretrain/vit_base_patch16_224_800ep.py")
-config = replace(
+config = change(
     mae,
     masking=RandomMasking(ratio=0.6),
     encoder=ViT("vit_tiny_patch16_224", patch_size=8, depth=4, embed_dim=128, num_heads=4),
     decoder=TransformerDecoder(dim=64, depth=2, num_heads=4),
     target=Pixels(),
-    data=replace(mae.data, root="data/shapes/all", size=(64, 64), crop=RandomResizedCrop((0.5, 1.0))),
-    optim=replace(mae.optim, blr=8e-3, warmup_epochs=4),
-    train=replace(mae.train, epochs=40, global_batch=64),
-    run=replace(mae.run, dir="runs/shapes_mae", log_every=50, evaluate_every=0),
+    data=dict(root="data/shapes/all", size=(64, 64), crop=RandomResizedCrop((0.5, 1.0))),
+    optim=dict(blr=8e-3, warmup_epochs=4),
+    train=dict(epochs=40, global_batch=64),
+    run=dict(log_every=50, evaluate_every=0),
 )

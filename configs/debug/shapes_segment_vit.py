@@ -9,15 +9,11 @@ runs/shapes_segment_scratch`. Needs `pip install segmentation-models-pytorch`, a
 pycocotools. Measured here: bench/results/transfer_*.jsonl.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import Optim, Run, Train, load
-from fastmim.config.segment import MaskData, Segment, UPerNet
-from fastmim.data.crops import ScaleJitterCrop
+from fastmim.recipe import MaskData, Optim, Run, ScaleJitterCrop, Segment, Train, UPerNet, change, load
 
 mae = load("shapes_mae.py")
 config = Segment(
-    encoder=replace(mae.encoder, pos="learned", drop_path=0.1),
+    encoder=change(mae.encoder, pos="learned", drop_path=0.1),
     data=MaskData(
         root="data/shapes/few",
         masks="data/shapes/few_figures",
@@ -39,5 +35,5 @@ config = Segment(
         no_decay=("pos_embed", "cls_token"),
     ),
     train=Train(epochs=100, global_batch=16),
-    run=Run(dir="runs/shapes_segment_vit", init=mae.run.dir, log_every=50, evaluate_every=0),
+    run=Run(init=mae.run.dir, log_every=50, evaluate_every=0),
 )

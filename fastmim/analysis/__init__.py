@@ -1,1 +1,1 @@
-"""Pictures and figures of merit for a run. May import L3 and below."""
+"""Measures and pictures of what a run has learnt: scores, trivial predictors, reconstructions, loss curves."""

@@ -1,4 +1,4 @@
-"""COCO's average precision, as pycocotools measures it. May import L3 and below."""
+"""COCO's average precision, measured by pycocotools. May import data and below."""
 
 from __future__ import annotations
 
@@ -13,30 +13,39 @@ from ..data.coco import Annotations
 KINDS = ("bbox", "segm")
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 SCORES = tuple(f"{kind}_{name}" for kind in KINDS for name in NAMES)
-"""Of boxes and masks, the first six of COCO's summary: mean over overlaps of 0.5 to 0.95, at 0.5, at 0.75; by area in
-pixels: below 32^2, below 96^2, and above."""
+"""Names of the scores: the first six of COCO's summary, for boxes ("bbox") and for object masks ("segm").
+
+AP is the mean over overlaps of 0.5 to 0.95, AP50 and AP75 are those at one overlap. Small objects have an area below
+32^2 pixels, medium objects below 96^2, large objects more.
+"""
 
 
 def average_precision(
     annotations: Annotations, detections: list[dict[str, Any]], left_out: Container[str] = ()
 ) -> dict[str, float]:
-    """Returns the average precisions of detections in COCO's result format.
+    """Measures the average precision of detections in COCO's result format.
 
     Args:
+        annotations: the images and their objects.
         detections: each with "image_id", "category_id", "bbox" (x, y, width, height), "segmentation" (run-length
-            encoded) and "score", in pixels of the whole image; the 100 best of an image count.
-        left_out: names of images that do not count, and their objects neither.
-    Returns: {name of `SCORES`: 0 to 1}, NaN where there is no object of that size.
-    """
-    from pycocotools import mask as coco
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+            encoded) and "score", in pixels of the whole image. The 100 best detections of an image count.
+        left_out: names of images that do not count, and whose objects do not count.
 
+    Returns:
+        {name of `SCORES`: 0 to 1}, with NaN where no object has that size.
+    """
+    import pycocotools.coco
+    import pycocotools.cocoeval
+    from pycocotools import mask as coco
+
+    # The stubs of pycocotools lack fields of its own file format.
+    index: Any = pycocotools.coco.COCO
+    evaluate: Any = pycocotools.cocoeval.COCOeval
     images = [image for name, image in annotations.images.items() if name not in left_out]
     truth = annotations.truth(left_out)
     values = []
     for kind in KINDS:
-        # Not `loadRes`, which cannot take an empty list. Entries are copied, as COCOeval writes into them.
+        # Not `loadRes`, which fails on an empty list. Entries are copied, because COCOeval writes into them.
         measured = [
             entry | {"id": number, "iscrowd": 0, "area": coco.area(entry["segmentation"])}
             if kind == "segm"
@@ -44,7 +53,7 @@ def average_precision(
             for number, entry in enumerate(detections, 1)
         ]
         with contextlib.redirect_stdout(io.StringIO()):
-            sides = [COCO(), COCO()]
+            sides = [index(), index()]
             for side, entries in zip(sides, ([dict(entry) for entry in truth], measured), strict=True):
                 side.dataset = {
                     "images": images,
@@ -52,7 +61,7 @@ def average_precision(
                     "annotations": entries,
                 }
                 side.createIndex()
-            evaluation = COCOeval(*sides, kind)
+            evaluation = evaluate(*sides, kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -1,4 +1,4 @@
-"""Reconstruction grids: original, masked, reconstruction, paste-back. May import L2 and below."""
+"""Picture of reconstructions: original, masked, reconstruction, paste-back. May import model and below."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from ..model.objective import Objective
 from ..tokens import Mask, patchify, take, unpatchify
 
 GREY = 0.5
-CELL = 192  # pixels; smaller images are enlarged by the largest whole number that fits
+"""Value of hidden and of unpredicted patches, on the 0..1 scale."""
+CELL = 192
+"""Width of a cell, pixels. Smaller images are enlarged by the largest whole number that fits."""
 GAP = 4
+"""Space between cells, pixels."""
 HEADER = 24
-CAPTION = 20  # pixels of a line below the grid
+"""Height of the line of column names, pixels."""
+CAPTION = 20
+"""Height of a line of captions, pixels."""
 BORROWED = (
     "The model predicts normalised patches. Each hidden patch is drawn with the mean and variance of the true patch, "
     'which the model does not know. "predicting 0" shows that mean alone.'
@@ -27,14 +32,16 @@ BORROWED = (
 def reconstruction_grid(
     objective: Objective, images: Tensor, mask: Mask, pred: Tensor, notes: Iterable[str] = ()
 ) -> Image.Image:
-    """Draws a row for each image: original, visible patches, predicted patches, visible and predicted ones together.
+    """Draws a row for each image: original, visible patches, predicted patches, and both together.
 
-    Predictions of normalised patches become pixels with the mean and variance of the true patch, as there is no other
-    source for them. A caption says so, and a last column shows the paste-back of a model that predicts 0 everywhere.
+    Predictions of normalised patches become pixels with the mean and variance of the true patch, because the model does
+    not predict these. A caption says so, and a last column shows the paste-back of a model that predicts 0 everywhere.
 
     Args:
+        objective: target and loss of the run.
         images: (B, H, W, C) uint8; C is 1 or 3.
-        pred: (B, M, P) predictions of `mask.ids[:, -M:]`, of which the hidden ones are shown.
+        mask: the visible and hidden patches of the images.
+        pred: (B, M, P) predictions of the patches `mask.ids[:, -M:]`. Those of hidden patches are drawn.
         notes: captions, in plain ASCII.
     """
     size, hidden_ids = objective.patch_size, mask.ids_hidden
@@ -43,11 +50,12 @@ def reconstruction_grid(
     predicted_of = take(patchify(objective.source(objective.normalize(images)), size), hidden_ids)
 
     def pasted(pred: Tensor) -> Tensor:
-        """Images whose hidden patches are predicted."""
+        """Draws predictions into the hidden patches."""
         pixels = objective.target.pixels(pred, predicted_of)
         return image_of(patches.scatter(1, hidden_ids[..., None].expand_as(pixels), pixels))
 
     def image_of(patches: Tensor) -> Tensor:
+        """Puts normalised patches together to images on the 0..1 scale."""
         return unpatchify(patches, size, mask.grid) * objective.std.float() + objective.mean.float()
 
     original, predicted = image_of(patches), pasted(pred)
@@ -60,39 +68,43 @@ def reconstruction_grid(
         "paste-back": predicted,
     }
     captions = list(notes)
-    if objective.target.norm_pix:
+    if objective.target.standardizes:
         columns["predicting 0"] = pasted(torch.zeros_like(pred))
         captions.append(BORROWED)
     tiles = {name: (c.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy() for name, c in columns.items()}
     return _montage(tiles, captions)
 
 
-def evenly(items: Sequence, count: int) -> list:
-    """Returns `count` evenly spaced items, or all of fewer ones."""
+def take_evenly(items: Sequence, count: int) -> list:
+    """Returns `count` evenly spaced items, or all items if there are fewer."""
     count = min(count, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def spread(paths: Sequence[str], labels: Sequence[int] | None, count: int) -> list[int]:
-    """Chooses `count` images to look at: as many of each class, and evenly spaced ones of each.
+def choose_images(paths: Sequence[str], labels: Sequence[int] | None, count: int) -> list[int]:
+    """Chooses images to draw: equally many of each class, evenly spaced within the class.
 
     Args:
-        paths: of the images, sorted.
-        labels: of the images; None = their folders are the classes.
-        count: how many; all of fewer images are chosen.
-    Returns: positions in `paths`, ascending.
+        paths: paths of the images, sorted.
+        labels: class of each image; None = the images' folders are the classes.
+        count: number of images to choose; fewer images are all chosen.
+
+    Returns:
+        Positions in `paths`, ascending.
     """
     classes: dict[object, list[int]] = {}
     for position, path in enumerate(paths):
         classes.setdefault(os.path.dirname(path) if labels is None else labels[position], []).append(position)
-    groups = evenly(list(classes.values()), count)
+    groups = take_evenly(list(classes.values()), count)
     shares, left = [0] * len(groups), min(count, len(paths))
-    while left:  # at most `count` rounds: each gives at least one image
+    while left:  # at most `count` rounds, because each round gives at least one image
         for number, group in enumerate(groups):
             if left and shares[number] < len(group):
                 shares[number] += 1
                 left -= 1
-    return sorted(position for group, share in zip(groups, shares, strict=True) for position in evenly(group, share))
+    return sorted(
+        position for group, share in zip(groups, shares, strict=True) for position in take_evenly(group, share)
+    )
 
 
 def _zoom(width: int) -> int:
@@ -100,7 +112,7 @@ def _zoom(width: int) -> int:
 
 
 def _montage(tiles: dict[str, np.ndarray], captions: list[str]) -> Image.Image:
-    """Draws named columns of (B, H, W, C) tiles above captions; small images are enlarged to stay visible."""
+    """Draws named columns of (B, H, W, C) tiles above captions, with small images enlarged."""
     count, height, width, channels = next(iter(tiles.values())).shape
     zoom = _zoom(width)
     cell_w, cell_h = width * zoom + GAP, height * zoom + GAP

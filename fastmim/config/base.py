@@ -1,39 +1,46 @@
-"""The typed configuration of a run. Knows the base class of each part, never a concrete part.
+"""Settings that every run shares, config files, and the JSON form of a config.
 
-May import fields, terminal and tokens only.
+Only base classes of parts are known here, never a concrete part.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 import re
 import runpy
-import sys
 import traceback
 import typing
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from ..host.command import nearest
 from ..host.terminal import shown
 from ..parts import Crop, Decoder, Encoder, ImageSpec, Loss, Masking, Target
 from .fields import brief, check_bounds, check_types
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
 _MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # of a field
 
 
 @dataclass(frozen=True)
-class Data:
-    """Images in."""
+class ImageData:
+    """Training images: where they are, how samples are cut from them, and how they are decoded."""
 
     crop: Crop
-    """Window of each image that is trained on."""
+    """Crop that cuts a training sample from an image."""
     root: str = "data/train"
-    """A folder of images (flat, nested or by class), a text file that lists one image a line, or a manifest written by
-    `fastmim doctor`, whose checksums are then compared with every file read."""
+    """Training images: a folder (flat, nested or by class), a text file that lists one image a line, or a manifest
+    written by `fastmim doctor`. With a manifest, every file that is read is compared with its checksum."""
     size: tuple[int, int] = (224, 224)
     """Height and width of a training sample, pixels."""
     flip: float = 0.5
@@ -43,32 +50,30 @@ class Data:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Channel standard deviations, on the 0..1 scale."""
     repeats: int = 1
-    """Times each image is seen per epoch, each time with its own crop and mask."""
+    """Times that each image is seen in an epoch. Each time has its own crop and mask."""
     repeats_together: bool = False
-    """Repeats of an image follow each other, so that a batch holds them, and an epoch is as many samples as there are
-    images (repeated augmentation, arXiv:1902.05509). False = they are spread over an epoch that is longer."""
-    held_out: int = 8
-    """Images kept out of training for the reconstruction grids and the comparison with trivial predictors. Drawn from
-    `held_out_root` if that is given, else from `root`."""
-    held_out_root: str | None = None
-    """Folder, list file or manifest of held-out images, which must not be in `root`. `root` is then trained on whole.
-    None = `held_out` images of `root` are left out of training."""
+    """True = the repeats of an image follow each other, so that a batch holds all of them, and an epoch has as many
+    samples as there are images (repeated augmentation, arXiv:1902.05509). False = the repeats are spread over an epoch
+    that is `repeats` times as long."""
     loader: Literal["auto", "dali", "pillow"] = "auto"
-    """The decoder; auto = DALI where it is installed, else Pillow, which is slower."""
+    """Image decoder; auto = DALI if it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
     """Fraction of the images that may be bad before the run saves and stops; 0 = stop at the first, 1 = never stop.
-    Each bad file is replaced by another image and named in bad_files.jsonl. Processes that share no run.dir count their
-    own. The same fraction of the test images may be bad; these are left out."""
+    Another image replaces each bad file, and bad_files.jsonl names the file. Processes that do not share run.dir count
+    separately. The same fraction of the test images may be bad; bad test images are left out."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
-    """Micro-batches decoded ahead."""
+    """Micro-batches that are decoded ahead of training."""
     decode_memory: int = 500
-    """MB that decoding one image may take, the file included, as estimated from its header. An image that needs more is
-    a bad file. All threads of a process together use at most four times as much."""
+    """Memory that decoding one image may take, MB, including the file. It is estimated from the header. An image that
+    needs more is a bad file. All threads of a process together use at most four times as much."""
     decode_seconds: float = 2.0
-    """CPU seconds that decoding one image may take, as estimated from its header. An image that needs more, such as a
-    JPEG of very many scans, is a bad file."""
+    """CPU time that decoding one image may take, seconds. It is estimated from the header. An image that needs more,
+    such as a JPEG with very many scans, is a bad file."""
+
+    retired: ClassVar[dict[str, Any]] = {"held_out": 0, "held_out_root": None}
+    """Fields in the JSON of older runs that have no use any more, and the only values they could have."""
 
     def __post_init__(self):
         check_types(self, "data.")
@@ -79,13 +84,7 @@ class Data:
         check_bounds(self, "data.", "decode_memory", at_least=1)
         check_bounds(self, "data.", "decode_seconds", above=0)
         check_bounds(self, "data.", "repeats", at_least=1, at_most=256)
-        check_bounds(self, "data.", "held_out", at_least=0)
         check_bounds(self, "data.", "workers", "prefetch", at_least=0, at_most=1024)
-        if self.held_out_root and not self.held_out:
-            raise ValueError(
-                "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise data.held_out, or "
-                "leave out data.held_out_root"
-            )
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean and data.std: expected one number per channel, got {self.mean} and {self.std}")
 
@@ -96,33 +95,55 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Data(ImageData):
+    """Images of a pre-training run, some of which are held out of training."""
+
+    held_out: int = 8
+    """Images kept out of training. The reconstruction grids show them, and trivial predictors are compared on them.
+    They are drawn from `held_out_root` if that is given, else from `root`."""
+    held_out_root: str | None = None
+    """Folder, list file or manifest of held-out images, none of which may be in `root`. All of `root` is then trained
+    on. None = `held_out` images of `root` are left out of training."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_bounds(self, "data.", "held_out", at_least=0)
+        if self.held_out_root and not self.held_out:
+            raise ValueError(
+                "data.held_out_root is set, but data.held_out=0 takes no image of the folder: raise data.held_out, or "
+                "leave out data.held_out_root"
+            )
+
+
+@dataclass(frozen=True)
 class Optim:
     """The optimizer and its learning rate."""
 
     algorithm: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
-    """AdamW; at ZeRO stage 0 also timm's LAMB and LARS, which need the norm of each whole parameter, and torch's SGD
-    with momentum."""
+    """AdamW; or, at ZeRO stage 0 only, torch's SGD with momentum and timm's LAMB and LARS, which need the norm of each
+    whole parameter."""
     blr: float = 1.5e-4
-    """Base learning rate: lr = blr * global_batch / lr_batch."""
+    """Base learning rate. The peak learning rate is blr * train.global_batch / lr_batch."""
     lr_batch: int = 256
-    """Batch size that `blr` refers to."""
+    """Batch size that `blr` refers to, images."""
     schedule: Literal["cosine", "linear", "multistep"] = "cosine"
-    """After warm-up: half a cosine or a line down to `min_lr`, or steps by `decay_rate` at each of `decay_epochs`."""
+    """Learning rate after warm-up: half a cosine or a line down to `min_lr`, or steps by `decay_rate` at each of
+    `decay_epochs`."""
     min_lr: float = 0.0
-    """Learning rate at the end of the cosine or line, absolute."""
+    """Learning rate at the end of the cosine or line, not scaled by the batch."""
     cosine_from: Literal["warmup", "start"] = "warmup"
-    """Start of the cosine or line: the end of the warm-up, or epoch 0. In the second case the rate drops onto the curve
-    when the warm-up ends."""
+    """Start of the cosine or line: the end of the warm-up, or epoch 0. With "start" the rate drops onto the curve when
+    the warm-up ends."""
     decay_epochs: tuple[float, ...] = ()
     """Epochs at which "multistep" lowers the learning rate."""
     decay_rate: float = 0.1
-    """Factor of each of `decay_epochs`."""
+    """Factor of the learning rate at each of `decay_epochs`."""
     warmup_epochs: float = 40
-    """Epochs of linear warm-up from `warmup_lr`."""
+    """Length of the linear warm-up, epochs."""
     warmup_lr: float = 0.0
-    """Learning rate at the start of warm-up, absolute."""
+    """Learning rate at the start of the warm-up, not scaled by the batch."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Moment decay rates of AdamW and LAMB."""
+    """Decay rates of the two moments of AdamW and LAMB."""
     eps: float = 1e-8
     """Epsilon of AdamW and LAMB."""
     momentum: float = 0.9
@@ -130,14 +151,16 @@ class Optim:
     weight_decay: float = 0.05
     """Weight decay, decoupled except in LARS and SGD. Not applied to 1-D parameters and biases."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each layer of the encoder to the layer before; modules after it have 1."""
+    """Factor of the learning rate from each layer of the encoder to the layer before. Modules after the encoder have
+    factor 1."""
     no_decay: tuple[str, ...] = ()
-    """Regular expressions, searched in parameter names: no weight decay for these either."""
+    """Regular expressions that are searched in parameter names. Parameters that match have no weight decay."""
     decay: tuple[str, ...] = ()
-    """Regular expressions, searched in parameter names: weight decay for these although they are 1-D or biases."""
+    """Regular expressions that are searched in parameter names. Parameters that match have weight decay, even 1-D
+    parameters and biases."""
     lr_scale: tuple[tuple[str, float], ...] = ()
-    """Pairs of a regular expression, searched in parameter names, and a factor of the learning rate; the last match
-    counts."""
+    """Pairs of a regular expression, which is searched in parameter names, and a factor of the learning rate. If
+    several match, the last one counts."""
     clip: float | None = None
     """Global gradient norm above which gradients are scaled down; None = no clipping."""
 
@@ -173,33 +196,36 @@ class Train:
     global_batch: int = 4096
     """Images per optimizer update, over all processes."""
     micro_batch: int | None = None
-    """Images per process per forward; None = global_batch / processes. The rest is gradient accumulation."""
+    """Images per process and forward pass; None = global_batch / processes. Gradient accumulation makes up the rest of
+    `global_batch`."""
     seed: int = 0
     """Seed of initialisation, order, crops, flips and masks; 0 <= seed < 2**63."""
     precision: Literal["auto", "fp32", "autocast", "autocast-fp16", "bf16-master"] = "auto"
-    """fp32; autocast (fp32 weights, bf16 compute); autocast-fp16 (with loss scaling, ZeRO 0 only); bf16-master (bf16
-    weights, fp32 masters). auto = autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32."""
+    """Arithmetic: fp32; autocast (fp32 weights, bf16 compute); autocast-fp16 (fp32 weights, fp16 compute, loss
+    scaling, ZeRO 0 only); bf16-master (bf16 weights, fp32 masters). auto = autocast on a GPU and on CPUs with bf16
+    matrix instructions, else fp32."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 parameters too. At stage 3 DeepSpeed's
+    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 also gradients, 3 also parameters. At stage 3 DeepSpeed's
     linear layers round before they add the bias, so bf16 results differ slightly from those of other stages."""
     offload: bool = False
-    """Keep optimizer state in host memory (ZeRO >= 1)."""
+    """Keep optimizer state in host memory (ZeRO 1 to 3 only)."""
     activation_checkpointing: bool = False
     """Recompute each transformer block in the backward pass instead of storing its activations."""
     deterministic: bool = False
-    """Bit-identical GPU runs, at some cost in speed. CPU runs always are."""
+    """Make GPU runs bit-identical, at some cost in speed. CPU runs always are."""
     kernels: Literal["auto", "reference"] = "auto"
-    """auto = C++ on CPU, Triton on GPU; reference = plain torch everywhere."""
+    """Kernels: auto = C++ on a CPU, Triton on a GPU; reference = plain torch everywhere."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto = a GPU if there is one."""
     deepspeed: str | None = None
-    """A JSON file of further DeepSpeed settings, merged into the derived ones; conflicts are named and refused."""
+    """JSON file of further DeepSpeed settings, merged into those that fastmim derives. A conflict is named and
+    refused."""
     max_skipped: int = 5
     """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops. autocast-fp16 allows
     16 more, in which its loss scale falls from 65536 to 1."""
     timeout: float = 60
     """Seconds without a sign of life after which a process counts as frozen or dead. The others then save what can be
-    saved, and end. Also the longest wait for an update after a signal, where only all processes together can save."""
+    saved, and end. Also the longest wait for an update after a signal, if only all processes together can save."""
 
     def __post_init__(self):
         check_types(self, "train.")
@@ -214,28 +240,29 @@ class Run:
     """The run folder, and how often the run saves, logs and evaluates."""
 
     dir: str = "runs/run"
-    """Run folder: config, metrics, checkpoints, pictures, exported encoder."""
+    """Run folder: config, metrics, checkpoints, pictures and the exported encoder. A config file that gives no folder
+    gets one from its own path: configs/debug/demo.py trains in runs/demo."""
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
-    """Run folder whose newest checkpoint gives a new run its weights, also one that `fastmim convert` wrote. Runs other
-    than pre-training take the encoder only, and accept an exported encoder. None = initialise from train.seed.
-    data.mean, data.std and settings of the network that do not fit the weights are taken from there too. Updates,
-    optimizer state and schedule start afresh."""
+    """Run folder, also one that `fastmim convert` wrote, whose newest checkpoint gives a new run its weights. None =
+    initialise from train.seed. Runs other than pre-training take only the encoder, and also accept an exported encoder.
+    Settings of the network that do not fit the weights are taken from that folder, and so are data.mean and data.std.
+    Updates, optimizer state and schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
-    """Checkpoints kept; the oldest goes only when a newer one is durable."""
+    """Checkpoints to keep. The oldest is deleted only after a newer one is safely on the disk."""
     log_every: int = 20
-    """Updates between log lines; slow updates are logged about once a minute. The host waits for the device only at a
-    log line."""
+    """Updates between log lines; if updates are slow, a line appears about once a minute. The host waits for the device
+    only at a log line."""
     evaluate_every: int = 500
     """Updates between evaluations. Pre-training: held-out loss and pictures; 0 = never. Other tasks: test score; 0 =
     only at the end."""
     stop_after: int | None = None
-    """Stop after this many updates in total, saving; the schedule is unchanged."""
+    """Save and stop after this many updates in total; the schedule is unchanged."""
     trace: bool = False
-    """Write a hash of loss, gradient norm, parameters, samples and masks of every update to trace.jsonl."""
+    """Write hashes of parameters, samples and masks, with loss and gradient norm, of every update to trace.jsonl."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
 
@@ -245,11 +272,17 @@ class Run:
         check_bounds(self, "run.", "evaluate_every", at_least=0)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Base of the classes that a config file may define: one for each task, with data, optim, train and run."""
+    """Base class of a run's config, with the settings that every task has. Each task derives its own class."""
+
+    data: ImageData
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    run: Run = field(default_factory=Run)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(Experiment):
     """A pre-training run: masking x encoder x decoder x target x loss, data, optimisation."""
 
@@ -259,47 +292,131 @@ class Config(Experiment):
     target: Target
     loss: Loss
     data: Data
-    optim: Optim = field(default_factory=Optim)
-    train: Train = field(default_factory=Train)
-    run: Run = field(default_factory=Run)
+
+
+PARTS = (Masking, Encoder, Decoder, Target, Loss, Crop)
+"""Base classes of the parts that a config names by class. A user can derive new parts from them."""
+
+_Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
+
+
+def change(base: _Dataclass, **fields: Any) -> _Dataclass:
+    """Returns a copy of a config, or of a part of one, with some fields changed.
+
+    A dict changes fields inside a field, and any other value replaces the field:
+    `change(base, train=dict(epochs=1600), loss=MaskedL1())`.
+
+    Raises:
+        ValueError: a field that the config does not have, or a value that it refuses.
+    """
+    known = [f.name for f in dataclasses.fields(base)]
+    for name, value in fields.items():
+        if name not in known:
+            raise ValueError(_no_field(type(base), name))
+        if isinstance(value, dict):
+            fields[name] = change(getattr(base, name), **value)
+    return dataclasses.replace(base, **fields)
+
+
+@dataclass
+class _ConfigFile:
+    """A config file that `load` is running, and the run folders of the configs that the file has loaded."""
+
+    path: Path
+    folders: set[str] = field(default_factory=set)
+
+
+_running: ContextVar[tuple[_ConfigFile, ...]] = ContextVar("running", default=())
+"""Config files that `load` is running, the outermost first."""
 
 
 def load(path: str | Path) -> Experiment:
-    """Runs a config file and returns its `config`; a relative path inside a config file is relative to that file.
+    """Runs a config file and returns its `config`.
+
+    While a config file runs, `load` takes a relative path relative to that file; elsewhere, to the current folder.
+    A config that gives no `run.dir`, or has that of a config it loads, gets a folder from its own path.
 
     Raises:
         ValueError: the file is missing, is not a Python file, does not define `config` as an Experiment, fails while it
             runs, or gives a field a value of another type: one sentence that names the file and, if known, the line.
     """
-    path = Path(path)
-    if not path.is_absolute() and (caller := _calling_config()) is not None:
-        path = caller.parent / path
+    path, running = Path(path), _running.get()
+    if running:
+        path = running[-1].path.parent / path
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"{shown(path)}: expected a config file (Python){_other_config(path)}")
-    if path.resolve() in _loading:
+    if path.resolve() in (file.path.resolve() for file in running):
         raise ValueError(f"{shown(path)}: expected a config file that does not load itself")
-    _loading.append(path.resolve())
+    file = _ConfigFile(path)
+    token = _running.set((*running, file))
     try:
         config = runpy.run_path(str(path)).get("config")
     except (Exception, SystemExit) as error:  # a config file is the user's own code: it can raise anything
         raise ValueError(_locate(path, error)) from error
     finally:
-        _loading.pop()
+        _running.reset(token)
     if not isinstance(config, Experiment):
         others = " or ".join(kind.__name__ for kind in Experiment.__subclasses__() if kind is not Config)
         raise ValueError(
             f"{shown(path)}: expected it to end with `config = Config(...)`{others and f', or {others}'}, "
-            f"got {'none' if config is None else 'a class' if isinstance(config, type) else type(config).__name__}"
+            f"got {_kind_of(config)}"
         )
     try:
         check_types(config)
+        _check_names(config)
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error}") from error
+    if config.run.dir == Run.dir or config.run.dir in file.folders:
+        config = change(config, run=dict(dir=_folder_of(path)))
+    if running:
+        running[-1].folders.add(config.run.dir)
     return config
 
 
-_loading: list[Path] = []
-"""Config files that are being run, the outermost first."""
+def _kind_of(config: object) -> str:
+    """Says what a config file defines as `config` instead of an Experiment."""
+    if config is None:
+        return "none"
+    return "a class" if isinstance(config, type) else type(config).__name__
+
+
+def _folder_of(path: Path) -> str:
+    """Returns the run folder of a config file: its path below `configs`, or its name where there is no such folder.
+
+    The folders `pretrain` and `debug` are left out: configs/simmim/pretrain/x.py trains in runs/simmim_x.
+    """
+    names = path.resolve().with_suffix("").parts
+    below = [number for number, name in enumerate(names) if name == "configs"]
+    names = names[below[-1] + 1 :] if below else names[-1:]
+    return "runs/" + "_".join([*(name for name in names[:-1] if name not in ("pretrain", "debug")), names[-1]])
+
+
+def _check_names(config: Experiment) -> None:
+    """Checks that no part of the user's own has the name of one of fastmim's, because run folders store names.
+
+    Raises:
+        ValueError: a part has such a name.
+    """
+    ours = {part.__name__ for base in (*PARTS, Experiment) for part in _family(base) if not _is_own(part)}
+    for value in _dataclasses(config):
+        if _is_own(type(value)) and type(value).__name__ in ours:
+            raise ValueError(
+                f"expected another name for the class {type(value).__name__}: fastmim has a class of this name, and "
+                "run folders name classes"
+            )
+
+
+def _dataclasses(value: Any) -> Iterator[Any]:
+    """Yields a dataclass and every dataclass inside it."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for f in dataclasses.fields(value):
+            yield from _dataclasses(getattr(value, f.name))
+
+
+def _is_own(part: type) -> bool:
+    """True if a class is the user's own, not fastmim's."""
+    return part.__module__.partition(".")[0] != "fastmim"
 
 
 def _other_config(path: Path) -> str:
@@ -311,29 +428,34 @@ def _other_config(path: Path) -> str:
     near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py") if p.is_file()], n=1, cutoff=0.6)
     if near:
         return f"; did you mean {shown(folder / near[0])}?"
-    return f"; found {'a folder' if path.is_dir() else 'another file' if path.exists() else 'nothing'} there; " + (
-        "configs/README.md lists them"
-    )
+    found = "another file" if path.exists() else "nothing"
+    if path.is_dir():
+        found = "a folder"
+    return f"; found {found} there; configs/README.md lists them"
 
 
 def _locate(path: Path, error: BaseException) -> str:
-    """One line on what a config file raised: file, line, and for an unknown keyword the nearest field."""
+    """Describes what a config file raised in one line: file, line, and for an unknown keyword the nearest field."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
-    line = lines[-1] if lines else 1  # what cannot be decoded never ran
+    line = lines[-1] if lines else 1  # a file that cannot be decoded never ran
     text = str(error)
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line, text = error.lineno, error.msg
     if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
-        kinds = [kind for kind in _family(Experiment) if dataclasses.is_dataclass(kind)]
+        kinds = _family(Experiment)
         hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values()}
-        bases = (*kinds, *filter(dataclasses.is_dataclass, hints), Crop)
-        parts = {part.__name__: part for base in bases for part in _family(base)}
+        sections = (hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint))
+        parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in _family(base)}
         if found[1] in parts:
-            fields = [f.name for f in dataclasses.fields(parts[found[1]])]
-            near = difflib.get_close_matches(found[2], fields, n=1, cutoff=0.0)
-            return f"{path}:{line}: {found[1]} has no field {found[2]}" + (f"; nearest: {near[0]}" if near else "")
+            return f"{path}:{line}: {_no_field(parts[found[1]], found[2])}"
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return shown(f"{path}:{line}: {kind}{' '.join(text.split())}")
+
+
+def _no_field(part: type[DataclassInstance], name: str) -> str:
+    """Says that a class has no field of a name, and which of its fields is nearest."""
+    near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(part)], n=1, cutoff=0.0)
+    return f"{part.__name__} has no field {name}" + (f"; nearest: {near[0]}" if near else "")
 
 
 def _family(part: type) -> list[type]:
@@ -341,62 +463,89 @@ def _family(part: type) -> list[type]:
     return [part, *(derived for child in part.__subclasses__() for derived in _family(child))]
 
 
-def _calling_config() -> Path | None:
-    """Returns the config file that called `load`, or None."""
-    caller = sys._getframe(2)
-    name = caller.f_globals.get("__name__")
-    return Path(caller.f_code.co_filename) if name == "<run_path>" else None
-
-
 def to_json(value: Any) -> Any:
-    """Returns a config as plain JSON values; each part has its class name under "part"."""
+    """Returns a config as plain JSON values. The class name of each part stands under "part"."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"part": type(value).__name__} | fields
     return [to_json(v) for v in value] if isinstance(value, tuple) else value
 
 
-def from_json(value: Any, parts: tuple[type, ...], name: str = "") -> Any:
-    """Builds a config from what `to_json` returned, with only the classes in `parts`.
+def from_json(value: Any, recipe: ModuleType, name: str = "") -> Any:
+    """Builds a config from the JSON values of `to_json`.
+
+    JSON can name the dataclasses that `recipe` exports, and parts of the user's own: loaded classes outside fastmim
+    that derive from one of `PARTS`. Nothing is imported because a file names it.
 
     Args:
+        value: what `json.loads` returns for the stored config, or a part of that.
+        recipe: `fastmim.recipe`, whose export list says which classes JSON can name.
         name: dotted name of the field that holds the value, for messages.
 
     Raises:
-        ValueError: an unknown part, a field that it does not have or lacks, or a value that the field cannot hold.
+        ValueError: an unknown part, a field that the part does not have or lacks, or a value that the field refuses.
     """
     try:
-        return _from_json(value, parts, name)
+        return _from_json(value, recipe, name)
     except RecursionError:
         raise ValueError(f"{name or 'config'}: expected a few values within each other, found hundreds") from None
 
 
-def _from_json(value: Any, parts: tuple[type, ...], name: str) -> Any:
+def _from_json(value: Any, recipe: ModuleType, name: str) -> Any:
     where = f"{name}: " if name else ""
     if isinstance(value, list | str) and len(value) > _LONGEST:
         raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
     if isinstance(value, list):
-        return tuple(_from_json(v, parts, name) for v in value)
+        return tuple(_from_json(v, recipe, name) for v in value)
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"{where}expected a number below 2**63")
     if not isinstance(value, dict):
         return value
     fields = dict(value)
-    part = fields.pop("part", None)
-    known = {part.__name__: part for part in parts}
-    if not isinstance(part, str) or part not in known:
-        names = ", ".join(sorted(known))
-        raise ValueError(f"{where}config part {brief(part)} is unknown to this version; it knows {names}")
-    own = {f.name: f for f in dataclasses.fields(known[part])}
+    stated = fields.pop("part", None)
+    part = _part(stated, recipe)
+    if part is None:
+        raise ValueError(f"{where}{_unknown(stated, recipe)}")
+    own = {f.name: f for f in dataclasses.fields(part)}
+    for old, only in getattr(part, "retired", {}).items():
+        if old not in own and fields.get(old) == only:
+            fields.pop(old, None)
     if unexpected := ", ".join(sorted(set(fields) - set(own))):
-        raise ValueError(f"{where}config part {part} has no field {brief(unexpected)}: written by another version?")
-    inner = {k: _from_json(v, parts, f"{name}.{k}".strip(".")) for k, v in fields.items()}
+        raise ValueError(f"{where}config part {stated} has no field {brief(unexpected)}: written by another version?")
+    inner = {k: _from_json(v, recipe, f"{name}.{k}".strip(".")) for k, v in fields.items()}
     needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
     if lacking := [field for field in needed if field not in inner]:
-        raise ValueError(f"{where}config part {part} lacks the field {', '.join(lacking)}")
+        raise ValueError(f"{where}config part {stated} lacks the field {', '.join(lacking)}")
     try:
-        built = known[part](**inner)
+        built = part(**inner)
         check_types(built, f"{name}." if name else "")
     except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
-        raise ValueError(f"{where}config part {part} holds a value of another type than its fields have") from error
+        raise ValueError(f"{where}config part {stated} holds a value of another type than its fields have") from error
     return built
+
+
+def _exports(recipe: ModuleType) -> dict[str, type]:
+    """Returns the dataclasses in the export list of `recipe`, by name."""
+    found = {name: getattr(recipe, name) for name in recipe.__all__}
+    return {name: value for name, value in found.items() if isinstance(value, type) and dataclasses.is_dataclass(value)}
+
+
+def _part(name: Any, recipe: ModuleType) -> type | None:
+    """Returns the class that JSON may call by this name, or None. Of several own classes, the newest counts."""
+    if not isinstance(name, str):
+        return None
+    if exported := _exports(recipe).get(name):
+        return exported
+    loaded = [part for base in PARTS for part in _family(base) if part.__name__ == name]
+    own = [part for part in loaded if _is_own(part) and not inspect.isabstract(part)]
+    return own[-1] if own else None
+
+
+def _unknown(name: Any, recipe: ModuleType) -> str:
+    """Says that JSON names a class that it may not name, and how to make an own class known."""
+    near = nearest(name, _exports(recipe)) if isinstance(name, str) else ""
+    return (
+        f"config part {brief(name)} is unknown: expected a class of fastmim.recipe{near}, or a class of your own whose "
+        "module is imported. For a command, import the module that defines it: "
+        'python -c "import MODULE, fastmim.cli; fastmim.cli.main()" COMMAND ...'
+    )

@@ -1,7 +1,4 @@
-"""Typed configuration of what follows pre-training: fine-tuning and linear probe of a classifier.
-
-May import config, fields and tokens only.
-"""
+"""Settings of image classification: fine-tuning and the linear probe."""
 
 from __future__ import annotations
 
@@ -10,45 +7,41 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ..parts import Encoder
-from .base import Data, Experiment, Optim, Run, Train
+from .base import Experiment, ImageData
 from .fields import check_bounds, check_types
 
 
 @dataclass(frozen=True)
-class LabelledData(Data):
-    """Images with classes in: folders named by class, or a list file with a number behind each path."""
+class LabelledData(ImageData):
+    """Images with classes: folders named by class, or a list file with a class number after each path."""
 
     test: str = "data/test"
-    """Images of the same classes to measure accuracy on, in the same forms as `root`."""
+    """Test images of the same classes, in the same forms as `root`."""
     test_size: tuple[int, int] | None = None
-    """Height and width of a test image, pixels; None = `size`. Others need a convolutional network."""
+    """Height and width of a test image, pixels; None = `size`. Another size needs a convolutional network."""
     crop_pct: float = 224 / 256
-    """Side of the central window of a test image that is looked at, as a fraction of the largest one that fits."""
+    """Side of the central window that is cut from a test image, as a fraction of the largest window that fits."""
     test_interpolation: Literal["bicubic", "bilinear"] | None = None
-    """Filter of the resize of test images, antialiased; None = the training crop's."""
-    held_out: int = 0
-    """Has no use here: accuracy is measured on `test`."""
+    """Filter of the resize of test images, antialiased; None = the filter of the training crop."""
 
     def __post_init__(self):
         super().__post_init__()
         check_bounds(self, "data.", "test_size", at_least=1)
         check_bounds(self, "data.", "crop_pct", above=0, at_most=1)
-        if self.held_out:
-            raise ValueError(f"data.held_out: expected 0, got {self.held_out}: a classifier is tested on data.test")
 
 
 @dataclass(frozen=True)
 class Head:
-    """From tokens to classes."""
+    """The classification head: pooling of the encoder's tokens, a norm, and a linear layer."""
 
     pool: Literal["mean", "cls"] = "mean"
-    """The mean of all tokens but the class token, or the class token."""
+    """Pooling: the mean of all tokens except the class token, or the class token."""
     norm: Literal["before", "after", "new"] = "before"
-    """The encoder's last norm: before pooling, as in pre-training; moved behind it; or dropped, and a new layer norm
-    behind it."""
+    """Place of the norm. before = the encoder's last norm stays before the pooling, as in pre-training; after = that
+    norm moves behind the pooling; new = that norm is dropped, and a new layer norm follows the pooling."""
     init_std: float = 0.01
-    """Deviation of the classifier's weights at first, which are normal; biases are 0. (Official code cuts them at 2,
-    which none reaches.)"""
+    """Standard deviation of the linear layer's initial weights, which are normal; its biases start at 0. (Official code
+    cuts the weights at 2, which none of them reaches.)"""
 
     def __post_init__(self):
         check_types(self, "head.")
@@ -57,22 +50,24 @@ class Head:
 
 @dataclass(frozen=True)
 class Augment:
-    """Changes of training images and labels beside crop and flip, made by timm's parts."""
+    """Augmentation of training images and labels, beside crop and flip. The methods are timm's."""
 
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
-    """timm's description of RandAugment; None = none."""
+    """RandAugment in timm's notation; None = no RandAugment."""
     color_jitter: float = 0.0
-    """Largest relative change of brightness, contrast and saturation; 0 = none. Without `rand_augment` only."""
+    """Largest relative change of brightness, contrast and saturation; 0 = no change. Needs rand_augment=None."""
     erase: float = 0.25
-    """Probability that a rectangle of an image, 2 % to a third of it, becomes noise, different in each pixel."""
+    """Probability that a rectangle of an image, 2 % to a third of its area, becomes noise that differs in each
+    pixel."""
     mixup: float = 0.8
-    """Parameter of the beta distribution of mixup (arXiv:1710.09412); 0 = none."""
+    """Parameter of the beta distribution of mixup (arXiv:1710.09412); 0 = no mixup."""
     cutmix: float = 1.0
-    """Of CutMix (arXiv:1905.04899); 0 = none. With both, a micro-batch takes one, drawn with equal chances."""
+    """Parameter of the beta distribution of CutMix (arXiv:1905.04899); 0 = no CutMix. If both are on, each micro-batch
+    uses one of them, drawn with equal chances."""
     smoothing: float = 0.1
-    """Label smoothing: what part of the target is spread evenly over all classes."""
+    """Label smoothing: the part of the target that is spread evenly over all classes."""
     loss: Literal["ce", "bce"] = "ce"
-    """Cross-entropy of the softmax, or the sum over classes of binary ones."""
+    """Loss: cross-entropy of the softmax, or the sum over classes of binary cross-entropies."""
 
     def __post_init__(self):
         check_types(self, "augment.")
@@ -81,19 +76,19 @@ class Augment:
         check_bounds(self, "augment.", "smoothing", at_least=0, below=1)
         if self.rand_augment and self.color_jitter:
             raise ValueError(
-                "augment.color_jitter: timm has no effect of it beside RandAugment, which changes colours too: set "
-                "augment.rand_augment=None or color_jitter=0"
+                f"augment.color_jitter: expected 0 beside RandAugment, which changes colours too, got "
+                f"{self.color_jitter}: set augment.rand_augment=None or augment.color_jitter=0"
             )
 
 
 @dataclass(frozen=True)
 class EMA:
-    """An average of the weights over the updates, which is tested in their place."""
+    """An exponential moving average of the weights, which is tested in place of the weights."""
 
     decay: float | None = None
-    """Part that stays from one update to the next; None = the weights themselves are tested."""
+    """Part of the average that stays from one update to the next; None = no average, the weights are tested."""
     warmup_epochs: float = 0.0
-    """Epochs over which the decay rises linearly from 0.9 of itself (openmmlab's EMAHook in A2MIM's recipes)."""
+    """Epochs over which the decay rises linearly from 0.9 times `decay` (openmmlab's EMAHook in A2MIM's recipes)."""
 
     def __post_init__(self):
         check_types(self, "ema.")
@@ -101,18 +96,15 @@ class EMA:
         check_bounds(self, "ema.", "warmup_epochs", at_least=0, below=math.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finetune(Experiment):
-    """A classifier, of which everything is trained: encoder, head, augmentation, data, optimisation."""
+    """A fine-tuning run: encoder and classification head are trained together."""
 
     encoder: Encoder
     data: LabelledData
     head: Head = field(default_factory=Head)
     augment: Augment = field(default_factory=Augment)
     ema: EMA = field(default_factory=EMA)
-    optim: Optim = field(default_factory=Optim)
-    train: Train = field(default_factory=Train)
-    run: Run = field(default_factory=Run)
 
     def __post_init__(self):
         if self.ema.decay is not None and self.train.zero_stage == 3:
@@ -121,19 +113,16 @@ class Finetune(Experiment):
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Probe(Experiment):
-    """A linear classifier on what a frozen encoder gives, each feature first normalised over the batch."""
+    """A linear probe: a linear classifier on the features of a frozen encoder, normalised over the batch."""
 
     encoder: Encoder
     data: LabelledData
     head: Head = field(default_factory=Head)
     calibrate: int = 2048
-    """Training images, undisturbed, of which an encoder's batch norms take their statistics first: those of
-    pre-training are of masked images."""
-    optim: Optim = field(default_factory=Optim)
-    train: Train = field(default_factory=Train)
-    run: Run = field(default_factory=Run)
+    """Training images, without augmentation, from which an encoder's batch norms first take new statistics. Their
+    statistics of pre-training are those of masked images."""
 
     augment: ClassVar[Augment] = Augment(rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
 

@@ -1,4 +1,4 @@
-"""Checks of config fields: type and bounds, and both in words. May import command only."""
+"""Checks of a config's fields by type and bounds, and the words for both in messages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le
 
 
 def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
-    """Compares the named fields, each number of a tuple, with `at_least`, `above`, `at_most`, `below`; None passes.
+    """Checks that the named fields of a dataclass are within bounds. None passes; of a tuple, each number is checked.
+
+    Args:
+        value: the dataclass.
+        prefix: name of the section with its dot, for messages.
+        *names: fields to check.
+        **bounds: limits as `at_least`, `above`, `at_most` or `below`.
 
     Raises:
-        ValueError: a number out of bounds.
+        ValueError: a number is out of bounds.
     """
     for f in dataclasses.fields(value):
         inner = getattr(value, f.name)
@@ -33,11 +39,17 @@ def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
 
 
 def check_types(value: Any, prefix: str = "") -> None:
-    """Compares every field with its annotation, also those of the parts inside.
+    """Checks every field of a dataclass, and of the dataclasses inside it, against its annotation.
+
+    An int counts as a float; a bool does not count as an int, nor a list as a tuple.
+
+    Args:
+        value: the dataclass.
+        prefix: name of the section with its dot, for messages.
 
     Raises:
-        ValueError: a field of another type; an int is a float, a bool is no int, a list is no tuple. Or a whole number
-            from 2**63 on, or a text that is empty or probably a mistake (see `misread`).
+        ValueError: a field has another type, a whole number is 2**63 or more, or a text is empty or probably a mistake
+            (see `misread`).
     """
     hints = typing.get_type_hints(type(value))
     for f in dataclasses.fields(value):
@@ -55,20 +67,21 @@ def check_types(value: Any, prefix: str = "") -> None:
 
 
 def _too_large(value: Any) -> bool:
-    """True for a whole number, or a tuple with one, that torch and JSON readers cannot hold."""
+    """True if a value is, or a tuple holds, a whole number that torch and JSON readers cannot hold."""
     if isinstance(value, tuple):
         return any(map(_too_large, value))
     return isinstance(value, int) and abs(value) >= 2**63
 
 
 def _texts(value: Any) -> list[str]:
-    """Returns the texts in a tuple, and in tuples in it, without surrounding space."""
+    """Returns the texts in a tuple, and in the tuples inside it, without surrounding space."""
     if not isinstance(value, tuple):
         return []
     return [text for item in value for text in ([item.strip()] if isinstance(item, str) else _texts(item))]
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    """True if a value is of an annotated type."""
     args = typing.get_args(hint)
     match typing.get_origin(hint):
         case typing.Literal:
@@ -84,18 +97,20 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """Returns a value as a message shows it, without memory addresses; of a long one the beginning."""
+    """Returns a value for a message: without memory addresses, and cut if it is long."""
     text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def choices(kind: str) -> list[str]:
-    """Returns the values of a Literal type, as written on a command line; none for any other type."""
+    """Returns the values of a Literal type as they are typed on a command line, or [] for any other type."""
     if not kind.startswith("Literal["):
         return []
     return kind.partition("]")[0].removeprefix("Literal[").replace("'", "").replace('"', "").split(", ")
 
 
 def expected(kind: str) -> str:
-    """Returns a type in words."""
-    return f"one of {', '.join(choices(kind))}" if choices(kind) else kind
+    """Describes a type in words."""
+    if values := choices(kind):
+        return f"one of {', '.join(values)}"
+    return kind

@@ -1,4 +1,4 @@
-"""`--section.field VALUE` arguments applied to a config. May import command, config and fields only."""
+"""Parsing of `--section.field VALUE` arguments, and messages that say which setting was probably meant."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("data_path", "data_dir", "dataset", "input", "train_dir"), ("data.root", "")),
     **dict.fromkeys(("val", "val_dir", "test_dir", "eval_dir"), ("data.test", "")),
+    **dict.fromkeys(("held_out", "held_out_root"), ("data.test", "only pre-training holds images out of training")),
     **dict.fromkeys(
         ("img_size", "image_size", "input_size", "resolution", "crop_size"), ("data.size", "height and width")
     ),
@@ -52,13 +53,20 @@ ELSEWHERE = {
     **dict.fromkeys(("gpus", "num_gpus", "nproc", "nproc_per_node", "world_size", "devices"), ("", _LAUNCHER)),
     **dict.fromkeys(("model", "arch", "backbone", "method", "norm_pix_loss", "config", "cfg"), ("", _CHOSEN)),
 }
-"""Options of other programs: the setting that does the same here, or "", and a remark."""
+"""Maps options of other programs to (the setting of the same meaning here or "", a remark or "")."""
 CHOICES = {"gpu": "cuda", "amp": "autocast", "bf16": "autocast", "fp16": "autocast-fp16"}
-"""Values of other programs, and their names here."""
+"""Maps values of other programs to the same values here."""
 
 
 def override(config: Experiment, args: list[str], prog: str) -> Experiment:
-    """Returns the config with `--section.field VALUE` arguments; tyro parses them by the types of the dataclasses.
+    """Returns the config with the values of `--section.field VALUE` arguments.
+
+    tyro parses the arguments by the types of the dataclasses.
+
+    Args:
+        config: the config before the arguments.
+        args: the command line after CONFIG.
+        prog: name of the program in the help text.
 
     Raises:
         SystemExit: 0 after `--help`.
@@ -83,7 +91,7 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
     if not isinstance(parsed, SystemExit):
         check_types(parsed)
         return parsed
-    # Settings that need each other are refused one by one: what counts is why all of them together were.
+    # Settings that need each other can be refused one by one. The reason that counts is that of all of them together.
     refusal = _refusal(parsed)
     settings = [args[start:stop] for start, stop in zip(starts, [*starts[1:], len(args)], strict=True)]
     names = [_name(setting[0]) for setting in settings]
@@ -104,7 +112,7 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
 
 
 def _meant(key: str, known: dict[str, tuple[str, Any]]) -> str:
-    """Says which setting an unknown name was probably meant to be."""
+    """Returns the end of a message on an unknown setting: the setting that was probably meant."""
     *section, leaf = key.split(".")
     inside = [name for name in known if name.startswith(f"{key}.")]
     if key == "data":
@@ -127,42 +135,46 @@ def _meant(key: str, known: dict[str, tuple[str, Any]]) -> str:
 
 
 def _words(kind: str) -> str:
-    """Says what to type for a type on a command line."""
+    """Describes in words the values that a type takes on a command line."""
     if choices(kind):
         return expected(kind)
     plain, _, optional = kind.partition(" | ")
-    words = {
-        "int": "whole number",
-        "float": "number",
-        "str": "one text, in quotes if it has spaces",
-        "bool": "True or False",
-    }
     if plain.startswith("tuple["):
-        inner = plain.removeprefix("tuple[").removesuffix("]").split(", ")
-        if inner[0] not in words:
-            text = "pairs of a regular expression and a number"
-        else:
-            text = f"{words[inner[0]]}s" if inner[-1] == "..." else f"{len(inner)} {words[inner[0]]}s"
-            text += ", with spaces between them"
+        text = _several(plain.removeprefix("tuple[").removesuffix("]").split(", "))
     else:
-        text = words.get(plain, plain)
-        text = text if plain in ("bool", "str") else f"a {text}"
+        text = {
+            "int": "a whole number",
+            "float": "a number",
+            "str": "one text, in quotes if it has spaces",
+            "bool": "True or False",
+        }.get(plain, f"a {plain}")
     return f"{text}{' or None' if optional else ''}"
 
 
+def _several(kinds: list[str]) -> str:
+    """Describes in words the values of a tuple of these types, of which the last may be "..."."""
+    one = {"int": "whole numbers", "float": "numbers", "str": "texts"}.get(kinds[0])
+    if one is None:
+        return "pairs of a regular expression and a number"
+    count = "" if kinds[-1] == "..." else f"{len(kinds)} "
+    return f"{count}{one}, with spaces between them"
+
+
 def _typed(value: Any) -> str:
-    """Returns a value as it is typed on a command line."""
-    return " ".join(map(_typed, value)) or "nothing" if isinstance(value, tuple) else str(value)
+    """Returns a value as a person types it on a command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(_typed, value)) or "nothing"
+    return str(value)
 
 
-def given(args: list[str]) -> dict[str, str]:
-    """Returns the words of each setting among `--section.field VALUE` arguments, by name."""
+def settings_of(args: list[str]) -> dict[str, str]:
+    """Returns the settings among `--section.field VALUE` arguments: {name: the words of its value}."""
     found: dict[str, list[str]] = {}
+    words: list[str] = []  # of the latest setting
     for arg in args:
         if arg.startswith("--"):
-            words = found.setdefault(_name(arg), [])
-            words[:] = arg.split("=", 1)[1:]
-        elif found:
+            words = found[_name(arg)] = arg.split("=", 1)[1:]
+        else:
             words.append(arg)
     return {name: " ".join(words) for name, words in found.items()}
 
@@ -173,14 +185,14 @@ def _name(arg: str) -> str:
 
 
 def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
-    import tyro  # half a second that resume and export need not pay
+    import tyro  # takes half a second, which resume and export do not need
 
     kind, plain = type(config), (tyro.conf.FlagConversionOff,)
     return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
 
 
 def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemExit:
-    """Returns the config with these arguments, or tyro's SystemExit; its boxed message is dropped."""
+    """Returns the config with these arguments, or tyro's SystemExit without its boxed message."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             return _parse(config, args, prog)
@@ -189,7 +201,7 @@ def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemE
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """Returns the message of a `__post_init__` that refused its values, if that is the cause of an error."""
+    """Returns the message of the `__post_init__` that caused an error by refusing a value, or None."""
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):

@@ -1,7 +1,4 @@
-"""Typed configuration of semantic segmentation: images with masks, UPerNet on an encoder.
-
-May import config, fields and tokens only.
-"""
+"""Settings of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -10,47 +7,45 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..parts import Encoder
-from .base import Data, Experiment, Optim, Run, Train
+from .base import Experiment, ImageData
 from .fields import check_bounds, check_types
 
 IGNORED = 255
-"""The label of pixels that do not count."""
+"""Label of the pixels that neither the loss nor the score counts."""
 
 
 @dataclass(frozen=True)
-class MaskData(Data):
-    """Images and masks in: for each image a mask of the same name below another folder, whatever its extension.
+class MaskData(ImageData):
+    """Images with label maps. The label map of an image has the same name in another folder, with any extension.
 
-    A mask is a file of one channel of 8 bits, gray or with a palette, whose values are the classes 0, 1, ... of the
-    pixels; 255 = of no class, not counted. Mask and image, as seen, have the same size.
+    A label map is an image file with one channel of 8 bits, gray or with a palette. Its values are the classes of the
+    pixels: 0, 1, and so on. Pixels with 255 have no class and are not counted. A label map and its image have the same
+    size after EXIF orientation.
     """
 
     masks: str = "data/train_masks"
-    """Folder of the masks of `root`; ADE20K has images/training and annotations/training."""
+    """Folder of the label maps of `root`. In ADE20K, images/training and annotations/training are such folders."""
     test: str = "data/test"
-    """Images to measure on, in the same forms as `root`."""
+    """Test images, in the same forms as `root`."""
     test_masks: str = "data/test_masks"
-    """Folder of the masks of `test`."""
+    """Folder of the label maps of `test`."""
     classes: int = 150
     """Number of classes."""
     names: tuple[str, ...] = ()
     """Names of the classes in result.json; () = their numbers."""
     reduce_zero_label: bool = False
-    """0 is of no class either, and the classes are 1, 2, ... in the files (ADE20K)."""
+    """True = pixels with 0 have no class either, and the classes are 1, 2, ... in the files (ADE20K)."""
     test_mode: Literal["whole", "slide"] = "whole"
-    """Treatment of test images: resized to fit into `size`, the rest padding; or resized to cover it, as the crop
-    with `fit` = "cover" does, and looked at through windows of `size`, whose logits are averaged where they overlap."""
+    """Treatment of test images. whole = the image is resized to fit into `size`, and padded; slide = the image is
+    resized to cover `size`, like the training crop with fit="cover", and the network sees windows of `size`, whose
+    logits are averaged where windows overlap."""
     stride: tuple[int, int] | None = None
-    """Rows and columns from one such window to the next, pixels; None = two thirds of `size`, rounded down."""
-    held_out: int = 0
-    """Has no use here: all is measured on `test`."""
+    """Rows and columns from one window of "slide" to the next, pixels; None = two thirds of `size`, rounded down."""
 
     def __post_init__(self):
         super().__post_init__()
         check_bounds(self, "data.", "classes", at_least=2, at_most=255)
         check_bounds(self, "data.", "stride", at_least=1)
-        if self.held_out:
-            raise ValueError(f"data.held_out: expected 0, got {self.held_out}: segmentation is tested on data.test")
         if self.names and (len(self.names) != self.classes or len(set(self.names)) != self.classes):
             raise ValueError(f"data.names: expected () or {self.classes} different names, got {len(self.names)}")
         if self.stride and any(step > side for step, side in zip(self.stride, self.size, strict=True)):
@@ -58,30 +53,31 @@ class MaskData(Data):
 
     @property
     def step(self) -> tuple[int, int]:
-        """`stride`, whatever stands for it."""
-        return self.stride or tuple(max(1, 2 * side // 3) for side in self.size)
+        """Rows and columns from one window to the next, pixels: `stride`, or its default."""
+        return self.stride or (max(1, 2 * self.size[0] // 3), max(1, 2 * self.size[1] // 3))
 
 
 @dataclass(frozen=True)
 class UPerNet:
-    """The decoder of arXiv:1807.10221, segmentation-models-pytorch's, and MMSegmentation's heads behind it.
+    """The decoder UPerNet (arXiv:1807.10221) of segmentation-models-pytorch, followed by MMSegmentation's heads.
 
-    An encoder whose maps all have one stride gets a pyramid of strides 4, 8, 16 and 32 (see `pyramid.Levels`).
+    If all maps of the encoder have the same stride, a pyramid of strides 4, 8, 16 and 32 is made of them first (see
+    `pyramid.Levels`).
     """
 
     channels: int = 512
-    """Of its maps."""
+    """Channels of the decoder's maps."""
     blocks: tuple[int, ...] = ()
-    """Of a plain ViT: the blocks, from 0, whose outputs become the levels of strides 4, 8, 16 and 32, the last
-    block at the end; () = the last one, for all of them."""
+    """For a plain ViT: the four blocks, counted from 0, whose outputs become the levels of strides 4, 8, 16 and 32. The
+    last block of the encoder must be the last of them. () = the last block for all levels."""
     dropout: float = 0.1
-    """Part of the channels that the last layer does not see in training."""
+    """Probability that a channel is dropped before the last layer in training."""
     aux_weight: float = 0.4
-    """Weight of the loss of a second, convolutional head (FCN) on the map of stride 16; 0 = none."""
+    """Weight of the loss of an auxiliary convolutional head (FCN) on the map of stride 16; 0 = no such head."""
     aux_channels: int = 256
-    """Of its hidden layer."""
+    """Channels of the hidden layer of the auxiliary head."""
     bn_batch: int = 16
-    """Images whose statistics the batch norms use together (on GPUs), if a micro-batch holds fewer."""
+    """Images over which the batch norms compute statistics together (on GPUs), if a micro-batch holds fewer."""
 
     def __post_init__(self):
         check_types(self, "decoder.")
@@ -93,19 +89,18 @@ class UPerNet:
             raise ValueError(f"decoder.blocks: expected none or 4, one for each level, got {self.blocks}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Segment(Experiment):
-    """Semantic segmentation, of which everything is trained: encoder, decoder, data, optimisation."""
+    """A segmentation run: encoder and UPerNet label each pixel with a class."""
 
     encoder: Encoder
     data: MaskData
     decoder: UPerNet = field(default_factory=UPerNet)
     distort: bool = True
     """Change brightness, contrast, saturation and hue of training images, each with a probability of a half."""
-    optim: Optim = field(default_factory=Optim)
-    train: Train = field(default_factory=Train)
-    run: Run = field(default_factory=Run)
 
     def __post_init__(self):
         if self.distort and self.data.image.channels != 3:
-            raise ValueError(f"distort needs images of 3 channels, got {self.data.image.channels}: set it to False")
+            raise ValueError(
+                f"distort: expected images of 3 channels, got {self.data.image.channels}: set distort=False"
+            )

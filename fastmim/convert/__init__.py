@@ -1,1 +1,1 @@
-"""Official checkpoints in and out: one module a method with the names of its formats. May import L3 and below."""
+"""Conversion of weights between fastmim and official checkpoints, and to the backbones of detection libraries."""

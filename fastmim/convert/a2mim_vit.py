@@ -1,4 +1,4 @@
-"""Names of Westlake-AI/openmixup's ViT checkpoints, of A2MIM and of its SimMIM baseline. May import L3 and below."""
+"""ViT checkpoints of Westlake-AI/openmixup: A2MIM and its SimMIM baseline. May import model and below."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from ..model.decoders import LinearHead
 from ..model.losses import FocalFrequency, MaskedL1, WithFourier
 from ..model.mim import MIM
 from ..parts import Loss
-from .format import Format, Rule
-from .shapes import State, shape
-from .simmim import add_axis, as_convolution, as_linear, beit, config, drop_axis
+from .checkpoint_format import CheckpointFormat, Rule
+from .model_sizes import State, tensor_shape
+from .simmim import add_axis, as_convolution, as_linear, beit_sizes, drop_axis, simmim_config
 
 
 def a2mim_config(state: State) -> Config:
-    """A2MIM on a ViT of these weights.
+    """Returns A2MIM's configuration for the weights of a ViT.
 
     Raises:
-        ValueError: shapes do not tell.
+        ValueError: the shapes do not determine the sizes.
     """
     loss = WithFourier(spatial=MaskedL1(), fourier=FocalFrequency(batch=128), weight=0.1)
     return _config(state, {"fill": "mean", "token": "add"}, loss)
 
 
-def simmim_config(state: State) -> Config:
-    """The SimMIM baseline on a ViT of these weights.
+def baseline_config(state: State) -> Config:
+    """Returns the configuration of the SimMIM baseline for the weights of a ViT.
 
     Raises:
-        ValueError: shapes do not tell.
+        ValueError: the shapes do not determine the sizes.
     """
     return _config(state, {}, MaskedL1())
 
 
-def _config(state: State, own: dict[str, Any], loss: Loss) -> Config:
-    table = shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table", 2)
-    encoder = beit(state, table, absolute_pos=True, shared_bias=False, init="a2mim", **own)
-    return config(*encoder, decoder=LinearHead(init="trunc_normal"), loss=loss)
+def _config(state: State, fields: dict[str, Any], loss: Loss) -> Config:
+    table = tensor_shape(state, "encoder.backbone.blocks.0.attn.relative_position_bias_table", 2)
+    encoder = beit_sizes(state, table, absolute_pos=True, shared_bias=False, init="a2mim", **fields)
+    return simmim_config(*encoder, decoder=LinearHead(init="trunc_normal"), loss=loss)
 
 
-def derived(mim: MIM) -> dict[str, Tensor]:
-    """The table that every block's official attention saves."""
-    buffers = mim.encoder.backbone.blocks.named_buffers(prefix="backbone.layers")
+def derived_tables(mim: MIM) -> dict[str, Tensor]:
+    """Returns the index table that the official attention of every block saves."""
+    buffers = mim.encoder.get_submodule("backbone.blocks").named_buffers(prefix="backbone.layers")
     return {name: t for name, t in buffers if name.endswith(".relative_position_index")}
 
 
@@ -71,8 +71,8 @@ VIT = (
 )
 
 
-def _format(method: str, neck: str, config: Callable[[State], Config]) -> Format:
-    return Format(
+def _format(method: str, neck: str, config: Callable[[State], Config]) -> CheckpointFormat:
+    return CheckpointFormat(
         name=f"{method} ViT (Westlake-AI/openmixup)",
         container="state_dict",
         marks=(
@@ -87,8 +87,8 @@ def _format(method: str, neck: str, config: Callable[[State], Config]) -> Format
         ),
         ignored=(r".*\.relative_position_index",),
         config=config,
-        derived=derived,
+        derived=derived_tables,
     )
 
 
-FORMATS = (_format("A2MIM", "neck.decoder_pred.0", a2mim_config), _format("SimMIM", "neck.decoder.0", simmim_config))
+FORMATS = (_format("A2MIM", "neck.decoder_pred.0", a2mim_config), _format("SimMIM", "neck.decoder.0", baseline_config))

@@ -1,4 +1,4 @@
-"""The checkpoints of Alpha-VL/ConvMAE; the released ones lack decoder and fusion. May import L3 and below."""
+"""Checkpoints of Alpha-VL/ConvMAE. The released files lack decoder and fusion. May import model and below."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from ..model.encoders import ConvMAE
 from ..model.losses import MaskedL2
 from ..model.masking import RandomMasking
 from ..model.targets import NormalizedPatches
-from .format import Format, Rule
+from .checkpoint_format import CheckpointFormat, Rule
 from .mae import DECODER
-from .shapes import State
+from .model_sizes import State
 
 
 def convmae_config(state: State) -> Config:
-    """ConvMAE's configuration for these weights.
+    """Returns ConvMAE's configuration for its weights.
+
+    Shapes do not determine the number of heads, so only ConvMAE-B, the one published model, is accepted.
 
     Raises:
-        ValueError: sizes other than those of ConvMAE-B, the only published ones: heads cannot be seen in shapes.
+        ValueError: the sizes are not those of ConvMAE-B.
     """
     published = ConvMAE()
     weights = [state.get(f"encoder.patch_embed{n}.proj.weight") for n in (1, 2, 3)]
@@ -28,7 +30,7 @@ def convmae_config(state: State) -> Config:
     sizes = zip(published.embed_dims, (3, *published.embed_dims), published.patch_sizes, strict=False)
     side = math.isqrt(state["encoder.pos_embed"].shape[1]) if "encoder.pos_embed" in state else 14
     if found != [(dim, channels, p, p) for dim, channels, p in sizes]:
-        raise ValueError(f"the file's patch embeddings have shapes {found}, which are not those of ConvMAE-B")
+        raise ValueError(f"expected the patch embeddings of ConvMAE-B, got shapes {found}")
     return Config(
         masking=RandomMasking(),
         encoder=published,
@@ -40,7 +42,7 @@ def convmae_config(state: State) -> Config:
 
 
 FORMATS = (
-    Format(
+    CheckpointFormat(
         name="ConvMAE (Alpha-VL/ConvMAE)",
         container="model",
         marks=(r"patch_embed4\.weight", r"blocks1\.0\.attn\.weight", r"blocks3\.0\.attn\.qkv\.weight"),

@@ -1,25 +1,28 @@
-"""Backbones of Detectron2: ResNet, ViT (of ViTDet) and Swin. May import L3 and below.
+"""Backbones of Detectron2: ResNet, the ViT of ViTDet, and Swin. May import model and below.
 
-Names and layouts are those of detectron2/modeling/backbone/{resnet,vit,swin}.py. A backbone's names stand alone,
-without the "backbone.bottom_up." or "backbone.net." of a detector: with "matching_heuristics" Detectron2 finds them at
-the end of its own.
+Names and layouts are those of detectron2/modeling/backbone/{resnet,vit,swin}.py. The names lack the prefix of a
+detector, such as "backbone.bottom_up." or "backbone.net.". With "matching_heuristics" Detectron2 compares the ends of
+names.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from ..model.encoders.convnet import ResNetEncoder
+from ..model.encoders.create import TimmEncoder
 from ..model.encoders.swin import SwinEncoder
 from ..model.encoders.vit import ViTEncoder
 from ..parts import Encoder, ImageSpec
 from . import simmim
-from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
-from .format import Rule
+from .backbone import INDEX, Backbone, check_not_dilated, missing_backbone, resnet_depth, swin_notes, swin_sizes
+from .checkpoint_format import Rule
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
+"""Tensors of a frozen batch norm."""
 RESNET = (
     Rule("stem.conv1.weight", "encoder.backbone.conv1.weight"),
     *(Rule(f"stem.conv1.norm.{p}", f"encoder.backbone.bn1.{p}") for p in STATISTICS),
@@ -54,36 +57,56 @@ VIT = tuple(
 )
 
 
-def backbone(spec: Encoder, encoder: nn.Module, image: ImageSpec) -> Backbone:
-    """The backbone that takes an encoder's weights.
+def find_backbone(spec: Encoder, encoder: nn.Module, image: ImageSpec) -> Backbone:
+    """Returns the backbone of Detectron2 that takes an encoder's weights.
+
+    Args:
+        spec: config of the encoder.
+        encoder: the encoder.
+        image: images that the encoder was built for.
 
     Raises:
-        ValueError: there is none.
+        ValueError: Detectron2 has no such backbone.
     """
     check_not_dilated(encoder)
     if isinstance(encoder, SwinEncoder):
-        own = swin_sizes(encoder)
-        args = {"in_chans": image.channels, "window_size": own.pop("window")} | own
-        widths = tuple(own["embed_dim"] << i for i in range(len(own["depths"])))
-        notes = ["The norms of the first three maps, which pre-training has not, begin at one.", *swin_notes(encoder)]
-        return Backbone("SwinTransformer", args, SWIN, widths, notes=notes)
-    if isinstance(encoder, ResNetEncoder):
-        depth, net = resnet_depth(encoder, spec.name), encoder.backbone
-        widths = tuple(info["num_chs"] for info in net.feature_info[1:])
-        published = tuple((64 if depth < 50 else 256) << i for i in range(4))
-        if widths != published:
-            raise ValueError(f"its ResNet of {depth} layers is {published} wide, this one {widths}")
-        args = {"depth": depth, "in_channels": image.channels}
-        return Backbone("ResNet", args, RESNET, widths, (r".*\.num_batches_tracked",))
+        return _swin(encoder, image)
+    if isinstance(encoder, ResNetEncoder) and isinstance(spec, TimmEncoder):
+        return _resnet(encoder, spec.name, image)
     if isinstance(encoder, ViTEncoder):
         return _vit(encoder, image)
-    raise no_backbone("Detectron2", encoder)
+    raise missing_backbone("Detectron2", encoder)
+
+
+def _swin(encoder: SwinEncoder, image: ImageSpec) -> Backbone:
+    sizes = swin_sizes(encoder)
+    args = {
+        "in_chans": image.channels,
+        "window_size": sizes.window,
+        "embed_dim": sizes.embed_dim,
+        "depths": sizes.depths,
+        "num_heads": sizes.num_heads,
+        "patch_size": sizes.patch_size,
+        "mlp_ratio": sizes.mlp_ratio,
+    }
+    return Backbone("SwinTransformer", args, SWIN, sizes.widths, notes=swin_notes(encoder))
+
+
+def _resnet(encoder: ResNetEncoder, name: str, image: ImageSpec) -> Backbone:
+    depth = resnet_depth(encoder, name)
+    net: Any = encoder.backbone
+    widths = tuple(info["num_chs"] for info in net.feature_info[1:])
+    published = tuple((64 if depth < 50 else 256) << i for i in range(4))
+    if widths != published:
+        raise ValueError(f"its ResNet of {depth} layers has stages of {published} channels, this encoder {widths}")
+    args = {"depth": depth, "in_channels": image.channels}
+    return Backbone("ResNet", args, RESNET, widths, (r".*\.num_batches_tracked",))
 
 
 def _vit(encoder: ViTEncoder, image: ImageSpec) -> Backbone:
     if encoder.grid[0] != encoder.grid[1]:
-        raise ValueError(f"its ViT takes positions of a square image, and this one was trained on {image.size}")
-    first = encoder.blocks[0]
+        raise ValueError(f"its ViT takes positions of a square image, this encoder was trained on {image.size}")
+    first: Any = encoder.blocks[0]
     args = {
         "img_size": 1024,
         "patch_size": encoder.patch_size,
@@ -95,6 +118,6 @@ def _vit(encoder: ViTEncoder, image: ImageSpec) -> Backbone:
         "pretrain_img_size": image.size[0],
         "pretrain_use_cls_token": True,
     }
-    notes = ["The class token and the last norm have no place in it; positions are resized to the images."]
+    notes = ["The class token and the last norm have no place in ViTDet. Its code resizes the positions to the images."]
     dropped = (r"encoder\.cls_token", r"encoder\.norm\..*")
     return Backbone("ViT", args, VIT, (encoder.embed_dim,), dropped, notes)

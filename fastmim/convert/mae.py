@@ -1,4 +1,4 @@
-"""The checkpoints of facebookresearch/mae and long_seq_mae, whole or encoder only. May import L3 and below."""
+"""Checkpoints of facebookresearch/mae and long_seq_mae, with or without decoder. May import model and below."""
 
 from __future__ import annotations
 
@@ -14,38 +14,44 @@ from ..model.encoders import ViT
 from ..model.losses import MaskedL2
 from ..model.masking import JointMasking, RandomMasking
 from ..model.targets import NormalizedPatches
-from .format import Format, Rule
-from .shapes import State, count, shape
+from .checkpoint_format import CheckpointFormat, Rule
+from .model_sizes import State, count_blocks, tensor_shape
 
-# Heads cannot be seen in shapes. timm's names stand for the published ones, by width.
 MODELS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+"""timm's names of the published ViTs, by width: the shapes of weights do not determine the number of heads."""
 DECODER_HEADS = {384: 12, 512: 16}
-LONG_GRID = 28  # of all of long_seq_mae, which hides blocks of 2x2 patches; of no published MAE
+"""Heads of the published decoders, by width."""
+LONG_GRID = 28
+"""Side of the grid of all models of long_seq_mae, which hide blocks of 2x2 patches. No published MAE has this grid."""
 
 
 def vit_config(state: State, **parts: Any) -> Config:
-    """The configuration of MAE, or long-sequence MAE, for a ViT of these weights; `parts` replace those.
+    """Returns the configuration of MAE or long-sequence MAE for the weights of a ViT.
+
+    Args:
+        state: the weights by fastmim's names.
+        **parts: fields of the configuration that replace MAE's.
 
     Raises:
-        ValueError: a width that none of the papers has, a grid that is no square, or channels other than 3.
+        ValueError: a width that no paper has, a grid that is not square, or a number of channels other than 3.
     """
-    dim, channels, patch_size, _ = shape(state, "encoder.patch_embed.proj.weight", 4)
-    _, positions, _ = shape(state, "encoder.pos_embed", 3)
+    dim, channels, patch_size, _ = tensor_shape(state, "encoder.patch_embed.proj.weight", 4)
+    _, positions, _ = tensor_shape(state, "encoder.pos_embed", 3)
     side = math.isqrt(max(positions - 1, 0))
     if dim not in MODELS or channels != 3 or patch_size < 1 or side < 1 or side**2 + 1 != positions:
         raise ValueError(
-            f"the file's shapes (width {dim}, {channels} channels, {positions} positions) are of none of the "
-            f"published models (widths {', '.join(map(str, MODELS))}; 3 channels; a square image and a class token)"
+            f"expected the shapes of a published model (width {', '.join(map(str, MODELS))}; 3 channels; a square "
+            f"image and a class token), got width {dim}, {channels} channels, {positions} positions"
         )
     published = 14 if dim == 1280 else 16
     name = f"vit_{MODELS[dim]}_patch{published}_224"
-    depth = count(state, "encoder.blocks.")
+    depth = count_blocks(state, "encoder.blocks.")
     encoder = ViT(name, patch_size=None if patch_size == published else patch_size, depth=depth)
     decoder = TransformerDecoder()
-    if depth := count(state, "decoder.blocks."):
+    if depth := count_blocks(state, "decoder.blocks."):
         dim = state["decoder.embed.weight"].shape[0] if "decoder.embed.weight" in state else decoder.dim
         if dim not in DECODER_HEADS:
-            raise ValueError(f"the heads of a decoder of width {dim} cannot be told from the file's shapes")
+            raise ValueError(f"the file's shapes do not determine the number of heads of a decoder of width {dim}")
         decoder = TransformerDecoder(dim=dim, depth=depth, num_heads=DECODER_HEADS[dim])
     mae = {
         "masking": JointMasking() if side == LONG_GRID else RandomMasking(),
@@ -59,7 +65,10 @@ def vit_config(state: State, **parts: Any) -> Config:
 
 
 def join_biases(state: State) -> State:
-    """long_seq_mae's `--no_k_bias_in_vit` has no bias of the key, which changes nothing, and two tensors."""
+    """Joins the biases of query and value into one tensor, with zeros as the bias of the key.
+
+    long_seq_mae's `--no_k_bias_in_vit` saves the two biases apart. A bias of the key has no effect on attention.
+    """
     joined = dict(state)
     for name in [name for name in state if name.endswith(".attn.q_bias")]:
         attn = name.removesuffix("q_bias")
@@ -82,7 +91,7 @@ DECODER = (
     Rule("decoder_{part}.{rest}", "decoder.{part}.{rest}"),
 )
 FORMATS = (
-    Format(
+    CheckpointFormat(
         name="MAE (facebookresearch/mae, long_seq_mae)",
         container="model",
         marks=(r"cls_token", r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight"),

@@ -1,35 +1,41 @@
-"""Backbones of OpenMMLab: MMDetection's and MMSegmentation's own, and those of MMPretrain that both can use.
+"""Backbones of OpenMMLab for MMDetection and MMSegmentation. May import model and below.
 
-Names and layouts are those of the SwinTransformer and ResNet of mmdet 3.3 and mmseg 1.2, and of VisionTransformer,
-BEiTViT and ConvNeXt of mmpretrain 1.2. May import L3 and below.
+SwinTransformer and ResNet are those of mmdet 3.3 and mmseg 1.2. VisionTransformer, BEiTViT and ConvNeXt are those of
+mmpretrain 1.2, which both libraries can use.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..model.encoders.beit import BEiTEncoder
 from ..model.encoders.convnet import ConvNeXtEncoder, ResNetEncoder
+from ..model.encoders.create import TimmEncoder
 from ..model.encoders.swin import SwinEncoder
 from ..model.encoders.vit import ViTEncoder
 from ..parts import Encoder, ImageSpec
-from . import a2mim, a2mim_vit, pixmim
-from .backbones import INDEX, Backbone, check_not_dilated, no_backbone, resnet_depth, swin_notes, swin_sizes
-from .format import Rule
+from . import a2mim_convnet, a2mim_vit, pixmim
+from .backbone import INDEX, Backbone, check_not_dilated, missing_backbone, resnet_depth, swin_notes, swin_sizes
+from .checkpoint_format import Rule
 
 
 def to_unfold(weight: Tensor) -> Tensor:
-    """(..., 4 C) of timm's merged patches, (column, row, channel), to (channel, row, column), as nn.Unfold has them."""
+    """Reorders the (..., 4 C) weight of timm's patch merging into the order of nn.Unfold.
+
+    timm orders the 4 C values by (column, row, channel), nn.Unfold by (channel, row, column).
+    """
     return weight.unflatten(-1, (2, 2, -1)).movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3).contiguous()
 
 
 def from_unfold(weight: Tensor) -> Tensor:
-    """Inverse of `to_unfold`."""
+    """Reorders a (..., 4 C) weight in the order of nn.Unfold for timm's patch merging, inverting `to_unfold`."""
     return weight.unflatten(-1, (-1, 2, 2)).movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3).contiguous()
 
 
 BLOCK = ("backbone.stages.{s}.blocks.{b}", "encoder.backbone.layers.{s}.blocks.{b}")
-# The downsampling ends a stage; timm's begins the next.
+# Downsampling is the end of a stage here, and the beginning of the next stage in timm.
 SWIN = tuple(
     Rule(
         f"backbone.stages.{stage}.downsample.{{rest}}",
@@ -63,53 +69,61 @@ RESNET = tuple(
         "layer{s}.{b}.downsample.1.{p}",
     )
 )
-CONVNEXT = (*a2mim.CONVNEXT, Rule("backbone.norm3.{p}", "encoder.backbone.norm_pre.{p}"))
+CONVNEXT = (*a2mim_convnet.CONVNEXT, Rule("backbone.norm3.{p}", "encoder.backbone.norm_pre.{p}"))
 
 
-def backbone(spec: Encoder, encoder: nn.Module, image: ImageSpec) -> Backbone:
-    """The backbone that takes an encoder's weights.
+def find_backbone(spec: Encoder, encoder: nn.Module, image: ImageSpec) -> Backbone:
+    """Returns the backbone of OpenMMLab that takes an encoder's weights.
+
+    Args:
+        spec: config of the encoder.
+        encoder: the encoder.
+        image: images that the encoder was built for.
 
     Raises:
-        ValueError: there is none.
+        ValueError: OpenMMLab has no such backbone.
     """
     check_not_dilated(encoder)
     if isinstance(encoder, SwinEncoder):
-        own = swin_sizes(encoder)
-        args = {
-            "in_channels": image.channels,
-            "embed_dims": own["embed_dim"],
-            "patch_size": own["patch_size"],
-            "window_size": own["window"],
-            "mlp_ratio": int(own["mlp_ratio"]),
-            "depths": own["depths"],
-            "num_heads": own["num_heads"],
-            "strides": (own["patch_size"], *[2] * (len(own["depths"]) - 1)),
-        }
-        widths = tuple(own["embed_dim"] << i for i in range(len(own["depths"])))
-        notes = ["The norms of the first three maps, which pre-training has not, begin at one.", *swin_notes(encoder)]
-        return Backbone("SwinTransformer", args, SWIN, widths, notes=notes)
-    if isinstance(encoder, ResNetEncoder):
+        return _swin(encoder, image.channels)
+    if isinstance(encoder, ResNetEncoder) and isinstance(spec, TimmEncoder):
         return _resnet(encoder, spec.name, image.channels)
     if isinstance(encoder, ConvNeXtEncoder):
         return _convnext(encoder, image.channels)
     if isinstance(encoder, BEiTEncoder | ViTEncoder):
         return _vit(encoder, image)
-    raise no_backbone("OpenMMLab", encoder)
+    raise missing_backbone("OpenMMLab", encoder)
+
+
+def _swin(encoder: SwinEncoder, channels: int) -> Backbone:
+    sizes = swin_sizes(encoder)
+    args = {
+        "in_channels": channels,
+        "embed_dims": sizes.embed_dim,
+        "patch_size": sizes.patch_size,
+        "window_size": sizes.window,
+        "mlp_ratio": int(sizes.mlp_ratio),
+        "depths": sizes.depths,
+        "num_heads": sizes.num_heads,
+        "strides": (sizes.patch_size, *[2] * (len(sizes.depths) - 1)),
+    }
+    return Backbone("SwinTransformer", args, SWIN, sizes.widths, notes=swin_notes(encoder))
 
 
 def _resnet(encoder: ResNetEncoder, name: str, channels: int) -> Backbone:
-    depth, net = resnet_depth(encoder, name), encoder.backbone
+    net: Any = encoder.backbone
+    depth = resnet_depth(encoder, name)
     widths = tuple(info["num_chs"] for info in net.feature_info[1:])
     base = net.layer1[0].conv1.out_channels
     if any(width != widths[0] << i for i, width in enumerate(widths)):
-        raise ValueError(f"a stage of its ResNet is twice as wide as the one before; these are {widths} wide")
+        raise ValueError(f"each stage of its ResNet is twice as wide as the stage before, here they are {widths} wide")
     args = {"depth": depth, "in_channels": channels, "base_channels": base, "stem_channels": net.conv1.out_channels}
     fixed = {"norm_cfg": {"type": "BN", "requires_grad": True}, "norm_eval": False, "style": "pytorch"}
     return Backbone("ResNet", args | fixed, RESNET, widths)
 
 
 def _convnext(encoder: ConvNeXtEncoder, channels: int) -> Backbone:
-    net = encoder.backbone
+    net: Any = encoder.backbone
     widths = tuple(info["num_chs"] for info in net.feature_info)
     block = net.stages[0].blocks[0]
     args = {
@@ -119,13 +133,12 @@ def _convnext(encoder: ConvNeXtEncoder, channels: int) -> Backbone:
         "gap_before_final_norm": False,
         "out_indices": [0, 1, 2, 3],
     }
-    notes = ["The norms of the first three maps, which pre-training has not, begin at one."]
+    notes = ["The norms of the first three maps begin at one, because pre-training has no such norms."]
     return Backbone("mmpretrain.ConvNeXt", args, CONVNEXT, widths, (r".*\.head\.pre_logits\..*",), notes)
 
 
 def _vit(encoder: BEiTEncoder | ViTEncoder, image: ImageSpec) -> Backbone:
-    plain = isinstance(encoder, ViTEncoder)
-    net = encoder if plain else encoder.backbone
+    net: Any = encoder if isinstance(encoder, ViTEncoder) else encoder.backbone
     depth, width, first = len(net.blocks), encoder.embed_dim, net.blocks[0]
     args = {
         "arch": {
@@ -141,14 +154,14 @@ def _vit(encoder: BEiTEncoder | ViTEncoder, image: ImageSpec) -> Backbone:
         "out_indices": [depth - 1],
         "final_norm": not isinstance(net.norm, nn.Identity),
     }
-    if plain:
+    if isinstance(encoder, ViTEncoder):
         return Backbone("mmpretrain.VisionTransformer", args, pixmim.RULES, (width,))
     args |= {
         "use_abs_pos_emb": net.pos_embed is not None,
         "use_rel_pos_bias": net.rel_pos_bias is None,
         "use_shared_rel_pos_bias": net.rel_pos_bias is not None,
-        "layer_scale_init_value": 0.0 if first.gamma_1 is None else 0.1,  # 0: it has none
+        "layer_scale_init_value": 0.0 if first.gamma_1 is None else 0.1,  # 0 = no layer scale
     }
     height, width_px = image.size
-    notes = [f"Its biases of relative positions are for images, or crops, of {height} x {width_px} pixels only."]
+    notes = [f"Its relative-position biases fit images (or crops) of {height} x {width_px} pixels only."]
     return Backbone("mmpretrain.BEiTViT", args, BEIT, (width,), notes=notes)

@@ -1,9 +1,8 @@
-"""The checkpoints of PixMIM in open-mmlab/mmselfsup. May import L3 and below."""
+"""Checkpoints of PixMIM in open-mmlab/mmselfsup. May import model and below."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,27 +11,31 @@ from fastmim_kernels.low_pass import disc
 
 from ..config.base import Config
 from ..data.crops import SimpleResizedCrop
+from ..model.mim import MIM
 from ..model.targets import LowPass
-from .format import Format, Rule
+from .checkpoint_format import CheckpointFormat, Rule
 from .mae import vit_config
 
 
 def pixmim_config(state: dict[str, Tensor]) -> Config:
-    """PixMIM's configuration for a ViT of these weights.
+    """Returns PixMIM's configuration for the weights of a ViT.
 
     Raises:
-        ValueError: sizes that none of the papers has.
+        ValueError: the sizes are those of no paper.
     """
     config = vit_config(state, target=LowPass())
     return replace(config, data=replace(config.data, crop=SimpleResizedCrop()))
 
 
-def low_pass_filter(mim: Any) -> dict[str, Tensor]:
-    """The filter that the official code stores: (C, H, W), 0 or 1, its origin in the middle; none of other targets."""
+def low_pass_filter(mim: MIM) -> dict[str, Tensor]:
+    """Returns the filter that the official code saves, (C, H, W) of 0 and 1 with the zero frequency in the middle.
+
+    The result is empty if the target is not PixMIM's.
+    """
     target, encoder = mim.objective.target, mim.encoder
     if not isinstance(target, LowPass):
         return {}
-    size = tuple(n * encoder.patch_size for n in encoder.grid)
+    size = (encoder.grid[0] * encoder.patch_size, encoder.grid[1] * encoder.patch_size)
     kept = torch.fft.fftshift(disc(size, target.radius, target.center == "official")).float()
     return {"target_generator.low_pass_filter": kept.expand(len(mim.objective.mean), *size)}
 
@@ -43,7 +46,8 @@ def _blocks(official: str, ours: str) -> tuple[Rule, ...]:
     return tuple(Rule(f"{official}.{{i}}.{old}.{{p}}", f"{ours}.{{i}}.{new}.{{p}}") for old, new in names.items())
 
 
-# Position tables are copied, never computed: mmselfsup's are the transpose of facebookresearch/mae's, rows first.
+# Position embeddings are copied, never computed: mmselfsup's table is facebookresearch/mae's with rows and columns
+# exchanged.
 RULES = (
     Rule("backbone.cls_token", "encoder.cls_token"),
     Rule("backbone.pos_embed", "encoder.pos_embed"),
@@ -58,7 +62,7 @@ RULES = (
     Rule("neck.decoder_pred.{p}", "decoder.pred.{p}"),
 )
 FORMATS = (
-    Format(
+    CheckpointFormat(
         name="PixMIM (open-mmlab/mmselfsup)",
         container="state_dict",
         marks=(r"backbone\.cls_token", r"neck\.decoder_embed\.weight", r"target_generator\.low_pass_filter"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastmim_kernels.philox import philox
 
-from ..config.base import Data
+from ..config.base import ImageData
 from ..samples import Stream
 from .decode import FILTERS, Change, mean_colour
 
@@ -43,7 +43,7 @@ class Augmenter:
         return self._draw()
 
 
-def rand_augment(text: str, data: Data) -> Callable[[], list[Change]]:
+def rand_augment(text: str, data: ImageData) -> Callable[[], list[Change]]:
     """Returns a function that draws the changes of timm's RandAugment for one sample.
 
     The settings are timm's training defaults: shifts of up to 45 %, and the mean colour outside the image. To draw

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastmim_kernels.reader import Batch, File, Header, Reader
 
-from ..config.base import Data
+from ..config.base import ImageData
 from ..host.files import write
 from ..host.records import read_rows
 from ..host.terminal import shown
@@ -166,8 +166,11 @@ class Report:
         """Returns advice on the findings, one sentence each."""
         found = []
         if self.broken:
-            share, budget = 100 * len(self.broken) / self.images, f"data.bad_budget's default of {Data.bad_budget:.0%}"
-            if len(self.broken) > Data.bad_budget * self.images:
+            share, budget = (
+                100 * len(self.broken) / self.images,
+                f"data.bad_budget's default of {ImageData.bad_budget:.0%}",
+            )
+            if len(self.broken) > ImageData.bad_budget * self.images:
                 found.append(f"{share:.3g}% are broken, above {budget}: a run would stop")
             else:
                 found.append(f"{share:.3g}% are broken, within {budget}: a run replaces each by another image")
@@ -176,7 +179,7 @@ class Report:
         if self.frames:
             files = len(self.unusual["frames"])
             found.append(f"{self.frames} pages or frames beyond the first, in {files} files, are not used: {_SPLIT}")
-        ours, theirs = (self.mean or ()) + (self.std or ()), Data.mean + Data.std
+        ours, theirs = (self.mean or ()) + (self.std or ()), ImageData.mean + ImageData.std
         if any(abs(a - b) > _NOTICEABLE for a, b in zip(ours, theirs, strict=False)):
             options = (f"--data.{name} {' '.join(f'{v:.3f}' for v in getattr(self, name))}" for name in ("mean", "std"))
             found.append(f"the colours are not those of ImageNet, the default: train with {' '.join(options)}")

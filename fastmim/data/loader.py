@@ -73,7 +73,7 @@ class Loader:
     def __init__(
         self,
         manifest: Manifest,
-        data: config.Data,
+        data: config.ImageData,
         seed: int,
         decoder: Decoder,
         quarantine: Quarantine,
@@ -385,7 +385,7 @@ class _BatchInProgress:
 
 def open_loader(
     manifest: Manifest,
-    data: config.Data,
+    data: config.ImageData,
     seed: int,
     quarantine: Quarantine,
     pool: Tensor,
@@ -428,6 +428,6 @@ def open_loader(
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
-def limits_of(data: config.Data) -> Limits:
+def limits_of(data: config.ImageData) -> Limits:
     """Returns the limits of the settings on decoding one image."""
     return Limits(data.decode_memory, data.decode_seconds)

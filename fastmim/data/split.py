@@ -7,13 +7,13 @@ import os
 import torch
 from torch import Tensor
 
-from ..config.base import Data
+from ..config.base import Data, ImageData
 from ..host.terminal import shown
 from .manifest import Manifest
 from .sampler import split_held_out
 
 
-def split_images(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Manifest, Tensor]:
+def split_images(manifest: Manifest, data: ImageData, seed: int) -> tuple[Tensor, Manifest, Tensor]:
     """Chooses the training images and the held-out images.
 
     By default, the seed chooses held-out images among those of `data.root`. With `data.held_out_root`, the held-out
@@ -30,6 +30,8 @@ def split_images(manifest: Manifest, data: Data, seed: int) -> tuple[Tensor, Man
     Raises:
         ValueError: there are too few images, or an image of `data.held_out_root` is in `data.root` too.
     """
+    if not isinstance(data, Data):  # only pre-training holds images out
+        return torch.arange(len(manifest)), manifest, torch.empty(0, dtype=torch.int64)
     if not data.held_out_root:
         train, held_out = split_held_out(len(manifest), data.held_out, seed)
         return train, manifest, held_out

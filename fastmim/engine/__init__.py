@@ -1,1 +1,1 @@
-"""One optimizer update on DeepSpeed: settings, parameter groups, optimizers, processes, and the training state."""
+"""The optimizer update on DeepSpeed: settings, optimizers, processes, and the training state."""

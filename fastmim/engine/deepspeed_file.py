@@ -1,4 +1,4 @@
-"""The user's file of DeepSpeed settings (`train.deepspeed`): the keys that it may hold, and how it is read.
+"""The user's file of DeepSpeed settings (`train.deepspeed`), and the keys that it may hold.
 
 Keys are written with dots: `zero_optimization.stage`.
 """
@@ -81,8 +81,8 @@ REFUSED = {
     "amp": _REMOVED,
     "data_types": "train.precision decides the arithmetic",
     "activation_checkpointing": "use train.activation_checkpointing",
-    "autotuning": "it ends the run after a few updates; bench.memory and bench.hours measure settings",
-    "flops_profiler": "use bench.flops",
+    "autotuning": "it ends the run after a few updates; use `python -m bench memory` and `python -m bench hours`",
+    "flops_profiler": "use `python -m bench flops`",
     "tensorboard": "use run.tensorboard",
     "csv_monitor": "metrics.jsonl in the run folder holds all numbers",
     "wandb": "metrics.jsonl in the run folder holds all numbers",
@@ -155,7 +155,7 @@ _SECTIONS = {key[:at] for key in _KNOWN for at, c in enumerate(key) if c == "."}
 
 
 def read(file: str, decided: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a file that the config does not decide: values of `TUNED` keys, by dotted name.
+    """Reads a file; returns the values of `TUNED` keys, by dotted name.
 
     The value "auto", as Hugging Face writes it, stands for the config's value. So does a section that is switched off.
 

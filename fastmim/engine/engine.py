@@ -59,7 +59,7 @@ def step_seed(seed: int, step: int, rank: int, micro_step: int) -> int:
 
 
 class Engine:
-    """Trains one module: forward, backward, averaging over processes, clipping, update.
+    """The trainer of one module: forward, backward, averaging over processes, clipping, update.
 
     `module(images, ids, *labels)` returns a () loss. The module is moved to the device. Its parameters are cast to
     bf16 for the precision "bf16-master", and partitioned at ZeRO stage 3.
@@ -105,7 +105,7 @@ class Engine:
             enabled=self.precision.startswith("autocast"),
         )
         groups, wrapped, scalars = optim.parameter_groups(module, config.optim), Autocast(module, self.autocast), {}
-        self._whole: stage0.Stage0 | None = None
+        self._whole: stage0.Stage0Optimizer | None = None
         if self.stage == 0:
             fp16 = self.precision == "autocast-fp16"
             self._whole = self.optimizer = optim.stage0_optimizer(groups, config.optim, loss_scaling=fp16)
@@ -170,7 +170,7 @@ class Engine:
         return StepResult(total / self.accumulation, grad_norm, skipped)
 
     def rewind(self) -> None:
-        """Goes back to the last finished update, from inside the context of `computing`."""
+        """Restores the buffers of the last finished update, while the context of `computing` is open."""
         for buffer, old in zip(self._buffers, self._buffers_before, strict=False):
             buffer.copy_(old)
         self._buffers_before = []

@@ -9,11 +9,14 @@ import torch
 from timm.optim import lamb, lars
 from torch import Tensor
 
-from .stage0 import UNEXPORTED, Stage0
+from .stage0 import UNEXPORTED, Stage0Optimizer
 
 
-class _FromTimm(Stage0):
-    """Base class of timm's optimizers, which cannot skip: the flag is read from the device once an update."""
+class _FromTimm(Stage0Optimizer):
+    """Base class of timm's optimizers, which cannot skip an update by themselves.
+
+    The flag that says to skip is read from the device, once an update.
+    """
 
     def __init__(self, groups: list[dict], **settings: Any):
         super().__init__(groups, **settings)

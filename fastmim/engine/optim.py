@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..config import base as config
-from .stage0 import AdamW, Sgd, Stage0
+from .stage0 import AdamW, Sgd, Stage0Optimizer
 
 
 def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
@@ -111,7 +111,7 @@ def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set
     return found
 
 
-def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0:
+def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0Optimizer:
     """Returns the optimizer that `optim.algorithm` names."""
     settings: dict[str, Any] = {"clip": optim.clip, "loss_scaling": loss_scaling}
     adam = {"betas": optim.betas, "eps": optim.eps}

@@ -59,7 +59,7 @@ def resolve_precision(train: Train, device: torch.device) -> str:
 
 
 def deepspeed_config(config: Experiment, world: int, precision: str) -> dict[str, Any]:
-    """Returns DeepSpeed's settings, derived from the config and merged with the user's file (`train.deepspeed`).
+    """Returns DeepSpeed's settings: derived from the config, and merged with `train.deepspeed`.
 
     Args:
         config: config of the run.

@@ -1,4 +1,4 @@
-"""Optimizers of ZeRO stage 0: fp32 masters, clipping, loss scaling and skipped updates, all on the device."""
+"""Optimizers of ZeRO stage 0: they clip, scale the loss and skip updates on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNEXPORTED: Any = torch
 
 
 def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
-    """Creates the zero moments of each tensor, so that they can be saved and loaded before the first step."""
+    """Creates the moments of each tensor, which can then be saved and loaded before the first step."""
     for tensor in tensors:
         optimizer.state[tensor] = {
             "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
@@ -22,7 +22,7 @@ def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
         }
 
 
-class Stage0(torch.optim.Optimizer, ABC):
+class Stage0Optimizer(torch.optim.Optimizer, ABC):
     """Base class of the optimizers of ZeRO stage 0.
 
     With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s. Each gradient is divided
@@ -111,7 +111,7 @@ class Stage0(torch.optim.Optimizer, ABC):
             UNEXPORTED._amp_update_scale_(self.loss_scale, self.growth, self.found_inf, 2.0, 0.5, 2000)
 
 
-class AdamW(Stage0, torch.optim.AdamW):
+class AdamW(Stage0Optimizer, torch.optim.AdamW):
     """Torch's fused AdamW, which divides and skips by itself, so that nothing waits for the device."""
 
     def __init__(
@@ -132,8 +132,11 @@ class AdamW(Stage0, torch.optim.AdamW):
         torch.optim.AdamW.step(self)
 
 
-class Sgd(Stage0, torch.optim.SGD):
-    """Torch's fused SGD with momentum, which divides and skips by itself. Weight decay is added to the gradient."""
+class Sgd(Stage0Optimizer, torch.optim.SGD):
+    """Torch's fused SGD with momentum, which divides and skips by itself.
+
+    Weight decay is added to the gradient.
+    """
 
     moments = ("momentum_buffer",)
 

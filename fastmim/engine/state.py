@@ -1,4 +1,4 @@
-"""The training state by parameter name: saved and loaded at any ZeRO stage, precision and number of processes.
+"""The training state by parameter name, for any ZeRO stage, precision and number of processes.
 
 All private attributes of DeepSpeed that fastmim reads are read here, in `ZeroLayout` and `_whole`.
 """
@@ -59,7 +59,7 @@ class WholeLayout(Layout):
 
     sharded = False
 
-    def __init__(self, optimizer: stage0.Stage0):
+    def __init__(self, optimizer: stage0.Stage0Optimizer):
         self.optimizer, self.moments = optimizer, optimizer.moments
 
     def fragments(self) -> dict[str, Fragment]:
@@ -97,7 +97,11 @@ class ZeroLayout(Layout):
         stage0.create_state(optimizer, [flat for _, flat in self.partitions()])
 
     def partitions(self) -> list[tuple[list[Any], Tensor]]:
-        """Returns (parameters, this rank's flat fp32 part of them) for each tensor that the optimizer updates."""
+        """Returns the tensors that the optimizer updates, each with its parameters.
+
+        Returns:
+            (parameters, this rank's flat fp32 part of them) for each tensor.
+        """
         zero = self.zero
         if self.stage == 3:
             return list(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
@@ -286,7 +290,10 @@ def _shape(tensor: Tensor) -> torch.Size:
 
 
 def _whole(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Makes a parameter whole inside the context at ZeRO stage 3; what rank 0 writes to the parameter is kept."""
+    """Makes a parameter whole inside the context, at ZeRO stage 3.
+
+    The parameter keeps the values that rank 0 writes.
+    """
     if not hasattr(tensor, "ds_id"):
         return contextlib.nullcontext()
     import deepspeed

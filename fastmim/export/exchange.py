@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..config.base import load, to_json
-from ..convert import official
+from ..convert import official_weights
 from ..host.terminal import shell_word, shown
+from ..model.build import build
 from ..run import checkpoint
 from ..tasks.model_outline import LARGEST_SIDE, outline
-from ..tasks.parts import build
 from ..tasks.saved_run import open_pretraining
 
 
@@ -33,15 +33,15 @@ def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[i
         raise ValueError(f"{shown(run)}: expected a run folder to write, found {kind}: fastmim convert FILE RUN")
     if os.path.lexists(run / "checkpoints"):
         raise ValueError(f"{shown(run)} holds checkpoints already, which are never replaced: choose another folder")
-    found = official.open_official(file)
+    found = official_weights.open_official(file)
     try:
-        config = load(config_file) if config_file else official.configuration(found.format, found.state)
+        config = load(config_file) if config_file else official_weights.infer_config(found.format, found.state)
         if size:
             config = replace(config, data=replace(config.data, size=size))
         if not config_file:
             outline(config, found.state)
         mim = build(config)
-        state, account = official.to_ours(found.format, found.state, mim)
+        state, account = official_weights.to_ours(found.format, found.state, mim)
     except ValueError as error:
         raise ValueError(f"{shown(file)}: {error}") from error
     config = replace(config, run=replace(config.run, dir=str(run)))
@@ -78,9 +78,9 @@ def to_official(run: Path, file: Path, name: str | None = None, overwrite: bool 
     config, loaded = open_pretraining(run, shown(run))
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
-    fmt = official.choose(mim, name, loaded.meta.get("official"))
-    state, account = official.to_official(fmt, mim)
-    official.write_official(file, fmt.container, state)
+    fmt = official_weights.choose_format(mim, name, loaded.meta.get("official"))
+    state, account = official_weights.to_official(fmt, mim)
+    official_weights.write_official(file, fmt.container, state)
     lines = account.lines("", "without a place in the file, so lost")
     held = f"{shown(file)}: a checkpoint file with {len(state)} tensors under {fmt.container!r}"
     return "\n".join([*lines, f"{held}; optimizer state, schedule and epoch stay behind"])

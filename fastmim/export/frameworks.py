@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..convert import detectron2, openmmlab
-from ..convert.backbones import Backbone, tensors
-from ..convert.official import write_official
-from ..convert.read import read_official
-from ..tasks.parts import PRETRAINING_ONLY
+from ..convert.backbone import Backbone, encoder_tensors
+from ..convert.official_weights import write_official
+from ..convert.restricted_reader import read_official
+from ..model.encoders import PRETRAINING_ONLY
 from .layouts import Layout, Snippet
 from .trained_encoder import TrainedEncoder
 
@@ -32,7 +32,7 @@ def openmmlab_backbone(trained: TrainedEncoder) -> Backbone:
     Raises:
         ValueError: OpenMMLab has none for the encoder.
     """
-    return _placed(trained, openmmlab.backbone(trained.spec, trained.model.encoder, trained.image))
+    return _placed(trained, openmmlab.find_backbone(trained.spec, trained.model.encoder, trained.image))
 
 
 def mmseg_backbone(trained: TrainedEncoder) -> Backbone:
@@ -54,25 +54,25 @@ def detectron2_backbone(trained: TrainedEncoder) -> Backbone:
     Raises:
         ValueError: Detectron2 has none for the encoder.
     """
-    return _placed(trained, detectron2.backbone(trained.spec, trained.model.encoder, trained.image))
+    return _placed(trained, detectron2.find_backbone(trained.spec, trained.model.encoder, trained.image))
 
 
 def _placed(trained: TrainedEncoder, found: Backbone) -> Backbone:
-    found.state(_ours(trained))  # refuses what has no place
+    found.to_library(_ours(trained))  # refuses what has no place
     return found
 
 
 def write_openmmlab(trained: TrainedEncoder, folder: Path) -> list[str]:
     """{"state_dict": names with "backbone." in front}, as mmengine's `Pretrained` takes it with that prefix."""
     found = openmmlab_backbone(trained)
-    write_official(folder / FILE, "state_dict", found.state(_ours(trained)))
+    write_official(folder / FILE, "state_dict", found.to_library(_ours(trained)))
     return [*found.notes, *_left(trained)]
 
 
 def write_detectron2(trained: TrainedEncoder, folder: Path) -> list[str]:
     """{"model": names} and the word to match them by their ends, as DetectionCheckpointer takes it."""
     found = detectron2_backbone(trained)
-    state = found.state(_ours(trained))
+    state = found.to_library(_ours(trained))
     write_official(folder / FILE, "model", state, {"__author__": "fastmim", "matching_heuristics": True})
     return [*found.notes, *_left(trained)]
 
@@ -88,7 +88,7 @@ def detectron2_problem(trained: TrainedEncoder, folder: Path, images: Tensor) ->
 
 
 def _ours(trained: TrainedEncoder) -> dict[str, Tensor]:
-    return tensors(trained.model.encoder, PRETRAINING_ONLY)
+    return encoder_tensors(trained.model.encoder, PRETRAINING_ONLY)
 
 
 def _left(trained: TrainedEncoder) -> list[str]:
@@ -101,8 +101,8 @@ def _left(trained: TrainedEncoder) -> list[str]:
 
 def _problem(trained: TrainedEncoder, found: Backbone, folder: Path) -> str | None:
     """By way of the inverse map, the file must hold every tensor that has a place there, bit for bit."""
-    ours, inverse = _ours(trained), found.inverse(read_official(folder / FILE).state)
-    placed = found.state(ours)
+    ours, inverse = _ours(trained), found.to_ours(read_official(folder / FILE).state)
+    placed = found.to_library(ours)
     if len(placed) != len(inverse):
         return f"{len(placed)} tensors became {len(inverse)} by way of {found.kind}'s names"
     wrong = [name for name, tensor in inverse.items() if not torch.equal(tensor, ours[name])]

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from .. import recipe
 from ..config.base import Config, Experiment, from_json
 from ..config.classify import Finetune, LabelledData, Probe
-from ..convert import official
+from ..convert import official_weights
 from ..data.crops import CenterCrop
 from ..host.json_files import read_json
 from ..host.terminal import shown
+from ..model.build import build
+from ..model.encoders import PRETRAINING_ONLY
 from ..model.masking import UniformMasking
 from ..run import checkpoint
 from ..run.tensors import read_tensors
 from ..tasks.model_outline import outline, tensors_with_values
-from ..tasks.parts import PARTS, PRETRAINING_ONLY, build
 from ..tasks.saved_run import open_run
 from .timm_models import tensor_names
 from .trained_encoder import EncoderDescription, FeatureExtractor, TrainedEncoder
@@ -128,7 +130,7 @@ def outline_export(folder: Path) -> tuple[TrainedEncoder, dict[str, Tensor]]:
     again = "export it again, or load it with timm"
     try:
         stored = read_json(file, LONGEST)[CONTENT]
-        description = EncoderDescription(**{name: from_json(value, PARTS, name) for name, value in stored.items()})
+        description = EncoderDescription(**{name: from_json(value, recipe, name) for name, value in stored.items()})
     except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
     except ValueError as error:
@@ -157,11 +159,11 @@ def from_official(file: Path) -> TrainedEncoder:
     Raises:
         ValueError: no official checkpoint, or one that lacks a part of the encoder.
     """
-    found = official.open_official(file)
+    found = official_weights.open_official(file)
     try:
-        config = official.configuration(found.format, found.state)
+        config = official_weights.infer_config(found.format, found.state)
         outline(config, found.state)
-        state, _ = official.to_ours(found.format, found.state, build(config))
+        state, _ = official_weights.to_ours(found.format, found.state, build(config))
     except ValueError as error:
         raise ValueError(f"{shown(file)}: {error}") from error
     given = found.format.to_ours(found.format.prepare(found.state))[0]

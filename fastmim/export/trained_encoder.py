@@ -20,9 +20,9 @@ from ..config.fields import check_bounds, check_types
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
+from ..model.encoders import PRETRAINING_ONLY
 from ..parts import Encoder, ImageSpec, Masking
 from ..tasks.model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
-from ..tasks.parts import PRETRAINING_ONLY
 from ..tokens import as_map
 
 if TYPE_CHECKING:

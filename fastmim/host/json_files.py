@@ -134,10 +134,13 @@ def is_whole(value: Any, low: int, high: int) -> bool:
 
 
 def short(value: Any) -> str:
-    """Returns a value of a foreign file as one short line of plain characters, for a message."""
+    """Returns a value of a foreign file for a message, as one short line of plain characters."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = json.dumps(value[:60] if isinstance(value, str) else value, default=repr, ensure_ascii=False)
+    printable = value.bit_length() < 10_000 if isinstance(value, int) else isinstance(value, str | float | None)
+    if not printable:  # the text of other objects may be of any length, or hold a memory address
+        return f"a value of type {type(value).__name__}"
+    text = json.dumps(value[:60] if isinstance(value, str) else value, ensure_ascii=False)
     return shown(text if len(text) <= 64 else f"{text[:60]}...")
 
 

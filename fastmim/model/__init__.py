@@ -1,1 +1,1 @@
-"""Every nn.Module of fastmim and the parts that build them."""
+"""Networks, and the parts that build them: maskings, encoders, decoders, targets, losses and task heads."""

@@ -1,9 +1,10 @@
-"""Classification: mix, encode, pool, compare. Imports no part; may import timm, L1 and L0."""
+"""Image classification: the network, its pooling, and the augmentation of batches."""
 
 from __future__ import annotations
 
 import random
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from fastmim_kernels import mean_fill
 from ..config.classify import Augment, Head
 from ..parts import ImageSpec
 from ..samples import sample_index
+from .encoders.base import EncoderModule
 
 
-class Batch:
-    """Changes of the images and labels of a whole micro-batch: erasing, then mixup or CutMix, by timm.
+class BatchAugment:
+    """timm's augmentation of a micro-batch and its labels: random erasing, then mixup or CutMix.
 
-    timm draws from the generators of `random` and numpy. Both are seeded from torch's, which the engine has seeded with
-    the step, so that nothing of them needs to be saved.
+    timm draws from the generators of `random` and numpy. Both are seeded from torch's generator, which the engine seeds
+    with the step. So no state of these generators needs to be saved.
     """
 
     def __init__(self, augment: Augment, classes: int):
@@ -29,16 +31,23 @@ class Batch:
         from timm.data.random_erasing import RandomErasing
 
         self.mixes = augment.mixup > 0 or augment.cutmix > 0
-        self.erase = RandomErasing(augment.erase, mode="pixel") if augment.erase else None
-        self.mix = (
-            Mixup(augment.mixup, augment.cutmix, label_smoothing=augment.smoothing, num_classes=classes)
-            if self.mixes
-            else None
-        )
+        self.erase: Any = None
+        self.mix: Any = None
+        if augment.erase:
+            self.erase = RandomErasing(augment.erase, mode="pixel")
+        if self.mixes:
+            self.mix = Mixup(augment.mixup, augment.cutmix, label_smoothing=augment.smoothing, num_classes=classes)
 
     def __call__(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) normalised, which may be overwritten, and (B,) int64; returns also (B, classes) targets if
-        labels are mixed."""
+        """Augments a micro-batch.
+
+        Args:
+            pixels: (B, C, H, W) normalised, which may be overwritten.
+            labels: (B,) int64.
+
+        Returns:
+            The pixels, and (B, classes) targets if labels are mixed, otherwise the labels.
+        """
         seed = int(torch.randint(2**32, (), device="cpu"))
         random.seed(seed)
         np.random.seed(seed)
@@ -49,9 +58,9 @@ class Batch:
 
 
 class Pool(nn.Module):
-    """(B, prefix + N, D) tokens to (B, D), normalised where the norm is behind the pooling."""
+    """Pools (B, prefix + N, D) tokens to (B, D), and applies a norm behind the pooling."""
 
-    def __init__(self, encoder: nn.Module, pool: Literal["mean", "cls"], norm: nn.Module):
+    def __init__(self, encoder: EncoderModule, pool: Literal["mean", "cls"], norm: nn.Module):
         super().__init__()
         self.prefix, self.pool, self.norm = encoder.num_prefix_tokens, pool, norm
 
@@ -59,11 +68,11 @@ class Pool(nn.Module):
         return self.norm(tokens[:, 0] if self.pool == "cls" else tokens[:, self.prefix :].mean(dim=1))
 
 
-def pooling(encoder: nn.Module, head: Head) -> Pool:
-    """The pooling of a head, with the encoder's last norm where the head wants it.
+def pooling(encoder: EncoderModule, head: Head) -> Pool:
+    """Builds the pooling of a head, and moves the encoder's last norm behind it if the head says so.
 
     Raises:
-        ValueError: there is no class token, or no norm to move.
+        ValueError: the encoder has no class token, or no norm to move.
     """
     if head.pool == "cls" and not encoder.num_prefix_tokens:
         raise ValueError(f"head.pool=cls: {type(encoder).__name__} has no class token; use mean")
@@ -74,28 +83,24 @@ def pooling(encoder: nn.Module, head: Head) -> Pool:
         if own is None:
             raise ValueError(f"head.norm=after: {type(encoder).__name__} has no last norm; use before")
         norm.load_state_dict(own.state_dict())
-        norm.eps = own.eps
+        norm.eps = float(getattr(own, "eps", norm.eps))
     return Pool(encoder, head.pool, norm)
 
 
 class Classifier(nn.Module):
-    """Encoder, pooling and a linear layer: `classifier(images, ids) -> loss`.
+    """An encoder, a pooling and a linear layer: `classifier(images, ids) -> loss`."""
 
-    Args:
-        labels: (N,) int64 class of each image of the manifest.
-        batch: what is done to a micro-batch; None = nothing.
-    """
+    labels: Tensor
+    """(N,) int64 class of each image of the manifest."""
+    mean: Tensor
+    """(C,) mean of each channel, on the 0..1 scale."""
+    std: Tensor
+    """(C,) standard deviation of each channel, on the 0..1 scale."""
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        head: Head,
-        augment: Augment,
-        labels: Tensor,
-        classes: int,
-        image: ImageSpec,
+        self, encoder: EncoderModule, head: Head, augment: Augment, labels: Tensor, classes: int, image: ImageSpec
     ):
-        from timm.loss import create_classification_loss
+        import timm.loss
 
         super().__init__()
         self.encoder = encoder
@@ -103,46 +108,56 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(encoder.embed_dim, classes)
         nn.init.normal_(self.fc.weight, std=head.init_std)
         nn.init.zeros_(self.fc.bias)
-        self.batch = Batch(augment, classes)
-        self.loss = create_classification_loss(
+        self.batch = BatchAugment(augment, classes)
+        library: Any = timm.loss  # which declares no types
+        self.loss = library.create_classification_loss(
             augment.loss, smoothing=augment.smoothing, soft_targets=self.batch.mixes, bce_sum=augment.loss == "bce"
         )
         for name, values in (("labels", labels), ("mean", torch.tensor(image.mean)), ("std", torch.tensor(image.std))):
             self.register_buffer(name, values, persistent=False)
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        """Returns the loss of (B, H, W, C) uint8 images with (B,) int64 sample ids."""
         pixels, target = self.batch(self.pixels(images), self.labels[sample_index(ids)])
         return self.loss(self.logits(pixels).float(), target)
 
     def predict(self, images: Tensor) -> Tensor:
-        """(B, classes) logits of (B, H, W, C) uint8 images."""
+        """Returns the (B, classes) logits of (B, H, W, C) uint8 images."""
         return self.logits(self.pixels(images))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) float32, normalised."""
+        """Normalises (B, H, W, C) uint8 images: (B, C, H, W) float32."""
         return mean_fill(images, None, self.mean.float(), self.std.float(), torch.float32).permute(0, 3, 1, 2)
 
     def logits(self, pixels: Tensor) -> Tensor:
+        """Returns the (B, classes) logits of normalised (B, C, H, W) images."""
         return self.fc(self.features(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, D) pooled."""
+        """Returns the pooled (B, D) features of normalised (B, C, H, W) images."""
         return self.pool(self.encoder.features(pixels.to(self.fc.weight.dtype)))
 
 
 class LinearProbe(Classifier):
-    """A classifier that trains its linear layer only, on features that a batch norm without parameters scales (MAE,
-    main_linprobe.py)."""
+    """A classifier that trains its linear layer only (MAE, main_linprobe.py).
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    A batch norm without parameters scales the features in front of the linear layer.
+    """
+
+    def __init__(
+        self, encoder: EncoderModule, head: Head, augment: Augment, labels: Tensor, classes: int, image: ImageSpec
+    ):
+        super().__init__(encoder, head, augment, labels, classes, image)
         self.norm = nn.BatchNorm1d(self.fc.in_features, affine=False, eps=1e-6)
         self.encoder.requires_grad_(False)
         self.pool.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> LinearProbe:
-        """Leaves the frozen encoder in evaluation mode: its batch norms keep their statistics, no path is dropped."""
+        """Sets the training mode, but keeps the frozen encoder in evaluation mode.
+
+        So batch norms keep their statistics and no path is dropped.
+        """
         super().train(mode)
         self.encoder.eval()
         return self
@@ -154,10 +169,15 @@ class LinearProbe(Classifier):
 
 
 @torch.no_grad()
-def recalibrate(encoder: nn.Module, batches) -> int:
-    """Gives batch norms the statistics of these (B, C, H, W) normalised images, each batch counting the same.
+def recalibrate(encoder: EncoderModule, batches: Iterable[Tensor]) -> int:
+    """Recomputes the statistics of batch norms from some images; every batch has the same weight.
 
-    Returns: how many batch norms there are; without any, no image is looked at.
+    Args:
+        encoder: the encoder, which is put into evaluation mode.
+        batches: normalised (B, C, H, W) images; not read if there is no batch norm.
+
+    Returns:
+        The number of batch norms.
     """
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -175,9 +195,15 @@ def recalibrate(encoder: nn.Module, batches) -> int:
 
 
 def hits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of (B, classes): how many labels are the first, and among the first five, and the sum of the cross-entropies.
+    """Counts correct classifications.
 
-    Returns: two () int64 and a () float64.
+    Args:
+        logits: (B, classes).
+        labels: (B,) int64.
+
+    Returns:
+        The number of labels that rank first (() int64), the number among the first five (() int64), and the sum of the
+        cross-entropies (() float64).
     """
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     loss = F.cross_entropy(logits.double(), labels, reduction="sum")

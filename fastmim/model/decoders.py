@@ -1,10 +1,11 @@
-"""Decoders: latent tokens to predictions of patches. May import timm, L1 and L0."""
+"""Decoders: networks that predict patches from the tokens of an encoder."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,28 @@ from fastmim_kernels import patch_gather, unshuffle
 from ..config.fields import check_bounds, check_types
 from ..parts import Decoder
 from ..tokens import Mask, init_transformer, run_blocks, sincos_position_embedding, take
+from .encoders.base import EncoderModule
 
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import Block
+
+class DecoderModule(nn.Module, ABC):
+    """Base class of decoders: `decoder(latent, mask, num_pred) -> (B, num_pred, P)` predictions."""
+
+    grad_checkpointing: bool
+    """True if blocks are recomputed in the backward pass instead of stored."""
+
+    def __init__(self):
+        super().__init__()
+        self.grad_checkpointing = False
+
+    @abstractmethod
+    def forward(self, latent: Tensor, mask: Mask, num_pred: int) -> Tensor:
+        """Predicts the patches `mask.ids[:, -num_pred:]`: (B, num_pred, P), values (row, column, channel).
+
+        Args:
+            latent: (B, num_prefix_tokens + N, D) tokens of the encoder.
+            mask: the hidden patches.
+            num_pred: number of patches to predict per image.
+        """
 
 
 @dataclass(frozen=True)
@@ -31,11 +51,12 @@ class TransformerDecoder(Decoder):
     num_heads: int = 16
     """Attention heads."""
     order: Literal["visible_first", "raster"] = "visible_first"
-    """Order of the tokens. Attention does not see it: "raster", the official one, gives the same and costs more."""
+    """Order of the tokens. Attention ignores the order, so "raster", the official order, gives the same result at a
+    higher cost."""
     official_pos_order: bool = False
-    """UM-MAE's official Swin and PVT (models_mae_swin.py `forward_decoder`) give the visible tokens, which are in the
-    order of their blocks, the positions of the visible patches in raster order: most get another patch's. True does
-    as they do; False gives each token its own position."""
+    """True = positions as in UM-MAE's official Swin and PVT (models_mae_swin.py `forward_decoder`). There, visible
+    tokens are in the order of their blocks, but get the positions of visible patches in raster order. So most tokens
+    get the position of another patch. False = each token gets its own position."""
 
     def __post_init__(self):
         check_types(self, "decoder.")
@@ -43,7 +64,12 @@ class TransformerDecoder(Decoder):
         if self.dim % self.num_heads:
             raise ValueError(f"decoder.dim={self.dim} must be a multiple of decoder.num_heads={self.num_heads}")
 
-    def build(self, encoder: nn.Module) -> nn.Module:
+    def build(self, encoder: EncoderModule) -> TransformerDecoderModule:
+        """Builds the network.
+
+        Raises:
+            ValueError: `official_pos_order` is set for an encoder that does not read a compacted image.
+        """
         if self.official_pos_order and (encoder.reads == "all" or encoder.merge == 1):
             raise ValueError(
                 "decoder.official_pos_order is for an encoder that reads a compacted image, whose tokens are in the "
@@ -53,14 +79,18 @@ class TransformerDecoder(Decoder):
 
 
 class LastBlock(nn.Module):
-    """A block of which only the last tokens are wanted: they attend to all, the others stop at key and value."""
+    """A transformer block that computes its last tokens only: these attend to all tokens.
 
-    def __init__(self, block: Block):
+    The other tokens are computed up to their keys and values.
+    """
+
+    def __init__(self, block: Any):
+        """Takes the layers of a timm `Block`."""
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
 
     def forward(self, x: Tensor, num_tokens: int) -> Tensor:
-        """(B, N, D) to (B, num_tokens, D): the last rows of what `Block` returns."""
+        """Maps (B, N, D) to (B, num_tokens, D), the last rows of the output of timm's block."""
         attn, dim = self.attn, x.shape[-1]
         y, x = self.norm1(x), x[:, -num_tokens:]
         weight, bias = attn.qkv.weight, attn.qkv.bias
@@ -71,22 +101,23 @@ class LastBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class TransformerDecoderModule(nn.Module):
-    """`decoder(latent, mask, num_pred) -> (B, num_pred, P)`, see `tokens.Decoder`.
+class TransformerDecoderModule(DecoderModule):
+    """The network of `TransformerDecoder`.
 
-    Tokens stay in the order (prefix, visible, hidden) in which they arrive. Attention does not see an order, only the
-    position embeddings, so MAE's un-shuffle to raster order would move every token and change no result; and the
-    predictions of interest are then simply the last rows: norm and head run on the hidden quarters only, and so do the
-    queries and the MLP of the last block.
+    Tokens stay in the order (prefix, visible, hidden), in which they arrive. Attention ignores the order, so MAE's
+    un-shuffle to raster order would move every token without changing a result. The predictions are then the last rows.
+    So the norm, the head, and the queries and the MLP of the last block run on hidden patches only.
 
-    From an encoder that reads all of the image, every patch has its own token, and there are no mask tokens.
+    If the encoder reads whole images, every patch has its own token, and there are no mask tokens.
     """
 
-    def __init__(self, spec: TransformerDecoder, encoder: nn.Module):
+    mask_token: nn.Parameter
+    """(1, 1, dim) token of hidden patches, if the encoder reads visible patches only."""
+
+    def __init__(self, spec: TransformerDecoder, encoder: EncoderModule):
         from timm.models.vision_transformer import Block
 
         super().__init__()
-        self.grad_checkpointing = False
         self.raster, self.official_pos_order = spec.order == "raster", spec.official_pos_order
         self.prefix, self.merge, self.reads = encoder.num_prefix_tokens, encoder.merge, encoder.reads
         shrink = encoder.merge * (2 if encoder.reads == "visible" else 1)
@@ -97,7 +128,7 @@ class TransformerDecoderModule(nn.Module):
             nn.init.normal_(self.mask_token, std=0.02)
         pos_embed = sincos_position_embedding(spec.dim, encoder.grid, num_prefix_tokens=encoder.num_prefix_tokens)
         self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         blocks = [Block(spec.dim, spec.num_heads, qkv_bias=True, norm_layer=norm) for _ in range(spec.depth)]
         self.blocks = nn.Sequential(*blocks[:-1], LastBlock(blocks[-1]))
         self.norm = norm(spec.dim)
@@ -115,9 +146,9 @@ class TransformerDecoderModule(nn.Module):
         return self.pred(self.norm(x))
 
     def unmerge(self, x: Tensor) -> Tensor:
-        """(B, N, dim * m * m) latent tokens of m x m patches each to (B, N * m * m, dim), a raster of their patches.
+        """Splits tokens of m x m patches each: (B, N, dim * m * m) to (B, N * m * m, dim), in raster order of patches.
 
-        The channels are (dim, row, column), as `PixelShuffle` has them.
+        The channels are ordered (dim, row, column), as in `PixelShuffle`.
         """
         m = self.merge
         if m == 1:
@@ -126,7 +157,7 @@ class TransformerDecoderModule(nn.Module):
         return x.permute(0, 1, 4, 2, 5, 3).flatten(1, 4)
 
     def tokens(self, x: Tensor, mask: Mask) -> Tensor:
-        """(B, prefix + L, dim): embedded tokens, mask tokens and positions."""
+        """Adds mask tokens and positions to the embedded tokens: (B, prefix + L, dim)."""
         if self.reads == "all":
             x = x + self.pos_embed
             patches = x[:, self.prefix :]
@@ -139,18 +170,25 @@ class TransformerDecoderModule(nn.Module):
 
 @dataclass(frozen=True)
 class LinearHead(Decoder):
-    """One linear layer from each latent token to the pixels it stands for (SimMIM, arXiv:2111.09886, section 3.3).
+    """One linear layer from each latent token to the pixels of its patches (SimMIM, arXiv:2111.09886, section 3.3).
 
-    SimMIM and A2MIM write it as a 1x1 convolution and a pixel shuffle.
+    SimMIM and A2MIM write the layer as a 1x1 convolution and a pixel shuffle.
     """
 
     layout: Literal["channels_first", "channels_last"] = "channels_first"
-    """Order of the weight's rows: (channel, row, column) of the token's whole square, as PixelShuffle(stride) reads
-    them (SimMIM, A2MIM); or (row, column, channel, patch) as UM-MAE's repository does (PixelShuffle of patches)."""
+    """Order of the weight's rows. "channels_first" = (channel, row, column) of the token's whole square, which
+    PixelShuffle(stride) reads (SimMIM, A2MIM). "channels_last" = (row, column, channel, patch), which UM-MAE's code
+    uses (PixelShuffle of patches)."""
     init: Literal["torch", "trunc_normal", "xavier"] = "torch"
-    """torch's default for a convolution (SimMIM), normal of deviation 0.02 (A2MIM), Xavier-uniform (UM-MAE)."""
+    """Initialisation: "torch" = torch's default for a convolution (SimMIM), "trunc_normal" = normal with deviation 0.02
+    (A2MIM), "xavier" = Xavier-uniform (UM-MAE)."""
 
-    def build(self, encoder: nn.Module) -> nn.Module:
+    def build(self, encoder: EncoderModule) -> LinearHeadModule:
+        """Builds the network.
+
+        Raises:
+            ValueError: the encoder has no tokens for hidden patches.
+        """
         if encoder.reads != "all":
             raise ValueError(
                 "decoder: LinearHead predicts a patch from the encoder's token at its place, and this encoder has none "
@@ -159,19 +197,24 @@ class LinearHead(Decoder):
         return LinearHeadModule(self, encoder)
 
 
-class LinearHeadModule(nn.Linear):
-    """`decoder(latent, mask, num_pred) -> (B, num_pred, P)`, see `tokens.Decoder`.
+class LinearHeadModule(DecoderModule):
+    """The network of `LinearHead`.
 
-    The weight keeps the official order of its rows. The forward pass reorders them, not the far larger predictions.
+    The weight keeps the official order of its rows. The forward pass reorders the rows, which are far fewer than the
+    predictions.
     """
 
-    def __init__(self, spec: LinearHead, encoder: nn.Module):
-        super().__init__(encoder.embed_dim, encoder.patch_values * encoder.merge**2)
+    place: Tensor
+    """(L,) place of each patch in the encoder's tokens, in which patches are ordered by token."""
+
+    def __init__(self, spec: LinearHead, encoder: EncoderModule):
+        super().__init__()
+        linear = nn.Linear(encoder.embed_dim, encoder.patch_values * encoder.merge**2)
+        self.weight, self.bias = linear.weight, linear.bias
         if spec.init != "torch":
             init = nn.init.xavier_uniform_ if spec.init == "xavier" else partial(nn.init.trunc_normal_, std=0.02)
             init(self.weight)
             nn.init.zeros_(self.bias)
-        self.grad_checkpointing = False
         self.channels_first = spec.layout == "channels_first"
         self.prefix, self.merge, self.patch_size = encoder.num_prefix_tokens, encoder.merge, encoder.patch_size
         rows, columns = (n // encoder.merge for n in encoder.grid)
@@ -184,12 +227,12 @@ class LinearHeadModule(nn.Linear):
         if self.merge == 1:
             return F.linear(take(x, ids), weight, bias)
         x = F.linear(x, weight, bias).unflatten(2, (self.merge**2, 1, -1)).flatten(1, 2)
-        # What is predicted lies by tokens: each patch is a pixel of an image of one column.
+        # Predictions are ordered by token. To gather them, each patch counts as one pixel of an image of one column.
         same = x.new_ones(x.shape[-1], dtype=torch.float32)
         return patch_gather(x, self.place[ids], 1, same, same, x.dtype)
 
     def by_patch(self, rows: Tensor) -> Tensor:
-        """Rows of the weight or bias in the order (patch row, patch column, row, column, channel)."""
+        """Reorders rows of the weight or bias to (patch row, patch column, row, column, channel)."""
         m, p = self.merge, self.patch_size
         if self.channels_first:
             return rows.unflatten(0, (-1, m, p, m, p)).movedim((1, 3, 2, 4, 0), (0, 1, 2, 3, 4)).flatten(0, 4)

@@ -1,7 +1,4 @@
-"""Detection: encode, make a pyramid of the maps, propose, compare.
-
-Imports pyramid, no other part; may import torchvision, timm, L1 and L0.
-"""
+"""Object detection: the network, and its pyramids of maps."""
 
 from __future__ import annotations
 
@@ -15,22 +12,26 @@ from fastmim_kernels import mean_fill
 
 from ..config.detect import RCNN
 from ..parts import ImageSpec
+from .encoders.base import EncoderModule
 from .pyramid import Levels
 
 RATIOS = (0.5, 1.0, 2.0)
+"""Aspect ratios of the anchors."""
+BOX_SIZE = 7
+"""Side of the map that the box head reads of a proposal."""
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """The levels made of a plain ViT's one map, with a 1x1 and a 3x3 convolution and layer norms behind each.
+    """A pyramid from the one map of a plain ViT: a 1x1 and a 3x3 convolution per level, with layer norms.
 
-    ViTDet, arXiv:2203.16527, section 3, as in detectron2's `SimpleFeaturePyramid`.
+    Source: ViTDet, arXiv:2203.16527, section 3; detectron2's `SimpleFeaturePyramid`.
     """
 
     def __init__(self, levels: Levels, channels: int):
-        from timm.layers import LayerNorm2d
+        from timm.layers.norm import LayerNorm2d
 
         super().__init__()
-        self.levels = levels
+        self.levels, self.out_channels = levels, channels
         self.convs = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, channels, 1, bias=False),
@@ -42,40 +43,59 @@ class SimpleFeaturePyramid(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Returns a (B, channels, h, w) map per level, and a fifth map of twice the last stride."""
         x = [conv(x) for conv, x in zip(self.convs, self.levels(maps), strict=True)]
         return [*x, x[-1][..., ::2, ::2]]
 
 
 class FeaturePyramid(nn.Module):
-    """Torchvision's feature pyramid network on the levels of an encoder that has several maps.
-
-    norms: whether each map is first normalised over its channels; convolutional networks with batch norm are without.
-    """
+    """Torchvision's feature pyramid network on the levels of an encoder with several maps."""
 
     def __init__(self, levels: Levels, channels: int, norms: bool, norm: type[nn.Module] | None):
-        from timm.layers import LayerNorm2d
+        """Builds the network.
+
+        Args:
+            levels: the levels of the encoder's maps.
+            channels: channels of each map of the result.
+            norms: normalise each map over its channels first; a network with batch norm does not need this.
+            norm: norm class of the pyramid's convolutions, or None.
+        """
+        from timm.layers.norm import LayerNorm2d
         from torchvision.ops import FeaturePyramidNetwork
         from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
         super().__init__()
-        self.levels = levels
+        self.levels, self.out_channels = levels, channels
         self.norms = nn.ModuleList(LayerNorm2d(width) if norms else nn.Identity() for width in levels.widths)
         self.fpn = FeaturePyramidNetwork(list(levels.widths), channels, LastLevelMaxPool(), norm)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Returns a (B, channels, h, w) map per level, and a fifth map of twice the last stride."""
         normed = [norm(x) for norm, x in zip(self.norms, self.levels(maps), strict=True)]
-        return list(self.fpn(named(normed)).values())
+        return list(self.fpn(numbered(normed)).values())
 
 
 class Detector(nn.Module):
-    """Encoder, pyramid, proposals, box and mask heads: `detector(images, ids, targets) -> loss`.
+    """An encoder, a pyramid, proposals, a box head and a mask head: `detector(images, ids, targets) -> loss`.
 
-    The encoder's last norm goes: maps of a pyramid do not pass it, and ViTDet's ViT has none.
+    The encoder's last norm is removed: the maps of a pyramid do not pass the norm, and ViTDet's ViT has none.
     """
 
-    def __init__(self, encoder: nn.Module, rcnn: RCNN, classes: int, image: ImageSpec):
-        """classes: of objects, without background."""
-        from timm.layers import LayerNorm2d
+    mean: Tensor
+    """(C,) mean of each channel, on the 0..1 scale."""
+    std: Tensor
+    """(C,) standard deviation of each channel, on the 0..1 scale."""
+
+    def __init__(self, encoder: EncoderModule, rcnn: RCNN, classes: int, image: ImageSpec):
+        """Builds the network.
+
+        Args:
+            encoder: the encoder, which loses its last norm.
+            rcnn: settings of the heads.
+            classes: number of classes of objects, without background.
+            image: the images that the network reads.
+        """
+        from timm.layers.norm import LayerNorm2d
         from torchvision.models.detection import faster_rcnn, mask_rcnn
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.rpn import RPNHead
@@ -83,28 +103,21 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder, channels = encoder, rcnn.channels
         own, norm = encoder.take_norm(), LayerNorm2d if rcnn.norm == "layer" else None
-        levels = Levels(encoder.strides, encoder.widths, tuple(n * encoder.patch_size for n in encoder.grid))
-        self.pyramid = (
-            SimpleFeaturePyramid(levels, channels)
-            if len(encoder.strides) == 1
-            else FeaturePyramid(levels, channels, own is not None, norm)
-        )
-        self.pyramid.out_channels = channels
-        # Proposals are also made on a fifth map, of twice the stride of the last.
+        levels = Levels(encoder.strides, encoder.widths, encoder.image_size)
+        if len(encoder.strides) == 1:
+            self.pyramid = SimpleFeaturePyramid(levels, channels)
+        else:
+            self.pyramid = FeaturePyramid(levels, channels, own is not None, norm)
+        # Proposals are also made on the fifth map, of twice the stride of the last level.
         strides = (*levels.strides, 2 * levels.strides[-1])
         anchors = AnchorGenerator(tuple((rcnn.anchor * stride,) for stride in strides), (RATIOS,) * len(strides))
-        box_size = 7
-        if rcnn.box_convs:
-            box_head = faster_rcnn.FastRCNNConvFCHead(
-                (channels, box_size, box_size), [channels] * rcnn.box_convs, [rcnn.box_width], norm
-            )
-        else:
-            box_head = faster_rcnn.TwoMLPHead(channels * box_size**2, rcnn.box_width)
-        whole = mask_rcnn.MaskRCNN(
+        box = box_head(rcnn, norm)
+        # torchvision declares no types of a detector's submodules.
+        whole: Any = mask_rcnn.MaskRCNN(
             self.pyramid,
+            box_head=box,
             rpn_anchor_generator=anchors,
             rpn_head=RPNHead(channels, len(RATIOS), conv_depth=rcnn.rpn_convs),
-            box_head=box_head,
             box_predictor=faster_rcnn.FastRCNNPredictor(rcnn.box_width, classes + 1),
             box_batch_size_per_image=rcnn.proposals,
             mask_head=mask_rcnn.MaskRCNNHeads(channels, [channels] * rcnn.mask_convs, 1, norm),
@@ -115,48 +128,74 @@ class Detector(nn.Module):
         for part in (
             self.pyramid, self.rpn.head, heads.box_head, heads.box_predictor, heads.mask_head, heads.mask_predictor,
         ):  # fmt: skip
-            part.register_forward_pre_hook(lambda module, inputs: cast(inputs, next(module.parameters()).dtype))
-            part.register_forward_hook(lambda module, inputs, outputs: cast(outputs, torch.float32))
+            part.register_forward_pre_hook(lambda module, inputs: to_dtype(inputs, next(module.parameters()).dtype))
+            part.register_forward_hook(lambda module, inputs, outputs: to_dtype(outputs, torch.float32))
         for name, values in (("mean", image.mean), ("std", image.std)):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, images: Tensor, ids: Tensor, targets: list[dict[str, Any]]) -> Tensor:
-        """
+        """Returns the sum of all losses: () fp32.
+
         Args:
             images: (B, H, W, C) uint8.
-            targets: of each image "boxes" (N, 4) float32, x and y of two corners, "labels" (N,) int64 from 1 on, and
-                "masks" (N, H, W) uint8.
+            ids: sample ids, which the network does not need.
+            targets: objects of each image, on any device: "boxes" (N, 4) float32, x and y of two corners; "labels" (N,)
+                int64 from 1 on; "masks" (N, H, W) uint8.
         """
         targets = [{name: values.to(images.device) for name, values in target.items()} for target in targets]
-        return sum(self.run(images, targets)[1].values())
+        losses = self.run(images, targets)[1]
+        return sum(losses.values(), torch.zeros((), device=images.device))
 
     def predict(self, images: Tensor) -> list[dict[str, Tensor]]:
-        """Of each image, best first: "boxes" (N, 4), "labels" (N,), "scores" (N,), "masks" (N, 1, 28, 28) in a box."""
+        """Detects the objects of (B, H, W, C) uint8 images, best first.
+
+        Returns:
+            For each image "boxes" (N, 4), "labels" (N,), "scores" (N,) and "masks" (N, 1, 28, 28) inside the boxes.
+        """
         return self.run(images)[0]
 
     def run(
         self, images: Tensor, targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Detections in evaluation, losses in training."""
+        """Returns the detections (in evaluation mode) and the losses (in training mode)."""
         from torchvision.models.detection.image_list import ImageList
 
         weight = next(self.pyramid.parameters())
         pixels = mean_fill(images, None, self.mean.float(), self.std.float(), torch.float32).permute(0, 3, 1, 2)
-        maps = named(self.pyramid(self.encoder.maps(pixels.to(weight.dtype))))
+        maps = numbered(self.pyramid(self.encoder.maps(pixels.to(weight.dtype))))
         # Padding counts as image, as in detectron2's fixed-size training: torchvision reads strides from these sizes.
-        sizes = [tuple(pixels.shape[2:])] * len(pixels)
-        proposals, proposing = self.rpn(ImageList(pixels, sizes), maps, targets)
-        detections, deciding = self.heads(maps, proposals, sizes, targets)
-        return detections, proposing | deciding
+        sizes = [(pixels.shape[2], pixels.shape[3])] * len(pixels)
+        proposals, rpn_losses = self.rpn(ImageList(pixels, sizes), maps, targets)
+        detections, head_losses = self.heads(maps, proposals, sizes, targets)
+        return detections, rpn_losses | head_losses
 
 
-def named(maps: list[Tensor]) -> dict[str, Tensor]:
-    """As torchvision wants them."""
+def box_head(rcnn: RCNN, norm: type[nn.Module] | None) -> nn.Module:
+    """Builds the head between the pooled features of a proposal and the box predictor.
+
+    Args:
+        rcnn: settings of the heads.
+        norm: norm class of the convolutions, or None.
+    """
+    from torchvision.models.detection import faster_rcnn
+
+    if rcnn.box_convs:
+        size = (rcnn.channels, BOX_SIZE, BOX_SIZE)
+        convs: Any = norm  # torchvision declares the norm's type as a function
+        return faster_rcnn.FastRCNNConvFCHead(size, [rcnn.channels] * rcnn.box_convs, [rcnn.box_width], convs)
+    return faster_rcnn.TwoMLPHead(rcnn.channels * BOX_SIZE**2, rcnn.box_width)
+
+
+def numbered(maps: list[Tensor]) -> dict[str, Tensor]:
+    """Returns the maps under the names "0", "1", …, as torchvision takes them."""
     return OrderedDict((str(i), x) for i, x in enumerate(maps))
 
 
-def cast(value: Any, dtype: torch.dtype) -> Any:
-    """Floating-point tensors in lists and tuples as `dtype`: places and scores need float32, whatever computes them."""
+def to_dtype(value: Any, dtype: torch.dtype) -> Any:
+    """Converts floating-point tensors in lists and tuples.
+
+    Boxes and scores need float32, whatever precision computes them.
+    """
     if isinstance(value, list | tuple):
-        return type(value)(cast(v, dtype) for v in value)
+        return type(value)(to_dtype(v, dtype) for v in value)
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,4 +1,4 @@
-"""Losses: how a prediction is compared with its target. Parameter-free; may import L1 and L0."""
+"""Losses: comparisons of predictions with targets. They have no parameters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..parts import Loss
 
 @dataclass(frozen=True)
 class ElementLoss(Loss):
-    """A mean over entries, each of which is a function of its own residual."""
+    """Base of losses that are a mean over entries, each a function of its own residual."""
 
     @abstractmethod
     def each(self, residual: Tensor) -> Tensor:
-        """The loss of every entry of prediction - target, in the same shape."""
+        """Returns the loss of each entry of residual = prediction - target, in the same shape."""
 
     def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
         return self.each(pred.float() - target).mean()
@@ -41,12 +41,16 @@ class MaskedL2(ElementLoss):
 
 
 def focal_l1(magnitude: Tensor, alpha: float, gamma: float) -> Tensor:
-    """m * (2 sigmoid(alpha m) - 1) ** gamma of magnitudes m >= 0 (openmixup `regression_loss.py`, "focal_l1_loss")."""
+    """Computes m (2 sigmoid(alpha m) - 1)**gamma for magnitudes m >= 0 (openmixup `focal_l1_loss`)."""
     return magnitude * (0.5 * alpha * magnitude).tanh() ** gamma
 
 
 def check_focal(part: Loss, alpha: float, gamma: float) -> None:
-    """Refuses an `alpha` or `gamma` that the formula, or its gradient at 0, does not cover."""
+    """Checks that the formula and its gradient at 0 are defined for `alpha` and `gamma`.
+
+    Raises:
+        ValueError: alpha is not above 0, or gamma is neither 0 nor at least 1.
+    """
     if not (alpha > 0 and (gamma == 0 or gamma >= 1)):
         name = type(part).__name__
         raise ValueError(f"{name}: expected alpha above 0 and gamma 0 or at least 1, got alpha={alpha}, gamma={gamma}")
@@ -54,9 +58,10 @@ def check_focal(part: Loss, alpha: float, gamma: float) -> None:
 
 @dataclass(frozen=True)
 class MaskedFocalL1(ElementLoss):
-    """Mean over hidden patches of |d| (2 sigmoid(alpha |d|) - 1) ** gamma, which for small |d| is a scaled square.
+    """Mean over hidden patches of |d| (2 sigmoid(alpha |d|) - 1)**gamma, d = prediction - target.
 
-    The spatial loss of A2MIM's convolutional configs (openmixup `regression_loss.py`). gamma = 0 is MaskedL1.
+    This is the spatial loss of A2MIM's convolutional configs (openmixup `regression_loss.py`). For gamma = 1 and small
+    |d|, the loss is a scaled square; gamma = 0 gives MaskedL1.
     """
 
     alpha: float = 0.2
@@ -72,12 +77,13 @@ class MaskedFocalL1(ElementLoss):
 
 
 def half_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal DFT of real (..., H, W, C) images, half of the columns, and how often each column counts.
+    """Computes half of the orthonormal DFT of real (..., H, W, C) images, and the weight of each column.
 
-    The spectrum of a real image is Hermitian, so a sum over all columns of anything that depends on |F| is a sum over
-    half of them in which inner columns count twice.
+    The spectrum of a real image is Hermitian. So a sum of a function of |F| over all columns equals a weighted sum over
+    half of the columns, in which inner columns count twice.
 
-    Returns: (..., H, W // 2 + 1, C) complex, and (W // 2 + 1, 1) weights whose sum is W.
+    Returns:
+        (..., H, W // 2 + 1, C) complex spectrum, and (W // 2 + 1, 1) weights whose sum is W.
     """
     width = images.shape[-2]
     weights = torch.full((width // 2 + 1, 1), 2.0, device=images.device)
@@ -89,16 +95,19 @@ def half_spectrum(images: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class FourierLoss(Loss):
-    """A mean over the whole spectrum of prediction - target: the DFT is linear, so only the residual is transformed."""
+    """Base of losses that are a mean over the spectrum of the residual, prediction - target.
+
+    The DFT is linear, so transforming the residual is enough.
+    """
 
     whole: ClassVar[bool] = True
 
     @abstractmethod
     def of_residual(self, residual: Tensor) -> Tensor:
-        """The loss () of (B, H, W, C) residual images."""
+        """Computes the loss () of (B, H, W, C) residual images."""
 
     def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """pred, target: (B, H, W, C). Visible pixels count as hidden ones do; WithFourier tells them apart."""
+        """Compares (B, H, W, C) images; visible and hidden pixels count alike, see `WithFourier`."""
         return self.of_residual(pred.float() - target)
 
 
@@ -106,23 +115,24 @@ class FourierLoss(Loss):
 class FocalFrequency(FourierLoss):
     """Focal frequency loss (arXiv:2012.12821): mean of w |F|**2, where w grows with |F| and carries no gradient.
 
-    F: orthonormal DFT of prediction - target; s = |F|**alpha; with `log`, s = log(1 + s); w = s / max s, 0 where that
-    is 0 / 0. Defaults are A2MIM's in openmixup `focal_loss.py`, which first averages the spectra of a micro-batch: a
-    loss of ONE mean residual image. The form of A2MIM's paper is reduce="per_sample", log=False, peak="each".
+    F is the orthonormal DFT of prediction - target, and s = |F|**alpha, or s = log(1 + |F|**alpha) with `log`. Then
+    w = s / max s, and w = 0 if max s is 0. The defaults are A2MIM's in openmixup `focal_loss.py`, which averages the
+    spectra of a micro-batch first: a loss of ONE mean residual image. The form of A2MIM's paper is
+    reduce="per_sample", log=False, peak="each".
     """
 
     alpha: float = 1.0
     """Power of |F| in the weight."""
     batch: int = 256
-    """Images whose spectra are averaged, and whose largest entry is 1: a statistic that the loss depends on."""
+    """Images that share statistics: the mean spectrum, and the largest entry of the weight. The loss depends on it."""
     reduce: Literal["batch_mean", "per_sample"] = "batch_mean"
-    """Average the spectra of a batch first, or compare image by image."""
+    """"batch_mean" = average the spectra of a batch first; "per_sample" = compare image by image."""
     log: bool = True
-    """Weigh by log(1 + s)."""
+    """True = weigh by the logarithm of 1 + |F|**alpha."""
     peak: Literal["all", "each"] = "all"
-    """The weight is 1 at the largest entry of the batch, or of each image, crop and channel."""
+    """Entry with weight 1: "all" = the largest of the batch; "each" = the largest of each image, crop and channel."""
     crops: int = 1
-    """Crops per side, each transformed on its own."""
+    """Crops per side; each crop is transformed separately."""
 
     def __post_init__(self):
         if self.alpha <= 0 or self.batch < 1 or self.crops < 1:
@@ -164,9 +174,10 @@ class FocalFrequency(FourierLoss):
 
 @dataclass(frozen=True)
 class ComplexFocalL1(FourierLoss):
-    """Mean over the spectra, image by image, of |F| (2 sigmoid(alpha |F|) - 1) ** gamma; gamma = 0: of |F|.
+    """Mean over the spectra, image by image, of |F| (2 sigmoid(alpha |F|) - 1)**gamma; |F| for gamma = 0.
 
-    F: orthonormal DFT of prediction - target. A2MIM's ResNet-101 (openmixup `mim_head.py`, `fft_focal=False`).
+    F is the orthonormal DFT of prediction - target. A2MIM's ResNet-101 uses this loss (openmixup `mim_head.py`,
+    `fft_focal=False`).
     """
 
     alpha: float = 0.2
@@ -186,24 +197,24 @@ class ComplexFocalL1(FourierLoss):
 class WithFourier(Loss):
     """A2MIM's loss (arXiv:2205.13943; openmixup `mim_head.py`): spatial over hidden pixels + weight * Fourier over all.
 
-    The Fourier part sees the prediction where pixels are hidden and a composite with no gradient where they are
-    visible. With d = prediction - target and m = 1 on hidden, `visible_weight` on visible pixels, it is given
-    m d + (1 - m) v, where v is d/2 ("mixed", official), 0 ("target"), d ("prediction", the paper's) or the image's
-    mean - target ("mean"), d without gradient.
+    The Fourier part compares whole images. At hidden pixels these hold the prediction, at visible pixels a value
+    without gradient. With d = prediction - target, and m = 1 at hidden pixels and `visible_weight` at visible ones, the
+    residual is m d + (1 - m) v. `visible` chooses v: d/2 ("mixed", the official code), 0 ("target"), d ("prediction",
+    the paper), or the image's mean - target ("mean"). No gradient flows through v.
     """
 
     whole: ClassVar[bool] = True
 
     spatial: ElementLoss = MaskedL1()
-    """Compares hidden pixels."""
+    """Loss of hidden pixels."""
     fourier: FourierLoss = FocalFrequency()
-    """Compares spectra."""
+    """Loss of the spectra."""
     weight: float = 0.1
     """Factor of the Fourier part."""
     visible: Literal["mixed", "target", "prediction", "mean"] = "mixed"
-    """Content of visible pixels in the Fourier part."""
+    """Content of visible pixels in the Fourier part, see the class."""
     visible_weight: float = 0.0
-    """Share of the live prediction at visible pixels in the Fourier part."""
+    """Share of the prediction with gradient at visible pixels in the Fourier part."""
 
     def __post_init__(self):
         if self.weight < 0 or not 0 <= self.visible_weight <= 1:
@@ -213,11 +224,18 @@ class WithFourier(Loss):
             )
 
     def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """
+        """Compares images.
+
         Args:
-            pred, target: (B, H, W, C) fp32 images.
-            hidden: (B, H, W, 1) bool.
+            pred: (B, H, W, C) predicted images.
+            target: (B, H, W, C) fp32 images.
+            hidden: (B, H, W, 1) bool, True = hidden.
+
+        Raises:
+            ValueError: `hidden` is None.
         """
+        if hidden is None:
+            raise ValueError("WithFourier: expected the hidden pixels, got None")
         d = pred.float() - target
         spatial = (self.spatial.each(d) * hidden).sum() / (hidden.sum() * d.shape[-1])
         live = hidden + ~hidden * self.visible_weight

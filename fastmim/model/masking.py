@@ -1,4 +1,4 @@
-"""Masking laws: which patches are hidden, as a pure function of (seed, sample id, grid). May import L1 and L0."""
+"""Maskings: the choice of hidden patches, as a pure function of (seed, sample id, grid)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ..tokens import Mask
 
 
 def _check_ratio(ratio: float) -> None:
+    """Checks that a hidden fraction is between 0 and 1."""
     if not 0 < ratio < 1:
         raise ValueError(f"masking.ratio is the hidden fraction, between 0 and 1 exclusive; got {ratio}")
 
 
 def _check_counts(ratio: float, visible: int, total: int, what: str) -> None:
+    """Checks that at least one of `total` patches or blocks is visible and one is hidden."""
     if not 0 < visible < total:
         raise ValueError(
             f"masking.ratio={ratio} leaves {visible} of {total} {what} visible; at least one must be visible and one "
@@ -32,15 +34,15 @@ def _check_counts(ratio: float, visible: int, total: int, what: str) -> None:
 class RandomMasking(Masking):
     """Hides a random subset of patches (MAE, arXiv:2111.06377, section 3, "Masking").
 
-    Each patch draws a number; the int(L * (1 - ratio)) smallest stay visible, as in models_mae.py `random_masking`. The
-    count is floored, and at least one patch is visible and one hidden.
+    Each patch draws a number; the int(L * (1 - ratio)) smallest stay visible (models_mae.py `random_masking`). At least
+    one patch must be visible and one hidden.
     """
 
     ratio: float = 0.75
     """Hidden fraction of the patches, between 0 and 1."""
     order: Literal["noise", "raster"] = "noise"
-    """Order of the tokens, not which patches they are: "noise", of their draws, as published; "raster", ascending,
-    which is cheaper to draw."""
+    """Order of the visible tokens: "noise" = the order of their draws, as published; "raster" = ascending, which is
+    cheaper to draw. Both orders hide the same patches."""
 
     def __post_init__(self):
         _check_ratio(self.ratio)
@@ -59,8 +61,8 @@ class RandomMasking(Masking):
 class BlockMasking(Masking):
     """Hides random square blocks of the image (SimMIM, arXiv:2111.09886, section 3.2; data_simmim.py `MaskGenerator`).
 
-    ceil(n * ratio) of the n blocks are hidden, each with all its patches. The count is of the official code, which
-    rounds up: 22 of 36 blocks at 192 pixels, 30 of 49 at 224, for a ratio of 0.6.
+    ceil(n * ratio) of the n blocks are hidden, each with all its patches. The official code rounds up: for a ratio of
+    0.6, 22 of 36 blocks are hidden at 192 pixels, 30 of 49 at 224.
     """
 
     ratio: float = 0.6
@@ -89,10 +91,10 @@ class BlockMasking(Masking):
 
 @dataclass(frozen=True)
 class JointMasking(Masking):
-    """Hides side x side patches jointly (long-sequence MAE, arXiv:2210.07224; util/long_seq_patch_loader.py).
+    """Hides blocks of side x side patches (long-sequence MAE, arXiv:2210.07224; util/long_seq_patch_loader.py).
 
-    The blocks are drawn in random order and int(L * (1 - ratio)) patches are visible, of the first blocks. Where the
-    grid is no multiple of a block, the blocks reach over its edges, and the last visible one may be cut.
+    The blocks are put in random order, and the first int(L * (1 - ratio)) patches in that order stay visible. Blocks
+    reach over the edge of a grid that is not a multiple of a block. The last visible block may be cut.
     """
 
     ratio: float = 0.75
@@ -121,15 +123,16 @@ class JointMasking(Masking):
 class UniformMasking(Masking):
     """Keeps one random patch of every 2x2 block (UM-MAE, arXiv:2205.10063, section 3.2, "Uniform Sampling").
 
-    With secondary masking, int(K * (1 - secondary)) of the K visible patches reach the encoder as they are and a
-    learned token stands for the others. Hidden patches are in raster order.
+    With secondary masking, the encoder sees the content of int(K * (1 - secondary)) of the K visible patches. A learned
+    token stands for the others. Hidden patches are in raster order.
     """
 
     secondary: float = 0.25
     """Fraction of the visible patches that a learned token replaces; 0 = none, and there is no such token."""
     draw: Literal["stratified", "iid"] = "stratified"
-    """Law of the visible corners. "stratified", as published (mask_transform.py): without replacement
-    from a pool with every corner equally often, twice as large as needed; "iid", as the paper says: independently."""
+    """Draw of the visible corner of each block. "stratified" = as the code does (mask_transform.py): without
+    replacement from a pool twice as large as needed, with every corner equally often. "iid" = as the paper says:
+    independently."""
 
     uniform: ClassVar[bool] = True
 

@@ -1,9 +1,8 @@
-"""Segmentation: encode, make a pyramid of the maps, label each pixel, compare.
-
-Imports encoders.batchnorm and pyramid, no other part; may import segmentation_models_pytorch, L1 and L0.
-"""
+"""Semantic segmentation: the network, sliding windows, and the confusion matrix."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +13,36 @@ from fastmim_kernels import mean_fill
 from ..config.segment import IGNORED, UPerNet
 from ..host.extras import require
 from ..parts import ImageSpec
+from .encoders.base import EncoderModule
 from .encoders.batchnorm import replace_batch_norms
 from .pyramid import LEVELS, Levels
 
 UNREAD = (None, None)
-"""The library counts levels from strides 1 and 2, which its UPerNet does not read."""
+"""Stand-ins for the levels of strides 1 and 2, which the library counts and its UPerNet does not read."""
 
 
 class Segmenter(nn.Module):
-    """Encoder, pyramid, UPerNet and two heads: `segmenter(images, ids, labels) -> loss`.
+    """An encoder, a pyramid, a UPerNet and two heads: `segmenter(images, ids, labels) -> loss`.
 
-    The encoder's last norm goes: a pyramid's maps do not pass it, and the decoder normalises what it reads.
+    The encoder's last norm is removed: the maps of a pyramid do not pass the norm, and the decoder has its own norms.
     """
 
-    def __init__(self, encoder: nn.Module, spec: UPerNet, classes: int, image: ImageSpec):
-        """
+    mean: Tensor
+    """(C,) mean of each channel, on the 0..1 scale."""
+    std: Tensor
+    """(C,) standard deviation of each channel, on the 0..1 scale."""
+
+    def __init__(self, encoder: EncoderModule, spec: UPerNet, classes: int, image: ImageSpec):
+        """Builds the network.
+
+        Args:
+            encoder: the encoder, which loses its last norm.
+            spec: settings of the decoder.
+            classes: number of classes of pixels.
+            image: the images that the network reads.
+
         Raises:
-            ValueError: a package is missing; or `spec.blocks` are not those of a plain ViT.
+            ValueError: a package is missing, or `spec.blocks` are not blocks of a plain ViT.
         """
         require("segmentation", "segmentation_models_pytorch.decoders.upernet.decoder")
         from segmentation_models_pytorch.base.initialization import initialize_decoder
@@ -41,8 +53,9 @@ class Segmenter(nn.Module):
         check_blocks(encoder, spec.blocks)
         encoder.take_norm()
         self.encoder, self.blocks, self.aux_weight = encoder, spec.blocks, spec.aux_weight
-        self.levels = Levels(encoder.strides, encoder.widths, tuple(n * encoder.patch_size for n in encoder.grid))
-        self.decoder = UPerNetDecoder((*UNREAD, *self.levels.widths), LEVELS + 1, spec.channels)
+        self.levels = Levels(encoder.strides, encoder.widths, encoder.image_size)
+        widths: Any = (*UNREAD, *self.levels.widths)  # the library declares numbers, but takes None for unread levels
+        self.decoder = UPerNetDecoder(widths, LEVELS + 1, spec.channels)
         self.head = classifier(spec.channels, classes, spec.dropout)
         initialize_decoder(self.decoder)
         if spec.aux_weight:
@@ -54,42 +67,48 @@ class Segmenter(nn.Module):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, images: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        """
+        """Returns the loss: () fp32.
+
         Args:
             images: (B, H, W, C) uint8.
-            labels: (B, H, W) uint8, on any device.
+            ids: sample ids, which the network does not need.
+            labels: (B, H, W) uint8 class of each pixel, on any device.
         """
         labels, levels = labels.to(images.device, torch.int64), self.maps(images)
         loss = compare(self.decode(levels), labels)
         return loss + self.aux_weight * compare(self.aux(levels[2]), labels) if self.aux_weight else loss
 
     def predict(self, images: Tensor) -> Tensor:
-        """(B, classes, H, W) float32 logits of (B, H, W, C) uint8 images."""
-        return enlarge(self.decode(self.maps(images)), images.shape[1:3])
+        """Returns the (B, classes, H, W) float32 logits of (B, H, W, C) uint8 images."""
+        return enlarge(self.decode(self.maps(images)), (images.shape[1], images.shape[2]))
 
     def decode(self, levels: list[Tensor]) -> Tensor:
-        """(B, classes, h, w) of the finest level."""
+        """Returns the (B, classes, h, w) logits at the resolution of the finest level."""
         return self.head(self.decoder([*UNREAD, *levels]))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The pyramid."""
+        """Returns the map of each level for (B, H, W, C) uint8 images."""
         pixels = mean_fill(images, None, self.mean.float(), self.std.float(), torch.float32).permute(0, 3, 1, 2)
-        pixels = pixels.to(self.head[1].weight.dtype)
-        return self.levels(self.encoder.maps(pixels, self.blocks) if self.blocks else self.encoder.maps(pixels))
+        pixels = pixels.to(next(self.head.parameters()).dtype)
+        if self.blocks:
+            return self.levels(self.encoder.block_maps(pixels, self.blocks))
+        return self.levels(self.encoder.maps(pixels))
 
 
 def classifier(width: int, classes: int, dropout: float) -> nn.Sequential:
-    """The last layer of MMSegmentation's heads."""
+    """Builds the last layers of MMSegmentation's heads: dropout and a 1x1 convolution."""
     layer = nn.Conv2d(width, classes, 1)
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return nn.Sequential(nn.Dropout2d(dropout), layer)
 
 
-def check_blocks(encoder: nn.Module, blocks: tuple[int, ...]) -> None:
-    """
+def check_blocks(encoder: EncoderModule, blocks: tuple[int, ...]) -> None:
+    """Checks that an encoder is a plain ViT with these blocks, ascending to the last one; () passes always.
+
     Raises:
-        ValueError: the encoder is no plain ViT, or has no such blocks, ascending to the last.
+        ValueError: the encoder has several maps, or has no such blocks.
     """
     if not blocks:
         return
@@ -106,29 +125,39 @@ def check_blocks(encoder: nn.Module, blocks: tuple[int, ...]) -> None:
 
 
 def enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) to (B, K, *size) float32."""
+    """Resizes (B, K, h, w) logits to (B, K, *size) float32, bilinearly."""
     return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
 
 
 def compare(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over all pixels of the cross-entropy of (B, K, h, w) logits and (B, H, W) labels.
+    """Returns the cross-entropy of (B, K, h, w) logits and (B, H, W) labels, averaged over all pixels.
 
-    Ignored pixels are 0 and count, as MMSegmentation has it: so micro-batches of one update weigh the same.
+    Ignored pixels count as 0, as in MMSegmentation. So the micro-batches of one update have the same weight.
     """
-    total = F.cross_entropy(enlarge(logits, labels.shape[1:]), labels, ignore_index=IGNORED, reduction="sum")
+    enlarged = enlarge(logits, (labels.shape[1], labels.shape[2]))
+    total = F.cross_entropy(enlarged, labels, ignore_index=IGNORED, reduction="sum")
     return total / labels.numel()
 
 
 def starts(full: int, part: int, step: int) -> list[int]:
-    """Starts of windows of `part` every `step` pixels along `full`; the last ends with the image (MMSegmentation)."""
+    """Returns the starts of windows of `part` pixels every `step` pixels along `full` pixels (MMSegmentation).
+
+    The last window ends with the image.
+    """
     last = max(full - part, 0)
     return [*range(0, last, step), last]
 
 
 def slide(model: Segmenter, image: Tensor, size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """(K, h, w) float32 logits of an (h, w, C) uint8 image, averaged over the windows of `size` that show a pixel.
+    """Segments an image by sliding windows: (K, h, w) float32 logits, averaged over the windows that show a pixel.
 
-    Where the image is smaller than a window, the mean colour is below and on the right, as in training.
+    If the image is smaller than a window, the mean colour fills the window below and on the right, as in training.
+
+    Args:
+        model: the network.
+        image: (h, w, C) uint8.
+        size: height and width of a window, pixels.
+        stride: pixels between two windows, vertically and horizontally.
     """
     h, w, _ = image.shape
     windows = [(top, left) for top in starts(h, size[0], stride[0]) for left in starts(w, size[1], stride[1])]
@@ -148,18 +177,26 @@ def slide(model: Segmenter, image: Tensor, size: tuple[int, int], stride: tuple[
 
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
-    """(K, K) int64: how many pixels of class i, of (H, W) uint8 labels, are taken for class j by (K, h, w) logits."""
+    """Counts pixels by class: (K, K) int64, rows = the label's class, columns = the predicted class.
+
+    Args:
+        logits: (K, h, w), resized to the labels.
+        labels: (H, W) uint8.
+    """
     classes, labels = len(logits), labels.long()
-    found = enlarge(logits[None], labels.shape)[0].argmax(dim=0)
+    found = enlarge(logits[None], (labels.shape[0], labels.shape[1]))[0].argmax(dim=0)
     counted = labels != IGNORED
     pairs = labels[counted] * classes + found[counted]
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 def overlap(confusion: Tensor) -> tuple[list[float | None], float | None, float | None]:
-    """Of a (K, K) confusion matrix: each class's intersection over union, their mean, and the part of pixels right.
+    """Computes scores from a (K, K) confusion matrix.
 
-    A class that is neither there nor found has None, and is not in the mean; without any pixel all are None.
+    Returns:
+        The intersection over union of each class, their mean, and the fraction of correct pixels. A class that is
+        neither in the labels nor predicted has None and does not enter the mean. Without any pixel, all scores are
+        None.
     """
     right, there, found = confusion.diag().tolist(), confusion.sum(1).tolist(), confusion.sum(0).tolist()
     unions = [a + b - c for a, b, c in zip(there, found, right, strict=True)]

@@ -1,1 +1,1 @@
-"""What a run writes and how it ends: checkpoints, metrics, traces, signals."""
+"""The files that a run writes (checkpoints, metrics, traces), and the ways in which it ends."""

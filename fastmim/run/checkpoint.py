@@ -1,7 +1,6 @@
-"""Durable files: one checkpoint format (safetensors by parameter name + JSON), written so that a kill, a power cut or a
-full disk at any instant leaves the newest finished checkpoint loadable.
+"""Checkpoints: safetensors by parameter name and JSON, written durably.
 
-May import torch, tensors, runfolder, files, terminal and the standard library only.
+A kill, a power cut or a full disk at any instant leaves the newest finished checkpoint loadable.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from .folder import FolderError
 from .tensors import DTYPES, read_tensors, to_bytes
 
 State = dict[str, dict[str, Tensor]]
+"""Tensors by group ("model", moments, "scalars", "ema") and parameter name."""
 
 _FORMAT = 1
 _USUAL = ("exp_avg", "exp_avg_sq", "scalars")
@@ -35,16 +35,17 @@ _NAME = re.compile(r"step-([0-9]{8,15})(?:\.([0-9]{1,9}))?")
 _LEFTOVER = ("tmp-", "trash-")
 _MAX_STEP = 10**15
 _MAX_JSON = 1 << 22  # bytes of state.json and manifest.json
-_LISTED = 5  # problems in an error
+_LISTED = 5  # problems that an error lists
 _LONGEST = 500  # characters of a problem
-_MAX_NAME = 100  # bytes of `latest` that are looked at
+_MAX_NAME = 100  # bytes of `latest` that are read
 _CHUNK = 1 << 24
 
 
 class CheckpointError(Exception):
-    """The system refused a write; earlier checkpoints are untouched and training may go on.
+    """A write that the system refused. Earlier checkpoints are untouched, and training may go on.
 
-    saved: True if the new checkpoint is there all the same, and only the removal of old ones failed.
+    Attributes:
+        saved: True if the new checkpoint is complete, and only the removal of old ones failed.
     """
 
     def __init__(self, message: str, saved: bool = False):
@@ -54,7 +55,14 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A verified checkpoint: `state` and `meta` as they were given to `save` at `step`; `path` is its folder."""
+    """A verified checkpoint.
+
+    Attributes:
+        step: updates done.
+        state: tensors as they were passed to `save`.
+        meta: JSON values as they were passed to `save`.
+        path: folder of the checkpoint.
+    """
 
     step: int
     state: State
@@ -63,24 +71,26 @@ class Loaded:
 
 
 def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int) -> Path:
-    """Writes a checkpoint of `step`, then removes all but the newest `keep` valid ones and what crashes left behind.
+    """Writes a checkpoint, then removes old checkpoints and leftovers of crashes.
 
-    Everything is written and fsynced under a temporary name, renamed, and only then named by `latest`; an old
-    checkpoint goes only after that. A step that exists already is written beside it (`step-00000123.2`). Checkpoints
-    of later steps belong to a line of training that was abandoned, and are the first to go.
+    All files are written and fsynced under a temporary name. The folder is renamed, then named by `latest`, and only
+    then are old checkpoints removed. A second checkpoint of a step is written beside the first (`step-00000123.2`).
+    Checkpoints of later steps belong to training that was abandoned, and are removed first.
 
     Args:
-        folder: where the run's checkpoints lie; made if missing.
+        folder: folder of the run's checkpoints; made if missing.
         step: updates done.
         state: tensors by group ("model" and any of `_GROUPS`) and parameter name.
-        meta: anything JSON can hold.
-        keep: checkpoints to keep, this one included.
+        meta: values that JSON can hold.
+        keep: valid checkpoints to keep, this one included.
 
-    Returns: the new checkpoint's folder.
+    Returns:
+        The folder of the new checkpoint.
+
     Raises:
-        CheckpointError: the system refused (disk full, ...). No partial is left; try again at the next save.
-        ValueError: an unknown group, `keep` below 1, or a folder that is a link.
-        TypeError: a dtype or a value in `meta` that the format cannot hold.
+        CheckpointError: the system refused (disk full, ...). No partial checkpoint is left; try again at the next save.
+        ValueError: a group is unknown, `keep` is below 1, or the folder is a link.
+        TypeError: the format cannot hold a dtype, or a value in `meta`.
     """
     if unknown := set(state) - {"model", *_GROUPS}:
         raise ValueError(f"a checkpoint holds the groups {('model', *_GROUPS)}, got also {sorted(unknown)}")
@@ -126,14 +136,16 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
 def load(
     folder: Path, report: Callable[[str], object] = print, check: Callable[[Loaded], object] = lambda loaded: None
 ) -> Loaded | None:
-    """Reads the checkpoint that `latest` names if it is as it was written, else the newest one that is.
+    """Reads the checkpoint that `latest` names, or the newest valid one if that is damaged.
 
     Args:
-        folder: what was given to `save`.
-        report: called with one line for each checkpoint that was passed over: which, why, and which is used instead.
-        check: raises ValueError for a checkpoint whose content is of no use.
+        folder: folder of the run's checkpoints.
+        report: function that takes one line for each checkpoint that is passed over.
+        check: function that raises ValueError for a checkpoint whose content is of no use.
 
-    Returns: the checkpoint, or None if the folder holds none.
+    Returns:
+        The checkpoint, or None if the folder holds none.
+
     Raises:
         FolderError: there are checkpoints, but none is valid.
     """
@@ -146,18 +158,13 @@ def load(
             problems.append(f"`latest` names {name[:40]!r}, which is not there")
         paths = named + [path for path in paths if path not in named]
     for path in paths:
-        if not (problem := _misfit(path)):
-            try:
-                loaded = _read(path)
-                check(loaded)
-            except ValueError as error:
-                problem = shown(str(error))[:_LONGEST]
-        if problem := problem or _rot(path):
-            problems.append(f"checkpoint {path.name} is not valid: {problem}")
+        found = _valid(path, check)
+        if isinstance(found, str):
+            problems.append(f"checkpoint {path.name} is not valid: {found}")
             continue
         for line in problems:
             report(f"{line}; using {path.name} instead")
-        return loaded
+        return found
     if problems:
         more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise FolderError(
@@ -167,13 +174,25 @@ def load(
     return None
 
 
+def _valid(path: Path, check: Callable[[Loaded], object]) -> Loaded | str:
+    """Reads a checkpoint, or returns why it is not valid."""
+    if problem := _misfit(path):
+        return problem
+    try:
+        loaded = _read(path)
+        check(loaded)
+    except ValueError as error:
+        return shown(str(error))[:_LONGEST]
+    return _rot(path) or loaded
+
+
 def steps(folder: Path) -> list[int]:
-    """Returns the step of each checkpoint in a folder, valid or not, the newest first."""
+    """Returns the step of each checkpoint in a folder, valid or not, newest first."""
     return [_order(path)[0] for path in _newest_first(folder)]
 
 
 def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
-    """Finishes what a kill cut short: removes leftovers, and all but `loaded` and the `keep` - 1 before it.
+    """Removes leftovers of a kill, and all checkpoints except `loaded` and the `keep` - 1 before it.
 
     Raises:
         ValueError: the folder is a link.
@@ -184,28 +203,29 @@ def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
 
 
 def check_own(folder: Path) -> None:
-    """
+    """Checks that checkpoints are written and removed in this folder, not elsewhere.
+
     Raises:
-        ValueError: the folder is a link, so that checkpoints would be written and removed elsewhere.
+        ValueError: the folder is a link.
     """
     output(folder.parent, folder.name, "latest")
 
 
 def _latest(folder: Path) -> str:
-    """Returns the name in `latest`, or says what is wrong with that file."""
+    """Returns the name in `latest`, or the problem with that file."""
     try:
         return read_bytes(folder / "latest", _MAX_NAME).decode(errors="replace").strip()
     except OSError as error:
         return f"nothing ({error.strerror})"
     except ValueError:
-        return "nothing (it is no small file)"
+        return "nothing (not a small file)"
 
 
 def _read(path: Path) -> Loaded:
-    """Reads a checkpoint whose files match its manifest, but may not be fastmim's.
+    """Reads a checkpoint whose files match its manifest, although a stranger may have made it.
 
     Raises:
-        ValueError: a field or tensor is not as `save` writes it.
+        ValueError: `save` does not write such a field or tensor.
     """
     stored = parse_json(read_bytes(path / "state.json", _MAX_JSON))
     state: State = {"model": _tensors(path / "model.safetensors"), **{group: {} for group in _USUAL}}
@@ -218,10 +238,10 @@ def _read(path: Path) -> Loaded:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Reads one of a checkpoint's two safetensors files.
+    """Reads one of the two safetensors files of a checkpoint.
 
     Raises:
-        ValueError: it is none, or holds types that `save` does not write.
+        ValueError: the file is damaged, or holds types that `save` does not write.
     """
     try:
         tensors = read_tensors(path)
@@ -234,14 +254,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _problem(path: Path) -> str | None:
-    """Says why a checkpoint cannot be used, or returns None if every byte is as it was written."""
+    """Returns why a checkpoint cannot be used, or None if every byte is as it was written."""
     return _misfit(path) or _rot(path)
 
 
 def _rot(path: Path) -> str | None:
-    """Says which file of a checkpoint without `_misfit` has other bytes than were written, or returns None.
+    """Returns which file of a checkpoint has other bytes than were written, or None.
 
-    This check comes last, as it reads everything: a sparse file can be huge and cost its sender nothing.
+    This check comes after `_misfit`, as it reads all bytes. A sparse file can be huge and cost its sender nothing.
     """
     try:
         for name, expected in _parsed(read_bytes(path / "manifest.json", _MAX_JSON)).items():
@@ -258,11 +278,11 @@ def _rot(path: Path) -> str | None:
 
 
 def _misfit(path: Path) -> str | None:
-    """Says which file of a checkpoint is not of the kind and size that it should be, or returns None."""
+    """Returns which file of a checkpoint has another kind, size or structure than `save` writes, or None."""
     try:
         text = read_bytes(path / "manifest.json", _MAX_JSON)
         manifest = _parsed(text)
-        # A changed byte that leaves the same JSON value (a space, say) is damage too.
+        # A changed byte that leaves the same JSON value, such as a space, is damage too.
         if not isinstance(manifest, dict) or text != _json(manifest) or sorted(manifest) != sorted(_FILES):
             return "manifest.json is damaged"
         for name, expected in manifest.items():
@@ -277,7 +297,7 @@ def _misfit(path: Path) -> str | None:
             _tensors(path / name)
     except OSError as error:
         return f"{shown(Path(error.filename or path).name)} cannot be read ({error.strerror})"
-    except ValueError as error:  # of a pipe, a folder, a huge file
+    except ValueError as error:  # a pipe, a folder, a huge file
         return str(error).removeprefix(f"{shown(path)}/")
     if not isinstance(stored, dict):
         return "state.json: expected an object"
@@ -287,14 +307,14 @@ def _misfit(path: Path) -> str | None:
     if type(step) is not int or not 0 <= step <= _MAX_STEP:
         return f"state.json: step: expected a number of updates, found {short(step)}"
     if step != _order(path)[0]:
-        return f"it holds step {step}, not the step of its name"
+        return f"state.json holds step {step}, not the step of the folder's name"
     if not isinstance(stored.get("meta"), dict):
         return f"state.json: meta: expected an object, found {short(stored.get('meta'))}"
     return None
 
 
 def _parsed(text: bytes) -> Any:
-    """Returns a JSON value, or None for text that is no JSON."""
+    """Returns a JSON value, or None if the text is no JSON."""
     try:
         return parse_json(text)
     except ValueError:
@@ -302,14 +322,16 @@ def _parsed(text: bytes) -> Any:
 
 
 def _differs(name: str, size: int, expected: Any) -> str:
+    """Says that a file differs from its entry in the manifest."""
     written = short(expected.get("size") if isinstance(expected, dict) else expected)
     return f"{name} differs from its manifest (size {size}, written {written})"
 
 
 def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
-    """Removes every checkpoint but `newest` and the `keep` - 1 valid ones that came before it."""
+    """Removes every checkpoint except `newest` and the `keep` - 1 valid ones before it."""
     others = [path for path in _newest_first(folder) if path != newest]
-    # Of the same step: superseded. Of a later one: last in line. Sorting is stable, so the rest stays newest first.
+    # One of the same step is superseded; one of a later step comes last. Sorting is stable, so the rest stays newest
+    # first.
     candidates = sorted((path for path in others if _order(path)[0] != step), key=lambda path: _order(path)[0] > step)
     kept: list[Path] = []
     for path in candidates:
@@ -319,12 +341,13 @@ def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
         if path not in kept:
             trash = folder / f"trash-{path.name}"
             os.rename(path, trash)
-            # Durable before the first unlink: a power cut must not give a half-deleted checkpoint its name back.
+            # Durable before the first unlink, as a power cut must not give a half-deleted checkpoint its name back.
             _fsync_folder(folder)
             _remove(trash)
 
 
 def _remove_leftovers(folder: Path) -> None:
+    """Removes partial and half-deleted checkpoints."""
     for path in folder.iterdir():
         if path.name.startswith(_LEFTOVER):
             _remove(path)
@@ -332,7 +355,10 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Removes a folder, or a link or file in its place."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else os.unlink(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -342,17 +368,19 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _order(path: Path) -> tuple[int, int]:
-    """(step, how many times it was saved) from a checkpoint's name."""
-    step, generation = _NAME.fullmatch(path.name).groups()
+    """Returns (step, number of the save) from the name of a checkpoint, step-STEP or step-STEP.N."""
+    step, _, generation = path.name.removeprefix("step-").partition(".")
     return int(step), int(generation or 1)
 
 
 def _free_name(folder: Path, step: int) -> Path:
+    """Returns the path of a new checkpoint of a step."""
     taken = [generation for s, generation in map(_order, _newest_first(folder)) if s == step]
     return folder / (f"step-{step:08d}" + (f".{max(taken) + 1}" if taken else ""))
 
 
 def _make_folder(folder: Path) -> None:
+    """Makes a folder and the missing ones above it, durably."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         os.mkdir(path)
@@ -368,7 +396,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def _write(path: Path, chunks: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes a new file durably; gives its manifest entry, hashed on the way so that nothing is read twice."""
+    """Writes a new file durably; returns its manifest entry, hashed while writing."""
     digest, size = hashlib.sha256(), 0
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:

@@ -1,4 +1,4 @@
-"""A run folder: the names that a run writes, and the lock that one process holds. May import files and terminal."""
+"""A run folder: the names that a run writes, and the lock that one process holds."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ..host.files import open_append
 from ..host.terminal import shown
 
 FOLDERS = ("checkpoints", "encoder", "features", "grids", "tensorboard")
-"""Folders inside that are written to."""
+"""Folders inside a run folder that fastmim writes to."""
 RECORDS = (
     *("config.json", "facts.json", "manifest.json", "metrics.jsonl", "trace.jsonl", "skipped.jsonl"),
     *("result.json", "bad_files.jsonl", "bad_test_files.jsonl", "loss.png", "summary.png", "grids", "encoder"),
     "tensorboard",
 )
-"""Names that training writes, beside `lock`, which comes first, and `checkpoints`."""
-_HOLDER = 200  # bytes of a lock
+"""Names that training writes, besides `checkpoints`, and `lock`, which comes first."""
+_HOLDER = 200  # bytes of a lock that are read
 
 
 class FolderError(RuntimeError):
-    """A run folder cannot be used as it is."""
+    """A run folder that cannot be used as it is."""
 
 
 @contextlib.contextmanager
 def starting(folder: Path) -> Iterator[BinaryIO]:
-    """Claims a run folder with `lock`; if the code inside fails, no new folder stays, and no new lock."""
+    """Claims a run folder with `lock`. If the code inside fails, new folders and a new lock are removed."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     new, held = not os.path.lexists(folder / "lock"), None
     try:
         held = lock(folder)
         yield held
     except BaseException:
-        if new and held:  # not the lock of another process that came first
+        if new and held:  # otherwise it is the lock of a process that came first
             with contextlib.suppress(OSError):
                 os.unlink(folder / "lock")
         for path in made:
@@ -51,8 +51,8 @@ def lock(folder: Path) -> BinaryIO:
     """Claims a run folder for this process until the returned file is closed or the process ends.
 
     Raises:
-        FolderError: another process holds it; the message names that process. Or the folder holds files that training
-            would replace, and no run has written them. Or a folder inside is a link that leads elsewhere.
+        FolderError: another process holds the folder; the message names that process. Or the folder holds files that no
+            run has written, and that training would replace. Or a folder inside is a link.
         ValueError: the lock is no regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,16 +79,17 @@ def lock(folder: Path) -> BinaryIO:
         raise FolderError(
             f"{shown(folder)} is in use by {_holder(folder)}: stop it, or choose another run folder"
         ) from None
-    if not _is_at(file, folder / "lock"):  # a process that was refused has just removed it
+    if not _is_at(file, folder / "lock"):  # a process that was refused has just removed the lock
         file.close()
         return lock(folder)
-    with contextlib.suppress(OSError):  # the lock holds on a full disk too, only without a name
+    with contextlib.suppress(OSError):  # on a full disk the lock holds too, but names no process
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
+    """True if a path leads to an open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:
@@ -96,8 +97,9 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _holder(folder: Path) -> str:
+    """Returns the process that holds a run folder, in words."""
     try:
         with open(folder / "lock", "rb") as file:
             return shown(file.read(_HOLDER).decode(errors="replace").strip()) or "another process"
-    except FileNotFoundError:  # that process was refused just now
+    except FileNotFoundError:  # that process was refused, and removed its lock
         return "another process"

@@ -22,7 +22,7 @@ from ..host.records import Records, Row, is_count, reason
 from ..host.terminal import shown
 from .console import console, duration, say
 from .metrics import is_sound, read_metrics, verdict
-from .pace import Heartbeat, Rise, Window
+from .pace import Heartbeat, LossWindow, RiseDetector
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class _Files:
 
 
 class Meter:
-    """Collects the results of updates on the device, and turns them into log lines. A context manager.
+    """A meter of training, which turns the results of updates into log lines. A context manager.
 
     Args:
         folder: folder of metrics.jsonl and TensorBoard events; lines of updates after `first` are dropped.
@@ -77,11 +77,11 @@ class Meter:
         self.since = time.perf_counter()
         self.skipped = self.skips_in_a_row = 0
         self.micro_batches, self.waits, self.between, self.update_since = 0, False, True, self.since
-        self.heartbeat = Heartbeat(self.still_there)
+        self.heartbeat = Heartbeat(self.print_state)
         self.failing: set[str] = set()
         self.files = _Files(folder, first) if writes else None
         rows = read_metrics(folder) if writes else []
-        self.rise, self.window = Rise(rows), Window(config.run.log_every, rows, first)
+        self.rise, self.window = RiseDetector(rows), LossWindow(config.run.log_every, rows, first)
         self.events: Any = None  # TensorBoard's writer, which has no types
         if writes:
             self.write_events({})
@@ -142,7 +142,7 @@ class Meter:
         return loss, norm, [bool(s) for s in skipped]
 
     def average(self, loss: float, updates: int) -> tuple[float, int]:
-        """Returns (loss of a log line, number of updates that it is the mean of); see `Window.mean`."""
+        """Returns (loss of a log line, number of updates that it is the mean of); see `LossWindow.mean`."""
         return self.window.mean(loss, updates, self.step)
 
     def elapsed(self) -> float:
@@ -157,7 +157,7 @@ class Meter:
         self.since += time.perf_counter() - max(since, self.since)
 
     def log(self, **values: float) -> float:
-        """Writes one log line: `values`, speed, time left, memory and the share of time spent waiting for images.
+        """Writes one log line: `values`, speed, time left, memory and the share of waiting for images.
 
         Args:
             values: loss, lr, grad_norm, epoch and bad_files; averaged: updates that the loss is the mean of; updates:
@@ -196,7 +196,7 @@ class Meter:
             )
         return seconds
 
-    def still_there(self, seconds: float) -> None:
+    def print_state(self, seconds: float) -> None:
         """Prints the state of the current update, where log lines are far apart.
 
         Args:
@@ -228,8 +228,8 @@ class Meter:
         self.write({"step": self.step} | numbers)
         self.say(f"{self.step}/{self.total}  test images: {words}")
 
-    def skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:
-        """Names the images of skipped updates; returns how many updates in a row were skipped, up to the last one.
+    def log_skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:
+        """Names the images of skipped updates; returns how many updates in a row were skipped last.
 
         Args:
             first: update that `skipped` starts with.

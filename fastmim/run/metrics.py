@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: which are sound, and what a run cost and learned by them."""
+"""The rows of metrics.jsonl: their check, and the cost and the progress of training that they show."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def training_cost(folder: Path, batch: int) -> tuple[float, int]:
 
 
 def verdict(loss: float, trivial: dict[str, float]) -> str:
-    """Says which trivial predictors a loss is below.
+    """Names the trivial predictors that a loss is below.
 
     Args:
         loss: loss on held-out images.

@@ -1,7 +1,4 @@
-"""Log lines: when one is due, which updates a loss is averaged over, when a rise of the loss is said.
-
-Standard library only.
-"""
+"""Timing of log lines, the average of the loss between them, and warnings about a rising loss."""
 
 from __future__ import annotations
 
@@ -12,62 +9,69 @@ from collections import deque
 from collections.abc import Callable
 
 MINUTE = 60.0
-_SOON = 25.0  # seconds; a first line is due before twice as many have passed
+_SOON = 25.0  # seconds; the first line comes before twice as many have passed
 _LINES = 3  # log lines over which a rise is smoothed
 _MARGIN = 1.25  # times the loss of the first line
 
 
 class Pace:
-    """Decides after which updates a log line is due: multiples of `every`, and about one a minute if that is earlier.
+    """The updates after which a log line is due: multiples of `every`, or about one a minute.
 
-    Every process must reach the same decisions, so each takes the same arguments: seconds are those of rank 0.
+    Every process must reach the same decisions, so each passes the same arguments. Seconds are those of rank 0.
+
+    Args:
+        first: updates done before.
+        every: updates between log lines, `run.log_every`.
     """
 
     def __init__(self, first: int, every: int):
-        """
-        Args:
-            first: updates done before.
-            every: updates between log lines, `run.log_every`.
-        """
-        self._first, self._every, self._next = first, every, None
+        self._first, self._every = first, every
+        self._next: int | None = None
 
-    def asks(self, done: int) -> bool:
-        """True if `due` needs to know the seconds since the start: before the first line, ever more seldom."""
+    def needs_seconds(self, done: int) -> bool:
+        """True if `is_due` needs the seconds since the start, i.e. before the first line, at powers of two."""
         since = done - self._first
         return self._next is None and since & (since - 1) == 0 and done % self._every != 0
 
-    def due(self, done: int, seconds: float = 0.0) -> bool:
-        """True if a line is due after this update.
+    def is_due(self, done: int, seconds: float = 0.0) -> bool:
+        """True if a log line is due.
 
         Args:
-            seconds: since the start, if `asks` says so.
+            done: updates done.
+            seconds: seconds since the start, if `needs_seconds` is true.
         """
         return done % self._every == 0 or seconds > _SOON or (self._next is not None and done >= self._next)
 
-    def logged(self, done: int, seconds: float) -> None:
-        """Notes a line after this update, and the seconds that an update takes."""
+    def note_line(self, done: int, seconds: float) -> None:
+        """Notes a log line after `done` updates, and the seconds per update."""
         self._next = done + max(1, int(MINUTE / max(seconds, 1e-9)))
 
 
-class Window:
-    """Averages losses since the last multiple of `every`, also across a stop: every full line averages as many."""
+class LossWindow:
+    """The mean loss since the last multiple of `every` updates, also across a stop of the run.
+
+    Args:
+        every: updates between log lines, `run.log_every`.
+        rows: rows of metrics.jsonl up to update `first`.
+        first: update that the run continues from.
+    """
 
     def __init__(self, every: int, rows: list[dict], first: int):
-        """
-        Args:
-            rows: of metrics.jsonl, up to update `first`, from which the run continues.
-        """
         self._every, self._sum, self._count = every, 0.0, 0
         last = next((row for row in reversed(rows) if "averaged" in row), None)
         if last and last["step"] == first and first % every and isinstance(last.get("loss"), float):
             self._sum, self._count = last["loss"] * last["averaged"], last["averaged"]
 
     def mean(self, loss: float, updates: int, done: int) -> tuple[float, int]:
-        """Takes the mean of further updates; returns the mean since the last multiple of `every`, and of how many.
+        """Adds further updates; returns the mean since the last multiple of `every`.
 
         Args:
-            loss: NaN if there is no update that counts.
+            loss: mean loss of the further updates; NaN if all were skipped.
+            updates: number of further updates, without skipped ones.
             done: updates done in all.
+
+        Returns:
+            (mean loss, number of updates in the mean).
         """
         if updates:
             self._sum, self._count = self._sum + loss * updates, self._count + updates
@@ -77,21 +81,21 @@ class Window:
         return mean, count
 
 
-class Rise:
-    """Notices once that the loss has risen beyond its start."""
+class RiseDetector:
+    """A detector of divergence, which reports once that the loss has risen above its start.
+
+    Args:
+        rows: rows of metrics.jsonl of a run that is continued.
+    """
 
     def __init__(self, rows: list[dict]):
-        """
-        Args:
-            rows: of metrics.jsonl, of a run that is continued.
-        """
         losses = [row["loss"] for row in rows if isinstance(row.get("loss"), float)]
         self._start = losses[0] if losses else None
         self._recent = deque(losses[1:][-_LINES:], maxlen=_LINES)
         self._said = False
 
     def notice(self, loss: float) -> tuple[float, float] | None:
-        """Takes the loss of a line; returns the first loss and the smoothed one if the latter is clearly above."""
+        """Adds the loss of a line; returns (first loss, smoothed loss) if the loss has risen."""
         if not math.isfinite(loss):
             return None
         if self._start is None:
@@ -99,7 +103,7 @@ class Rise:
             return None
         self._recent.append(loss)
         smooth = sum(self._recent) / len(self._recent)
-        # A single line must be twice as far beyond the margin.
+        # Fewer lines must be twice as far above.
         margin = _MARGIN if len(self._recent) == _LINES else 2 * _MARGIN
         if self._said or smooth <= margin * self._start:
             return None
@@ -108,14 +112,16 @@ class Rise:
 
 
 class Heartbeat:
-    """Says that something goes on while no line is printed: after half a minute, then after twice as long each time."""
+    """A thread that calls `say` while no line is printed.
+
+    The first call comes after `seconds`, each further call after twice the time.
+
+    Args:
+        say: function that takes the seconds since the last `beat`.
+        seconds: time before the first call.
+    """
 
     def __init__(self, say: Callable[[float], None], seconds: float = MINUTE / 2):
-        """
-        Args:
-            say: called in a thread with the seconds since the last `beat`.
-            seconds: before the first call.
-        """
         self._say, self._seconds, self._ended = say, seconds, threading.Event()
         self.beat()
         self._thread = threading.Thread(target=self._run, name="fastmim-heartbeat", daemon=True)
@@ -130,7 +136,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, if it was started."""
+        """Ends the thread if it was started."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,7 +1,7 @@
-"""Signs of life of a run's processes: a frozen or dead one is noticed by the others. May import torch and terminal.
+"""Signs of life of a run's processes, by which a frozen or dead process is noticed.
 
-Each process counts up a number in the launcher's store, in a thread of its own, and reads the others' numbers. A
-collective that waits for ever in C++ therefore hides nothing.
+A thread of each process counts up a number in the launcher's store, and reads the numbers of the others. So even a
+collective that waits forever in C++ hides nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import threading
 import time
 from datetime import timedelta
 
-from torch import distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
-_ENDED = 1 << 40  # added to the number of a process that has ended as it should
-_LOOKS = 8  # in a timeout
+_ENDED = 1 << 40  # added to the number of a process that has ended normally
+_LOOKS = 8  # looks in a timeout
 _EARLY = 3  # looks without a sign of life that are enough when a collective has failed
 
 
 class Peers:
-    """The other processes of the run; `close` it when this one has nothing more to do.
+    """The other processes of the run. Call `close` when this process has nothing more to do.
 
     Args:
+        rank: rank of this process.
+        world: number of processes.
         timeout: seconds without a sign of life after which a process is lost.
     """
 
@@ -32,8 +34,8 @@ class Peers:
         self._interval = min(2.0, timeout / _LOOKS)
         self._kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._prefix = f"fastmim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-        # A connection of its own: the one of torch may wait for an answer.
-        self._store = dist.TCPStore(
+        # Torch's own connection may be waiting for an answer, so this is another one.
+        self._store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
@@ -49,11 +51,11 @@ class Peers:
         self._thread.start()
 
     def lost(self, elapsed: float = 0.0, early: bool = False) -> str | None:
-        """Returns which process is lost and how that shows, or None while all give signs of life.
+        """Returns a few words about a lost process, or None while all processes are alive.
 
         Args:
-            elapsed: seconds since the last call, during which this process ran itself.
-            early: believe a short silence, as a collective has failed.
+            elapsed: seconds since the last call in which this process was running.
+            early: True to believe a short silence, as a collective has failed.
         """
         if self._verdict or self._closing.is_set():
             return self._verdict or None
@@ -62,7 +64,7 @@ class Peers:
         self._still += elapsed
         if self._failed or self._still > self.timeout - 2 * self._interval:
             return self._store_is_gone()
-        # Looks are counted, not seconds: a machine that was suspended has lost nobody.
+        # Looks are counted, not seconds, as a machine that was suspended has lost nobody.
         enough = _EARLY if early else max(_EARLY, int(self.timeout / self._interval) - 2)
         silent = [rank for rank, looks in self._silent.items() if looks >= enough]
         if silent:
@@ -70,11 +72,11 @@ class Peers:
         return None
 
     def tell(self, words: str) -> None:
-        """Tells the others why this process ends, unless the run ends for another reason already."""
+        """Tells the others why this process ends, unless the run already ends for another reason."""
         self._tell(f"rank {self._rank} {' '.join(words.split())}")
 
     def leave(self) -> None:
-        """Says that nobody need wait for this process; gives up after a second."""
+        """Tells the others not to wait for this process, which takes a second at most."""
         self._closing.set()
         marking = threading.Thread(target=self._mark, daemon=True)
         marking.start()
@@ -82,7 +84,7 @@ class Peers:
 
     @property
     def is_first(self) -> bool:
-        """True if no process of a lower rank is left: this one then speaks and saves for the run."""
+        """True if no lower rank is left, so that this process prints and saves for the run."""
         gone = {rank for rank, looks in self._silent.items() if looks >= _EARLY}
         if found := re.match(r"rank (\d+) ", self._verdict):
             gone.add(int(found[1]))
@@ -90,14 +92,16 @@ class Peers:
 
     @property
     def all_alive(self) -> bool:
-        """True if every process gave a sign of life lately."""
+        """True if every process gave a sign of life in the last looks."""
         return not self._failed and max(self._silent.values()) < _EARLY
 
     def close(self) -> None:
-        """Says that this process has ended as it should; the one that keeps the store waits for the others.
+        """Tells the others that this process ends normally.
 
-        When the run ends for an error, the others wait for the first process too. Otherwise a launcher that sees one
-        process end would end the first before it has said why.
+        The process that keeps the store waits for the others.
+
+        When the run ends for an error, the other processes wait for rank 0. Otherwise a launcher that sees one process
+        end would end rank 0 before rank 0 has printed the reason.
         """
         self._closing.set()
         self._thread.join(self.timeout)
@@ -107,8 +111,12 @@ class Peers:
         self._mark()
         with contextlib.suppress(RuntimeError):
             deadline, before = 0.0, []
-            keeps = self._rank == 0 and not self._kept_by_launcher
-            while waited := self._others if keeps else [0] if self._verdict and self._rank else []:
+            waited: list[int] = []
+            if self._rank == 0 and not self._kept_by_launcher:
+                waited = self._others
+            elif self._rank and self._verdict:
+                waited = [0]
+            while waited:
                 numbers = [self._store.add(self._key(other), 0) for other in waited]
                 if numbers != before:
                     deadline, before = time.monotonic() + patience, numbers
@@ -117,11 +125,12 @@ class Peers:
                 time.sleep(0.02)
 
     def _mark(self) -> None:
+        """Marks this process as ended in the store."""
         with contextlib.suppress(RuntimeError):
             self._store.add(self._key(self._rank), _ENDED)
 
     def _tell(self, words: str) -> str:
-        """Returns the words of the process that was first to tell."""
+        """Stores why the run ends; returns the words of the process that was first."""
         try:
             self._verdict = self._store.compare_set(f"{self._prefix}/end", "", words).decode() or words
         except RuntimeError:
@@ -129,6 +138,7 @@ class Peers:
         return self._verdict
 
     def _beat(self) -> None:
+        """Gives signs of life and looks for those of the others, until `close` or a failure of the store."""
         while not self._closing.wait(self._interval):
             try:
                 self._store.add(self._key(self._rank), 1)
@@ -143,8 +153,8 @@ class Peers:
                 return
 
     def _store_is_gone(self) -> str | None:
-        """The launcher's store ends with the launcher, which `Stop` notices; else it ends with the first process."""
-        if self._kept_by_launcher:
+        """Returns a few words about rank 0, which kept the store; None if the launcher kept the store."""
+        if self._kept_by_launcher:  # the store has ended with the launcher, which `Stop` notices
             return None
         self._verdict = "rank 0 has ended or does not answer"
         return self._verdict

@@ -1,4 +1,4 @@
-"""Counts updates that are skipped, as they happen. May import torch only."""
+"""A count of skipped updates that does not wait for a GPU."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from torch import Tensor
 
 
 class SkippedInARow:
-    """Counts the updates skipped in a row, without waiting for a GPU.
+    """A count of the updates skipped in a row.
 
-    On a CPU the count is exact. On a GPU it is `LAG` updates old, the same on every process: the flag of an update is
-    copied behind the work of the update, and read when `LAG` further updates are queued.
+    On a CPU the count is exact. On a GPU it is `LAG` updates old, on every process: the flag of an update is copied
+    after the work of the update, and read when `LAG` further updates are queued.
     """
 
     LAG = 2
+    """Updates between a flag and its reading on a GPU."""
 
     def __init__(self) -> None:
         self._count = 0
         self._flags: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, skipped: Tensor) -> int:
-        """Notes whether one more update was skipped; returns the count.
+        """Notes one more update; returns the count.
 
         Args:
-            skipped: () bool.
+            skipped: () bool, True if the update was skipped.
         """
         copied = None
         if skipped.is_cuda:

@@ -1,6 +1,6 @@
-"""Stopping well: signals, a vanished launcher and lost processes end a run soon, with what can be saved.
+"""The end of a run by a signal, a vanished launcher or a lost process.
 
-May import torch, peers, terminal and the standard library only.
+The run ends within seconds, and saves what can be saved.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ..host.terminal import shown
+from .launcher_processes import launchers, start_time
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .peers import Peers
 
-_REASONS = (None, "SIGUSR1", "SIGHUP", "SIGTERM", "SIGINT", "launcher gone")
+_REASONS = ("", "SIGUSR1", "SIGHUP", "SIGTERM", "SIGINT", "launcher gone")
 _SIGNALS = {getattr(signal, name): code for code, name in enumerate(_REASONS[:5]) if name}
 _LAUNCHER_GONE = 5
 _CHECK_SECONDS = 1.0
@@ -31,55 +33,56 @@ _GRACE = 3.0  # seconds from a signal in which an update may end and be saved in
 _SHORT = 1.0  # the same while this process has finished no update
 _CONTINUES = "the same command continues"
 _STOPPED = "stopped by "
-_LAUNCHERS = ("deepspeed", "ds", "torchrun")
-_LAUNCHER_MODULES = ("deepspeed.launcher", "torch.distributed.")
-_PROC = os.path.exists("/proc/self/stat")
 
 
 class Rescue(Protocol):
-    """A run that can be saved while an update is under way; its methods are called in another thread."""
+    """A run that can be saved while an update is under way. Its methods are called from another thread."""
 
     def updates(self) -> tuple[int, int]:
-        """Returns the updates done, and the updates in the newest checkpoint."""
+        """Returns (updates done, updates in the newest checkpoint)."""
+        ...
 
     def can_save(self) -> bool:
         """True if this process can save the last finished update without the others."""
+        ...
 
     def save_now(self) -> None:
         """Saves the last finished update; the run cannot go on afterwards."""
 
 
 class Stop:
-    """Collects requests to stop; `poll` at every step edge tells all ranks the same reason at the same step.
+    """A collector of requests to stop. `poll` gives all ranks the same reason after the same update.
 
-    A thread watches: before training it ends the process at a signal. In training it gives the update a few seconds to
-    end, then saves the last finished update, if this process can do that alone, and ends the process. It does the same
-    when another process is lost. So a signal is obeyed while an operation, a collective or a decoder blocks. A second
-    SIGINT ends the process without saving; the newest checkpoint stays whole.
+    A thread watches this process. Before training, it ends the process at a signal. In training, it gives the update a
+    few seconds to end. Then it saves the last finished update, if this process can do that alone, and ends the process.
+    It does the same when another process is lost. So a signal is obeyed while an operation, a collective or a decoder
+    blocks. A second SIGINT ends the process without saving; the newest checkpoint stays whole.
 
-    Make it in the main thread as early as possible; use it as a context manager, or `close` it.
+    Make it in the main thread as early as possible. Use it as a context manager, or `close` it.
+
+    Args:
+        watched: result of `launchers` when the process began, so that a launcher that has ended since is noticed too.
+
+    Attributes:
+        peers: the other processes of the run, after `join`.
     """
 
-    def __init__(self, watched: dict[int, str] | None = None) -> None:
-        """
-        Args:
-            watched: the result of `launchers` when the process began, so that a launcher that has ended since then is
-                noticed too.
-        """
+    def __init__(self, watched: dict[int, str | None] | None = None) -> None:
         self._code, self._interrupts, self._since, self._lost_since = 0, 0, 0.0, 0.0
         self._launchers = launchers() if watched is None else watched
         self._next_check = time.monotonic() + _CHECK_SECONDS
-        self._group = self._work = self._flag = None
+        self._group: Any = None  # the process group of `poll`
+        self._exchange: tuple[Any, Tensor] | None = None  # the reduction under way, and its tensor
         self._rescue: Rescue | None = None
         self._first, self._next, self._interruptible = 0, _CONTINUES, False
         self.peers: Peers | None = None
         self._leaving = threading.Lock()
         self._reads, self._writes = os.pipe()
         os.set_blocking(self._writes, False)
-        # `nohup` has the run ignore SIGHUP.
+        # `nohup` makes the run ignore SIGHUP.
         numbers = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._handle) for number in numbers}
-        # Python calls handlers when the main thread runs Python again; the number arrives in this pipe at once.
+        # Python calls handlers only when the main thread runs Python again. The pipe gets the number at once.
         self._previous_pipe = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="fastmim-stop", daemon=True)
         self._thread.start()
@@ -94,6 +97,8 @@ class Stop:
         """Agrees with the other processes from now on. Collective, after `torch.distributed` is initialised.
 
         Args:
+            rank: rank of this process.
+            world: number of processes.
             timeout: seconds without a sign of life after which a process is lost.
         """
         from torch import distributed as dist
@@ -105,42 +110,43 @@ class Stop:
             self._group = dist.new_group(backend="gloo")
 
     def watch(self, rescue: Rescue) -> None:
-        """From now on a signal waits for the step edge, and `rescue` saves if that takes too long."""
+        """Lets signals wait for the end of an update from now on; `rescue` saves if that takes too long."""
         self._first = rescue.updates()[0]
         self._rescue = rescue
 
     def poll(self) -> str | None:
-        """Returns why to stop now (a signal's name or "launcher gone"), or None; the same on every rank.
+        """Returns the reason to stop (a signal's name or "launcher gone"), or None; the same on every rank.
 
-        With several ranks, an asynchronous all-reduce on the CPU is started here and read at the next call: nothing
-        waits for a device, and an answer comes one step after the request.
+        With several ranks, a call starts an asynchronous all-reduce on the CPU, and the next call reads the result. So
+        nothing waits for a device, and an answer comes one update after the request.
         """
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + _CHECK_SECONDS
-            if any(_start_time(pid) != start for pid, start in self._launchers.items()):
+            if any(start_time(pid) != start for pid, start in self._launchers.items()):
                 self._code = max(self._code, _LAUNCHER_GONE)
         if self._group is None:
-            return _REASONS[self._code]
+            return _REASONS[self._code] or None
         import torch
         from torch import distributed as dist
 
         agreed = 0
-        if self._work is not None:
-            self._work.wait()
-            agreed = int(self._flag)
-        self._flag = torch.tensor(self._code)
-        self._work = dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        return _REASONS[agreed]
+        if self._exchange is not None:
+            work, flag = self._exchange
+            work.wait()
+            agreed = int(flag)
+        flag = torch.tensor(self._code)
+        self._exchange = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
+        return _REASONS[agreed] or None
 
     def settle(self) -> None:
-        """Ends the last exchange of `poll`; every rank calls it at the same step."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
+        """Ends the last exchange of `poll`. Every rank calls it after the same update."""
+        if self._exchange is not None:
+            self._exchange[0].wait()
+            self._exchange = None
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[None]:
-        """Inside, where all updates are saved, a signal ends the main thread's work by SystemExit."""
+        """Lets a signal end the main thread's work by SystemExit inside, where all updates are saved."""
         self._next, self._interruptible = "the same command makes the rest", True
         try:
             if self._code:
@@ -158,13 +164,17 @@ class Stop:
         raise SystemExit(0)
 
     def tell(self, words: str) -> None:
-        """Tells the other processes why this one ends: they end too."""
+        """Tells the other processes why this process ends; they end too."""
         if self.peers is not None:
             self.peers.tell(words)
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Inside, a failed collective ends this process with a line that names the lost one; other errors are told."""
+        """Explains an error inside to the user or to the other processes.
+
+        A collective that failed because a process is lost ends this process, with a line that names the lost one.
+        Other errors are told to the other processes.
+        """
         try:
             yield
         except Exception as error:
@@ -175,17 +185,18 @@ class Stop:
             raise
 
     def last_words(self, words: str) -> str:
-        """Saves what can be saved; returns the words, and which update is saved."""
-        if self._rescue is None or not self._speaks():
+        """Saves what can be saved; returns the words with the update that is saved."""
+        rescue = self._rescue
+        if rescue is None or not self._speaks():
             return words
-        done, saved = self._rescue.updates()
-        if done != saved and self._rescue.can_save():
-            self._rescue.save_now()
-        return self._kept(words)
+        done, saved = rescue.updates()
+        if done != saved and rescue.can_save():
+            rescue.save_now()
+        return self._kept(words, rescue)
 
-    def _kept(self, words: str) -> str:
-        """Returns the words, and which update is saved."""
-        done, saved = self._rescue.updates()
+    def _kept(self, words: str, rescue: Rescue) -> str:
+        """Returns the words with the update that is saved."""
+        done, saved = rescue.updates()
         if done == 0:
             return f"{words}; no update was done"
         if done == saved:
@@ -195,20 +206,21 @@ class Stop:
         return f"{words}; update {done} is not saved; {_CONTINUES} from {saved}"
 
     def leave(self, words: str, status: int | None = None) -> NoReturn:
-        """Ends this process now, from any thread, saving first what can be saved.
+        """Ends this process now, from any thread, and first saves what can be saved.
 
         Args:
-            words: what `Peers` says of another process, or why this one ends.
-            status: exit status; None = of the words.
+            words: words of `Peers` about another process, or the reason why this process ends.
+            status: exit status; None = as the words say.
         """
-        self._leaving.acquire()  # and never released: one thread ends the process
+        self._leaving.acquire()  # never released: one thread ends the process
         refused, stopped = " refused: " in words, _STOPPED in words
-        with contextlib.suppress(Exception):  # nothing may keep this process
+        with contextlib.suppress(Exception):  # no error may keep this process alive
             if status is None:
                 words = self.last_words(words)
                 lost = self._rescue is not None and len(set(self._rescue.updates())) > 1 and self._speaks()
                 status = 2 if refused else int(lost or not stopped)
-            if os.environ.get("LOCAL_RANK", "0") == "0" or not refused and (self._speaks() or not stopped):
+            first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+            if first_here or (not refused and (self._speaks() or not stopped)):
                 sys.stdout.flush()
                 print(shown(f"train.py: {words}"), file=sys.stderr, flush=True)
             if self.peers is not None:
@@ -216,7 +228,7 @@ class Stop:
         os._exit(1 if status is None else status)
 
     def close(self) -> None:
-        """Ends the watcher and puts the previous signal handlers back."""
+        """Ends the watcher, and restores the previous signal handlers."""
         if not self._thread.is_alive():
             return
         if self.peers is not None:
@@ -235,17 +247,21 @@ class Stop:
             self._interrupt()
 
     def _lost(self) -> str | None:
-        """After a collective has failed: returns which process is lost, or None if all are there after a while."""
-        for _ in range(100 if self.peers else 0):
+        """Returns which process is lost after a failed collective, or None if all still live."""
+        if self.peers is None:
+            return None
+        for _ in range(100):
             if words := self.peers.lost(early=True):
                 return words
             time.sleep(_TICK)
         return None
 
     def _speaks(self) -> bool:
+        """True if this process prints and saves for the run."""
         return self.peers.is_first if self.peers else os.environ.get("RANK", "0") == "0"
 
     def _watch(self) -> None:
+        """Reads signals from the pipe, and looks at the other processes, until `close`."""
         while True:
             ready, _, _ = select.select([self._reads], [], [], _TICK)
             for number in os.read(self._reads, 64) if ready else b"":
@@ -258,64 +274,26 @@ class Stop:
             self._judge()
 
     def _judge(self) -> None:
-        """Ends this process if waiting has no point."""
-        now, name = time.monotonic(), _REASONS[self._code]
+        """Ends this process if there is no point in waiting."""
+        now, name, rescue, peers = time.monotonic(), _REASONS[self._code], self._rescue, self.peers
         if self._interrupts > 1:
             words = "interrupted again"
-            self.leave(self._kept(words) if self._rescue is not None and self._speaks() else words, 130)
-        if self._since and self._rescue is None:
+            self.leave(self._kept(words, rescue) if rescue is not None and self._speaks() else words, 130)
+        if self._since and rescue is None:
             self.leave(f"{_STOPPED}{name} before the first update", 128 + getattr(signal, name, signal.SIGTERM))
-        if self.peers is not None and (words := self.peers.lost(_TICK)):
+        if peers is not None and (words := peers.lost(_TICK)):
             self._lost_since = self._lost_since or now
             # This process may be about to refuse the same, in its own words.
             if " refused: " not in words or now > self._lost_since + _GRACE:
                 self.leave(words)
-        done, saved = self._rescue.updates() if self._rescue is not None else (0, 0)
+        if not self._since or rescue is None:
+            return
+        done, saved = rescue.updates()
         early = done == self._first and self._next == _CONTINUES
-        if self._since and now > self._since + (_SHORT if early else _GRACE):
-            together = done != saved and not self._rescue.can_save() and self.peers is not None and self.peers.all_alive
-            if together and now < self._since + self.peers.timeout:
-                return  # only all together can save, at the step edge
-            self.tell(f"was {_STOPPED}{name}")
-            self.leave(f"{_STOPPED}{name}")
-
-
-def launchers() -> dict[int, str]:
-    """Returns the start time, by pid, of the launcher's processes above this one.
-
-    When one of them has ended, nobody waits for this rank. All count: a SIGTERM to `deepspeed` ends only the topmost.
-    A shell is no launcher: `nohup python ... &` may lose its shell. Without /proc the parent counts, in runs of several
-    processes.
-    """
-    pid, found = os.getppid(), {}
-    if not _PROC and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        found[pid] = _start_time(pid)
-    while pid > 1 and (fields := _stat(pid)):
-        if _is_launcher(pid):
-            found[pid] = fields[19]
-        pid = int(fields[1])
-    return found
-
-
-def _is_launcher(pid: int) -> bool:
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-    except OSError:
-        return False
-    return any(Path(a).name in _LAUNCHERS or a.startswith(_LAUNCHER_MODULES) for a in arguments[:4])
-
-
-def _start_time(pid: int) -> str | None:
-    """Returns the start time of a process, which later ones of its pid do not share; None once it has ended."""
-    if not _PROC:
-        return "parent" if pid == os.getppid() else None
-    fields = _stat(pid)
-    return fields[19] if fields and fields[0] not in "ZX" else None
-
-
-def _stat(pid: int) -> list[str]:
-    """Returns the fields of /proc/<pid>/stat from the state on (proc(5)); [] if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []
+        if now <= self._since + (_SHORT if early else _GRACE):
+            return
+        needs_all = done != saved and not rescue.can_save()  # which can save together at the end of an update
+        if needs_all and peers is not None and peers.all_alive and now < self._since + peers.timeout:
+            return
+        self.tell(f"was {_STOPPED}{name}")
+        self.leave(f"{_STOPPED}{name}")

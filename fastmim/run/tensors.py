@@ -1,7 +1,4 @@
-"""Safetensors files: written piece by piece, and read although somebody else may have made them.
-
-May import torch, safetensors and files.
-"""
+"""Safetensors files: written piece by piece, and read with care, as a stranger may have made them."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from torch import Tensor
 from ..host.files import open_regular
 
 MAX_TENSORS = 20_000
-"""Tensors in a file: the largest published models have a thousand, and a few times that with their optimizer."""
+"""Most tensors in a file. The largest published models have a thousand, and a few times that with an optimizer."""
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -30,26 +27,26 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Types that a checkpoint holds, and their names in the format."""
+"""Types that a checkpoint may hold, and their names in the format."""
 MAX_NAME = 1_000
-"""Characters of a tensor's name: the longest of published models have a hundred, wrappers and optimizers add to it."""
-_MAX_HEADER = 1 << 24  # bytes: 800 for each of so many tensors
+"""Most characters of a tensor's name. Published models have up to a hundred; wrappers and optimizers add some."""
+_MAX_HEADER = 1 << 24  # bytes: 800 per tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file by name; their bytes are mapped, not read.
+    """Returns the tensors of a safetensors file by name. Their bytes are mapped, not read.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is no regular file, is damaged, or describes more tensors than any model has. The message does
-            not name the file.
+        ValueError: the file is no regular file, is damaged, or describes more tensors than any model has. The message
+            does not name the file.
     """
     with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _MAX_HEADER:
             raise ValueError(f"expected a safetensors file with a header of at most {_MAX_HEADER} bytes, got {length}")
         try:
-            # By its number: the library opens no path that is not UTF-8.
+            # Opened by its number, as the library opens no path that is not UTF-8.
             with safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as opened:
                 names = list(opened.keys())
                 check_names(names)
@@ -59,7 +56,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_names(names: Collection[str]) -> None:
-    """
+    """Checks number and length of tensor names.
+
     Raises:
         ValueError: there are more tensors, or longer names, than any model has.
     """
@@ -70,10 +68,15 @@ def check_names(names: Collection[str]) -> None:
 
 
 def to_bytes(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:
-    """The bytes of a safetensors file, one tensor at a time: the library's own writer copies them all at once.
+    """Returns the bytes of a safetensors file, piece by piece.
 
-    Layout: header length (uint64, little-endian), JSON header padded to 8 bytes, then the tensors, widest first so
-    that each is aligned (https://huggingface.co/docs/safetensors, "Format").
+    The library's own writer would copy all tensors at once.
+
+    The file holds the length of the header (uint64, little-endian), the JSON header padded to 8 bytes, then the
+    tensors, widest type first so that each is aligned (https://huggingface.co/docs/safetensors, "Format").
+
+    Raises:
+        TypeError: a tensor has a type that the format cannot hold.
     """
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -93,4 +96,4 @@ def to_bytes(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:
 def _stream(first: bytes, tensors: Iterable[Tensor]) -> Iterable[bytes | memoryview]:
     yield first
     for tensor in tensors:
-        yield memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -1,4 +1,7 @@
-"""The bit trace of a run: one line of hashes per update. `python -m fastmim.bittrace A B` compares two traces."""
+"""The bit trace of a run: one line of hashes per update.
+
+`python -m fastmim.bittrace A B` compares two traces.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from ..host.records import LONGEST, Records, Row, is_count, parse
 from ..host.terminal import shown
 
 NAME = "trace.jsonl"
-"""A trace's name in a run folder."""
+"""Name of the trace in a run folder."""
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
-"""Fields of a line besides its step. Only samples and masks are equal for every number of processes."""
+"""Fields of a line besides its step. Only samples and masks are the same for every number of processes."""
 
 
 class Fingerprint(NamedTuple):
@@ -41,11 +44,13 @@ class Fingerprint(NamedTuple):
 
 
 class Trace:
-    """Appends to a trace file; a line survives the death of the process as soon as `record` returns.
+    """A trace file that a run appends to.
+
+    A line survives the death of the process as soon as `record` returns.
 
     Args:
-        path: the file, made if missing; a damaged one is repaired (`Records`).
-        resume_step: updates already done. Lines of later updates are dropped, as training is about to repeat them.
+        path: path of the file. A missing file is made; a damaged one is repaired (see `Records`).
+        resume_step: updates already done. Lines of later updates are dropped, as training repeats them.
         say: prints a warning.
     """
 
@@ -65,9 +70,12 @@ class Trace:
 
 
 def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
-    """Hash of named tensors' names, dtypes, shapes and bits, in name order; a signed 64-bit integer.
+    """Hashes names, dtypes, shapes and bits of tensors, in the order of their names.
 
-    Ranks that hold shards add theirs up with an int64 all-reduce (wrapping around), as for the other hashes.
+    Ranks that hold shards add their hashes up with an int64 all-reduce, which wraps around.
+
+    Returns:
+        A signed 64-bit integer.
     """
     digest = blake2b(digest_size=8)
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
@@ -77,16 +85,19 @@ def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
 
 
 def sample_hashes(ids: Tensor) -> int:
-    """Sum modulo 2**64 of one hash per sample, so neither order nor layout counts; a signed 64-bit integer.
+    """Sums one hash per sample modulo 2**64, so that neither order nor layout counts.
 
     Args:
         ids: (B,) int64 sample ids.
+
+    Returns:
+        A signed 64-bit integer.
     """
     return _sum(bytes(row) for row in _rows(ids))
 
 
 def mask_hashes(ids: Tensor, mask: Tensor) -> int:
-    """As `sample_hashes`, over each sample's id together with its mask.
+    """Sums one hash per sample as `sample_hashes` does, of the sample's id together with its mask.
 
     Args:
         ids: (B,) int64 sample ids.
@@ -96,11 +107,11 @@ def mask_hashes(ids: Tensor, mask: Tensor) -> int:
 
 
 def read(path: Path) -> list[Row]:
-    """Returns the lines of a trace; one cut short at the end, by a kill, is left out.
+    """Returns the lines of a trace; a last line that a kill cut short is left out.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no regular file, or a line before the last is damaged.
+        ValueError: the file is no regular file, or a line before the last is damaged.
     """
     values = []
     with open_regular(path) as file:
@@ -119,7 +130,7 @@ def _is_sound(row: Row) -> bool:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _rows(tensor: Tensor) -> Iterable[memoryview]:

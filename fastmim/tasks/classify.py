@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config.classify import Finetune, LabelledData, Probe
 from ..config.detect import Detect
 from ..config.segment import Segment
-from ..convert.resize import resize_table
+from ..convert.position_tables import resize_table
 from ..data.augment import Augmenter, color_jitter, rand_augment
 from ..data.crops import CenterCrop
 from ..data.loader import Changes, Loader, open_loader
@@ -29,12 +29,12 @@ from ..engine.process import Process
 from ..engine.settings import batch_plan
 from ..host.terminal import shown
 from ..model.classifier import Classifier, LinearProbe, hits, recalibrate
+from ..model.encoders import PRETRAINING_ONLY
 from ..model.encoders.convnet import ConvNet
 from ..model.masking import UniformMasking
 from ..parts import Encoder
 from ..run import checkpoint
 from ..run.tensors import read_tensors
-from .parts import PRETRAINING_ONLY
 from .run_outputs import run_on_all
 from .saved_run import check_pretrained, open_weights
 from .task import MicroBatch, initial_weights

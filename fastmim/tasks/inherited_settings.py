@@ -18,10 +18,10 @@ from ..config.base import Config, Experiment, to_json
 from ..config.classify import Finetune, Probe
 from ..export.load import outline_export
 from ..host.terminal import shown
+from ..model.build import build
 from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
 from . import classify, pretrain
-from .parts import build
 from .saved_run import config_of, open_run
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")

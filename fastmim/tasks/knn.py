@@ -16,17 +16,17 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ..analysis.knn import knn_accuracy
+from ..analysis.nearest_neighbours import knn_accuracy
 from ..config.base import Config
 from ..config.classify import Head, LabelledData, Probe
 from ..data.manifest import Manifest
 from ..host.files import open_regular, output, write, writing
 from ..host.terminal import shown
+from ..model.build import build
 from ..model.classifier import pooling, recalibrate
 from ..model.mim import MIM
 from ..run.checkpoint import Loaded
 from .classify import PIECE, calibration, count_classes, whole_images
-from .parts import build
 from .tested import check_budget
 
 

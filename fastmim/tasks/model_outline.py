@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..config.base import Config, Experiment, to_json
 from ..data.decode import MODES
 from ..host.terminal import shown
+from ..model.build import build
 from ..model.masking import UniformMasking
 from ..run import checkpoint
-from .parts import build
 
 LARGEST_SIDE = 4096
 """Largest side of an image in pixels. It bounds the memory of models that accept images of any size."""

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..analysis.curve import plot_curve, plot_summary
-from ..analysis.pictures import save_png
-from ..analysis.predictors import trivial_losses
-from ..analysis.reconstruction import reconstruction_grid, spread
+from ..analysis.loss_curve import plot_curve, plot_summary
+from ..analysis.png_files import save_png
+from ..analysis.reconstruction import choose_images, reconstruction_grid
+from ..analysis.trivial_predictors import trivial_losses
 from ..config.base import Config, Data, Experiment
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
@@ -24,12 +24,12 @@ from ..data.quarantine import Quarantine
 from ..engine.process import Process
 from ..host.extras import require
 from ..host.terminal import shell_word, shown
+from ..model.build import build
 from ..model.mim import MIM
 from ..run import metrics, trace
 from ..run.meter import Meter
 from ..samples import sample_id
 from ..tokens import Mask
-from .parts import build
 from .run_outputs import run_on_all
 from .saved_run import check_pretrained, open_run
 from .task import Task, initial_weights
@@ -64,8 +64,8 @@ class HeldOut:
             return HeldOut.draw(mim, *loader.load_held_out(index)), loader.bad_files()
 
     def spread(self, manifest: Manifest, count: int) -> list[int]:
-        """Returns the places of `count` of these images, as many of each class; see `reconstruction.spread`."""
-        return spread(*paths_and_labels(manifest, self.index), count)
+        """Returns the places of `count` of these images, as many of each class; see `reconstruction.choose_images`."""
+        return choose_images(*paths_and_labels(manifest, self.index), count)
 
     def __getitem__(self, places: list[int]) -> HeldOut:
         """The images at these places."""

@@ -1,4 +1,4 @@
-"""Continuing a run: which checkpoint, and what may differ between a checkpoint and a config."""
+"""Resuming a run: the checkpoint to continue from, and the settings that may differ from its config."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refuse_checkpoints(folder: Path) -> None:
 
 
 def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> checkpoint.Loaded | None:
-    """Returns the newest valid checkpoint of a run, or None if there is none. Removes leftovers in the folder.
+    """Returns the newest valid checkpoint of a run, or None; removes leftovers in the folder.
 
     Args:
         folder: folder of the checkpoints.

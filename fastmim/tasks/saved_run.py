@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import recipe
 from ..config.base import Config, Experiment, from_json
 from ..host.terminal import shown
 from ..run import checkpoint
 from .model_outline import check_fits
-from .parts import PARTS
 
 _KINDS = {
     "Config": "pre-training",
@@ -109,7 +109,7 @@ def config_of(loaded: checkpoint.Loaded) -> Experiment:
     if not isinstance(stored, dict):
         raise ValueError("state.json: meta.config: expected a dictionary")
     try:
-        config = from_json(stored, PARTS)
+        config = from_json(stored, recipe)
     except ValueError as error:
         raise ValueError(f"state.json: meta.config: {error}") from error
     if not isinstance(config, Experiment):

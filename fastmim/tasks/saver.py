@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Saver:
-    """Writes the checkpoints of a task, and knows which updates they hold.
+    """The writer of a task's checkpoints.
 
     The loop holds a lock while an update changes the state, and while a checkpoint is written. The loop releases the
     lock while it waits for images or computes gradients, so that `save_now` can save from another thread.
@@ -40,7 +40,7 @@ class Saver:
         task.engine.computing = self._unlocked
 
     def train_step(self, step: int, micro_batches: Iterable[MicroBatch]) -> StepResult:
-        """Does one update, in which `save_now` saves the update before. Collective."""
+        """Does one update. Until it ends, `save_now` saves the state before the update. Collective."""
         with self._lock:
             result = self.task.train_step(step, self._waiting(micro_batches))
             self.done = step + 1

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config.base import Experiment, to_json
+from ..config.base import Data, Experiment, to_json
 from ..data.doctor import still_bad
 from ..data.loader import Changes, limits_of, open_loader
 from ..data.quarantine import Quarantine, recheck_list
@@ -78,7 +78,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
             recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in training.origins.values():
             self.check_same_everywhere(digest, place)
-        if data.held_out_root:
+        if isinstance(data, Data) and data.held_out_root:
             self.check_same_everywhere(training.held_out_images.hash, data.held_out_root)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", training.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, training.index, process.device, changes)
@@ -134,7 +134,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         return None
 
     def still_bad(self, paths: list[str]) -> Container[str]:
-        """Returns the files of a list that cannot be used, of those that earlier starts found bad."""
+        """Returns the paths that are still bad, of those that earlier starts found bad."""
         if self.fresh or not paths:  # a new run ignores the list of another run
             return ()
         data = self.config.data
@@ -207,7 +207,10 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
 
     @property
     def max_skipped(self) -> int:
-        """Updates in a row that may be skipped; fp16 has 16 more, as each halves its loss scale, 2**16 at first."""
+        """Updates in a row that may be skipped.
+
+        fp16 has 16 more than `train.max_skipped`: each skip halves the loss scale, which is 2**16 at first.
+        """
         return self.config.train.max_skipped + 16 * (self.engine.precision == "autocast-fp16")
 
     def fingerprint(self, step: int, result: StepResult) -> trace.Fingerprint:
@@ -265,5 +268,5 @@ def is_new(config: Experiment) -> bool:
 
 
 def initial_weights(config: Experiment) -> Path | None:
-    """Returns the folder of the weights that a run starts from; None for a continued run, or one without `run.init`."""
+    """Returns the folder of the weights that a new run starts from (`run.init`), or None."""
     return Path(config.run.init) if config.run.init and is_new(config) else None

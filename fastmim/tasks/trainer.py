@@ -209,8 +209,8 @@ class Trainer:
         """
         if self.skipped.add(skipped) >= self.task.max_skipped or ending:
             return True
-        seconds = self.process.broadcast_number(self.meter.elapsed()) if self.pace.asks(done) else 0.0
-        return self.pace.due(done, seconds)
+        seconds = self.process.broadcast_number(self.meter.elapsed()) if self.pace.needs_seconds(done) else 0.0
+        return self.pace.is_due(done, seconds)
 
     def log(self, done: int) -> Ending | None:
         """Logs the updates since the last line; returns a reason to stop. Waits for the device. Collective."""
@@ -220,9 +220,9 @@ class Trainer:
         values = {"loss": loss, "averaged": averaged, "lr": task.learning_rate(done - 1), "epoch": task.epoch(done)}
         seconds = self.meter.log(**values, grad_norm=norms[-1], updates=len(losses), bad_files=bad)
         seconds = self.process.broadcast_number(seconds)
-        self.pace.logged(done, seconds)
+        self.pace.note_line(done, seconds)
         self.warn_of_saving(done, seconds)
-        in_a_row = self.meter.skips(done - len(skipped), skipped, task.files)
+        in_a_row = self.meter.log_skips(done - len(skipped), skipped, task.files)
         if in_a_row >= task.max_skipped:
             self.give_up(done, in_a_row)
         return Ending(failure, failed=True) if failure else None
@@ -316,7 +316,7 @@ class Trainer:
 
 
 def check_folders(config: Experiment) -> None:
-    """Checks that the run folder lies outside the folders of images, which a run must not add pictures to.
+    """Checks that the run folder, which gets pictures, lies outside the folders of images.
 
     Raises:
         ValueError: the run folder lies among images.

@@ -1,4 +1,4 @@
-"""The images that a run trains on: which they are, their order, and the number of updates over them."""
+"""The images that a run trains on, their order, and the number of updates over them."""
 
 from __future__ import annotations
 

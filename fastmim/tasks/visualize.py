@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.pictures import is_ours, save_png
-from ..analysis.reconstruction import spread
+from ..analysis.png_files import is_ours, save_png
+from ..analysis.reconstruction import choose_images
 from ..config.base import Config
 from ..data.duplicates import find_duplicates
 from ..data.manifest import Manifest
 from ..data.split import split_images
 from ..host.terminal import shown
+from ..model.build import build
 from ..run.checkpoint import Loaded
-from .parts import build
 from .pretrain import HeldOut, paths_and_labels
 
 MOST = 256
@@ -67,7 +67,7 @@ def draw(
         index = torch.arange(len(manifest))
     else:
         _, manifest, index = split_images(manifest, config.data, config.train.seed)
-    index = index[spread(*paths_and_labels(manifest, index), count)]
+    index = index[choose_images(*paths_and_labels(manifest, index), count)]
     mim = build(config).eval()
     mim.load_state_dict(loaded.state["model"])
     held, bad = HeldOut.load(mim, manifest, index, config.data)

@@ -1,16 +1,16 @@
-"""Losses of single residuals, which several ops compute: their names and what they are. May import torch only."""
+"""Losses of single residuals, which several ops compute. May import torch only."""
 
 from torch import Tensor
 
 ELEMENT_LOSSES = ("l1", "l2", "focal_l1")
-"""Of a residual d: |d|, d^2 and |d| tanh(alpha |d| / 2)^gamma. Ops are given the index."""
+"""Names of the losses of a residual d: |d|, d^2 and |d| tanh(alpha |d| / 2)^gamma. Ops take the index of a name."""
 
 
 def element_loss_index(loss: str, alpha: float, gamma: float) -> int:
-    """The index in ELEMENT_LOSSES of what to compute: with gamma 0 the last is the first.
+    """Returns the index of a loss in ELEMENT_LOSSES. With gamma 0, focal L1 is L1.
 
     Raises:
-        ValueError: no such loss, or numbers that its formula, or its gradient at 0, does not cover.
+        ValueError: there is no such loss, or the formula or its gradient at 0 is undefined for these numbers.
     """
     if loss not in ELEMENT_LOSSES:
         raise ValueError(f"loss: expected one of {ELEMENT_LOSSES}, got {loss!r}")
@@ -20,7 +20,7 @@ def element_loss_index(loss: str, alpha: float, gamma: float) -> int:
 
 
 def element_loss(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
-    """Of each residual, by its index in ELEMENT_LOSSES."""
+    """Returns the loss of each residual; `loss` is an index in ELEMENT_LOSSES."""
     match loss:
         case 0:
             return d.abs()
@@ -30,7 +30,7 @@ def element_loss(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
 
 
 def element_loss_slope(d: Tensor, loss: int, alpha: float, gamma: float) -> Tensor:
-    """The derivative of `element_loss`; of L1, 0 at 0."""
+    """Returns the derivative of `element_loss`. The derivative of L1 at 0 is 0."""
     match loss:
         case 0:
             return d.sign()

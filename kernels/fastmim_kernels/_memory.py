@@ -1,4 +1,4 @@
-"""A setting of the C library's allocator that training on a CPU wants. May import the standard library only."""
+"""Allocator setting of the C library for training on a CPU. May import the standard library only."""
 
 import ctypes
 import platform
@@ -7,11 +7,13 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Has glibc keep freed memory for the next step; returns whether the C library is glibc.
+    """Makes glibc keep freed memory for the next step.
 
-    By default a block of more than 32 MB goes back to the system when it is freed, and the next step pays for the same
-    pages again: 2 us for each 4 KiB, six times what writing them takes, and 5 % of a whole ViT-B step. The process then
-    stays as large as its peak.
+    By default, glibc returns a freed block of more than 32 MB to the system. The next step then pays for the same pages
+    again: 2 us per 4 KiB, six times the time of writing them, and 5 % of a whole ViT-B step. With this setting the
+    process stays as large as its peak.
+
+    Returns: True if the C library is glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,7 +1,7 @@
-"""How an op is registered, which implementations of it exist here, and which are used.
+"""Registration of ops, and the choice among their implementations.
 
-An op is one schema with several implementations: the reference in plain torch (the default of every device), C++ for
-CPU tensors (in `_cpu.so`, when it was built), Triton for CUDA tensors (imported on first use). May import torch and
+An op is one schema with several implementations: the reference in plain torch (the default on every device), C++ for
+CPU tensors (in `_cpu.so`, if it was built), and Triton for CUDA tensors (imported on first use). May import torch and
 _library.
 """
 
@@ -21,17 +21,30 @@ _LIBRARY = torch.library.Library("fastmim", "DEF")
 
 @dataclass(frozen=True)
 class Op:
-    """A registered op; its folder is `fastmim_kernels/<name>`."""
+    """Registered op. Its folder is `fastmim_kernels/<name>`."""
 
     name: str
     overload: Callable
-    """`torch.ops.fastmim.<name>.default`."""
+    """The callable `torch.ops.fastmim.<name>.default`, which picks the implementation by device."""
     reference: Callable
-    """The default implementation, with the arguments of the schema."""
+    """The default implementation. Takes the arguments of the schema."""
 
 
 OPS: dict[str, Op] = {}
-_state = {"library": None, "reference": False}
+"""All registered ops by name."""
+
+
+@dataclass
+class _State:
+    """Process-wide state of the package."""
+
+    library_problem: str | None = None
+    """Reason why the C++ implementations are missing; None = they are loaded."""
+    reference: bool = False
+    """True if public functions run their references."""
+
+
+_state = _State()
 
 
 def register(
@@ -47,8 +60,10 @@ def register(
     Args:
         schema: e.g. `"gather(Tensor x, Tensor ids) -> Tensor"`.
         reference: the op in plain torch.
-        fake: shapes, dtypes and device of the results; raises what the public function raises.
-        backward, setup_context: see `torch.library.register_autograd`.
+        fake: returns empty results with the right shapes, dtypes and device. Raises what the public function raises.
+        backward: see `torch.library.register_autograd`. Without it, a backward pass raises RuntimeError.
+        setup_context: see `torch.library.register_autograd`.
+    Returns: the registered op.
     """
     name = schema[: schema.index("(")]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -56,7 +71,7 @@ def register(
     if importlib.util.find_spec("triton"):
         _LIBRARY.impl(name, partial(_launch, name), "CUDA")
     torch.library.register_fake(f"fastmim::{name}", fake, lib=_LIBRARY)
-    if "!" not in schema:  # what changes its arguments has no gradient formula, says torch
+    if "!" not in schema:  # torch refuses a gradient formula for an op that changes its arguments
         backward = backward or partial(_no_backward, name)
         torch.library.register_autograd(f"fastmim::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
     OPS[name] = Op(name, getattr(torch.ops.fastmim, name).default, reference)
@@ -65,12 +80,12 @@ def register(
 
 def _no_backward(name: str, *_):
     raise RuntimeError(
-        f"fastmim::{name} has no gradient; for derivatives of a higher order use fastmim_kernels.use_reference()"
+        f"fastmim::{name} has no gradient; call fastmim_kernels.use_reference() for derivatives of higher order"
     )
 
 
 def _launch(name: str, *args):
-    # Triton launches on the current device, which need not be the tensors'.
+    # Triton launches on the current device, which may not be the device of the tensors.
     with torch.cuda.device_of(next(arg for arg in args if isinstance(arg, torch.Tensor))):
         return _launcher(name)(*args)
 
@@ -80,25 +95,25 @@ def _launcher(name: str) -> Callable:
 
 
 def load_library() -> None:
-    """Loads the C++ implementations; one line of log says why when there are none."""
-    _state["library"] = _library.problem("_cpu")
-    if not _state["library"]:
+    """Loads the C++ implementations. Logs one line with the reason if there are none."""
+    _state.library_problem = _library.problem("_cpu")
+    if not _state.library_problem:
         try:
             torch.ops.load_library(_library.path("_cpu"))
         except OSError as error:
-            _state["library"] = f"the C++ library does not load: {error}; to rebuild it, {_library.BUILD}"
-    if _state["library"]:
-        logging.getLogger("fastmim_kernels").warning("CPU ops run on the slow references: %s", _state["library"])
+            _state.library_problem = f"the C++ library does not load: {error}; to rebuild it, {_library.BUILD}"
+    if _state.library_problem:
+        logging.getLogger("fastmim_kernels").warning("CPU ops run on the slow references: %s", _state.library_problem)
 
 
 def use_reference(on: bool = True) -> None:
     """Makes every public function of the package run its reference in plain torch, or stops that."""
-    _state["reference"] = on
+    _state.reference = on
 
 
 def using_reference() -> bool:
     """True if `use_reference` is on."""
-    return _state["reference"]
+    return _state.reference
 
 
 def _has(name: str, key: str) -> bool:
@@ -106,7 +121,7 @@ def _has(name: str, key: str) -> bool:
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """Which implementation runs: op -> device ("cpu", "cuda") -> "cpp", "triton" or "reference"."""
+    """Returns the implementation that runs, by op and device: "cpp", "triton" or "reference"."""
     table = {}
     for name in OPS:
         table[name] = {
@@ -117,25 +132,29 @@ def backends() -> dict[str, dict[str, str]]:
 
 
 def require(backend: str) -> None:
-    """Refuses to go on without an implementation, for tests and benchmarks.
+    """Raises unless every op has an implementation. For tests and benchmarks.
 
     Args:
         backend: "cpp" or "triton".
     Raises:
-        RuntimeError: some op lacks it; says why and what to do.
-        ValueError: no such back end.
+        RuntimeError: some op lacks the implementation. The message says why and what to do.
+        ValueError: another backend.
     """
     if backend == "cpp":
-        if _state["library"]:
-            raise RuntimeError(_state["library"])
+        if _state.library_problem:
+            raise RuntimeError(_state.library_problem)
         missing = [name for name in OPS if not _has(name, "CPU")]
         if missing:
-            raise RuntimeError(f"the C++ library is older than the sources, it lacks {missing}; {_library.BUILD}")
+            raise RuntimeError(
+                f"the C++ library is older than its sources and lacks {missing}; to rebuild it, {_library.BUILD}"
+            )
     elif backend == "triton":
         for name in OPS:
             try:
                 _launcher(name)
             except ImportError as error:
-                raise RuntimeError(f"no Triton kernel of {name}: {error}; `pip install triton` (Linux only)") from error
+                raise RuntimeError(
+                    f"Triton kernel of {name} does not load: {error}; run `pip install triton` (Linux only)"
+                ) from error
     else:
         raise ValueError(f'expected "cpp" or "triton", got {backend!r}')

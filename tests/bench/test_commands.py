@@ -1,28 +1,47 @@
-"""The commands of the bench suite: help, and one line when they cannot do what is asked."""
+"""The commands of the benchmarks: one table, help for each, and refusals of one line."""
 
-import importlib
+import ast
 import subprocess
 import sys
 
 import pytest
 
+from bench.__main__ import COMMANDS, overview, run
 from tests.methods.tiny import ROOT
 
-COMMANDS = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if "Parser(" in path.read_text())
 
-
-def run(monkeypatch, capsys, command, *words):
-    """Returns the exit status and what was printed."""
-    monkeypatch.setattr(sys, "argv", [f"bench/{command}.py", *words])
+def refusal(capsys, *words) -> str:
+    """Runs a command that refuses its words, and returns what it says."""
     with pytest.raises(SystemExit) as done:
-        importlib.import_module(f"bench.{command}").main()
-    return done.value.code, capsys.readouterr()
+        run(list(words))
+    errors = capsys.readouterr().err
+    assert done.value.code == 2 and errors.count("\n") == 1
+    return errors
+
+
+def test_every_command_is_in_the_table():
+    found = set()
+    for path in (ROOT / "bench").rglob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "command_parser"]
+        module = ".".join(path.relative_to(ROOT / "bench").with_suffix("").parts)
+        found |= {(ast.literal_eval(name), module) for name in names}
+    assert found == {(name, command.module) for name, command in COMMANDS.items()}
+
+
+def test_without_a_name_every_command_is_listed(capsys):
+    assert run([]) == run(["--help"]) == 0
+    assert capsys.readouterr().out == f"{overview()}\n" * 2
+    for name, command in COMMANDS.items():
+        assert f"\n{name} " in overview() and command.time in overview()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_describes_every_option_and_speaks_of_no_imports(command, monkeypatch, capsys):
-    code, (text, _) = run(monkeypatch, capsys, command, "--help")
-    assert code == 0 and text.startswith(f"usage: python -m bench.{command}")
+def test_help_describes_every_option_and_speaks_of_no_imports(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        run([command, "--help"])
+    text = capsys.readouterr().out
+    assert done.value.code == 0 and text.startswith(f"usage: python -m bench {command}")
     assert "import" not in text.lower()
     _, _, listed = text.partition("\noptions:\n")
     for line in listed.splitlines():
@@ -31,15 +50,24 @@ def test_help_describes_every_option_and_speaks_of_no_imports(command, monkeypat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("words", "said"), [(["--recrod"], "--recrod"), (["--data="], "--data: expected a value")])
-def test_a_refusal_is_one_line(command, words, said, monkeypatch, capsys):
-    code, (_, errors) = run(monkeypatch, capsys, command, *words)
-    assert code == 2 and errors.startswith(f"python -m bench.{command}: ") and errors.count("\n") == 1
-    assert said in errors or "missing" in errors
+@pytest.mark.parametrize(("word", "said"), [("--recrod", "--recrod"), ("--data=", "--data: expected a value")])
+def test_a_refusal_is_one_line(command, word, said, capsys):
+    errors = refusal(capsys, command, word)
+    assert errors.startswith(f"python -m bench {command}: ") and (said in errors or "missing" in errors)
 
 
-def test_what_is_found_out_later_is_one_line_too():
-    command = [sys.executable, "-m", "bench.loader", "--data", "nowhere"]
+def test_an_unknown_command_is_refused_with_the_nearest(capsys):
+    assert refusal(capsys, "compere").endswith("got 'compere'; nearest: compare\n")
+
+
+def test_a_refusal_after_the_start_is_one_line(capsys):
+    errors = refusal(capsys, "loader", "--data", "nowhere")
+    assert errors.startswith("python -m bench loader: ") and "nowhere" in errors
+    assert "'stpe'" in refusal(capsys, "rows", "stpe")
+
+
+@pytest.mark.slow
+def test_a_package_with_one_main_command_runs_it():
+    command = [sys.executable, "-m", "bench.ops", "--op", "philox", "--dtype", "fp32"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("python -m bench.loader: ") and "nowhere" in done.stderr
+    assert done.returncode == 2 and "nothing to measure" in done.stderr

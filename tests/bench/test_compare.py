@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import compare
+from bench.step import compare
 from fastmim.config.base import load
 
 

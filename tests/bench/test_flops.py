@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-from bench import flops
+from bench.step import flops
 from fastmim.config import base as config
 from tests.methods.tiny import ROOT, tiny
 

@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import runpy
 import subprocess
 import sys
 import tarfile
@@ -14,8 +13,10 @@ import pytest
 import torch
 
 import fastmim_kernels
+from bench import __main__ as bench
 from bench import gpu_check, record
 from bench.gpu_check import Part, python
+from bench.ops import sanitize
 from tests import conftest
 
 ROOT = Path(__file__).parents[2]
@@ -100,17 +101,15 @@ def test_a_full_disk_costs_the_archive_only(tmp_path, monkeypatch, capsys):
     assert "a.tar.gz could not be written: No space left on device" in capsys.readouterr().out
 
 
-def start(monkeypatch, capsys, *words) -> tuple[int, str, str]:
-    """Runs `python -m WORDS` in this process; returns exit status, output and errors."""
-    monkeypatch.setattr(sys, "argv", list(words))
+def start(capsys, *words) -> tuple[int, str, str]:
+    """Runs `python -m bench WORDS` in this process; returns exit status, output and errors."""
     with pytest.raises(SystemExit) as end:
-        runpy.run_module(words[0], run_name="__main__")
+        bench.run(list(words))
     return (end.value.code, *capsys.readouterr())
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-def test_every_part_can_be_started(tmp_path, monkeypatch, capsys):
-    """Modules, tests and configs that it names exist, and take these options."""
+def test_every_part_can_be_started(tmp_path, capsys):
+    """The benchmarks, tests and configs of a part exist, and take its options."""
     started = {}
     for part in gpu_check.parts(tmp_path, tmp_path, real=True):
         for command in part.commands:
@@ -118,33 +117,29 @@ def test_every_part_can_be_started(tmp_path, monkeypatch, capsys):
             for word in options:
                 if re.fullmatch(r"(configs|tests|fastmim)/[\w./]+", word):
                     assert (ROOT / word).exists(), word
-            if script == "-m" and options[0].startswith("bench"):
-                started.setdefault(options[0], set()).update(o for o in options if o.startswith("--"))
-    for module, options in started.items():
-        status, help_, _ = start(monkeypatch, capsys, module, "--help")
-        assert status == 0 and all(option in help_ for option in options), module
-    assert started.keys() == {
-        *("bench.compare", "bench.each_op", "bench.loader", "bench.ops", "bench.sdpa", "bench.step")
-    }
+            if script == "-m" and options[0] == "bench":
+                started.setdefault(options[1], set()).update(o for o in options if o.startswith("--"))
+    for name, options in started.items():
+        status, help_, _ = start(capsys, name, "--help")
+        assert status == 0 and all(option in help_ for option in options), name
+    assert started.keys() == {"compare", "sanitize", "loader", "ops", "sdpa", "step"}
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeypatch, capsys):
     """A copy of the tree has no .git: the commit is told by option or environment."""
     rounds = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "gpu", lambda: "a GPU")
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "bench.gpu_check"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "bench", "gpu_check"])
     monkeypatch.setattr(gpu_check, "check", lambda found, *rest: rounds.append((found, *rest)) or True)
     monkeypatch.delenv("FASTMIM_COMMIT", raising=False)
     monkeypatch.setenv("OUT", str(tmp_path / "sent"))
     for words, environment in ((), None), (("--commit", "a" * 40), None), ((), "b" * 40), (("--parts", "ops"), "x"):
         if environment:
             monkeypatch.setenv("FASTMIM_COMMIT", environment)
-        monkeypatch.setattr(sys, "argv", ["python -m bench.gpu_check", "--out", str(tmp_path / "out"), *words])
         with pytest.raises(SystemExit) as end:
-            gpu_check.main()
+            gpu_check.main(["--out", str(tmp_path / "out"), *words])
         assert end.value.code == 0
         found, total, out, archive = rounds[-1]
         recorded = environment == "b" * 40 or "--commit" in words
@@ -155,9 +150,8 @@ def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeyp
         os.environ.pop("FASTMIM_COMMIT", None)
     assert [part.name for part in rounds[-1][0]] == ["ops"] and len(rounds[0][0]) > 12
     assert len(list((tmp_path / "out/images").iterdir())) == 64  # there are no others
-    monkeypatch.setattr(sys, "argv", ["python -m bench.gpu_check", "--parts", "opps"])
     with pytest.raises(SystemExit):
-        gpu_check.main()
+        gpu_check.main(["--parts", "opps"])
     assert "--parts: expected some of build,each kernel once," in capsys.readouterr().err
 
 
@@ -206,34 +200,28 @@ def test_shares_of_three_processes():
 
 
 def test_a_share_of_the_calls_runs(monkeypatch, capsys):
-    from bench import each_op
-
-    found, launched = each_op.calls(), []
+    found, launched = sanitize.calls(), []
     assert {name for name, *_ in found} == fastmim_kernels.OPS.keys()
     name, case, dtype = found[3]
     module = SimpleNamespace(inputs=lambda *call: call, launch=lambda *inputs: launched.append(inputs))
-    monkeypatch.setattr(each_op, "calls", lambda: found)
-    monkeypatch.setattr(each_op, "importlib", SimpleNamespace(import_module=lambda path: module))
-    monkeypatch.setattr(sys, "argv", ["each_op", "--device", "cpu", "--share", f"4/{len(found)}"])
-    each_op.main()
+    monkeypatch.setattr(sanitize, "calls", lambda: found)
+    monkeypatch.setattr(sanitize, "importlib", SimpleNamespace(import_module=lambda path: module))
+    sanitize.main(["--device", "cpu", "--share", f"4/{len(found)}"])
     assert launched == [(case, dtype, "cpu")] and capsys.readouterr().out == f"{name} {case} {dtype}\n"
 
 
 @pytest.mark.slow
 def test_a_share_of_the_calls_runs_in_the_interpreter():
-    from bench import each_op
-
-    found = each_op.calls()
+    found = sanitize.calls()
     done = subprocess.run(
-        python("-m", "bench.each_op", "--device", "cpu", "--share", f"4/{len(found)}"),
+        gpu_check.bench("sanitize", "--device", "cpu", "--share", f"4/{len(found)}"),
         cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [" ".join(map(str, found[3]))]
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_refuses_without_a_gpu(monkeypatch, capsys):
-    status, output, errors = start(monkeypatch, capsys, "bench.gpu_check")
+def test_refuses_without_a_gpu(capsys):
+    status, output, errors = start(capsys, "gpu_check")
     assert status == 2 and "expected a GPU" in errors and not output

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench import hours, record, trial
+from bench import record
+from bench.step import hours, trial
 from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
 
@@ -18,7 +19,7 @@ def images(tmp_path_factory):
 
 def test_it_runs_and_records(images, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path)
-    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.hours", CONFIG])
+    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench", "hours", CONFIG])
     monkeypatch.setattr(hours, "matmul_rate", lambda device, dtype: 1e12)
     words = [
         CONFIG,

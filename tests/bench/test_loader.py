@@ -10,7 +10,7 @@ from fastmim.data.manifest import Manifest
 
 @pytest.fixture(scope="module")
 def loader():
-    from bench import loader  # which imports torchvision
+    from bench.step import loader  # imports torchvision, which takes a while
 
     return loader
 

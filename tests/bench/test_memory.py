@@ -6,8 +6,9 @@ import subprocess
 
 import pytest
 
-from bench import memory, record, trial
-from bench.memory import Case, largest, state_bytes
+from bench import record
+from bench.step import memory, trial
+from bench.step.memory import Case, largest, state_bytes
 from fastmim.data.demo import write_demo_images
 
 CONFIG = "configs/debug/tiny_cpu.py"
@@ -80,7 +81,7 @@ def test_the_largest_batch_of_a_budget(case):
 def test_two_processes_under_the_launcher(capsys, monkeypatch, tmp_path):
     write_demo_images(str(tmp_path / "images"), 24, (48, 48))
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.memory", CONFIG])
+    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench", "memory", CONFIG])
     words = ["--data", str(tmp_path / "images"), "--ranks", "2", "--stages", "2", "--batches", "2", "--steps", "1"]
     with pytest.raises(SystemExit) as end:
         memory.main([CONFIG, *words, "--record", "--set", "data.size=32,32"])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench import record
+from bench import record, rows
 
 ROW = {"case": "ViT-B, batch 8, ours", "device": "cpu", "seconds": 3.51234, "unit": "images/s"}
 
@@ -18,7 +18,7 @@ def results(monkeypatch, tmp_path):
     """The provenance of this process; rows go to a temporary folder."""
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(
-        sys, "orig_argv", ["/opt/env/bin/python3", "-m", "bench.compare", "--out=/somewhere/else/x.json"]
+        sys, "orig_argv", ["/opt/env/bin/python3", "-m", "bench", "compare", "--out=/somewhere/else/x.json"]
     )
     return record.provenance("cpu")
 
@@ -27,11 +27,11 @@ def test_row_is_appended_with_provenance(results):
     path = record.record(ROW, "step")
     assert record.record(ROW | {"seconds": 2.0}, "step") == path
     assert path.name.startswith("step_") and path.suffix == ".jsonl"
-    rows = record.read("step")
-    assert [row["seconds"] for row in rows] == [3.51234, 2.0]
-    assert rows[0]["provenance"]["command"] == "python -m bench.compare --out=x.json"
-    assert rows[0]["provenance"]["device"] == "cpu" and "device" not in rows[0]
-    assert rows[0]["provenance"]["versions"]["python"] == platform.python_version()
+    found = record.read("step")
+    assert [row["seconds"] for row in found] == [3.51234, 2.0]
+    assert found[0]["provenance"]["command"] == "python -m bench compare --out=x.json"
+    assert found[0]["provenance"]["device"] == "cpu" and "device" not in found[0]
+    assert found[0]["provenance"]["versions"]["python"] == platform.python_version()
 
 
 def test_rows_of_several_machines_come_by_their_dates(results, monkeypatch):
@@ -46,11 +46,11 @@ def test_table_shows_the_newest_row_of_each_case(results):
     record.record(ROW, "step")
     record.record(ROW | {"seconds": 2.0}, "step")
     record.record({"case": "other", "device": "cpu", "GB/s": 12.0}, "step")
-    lines = record.table("step").splitlines()
+    lines = rows.table("step").splitlines()
     assert lines[0] == "| case | seconds | unit | GB/s | hardware | date | commit |"
     assert len(lines) == 4 and lines[2].startswith("| ViT-B, batch 8, ours | 2 | images/s |  |")
     with pytest.raises(ValueError, match="no rows of theme 'steps'"):
-        record.table("steps")
+        rows.table("steps")
 
 
 def test_what_could_not_be_recorded_is_refused_before_it_is_measured(results, monkeypatch, tmp_path, capsys):
@@ -73,6 +73,12 @@ def test_what_could_not_be_recorded_is_refused_before_it_is_measured(results, mo
     monkeypatch.setattr(platform, "node", lambda: "python")  # every row's command would name this machine
     with pytest.raises(SystemExit):
         parser.parse_args(["--record"])
+
+
+@pytest.mark.parametrize("argv", [["python", "-m", "bench", "hours"], ["python", "-u", "-m", "bench", "hours"]])
+def test_commands_of_a_person_and_of_the_launcher_are_accepted(results, argv):
+    """DeepSpeed's launcher starts its processes with `python -u`."""
+    record.check(ROW | {"provenance": results | {"command": record.command_line(argv)}})
 
 
 @pytest.mark.parametrize("argv", [["python"], ["python", "-c", "import bench"], ["python", "-"]])

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from bench import misses, record, report
+from bench import record
+from bench.ops import misses, report
 from fastmim_kernels import OPS
 
 

@@ -397,5 +397,5 @@ def _odd() -> list[tuple[str, str, bytes]]:
     ]
 
 
-if __name__ == "__main__":  # python -m tests.data.hostile FOLDER: for `python -m bench.loader --bad`
+if __name__ == "__main__":  # python -m tests.data.hostile FOLDER: for `python -m bench loader --bad`
     print(f"{len(write_hostile(Path(sys.argv[1])))} files in {sys.argv[1]}")

@@ -1,4 +1,4 @@
-"""DALI on a GPU: pixels, bad files, dropped batches. Run by `python -m bench.gpu_check` where there is one."""
+"""DALI on a GPU: pixels, bad files, dropped batches. Run by `python -m bench gpu_check` where there is one."""
 
 import numpy as np
 import pytest

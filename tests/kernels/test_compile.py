@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import fastmim_kernels
-from bench import compile, record
+from bench import record
+from bench.ops import compile
 
 ROOT = Path(__file__).parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -49,7 +50,7 @@ def check(text: str) -> None:
 
 
 def compiled(text: str) -> set[tuple[str, str]]:
-    """Returns op and architecture of every kernel in the output of `bench.compile`."""
+    """Returns op and architecture of every kernel in the output of `python -m bench compile`."""
     columns = {(line[:28].strip(), line[64:68].strip()) for line in text.splitlines()}
     return {(op, arch) for op, arch in columns if op in fastmim_kernels.OPS}
 
@@ -59,7 +60,7 @@ def test_kernels_compile_for_sm_80_90_100_without_spills_in_the_shared_memory_th
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     done = subprocess.run(
-        [sys.executable, "-m", "bench.compile"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "bench", "compile"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert "kernels spill" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     assert compiled(done.stdout) == set(itertools.product(fastmim_kernels.OPS, ARCHITECTURES))
@@ -67,7 +68,7 @@ def test_kernels_compile_for_sm_80_90_100_without_spills_in_the_shared_memory_th
 
 
 def keep_first(monkeypatch, op: str, count: int) -> None:
-    """Leaves `bench.compile` the first kernels of an op."""
+    """Leaves `python -m bench compile` the first kernels of an op."""
     module = importlib.import_module(f"fastmim_kernels.{op}.cuda")
     kernels = list(module.compile_only())[:count]
     monkeypatch.setattr(module, "compile_only", lambda: kernels)
@@ -91,7 +92,7 @@ def test_a_kernel_of_each_op_compiles(monkeypatch, tmp_path, capsys):
 def test_rows_are_recorded(monkeypatch, tmp_path, count):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(record, "RESULTS", tmp_path)
-    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench.compile"])
+    monkeypatch.setattr(record.sys, "orig_argv", ["python", "-m", "bench", "compile"])
     keep_first(monkeypatch, "focal_frequency", count)
     assert compile.main(["--op", "focal_frequency", "--arch", "90", "--record"]) == 0
     rows = record.read("compile")

@@ -5,7 +5,8 @@ import importlib
 import pytest
 import torch
 
-from bench.ops import DTYPES, gradient
+from bench.ops import DTYPES
+from bench.ops.speed import gradient
 from fastmim_kernels import OPS, require
 
 RUNS = 20

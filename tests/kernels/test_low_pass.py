@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastmim_kernels import OPS, low_pass, use_reference
-from fastmim_kernels.low_pass import _say_left, reference
+from fastmim_kernels.low_pass import _log_reference, reference
 from fastmim_kernels.low_pass.cases import CASES, LARGE_CASES, Case, inputs
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -93,7 +93,7 @@ def test_only_wanted_patches_are_written():
 
 
 def test_discs_of_many_cycles_are_left_to_torch_fft(caplog):
-    _say_left.cache_clear()
+    _log_reference.cache_clear()
     mean, std = torch.full((1,), 0.4), torch.full((1,), 0.2)
     cases = (((4, 310), 150, False), ((4, 290), 1000, False), ((4, 310), 151, True), ((4, 320), 160, True))
     for size, radius, left in cases:

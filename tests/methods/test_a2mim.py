@@ -10,14 +10,14 @@ import torch
 
 from bench.published import a2mim as published
 from fastmim.config.base import load
-from fastmim.convert.a2mim import FORMATS
+from fastmim.convert.a2mim_convnet import FORMATS
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.decoders import LinearHead
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet
 from fastmim.model.losses import ComplexFocalL1, FocalFrequency, MaskedFocalL1, MaskedL1, MaskedL2, WithFourier
 from fastmim.model.masking import BlockMasking
 from fastmim.model.mim import MIM
-from fastmim.model.objective import Objective, spectral_options
+from fastmim.model.objective import Objective, focal_frequency_options
 from fastmim.model.targets import LowPass, Pixels
 from fastmim.parts import ImageSpec
 from fastmim.tasks.pretrain import build
@@ -107,7 +107,7 @@ def test_focal_frequency(golden, family, name, degenerate, fused):
     )
     residual = channels_last(pred - data["target"])
     if fused:
-        average, options = spectral_options(loss, len(pred))
+        average, options = focal_frequency_options(loss, len(pred))
         value = focal_frequency_loss(residual.unflatten(0, (-1, average)).mean(1), **options)
     else:
         value = loss.of_residual(residual)

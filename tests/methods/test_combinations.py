@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastmim.config.base import Config, Data, Optim, Train
+from fastmim.config.base import Config, Data, Train
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.engine.optim import parameter_groups
 from fastmim.engine.stage0 import AdamW
@@ -23,8 +23,9 @@ from tests.methods.tiny import tiny
 def compose(masking, encoder, decoder=None, target=None, loss=None, size=(64, 64), channels=3):
     decoder = decoder or (TransformerDecoder() if getattr(encoder, "reads", "all") == "visible" else LinearHead())
     data = Data(crop=RandomResizedCrop(), size=size, mean=(0.5,) * channels, std=(0.25,) * channels)
-    parts = (masking, encoder, decoder, target or NormalizedPatches(), loss or MaskedL2())
-    return tiny(Config(*parts, data, Optim(), Train(seed=1)))
+    parts = dict(masking=masking, encoder=encoder, decoder=decoder)
+    parts |= dict(target=target or NormalizedPatches(), loss=loss or MaskedL2())
+    return tiny(Config(**parts, data=data, train=Train(seed=1)))
 
 
 def train_a_step(config):

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from bench.published import simmim as published_simmim
-from fastmim import cli
+from fastmim import cli, recipe
 from fastmim.config.base import from_json, load
-from fastmim.convert import official
-from fastmim.convert.read import OfficialFile
+from fastmim.convert import official_weights
+from fastmim.convert.restricted_reader import OfficialFile
+from fastmim.model.build import build
 from fastmim.model.targets import LowPass
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import PARTS, build
 from fastmim.tokens import Mask, patchify, take
 from tests.methods.tiny import ROWS, row, tiny, traits
 from tests.sweep import covering
@@ -98,7 +98,7 @@ def tiny_mae(golden, tmp_path):
 
 def weights(run: Path):
     loaded = checkpoint.load(run / "checkpoints")
-    config = from_json(loaded.meta["config"], PARTS)
+    config = from_json(loaded.meta["config"], recipe)
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
     return config, mim
@@ -108,15 +108,15 @@ def weights(run: Path):
 def test_key_lists_there_and_back(name):
     """Recognised, sizes inferred, every name and shape at home, and the same tensors come back."""
     file = official_file(name)
-    fmt, state = official.unwrap(file).format, file.state
-    assert official.unwrap(replace(file, container=None)).format is fmt
+    fmt, state = official_weights.unwrap(file).format, file.state
+    assert official_weights.unwrap(replace(file, container=None)).format is fmt
     with torch.device("meta"):
-        mim = build(official.configuration(fmt, state))
-    ours, account = official.to_ours(fmt, state, mim)
+        mim = build(official_weights.infer_config(fmt, state))
+    ours, account = official_weights.to_ours(fmt, state, mim)
     assert not account.missing and not account.unmatched and not account.resized
     assert account.matched + len(account.derived) == len(file.state)
     mim.load_state_dict(ours, assign=True)
-    back, returned = official.to_official(fmt, mim)
+    back, returned = official_weights.to_official(fmt, mim)
     assert not returned.unmatched and back.keys() == file.state.keys()
     for key, tensor in file.state.items():
         assert back[key].shape == tensor.shape and back[key].dtype == tensor.dtype, key
@@ -124,22 +124,22 @@ def test_key_lists_there_and_back(name):
 
     lost = next(key for key in reversed(state) if key not in account.derived)
     others = {key: tensor for key, tensor in state.items() if key != lost} | {"head.weight": torch.zeros(3)}
-    _, account = official.to_ours(fmt, others, mim)
+    _, account = official_weights.to_ours(fmt, others, mim)
     assert account.missing == [lost] and account.unmatched == ["head.weight"]
 
 
 @pytest.mark.parametrize("name", KEY_LISTS)
 def test_a_file_that_lacks_what_tells_its_size_is_refused_in_words(name):
     file = official_file(name)
-    fmt, keys = official.unwrap(file).format, list(file.state)
+    fmt, keys = official_weights.unwrap(file).format, list(file.state)
     for lost in keys[:20] + keys[20::29]:
         state = {key: tensor for key, tensor in file.state.items() if key != lost}
         try:
-            official.configuration(fmt, state)
+            official_weights.infer_config(fmt, state)
         except ValueError as error:
             assert "--config" in str(error)
     with pytest.raises(ValueError, match="--config"):
-        official.configuration(fmt, {})
+        official_weights.infer_config(fmt, {})
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_models_of_all_configs_go_out_and_come_back(path):
     """To every official format that has a place for all their weights, of which there is one at least."""
     with torch.device("meta"):
         mim = build(load(path))
-        fitting = [fmt for fmt in official.FORMATS if official._fits(fmt, mim)]
+        fitting = [fmt for fmt in official_weights.FORMATS if official_weights._fits(fmt, mim)]
         assert fitting
         for fmt in fitting:
-            state, account = official.to_official(fmt, mim)
+            state, account = official_weights.to_official(fmt, mim)
             assert not account.unmatched
-            assert official.unwrap(OfficialFile(fmt.container, state, {})).format is fmt
-            same = build(official.configuration(fmt, state))
+            assert official_weights.unwrap(OfficialFile(fmt.container, state, {})).format is fmt
+            same = build(official_weights.infer_config(fmt, state))
             shapes = [{name: t.shape for name, t in module.state_dict().items()} for module in (mim, same)]
             assert shapes[0] == shapes[1]
 
@@ -166,7 +166,7 @@ def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
     out = convert(file, tmp_path / "run", "--config", config_file)
     assert (
         f"MAE (facebookresearch/mae, long_seq_mae): {len(state)} tensors matched" in out
-        and "not kept: epoch, optimizer" in out
+        and 'not kept: "epoch", "optimizer"' in out
     )
     _, mim = weights(tmp_path / "run")
     mask = Mask(data["noise"].argsort(dim=1), 9, (6, 6))
@@ -212,7 +212,7 @@ def test_the_tiny_um_mae_through_the_command(golden, tmp_path, convert):
     torch.save({"model": state, "args": Namespace(model="tiny")}, tmp_path / "um.pth")
     (tmp_path / "config.py").write_text(TINY_UM_MAE.format(configs=str(GOLDEN.parents[1] / "configs")))
     out = convert(tmp_path / "um.pth", tmp_path / "run", "--config", tmp_path / "config.py")
-    assert "not in the file" not in out and "not in this model" not in out and "not kept: args" in out
+    assert "not in the file" not in out and "not in this model" not in out and 'not kept: "args"' in out
     _, mim = weights(tmp_path / "run")
     hidden, vertical = data["mask"].bool(), torch.arange(64) // 8
     block = vertical // 2 * 4 + torch.arange(64) % 8 // 2
@@ -258,12 +258,12 @@ def test_a_file_without_key_biases(tiny_mae, tmp_path, convert):
 def test_tables_of_another_window():
     """SimMIM's Swin-B from window 6 to window 7, as its fine-tuning does."""
     file = official_file("simmim_swin_base_192_window6")
-    fmt, state = official.unwrap(file).format, file.state
-    config = official.configuration(fmt, state)
+    fmt, state = official_weights.unwrap(file).format, file.state
+    config = official_weights.infer_config(fmt, state)
     config = replace(config, encoder=replace(config.encoder, window=7), data=replace(config.data, size=(224, 224)))
     with torch.device("meta"):
         mim = build(config)
-    ours, account = official.to_ours(fmt, state, mim)
+    ours, account = official_weights.to_ours(fmt, state, mim)
     assert len(account.resized) == 24 and not account.missing
     assert "attn.relative_position_bias_table (121, 4) to (169, 4)" in account.resized[0]
     mim.load_state_dict(ours, assign=True)
@@ -294,17 +294,17 @@ def test_another_image_size(tiny_mae, tmp_path, convert):
 def test_the_format_to_write(tiny_mae):
     """PixMIM's model is MAE's, with a filter in the file."""
     config = load(tiny_mae[3])
-    assert official.choose(build(config), None).name.startswith("MAE (")
-    assert official.choose(build(config), "mae").name.startswith("MAE (")
+    assert official_weights.choose_format(build(config), None).name.startswith("MAE (")
+    assert official_weights.choose_format(build(config), "mae").name.startswith("MAE (")
     pixmim = build(replace(config, target=LowPass()))
     with pytest.raises(ValueError, match="2 official formats fit; .* PixMIM .*; MAE"):
-        official.choose(pixmim, None)
-    state, _ = official.to_official(official.choose(pixmim, "mmselfsup"), pixmim)
-    assert official.choose(pixmim, None, "PixMIM (open-mmlab/mmselfsup)").name.startswith("PixMIM")
+        official_weights.choose_format(pixmim, None)
+    state, _ = official_weights.to_official(official_weights.choose_format(pixmim, "mmselfsup"), pixmim)
+    assert official_weights.choose_format(pixmim, None, "PixMIM (open-mmlab/mmselfsup)").name.startswith("PixMIM")
     with pytest.raises(ValueError, match="do not fit SimMIM Swin .microsoft/SimMIM.; they fit: PixMIM .*; MAE"):
-        official.choose(pixmim, "SimMIM Swin (micro")
+        official_weights.choose_format(pixmim, "SimMIM Swin (micro")
     with pytest.raises(ValueError, match="do not fit SimMIM Swin .* or SimMIM ViT .*; they fit: MAE"):
-        official.choose(build(config), "simmim")
+        official_weights.choose_format(build(config), "simmim")
     assert state["target_generator.low_pass_filter"].shape == (3, 96, 96)
 
 
@@ -316,13 +316,13 @@ def test_what_cannot_be_converted_is_one_line(tiny_mae, tmp_path, refusal, conve
     line = refusal(file, run, "--config", base)
     assert "cls_token (1, 1, 64), here (1, 1, 768)" in line and "more" in line
     torch.save({"model": {"a.b": torch.ones(1)}}, tmp_path / "other.pth")
-    assert "names (a.b, ...) are of no format" in refusal(tmp_path / "other.pth", run)
+    assert 'found the names "a.b", ...' in refusal(tmp_path / "other.pth", run)
     assert "expected an official checkpoint" in refusal(tmp_path / "nowhere.pth", run)
     assert "--format is for writing" in refusal(file, run, "--format", "x")
     assert not run.exists()
     convert(file, run, "--config", config_file)
     assert "holds checkpoints already" in refusal(file, run, "--config", config_file)
-    assert "no official format is called that; this model fits: MAE" in refusal(
+    assert "no official format has this name; this model fits: MAE" in refusal(
         run, tmp_path / "back.pth", "--format", "mea"
     )
     line = refusal(run, tmp_path / "back.pth", "--format", "um-mae")
@@ -341,12 +341,12 @@ WRAPPED = {
     "compiled ddp": (lambda state: {"model": prefixed("module._orig_mod.", state)}, "names taken without 'module.'"),
     "lightning": (
         lambda state: {"state_dict": prefixed("model.", state) | {"loss.weight": torch.ones(1)}, "callbacks": {}},
-        "not kept: 1 tensors outside 'model.', such as loss.weight",
+        "not kept: 1 tensors outside 'model.', such as \"loss.weight\"",
     ),
     "deepspeed": (lambda state: {"module": state, "ds_config": {}}, "taken: the weights under 'module'"),
     "nested": (lambda state: {"epoch": 3, "model": {"module": state}}, "taken: the weights under 'model.module'"),
     "averages alone": (lambda state: {"model_ema": state}, "taken: the weights under 'model_ema'"),
-    "averages beside": (lambda state: {"model": state, "model_ema": state}, "not kept: model_ema"),
+    "averages beside": (lambda state: {"model": state, "model_ema": state}, 'not kept: "model_ema"'),
     "a student and its teacher": (
         lambda state: {"model": prefixed("teacher.", state) | prefixed("student.module.", state)},
         "names taken without 'student.module.'",

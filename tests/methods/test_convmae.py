@@ -8,8 +8,8 @@ import torch
 
 from bench.published import convmae
 from fastmim.config.base import load
-from fastmim.convert import official
-from fastmim.convert.read import OfficialFile
+from fastmim.convert import official_weights
+from fastmim.convert.restricted_reader import OfficialFile
 from fastmim.model.decoders import TransformerDecoder
 from fastmim.model.encoders import ConvMAE
 from fastmim.model.losses import MaskedL2
@@ -174,18 +174,18 @@ def test_row_and_its_checkpoints():
     with torch.device("meta"):
         mim, published = pretrain.build(config), convmae.from_config(config, "sdpa")
     file = OfficialFile("model", published.state_dict(), {})
-    fmt = official.unwrap(file).format
-    inferred = official.configuration(fmt, file.state)
+    fmt = official_weights.unwrap(file).format
+    inferred = official_weights.infer_config(fmt, file.state)
     parts = ("masking", "encoder", "decoder", "target", "loss")
     assert [getattr(inferred, part) for part in parts] == [getattr(config, part) for part in parts]
-    state, account = official.to_ours(fmt, file.state, mim)
+    state, account = official_weights.to_ours(fmt, file.state, mim)
     assert not account.missing and not account.unmatched and not account.resized
     mim.load_state_dict(state, assign=True)
-    back, _ = official.to_official(fmt, mim)
+    back, _ = official_weights.to_official(fmt, mim)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in file.state.items()}
 
     lacking = [k for k in file.state if k.startswith(("decoder", "mask_token")) or "output_decode" in k]
     released = {k: v for k, v in file.state.items() if k not in lacking} | {"cls_token": torch.zeros(1, 1, 768)}
-    assert official.unwrap(OfficialFile("model", released, {})).format is fmt
-    _, account = official.to_ours(fmt, released, mim)
+    assert official_weights.unwrap(OfficialFile("model", released, {})).format is fmt
+    _, account = official_weights.to_ours(fmt, released, mim)
     assert sorted(account.missing) == sorted(lacking) and account.unmatched == ["cls_token"]

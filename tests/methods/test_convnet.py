@@ -10,16 +10,16 @@ from torch import nn
 
 from bench.published import a2mim as published
 from fastmim.config.base import load
-from fastmim.convert.a2mim import FORMATS
-from fastmim.convert.official import to_official
+from fastmim.convert.a2mim_convnet import FORMATS
+from fastmim.convert.official_weights import to_official
 from fastmim.export.timm_models import timm_encoder, timm_tokens
+from fastmim.model import build as parts
 from fastmim.model.decoders import LinearHead, TransformerDecoder
+from fastmim.model.encoders import ImageInput
 from fastmim.model.encoders.batchnorm import BatchNorm
 from fastmim.model.encoders.convnet import ConvNeXt, ResNet
-from fastmim.model.encoders.dense import DenseInput
 from fastmim.model.masking import BlockMasking, RandomMasking, UniformMasking
 from fastmim.parts import ImageSpec
-from fastmim.tasks import parts
 from fastmim.tokens import Mask
 from tests.methods.tiny import ROOT
 
@@ -45,7 +45,7 @@ def test_mean_fill(golden):
     ids = hidden.flatten(1).byte().argsort(dim=1, stable=True)
     mask = Mask(ids, int((~hidden[0]).sum()), (4, 4))
     assert torch.equal(mask.mask.view(2, 4, 4), hidden)
-    filled = DenseInput(ImageSpec((64, 64), (0.0,) * 3, (1.0,) * 3), "mean")(
+    filled = ImageInput(ImageSpec((64, 64), (0.0,) * 3, (1.0,) * 3), "mean")(
         data["target"].permute(0, 2, 3, 1), mask, torch.float32
     )
     torch.testing.assert_close(filled, data["masked_input_mean"], rtol=0, atol=1e-6)

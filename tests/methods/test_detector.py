@@ -352,8 +352,3 @@ def test_boxes_do_not_follow_reflections():
     for pad in (0, 4):
         with pytest.raises(ValueError, match="data.crop: SimpleResizedCrop .* use ScaleJitterCrop"):
             AnnotatedData(crop=SimpleResizedCrop(pad))
-
-
-def test_a_detector_has_no_held_out_images():
-    with pytest.raises(ValueError, match="data.held_out: expected 0, got 8"):
-        AnnotatedData(crop=CenterCrop(), held_out=8)

@@ -280,7 +280,7 @@ SMALL |= {"Swin": Swin(window=4, **ENCODERS["Swin"]), "ViT": VIT}
 def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
     import timm
 
-    config = Finetune(SMALL[kind], DATA, head)
+    config = Finetune(encoder=SMALL[kind], data=DATA, head=head)
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out")
     images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
@@ -301,7 +301,7 @@ def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
 
 @pytest.mark.parametrize(("kind", "norm"), [("Swin", "after"), ("ResNet", "new")])
 def test_a_head_that_timm_has_not_is_refused(kind, norm, tmp_path):
-    config = Finetune(SMALL[kind], DATA, Head("mean", norm))
+    config = Finetune(encoder=SMALL[kind], data=DATA, head=Head("mean", norm))
     with pytest.raises(
         ValueError, match=rf"^--to timm: timm's {kind} .*\(head.norm={norm}\); this encoder can go --to"
     ):
@@ -312,7 +312,7 @@ def test_a_head_that_timm_has_not_is_refused(kind, norm, tmp_path):
 def test_a_probe_s_batch_norm_is_in_the_linear_layer(tmp_path):
     import timm
 
-    config = Probe(VIT, DATA, Head("cls", "before"))
+    config = Probe(encoder=VIT, data=DATA, head=Head("cls", "before"))
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out")
     images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
@@ -328,7 +328,7 @@ def test_a_probe_s_batch_norm_is_in_the_linear_layer(tmp_path):
 def test_averaged_weights_are_those_that_leave(tmp_path):
     import timm
 
-    config = Finetune(VIT, DATA)
+    config = Finetune(encoder=VIT, data=DATA)
     module = classifier(config)
     averages = {name: p.detach() + 1 for name, p in module.named_parameters() if p.requires_grad}
     state = {"model": module.state_dict(), "ema": averages}

@@ -15,8 +15,8 @@ import fastmim
 from fastmim import cli
 from fastmim.export import card, export
 from fastmim.export.load import from_run
+from fastmim.model.build import build
 from fastmim.model.encoders import ResNet, Swin
-from fastmim.tasks.parts import build
 from tests.methods.test_export import CONFIG
 from tests.methods.test_frameworks import TINY_SWIN, TINY_VIT, ViT, config_of
 from tests.methods.test_load import run_of

@@ -18,15 +18,15 @@ from torch.nn import functional as F
 from fastmim.config.base import Config, Data, load
 from fastmim.config.classify import Finetune, Head, LabelledData
 from fastmim.convert import detectron2, openmmlab
-from fastmim.convert.backbones import INDEX, tensors
-from fastmim.convert.read import read_official
+from fastmim.convert.backbone import INDEX, encoder_tensors
+from fastmim.convert.restricted_reader import read_official
 from fastmim.data.crops import CenterCrop
 from fastmim.export import export
-from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
+from fastmim.model.build import build
+from fastmim.model.encoders import PRETRAINING_ONLY, UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.model.masking import UniformMasking
 from fastmim.parts import ImageSpec
 from fastmim.tasks import classify
-from fastmim.tasks.parts import PRETRAINING_ONLY, build
 from tests.methods import published_backbones as published
 from tests.methods.tiny import ENCODERS, ROOT
 
@@ -110,7 +110,9 @@ def test_names_and_shapes_are_the_library_s(case):
     spec = replace(spec, reads="all") if isinstance(spec, ViT) else spec
     with torch.device("meta"):
         encoder = encoder_of(spec, size)
-    found = library.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).state(tensors(encoder, PRETRAINING_ONLY))
+    found = library.find_backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).to_library(
+        encoder_tensors(encoder, PRETRAINING_ONLY)
+    )
     found = {name.removeprefix("backbone."): tuple(tensor.shape) for name, tensor in found.items()}
     absent = ABSENT if any(name.startswith("norm0.") for name in expected) else set()
     assert found == {name: shape for name, shape in expected.items() if name not in absent}
@@ -120,9 +122,9 @@ def test_names_and_shapes_are_the_library_s(case):
 def test_values_come_back(case):
     library, spec, size, _ = CASES[case]
     encoder = randomized(encoder_of(spec, size))
-    ours = tensors(encoder, PRETRAINING_ONLY)
-    backbone = library.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN))
-    back = backbone.inverse(backbone.state(ours))
+    ours = encoder_tensors(encoder, PRETRAINING_ONLY)
+    backbone = library.find_backbone(spec, encoder, ImageSpec(size, MEAN, MEAN))
+    back = backbone.to_ours(backbone.to_library(ours))
     assert len(back) > 20 and all(torch.equal(tensor, ours[name]) for name, tensor in back.items())
     left = {name.rpartition(".")[2] for name in ours.keys() - back.keys()}
     assert left <= ({"num_batches_tracked"} if library is detectron2 else set())
@@ -132,7 +134,9 @@ def test_merged_patches_are_in_the_order_of_unfold():
     """mmcv's PatchMerging: nn.Unfold of 2 x 2, so (channel, row, column), norm, linear."""
     spec, size = CASES["mmdet Swin"][1:3]
     encoder = randomized(encoder_of(spec, size))
-    state = openmmlab.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).state(tensors(encoder, PRETRAINING_ONLY))
+    state = openmmlab.find_backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).to_library(
+        encoder_tensors(encoder, PRETRAINING_ONLY)
+    )
     x = torch.randn(2, 6, 4, 8, generator=torch.Generator().manual_seed(0))
     unfolded = F.unfold(x.permute(0, 3, 1, 2), 2, stride=2).transpose(1, 2)
     name = "backbone.stages.0.downsample"
@@ -146,7 +150,9 @@ def test_indices_of_windows_are_openmmlab_s():
     """mmdet's WindowMSA makes its index from sums instead of differences."""
     spec, size = CASES["mmdet Swin"][1:3]
     encoder = encoder_of(spec, size)
-    state = openmmlab.backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).state(tensors(encoder, PRETRAINING_ONLY))
+    state = openmmlab.find_backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).to_library(
+        encoder_tensors(encoder, PRETRAINING_ONLY)
+    )
     place = (torch.arange(3)[:, None] * 5 + torch.arange(3)).flatten()
     expected = (place[:, None] + place).flip(1)
     assert torch.equal(state[f"backbone.stages.0.blocks.0.attn.w_msa.{INDEX}"], expected)
@@ -206,7 +212,7 @@ def test_a_file_a_fragment_and_a_card(name, tmp_path):
 
 def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path):
     data = LabelledData(crop=CenterCrop(), size=(32, 32), mean=MEAN)
-    config = Finetune(ViT(**TINY_VIT), data, Head("mean", "after"))
+    config = Finetune(encoder=ViT(**TINY_VIT), data=data, head=Head("mean", "after"))
     module = classify.build(config, 5, torch.zeros(1, dtype=torch.int64))
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "mmdet")
     assert "backbone.ln1.weight" not in read_official(folder / "backbone.pth").state
@@ -233,8 +239,13 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
         ),
         (ViT(**TINY_VIT), (32, 48), "detectron2", "positions of a square image"),
         (ViT(**TINY_VIT | {"depth": 2}), (32, 32), "mmseg", "reads 4 blocks of a ViT, and this one has 2"),
-        (ResNet(**ENCODERS["ResNet"]), (64, 64), "mmdet", "not resnet50 with (1, 1, 2, 1) blocks"),
-        (ResNet("resnet18", dims=(4, 8, 16, 32)), (64, 64), "detectron2", "18 layers is (64, 128, 256, 512) wide"),
+        (ResNet(**ENCODERS["ResNet"]), (64, 64), "mmdet", "this encoder is resnet50 with (1, 1, 2, 1) blocks"),
+        (
+            ResNet("resnet18", dims=(4, 8, 16, 32)),
+            (64, 64),
+            "detectron2",
+            "stages of (64, 128, 256, 512) channels",
+        ),
         (ResNet("resnet18", dims=(4, 4, 4, 4)), (64, 64), "mmdet", "twice as wide"),
         (ResNet("resnet18", output_stride=8), (64, 64), "detectron2", "output_stride=8: dilated"),
         (ConvNeXt(**ENCODERS["ConvNeXt"], output_stride=16), (64, 64), "mmdet", "output_stride=16: dilated"),

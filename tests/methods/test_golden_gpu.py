@@ -1,4 +1,4 @@
-"""Outputs of the official code in float32 on a GPU (tests/golden). Run by `python -m bench.gpu_check`."""
+"""Outputs of the official code in float32 on a GPU (tests/golden). Run by `python -m bench gpu_check`."""
 
 import pytest
 import torch

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from fastmim import cli
-from fastmim.analysis import knn
-from fastmim.analysis.knn import knn_accuracy
+from fastmim.analysis import nearest_neighbours
+from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.config.base import load, to_json
+from fastmim.model.build import build
 from fastmim.run import checkpoint
-from fastmim.tasks.parts import build
 from tests.methods.tiny import ROOT, tiny
 
 
@@ -46,8 +46,8 @@ def test_pieces_give_what_the_whole_gives(monkeypatch):
     bank, queries = (torch.eye(8)[x] + 0.5 * torch.randn(len(x), 8, generator=generator) for x in (bank_labels, labels))
     whole = knn_accuracy(bank, bank_labels, queries, labels, k=7)
     assert 0.5 < whole < 1
-    monkeypatch.setattr(knn, "_PIECE", 16)
-    monkeypatch.setattr(knn, "_BANK_PIECE", 5)
+    monkeypatch.setattr(nearest_neighbours, "_PIECE", 16)
+    monkeypatch.setattr(nearest_neighbours, "_BANK_PIECE", 5)
     assert knn_accuracy(bank, bank_labels, queries, labels, k=7) == whole
 
 

@@ -20,16 +20,16 @@ import fastmim
 from fastmim.config.base import load as load_config
 from fastmim.config.base import to_json
 from fastmim.config.classify import Finetune, Head, LabelledData
-from fastmim.convert import official
+from fastmim.convert import official_weights
 from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
 from fastmim.export.load import find, from_run
 from fastmim.export.timm_models import tensor_names, timm_model, timm_tokens
+from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.run import checkpoint
 from fastmim.tasks.classify import whole_images
-from fastmim.tasks.parts import build
 from tests.methods.test_export import classifier
 from tests.methods.test_frameworks import MEAN, TINY_SWIN, TINY_VIT, config_of, randomized
 from tests.methods.test_onnx_export import UM_SWIN
@@ -147,7 +147,9 @@ def test_an_export_gives_what_the_run_gives(name, runs, tmp_path):
 
 def test_a_classifier(tmp_path):
     """Pooled features are what its linear layer is given."""
-    config = Finetune(ViT(**TINY_VIT), LabelledData(crop=CenterCrop(), size=(32, 32)), Head("cls", "after"))
+    config = Finetune(
+        encoder=ViT(**TINY_VIT), data=LabelledData(crop=CenterCrop(), size=(32, 32)), head=Head("cls", "after")
+    )
     module = classifier(config)
     encoder, _ = fastmim.load(run_of(config, tmp_path, module))
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
@@ -168,8 +170,8 @@ def test_an_official_checkpoint(row, tmp_path):
     name = {"name": "vit_tiny_patch16_224"} if "vit" in row else {"embed_dim": 16, "num_heads": (1, 2, 2, 4)}
     config = replace(config, encoder=replace(config.encoder, **small | name), decoder=decoder)
     mim = randomized(build(config)).eval()
-    fmt = official.choose(mim, None)
-    official.write_official(tmp_path / "official.pth", fmt.container, official.to_official(fmt, mim)[0])
+    fmt = official_weights.choose_format(mim, None)
+    official_weights.write_official(tmp_path / "official.pth", fmt.container, official_weights.to_official(fmt, mim)[0])
     encoder, _ = fastmim.load(tmp_path / "official.pth")
     images = torch.randn(1, 3, *config.data.size)
     with torch.no_grad():

@@ -8,8 +8,8 @@ import torch
 
 from bench.published import lsmae
 from fastmim.config.base import load
-from fastmim.convert import official
-from fastmim.convert.read import OfficialFile
+from fastmim.convert import official_weights
+from fastmim.convert.restricted_reader import OfficialFile
 from fastmim.model.masking import JointMasking
 from fastmim.tasks.pretrain import build
 
@@ -43,14 +43,14 @@ def test_rows(file, millions):
         mim, published = build(config), lsmae.from_config(config, "sdpa")
     assert round(sum(p.numel() for p in mim.parameters()) / 1e6, 1) == millions
     file = OfficialFile("model", published.state_dict(), {})
-    fmt = official.unwrap(file).format
-    inferred = official.configuration(fmt, file.state)
+    fmt = official_weights.unwrap(file).format
+    inferred = official_weights.infer_config(fmt, file.state)
     inferred = replace(inferred, encoder=replace(inferred.encoder, depth=None))  # said, where the row leaves it open
     parts = ("masking", "encoder", "decoder", "target", "loss")
     assert [getattr(inferred, part) for part in parts] == [getattr(config, part) for part in parts]
     assert inferred.data.size == (448, 448)
-    state, account = official.to_ours(fmt, file.state, mim)
+    state, account = official_weights.to_ours(fmt, file.state, mim)
     assert not account.missing and not account.unmatched and not account.resized
     mim.load_state_dict(state, assign=True)
-    back, _ = official.to_official(fmt, mim)
+    back, _ = official_weights.to_official(fmt, mim)
     assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in file.state.items()}

@@ -12,8 +12,8 @@ from fastmim.config.classify import Finetune, Head
 from fastmim.export import export
 from fastmim.export import onnx as onnx_export
 from fastmim.export.load import from_run
+from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin
-from fastmim.tasks.parts import build
 from tests.methods.test_export import CONFIG, DATA, VIT, classifier
 from tests.methods.test_frameworks import TINY_SWIN, config_of, randomized
 from tests.methods.tiny import ENCODERS, ROOT
@@ -38,7 +38,7 @@ def slow(name):
 @COSTLY
 def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
     """The snippet reads a file and gives the logits that the run's own transform and model give."""
-    config = Finetune(VIT, replace(DATA, test_interpolation="bilinear"), Head("cls", "before"))
+    config = Finetune(encoder=VIT, data=replace(DATA, test_interpolation="bilinear"), head=Head("cls", "before"))
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "onnx")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "usage.py", "README.md"}
@@ -76,7 +76,7 @@ def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
     import onnx
 
     monkeypatch.setattr(onnx_export, "MOST", 1000)
-    config = Finetune(ResNet(**ENCODERS["ResNet"]), replace(DATA, test_size=(96, 64)), Head())
+    config = Finetune(encoder=ResNet(**ENCODERS["ResNet"]), data=replace(DATA, test_size=(96, 64)))
     folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
     assert export.replaceable(folder) == folder

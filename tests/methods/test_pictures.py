@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from fastmim.analysis import curve, pictures, reconstruction
-from fastmim.analysis.reconstruction import reconstruction_grid, spread
+from fastmim.analysis import loss_curve, png_files, reconstruction
+from fastmim.analysis.reconstruction import choose_images, reconstruction_grid
 from fastmim.data import duplicates
 from fastmim.data.manifest import Manifest
 from fastmim.model.losses import MaskedL2
@@ -94,10 +94,10 @@ def test_notes_are_wrapped_below_the_grid(written):
 def test_images_are_spread_over_classes_and_within_them(sizes, count, expected):
     folders = [folder for folder, size in sizes.items() for _ in range(size)]
     paths = [os.path.join(folder, f"{number:03d}.png") for number, folder in enumerate(folders)]
-    assert spread(paths, None, count) == expected
+    assert choose_images(paths, None, count) == expected
     # A list file gives labels instead.
     labels = [sorted(sizes).index(folder) for folder in folders]
-    assert spread([f"{number:03d}.png" for number in range(len(paths))], labels, count) == expected
+    assert choose_images([f"{number:03d}.png" for number in range(len(paths))], labels, count) == expected
 
 
 def test_equal_files_are_found_by_place_and_content(tmp_path, monkeypatch):
@@ -134,12 +134,12 @@ def test_pictures_are_written_whole_and_through_no_link(tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     (run / "loss.png").symlink_to(precious)
-    path = pictures.save_png(image, run, "loss.png")
+    path = png_files.save_png(image, run, "loss.png")
     assert precious.read_bytes() == b"mine" and path.stat().st_mode & 0o777 == 0o644 & ~_umask()
-    assert pictures.is_ours(path) and not pictures.is_ours(precious)
+    assert png_files.is_ours(path) and not png_files.is_ours(precious)
     (run / "grids").symlink_to(tmp_path)
     with pytest.raises(ValueError, match="a link leads to"):
-        pictures.save_png(image, run, "grids", "0.png")
+        png_files.save_png(image, run, "grids", "0.png")
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -147,7 +147,7 @@ def test_pictures_are_written_whole_and_through_no_link(tmp_path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(OSError, match="No space"):
-        pictures.save_png(image, run, "loss.png")
+        png_files.save_png(image, run, "loss.png")
     assert path.read_bytes() == before and sorted(p.name for p in run.iterdir()) == ["grids", "loss.png"]
 
 
@@ -166,8 +166,8 @@ def test_a_run_folder_of_any_name_has_a_curve(tmp_path, name):
     run.mkdir()
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n')
     for path, size in {
-        curve.plot_curve(run): (960, 600),
-        curve.plot_summary(run, Image.new("RGB", (40, 8))): (880, 360),
+        loss_curve.plot_curve(run): (960, 600),
+        loss_curve.plot_summary(run, Image.new("RGB", (40, 8))): (880, 360),
     }.items():
         with Image.open(path) as picture:
             assert picture.size == size

@@ -9,7 +9,7 @@ import torch
 
 from bench.published import convmae, lsmae, pixmim
 from fastmim.config.base import load
-from fastmim.convert import official
+from fastmim.convert import official_weights
 from fastmim.data.crops import SimpleResizedCrop
 from fastmim.model.losses import MaskedL1, MaskedL2
 from fastmim.model.masking import RandomMasking
@@ -171,7 +171,7 @@ def test_position_tables_are_loaded_not_regenerated():
     table = sincos_position_embedding(16, (3, 3), num_prefix_tokens=1)
     rows_first = torch.cat([table[:, :1], table[:, 1:].unflatten(1, (3, 3)).transpose(1, 2).flatten(1, 2)], dim=1)
     assert torch.equal(rows_first[..., :8], table[..., 8:]) and not torch.equal(rows_first, table)
-    (fmt,) = [fmt for fmt in official.FORMATS if fmt.name == "PixMIM (open-mmlab/mmselfsup)"]
+    (fmt,) = [fmt for fmt in official_weights.FORMATS if fmt.name == "PixMIM (open-mmlab/mmselfsup)"]
     state, _ = fmt.to_ours({"backbone.pos_embed": rows_first, "neck.decoder_pos_embed": 2 * rows_first})
     assert torch.equal(state["encoder.pos_embed"], rows_first)
     assert torch.equal(state["decoder.pos_embed"], 2 * rows_first)

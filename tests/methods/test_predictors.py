@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastmim.analysis.predictors import fill_hidden, trivial_losses
+from fastmim.analysis.trivial_predictors import fill_hidden, trivial_losses
 from fastmim.model.losses import MaskedL2
 from fastmim.model.masking import RandomMasking
 from fastmim.model.objective import Objective

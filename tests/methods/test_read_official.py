@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastmim.convert import read
-from fastmim.convert.read import read_official
+from fastmim.convert import restricted_reader
+from fastmim.convert.restricted_reader import read_official
 from tests.methods import hostile_weights
 
 WEIGHTS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "norm.bias": torch.ones(4)}
@@ -141,10 +141,10 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
     for content, message in [
         ([1, 2], "expected a dictionary of tensors, found a list"),
         ({"model": {}}, "found none"),
-        ({"model": {"a": torch.ones(1), "b": 3}}, "found also 'b'"),
-        ({"model": {"a": torch.ones(1), 7: torch.ones(1)}}, "found also '7'"),
-        ({"model": {"a": torch.eye(2).to_sparse()}}, "found also 'a'"),
-        ({"model": {"a": torch.ones(1, device="meta")}}, "found also 'a'"),
+        ({"model": {"a": torch.ones(1), "b": 3}}, 'found also "b"'),
+        ({"model": {"a": torch.ones(1), 7: torch.ones(1)}}, "found also 7"),
+        ({"model": {"a": torch.eye(2).to_sparse()}}, 'found also "a"'),
+        ({"model": {"a": torch.ones(1, device="meta")}}, 'found also "a"'),
     ]:
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):
@@ -162,7 +162,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
 
 @pytest.mark.costly("processes", "a process is left to run into its limit of CPU time")
 def test_a_file_that_asks_for_endless_work_is_refused_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "_SECONDS", 1)
+    monkeypatch.setattr(restricted_reader, "_SECONDS", 1)
     for path in hostile_weights.write_all(tmp_path).values():
         with pytest.raises(ValueError, match="expected|takes more than|the file has only") as error:
             read_official(path)
@@ -185,7 +185,7 @@ def test_attributes_of_a_tensor_replace_none_of_its_methods(tmp_path, subclass):
 
 def test_a_tensor_that_only_torch_can_negate_is_named(tmp_path):
     torch.save(WEIGHTS | {"norm.bias": torch._neg_view(torch.ones(4))}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a\.pth: expected a dictionary of tensors .*, found also 'norm\.bias'"):
+    with pytest.raises(ValueError, match=r'a\.pth: expected a dictionary of tensors .*, found also "norm\.bias"'):
         read_official(tmp_path / "a.pth")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastmim.convert.resize import _spread, resize_position_embedding, resize_relative_bias
+from fastmim.convert.position_tables import _spread, resize_position_embedding, resize_relative_bias
 
 # scipy.interpolate.RectBivariateSpline(x, x, z, s=0), what interp2d(kind="cubic") called, SciPy 1.17; x as spread for
 # window 6 to 7, z[i, j] = sin(i) * cos(2 * j); rows 0, 3, 6, 9, columns 0, 1, 6, 12.

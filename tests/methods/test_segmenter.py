@@ -25,7 +25,7 @@ SMALL = {"channels": 16, "aux_channels": 8}
 def config(kind=ViT, size=(64, 64), decoder=None, train=None, **fields):
     data = MaskData(crop=ScaleJitterCrop(), size=size, classes=5)
     encoder = kind(**ENCODERS[kind.__name__] | fields)
-    return Segment(encoder, data, decoder or UPerNet(**SMALL), train=train or Train())
+    return Segment(encoder=encoder, data=data, decoder=decoder or UPerNet(**SMALL), train=train or Train())
 
 
 def batch(size=(64, 64), count=2):
@@ -89,7 +89,7 @@ def test_maps_of_blocks_are_what_leaves_them(kind):
         encoder.features(images)
         for hook in hooks:
             hook.remove()
-        maps = encoder.maps(images, (0, 1, 3, 4))
+        maps = encoder.block_maps(images, (0, 1, 3, 4))
     for i, x in zip((0, 1, 3, 4), maps, strict=True):
         assert torch.equal(x, caught[i][:, 1:].transpose(1, 2).unflatten(2, encoder.grid))
 

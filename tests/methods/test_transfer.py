@@ -10,7 +10,7 @@ from torch import nn
 
 from fastmim.config.base import Optim, to_json
 from fastmim.config.classify import Augment, Finetune, Head, LabelledData, Probe
-from fastmim.convert.resize import resize_position_embedding, resize_relative_bias
+from fastmim.convert.position_tables import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Augmenter, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
@@ -18,20 +18,20 @@ from fastmim.engine.optim import parameter_groups, stage0_optimizer
 from fastmim.engine.stage0 import Sgd
 from fastmim.export.layouts import write_timm
 from fastmim.export.load import from_run
+from fastmim.model import build as pretraining
 from fastmim.model import encoders
-from fastmim.model.classifier import Batch, LinearProbe, pooling, recalibrate
+from fastmim.model.classifier import BatchAugment, LinearProbe, pooling, recalibrate
 from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin, ViT
 from fastmim.model.masking import RandomMasking
-from fastmim.parts import ImageSpec
+from fastmim.parts import Encoder, ImageSpec
 from fastmim.run import checkpoint
 from fastmim.samples import sample_id, sample_index
-from fastmim.tasks import parts as pretraining
 from fastmim.tasks.classify import build, build_encoder, initialise
 from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
 
 LABELS = torch.arange(20) % 4
-KINDS = [getattr(encoders, name) for name in encoders.__all__]
+KINDS = [kind for kind in (getattr(encoders, name) for name in encoders.__all__) if issubclass(kind, Encoder)]
 # Its own weight decay and clip are off, so that one number is looked at.
 PLAIN = Augment(rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
 
@@ -213,7 +213,7 @@ def test_every_operation_runs():
 
 
 def test_a_batch_is_mixed_from_the_seed_alone():
-    batch = Batch(Augment(erase=0.5), classes=4)
+    batch = BatchAugment(Augment(erase=0.5), classes=4)
     pixels, found = torch.randn(8, 3, 16, 16), []
     for _ in range(2):
         torch.manual_seed(3)

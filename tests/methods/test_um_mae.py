@@ -12,8 +12,7 @@ from fastmim.convert import um_mae
 from fastmim.engine import optim
 from fastmim.export import export
 from fastmim.model.decoders import TransformerDecoder
-from fastmim.model.encoders import UMPVT, UMSwin, ViT
-from fastmim.model.encoders.dense import DenseInput
+from fastmim.model.encoders import UMPVT, ImageInput, UMSwin, ViT
 from fastmim.model.losses import MaskedL2
 from fastmim.model.masking import RandomMasking, UniformMasking
 from fastmim.model.objective import Objective
@@ -116,7 +115,7 @@ class TestCompaction:
         """As if each token of 4 pixels were a pixel: what is gathered first and embedded later ends in its place."""
         data = golden("um_mask")
         tokens = data[f"{backbone}_vmr000_tokens"].view(2, 32, 32, 8)
-        pixels = DenseInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
+        pixels = ImageInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
         compact = pixels.compact(tokens, uniform_mask(data["comp_mask"]), 4, torch.float32).permute(0, 2, 3, 1)
         expected = data[f"{backbone}_vmr000_compacted"].view(compact.shape)
         if backbone == "pvt":
@@ -147,7 +146,7 @@ class TestCompaction:
             encoder.pos_embed.data[:] = data[f"{name}_pos_embed"]
         tokens = data[f"{name}_tokens"].view(2, 32, 32, 8)
         monkeypatch.setattr(encoder.patch_embed, "norm", torch.nn.Identity())  # the recorded token has been through it
-        pixels = DenseInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
+        pixels = ImageInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
         monkeypatch.setattr(encoder, "embed", lambda i, ids, n: pixels.tokens(tokens, ids, n, 4, 1, torch.float32))
         monkeypatch.setattr(encoder, "transform", lambda x, places: (encoder.position(x, places), places))
         x, places = encoder(data["comp_img"].permute(0, 2, 3, 1), mask)
@@ -164,7 +163,7 @@ class TestCompaction:
         pixels, proj = encoder.embed(images, mask.ids_keep, mask.grid[1] // 2), encoder.patch_embed.proj
         whole = torch.nn.functional.conv2d(images.permute(0, 3, 1, 2), proj.weight, proj.bias, stride=4)
         whole = encoder.patch_embed.norm(whole.permute(0, 2, 3, 1))
-        first = DenseInput(ImageSpec((32, 32), (0.0,) * 16, (1.0,) * 16)).compact(
+        first = ImageInput(ImageSpec((32, 32), (0.0,) * 16, (1.0,) * 16)).compact(
             whole.detach(), mask, 4, torch.float32
         )
         torch.testing.assert_close(pixels.permute(0, 3, 1, 2), first, rtol=0, atol=1e-6)

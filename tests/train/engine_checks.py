@@ -1,4 +1,4 @@
-"""Checks of the engine that each rank of a test runs: `run(folder, NAME, ...)` calls check_NAME."""
+"""Checks of the engine, called on each rank: `run(folder, NAME, ...)` calls check_NAME."""
 
 import json
 import os
@@ -42,7 +42,8 @@ class Block(nn.Module):
 class Tiny(nn.Module):
     """A transformer that predicts its input, with a token, a frozen parameter, a buffer and dropout.
 
-    The first two ids, 0 in ordinary batches, break it: loss * (1 + ids[0]) + ids[1].
+    The loss is multiplied by 1 + ids[0], and ids[1] is added. Ordinary batches have ids of 0. Other ids make the loss
+    infinite or NaN.
     """
 
     def __init__(self, dropout=0.1):
@@ -66,9 +67,10 @@ class Tiny(nn.Module):
 
 
 class TinyConv(nn.Module):
-    """A convolution and a batch norm that predict the mean of their input; names as `make_config` expects them.
+    """A convolution and a batch norm that predict the mean of their input.
 
-    The first two ids break it as they do `Tiny`, but before the batch norm.
+    Its parameters have the names that `make_config` uses. The first two ids change the input of the batch norm, as they
+    change the loss of `Tiny`.
     """
 
     def __init__(self, dropout=0.1):
@@ -85,18 +87,25 @@ class TinyConv(nn.Module):
 
 
 def make_config(world, stage=0, precision="fp32", **train):
-    """Global batch 8 in 2 micro-batches. ZeRO-3 keeps only the smallest parameters whole, and has several groups."""
+    """Returns a config with a global batch of 8 in 2 micro-batches.
+
+    At ZeRO stage 3 only the smallest parameters stay whole, and there are several groups.
+    """
     train = {"micro_batch": 4 // world, "deepspeed": str(FRAGMENT), **train}
     return config.Config(
-        *(RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()),
-        config.Data(RandomResizedCrop()),
-        config.Optim(weight_decay=0.1, clip=0.5, lr_scale=(("token", 0.1), ("blocks.0", 3.0))),
-        config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
+        masking=RandomMasking(),
+        encoder=ViT(),
+        decoder=TransformerDecoder(),
+        target=NormalizedPatches(),
+        loss=MaskedL2(),
+        data=config.Data(RandomResizedCrop()),
+        optim=config.Optim(weight_decay=0.1, clip=0.5, lr_scale=(("token", 0.1), ("blocks.0", 3.0))),
+        train=config.Train(global_batch=8, seed=3, zero_stage=stage, precision=precision, **train),
     )
 
 
 def make_engine(process, stage=0, precision="fp32", dropout=0.1, other=False, kind=Tiny, **train):
-    """An engine; `other` starts from other values, to see that loading replaces every one of them."""
+    """Returns an engine. With `other` it starts from other values, all of which loading must replace."""
     module = kind(dropout)
     for tensor in module.state_dict().values() if other else ():
         tensor.add_(1)
@@ -104,7 +113,7 @@ def make_engine(process, stage=0, precision="fp32", dropout=0.1, other=False, ki
 
 
 def batches(step, world, rank):
-    """This rank's part of the 2 micro-batches of a step: the same 8 images for any number of ranks."""
+    """Returns this rank's part of 2 micro-batches: the same 8 images for any number of ranks."""
     generator = torch.Generator().manual_seed(step)
     images = torch.randint(0, 256, (2, 4, 4, 8, 3), generator=generator, dtype=torch.uint8)
     share = 4 // world
@@ -112,7 +121,7 @@ def batches(step, world, rank):
 
 
 def train(engine, steps):
-    """Trains on the given step numbers; returns the losses, averaged over ranks."""
+    """Does the updates of these numbers; returns the losses, averaged over ranks."""
     process = engine.process
     losses = []
     for step in steps:
@@ -123,7 +132,7 @@ def train(engine, steps):
 
 
 def differences(a, b):
-    """Names of the tensors that are not equal bit for bit."""
+    """Returns the names of the tensors that are not equal bit for bit."""
     flat_a, flat_b = ({f"{kind}/{name}": t for kind, part in s.items() for name, t in part.items()} for s in (a, b))
     assert flat_a.keys() == flat_b.keys()
     return [k for k, t in flat_a.items() if t.numpy().tobytes() != flat_b[k].numpy().tobytes()]
@@ -134,7 +143,7 @@ def copy(state):
 
 
 def check_plain_loop(process):
-    """Gradients are divided by accumulation and by ranks exactly once: equal to one process, one batch, plain torch."""
+    """Compares with plain torch on one process and one batch, so gradients are averaged exactly once."""
     engine = make_engine(process, dropout=0.0)
     module = Tiny(dropout=0.0)
     groups = optim.parameter_groups(module, make_config(process.world).optim)
@@ -151,7 +160,7 @@ def check_plain_loop(process):
         plain.step()
         torch.testing.assert_close(engine.process.reduce_mean(result.loss), loss.detach(), rtol=1e-6, atol=0)
         torch.testing.assert_close(result.grad_norm, norm, rtol=1e-5, atol=0)
-    moments = engine.state_dict().get("exp_avg", {})  # linear in the gradients, as the weights are not
+    moments = engine.state_dict().get("exp_avg", {})  # linear in the gradients, unlike the weights
     names = {p: name for name, p in module.named_parameters()}
     assert process.rank or moments.keys() == {names[p] for p in plain.state}
     for p, state in plain.state.items():
@@ -168,7 +177,7 @@ def check_stages_agree(process, precision, stages, tolerance):
 
 
 def check_resume(process, stage, precision, **train_fields):
-    """Saving changes nothing; a new engine with the loaded state continues bit for bit."""
+    """Checks that saving changes nothing, and that a new engine with that state continues bit for bit."""
     engine = make_engine(process, stage, precision, **train_fields)
     train(engine, range(3))
     saved = copy(engine.state_dict())
@@ -191,7 +200,7 @@ def check_resume(process, stage, precision, **train_fields):
 
 
 def check_batch_norm(process, stage, precision):
-    """Its statistics are kept in fp32, saved, and loaded whatever the precision and the stage."""
+    """Checks that statistics of a batch norm are kept in fp32, saved and loaded."""
     check_resume(process, stage, precision, kind=TinyConv)
     engine = make_engine(process, stage, precision, kind=TinyConv)
     train(engine, range(3))
@@ -204,7 +213,7 @@ def check_batch_norm(process, stage, precision):
 
 
 def check_batch_norm_not_finite(process, stage, precision):
-    """Its statistics forget a bad micro-batch too."""
+    """Checks that statistics of a batch norm forget a bad micro-batch too."""
     check_not_finite(process, stage, precision, kind=TinyConv)
 
 
@@ -213,7 +222,7 @@ def check_offload(process, stage, precision):
 
 
 def check_change_stage(process, precision, tolerance):
-    """Every stage loads every other's state exactly, and continues like it."""
+    """Checks that every stage loads every other stage's state exactly, and continues like that stage."""
     states, losses = {}, {}
     for stage in range(4):
         engine = make_engine(process, stage, precision)
@@ -241,7 +250,7 @@ def check_write_state(process, stage):
 
 
 def check_read_state(process, stage):
-    """What another number of processes wrote loads exactly and continues like it."""
+    """Checks that the state of another number of processes loads exactly and continues like those."""
     flat = load_file(FOLDER / f"stage{stage}.safetensors")
     losses = flat.pop("losses")
     state = {}
@@ -255,7 +264,7 @@ def check_read_state(process, stage):
 
 
 def check_not_finite(process, stage, precision, kind=Tiny):
-    """A bad micro-batch on the last rank: every rank skips, nothing changes, and the run is as if it had not been."""
+    """Checks that a bad micro-batch on the last rank makes every rank skip, and changes nothing."""
     engine, clean = (make_engine(process, stage, precision, kind=kind) for _ in range(2))
     train(engine, range(2))
     train(clean, range(2))
@@ -286,7 +295,7 @@ def check_not_finite(process, stage, precision, kind=Tiny):
 
 
 class CountReads(TorchDispatchMode):
-    """Counts what would make the host wait for a GPU: reading a value."""
+    """Counts reads of values, for which the host would wait for a GPU."""
 
     reads = 0
 
@@ -296,7 +305,7 @@ class CountReads(TorchDispatchMode):
 
 
 def check_no_reads(process, precision):
-    """At stage 0 an update reads nothing back, clipping, skipping and loss scaling included."""
+    """Checks that an update at stage 0 reads nothing: clipping, skipping and scaling stay on the device."""
     engine = make_engine(process, 0, precision)
     train(engine, range(1))
     with CountReads() as count:
@@ -331,7 +340,7 @@ def check_micro_batches(process):
 
 
 def check_process(process):
-    """The cores are shared among the ranks; sums and means are over the ranks."""
+    """Checks that ranks share the cores, and that sums and means are over the ranks."""
     assert process.device == torch.device("cpu")
     assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) // process.world)
     engine = make_engine(process)
@@ -340,16 +349,16 @@ def check_process(process):
 
 
 def check_reseeds(process):
-    """Dropout depends on the step and the rank alone, not on what was drawn before."""
+    """Checks that dropout depends on step and rank only, not on earlier draws."""
     result = [make_engine(process).train_step(step, LR, batches(0, process.world, process.rank)) for step in (5, 5, 6)]
     assert result[0].loss == result[1].loss != result[2].loss
 
 
 def run(folder: Path, check: str, *arguments) -> None:
-    """Runs one check as this rank. Ranks share the folder, and what checks write to it."""
+    """Runs one check on this rank. All ranks share the folder that checks write to."""
     global FOLDER, FRAGMENT
     FOLDER, FRAGMENT = folder, folder / "deepspeed.json"
-    if check == "process":  # the number of threads is then for `init_distributed` to choose
+    if check == "process":  # then `init_distributed` chooses the number of threads
         del os.environ["OMP_NUM_THREADS"]
         torch.set_num_threads(5)
     process = init_distributed("cpu")

@@ -1,4 +1,4 @@
-"""Runs of fastmim/train.py on CPUs: in this process, in forks of a process that has imported it, under the launcher."""
+"""Runs of fastmim/train.py on CPUs: in this process, in forks, or under the launcher."""
 
 import contextlib
 import faulthandler
@@ -25,18 +25,18 @@ import fastmim_kernels
 from tests.methods.tiny import ROOT
 
 SCRIPT = str(ROOT / "fastmim/train.py")
-# One thread: the order of sums, and so the last bit, depends on how many there are.
+# One thread, as the order of sums, and so the last bit, depends on the number of threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
-# What DeepSpeed imports in a run at ZeRO 1 to 3; Muon, which no run uses, brings torch.compile's modules: two seconds.
+# Modules that DeepSpeed imports at ZeRO 1 to 3. Muon, which no run uses, imports torch.compile: two seconds.
 ZERO = [f"deepspeed.runtime.zero.{name}" for name in ("muon.muon_optimizer", "stage_1_and_2", "stage3")]
 PATIENCE = 1800  # seconds; a busy machine is slow
 
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Gives one thread, and restores afterwards the state of this process that a run changes."""
+    """Sets one thread inside, and restores the state of this process that a run changes."""
     environment, threads, reference = dict(os.environ), torch.get_num_threads(), fastmim_kernels.using_reference()
-    linear = torch.nn.functional.linear  # DeepSpeed replaces it at ZeRO 3, by one that rounds otherwise
+    linear = torch.nn.functional.linear  # at ZeRO 3 DeepSpeed replaces it by a function that rounds differently
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     torch.set_num_threads(1)
     try:
@@ -54,7 +54,10 @@ def restored() -> Iterator[None]:
 
 @functools.cache
 def _main() -> Callable:
-    """Imports what trains, once, and keeps the garbage collector from looking through all of it after every run."""
+    """Imports train.py once.
+
+    The garbage collector then ignores all imported objects, which would cost time after every run.
+    """
     import deepspeed  # noqa: F401 - a run imports it
 
     from fastmim.train import main
@@ -69,7 +72,7 @@ def train(words: list[str], check: bool = True) -> CompletedProcess:
 
     Args:
         words: config and settings, as on the command line.
-        check: the run must succeed.
+        check: True if the run must succeed.
     """
     main = _main()
     output, errors, code = io.StringIO(), io.StringIO(), 0
@@ -87,7 +90,7 @@ def train(words: list[str], check: bool = True) -> CompletedProcess:
 
 
 def refusal(words: list[str]) -> str:
-    """Returns the only line that a run says that cannot be done."""
+    """Runs a command that must be refused; returns its only line."""
     done = train(words, check=False)
     assert done.returncode == 2 and done.stderr.startswith("train.py: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -95,7 +98,7 @@ def refusal(words: list[str]) -> str:
 
 @functools.cache
 def _forks() -> multiprocessing.context.ForkServerContext:
-    """Starts a process that only imports: each of its forks has imported all that training needs."""
+    """Starts a process whose forks have all imports that training needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "fastmim.train", *ZERO, "tests.train.launched"])
     with mock.patch.dict(os.environ, ENVIRONMENT):
@@ -107,7 +110,7 @@ def _run_rank(output: Path, environment: dict[str, str], call: Callable, *argume
     with open(output, "w") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-    faulthandler.dump_traceback_later(0.9 * PATIENCE)  # says where a rank waits that will be killed
+    faulthandler.dump_traceback_later(0.9 * PATIENCE)  # shows where a rank waits before it is killed
     os.environ.update(environment)
     torch.set_num_threads(1)
     gc.freeze()  # DeepSpeed collects garbage often
@@ -115,21 +118,22 @@ def _run_rank(output: Path, environment: dict[str, str], call: Callable, *argume
 
 
 class Forks:
-    """The ranks of one call, each a fork; ended on leaving at the latest.
+    """The ranks of one call, each in a fork. A context manager, which kills the forks on leaving.
+
+    Args:
+        folder: folder of each rank's output.
+        ranks: number of forks. A single fork has no environment of a launcher.
+        call: function that each fork calls.
+        arguments: arguments of the function.
 
     Attributes:
         ranks: the processes.
+        outputs: file of each rank's output.
     """
 
     def __init__(self, folder: Path, ranks: int, call: Callable, *arguments):
-        """
-        Args:
-            folder: gets what each rank prints.
-            ranks: how many; with 1, nothing says to the fork that it is a rank.
-            call: is called with `arguments` in each fork.
-        """
         folder.mkdir(parents=True, exist_ok=True)
-        # This process keeps their store at a port that the system gives, as torchrun does: no rank must find a port.
+        # As with torchrun, this process keeps the store, at a free port that the system chooses.
         self._store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self._store.port), "WORLD_SIZE": str(ranks)}
         shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
@@ -149,14 +153,14 @@ class Forks:
             process.join()
 
     def wait(self) -> list[int]:
-        """Waits until all have ended and returns their exit codes."""
+        """Waits until all forks have ended; returns their exit codes."""
         deadline = time.monotonic() + PATIENCE
         for process in self.ranks:
             process.join(max(0, deadline - time.monotonic()))
         return [process.exitcode for process in self.ranks]
 
     def check(self) -> None:
-        """Waits until all have ended well."""
+        """Waits until all forks have ended, and checks that none has failed."""
         assert self.wait() == [0] * len(self.ranks), "\n".join(path.read_text() for path in self.outputs)
 
 
@@ -165,13 +169,13 @@ def _train_rank(words: list[str]) -> None:
 
 
 def train_on_two(words: list[str], folder: Path) -> None:
-    """Trains in two processes; what they print goes to `folder`."""
+    """Trains in two processes; `folder` gets their output."""
     with Forks(folder, 2, _train_rank, [*words, "--train.device", "cpu"]) as forks:
         forks.check()
 
 
 def start(words: list[str], ranks: int = 0, **options) -> subprocess.Popen:
-    """Starts train.py as a person does: one process, or, given `ranks`, deepspeed's launcher."""
+    """Starts train.py as a person does: one process, or `ranks` under DeepSpeed's launcher."""
     launcher = []
     if ranks:
         launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks), "--master_port", free_port()]
@@ -180,11 +184,15 @@ def start(words: list[str], ranks: int = 0, **options) -> subprocess.Popen:
 
 @contextlib.contextmanager
 def launch(words: list[str], ranks: int, output: Path, begun: Callable[[], bool]) -> Iterator[subprocess.Popen]:
-    """Starts `ranks` under deepspeed's launcher, up to three times if their port is taken; kills them on leaving.
+    """Starts ranks under DeepSpeed's launcher, and kills them on leaving.
+
+    A taken port is tried again, three times in all.
 
     Args:
-        output: the file that gets what they print.
-        begun: what to wait for.
+        words: config and settings, as on the command line.
+        ranks: number of ranks.
+        output: file of all output.
+        begun: function that returns True once the run has begun.
     """
     for _ in range(3):
         with open(output, "w") as file:
@@ -203,7 +211,7 @@ def launch(words: list[str], ranks: int, output: Path, begun: Callable[[], bool]
 
 
 def free_port() -> str:
-    """Returns a port that nobody has, just now."""
+    """Returns a port that is free at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return str(server.getsockname()[1])
 
@@ -217,10 +225,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def result(run: Path) -> dict:
-    """What a finished run leaves."""
+    """Returns the content of a finished run's result.json."""
     return json.loads((run / "result.json").read_text())
 
 
 def rows(run: Path) -> list[dict]:
-    """The lines of a run's metrics."""
+    """Returns the rows of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Two traces differ exactly when something differed, and a resumed trace equals an undisturbed one."""
+"""Tests that traces differ where runs differ, and that a resumed trace equals an undisturbed one."""
 
 import pytest
 import torch

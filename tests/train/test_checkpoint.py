@@ -1,4 +1,4 @@
-"""A checkpoint survives a stop at any file operation, a power cut, a full disk, rot; two runs cannot share a folder."""
+"""Tests that checkpoints survive kills, power cuts, full disks and rot, and that folders are locked."""
 
 import errno
 import fcntl
@@ -24,11 +24,11 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.j
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """The end of the process at a file operation."""
 
 
 class Shim:
-    """Numbers the file operations that change anything, logs them, and can end or fail the `at`-th."""
+    """Numbers and logs the file operations that change anything, and can end or fail the `at`-th."""
 
     def __init__(self, at=None, fault=None):
         self.at, self.fault, self.log, self.paths = at, fault, [], {}
@@ -98,7 +98,7 @@ def valid_steps(folder):
 
 
 def check(folder, allowed, at_least):
-    """What must hold at every instant; gives the step that a restart would begin from."""
+    """Checks the rules that hold at every instant; returns the step that a restart continues from."""
     loaded = load(folder, report=lambda line: None)
     assert loaded.step in allowed
     assert equal(loaded.state, state_at(loaded.step)) and loaded.meta == {"seen": loaded.step * 8}
@@ -108,7 +108,7 @@ def check(folder, allowed, at_least):
 
 @pytest.fixture
 def base(tmp_path):
-    """A run that has saved steps 10 and 20, and crashed once inside a save."""
+    """The folder of a run that has saved steps 10 and 20, and crashed once inside a save."""
     folder = tmp_path / "base"
     put(folder, 10)
     put(folder, 20)
@@ -142,7 +142,7 @@ def test_empty_folder(tmp_path):
 
 @pytest.mark.parametrize("step", [30, 20])
 def test_stop_at_every_operation(base, tmp_path, step):
-    """Step 20 is a re-save: the name exists already."""
+    """Step 20 is saved again, so its name exists already."""
     folder = shutil.copytree(base, tmp_path / "whole")
     with shim() as whole:
         put(folder, step)
@@ -181,10 +181,10 @@ def test_full_disk_at_every_operation(base, tmp_path, code):
 
 
 def image_after_power_cut(before, log, draw):
-    """The files a power cut may leave: whatever was not fsynced is there, or not, as `draw` decides.
+    """Returns the files that a power cut may leave; `draw` decides about each change without fsync.
 
-    `before`: bytes by path (None = folder), all durable. Entries are durable once their folder was fsynced, contents
-    once their file was. Anything else may be lost independently of order, which is more than real file systems do.
+    `before` maps each durable path to its bytes (None = folder). Entries are durable once their folder was fsynced,
+    contents once their file was. All else may be lost in any order, which is more than real file systems lose.
     """
     names, contents = dict(before), {}
     for index, (name, path, extra) in enumerate(log):
@@ -210,7 +210,7 @@ def image_after_power_cut(before, log, draw):
 
 
 def power_cuts(base, tmp_path, forget_fsync):
-    """Replays a save cut at every operation, several times each: yields (folder left, whether the save was whole)."""
+    """Cuts a save at every operation, several times each; yields (folder left, True if it was whole)."""
     before = {str(p): None if p.is_dir() else p.read_bytes() for p in [base, *base.rglob("*")]}
     with shim() as whole:
         put(base, 30)
@@ -260,7 +260,7 @@ def test_rot_is_found(base):
 @pytest.mark.parametrize("header", [b"", (64).to_bytes(8, "little") + b"{}" + b" " * 62, "as the file"])
 @pytest.mark.parametrize("name", FILES[:2])
 def test_a_huge_file_of_no_use_is_refused_without_reading_it(base, name, header):
-    """A sparse file: if its size is that of its tensors, the caller's check refuses it first."""
+    """If the size of a sparse file fits its tensors, the caller's check refuses the file first."""
     size, path = 1 << 40, base / "step-00000020"
     if header == "as the file":
         text = json.dumps({"w": {"dtype": "U8", "shape": [size - 136], "data_offsets": [0, size - 136]}}).encode()
@@ -363,7 +363,7 @@ def test_a_refused_start_leaves_the_lock_of_the_run_that_came_first(tmp_path, mo
     first = []
 
     def late(folder):
-        first.append(lock(folder))  # the other run's, which was not there when this one looked
+        first.append(lock(folder))  # the lock of another run, which came after this run had looked
         return lock(folder)
 
     monkeypatch.setattr(runfolder, "lock", late)

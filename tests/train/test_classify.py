@@ -171,7 +171,7 @@ def plain(tmp_path_factory, images):
         ("--augment.rand_augment m9", "timm's form, such as rand-m9-mstd0.5-inc1, got 'm9'"),
         ("--augment.rand_augment rand-m9 --augment.color_jitter 0.4", "augment.color_jitter"),
         ("--data.test_size 64 64", "needs a convolutional network"),
-        ("--data.held_out 3", "data.held_out: expected 0, got 3"),
+        ("--data.held_out 3", "--data.held_out: no such setting; here: --data.test"),
         ("--ema.decay 0.9 --train.zero_stage 3", "ema.decay needs train.zero_stage below 3"),
         ("--data.test {root}", "expected one folder for each class"),
         ("--data.test {root}/other", "class 0 is 'blue' there and 'bright' in"),

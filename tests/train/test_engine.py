@@ -1,4 +1,4 @@
-"""The engine on two processes and one: ZeRO stages agree, resume bit for bit, load each other, skip together."""
+"""Tests of the engine on one and two processes: ZeRO stages agree, resume, and skip together."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from tests.sweep import covering
 from tests.train.launched import ENVIRONMENT, Forks
 
 FP32, BF16, AUTOCAST, FP16 = "fp32", "bf16-master", "autocast", "autocast-fp16"
-# Check of tests/train/engine_checks.py, processes, ZeRO stage, precision.
+# (check of tests/train/engine_checks.py, processes, ZeRO stage, precision)
 SWEEP = [("resume", 2, stage, precision) for stage in range(4) for precision in (FP32, BF16, AUTOCAST)]
 SWEEP += [("resume", 1, stage, FP32) for stage in range(4)] + [("resume", 2, 0, FP16)]
 SWEEP += [("offload", 2, stage, precision) for stage in (1, 2, 3) for precision in (FP32, BF16)]
@@ -81,8 +81,15 @@ def make_config(**train):
     from fastmim.model.masking import RandomMasking
     from fastmim.model.targets import NormalizedPatches
 
-    parts = RandomMasking(), ViT(), TransformerDecoder(), NormalizedPatches(), MaskedL2()
-    return config.Config(*parts, config.Data(RandomResizedCrop()), config.Optim(), config.Train(**train))
+    return config.Config(
+        masking=RandomMasking(),
+        encoder=ViT(),
+        decoder=TransformerDecoder(),
+        target=NormalizedPatches(),
+        loss=MaskedL2(),
+        data=config.Data(RandomResizedCrop()),
+        train=config.Train(**train),
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,7 @@ def test_the_users_file_may_repeat_what_the_config_says(tmp_path):
     file.write_text('{"gradient_clipping": 5, "bf16": {"enabled": true}, "train_batch_size": 4096}')
     clipped = replace(make_config(deepspeed=str(file)), optim=config.Optim(clip=5.0))
     settings = deepspeed_config(clipped, 1, "bf16-master")
-    assert settings["gradient_clipping"] == 0.0 and not settings["bf16"]["enabled"]  # stage 0 does it itself
+    assert settings["gradient_clipping"] == 0.0 and not settings["bf16"]["enabled"]  # fastmim does both
 
 
 @pytest.mark.parametrize(
@@ -252,7 +259,7 @@ def test_step_seeds_differ():
     assert all(0 <= step_seed(*place) < 2**64 for place in places)
 
 
-@pytest.mark.costly("processes", "what an import loads is seen in a process of its own")
+@pytest.mark.costly("processes", "an import is observed in a new process")
 def test_importing_the_engine_is_light():
     code = "import sys, fastmim.engine.engine; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ | ENVIRONMENT).returncode == 0

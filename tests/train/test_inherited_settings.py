@@ -10,13 +10,13 @@ from PIL import Image
 
 from fastmim.config.base import load, to_json
 from fastmim.export.export import export_encoder
+from fastmim.model.build import build
 from fastmim.model.encoders import ResNet
 from fastmim.run import checkpoint
 from fastmim.run.folder import FolderError
 from fastmim.tasks import classify
 from fastmim.tasks.classify import build_encoder
 from fastmim.tasks.inherited_settings import inherit_settings
-from fastmim.tasks.parts import build
 from tests.methods.tiny import ROOT
 from tests.train import launched
 from tests.train.launched import refusal, result

@@ -1,4 +1,4 @@
-"""A frozen, dead or failing rank is named by the others, which save what can be saved and end."""
+"""Tests that the other ranks name a frozen, dead or failing rank, save what they can, and end."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def wait(*_) -> None:
 
 
 def train_until_wait(place: str, words: list[str]) -> None:
-    """Trains; where the run calls a function, a signal comes and the function waits for ever."""
+    """Trains with one function replaced by a signal and an endless wait."""
     from fastmim import train
 
     with mock.patch(place, wait):
@@ -62,7 +62,7 @@ def test_sigterm_is_obeyed_at_every_moment(images, tmp_path, place, status, said
 
 
 def train_until(rank: int, event: str, words: list[str]) -> None:
-    """Trains; in the fourth update something happens to a rank."""
+    """Trains; a rank gets a signal, waits or fails in the fourth update."""
     from fastmim import train
     from fastmim.engine.engine import Engine
 
@@ -121,7 +121,7 @@ def test_a_signal_while_waiting_saves_the_last_finished_update(images, tmp_path)
 
 
 def train_on_a_full_disk(words: list[str]) -> None:
-    """Trains; no checkpoint can be written."""
+    """Trains without being able to write a checkpoint."""
     from fastmim import train
 
     with mock.patch("fastmim.run.checkpoint.save", side_effect=checkpoint.CheckpointError("the disk is full")):
@@ -130,7 +130,7 @@ def train_on_a_full_disk(words: list[str]) -> None:
 
 @pytest.mark.costly("processes", "ranks that train")
 def test_all_ranks_end_if_the_last_checkpoint_cannot_be_written(images, tmp_path):
-    """The last evaluation is the work of all ranks: none may begin it alone."""
+    """The last evaluation needs all ranks, so none may begin it alone."""
     last = ["--data.held_out", "2", "--run.evaluate_every", "1000", "--train.epochs", "2"]
     with Forks(tmp_path / "output", 2, train_on_a_full_disk, words(tmp_path / "run", images, *last)) as forks:
         assert forks.wait() == [1, 0]

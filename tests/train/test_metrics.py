@@ -1,4 +1,4 @@
-"""What a person reads is true: speed without pauses, whole files, no crash for want of disk."""
+"""Tests of log lines: speed without pauses, whole files, no crash on a full disk."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CONFIG = load(Path(__file__).parents[2] / "configs/debug/tiny_cpu.py")  # 32 ima
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds pass when a test adds them to `now`."""
+    """A clock that a test sets by its field `now`."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(metering, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
@@ -66,9 +66,9 @@ def test_share_of_time_waiting_for_data(meter, clock):
 
 def test_skips_are_counted_in_a_row_and_named(meter, capsys):
     names = lambda step: [f"{step}-{i}.jpg" for i in range(5)]  # noqa: E731
-    assert meter.skips(10, [True, False, True, True], names) == 2
-    assert meter.skips(14, [True], names) == 3
-    assert meter.skips(15, [False], names) == 0
+    assert meter.log_skips(10, [True, False, True, True], names) == 2
+    assert meter.log_skips(14, [True], names) == 3
+    assert meter.log_skips(15, [False], names) == 0
     stored = [json.loads(line) for line in (meter.folder / "skipped.jsonl").read_text().splitlines()]
     assert [row["step"] for row in stored] == [10, 12, 13, 14] and stored[0]["images"] == names(10)
     assert "update 12 skipped: non-finite loss or gradient on 12-0.jpg" in capsys.readouterr().out
@@ -124,20 +124,20 @@ def test_what_goes_on_between_lines_is_said(meter, clock, capsys):
     meter.accumulation = 64
 
     def slow():
-        meter.still_there(31.0)
+        meter.print_state(31.0)
         yield from range(3)
 
     batches = meter.waiting(slow())
     next(batches)
     assert "update 1 of 100: waiting for images; the last line was 0m31s ago" in capsys.readouterr().out
-    meter.still_there(31.0)
+    meter.print_state(31.0)
     assert "update 1 of 100: its first micro-batch is under way" in capsys.readouterr().out
     clock.now += 31
     next(batches)
-    meter.still_there(31.0)
+    meter.print_state(31.0)
     assert "update 1 of 100: 1 of 64 micro-batches in 0m31s; an update takes 33m04s" in capsys.readouterr().out
     update(meter)
-    meter.still_there(31.0)
+    meter.print_state(31.0)
     assert "update 1 of 100 is done: evaluating or saving; the last line was 0m31s ago" in capsys.readouterr().out
 
 
@@ -151,8 +151,8 @@ def test_a_loss_that_rises_is_said_with_what_to_change(meter, clock, capsys):
 
 
 def curve_of(run, rows, part, monkeypatch):
-    """Title, axes and legend of a drawn curve."""
-    from fastmim.analysis.curve import plot_curve
+    """Returns title, axes, legend and points of a drawn curve."""
+    from fastmim.analysis.loss_curve import plot_curve
 
     found = []
     run.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The learning-rate rule, the weight-decay groups, and the stage-0 AdamW against torch's plain one."""
+"""Tests of the learning-rate rule, the parameter groups, and AdamW of stage 0 against torch's."""
 
 import math
 import re
@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastmim import recipe
 from fastmim.config import base as config
 from fastmim.engine.optim import learning_rate, parameter_groups
 from fastmim.engine.stage0 import AdamW
@@ -39,7 +40,7 @@ def test_learning_rate_when_all_is_warm_up():
 
 
 def cosine(high, low, done):
-    """Half a cosine from high to low, of which the fraction `done` is done."""
+    """Returns the value at fraction `done` of half a cosine from high to low."""
     return low + (high - low) * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -53,7 +54,7 @@ CURVES = {
         0: 4e-6,
         5: (4e-6 + 8e-4) / 2,
         9.999: 4e-6 + (8e-4 - 4e-6) * 0.9999,
-        10: cosine(8e-4, 4e-5, 0.1),  # it drops, to 0.976 of the way
+        10: cosine(8e-4, 4e-5, 0.1),  # the rate drops, onto 0.976 of the cosine
         50: cosine(8e-4, 4e-5, 0.5),
         100: 4e-5,
     }),
@@ -178,7 +179,7 @@ def test_what_is_no_regular_expression_is_refused_with_its_setting(field, patter
 def test_a_stored_config_s_patterns_are_not_compiled(monkeypatch):
     stored = config.to_json(config.Optim(no_decay=("a(",), lr_scale=(("[", 1.0),)))
     monkeypatch.setattr(re, "compile", None)
-    assert config.from_json(stored, (config.Optim,)).no_decay == ("a(",)
+    assert config.from_json(stored, recipe).no_decay == ("a(",)
 
 
 def test_a_parameter_cannot_be_in_both_lists():

@@ -1,4 +1,4 @@
-"""The environment by which the processes of a run find each other is checked before anything waits."""
+"""Tests that the environment of a launcher is checked before any process waits for another."""
 
 import pytest
 

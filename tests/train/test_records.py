@@ -1,4 +1,4 @@
-"""Side files of a run are repaired, set aside or left out, and never a reason to stop."""
+"""Tests that damaged side files of a run are repaired or set aside, and never stop the run."""
 
 import contextlib
 import json
@@ -116,7 +116,7 @@ def test_small_files_that_cannot_be_read_count_as_missing(tmp_path):
 
 @contextlib.contextmanager
 def full_disk(size: int):
-    """No file of this process can grow beyond `size` bytes."""
+    """Keeps every file of this process from growing beyond `size` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

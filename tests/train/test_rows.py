@@ -55,9 +55,9 @@ def test_a_row_in_other_arithmetic(images, name, precision, zero_stage):
 
 
 def test_every_encoder_has_a_row_and_a_small_form():
+    from fastmim import recipe
     from fastmim.config.base import load
     from fastmim.parts import Encoder
-    from fastmim.tasks.parts import PARTS
 
     kinds = {}
     for path in ROWS:
@@ -65,7 +65,7 @@ def test_every_encoder_has_a_row_and_a_small_form():
         kind = "-".join(type(part).__name__ for part in (parts.encoder, parts.masking, parts.decoder))
         kinds.setdefault(kind, set()).add(path.relative_to(ROOT / "configs").with_suffix("").as_posix())
     assert kinds.keys() == SAMPLE.keys() and all(SAMPLE[kind] in rows for kind, rows in kinds.items())
-    encoders = {part.__name__ for part in PARTS if issubclass(part, Encoder)}
+    encoders = {part.__name__ for part in recipe if issubclass(part, Encoder)}
     assert encoders == ENCODERS.keys() == {name.split("-")[0] for name in SAMPLE}
 
 

@@ -1,4 +1,4 @@
-"""Whole runs of train.py: stop, go on, refuse, survive."""
+"""Tests of whole runs of train.py: they stop, continue, refuse and survive."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.train.launched import Forks, refusal, rows, start, wait_for
 from tests.train.test_records import full_disk
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
-# "auto" may be bf16, where another split of the batch or other kernels round otherwise: 1e-5 is of fp32.
+# Not "auto", which may be bf16, where another split of the batch rounds differently. The tolerance 1e-5 is for fp32.
 SMALL = "--train.precision fp32 --encoder.depth 2 --encoder.embed_dim 32 --encoder.patch_size 8 --train.epochs 3 "
 SMALL += "--train.global_batch 16 --run.save_every 4 --run.log_every 2"
 STEPS = 3 * 56 // 16
@@ -77,7 +77,7 @@ def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
     assert f"stopped at update 5 of {STEPS}" in result.stdout
     train(tmp_path / "run", images)
     assert diff(undisturbed / "trace.jsonl", tmp_path / "run/trace.jsonl") is None
-    # The lines after the stop average as many updates as they would have without it.
+    # Lines after the stop average as many updates as without the stop.
     once, again = ({r["step"]: r["loss"] for r in rows(run) if "loss" in r} for run in (undisturbed, tmp_path / "run"))
     assert set(again) - set(once) == {5}
     assert [again[step] for step in once] == pytest.approx(list(once.values()), rel=1e-5)
@@ -85,7 +85,7 @@ def test_stopped_and_continued_is_bit_identical(undisturbed, images, tmp_path):
 
 @pytest.mark.costly("processes", "two ranks; the first test of ranks imports all that they need")
 def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_path):
-    """One process up to update 4; then two, accumulating, at ZeRO stage 2."""
+    """A single process trains up to update 4, then two at ZeRO stage 2 with accumulation."""
     run = tmp_path / "run"
     train(run, images, "--run.stop_after", "4")
     two = words(run, images, "--train.micro_batch", "4", "--train.zero_stage", "2")
@@ -94,7 +94,7 @@ def test_two_processes_see_the_same_samples_and_masks(undisturbed, images, tmp_p
 
 
 def assert_same_training(one: Path, other: Path, steps: int) -> None:
-    """Samples and masks of the first updates are equal, losses are close."""
+    """Checks that samples and masks of the first updates are equal, and losses are close."""
     found = [list(trace.read(run / "trace.jsonl"))[:steps] for run in (one, other)]
     fields = [[(line["step"], line["samples"], line["masks"]) for line in lines] for lines in found]
     assert len(fields[0]) == steps and fields[0] == fields[1]
@@ -104,7 +104,7 @@ def assert_same_training(one: Path, other: Path, steps: int) -> None:
 
 @pytest.mark.costly("processes", "deepspeed starts two ranks: four processes that import it")
 def test_under_the_launcher(images, tmp_path):
-    """Two ranks go on with the run of one process. SIGKILL to `deepspeed`: the ranks notice, save and stop."""
+    """Two ranks continue the run of one process; after a SIGKILL to `deepspeed` they save and stop."""
     long = ("--train.epochs", "3000", "--run.save_every", "1000000")
     one, two = tmp_path / "one", tmp_path / "two"
     train(one, images, *long, "--run.stop_after", "2")
@@ -150,7 +150,7 @@ def test_on_a_full_disk_a_run_trains_and_says_at_the_end_that_nothing_is_saved(i
 
 
 def test_a_run_whose_output_nobody_takes_finishes(images, tmp_path, monkeypatch):
-    """Standard output is a closed pipe."""
+    """Standard output is a closed pipe here."""
     reads, writes = os.pipe()
     os.close(reads)
     from fastmim.train import main
@@ -163,7 +163,7 @@ def test_a_run_whose_output_nobody_takes_finishes(images, tmp_path, monkeypatch)
 
 
 def train_signalled(number: int, words: list[str]) -> None:
-    """Trains with a signal to this process behind its second update, which is heard after the third."""
+    """Trains, and sends itself a signal after the second update, which stops the run after the third."""
     from fastmim import train
     from fastmim.tasks import trainer
 
@@ -220,7 +220,7 @@ def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     assert result.returncode == 1
     assert "--optim.blr is given more than once: the last value counts" in result.stdout
     assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
-    # That of update 4 holds the weights with which all updates since are skipped.
+    # The checkpoint of update 4 holds the weights with which all later updates are skipped.
     assert "3 updates in a row skipped" in result.stdout and "There is no checkpoint from before." in result.stdout
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
@@ -255,7 +255,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(undisturbed, images, tmp_pat
 
 
 def test_a_run_starts_from_given_weights(undisturbed, images, tmp_path):
-    """At a learning rate of 0 they stay; and a run that has started is no longer its `run.init`'s."""
+    """At a learning rate of 0 the weights stay. A run that has started needs its `run.init` no more."""
     run, weights = tmp_path / "run", ["--run.init", str(undisturbed)]
     result = train(run, images, *weights, "--optim.blr", "0", "--run.stop_after", "1")
     assert f"at first those of {undisturbed}" in result.stdout
@@ -279,7 +279,7 @@ def lines(path: Path) -> int:
 
 
 def processes(word: str) -> list[int]:
-    """Live processes with a word in their command line."""
+    """Returns the live processes with a word in their command line."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

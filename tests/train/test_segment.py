@@ -114,7 +114,7 @@ def test_it_learns(tmp_path):
         ("--data.classes 1", "data.classes: expected at least 2 and at most 255, got 1"),
         ("--data.names a b", "data.names: expected () or 4 different names, got 2"),
         ("--data.stride 65 64", "data.stride: expected at most data.size=(64, 64)"),
-        ("--data.held_out 3", "data.held_out: expected 0, got 3"),
+        ("--data.held_out 3", "--data.held_out: no such setting; here: --data.test"),
         ("--data.test_mode slid", "nearest: slide"),
         ("--data.masks {root}/test_masks", "expected one mask for each image in"),
         ("--data.masks {root}/nothing", "no folder of images"),

@@ -1,4 +1,4 @@
-"""Signals and a vanished launcher stop every rank at one step edge, with exit code 0 and nothing left running."""
+"""Tests that a signal or a vanished launcher stops every rank after the same update, with status 0."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ LAUNCH = "import subprocess, sys\nsys.exit(subprocess.Popen([sys.executable, *sy
 
 
 class Half:
-    """A run that has done two updates and saved one, and can save if that is said."""
+    """A run that has done two updates and saved one, and can save now if `can`."""
 
     def __init__(self, can: bool = True):
         self.number, self.can = 1, can
@@ -54,7 +54,7 @@ class Half:
 
 
 def signalled(number: int, times: int, file: Path) -> None:
-    """Writes the reason to stop after so many signals."""
+    """Sends itself a signal several times, and writes the reason to stop to a file."""
     before = signal.getsignal(number)
     stop = Stop()
     stop.watch(Half())
@@ -73,7 +73,7 @@ def test_signal(tmp_path, name, times):
 
 
 def blocked(numbers: tuple[int, ...], rescue: Half | None) -> None:
-    """Signals come while the main thread waits in a system call that is made again after each signal."""
+    """Gets signals while the main thread waits in a system call, which Python restarts after each signal."""
     stop = Stop()
     if rescue:
         stop.watch(rescue)
@@ -104,7 +104,7 @@ def test_a_signal_ends_a_process_that_is_blocked(tmp_path, numbers, rescue, stat
 
 
 def finishes(number: int, before: bool) -> None:
-    """A signal comes before or during the work that follows the last save."""
+    """Gets a signal before or during the work after the last save."""
     stop, rescue = Stop(), Half()
     rescue.save_now()
     with stop:
@@ -128,7 +128,7 @@ def test_a_signal_ends_the_work_after_the_last_save(tmp_path, before):
 
 
 class Alive:
-    """Other processes that give signs of life."""
+    """The other processes of a run, all alive."""
 
     timeout, all_alive, is_first = 4.0, True, True
 
@@ -159,7 +159,7 @@ def test_a_signal_ends_ranks_that_wait_for_ever_though_all_are_alive(tmp_path):
 
 
 def stops_together(folder: Path) -> None:
-    """The last rank gets a signal in its sixth step."""
+    """Runs a loop of steps; the last rank gets a signal in its sixth step."""
     dist.init_process_group("gloo")
     stop = Stop()
     stop.join(dist.get_rank(), 2, 60)
@@ -184,7 +184,7 @@ def test_ranks_agree(tmp_path):
 
 @pytest.mark.parametrize("victim, how", [("deepspeed", signal.SIGTERM), ("launch", signal.SIGKILL)])
 def test_launcher_gone(tmp_path, victim, how):
-    """The runner's own parent never reaps it here, so a zombie must count as gone."""
+    """The parent of the launcher never reaps it here, so a zombie must count as gone."""
     (tmp_path / "deepspeed").write_text(LAUNCH)
     (tmp_path / "deepspeed.launcher.launch").write_text(LAUNCH)
     (tmp_path / "rank.py").write_text(RANK)
@@ -200,7 +200,7 @@ def test_launcher_gone(tmp_path, victim, how):
 
 
 def test_a_shell_is_no_launcher(tmp_path):
-    """`nohup python ... &` goes on when its shell ends, even where the shell's command line mentions deepspeed."""
+    """`nohup python ... &` goes on when its shell ends, even if the shell's command line says deepspeed."""
     (tmp_path / "rank.py").write_text(RANK)
     command = ["bash", "-c", f"# deepspeed\n{sys.executable} {tmp_path}/rank.py {tmp_path} & wait"]
     shell = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)

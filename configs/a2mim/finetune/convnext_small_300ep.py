@@ -4,23 +4,18 @@ The readme calls it RSB A2, but its configs are these. The norms of stem and dow
 expression misses them. Its SimMIM's has the same: --run.init runs/a2mim_simmim_convnext_small_300ep.
 
 Published: 83.7 %; 83.2 % of its SimMIM.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.config.classify import EMA, Head
+from fastmim.recipe import EMA, Head, change, load
 
 base = load("../../mae/finetune/vit_base_patch16_224_100ep.py")
 row = load("../pretrain/convnext_small_300ep.py")
-config = replace(
+config = change(
     base,
-    encoder=replace(row.encoder, drop_path=0.4),
+    encoder=change(row.encoder, drop_path=0.4),
     head=Head(pool="mean", norm="after", init_std=0.02),
     ema=EMA(decay=0.9999, warmup_epochs=20),
-    optim=replace(
-        base.optim,
+    optim=dict(
         blr=4e-3,
         lr_batch=4096,
         cosine_from="start",
@@ -29,6 +24,6 @@ config = replace(
         decay=(r"stem\.1\.weight", r"downsample\.0\.weight"),
         layer_decay=1.0,
     ),
-    train=replace(base.train, epochs=300, global_batch=4096),
-    run=replace(base.run, dir="runs/a2mim_convnext_small_finetune", init=row.run.dir, evaluate_every=312),
+    train=dict(epochs=300, global_batch=4096),
+    run=dict(dir="runs/a2mim_convnext_small_finetune", init=row.run.dir, evaluate_every=312),
 )

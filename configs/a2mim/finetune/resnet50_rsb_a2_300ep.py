@@ -4,18 +4,25 @@ Averaging the weights is openmixup's, for this depth only. Its SimMIM's has the 
 --run.init runs/a2mim_simmim_resnet50_300ep.
 
 Published: 80.4 %; 79.9 % of its SimMIM.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import Optim, Run, Train, load
-from fastmim.config.classify import EMA, Augment, Finetune, Head, LabelledData
-from fastmim.data.crops import RandomResizedCrop
+from fastmim.recipe import (
+    EMA,
+    Augment,
+    Finetune,
+    Head,
+    LabelledData,
+    Optim,
+    RandomResizedCrop,
+    Run,
+    Train,
+    change,
+    load,
+)
 
 row = load("../pretrain/resnet50_300ep.py")
 config = Finetune(
-    encoder=replace(row.encoder, drop_path=0.05),
+    encoder=change(row.encoder, drop_path=0.05),
     data=LabelledData(
         crop=RandomResizedCrop(scale=(0.08, 1.0), interpolation="bicubic"),
         size=(224, 224),

@@ -3,16 +3,9 @@
 Recipe of openmixup `a2mim/imagenet/convnext_b_l3_sz224_init_8xb256_cos_ep300.py`, that of ConvNeXt-S.
 
 Published: 84.1 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("convnext_small_300ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, name="convnext_base"),
-    run=replace(base.run, dir="runs/a2mim_convnext_base_300ep"),
-)
+config = change(base, encoder=dict(name="convnext_base"))

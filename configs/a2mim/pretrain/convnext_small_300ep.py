@@ -4,16 +4,20 @@ Recipe of openmixup `a2mim/imagenet/convnext_s_l3_sz224_init_8xb256_cos_ep300.py
 which layer-norm weights decay.
 
 Published: 83.7 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Config, Data, Optim, Run, Train
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.encoders.convnet import ConvNeXt
-from fastmim.model.losses import MaskedFocalL1
-from fastmim.model.masking import BlockMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import (
+    BlockMasking,
+    Config,
+    ConvNeXt,
+    Data,
+    LinearHead,
+    MaskedFocalL1,
+    Optim,
+    Pixels,
+    RandomResizedCrop,
+    Train,
+)
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),
@@ -34,5 +38,4 @@ config = Config(
         lr_scale=(("mask_token", 0.1), ("mask_gamma", 0.1)),
     ),
     train=Train(epochs=300, global_batch=2048),
-    run=Run(dir="runs/a2mim_convnext_small_300ep"),
 )

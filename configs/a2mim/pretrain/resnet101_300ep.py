@@ -4,18 +4,13 @@ Recipe of openmixup `a2mim/imagenet/r101_l3_sz224_init_8xb256_cos_ep300.py`: no 
 of the complex spectra, image by image.
 
 Published: 81.9 % fine-tune (RSB A2), 80.3 % (RSB A3).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.losses import ComplexFocalL1, MaskedFocalL1, WithFourier
+from fastmim.recipe import ComplexFocalL1, MaskedFocalL1, WithFourier, change, load
 
 base = load("resnet50_300ep.py")
-config = replace(
+config = change(
     base,
-    encoder=replace(base.encoder, name="resnet101"),
+    encoder=dict(name="resnet101"),
     loss=WithFourier(MaskedFocalL1(), ComplexFocalL1(), weight=0.1, visible_weight=1e-3),
-    run=replace(base.run, dir="runs/a2mim_resnet101_300ep"),
 )

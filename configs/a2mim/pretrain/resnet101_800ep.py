@@ -4,16 +4,9 @@ Recipe of openmixup `a2mim/imagenet/r101_l3_sz224_init_8xb256_cos_ep300.py`: no 
 of the complex spectra, image by image. There is no file for 800 epochs, but there are weights.
 
 Published: 81.9 % fine-tune (RSB A2), for 300 or 800 epochs: the readme gives one number for both.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("resnet101_300ep.py")
-config = replace(
-    base,
-    train=replace(base.train, epochs=800),
-    run=replace(base.run, dir="runs/a2mim_resnet101_800ep"),
-)
+config = change(base, train=dict(epochs=800))

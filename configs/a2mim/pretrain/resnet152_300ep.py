@@ -4,18 +4,9 @@ Recipe of openmixup `a2mim/imagenet/r152_l3_sz224_init_8xb256_cos_ep300.py`, whi
 weight is 0; Westlake-AI/A2MIM's own copy has 0.1 (as in resnet101_300ep.py).
 
 Published: 82.5 % fine-tune (RSB A2), 80.9 % (RSB A3).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.losses import MaskedFocalL1
+from fastmim.recipe import MaskedFocalL1, change, load
 
 base = load("resnet50_300ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, name="resnet152"),
-    loss=MaskedFocalL1(),
-    run=replace(base.run, dir="runs/a2mim_resnet152_300ep"),
-)
+config = change(base, encoder=dict(name="resnet152"), loss=MaskedFocalL1())

@@ -5,16 +5,9 @@ weight is 0; Westlake-AI/A2MIM's own copy has 0.1 (as in resnet101_300ep.py). Th
 there are weights.
 
 Published: 82.5 % fine-tune (RSB A2), for 300 or 800 epochs: the readme gives one number for both.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("resnet152_300ep.py")
-config = replace(
-    base,
-    train=replace(base.train, epochs=800),
-    run=replace(base.run, dir="runs/a2mim_resnet152_800ep"),
-)
+config = change(base, train=dict(epochs=800))

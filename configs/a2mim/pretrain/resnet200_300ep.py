@@ -3,16 +3,9 @@
 Recipe of openmixup `a2mim/imagenet/r200_l3_sz224_init_8xb256_cos_ep300.py`, whose Fourier weight is 0.
 
 Published: 83.0 % fine-tune (RSB A2).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("resnet152_300ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, name="resnet200"),
-    run=replace(base.run, dir="runs/a2mim_resnet200_300ep"),
-)
+config = change(base, encoder=dict(name="resnet200"))

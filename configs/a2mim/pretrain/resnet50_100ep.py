@@ -4,17 +4,13 @@ Recipe of openmixup `a2mim/imagenet/r50_l3_sz224_init_8xb256_cos_ep100.py`, the 
 gamma learns at a tenth of the rate and does not decay.
 
 Published: 78.8 % fine-tune (RSB A3).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("resnet50_300ep.py")
-config = replace(
+config = change(
     base,
-    optim=replace(base.optim, decay=(r"downsample\.1\.weight",), lr_scale=(("mask_token", 0.1), ("mask_gamma", 0.1))),
-    train=replace(base.train, epochs=100),
-    run=replace(base.run, dir="runs/a2mim_resnet50_100ep"),
+    optim=dict(decay=(r"downsample\.1\.weight",), lr_scale=(("mask_token", 0.1), ("mask_gamma", 0.1))),
+    train=dict(epochs=100),
 )

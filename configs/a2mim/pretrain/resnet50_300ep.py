@@ -4,16 +4,22 @@ Recipe of openmixup `a2mim/imagenet/r50_l3_sz224_init_8xb256_cos_ep300.py`. The 
 L1, and the focal frequency loss of the mean residual of 256 images; see the table of quirks in configs/README.md.
 
 Published: 80.4 % fine-tune (RSB A2), 78.9 % (RSB A3).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Config, Data, Optim, Run, Train
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.encoders.convnet import ResNet
-from fastmim.model.losses import FocalFrequency, MaskedFocalL1, WithFourier
-from fastmim.model.masking import BlockMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import (
+    BlockMasking,
+    Config,
+    Data,
+    FocalFrequency,
+    LinearHead,
+    MaskedFocalL1,
+    Optim,
+    Pixels,
+    RandomResizedCrop,
+    ResNet,
+    Train,
+    WithFourier,
+)
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),
@@ -34,5 +40,4 @@ config = Config(
         lr_scale=(("mask_token", 0.1),),
     ),
     train=Train(epochs=300, global_batch=2048),
-    run=Run(dir="runs/a2mim_resnet50_300ep"),
 )

@@ -5,16 +5,9 @@ says 8 GPUs, its comments 4, which makes the batch 2048). AS PUBLISHED IT HIDES 
 simmim_convnext_small_300ep.py.
 
 Published: 83.6 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("simmim_convnext_small_300ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, name="convnext_base"),
-    run=replace(base.run, dir="runs/a2mim_simmim_convnext_base_300ep"),
-)
+config = change(base, encoder=dict(name="convnext_base"))

@@ -5,16 +5,20 @@ image is left as it is and the token is only added to the embeddings of hidden p
 is to predict. encoder.token=replace makes it a masked baseline: the stem does not cross the masks' borders.
 
 Published: 83.2 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Config, Data, Optim, Run, Train
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.encoders.convnet import ConvNeXt
-from fastmim.model.losses import MaskedL1
-from fastmim.model.masking import BlockMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import (
+    BlockMasking,
+    Config,
+    ConvNeXt,
+    Data,
+    LinearHead,
+    MaskedL1,
+    Optim,
+    Pixels,
+    RandomResizedCrop,
+    Train,
+)
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),
@@ -34,5 +38,4 @@ config = Config(
         decay=(r"norm\.weight", r"stem\.1\.weight", r"downsample\.0\.weight"),
     ),
     train=Train(epochs=300, global_batch=2048),
-    run=Run(dir="runs/a2mim_simmim_convnext_small_300ep"),
 )

@@ -3,16 +3,9 @@
 Recipe of openmixup `simmim/imagenet/r152_sz224_8xb256_fp16_ep300.py`, that of ResNet-50, with its leak.
 
 Published: 81.9 % fine-tune (RSB A2; the released log is of RSB A3).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("simmim_resnet50_300ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, name="resnet152"),
-    run=replace(base.run, dir="runs/a2mim_simmim_resnet152_300ep"),
-)
+config = change(base, encoder=dict(name="resnet152"))

@@ -5,16 +5,20 @@ hidden positions after the stem, whose 7x7 convolution and 3x3 pool reach across
 content leaks, as published. encoder.fill=mean ends that.
 
 Published: 79.9 % fine-tune (RSB A2).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Config, Data, Optim, Run, Train
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import LinearHead
-from fastmim.model.encoders.convnet import ResNet
-from fastmim.model.losses import MaskedL1
-from fastmim.model.masking import BlockMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import (
+    BlockMasking,
+    Config,
+    Data,
+    LinearHead,
+    MaskedL1,
+    Optim,
+    Pixels,
+    RandomResizedCrop,
+    ResNet,
+    Train,
+)
 
 config = Config(
     masking=BlockMasking(ratio=0.6, block=32),
@@ -34,5 +38,4 @@ config = Config(
         decay=(r"downsample\.1\.weight",),
     ),
     train=Train(epochs=300, global_batch=2048),
-    run=Run(dir="runs/a2mim_simmim_resnet50_300ep"),
 )

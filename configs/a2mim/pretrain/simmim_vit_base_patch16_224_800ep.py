@@ -2,18 +2,9 @@
 
 Unlike microsoft's, this ViT has absolute positions and a table of relative ones in each block.
 Published (README of Westlake-AI/A2MIM, "ViT-B", SimMIM): 83.8 % fine-tune.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.losses import MaskedL1
+from fastmim.recipe import MaskedL1, change, load
 
 base = load("vit_base_patch16_224_800ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, fill="none", token="replace"),
-    loss=MaskedL1(),
-    run=replace(base.run, dir="runs/a2mim_simmim_vit_base_patch16_224_800ep"),
-)
+config = change(base, encoder=dict(fill="none", token="replace"), loss=MaskedL1())

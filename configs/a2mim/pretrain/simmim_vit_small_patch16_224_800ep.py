@@ -3,16 +3,9 @@
 ViT-S is 768 wide, 8 blocks of 8 heads and 2304 hidden units: timm's old ViT-S, 48.8 M.
 Unlike microsoft's, this ViT has absolute positions and a table of relative ones in each block.
 Published (README of Westlake-AI/A2MIM, "ViT-S", SimMIM): 81.7 % fine-tune.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("simmim_vit_base_patch16_224_800ep.py")
-config = replace(
-    base,
-    encoder=replace(base.encoder, depth=8, num_heads=8, mlp_ratio=3.0),
-    run=replace(base.run, dir="runs/a2mim_simmim_vit_small_patch16_224_800ep"),
-)
+config = change(base, encoder=dict(depth=8, num_heads=8, mlp_ratio=3.0))

@@ -4,18 +4,15 @@ The recipe of openmixup's MMSegmentation config, which is MAE's; it gives no dro
 these are MAE's too.
 
 Published: 49.0 mIoU.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("../../mae/segment/vit_base_patch16_512_160k.py")
 finetune = load("../finetune/vit_base_patch16_224_100ep.py")
-config = replace(
+config = change(
     base,
-    encoder=replace(finetune.encoder, drop_path=0.1),
-    optim=replace(base.optim, no_decay=finetune.optim.no_decay),
-    run=replace(base.run, dir="runs/a2mim_vit_base_segment", init=finetune.run.init),
+    encoder=change(finetune.encoder, drop_path=0.1),
+    optim=dict(no_decay=finetune.optim.no_decay),
+    run=dict(dir="runs/a2mim_vit_base_segment", init=finetune.run.init),
 )

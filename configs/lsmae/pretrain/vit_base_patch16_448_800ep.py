@@ -1,16 +1,21 @@
 """Long-sequence MAE, ViT-B/16, 448 px, 800 epochs.   arXiv:2210.07224; PRETRAIN_LONG_SEQ_GPU.md, on ImageNet-1k.
 
 Published: unknown (the repository has no table of accuracies).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Config, Data, Optim, Run, Train
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import TransformerDecoder
-from fastmim.model.encoders import ViT
-from fastmim.model.losses import MaskedL2
-from fastmim.model.masking import JointMasking
-from fastmim.model.targets import NormalizedPatches
+from fastmim.recipe import (
+    Config,
+    Data,
+    JointMasking,
+    MaskedL2,
+    NormalizedPatches,
+    Optim,
+    RandomResizedCrop,
+    Run,
+    Train,
+    TransformerDecoder,
+    ViT,
+)
 
 config = Config(
     masking=JointMasking(ratio=0.75, side=2),

@@ -5,13 +5,9 @@ attends to the whole image (windows of 14 in all but 4 blocks there), without ta
 no weight decay; heads and their losses are torchvision's.
 
 Published: box AP 51.6, mask AP 45.9 (1600 epochs of pre-training).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Optim, Run, Train
-from fastmim.config.detect import AnnotatedData, Detect
-from fastmim.data.crops import ScaleJitterCrop
-from fastmim.model.encoders.vit import ViT
+from fastmim.recipe import AnnotatedData, Detect, Optim, Run, ScaleJitterCrop, Train, ViT
 
 UPDATES = 184_375
 config = Detect(

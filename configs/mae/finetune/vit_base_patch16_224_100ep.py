@@ -3,13 +3,9 @@
 For another pre-training of the same encoder: --run.init FOLDER --run.dir OTHER.
 
 Published: 83.6 % (1600 epochs of pre-training), 83.3 % (800, mmpretrain's reproduction).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Optim, Run, Train
-from fastmim.config.classify import Augment, Finetune, Head, LabelledData
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.encoders.vit import ViT
+from fastmim.recipe import Augment, Finetune, Head, LabelledData, Optim, RandomResizedCrop, Run, Train, ViT
 
 config = Finetune(
     encoder=ViT("vit_base_patch16_224", pos="learned", drop_path=0.1),

@@ -3,17 +3,14 @@
 Its tokens do not decay and its warm-up starts a little above 0, unlike the official recipe of the other files here.
 
 Published (mmselfsup's model zoo): 82.8 % fine-tune, 60.8 % linear.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("vit_base_patch16_224_800ep.py")
-config = replace(
+config = change(
     base,
-    optim=replace(base.optim, warmup_lr=2.4e-7, no_decay=("cls_token", "mask_token")),
-    train=replace(base.train, epochs=300),
-    run=replace(base.run, dir="runs/mae_vit_base_300ep"),
+    optim=dict(warmup_lr=2.4e-7, no_decay=("cls_token", "mask_token")),
+    train=dict(epochs=300),
+    run=dict(dir="runs/mae_vit_base_300ep"),
 )

@@ -1,13 +1,9 @@
 """Linear probe of MAE's ViT-B/16, 224 px, 90 epochs.   arXiv:2111.06377, appendix; the official main_linprobe.py.
 
 Published: 67.8 % (1600 epochs of pre-training), 65.1 % (800, mmpretrain's reproduction).
-Measured here: not yet.
 """
 
-from fastmim.config.base import Optim, Run, Train
-from fastmim.config.classify import Head, LabelledData, Probe
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.encoders.vit import ViT
+from fastmim.recipe import Head, LabelledData, Optim, Probe, RandomResizedCrop, Run, Train, ViT
 
 config = Probe(
     encoder=ViT("vit_base_patch16_224", pos="learned"),

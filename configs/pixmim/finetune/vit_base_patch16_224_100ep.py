@@ -3,16 +3,13 @@
 Warm-up starts at 1e-4 of the peak. (mmselfsup lowers every layer's rate to the same 1e-6: here it is scaled too.)
 
 Published: 83.1 % (300 epochs of pre-training), 83.5 % (800).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("../../mae/finetune/vit_base_patch16_224_100ep.py")
-config = replace(
+config = change(
     base,
-    optim=replace(base.optim, warmup_lr=2e-7),
-    run=replace(base.run, dir="runs/pixmim_vit_base_finetune", init="runs/pixmim_vit_base_800ep"),
+    optim=dict(warmup_lr=2e-7),
+    run=dict(dir="runs/pixmim_vit_base_finetune", init="runs/pixmim_vit_base_800ep"),
 )

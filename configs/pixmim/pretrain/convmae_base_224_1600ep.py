@@ -3,19 +3,14 @@
 ConvMAE's recipe, with the two changes that PixMIM makes to MAE.
 
 Published: unknown.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import SimpleResizedCrop
-from fastmim.model.targets import LowPass
+from fastmim.recipe import LowPass, SimpleResizedCrop, change, load
 
 base = load("../../convmae/pretrain/convmae_base_224_1600ep.py")
-config = replace(
+config = change(
     base,
     target=LowPass(radius=40),
-    data=replace(base.data, crop=SimpleResizedCrop(pad=4, interpolation="bilinear")),
-    run=replace(base.run, dir="runs/pixmim_convmae_base_1600ep"),
+    data=dict(crop=SimpleResizedCrop(pad=4, interpolation="bilinear")),
+    run=dict(dir="runs/pixmim_convmae_base_1600ep"),
 )

@@ -5,19 +5,14 @@ Long-sequence MAE's recipe, with the two changes that PixMIM makes to MAE. The r
 per image keep as much of the scene as at 224 px, 80 as much per pixel.
 
 Published: unknown.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import SimpleResizedCrop
-from fastmim.model.targets import LowPass
+from fastmim.recipe import LowPass, SimpleResizedCrop, change, load
 
 base = load("../../lsmae/pretrain/vit_base_patch16_448_800ep.py")
-config = replace(
+config = change(
     base,
     target=LowPass(radius=40),
-    data=replace(base.data, crop=SimpleResizedCrop(pad=4, interpolation="bilinear")),
-    run=replace(base.run, dir="runs/pixmim_lsmae_vit_base_800ep"),
+    data=dict(crop=SimpleResizedCrop(pad=4, interpolation="bilinear")),
+    run=dict(dir="runs/pixmim_lsmae_vit_base_800ep"),
 )

@@ -3,17 +3,14 @@
 MAE's rows of the same table were probed with other crops, so the difference to them is not PixMIM's alone.
 
 Published: 63.3 % (300 epochs of pre-training), 67.5 % (800).
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("../../mae/probe/vit_base_patch16_224_90ep.py")
-config = replace(
+config = change(
     base,
-    data=replace(base.data, test_interpolation="bilinear"),
-    optim=replace(base.optim, warmup_lr=6.4e-4),
-    run=replace(base.run, dir="runs/pixmim_vit_base_probe", init="runs/pixmim_vit_base_800ep"),
+    data=dict(test_interpolation="bilinear"),
+    optim=dict(warmup_lr=6.4e-4),
+    run=dict(dir="runs/pixmim_vit_base_probe", init="runs/pixmim_vit_base_800ep"),
 )

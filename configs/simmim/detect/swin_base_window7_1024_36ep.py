@@ -5,21 +5,16 @@ code), with the range of its scales (short side 480 to 800) on a sample of one s
 larger detectors.
 
 Published: none.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import Optim, load
-from fastmim.config.detect import RCNN
-from fastmim.data.crops import ScaleJitterCrop
+from fastmim.recipe import RCNN, Optim, ScaleJitterCrop, change, load
 
 base = load("../../mae/detect/vit_base_patch16_1024_100ep.py")
 row = load("../finetune/swin_base_window7_224_800ep_100ep.py")
-config = replace(
+config = change(
     base,
-    encoder=replace(row.encoder, drop_path=0.3),
-    data=replace(base.data, crop=ScaleJitterCrop((0.6, 1.0), interpolation="bilinear")),
+    encoder=change(row.encoder, drop_path=0.3),
+    data=dict(crop=ScaleJitterCrop((0.6, 1.0), interpolation="bilinear")),
     rcnn=RCNN(norm="none", rpn_convs=1, box_convs=0),
     optim=Optim(
         blr=1e-4,
@@ -32,6 +27,6 @@ config = replace(
         weight_decay=0.05,
         no_decay=("relative_position_bias_table",),
     ),
-    train=replace(base.train, epochs=36, global_batch=16),
-    run=replace(base.run, dir="runs/simmim_swin_base_detect", init=row.run.init, evaluate_every=22_000),
+    train=dict(epochs=36, global_batch=16),
+    run=dict(dir="runs/simmim_swin_base_detect", init=row.run.init, evaluate_every=22_000),
 )

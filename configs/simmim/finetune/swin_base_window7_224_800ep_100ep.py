@@ -3,17 +3,14 @@
 arXiv:2111.09886; microsoft/SimMIM's configs.
 
 Published: 84.0 %.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("swin_base_window7_224_100ep.py")
 row = load("../pretrain/swin_base_window6_192_800ep.py")
-config = replace(
+config = change(
     base,
-    optim=replace(base.optim, layer_decay=0.8),
-    run=replace(base.run, dir="runs/simmim_swin_base_800ep_finetune", init=row.run.dir),
+    optim=dict(layer_decay=0.8),
+    run=dict(dir="runs/simmim_swin_base_800ep_finetune", init=row.run.dir),
 )

@@ -3,18 +3,15 @@
 UM-MAE published Swin-L with HTC++ only. The recipe is swin_tiny_1024_12ep.py's.
 
 Published: none.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 base = load("swin_tiny_1024_12ep.py")
 row = load("../finetune/pvt_small_256_100ep.py")
-config = replace(
+config = change(
     base,
     encoder=row.encoder,
-    optim=replace(base.optim, no_decay=("pos_embed",)),
-    run=replace(base.run, dir="runs/um_mae_pvt_small_detect", init=row.run.init),
+    optim=dict(no_decay=("pos_embed",)),
+    run=dict(dir="runs/um_mae_pvt_small_detect", init=row.run.init),
 )

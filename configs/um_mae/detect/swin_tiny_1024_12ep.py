@@ -4,21 +4,17 @@ UM-MAE published Swin-L with HTC++ only. Optimiser and schedule are Swin's for M
 detection code), in the form of swin_base_window7_1024_36ep.py of SimMIM.
 
 Published: none.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.data.crops import ScaleJitterCrop
+from fastmim.recipe import ScaleJitterCrop, change, load
 
 base = load("../../simmim/detect/swin_base_window7_1024_36ep.py")
 row = load("../finetune/swin_tiny_256_100ep.py")
-config = replace(
+config = change(
     base,
-    encoder=replace(row.encoder, drop_path=0.1),
-    data=replace(base.data, crop=ScaleJitterCrop((1.0, 1.0), interpolation="bilinear")),
-    optim=replace(base.optim, decay_epochs=(8, 11), no_decay=()),
-    train=replace(base.train, epochs=12),
-    run=replace(base.run, dir="runs/um_mae_swin_tiny_detect", init=row.run.init),
+    encoder=change(row.encoder, drop_path=0.1),
+    data=dict(crop=ScaleJitterCrop((1.0, 1.0), interpolation="bilinear")),
+    optim=dict(decay_epochs=(8, 11), no_decay=()),
+    train=dict(epochs=12),
+    run=dict(dir="runs/um_mae_swin_tiny_detect", init=row.run.init),
 )

@@ -2,17 +2,13 @@
 Makefile, `pretrain_mae_pvt_small_256_mask_vmr025_200e`.
 
 Published (the repository's README): 79.31 % fine-tune, 21.3 hours of pre-training on hardware not stated.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.encoders import UMPVT
+from fastmim.recipe import UMPVT, change, load
 
 swin = load("swin_tiny_256_200ep.py")
-config = replace(
+config = change(
     swin,
     encoder=UMPVT(dims=(64, 128, 320, 512), depths=(3, 4, 6, 3), num_heads=(1, 2, 5, 8)),
-    run=replace(swin.run, dir="runs/um_mae_pvt_small_200ep"),
+    run=dict(dir="runs/um_mae_pvt_small_200ep"),
 )

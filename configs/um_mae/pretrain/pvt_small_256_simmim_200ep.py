@@ -2,16 +2,9 @@
 recipe of implus/UM-MAE's Makefile, `pretrain_simmim_pvt_small_256_200e`.
 
 Published (the repository's README): 79.28 % fine-tune, 38.0 hours of pre-training on hardware not stated.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
+from fastmim.recipe import change, load
 
 swin, um_mae = load("swin_tiny_256_simmim_200ep.py"), load("pvt_small_256_200ep.py")
-config = replace(
-    swin,
-    encoder=replace(um_mae.encoder, reads="all"),
-    run=replace(swin.run, dir="runs/um_mae_pvt_small_simmim_200ep"),
-)
+config = change(swin, encoder=change(um_mae.encoder, reads="all"), run=dict(dir="runs/um_mae_pvt_small_simmim_200ep"))

@@ -2,21 +2,16 @@
 Makefile, `pretrain_mae_swin_large_256_mask_vmr025_800e`.
 
 Published (the repository's README): 85.2 % fine-tune.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.decoders import TransformerDecoder
-from fastmim.model.encoders import UMSwin
+from fastmim.recipe import TransformerDecoder, UMSwin, change, load
 
 tiny = load("swin_tiny_256_200ep.py")
-config = replace(
+config = change(
     tiny,
     encoder=UMSwin(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), window=16, posmlp_dim=64),
     decoder=TransformerDecoder(dim=512, depth=8, num_heads=16, official_pos_order=True),
-    optim=replace(tiny.optim, warmup_epochs=40),
-    train=replace(tiny.train, epochs=800),
-    run=replace(tiny.run, dir="runs/um_mae_swin_large_800ep"),
+    optim=dict(warmup_epochs=40),
+    train=dict(epochs=800),
+    run=dict(dir="runs/um_mae_swin_large_800ep"),
 )

@@ -2,16 +2,21 @@
 Makefile, `pretrain_mae_swin_tiny_256_mask_vmr025_200e`.
 
 Published (the repository's README): 82.04 % fine-tune, 25.0 hours of pre-training on hardware not stated.
-Measured here: not yet.
 """
 
-from fastmim.config.base import Config, Data, Optim, Run, Train
-from fastmim.data.crops import RandomResizedCrop
-from fastmim.model.decoders import TransformerDecoder
-from fastmim.model.encoders import UMSwin
-from fastmim.model.losses import MaskedL2
-from fastmim.model.masking import UniformMasking
-from fastmim.model.targets import NormalizedPatches
+from fastmim.recipe import (
+    Config,
+    Data,
+    MaskedL2,
+    NormalizedPatches,
+    Optim,
+    RandomResizedCrop,
+    Run,
+    Train,
+    TransformerDecoder,
+    UMSwin,
+    UniformMasking,
+)
 
 config = Config(
     masking=UniformMasking(secondary=0.25),

@@ -5,24 +5,17 @@ Not microsoft's SimMIM: 75 % of 16-px patches are hidden, the loss is a mean ove
 UM-MAE's, at 256 px.
 
 Published (the repository's README): 82.20 % fine-tune, 49.3 hours of pre-training on hardware not stated.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.decoders import LinearHead
-from fastmim.model.losses import MaskedL1
-from fastmim.model.masking import RandomMasking
-from fastmim.model.targets import Pixels
+from fastmim.recipe import LinearHead, MaskedL1, Pixels, RandomMasking, change, load
 
 um_mae = load("swin_tiny_256_200ep.py")
-config = replace(
+config = change(
     um_mae,
     masking=RandomMasking(ratio=0.75),
-    encoder=replace(um_mae.encoder, reads="all"),
+    encoder=dict(reads="all"),
     decoder=LinearHead(layout="channels_last", init="xavier"),
     target=Pixels(),
     loss=MaskedL1(),
-    run=replace(um_mae.run, dir="runs/um_mae_swin_tiny_simmim_200ep"),
+    run=dict(dir="runs/um_mae_swin_tiny_simmim_200ep"),
 )

@@ -2,19 +2,15 @@
 of implus/UM-MAE's Makefile, `pretrain_mae_vit_base_patch16_dec512d2b_224_200e`.
 
 Published (the repository's README): 82.88 % fine-tune.
-Measured here: not yet.
 """
 
-from dataclasses import replace
-
-from fastmim.config.base import load
-from fastmim.model.decoders import TransformerDecoder
+from fastmim.recipe import TransformerDecoder, change, load
 
 mae = load("../../mae/pretrain/vit_base_patch16_224_800ep.py")
-config = replace(
+config = change(
     mae,
     decoder=TransformerDecoder(dim=512, depth=2, num_heads=16),
-    optim=replace(mae.optim, warmup_epochs=10),
-    train=replace(mae.train, epochs=200),
-    run=replace(mae.run, dir="runs/um_mae_vit_base_mae_200ep"),
+    optim=dict(warmup_epochs=10),
+    train=dict(epochs=200),
+    run=dict(dir="runs/um_mae_vit_base_mae_200ep"),
 )

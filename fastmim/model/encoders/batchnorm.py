@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are known: of which images, and in which arithmetic. May import torch only."""
+"""Batch norm with known statistics: which images they cover, and in which precision they are computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.utils import checkpoint as torch_checkpoint
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """nn.BatchNorm2d that computes in float32 in every precision, over the images of all processes where it should.
+    """nn.BatchNorm2d that computes in float32 at every precision, and shares statistics of small micro-batches.
 
-    Statistics are of the micro-batch if it holds `batch` images or more, else of all processes' micro-batches together.
-    torch can do the latter on GPUs; on CPUs each process keeps its own.
+    Statistics cover the micro-batch if that holds `batch` images or more, otherwise the micro-batches of all processes.
+    torch shares statistics on GPUs only; on CPUs each process keeps its own.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, batch: int):
@@ -25,42 +25,57 @@ class BatchNorm(nn.BatchNorm2d):
         self.load_state_dict(norm.state_dict())
         self.batch = batch
 
-    def forward(self, x: Tensor) -> Tensor:
-        running = (self.running_mean, self.running_var)
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Running mean and variance, (C,) each."""
+        mean, var = self.running_mean, self.running_var
+        if mean is None or var is None:
+            raise RuntimeError("expected a batch norm with running statistics")
+        return mean, var
+
+    def forward(self, input: Tensor) -> Tensor:
+        x, (mean, var) = input, self.statistics
         if self.training and self.track_running_stats:
-            self.num_batches_tracked += 1
-        elif self.training:  # a recomputation, which must take the same path
-            running = (self.running_mean.clone(), self.running_var.clone())
-        affine = (self.weight.to(self.running_mean.dtype), self.bias.to(self.running_mean.dtype))
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        elif self.training:
+            # A recomputation must take the same path as the first pass, so statistics are updated in a copy.
+            mean, var = mean.clone(), var.clone()
+        running, affine = (mean, var), (self.weight.to(mean.dtype), self.bias.to(mean.dtype))
         if self.training and dist.is_initialized() and self.shares(len(x), dist.get_world_size(), x.device.type):
             group = dist.group.WORLD
             return sync_batch_norm.apply(x, *affine, *running, self.eps, self.momentum, group, dist.get_world_size())
         if x.device.type == "cpu":
-            x = x.contiguous()  # channels-last, torch adds up tens of thousands of values one by one: an error of 1e-3
-        return F.batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+            # Of channels-last maps, torch adds up tens of thousands of values one by one, with an error of 1e-3.
+            x = x.contiguous()
+        return F.batch_norm(x, *running, *affine, self.training, self.momentum or 0.0, self.eps)
 
     def shares(self, batch: int, processes: int, device: str) -> bool:
-        """True if processes share statistics of micro-batches of `batch` images."""
+        """Returns True if processes share the statistics of micro-batches of `batch` images."""
         return device == "cuda" and processes > 1 and batch < self.batch
 
     def describe(self, batch: int, processes: int, device: str) -> str:
-        """One line that says what the statistics of micro-batches of `batch` images are of."""
+        """Describes in one line which images the statistics of micro-batches of `batch` images cover."""
         seen = batch * processes if self.shares(batch, processes, device) else batch
         line = f"statistics of {seen} images"
         return line if seen == self.batch else f"{line}, not of {self.batch} (bn_batch): the loss is another one"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """As nn.Module, but statistics stay out of 16 bits, in which a running mean stops running."""
-        before = {name: self._buffers[name] for name in ("running_mean", "running_var")}
+        """Applies a conversion as nn.Module does, but never stores statistics in 16 bits.
+
+        In 16 bits, the small updates of a running mean would be lost.
+        """
+        before = self.statistics
         super()._apply(fn, recurse)
-        for name, statistic in before.items():
-            if self._buffers[name].dtype in (torch.bfloat16, torch.float16):
-                self._buffers[name] = statistic.to(self._buffers[name].device)
+        for name, statistic in zip(("running_mean", "running_var"), before, strict=True):
+            converted = self.get_buffer(name)
+            if converted.dtype in (torch.bfloat16, torch.float16):
+                self._buffers[name] = statistic.to(converted.device)
         return self
 
 
 def replace_batch_norms(module: nn.Module, batch: int) -> None:
-    """Makes every plain batch norm inside a BatchNorm of `batch` images."""
+    """Replaces every plain batch norm inside a module by a `BatchNorm` of `batch` images."""
     for name, norm in list(module.named_modules()):
         if type(norm) is nn.BatchNorm2d:
             module.set_submodule(name, BatchNorm(norm, batch))
@@ -68,7 +83,7 @@ def replace_batch_norms(module: nn.Module, batch: int) -> None:
 
 @contextlib.contextmanager
 def untracked(module: nn.Module) -> Iterator[None]:
-    """Inside, running statistics stay as they are: these images have been counted."""
+    """Freezes running statistics inside the context, because its images have been counted before."""
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm)]
     for norm in norms:
         norm.track_running_stats = False
@@ -80,7 +95,7 @@ def untracked(module: nn.Module) -> Iterator[None]:
 
 
 def checkpoint(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`, computed again in the backward pass instead of stored; running statistics count it once."""
+    """Runs a module that is recomputed in the backward pass; running statistics count the images once."""
 
     def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
         return contextlib.nullcontext(), untracked(module)

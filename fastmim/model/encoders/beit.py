@@ -1,4 +1,4 @@
-"""BEiT's vision transformers from timm, reading whole images. May import timm, L1 and L0."""
+"""BEiT's vision transformers from timm, which read whole images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,17 @@ from torch.utils.checkpoint import checkpoint
 from ...config.fields import check_bounds, check_types
 from ...parts import ImageSpec, Masking
 from ...tokens import Mask, as_map
+from .base import EncoderModule
 from .checks import check_heads, check_masking, check_size, check_token_layer
-from .create import TimmEncoder, create, given, integer_buffers, take_module
-from .dense import DenseInput, MaskToken, compute_dtype
-
-if TYPE_CHECKING:
-    from timm.models.beit import Beit
+from .create import TimmEncoder, create, overrides, store_buffers_as_int8, take_module
+from .layers import MaskToken, compute_dtype
 
 
 @dataclass(frozen=True)
 class BEiT(TimmEncoder):
     """The ViT of SimMIM (arXiv:2111.09886) and of A2MIM (arXiv:2205.13943): timm's Beit with a mask token.
 
-    Its defaults are SimMIM's. A2MIM's has `absolute_pos`, no `shared_bias`, init "a2mim", fill "mean", token "add".
+    The defaults are SimMIM's. A2MIM's ViT has `absolute_pos`, no `shared_bias`, init "a2mim", fill "mean", token "add".
     """
 
     name: str = "beit_base_patch16_224"
@@ -41,20 +39,19 @@ class BEiT(TimmEncoder):
     num_heads: int | None = None
     """Attention heads; None = the model's own."""
     mlp_ratio: float | None = None
-    """Width of the hidden layer over that of the tokens; None = the model's own."""
+    """Width of an MLP, in widths of the tokens; None = the model's own."""
     absolute_pos: bool = False
     """True if learned absolute positions are added to the tokens."""
     shared_bias: bool = True
-    """One table of relative positions for all blocks; False = one in each."""
+    """True = one table of relative positions for all blocks; False = one table per block."""
     layer_scale: float = 0.1
-    """First value of LayerScale."""
+    """Initial value of LayerScale."""
     init: Literal["simmim", "a2mim"] = "simmim"
-    """Initialisation, see `init_simmim` and `init_a2mim`."""
+    """Initialisation of the weights, see `init_simmim` and `init_a2mim`."""
     drop_path: float = 0.1
     """Stochastic depth rate of the last block, growing linearly from 0."""
     fill: Literal["none", "mean"] = "none"
-    """Content of hidden pixels: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
-    mean colour."""
+    """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
     token: Literal["replace", "add", "gated"] = "replace"
     """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
@@ -69,7 +66,7 @@ class BEiT(TimmEncoder):
         check_bounds(self, "encoder.", "mlp_ratio", above=0)
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = given(
+        own = overrides(
             patch_size=self.patch_size,
             depth=self.depth,
             embed_dim=self.embed_dim,
@@ -84,8 +81,9 @@ class BEiT(TimmEncoder):
         fixed = {"img_size": size, "global_pool": "token", "init_values": self.layer_scale}
         return fixed | position | own
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> BEiTEncoder:
+        """Builds the network.
+
         Raises:
             ValueError: timm has no such model, or the image size, the masking or `token_layer` does not fit it.
         """
@@ -99,42 +97,36 @@ class BEiT(TimmEncoder):
         return BEiTEncoder(self, beit, image)
 
 
-class BEiTEncoder(nn.Module):
-    """`encoder(images, mask) -> (B, 1 + L, D)`: class token, then every patch in raster order.
+class BEiTEncoder(EncoderModule):
+    """The network of `BEiT`: `encoder(images, mask) -> (B, 1 + L, D)`, the class token and a raster of all patches.
 
     `backbone` is timm's model, so an export is a copy.
     """
 
-    num_prefix_tokens = 1
-    reads = "all"
-    merge = 1
+    backbone: Any
+    """timm's model."""
 
-    def __init__(self, spec: BEiT, beit: Beit, image: ImageSpec):
-        super().__init__()
-        self.grid: tuple[int, int] = beit.patch_embed.grid_size
-        self.patch_size: int = beit.patch_embed.patch_size[0]
-        self.patch_values: int = self.patch_size**2 * image.channels
-        self.embed_dim: int = beit.embed_dim
-        self.strides, self.widths = (self.patch_size,), (self.embed_dim,)
-        self.grad_checkpointing = False
-        self.input = DenseInput(image, spec.fill)
+    def __init__(self, spec: BEiT, beit: Any, image: ImageSpec):
+        patch_size = beit.patch_embed.patch_size[0]
+        super().__init__(image, patch_size=patch_size, embed_dim=beit.embed_dim, num_prefix_tokens=1, fill=spec.fill)
         self.backbone = beit
-        integer_buffers(beit)
+        store_buffers_as_int8(beit)
         self.token_layer = spec.token_layer
         self.token = MaskToken(self.embed_dim, spec.token)
-        {"simmim": init_simmim, "a2mim": init_a2mim}[spec.init](beit, self.token.mask_token)
+        init = {"simmim": init_simmim, "a2mim": init_a2mim}[spec.init]
+        init(beit, self.token.mask_token)
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
-        """images: (B, H, W, C) uint8, or normalised floats."""
         return self.transform(self.input(images, mask, compute_dtype(self.token.mask_token)), mask.mask)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 1 + L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit."""
+        """Encodes whole images as timm's `forward_features` does, bit for bit: (B, 1 + L, D)."""
         return self.transform(images, None)
 
-    def maps(self, images: Tensor, blocks: Sequence[int] = ()) -> list[Tensor]:
-        if not blocks:
-            return [as_map(self.features(images)[:, 1:], self.grid)]
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return [as_map(self.features(images)[:, 1:], self.grid)]
+
+    def block_maps(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         return [as_map(x[:, 1:], self.grid) for i, x in enumerate(self.blocks(images, None)) if i in blocks]
 
     def layers(self) -> list[tuple[str, ...]]:
@@ -145,13 +137,14 @@ class BEiTEncoder(nn.Module):
         return take_module(self, "backbone.norm")
 
     def transform(self, images: Tensor, hidden: Tensor | None) -> Tensor:
-        """Runs timm's model, with the mask token at the patches (B, L) that are `hidden`."""
+        """Runs timm's model, with the mask token at the (B, L) `hidden` patches."""
+        last = images
         for tokens in self.blocks(images, hidden):
             last = tokens
         return self.backbone.norm(last)
 
     def blocks(self, images: Tensor, hidden: Tensor | None) -> Iterator[Tensor]:
-        """The tokens after each block."""
+        """Yields the tokens after each block."""
         beit = self.backbone
         x = beit.patch_embed(images)
         if hidden is not None and self.token_layer == 0:
@@ -167,11 +160,11 @@ class BEiTEncoder(nn.Module):
             yield x
 
 
-def init_simmim(beit: Beit, mask_token: Tensor) -> None:
-    """SimMIM's (microsoft/SimMIM `vision_transformer.py`, `simmim.py`).
+def init_simmim(beit: Any, mask_token: Tensor) -> None:
+    """Initialises the weights as SimMIM does (microsoft/SimMIM `vision_transformer.py`, `simmim.py`).
 
-    Normal of deviation 0.02, cut at one deviation, for linear and convolution weights, tokens and positions; zero
-    biases; the weights that end the branches of block i (from 1) are divided by sqrt(2 i).
+    Linear and convolution weights, tokens and positions are normal with deviation 0.02, cut at one deviation. Biases
+    are zero. The last weights of both branches of block i (from 1) are divided by sqrt(2 i).
     """
     normal = partial(nn.init.trunc_normal_, std=0.02, a=-0.02, b=0.02)
     for module in beit.modules():
@@ -188,10 +181,11 @@ def init_simmim(beit: Beit, mask_token: Tensor) -> None:
             block.mlp.fc2.weight /= math.sqrt(2 * i)
 
 
-def init_a2mim(beit: Beit, mask_token: Tensor) -> None:
-    """A2MIM's (openmixup `mim_vit.py`): linear weights, tokens and positions normal of deviation 0.02.
+def init_a2mim(beit: Any, mask_token: Tensor) -> None:
+    """Initialises the weights as A2MIM does (openmixup `mim_vit.py`).
 
-    timm has given everything else the same already, torch's default for the patch embedding.
+    Linear weights, tokens and positions are normal with deviation 0.02. timm has already set everything else to
+    A2MIM's values; the patch embedding has torch's default.
     """
     weights = [module.weight for module in beit.modules() if isinstance(module, nn.Linear)]
     for parameter in (*weights, mask_token, beit.cls_token, beit.pos_embed):

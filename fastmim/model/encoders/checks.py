@@ -1,4 +1,4 @@
-"""What encoders refuse: sizes, masks and layers that do not fit them. May import L1."""
+"""Checks that image size, masking and layers fit an encoder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from ...parts import Masking
 
 
 def check_size(size: tuple[int, int], unit: int, name: str) -> None:
-    """
+    """Checks that both sides of the images are multiples of `unit` pixels.
+
     Raises:
-        ValueError: `size` is not a multiple of `unit` pixels.
+        ValueError: a side is not a multiple.
     """
     if size[0] % unit or size[1] % unit:
         near = tuple(max(unit, round(side / unit) * unit) for side in size)
@@ -18,19 +19,22 @@ def check_size(size: tuple[int, int], unit: int, name: str) -> None:
 
 
 def check_heads(width: int | None, heads: int | None) -> None:
-    """
+    """Checks that the attention heads divide the width; None stands for the model's own number.
+
     Raises:
-        ValueError: both are given, and heads of one width do not make up the whole.
+        ValueError: both are given, and the heads do not divide the width.
     """
     if width and heads and width % heads:
         raise ValueError(f"encoder.embed_dim={width} must be a multiple of encoder.num_heads={heads}")
 
 
 def check_masking(masking: Masking, reads: Literal["visible", "all"]) -> None:
-    """For an encoder of dense maps, which can take visible patches only where they make a smaller image.
+    """Checks the masking of an encoder of dense maps.
+
+    Such an encoder can read visible patches only if they form a smaller image.
 
     Raises:
-        ValueError: they do not, or masks replace visible patches while hidden ones are read too.
+        ValueError: the visible patches form no image, or masks replace visible patches while hidden ones are read too.
     """
     if reads == "visible" and not masking.uniform:
         raise ValueError(
@@ -42,7 +46,8 @@ def check_masking(masking: Masking, reads: Literal["visible", "all"]) -> None:
 
 
 def check_token_layer(layer: int, last: int, name: str) -> None:
-    """
+    """Checks that the encoder has the layer before which the mask token joins.
+
     Raises:
         ValueError: the encoder has no such layer.
     """

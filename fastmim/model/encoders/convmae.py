@@ -1,35 +1,35 @@
-"""ConvMAE's hybrid of convolutional stages and a transformer. May import timm, L1 and L0."""
+"""ConvMAE: two stages of masked convolutions, then a transformer."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from fastmim_kernels.patch_gather import patch_gather
 
 from ...config.fields import check_bounds, check_types
 from ...parts import Encoder, ImageSpec, Masking
 from ...tokens import Mask, as_map, init_transformer, patchify, run_blocks, sincos_position_embedding, take, unpatchify
+from .base import EncoderModule
 from .checks import check_size
 from .create import take_module
-from .dense import compute_dtype, convolve, cut
+from .layers import compute_dtype, convolve, space_to_depth
 
 
 @dataclass(frozen=True)
 class ConvMAE(Encoder):
     """Two stages of masked convolutions, then a ViT without class token (arXiv:2205.03892; models_convmae.py).
 
-    Patches of the product of `patch_sizes` are hidden, in every stage at once. What the stages give for a visible
-    patch is added up before the last norm.
+    The product of `patch_sizes` is the side of a patch, which is hidden in every stage at once. The outputs of all
+    stages for a visible patch are added up before the last norm.
     """
 
     patch_sizes: tuple[int, int, int] = (4, 2, 2)
-    """Downsampling in front of each stage; their product is the patch side in pixels."""
+    """Downsampling before each stage; the product is the patch side in pixels."""
     embed_dims: tuple[int, int, int] = (256, 384, 768)
     """Width of each stage."""
     depths: tuple[int, int, int] = (2, 2, 11)
@@ -49,11 +49,12 @@ class ConvMAE(Encoder):
                 f"encoder.num_heads={self.num_heads}"
             )
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> ConvMAEEncoder:
+        """Builds the network.
+
         Raises:
-            ValueError: the image is not made of whole patches, or masks replace visible patches, for which ConvMAE has
-                no token.
+            ValueError: the image does not consist of whole patches, or masks replace visible patches, for which ConvMAE
+                has no token.
         """
         p = math.prod(self.patch_sizes)
         check_size(image.size, p, "ConvMAE")
@@ -65,7 +66,7 @@ class ConvMAE(Encoder):
 
 
 class PatchEmbed(nn.Module):
-    """Convolution on squares as `cut`, norm, GELU."""
+    """A strided convolution on squares from `space_to_depth`, a norm and a GELU."""
 
     def __init__(self, channels: int, dim: int, patch_size: int):
         super().__init__()
@@ -77,6 +78,8 @@ class PatchEmbed(nn.Module):
 
 
 class ConvMlp(nn.Module):
+    """An MLP of 1x1 convolutions on channels-last maps."""
+
     def __init__(self, dim: int):
         super().__init__()
         self.fc1 = nn.Conv2d(dim, 4 * dim, 1)
@@ -87,10 +90,10 @@ class ConvMlp(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A transformer block with a 5x5 depthwise convolution over visible positions as its attention."""
+    """A transformer block in which a 5x5 depthwise convolution over visible positions replaces the attention."""
 
     def __init__(self, dim: int, drop_path: float):
-        from timm.layers import DropPath
+        from timm.layers.drop import DropPath
 
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-5)
@@ -102,14 +105,15 @@ class ConvBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
-        """x: (B, K, h, w, C), the visible patches; or, without a mask, the whole image as one (K = 1)."""
+        """Maps (B, K, h, w, C) visible patches; without a mask the whole image is one patch (K = 1)."""
         x = x + self.drop_path(convolve(self.conv2, self.depthwise(convolve(self.conv1, self.norm1(x)), mask)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def depthwise(self, x: Tensor, mask: Mask | None) -> Tensor:
-        """The convolution needs neighbours, so it alone sees the whole map, with zeros where patches are hidden.
+        """Convolves the whole map, with zeros at hidden patches, and returns the visible patches.
 
-        It costs 25 operations a position and channel, the layers that see visible positions only several thousand.
+        Only this convolution needs neighbours. Its 25 operations per position and channel are few beside the several
+        thousand of the layers that compute visible positions only.
         """
         if mask is None:
             return self.attn(x[:, 0].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, None]
@@ -120,39 +124,42 @@ class ConvBlock(nn.Module):
         return take(patchify(image, side), mask.ids_keep).view(x.shape)
 
 
-class ConvMAEEncoder(nn.Module):
-    """`encoder(images, mask) -> (B, K, D)`: visible patches in the order of `mask.ids_keep`.
+class ConvMAEEncoder(EncoderModule):
+    """The network of `ConvMAE`: `encoder(images, mask) -> (B, K, D)`, visible patches in the order of `mask.ids_keep`.
 
-    Hidden patches reach visible ones nowhere: kernels are as large as their strides, or read zeros there. So hidden
-    ones are not computed, and the result is the official one. Parameter names are the official ones.
+    Hidden patches never reach visible ones: kernels are as large as their strides, or read zeros at hidden patches. So
+    hidden patches are not computed, and the result is the official one. Parameter names are the official ones.
     """
 
-    num_prefix_tokens = 0
-    reads = "visible"
-    merge = 1
+    stage1_output_decode: nn.Conv2d | None
+    """Projection of the first stage's output onto the tokens."""
+    stage2_output_decode: nn.Conv2d | None
+    """Projection of the second stage's output onto the tokens."""
 
     def __init__(self, spec: ConvMAE, image: ImageSpec):
-        from timm.layers import calculate_drop_path_rates
+        from timm.layers.drop import calculate_drop_path_rates
         from timm.models.vision_transformer import Block
 
-        super().__init__()
         (p1, p2, p3), (c1, c2, c3) = spec.patch_sizes, spec.embed_dims
-        self.patch_sizes, self.patch_size, self.embed_dim = spec.patch_sizes, p1 * p2 * p3, c3
-        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
-        self.strides, self.widths = (p1, p1 * p2, self.patch_size), spec.embed_dims
-        self.patch_values: int = self.patch_size**2 * image.channels
-        self.grad_checkpointing = False
+        super().__init__(
+            image,
+            patch_size=p1 * p2 * p3,
+            embed_dim=c3,
+            strides=(p1, p1 * p2, p1 * p2 * p3),
+            widths=spec.embed_dims,
+            reads="visible",
+        )
+        self.patch_sizes = spec.patch_sizes
         self.patch_embed1 = PatchEmbed(image.channels, c1, p1)
         self.patch_embed2 = PatchEmbed(c1, c2, p2)
         self.patch_embed3 = PatchEmbed(c2, c3, p3)
         self.patch_embed4 = nn.Linear(c3, c3)
         self.stage1_output_decode = nn.Conv2d(c1, c3, p2 * p3, stride=p2 * p3)
         self.stage2_output_decode = nn.Conv2d(c2, c3, p3, stride=p3)
-        self.pos_embed = nn.Parameter(
-            sincos_position_embedding(c3, self.grid, num_prefix_tokens=0), requires_grad=False
-        )
-        norm = partial(nn.LayerNorm, eps=1e-6)
-        rates = calculate_drop_path_rates(spec.drop_path, sum(spec.depths))
+        pos_embed = sincos_position_embedding(c3, self.grid, num_prefix_tokens=0)
+        self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
+        rates: Any = calculate_drop_path_rates(spec.drop_path, sum(spec.depths))
         first, second = spec.depths[0], spec.depths[0] + spec.depths[1]
         self.blocks1 = nn.ModuleList(ConvBlock(c1, rate) for rate in rates[:first])
         self.blocks2 = nn.ModuleList(ConvBlock(c2, rate) for rate in rates[first:second])
@@ -160,64 +167,68 @@ class ConvMAEEncoder(nn.Module):
             Block(c3, spec.num_heads, qkv_bias=True, norm_layer=norm, drop_path=rate) for rate in rates[second:]
         )
         self.norm = norm(c3)
-        self.register_buffer("mean", torch.tensor(image.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(image.std), persistent=False)
         self.apply(init_transformer)
         nn.init.xavier_uniform_(self.patch_embed3.proj.weight.flatten(1))
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
-        """images: (B, H, W, C) uint8, or normalised floats."""
-        p, dtype = self.patch_size, compute_dtype(self.patch_embed4.weight)
-        token, side = self.patch_sizes[0], p // self.patch_sizes[0]
-        x = patch_gather(images, mask.ids_keep, p, self.mean.float(), self.std.float(), dtype, token)
+        dtype = compute_dtype(self.patch_embed4.weight)
+        token, side = self.patch_sizes[0], self.patch_size // self.patch_sizes[0]
+        x = self.input.patches(images, mask.ids_keep, self.patch_size, dtype, token)
         return self.join(*self.stages(x.unflatten(1, (-1, side, side)), self.pos_embed[0][mask.ids_keep], mask))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, L, D) of whole, normalised (B, C, H, W) images."""
         return self.join(*self.read_all(images))
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """The last is the transformer's alone, without what the first stages add to it in `features`."""
-        *first, last = self.read_all(images)
-        return [*(x[:, 0].permute(0, 3, 1, 2) for x in first), as_map(last, self.grid)]
+        """Returns the map of each stage; the last is the transformer's alone, without the sum in `features`."""
+        first, second, tokens = self.read_all(images)
+        return [first[:, 0].permute(0, 3, 1, 2), second[:, 0].permute(0, 3, 1, 2), as_map(tokens, self.grid)]
 
     def read_all(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The stages' outputs for whole, normalised (B, C, H, W) images."""
-        squares = cut(images.permute(0, 2, 3, 1)[:, None], self.patch_sizes[0])
+        """Runs the stages on whole, normalised (B, C, H, W) images; see `stages`."""
+        squares = space_to_depth(images.permute(0, 2, 3, 1)[:, None], self.patch_sizes[0])
         return self.stages(squares, self.pos_embed, None)
 
     def layers(self) -> list[tuple[str, ...]]:
-        """Everything in front of the transformer is stem (Alpha-VL/ConvMAE, util/lr_decay.py)."""
+        """Returns prefixes of parameter names; everything before the transformer is stem (util/lr_decay.py)."""
         embeds = tuple(f"patch_embed{i}" for i in range(1, 5))
         stem = (*embeds, "blocks1", "blocks2", "pos_embed")
         return [stem, *((f"blocks3.{i}",) for i in range(len(self.blocks3)))]
 
     def take_norm(self) -> nn.Module:
-        """Removes the last norm and what the first stages add to it: the official encoder lacks both afterwards."""
+        """Removes the last norm and the sum before it, both of which the official fine-tuned encoder lacks."""
         self.stage1_output_decode = self.stage2_output_decode = None
         return take_module(self, "norm")
 
     def stages(self, x: Tensor, positions: Tensor, mask: Mask | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs each stage on pixels, `cut`, of visible patches, or of the whole image as one (see `ConvBlock`).
+        """Runs each stage.
 
-        Returns: (B, K, h, w, C) twice, and the tokens (B, L, D).
+        Args:
+            x: (B, K, h, w, p1*p1*C) pixels of visible patches from `space_to_depth`; without a mask, of the whole image
+                as one patch.
+            positions: (B or 1, L, D) position embeddings of the transformer.
+            mask: the hidden patches, or None.
+
+        Returns:
+            The (B, K, h, w, C) outputs of the first two stages, and the (B, L, D) tokens of the transformer.
         """
         _, p2, p3 = self.patch_sizes
         first = self.run([partial(block, mask=mask) for block in self.blocks1], self.patch_embed1(x))
-        second = self.run([partial(block, mask=mask) for block in self.blocks2], self.patch_embed2(cut(first, p2)))
-        x = self.patch_embed4(self.patch_embed3(cut(second, p3)).flatten(1, 3)) + positions
-        return first, second, self.run(list(self.blocks3), x)
+        second = self.patch_embed2(space_to_depth(first, p2))
+        second = self.run([partial(block, mask=mask) for block in self.blocks2], second)
+        x = self.patch_embed4(self.patch_embed3(space_to_depth(second, p3)).flatten(1, 3)) + positions
+        return first, second, self.run(self.blocks3, x)
 
     def join(self, first: Tensor, second: Tensor, tokens: Tensor) -> Tensor:
-        """The tokens, with what the first stages add to them, normalised."""
-        stage1, stage2 = self.fused(self.stage1_output_decode, first), self.fused(self.stage2_output_decode, second)
+        """Adds the projected outputs of the first two stages to the tokens and normalises the sum."""
+        stage1, stage2 = project(self.stage1_output_decode, first), project(self.stage2_output_decode, second)
         return self.norm(tokens + stage1 + stage2)
 
-    @staticmethod
-    def fused(conv: nn.Conv2d | None, x: Tensor) -> Tensor | float:
-        """Returns the part that a stage adds to the tokens in front of the last norm."""
-        return 0.0 if conv is None else convolve(conv, cut(x, conv.kernel_size[0])).flatten(1, 3)
-
-    def run(self, blocks: list, x: Tensor) -> Tensor:
-        """The blocks one after the other."""
+    def run(self, blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+        """Runs blocks one after the other, with gradient checkpointing if that is on."""
         return run_blocks(blocks, x, self.grad_checkpointing)
+
+
+def project(conv: nn.Conv2d | None, x: Tensor) -> Tensor | float:
+    """Projects a stage's (B, K, h, w, C) output onto one token per patch; 0 without a projection."""
+    return 0.0 if conv is None else convolve(conv, space_to_depth(x, conv.kernel_size[0])).flatten(1, 3)

@@ -1,7 +1,9 @@
-"""Convolutional networks from timm, with a mask token at one of their stages. May import timm, torch, L1 and L0."""
+"""Convolutional networks from timm, with a mask token at one of their stages."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,37 +12,42 @@ from torch import Tensor, nn
 from ...config.fields import check_bounds, check_types
 from ...parts import ImageSpec, Masking
 from ...tokens import Mask
+from .base import EncoderModule
 from .batchnorm import checkpoint, replace_batch_norms
 from .checks import check_masking, check_size, check_token_layer
-from .create import TimmEncoder, create, given, take_module
-from .dense import DenseInput, MaskToken, compute_dtype
+from .create import TimmEncoder, create, overrides, take_module
+from .layers import MaskToken, TokenMode, compute_dtype
 
 STAGES = 4
+"""Stages of every network."""
 FULL_STRIDE = 32
+"""Pixels between two positions of the last stage of a network without dilation."""
 
 
 @dataclass(frozen=True)
 class ConvNet(TimmEncoder):
-    """Settings that ResNet and ConvNeXt share; not a part by itself."""
+    """Base of ResNet and ConvNeXt."""
 
     name: str = "resnet50"
     """timm model name."""
     token_layer: int = 3
-    """Stage, 0 to 3, before whose blocks the token joins; see the class."""
+    """Stage, 0 to 3, before whose blocks the token joins."""
     token: Literal["replace", "add", "gated"] = "gated"
-    """Way in which the learned token joins hidden positions, see `dense.MaskToken`. "add" leaves their content in."""
+    """Way in which the learned token joins hidden positions, see `MaskToken`. "add" keeps their content."""
     fill: Literal["none", "mean"] = "mean"
-    """Content of hidden pixels: the image's mean colour, or their own, which the token then hides as far as it can."""
+    """Content of hidden pixels: "mean" = the mean colour of the image, "none" = unchanged, so that content leaks unless
+    the token replaces it."""
     reads: Literal["all", "visible"] = "all"
-    """Whole images; or visible patches of 16 pixels only, side by side on a grid of half the size, which needs uniform
-    masking. Then the token stands for secondarily masked patches, after the stem; the fields above have no effect."""
+    """Input of the encoder: "all" = whole images; "visible" = visible patches of 16 pixels, side by side on a grid of
+    half the size, which needs uniform masking. In the second case the token stands for secondarily masked patches,
+    after the stem, and the fields above have no effect."""
     depths: tuple[int, ...] | None = None
     """Blocks of each stage; None = the model's own."""
     dims: tuple[int, ...] | None = None
     """Width of each stage (of a ResNet's 3x3 convolutions); None = the model's own."""
     output_stride: Literal[32, 16, 8] = 32
-    """Pixels from one position of the last stage to the next, so the side of a patch. Below 32 the last stages keep the
-    resolution of the one before and their convolutions are dilated, so that a small image has more positions."""
+    """Pixels from one position of the last stage to the next, which is the side of a patch. Below 32, the last stages
+    keep the resolution of the stage before, with dilated convolutions, so that a small image has more positions."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
@@ -60,12 +67,15 @@ class ConvNet(TimmEncoder):
                     f"encoder.{field}: expected a number for each of {STAGES} stages, got {getattr(self, field)}"
                 )
 
-    def create(self, kind: type[nn.Module], image: ImageSpec, masking: Masking) -> nn.Module:
-        """timm's model, if masking and image size fit it."""
+    def create(self, kind: type[nn.Module], image: ImageSpec, masking: Masking) -> Any:
+        """Creates timm's model.
+
+        Raises:
+            ValueError: timm has no such model, or the image size or the masking does not fit it.
+        """
         check_masking(masking, self.reads)
-        backbone = create(
-            self.name, kind, in_chans=image.channels, drop_path_rate=self.drop_path, **self.timm_args(image.size)
-        )
+        args = self.timm_args(image.size)
+        backbone = create(self.name, kind, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
         stride = backbone.feature_info[-1]["reduction"]
         check_size(image.size, stride if self.reads == "all" else 2 * stride, self.name)
         return backbone
@@ -76,13 +86,14 @@ class ResNet(ConvNet):
     """A timm ResNet; the token joins the input of `layer{token_layer + 1}`, as in A2MIM (openmixup `mim_resnet.py`)."""
 
     bn_batch: int = 2048
-    """Images that batch norm takes its statistics of: all processes' if one's micro-batch is smaller (on GPUs)."""
+    """Images in the statistics of a batch norm. On GPUs, processes share statistics if a micro-batch is smaller."""
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
-        return given(layers=self.depths, channels=self.dims, output_stride=self.output_stride)
+        return overrides(layers=self.depths, channels=self.dims, output_stride=self.output_stride)
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> ResNetEncoder:
+        """Builds the network.
+
         Raises:
             ValueError: timm has no such ResNet, or the image size or the masking does not fit.
         """
@@ -101,10 +112,11 @@ class ConvNeXt(ConvNet):
     """timm model name."""
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
-        return given(depths=self.depths, dims=self.dims, output_stride=self.output_stride)
+        return overrides(depths=self.depths, dims=self.dims, output_stride=self.output_stride)
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> ConvNeXtEncoder:
+        """Builds the network.
+
         Raises:
             ValueError: timm has no such ConvNeXt, or the image size or the masking does not fit.
         """
@@ -112,41 +124,57 @@ class ConvNeXt(ConvNet):
 
         backbone = self.create(convnext.ConvNeXt, image, masking)
         for name, part in backbone.head.named_children():
-            part.requires_grad_(name == "norm")  # some models have a layer behind the pooling, which no loss reaches
+            # Some models have a layer after the pooling, which no loss reaches.
+            part.requires_grad_(name == "norm")
         return ConvNeXtEncoder(self, backbone, image, masking)
 
 
-class ConvEncoder(nn.Module):
-    """`encoder(images, mask) -> (B, N, D)`: a raster of the last stage's positions, `output_stride` pixels wide each.
+class ConvEncoder(EncoderModule):
+    """Base of the networks of `ConvNet`: `encoder(images, mask) -> (B, N, D)`, a raster of the last stage's positions.
 
-    `backbone` is timm's model, so an export is a copy. Reading all, a position is a patch; reading visible patches of
-    16 pixels, it stands for 2 x 2 of those that a uniform mask leaves, in a raster of a quarter as many positions.
+    If the encoder reads whole images, a position is a patch. If the encoder reads visible patches of 16 pixels, a
+    position stands for 2 x 2 visible patches of a uniform mask, in a raster of a quarter as many positions.
+    `backbone` is timm's model, so an export is a copy.
     """
 
-    num_prefix_tokens = 0
+    backbone: Any
+    """timm's model."""
 
-    def __init__(self, spec: ConvNet, backbone: nn.Module, image: ImageSpec, masking: Masking):
-        super().__init__()
-        stride = backbone.feature_info[-1]["reduction"]
-        self.reads = spec.reads
-        self.merge = 1 if spec.reads == "all" else 2
-        self.patch_size: int = stride // self.merge
-        self.patch_values: int = self.patch_size**2 * image.channels
-        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
-        self.embed_dim: int = backbone.num_features
-        stages = {stage["reduction"]: i for i, stage in enumerate(backbone.feature_info[-STAGES:])}
-        self.deepest = tuple(stages.values())
-        self.strides = tuple(stages)
-        self.widths = tuple(backbone.feature_info[-STAGES:][i]["num_chs"] for i in self.deepest)
-        self.grad_checkpointing = False
-        self.input = DenseInput(image, spec.fill if spec.reads == "all" else "none")
+    def __init__(self, spec: ConvNet, backbone: Any, image: ImageSpec, masking: Masking):
+        stages = backbone.feature_info[-STAGES:]
+        deepest = {stage["reduction"]: i for i, stage in enumerate(stages)}
+        whole = spec.reads == "all"
+        merge = 1 if whole else 2
+        super().__init__(
+            image,
+            patch_size=stages[-1]["reduction"] // merge,
+            embed_dim=backbone.num_features,
+            strides=list(deepest),
+            widths=[stages[i]["num_chs"] for i in deepest.values()],
+            reads=spec.reads,
+            merge=merge,
+            fill=spec.fill if whole else "none",
+        )
+        self.deepest = tuple(deepest.values())
         self.backbone = backbone
-        self.token_stage, token = (spec.token_layer, spec.token) if spec.reads == "all" else (0, "replace")
-        if spec.reads == "all" or masking.replaces:
-            self.token = MaskToken(backbone.feature_info[self.token_stage]["num_chs"], token)
+        self.token_stage = spec.token_layer if whole else 0
+        mode: TokenMode = spec.token if whole else "replace"
+        if whole or masking.replaces:
+            self.token = MaskToken(backbone.feature_info[self.token_stage]["num_chs"], mode)
+
+    @abstractmethod
+    def stem(self, images: Tensor) -> Tensor:
+        """Runs the stem on (B, C, H, W) images."""
+
+    @abstractmethod
+    def stage(self, x: Tensor, index: int) -> tuple[Tensor, Iterable[nn.Module]]:
+        """Returns the input of a stage's blocks, and the blocks."""
+
+    @abstractmethod
+    def norm(self, x: Tensor) -> Tensor:
+        """Applies the last norm, if the network has any, to a (B, C, h, w) map."""
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
-        """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(next(self.backbone.parameters()))
         if self.reads == "all":
             return self.transform(self.input(images, mask, dtype), mask.mask.view(-1, *self.grid))
@@ -156,21 +184,24 @@ class ConvEncoder(nn.Module):
         return self.transform(self.input.compact(images, mask, self.patch_size, dtype), hidden)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, N, D) of whole, normalised (B, C, H, W) images: timm's features, bit for bit."""
+        """Encodes whole images as timm does, bit for bit: (B, N, D)."""
         return self.transform(images, None)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Of each stride the deepest stage's."""
         maps = self.stages(images, None)
         return [maps[i] for i in self.deepest]
 
     def transform(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """The last stage's tokens, normalised where timm's are."""
-        return tokens(self.norm(self.stages(x, hidden)[-1]))
+        """Returns the tokens of the last stage, normalised if timm normalises them; see `stages`."""
+        return self.norm(self.stages(x, hidden)[-1]).flatten(2).transpose(1, 2)
 
     def stages(self, x: Tensor, hidden: Tensor | None) -> list[Tensor]:
-        """(B, C, h, w) after each stage of timm's model on (B, C, H, W) images, with the token at the cells
-        (B, rows, columns) that are hidden."""
+        """Runs timm's stages and returns the (B, C, h, w) output of each.
+
+        Args:
+            x: (B, C, H, W) images.
+            hidden: (B, rows, columns) bool patches that the mask token stands for.
+        """
         x, maps = self.stem(x), []
         for i in range(STAGES):
             x, blocks = self.stage(x, i)
@@ -183,45 +214,50 @@ class ConvEncoder(nn.Module):
 
 
 class ResNetEncoder(ConvEncoder):
-    """Official initialisation is timm's: Kaiming-normal over fan-out, last norm of a block zero; normal 0.02 tokens."""
+    """The network of `ResNet`.
+
+    The official initialisation is timm's: Kaiming-normal over fan-out, the last norm of a block zero. The token is
+    normal with deviation 0.02.
+    """
 
     def layers(self) -> list[tuple[str, ...]]:
-        blocks = [
-            (f"backbone.layer{i + 1}.{j}",)
-            for i in range(STAGES)
-            for j in range(len(self.backbone.get_submodule(f"layer{i + 1}")))
-        ]
+        blocks = [(f"backbone.layer{i + 1}.{j}",) for i in range(STAGES) for j in range(len(self.blocks(i)))]
         return [("backbone.conv1", "backbone.bn1"), *blocks]
 
     def take_norm(self) -> None:
-        return None
+        """Returns None, because a ResNet has no last norm."""
 
     def stem(self, images: Tensor) -> Tensor:
         net = self.backbone
         return net.maxpool(net.act1(net.bn1(net.conv1(images))))
 
-    def stage(self, x: Tensor, index: int) -> tuple[Tensor, nn.Module]:
-        """The input of a stage's blocks, and these."""
-        return x, self.backbone.get_submodule(f"layer{index + 1}")
+    def stage(self, x: Tensor, index: int) -> tuple[Tensor, nn.Sequential]:
+        return x, self.blocks(index)
+
+    def blocks(self, index: int) -> nn.Sequential:
+        """Returns the blocks of a stage."""
+        return self.backbone.get_submodule(f"layer{index + 1}")
 
     def norm(self, x: Tensor) -> Tensor:
         return x
 
 
 class ConvNeXtEncoder(ConvEncoder):
-    """Official initialisation is timm's, normal of deviation 0.02 in all weights, and a mask token of zeros.
+    """The network of `ConvNeXt`.
 
-    (openmixup hands the token to a function that initialises modules, which leaves a parameter as it is. One for
-    secondarily masked patches is UM-MAE's, normal 0.02.)
+    The official initialisation is timm's, normal with deviation 0.02 in all weights. The token of hidden patches is
+    zero: openmixup passes it to a function that initialises modules, which leaves a parameter unchanged. The token of
+    secondarily masked patches is UM-MAE's, normal with deviation 0.02.
     """
 
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        if self.reads == "all":  # a patch of zeros meets norm after norm, each of which enlarges its gradient 1000-fold
+    def __init__(self, spec: ConvNeXt, backbone: Any, image: ImageSpec, masking: Masking):
+        super().__init__(spec, backbone, image, masking)
+        if self.reads == "all":
+            # Not for compacted images: norms enlarge the gradient of a patch of zeros 1000-fold each.
             nn.init.zeros_(self.token.mask_token)
 
     def layers(self) -> list[tuple[str, ...]]:
-        """Whole stages, but for the third, of which each three blocks are one (openmixup, as BEiT's code does it)."""
+        """Returns prefixes of whole stages; of the third stage, every three blocks are one layer (openmixup)."""
         third, depth = "backbone.stages.2", len(self.backbone.stages[2].blocks)
         threes = [tuple(f"{third}.blocks.{j}" for j in range(i, min(i + 3, depth))) for i in range(0, depth, 3)]
         threes[0] += (f"{third}.downsample",)
@@ -229,25 +265,20 @@ class ConvNeXtEncoder(ConvEncoder):
         return [*first, *threes, ("backbone.stages.3",)]
 
     def take_norm(self) -> nn.Module:
-        return take_module(self, "backbone.head.norm" if hasattr(self.backbone.head, "norm") else "backbone.norm_pre")
+        return take_module(self, "backbone.head.norm" if self.norm_in_head else "backbone.norm_pre")
+
+    @property
+    def norm_in_head(self) -> bool:
+        """True if the last norm is in timm's head, after the pooling; in some models it precedes the pooling."""
+        return hasattr(self.backbone.head, "norm")
 
     def stem(self, images: Tensor) -> Tensor:
         return self.backbone.stem(images)
 
-    def stage(self, x: Tensor, index: int) -> tuple[Tensor, nn.Module]:
-        """The input of a stage's blocks, and these."""
+    def stage(self, x: Tensor, index: int) -> tuple[Tensor, Iterable[nn.Module]]:
         stage = self.backbone.stages[index]
         return stage.downsample(x), stage.blocks
 
     def norm(self, x: Tensor) -> Tensor:
-        return final_norm(self.backbone)(x)
-
-
-def final_norm(model: nn.Module) -> nn.Module:
-    """A ConvNeXt's last norm, which timm applies after pooling in most models and before it in some."""
-    return model.head.norm if hasattr(model.head, "norm") else model.norm_pre
-
-
-def tokens(x: Tensor) -> Tensor:
-    """(B, D, h, w) to (B, h * w, D)."""
-    return x.flatten(2).transpose(1, 2)
+        norm = self.backbone.head.norm if self.norm_in_head else self.backbone.norm_pre
+        return norm(x)

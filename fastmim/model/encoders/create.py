@@ -1,4 +1,4 @@
-"""Building a timm model by its name. May import timm, L1 and L0."""
+"""Encoders that are timm models: their base class, and the creation of a timm model by its name."""
 
 from __future__ import annotations
 
@@ -30,16 +30,24 @@ class TimmEncoder(Encoder):
         """
 
 
-def given(**fields: Any) -> dict[str, Any]:
+def overrides(**fields: Any) -> dict[str, Any]:
     """Returns the keyword arguments that are not None, i.e. those that override timm's defaults."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def create(name: str, kind: type[nn.Module], **args: Any) -> nn.Module:
-    """The named timm model without a classifier.
+def create(name: str, kind: type[nn.Module], **args: Any) -> Any:
+    """Creates the named timm model without a classifier.
+
+    Args:
+        name: timm model name.
+        kind: timm's class of the family.
+        **args: arguments of `timm.create_model`.
+
+    Returns:
+        The model. Its type is Any, because timm declares no types of its submodules.
 
     Raises:
-        ValueError: timm has no model of this name in the family of `kind`, or none of these sizes.
+        ValueError: timm has no model of this name in the family, or the sizes do not fit each other.
     """
     import timm
 
@@ -47,35 +55,37 @@ def create(name: str, kind: type[nn.Module], **args: Any) -> nn.Module:
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name[:100], known, n=3, cutoff=0))
         raise ValueError(f"encoder.name: expected a {kind.__name__} of timm, got {brief(name)}; near it: {near}")
-    return with_sizes(name, **args)
+    return create_known(name, **args)
 
 
-def with_sizes(name: str, **args: Any) -> nn.Module:
-    """A timm model that exists, without a classifier.
+def create_known(name: str, **args: Any) -> Any:
+    """Creates a timm model whose name exists, without a classifier; see `create`.
 
     Raises:
-        ValueError: its sizes do not fit each other.
+        ValueError: the sizes do not fit each other.
     """
     import timm
 
     try:
         return timm.create_model(name, num_classes=0, **args)
-    except (AssertionError, IndexError) as error:  # so timm says that heads do not divide a width, or a stage has none
+    except (AssertionError, IndexError) as error:
+        # timm raises these if heads do not divide a width, or if a stage has no number.
         sizes = ", ".join(f"{field}={value}" for field, value in args.items())
         raise ValueError(f"encoder: timm cannot make {name} with {sizes}: {error}") from error
 
 
 def take_module(module: nn.Module, name: str) -> nn.Module:
-    """Takes a part out of a module, which from then on passes on what it is given; returns the part."""
+    """Replaces a submodule by the identity and returns the submodule."""
     part = module.get_submodule(name)
     module.set_submodule(name, nn.Identity())
     return part
 
 
-def integer_buffers(model: nn.Module) -> None:
-    """Makes int8 of a model's buffers, which hold whole numbers only: zero biases, shift masks of 0 and -100.
+def store_buffers_as_int8(model: nn.Module) -> None:
+    """Converts the floating-point buffers of a model to int8: zero biases, and shift masks of 0 and -100.
 
-    In a sum an integer takes the other's type, whatever that is: weights may be cast to bf16, buffers are not.
+    A sum of an integer and a float has the float's dtype. So the sums follow the weights if these are cast to bf16,
+    although buffers are not cast.
     """
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -1,10 +1,10 @@
-"""Swin transformers from timm. May import timm, L1 and L0."""
+"""Swin transformers from timm."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +14,23 @@ from fastmim_kernels import window_attention
 from ...config.fields import check_bounds, check_types
 from ...parts import ImageSpec, Masking
 from ...tokens import Mask, run_blocks
+from .base import EncoderModule
 from .checks import check_masking, check_size, check_token_layer
-from .create import TimmEncoder, create, given, integer_buffers, take_module
-from .dense import DenseInput, MaskToken, compute_dtype, convolve
-
-if TYPE_CHECKING:
-    from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from .create import TimmEncoder, create, overrides, store_buffers_as_int8, take_module
+from .layers import MaskToken, compute_dtype, convolve
 
 
 @dataclass(frozen=True)
 class Swin(TimmEncoder):
-    """A timm Swin with a learned token for what is hidden (SimMIM, arXiv:2111.09886, section 3).
+    """A timm Swin with a learned token for hidden patches (SimMIM, arXiv:2111.09886, section 3).
 
-    With a uniform masking it can read visible patches only, as UM-MAE's does, but is timm's in everything else.
+    With a uniform masking the encoder can read visible patches only, as UM-MAE's Swin does.
     """
 
     name: str = "swin_base_patch4_window7_224"
     """timm model name."""
     window: int | None = None
-    """Side of the attention windows, tokens; None = the model's own. A stage of fewer tokens is one window."""
+    """Side of the attention windows, tokens; None = the model's own. A smaller map is one window."""
     patch_size: int | None = None
     """Side of a token of the first stage, pixels; None = the model's own."""
     embed_dim: int | None = None
@@ -44,10 +42,10 @@ class Swin(TimmEncoder):
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
     reads: Literal["visible", "all"] = "all"
-    """Input of the encoder: the whole image, or the half as large one of the visible patches of a uniform mask."""
+    """Input of the encoder: "all" = the whole image, "visible" = the image of half the side that the visible patches of
+    a uniform mask form."""
     fill: Literal["none", "mean"] = "none"
-    """Content of hidden pixels: their own values, which "replace" at layer 0 keeps from the encoder, or their image's
-    mean colour."""
+    """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
     token: Literal["replace", "add", "gated"] = "replace"
     """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
@@ -60,21 +58,23 @@ class Swin(TimmEncoder):
         check_bounds(self, "encoder.", "token_layer", at_least=0)
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = given(
+        own = overrides(
             window_size=self.window,
             patch_size=self.patch_size,
             embed_dim=self.embed_dim,
             depths=self.depths,
             num_heads=self.num_heads,
         )
-        if self.reads == "visible":  # of the size that was trained on, which fixes the windows, but taking any
+        if self.reads == "visible":
+            # The size in training fixes the windows; whole images, which are larger, must pass too.
             fixed = {"img_size": (size[0] // 2, size[1] // 2), "dynamic_img_size": True}
         else:
             fixed = {"img_size": size}
         return fixed | own
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> SwinEncoder:
+        """Builds the network.
+
         Raises:
             ValueError: timm has no such Swin, or the image size, the masking or `token_layer` does not fit it.
         """
@@ -83,69 +83,76 @@ class Swin(TimmEncoder):
         check_masking(masking, self.reads)
         args = self.timm_args(image.size)
         swin = create(self.name, SwinTransformer, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
-        check_size(image.size, swin.feature_info[-1]["reduction"] * (1 + (self.reads == "visible")), self.name)
-        last = len(swin.layers) - (self.reads == "visible")  # whose tokens are not larger than a patch
-        check_token_layer(self.token_layer, last, self.name)
+        compact = self.reads == "visible"
+        check_size(image.size, swin.feature_info[-1]["reduction"] * (2 if compact else 1), self.name)
+        # Of a compacted image, a token of the last stage is larger than a patch, so the mask token cannot join there.
+        check_token_layer(self.token_layer, len(swin.layers) - compact, self.name)
         return SwinEncoder(self, swin, image, masking)
 
 
-class SwinEncoder(nn.Module):
-    """`encoder(images, mask) -> (B, L, D)`: one token for each patch, which is the square of a token of the last stage.
+class SwinEncoder(EncoderModule):
+    """The network of `Swin`: `encoder(images, mask) -> (B, L, D)`, one token of the last stage per patch.
 
-    Reading visible patches, it is (B, K / 4, D): a patch is half as wide, and a token stands for four visible ones,
-    side by side as their blocks are. Masks with a `secondary` have the token replace those patches.
+    If the encoder reads visible patches, a patch is half as wide as a token. The network returns (B, K / 4, D), and a
+    token stands for four visible patches of neighbouring blocks. The mask token then replaces the patches that a
+    mask's `secondary` names.
 
-    `backbone` is timm's model, so an export is a copy; training runs its blocks on the fused `window_attention`, which
-    rounds otherwise than timm. Its initialisation is the official one: normal of deviation 0.02 in linear layers and
-    tables, torch's default in the patch embedding.
+    `backbone` is timm's model, so an export is a copy. Training runs the blocks on the fused `window_attention`, which
+    rounds differently from timm. The initialisation is the official one: normal with deviation 0.02 in linear layers
+    and tables, torch's default in the patch embedding.
     """
 
-    num_prefix_tokens = 0
+    backbone: Any
+    """timm's model."""
 
-    def __init__(self, spec: Swin, swin: SwinTransformer, image: ImageSpec, masking: Masking):
-        super().__init__()
-        self.reads, self.merge = spec.reads, 2 if spec.reads == "visible" else 1
-        self.patch_size: int = swin.feature_info[-1]["reduction"] // self.merge
-        self.patch_values: int = self.patch_size**2 * image.channels
-        self.grid = (image.size[0] // self.patch_size, image.size[1] // self.patch_size)
-        self.embed_dim: int = swin.num_features
-        self.strides = tuple(stage["reduction"] for stage in swin.feature_info)
-        self.widths = tuple(stage["num_chs"] for stage in swin.feature_info)
-        self.grad_checkpointing = False
-        self.input = DenseInput(image, spec.fill)
+    def __init__(self, spec: Swin, swin: Any, image: ImageSpec, masking: Masking):
+        merge = 2 if spec.reads == "visible" else 1
+        stages = swin.feature_info
+        super().__init__(
+            image,
+            patch_size=stages[-1]["reduction"] // merge,
+            embed_dim=swin.num_features,
+            strides=[stage["reduction"] for stage in stages],
+            widths=[stage["num_chs"] for stage in stages],
+            reads=spec.reads,
+            merge=merge,
+            fill=spec.fill,
+        )
         self.backbone = swin
-        integer_buffers(swin)
+        store_buffers_as_int8(swin)
         for stage in swin.layers:
             for block in stage.blocks:
                 block.register_buffer("codes", window_codes(block), persistent=False)
         if spec.reads == "all" or masking.replaces:
             self.token_stage = max(spec.token_layer, 1) - 1
-            self.token = MaskToken(swin.feature_info[self.token_stage]["num_chs"], spec.token)
+            self.token = MaskToken(stages[self.token_stage]["num_chs"], spec.token)
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
-        """images: (B, H, W, C) uint8, or normalised floats."""
         dtype = compute_dtype(self.backbone.patch_embed.proj.weight)
         rows, columns = self.grid
         embed = self.backbone.patch_embed
         if self.reads == "all":
             x = embed(self.input(images, mask, dtype))
-            return self.normed(self.stages(x, mask.mask.view(-1, rows, columns)))
+            return self.last_tokens(self.stages(x, mask.mask.view(-1, rows, columns)))
         token = embed.patch_size[0]
         x = self.input.tokens(images, mask.ids_keep, columns // 2, self.patch_size, token, dtype)
         replaced = None if mask.secondary is None else mask.secondary.view(-1, rows // 2, columns // 2)
-        return self.normed(self.stages(embed.norm(convolve(embed.proj, x)), replaced))
+        return self.last_tokens(self.stages(embed.norm(convolve(embed.proj, x)), replaced))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, L, D) of whole, normalised (B, C, H, W) images: timm's `forward_features`, bit for bit in evaluation."""
-        return self.normed(self.stages(self.backbone.patch_embed(images), exact=not self.training))
+        """Encodes whole images: (B, L, D); in evaluation as timm's `forward_features` does, bit for bit."""
+        return self.last_tokens(self.stages(self.backbone.patch_embed(images), exact=not self.training))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         maps = self.stages(self.backbone.patch_embed(images), exact=not self.training)
         return [x.permute(0, 3, 1, 2) for x in maps]
 
     def layers(self) -> list[tuple[str, ...]]:
-        """The downsampling behind a stage, which timm has in front of the next, is of that stage's last block."""
-        layers = [("backbone.patch_embed",)]
+        """Returns prefixes of parameter names; the downsampling after a stage counts to the stage's last block.
+
+        timm keeps that downsampling in the next stage.
+        """
+        layers: list[tuple[str, ...]] = [("backbone.patch_embed",)]
         for i, stage in enumerate(self.backbone.layers):
             layers += [(f"backbone.layers.{i}.blocks.{j}",) for j in range(len(stage.blocks))]
             layers[-1] += (f"backbone.layers.{i + 1}.downsample",)
@@ -154,13 +161,18 @@ class SwinEncoder(nn.Module):
     def take_norm(self) -> nn.Module:
         return take_module(self, "backbone.norm")
 
-    def normed(self, maps: list[Tensor]) -> Tensor:
-        """The last stage's tokens, normalised."""
+    def last_tokens(self, maps: list[Tensor]) -> Tensor:
+        """Returns the normalised tokens of the last stage."""
         return self.backbone.norm(maps[-1]).flatten(1, 2)
 
     def stages(self, x: Tensor, hidden: Tensor | None = None, exact: bool = False) -> list[Tensor]:
-        """(B, h, w, C) after each of timm's stages on embedded (B, H, W, D), with the token for the patches
-        (B, rows, columns) `hidden`; exact: to timm's bits."""
+        """Runs timm's stages and returns the (B, h, w, C) output of each.
+
+        Args:
+            x: (B, H, W, D) embedded tokens.
+            hidden: (B, rows, columns) bool patches that the mask token stands for.
+            exact: compute timm's bits, without the fused attention.
+        """
         maps = []
         for i, stage in enumerate(self.backbone.layers):
             x = stage.downsample(x)
@@ -172,8 +184,8 @@ class SwinEncoder(nn.Module):
         return maps
 
 
-def window_codes(block: SwinTransformerBlock) -> Tensor:
-    """(1, H, W) int32: the places of tokens in their windows, as `window_attention` and timm's tables number them."""
+def window_codes(block: Any) -> Tensor:
+    """Numbers the place of each token in its window, as `window_attention` and timm's tables do: (1, H, W) int32."""
     rows, columns = (
         (torch.arange(n) - s) % w
         for n, s, w in zip(block.input_resolution, block.shift_size, block.window_size, strict=True)
@@ -181,9 +193,11 @@ def window_codes(block: SwinTransformerBlock) -> Tensor:
     return -(rows[:, None] * (2 * block.window_size[1] - 1) + columns)[None].int()
 
 
-def run_block(block: SwinTransformerBlock, x: Tensor) -> Tensor:
-    """timm's block on (B, H, W, C), attention on the tokens where they lie; its own where windows do not divide them,
-    which it then pads."""
+def run_block(block: Any, x: Tensor) -> Tensor:
+    """Runs a timm block on a (B, H, W, C) map with the fused window attention.
+
+    timm pads a map that the windows do not divide; such a map goes through timm's own code.
+    """
     if any(n % w for n, w in zip(x.shape[1:3], block.window_size, strict=True)):
         return block(x)
     attn, table = block.attn, block.attn.relative_position_bias_table

@@ -1,4 +1,4 @@
-"""The PVT of UM-MAE: attention to a pooled map, sine-cosine positions. May import timm, L1 and L0."""
+"""The PVT of UM-MAE: attention to a pooled map, with sine-cosine positions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class UMPVT(UMPyramid):
     mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
     """Width of the MLP of each stage, in widths of the stage."""
     reductions: tuple[int, ...] = (8, 4, 2, 1)
-    """Side of the squares that keys and values are averaged over, tokens of the whole image; half as many of a
-    compacted one."""
+    """Side of the squares over which keys and values are averaged, tokens of the whole image; half as many of a
+    compacted image."""
 
     patch_norm: ClassVar[bool] = False
 
@@ -35,12 +35,13 @@ class UMPVT(UMPyramid):
     def widths(self) -> tuple[int, ...]:
         return self.dims
 
-    def block(self, stage: int, downsample: nn.Module | None) -> nn.Module:
+    def block(self, stage: int, downsample: nn.Module | None) -> PyramidBlock:
         dim = self.dims[stage]
         return PyramidBlock(dim, PooledAttention(dim, self.num_heads[stage]), self.mlp_ratios[stage], downsample)
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> UMPVTEncoder:
+        """Builds the network.
+
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
@@ -57,12 +58,12 @@ class UMPVT(UMPyramid):
 
 
 def halved(reduction: int, compact: bool) -> int:
-    """The reduction on a whole or compacted map."""
+    """Returns the reduction on a whole map, or on a compacted one."""
     return max(1, reduction // 2) if compact else reduction
 
 
 class PooledAttention(nn.Module):
-    """Attention whose keys and values are of the map averaged over squares (models_mae_pvt.py `Attention`)."""
+    """Attention with keys and values from the map averaged over squares (models_mae_pvt.py `Attention`)."""
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -74,7 +75,7 @@ class PooledAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, reduction: int) -> Tensor:
-        """x: (B, H, W, C)."""
+        """Maps a (B, H, W, C) map; keys and values are averaged over `reduction` x `reduction` tokens."""
         grid, heads = x.shape[1:3], self.num_heads
         pooled = x
         if reduction > 1:
@@ -87,7 +88,7 @@ class PooledAttention(nn.Module):
 
 
 class UMPVTEncoder(PyramidEncoder):
-    """UM-MAE's PVT; see `PyramidEncoder`."""
+    """The network of `UMPVT`; see `PyramidEncoder`."""
 
     def __init__(self, spec: UMPVT, image: ImageSpec, masking: Masking):
         super().__init__(spec, image, masking)
@@ -97,7 +98,8 @@ class UMPVTEncoder(PyramidEncoder):
         self.pos_embed = nn.Parameter(pos_embed, requires_grad=False)
 
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[int, int]:
-        return (halved(self.reductions[stage], compact),) * 2
+        reduction = halved(self.reductions[stage], compact)
+        return reduction, reduction
 
     def position(self, x: Tensor, places: Tensor) -> Tensor:
         return x + self.pos_embed[0][places[..., 0] * self.columns + places[..., 1]]

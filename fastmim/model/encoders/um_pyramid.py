@@ -1,12 +1,9 @@
-"""What the Swin and the PVT of UM-MAE share: four stages of tokens of 4 pixels, on a whole or on a compacted image.
-
-May import timm, L1 and L0.
-"""
+"""The base of UM-MAE's Swin and PVT: stages of tokens of 4 pixels, on a whole image or on a compacted one."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
@@ -20,26 +17,29 @@ from fastmim_kernels import mask_token
 from ...config.fields import check_bounds, check_types
 from ...parts import Encoder, ImageSpec, Masking
 from ...tokens import Mask, init_transformer
+from .base import EncoderModule
 from .checks import check_masking, check_size
 from .create import take_module
-from .dense import DenseInput, compute_dtype, convolve, cut
+from .layers import compute_dtype, convolve, space_to_depth
 
 TOKEN = 4
 """Side of a token of the first stage, pixels."""
 PATCH = 16
-"""Side of a patch that is hidden and predicted, pixels."""
+"""Side of the patches that are hidden and predicted, pixels."""
 
 
 @dataclass(frozen=True)
 class UMPyramid(Encoder):
-    """A pyramid encoder for uniform masking (UM-MAE, arXiv:2205.10063, section 3), or for SimMIM on the whole image.
+    """A pyramid encoder for uniform masking (UM-MAE, arXiv:2205.10063, section 3), or for SimMIM on whole images.
 
-    reads = "visible": the visible patches, one of each 2x2 block, are moved together into an image of half the side.
-    reads = "all": the whole image, a learned token in place of hidden content (implus/UM-MAE `models_simmim_*.py`).
+    With reads = "visible", the visible patches, one of each 2x2 block, form an image of half the side. With
+    reads = "all", the encoder reads the whole image, with a learned token in place of hidden content
+    (implus/UM-MAE `models_simmim_*.py`).
     """
 
     reads: Literal["visible", "all"] = "visible"
-    """"visible" patches only, moved together, which needs UniformMasking; or "all" of the image."""
+    """Input of the encoder: "visible" = the visible patches, moved together, which needs UniformMasking; "all" = the
+    whole image."""
     depths: tuple[int, ...] = ()
     """Blocks in each stage."""
     num_heads: tuple[int, ...] = ()
@@ -63,19 +63,25 @@ class UMPyramid(Encoder):
 
     @property
     def unit(self) -> int:
-        """Number of pixels that divides both sides of every image."""
+        """Number of pixels that must divide both sides of the images."""
         return (TOKEN << len(self.depths) - 1) * (2 if self.reads == "visible" else 1)
 
     @abstractmethod
-    def block(self, stage: int, downsample: nn.Module | None) -> nn.Module:
-        """A block `(x, context) -> x` on (B, H, W, C) tokens, which first downsamples them where that is not None."""
+    def block(self, stage: int, downsample: nn.Module | None) -> PyramidBlock:
+        """Builds a block `(x, context) -> x` on (B, H, W, C) tokens.
+
+        Args:
+            stage: number of the stage, from 0.
+            downsample: module that the block applies first, or None.
+        """
 
     def check(self, size: tuple[int, int], masking: Masking) -> None:
-        """
+        """Checks that the fields fit each other, the image size and the masking.
+
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
-        stages = max(len(self.widths), 3)  # so that a token of the last is as large as a patch
+        stages = max(len(self.widths), 3)  # with three stages, a token of the last one is as large as a patch
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, tuple) and len(value) != stages:
@@ -88,7 +94,7 @@ class UMPyramid(Encoder):
 
 
 class TokenEmbed(nn.Module):
-    """Tokens of pixels (B, h, w, 4*4*C), as `cut`, to (B, h, w, D): a strided convolution, and a layer norm, if any."""
+    """A strided convolution and an optional layer norm, from the pixels of each token to its embedding."""
 
     def __init__(self, channels: int, dim: int, norm: bool):
         super().__init__()
@@ -96,11 +102,12 @@ class TokenEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, h, w, 4*4*C), from `space_to_depth`, to (B, h, w, D)."""
         return self.norm(convolve(self.proj, x))
 
 
 class Downsample(nn.Module):
-    """2x2 tokens to one: a layer norm of each, if any, then a strided convolution."""
+    """An optional layer norm and a strided convolution, which merges 2x2 tokens into one."""
 
     def __init__(self, dim: int, out_dim: int, norm: bool):
         super().__init__()
@@ -108,15 +115,16 @@ class Downsample(nn.Module):
         self.proj = nn.Conv2d(dim, out_dim, 2, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H/2, W/2, C')."""
-        return convolve(self.proj, cut(self.norm(x), 2))
+        """Maps (B, H, W, C) to (B, H/2, W/2, C')."""
+        return convolve(self.proj, space_to_depth(self.norm(x), 2))
 
 
 class PyramidBlock(nn.Module):
-    """Pre-norm attention and MLP, after a downsampling in the first block of a stage. The norms' eps is 1e-5."""
+    """Pre-norm attention and MLP, after a downsampling in the first block of a stage; the norms' eps is 1e-5."""
 
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, downsample: nn.Module | None):
-        from timm.layers import DropPath, Mlp
+        from timm.layers.drop import DropPath
+        from timm.layers.mlp import Mlp
 
         super().__init__()
         self.downsample = nn.Identity() if downsample is None else downsample
@@ -127,63 +135,72 @@ class PyramidBlock(nn.Module):
         self.drop_path = DropPath()
 
     def forward(self, x: Tensor, context: Any) -> Tensor:
+        """Maps a (B, H, W, C) map; `context` is an argument of the attention, see `PyramidEncoder.contexts`."""
         x = self.downsample(x)
         x = x + self.drop_path(self.attn(self.norm1(x), context))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class PyramidEncoder(nn.Module, ABC):
-    """`encoder(images, mask) -> (B, N, D)`: a raster of the tokens of 32 pixels of the whole or compacted image.
+class PyramidEncoder(EncoderModule):
+    """The network of `UMPyramid`: `encoder(images, mask) -> (B, N, D)`, a raster of the last stage's tokens.
 
-    Parameter names are the official ones (implus/UM-MAE).
+    The raster is of the whole image, or of the compacted one. Parameter names are the official ones (implus/UM-MAE).
     """
 
-    num_prefix_tokens = 0
-    patch_size = PATCH
+    mask_token: nn.Parameter
+    """(1, 1, D) token of hidden patches, if the encoder reads whole images."""
+    vis_mask_token: nn.Parameter
+    """(1, 1, D) token of secondarily masked patches, if the masking replaces patches."""
 
     def __init__(self, spec: UMPyramid, image: ImageSpec, masking: Masking):
-        from timm.layers import calculate_drop_path_rates
+        from timm.layers.drop import calculate_drop_path_rates
 
-        super().__init__()
-        self.reads = spec.reads
-        self.grid = (image.size[0] // PATCH, image.size[1] // PATCH)
-        self.patch_values = PATCH**2 * image.channels
-        self.embed_dim = spec.widths[-1]
-        self.strides, self.widths = tuple(TOKEN << i for i in range(len(spec.depths))), tuple(spec.widths)
-        self.merge = (TOKEN << len(spec.depths) - 1) // PATCH
-        self.grad_checkpointing = False
+        widths, stages = spec.widths, len(spec.depths)
+        super().__init__(
+            image,
+            patch_size=PATCH,
+            embed_dim=widths[-1],
+            strides=[TOKEN << i for i in range(stages)],
+            widths=widths,
+            reads=spec.reads,
+            merge=(TOKEN << stages - 1) // PATCH,
+        )
         self.depths = spec.depths
-        self.input = DenseInput(image)
-        self.patch_embed = TokenEmbed(image.channels, spec.widths[0], spec.patch_norm)
-        self.blocks = nn.ModuleList()
+        self.patch_embed = TokenEmbed(image.channels, widths[0], spec.patch_norm)
+        blocks: list[PyramidBlock] = []
         for stage, depth in enumerate(spec.depths):
             for i in range(depth):
                 first = stage > 0 and i == 0
-                downsample = Downsample(*spec.widths[stage - 1 : stage + 1], spec.patch_norm) if first else None
-                self.blocks.append(spec.block(stage, downsample))
-        for block, rate in zip(self.blocks, calculate_drop_path_rates(spec.drop_path, len(self.blocks)), strict=True):
+                downsample = Downsample(widths[stage - 1], widths[stage], spec.patch_norm) if first else None
+                blocks.append(spec.block(stage, downsample))
+        rates: Any = calculate_drop_path_rates(spec.drop_path, len(blocks))
+        for block, rate in zip(blocks, rates, strict=True):
             block.drop_path.drop_prob = rate
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         self.apply(_init)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
-        for name, exists in (("mask_token", self.reads == "all"), ("vis_mask_token", masking.replaces)):
-            if exists:
-                self.register_parameter(name, nn.Parameter(0.02 * torch.randn(1, 1, spec.widths[0])))
+        if self.reads == "all":
+            self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, widths[0]))
+        if masking.replaces:
+            self.vis_mask_token = nn.Parameter(0.02 * torch.randn(1, 1, widths[0]))
 
     @abstractmethod
     def contexts(self, stage: int, places: Tensor, compact: bool) -> tuple[Any, Any]:
-        """Returns the arguments of the even and of the odd blocks of a stage, beside their tokens.
+        """Returns the second argument of the even blocks and of the odd blocks of a stage.
 
-        places: (B or 1, H, W, 2) int64, row and column, in the whole grid of tokens of 4 pixels, of the first such
-            token of each of this stage's. compact: whether it is of a compacted image.
+        Args:
+            stage: number of the stage, from 0.
+            places: (B or 1, H, W, 2) int64, row and column of each token of this stage. They are those of the token's
+                first token of 4 pixels in the whole image.
+            compact: True if the tokens are of a compacted image.
         """
 
     def position(self, x: Tensor, places: Tensor) -> Tensor:
-        """Tokens of the first stage with their positions, if the encoder has position embeddings."""
+        """Adds position embeddings to the tokens of the first stage, if the encoder has any."""
         return x
 
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
-        """images: (B, H, W, C) uint8, or normalised floats."""
         if self.reads == "all":
             every = torch.arange(self.grid[0] * self.grid[1], device=images.device).expand(len(images), -1)
             x = self.embed(images, every, self.grid[1])
@@ -191,10 +208,8 @@ class PyramidEncoder(nn.Module, ABC):
         x = self.embed(images, mask.ids_keep, mask.grid[1] // 2)
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
-            # Replaced patches are gathered all the same: the token comes in only behind the norm, and to put the others
-            # in their places by `unshuffle` moves more bytes of the map than it saves of pixels. On a CPU, where it
-            # saves products, the embedding of 64 images took 52.8 ms in place of 55.2, 1.05 times as fast: less than
-            # 0.1 ms of the 100 of an image's step (python -m bench.secondary --batch 64 --threads 1).
+            # Replaced patches are gathered too: the token joins after the norm, and placing only the other patches by
+            # `unshuffle` moves more bytes of the map than are saved in pixels (see bench/results/secondary_*.jsonl).
             x = mask_token(x, mask.secondary.view(-1, *blocks), self.patch_embed.norm(self.vis_mask_token)[0, 0])
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)
@@ -202,20 +217,19 @@ class PyramidEncoder(nn.Module, ABC):
         return self.transform(x, first + raster((side, side), keep.device).repeat(1, *blocks, 1))
 
     def embed(self, images: Tensor, ids: Tensor, columns: int) -> Tensor:
-        """(B, h, w, D) tokens of the image that patches `ids` make, `columns` of them side by side."""
+        """Embeds the image that the patches `ids` form, `columns` of them side by side: (B, h, w, D)."""
         dtype = compute_dtype(self.norm.weight)
         return self.patch_embed(self.input.tokens(images, ids, columns, PATCH, TOKEN, dtype))
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, N, D) of whole, normalised (B, C, H, W) images."""
         return self.transform(self.embed_all(images))
 
     def maps(self, images: Tensor) -> list[Tensor]:
         return [x.permute(0, 3, 1, 2) for x in self.stages(self.embed_all(images))]
 
     def embed_all(self, images: Tensor) -> Tensor:
-        """(B, h, w, D) tokens of whole, normalised (B, C, H, W) images."""
-        return self.patch_embed(cut(images.permute(0, 2, 3, 1), TOKEN))
+        """Embeds whole, normalised (B, C, H, W) images: (B, h, w, D)."""
+        return self.patch_embed(space_to_depth(images.permute(0, 2, 3, 1), TOKEN))
 
     def layers(self) -> list[tuple[str, ...]]:
         return [("patch_embed", "pos_embed"), *((f"blocks.{i}",) for i in range(len(self.blocks)))]
@@ -224,14 +238,19 @@ class PyramidEncoder(nn.Module, ABC):
         return take_module(self, "norm")
 
     def transform(self, x: Tensor, places: Tensor | None = None) -> Tensor:
-        """The last stage's tokens, normalised. places: of the tokens of a compacted image."""
+        """Returns the normalised tokens of the last stage; see `stages`."""
         return self.norm(self.stages(x, places)[-1].flatten(1, 2))
 
     def stages(self, x: Tensor, places: Tensor | None = None) -> list[Tensor]:
-        """(B, h, w, C) after each stage. places: see `transform`."""
+        """Returns the (B, h, w, C) output of each stage.
+
+        Args:
+            x: (B, H, W, D) embedded tokens.
+            places: places of the tokens of a compacted image, see `contexts`; None = the image is whole.
+        """
         compact, maps = places is not None, []
         if places is None:
-            places = raster(x.shape[1:3], x.device)
+            places = raster((x.shape[1], x.shape[2]), x.device)
         x = self.position(x, places)
         blocks = iter(self.blocks)
         for stage, depth in enumerate(self.depths):
@@ -245,15 +264,16 @@ class PyramidEncoder(nn.Module, ABC):
 
 
 def raster(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """(1, H, W, 2) int64: the row and column of every cell."""
+    """Returns the row and column of every cell: (1, H, W, 2) int64."""
     rows, columns = (torch.arange(n, device=device) for n in grid)
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)[None]
 
 
 def _init(module: nn.Module) -> None:
-    """The official initialisation (models_mae_swin.py `_init_weights`)."""
+    """Initialises a module as the official code does (models_mae_swin.py `_init_weights`)."""
     init_transformer(module)
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

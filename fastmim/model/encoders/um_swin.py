@@ -1,4 +1,4 @@
-"""The Swin of UM-MAE: windows, and a position bias from an MLP of the distance. May import timm, L1 and L0."""
+"""The Swin of UM-MAE: attention in windows, with a position bias that an MLP computes from the distance."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class UMSwin(UMPyramid):
     """The Swin of UM-MAE (arXiv:2205.10063; models_mae_swin.py); defaults are Swin-T's."""
 
     embed_dim: int = 96
-    """Width of the first stage; each later one is twice as wide."""
+    """Width of the first stage; each further stage is twice as wide."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
     """Blocks in each stage."""
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     """Attention heads in each stage."""
     window: int = 16
-    """Side of a window, tokens of the whole image; half as many of a compacted one. Where the map is no multiple of
-    it, windows are of the next smaller side that fits."""
+    """Side of a window, tokens of the whole image; half as many of a compacted image. If the side does not divide a
+    map, the windows have the next smaller side that does."""
     posmlp_dim: int = 32
     """Hidden width of the position MLP."""
 
@@ -36,12 +36,13 @@ class UMSwin(UMPyramid):
     def widths(self) -> list[int]:
         return [self.embed_dim << stage for stage in range(len(self.depths))]
 
-    def block(self, stage: int, downsample: nn.Module | None) -> nn.Module:
+    def block(self, stage: int, downsample: nn.Module | None) -> PyramidBlock:
         dim = self.widths[stage]
         return PyramidBlock(dim, WindowAttention(dim, self.num_heads[stage], self.posmlp_dim), 4, downsample)
 
-    def build(self, image: ImageSpec, masking: Masking) -> nn.Module:
-        """
+    def build(self, image: ImageSpec, masking: Masking) -> UMSwinEncoder:
+        """Builds the network.
+
         Raises:
             ValueError: fields, image size or masking do not fit.
         """
@@ -61,52 +62,66 @@ class UMSwin(UMPyramid):
         return UMSwinEncoder(self, image, masking)
 
     def fits(self, side: int) -> bool:
-        """True if every stage of an image side, whole or as it is read, can be cut into windows."""
+        """Returns True if windows divide an image side of `side` pixels in every stage.
+
+        The side is that of the whole image, and also that of the compacted image if the encoder reads one.
+        """
         scales = (1, 2) if self.reads == "visible" else (1,)
         stages = range(len(self.depths))
         return all(window_side(side // (TOKEN * n) >> stage, self.window // n) for n in scales for stage in stages)
 
 
 def window_side(side: int, window: int) -> int | None:
-    """Side of the windows of a map: the largest divisor of its side from `window` down to half of that; or None."""
+    """Returns the largest divisor of a map's side that is from `window` down to half of it, or None."""
     return next((n for n in range(min(side, window), 0, -1) if side % n == 0 and (n == side or 2 * n >= window)), None)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of a map of (H, W) tokens, and the distances of their tokens in the whole image.
-
-    side, shift: (rows, columns) of a window, and of the roll before the cut.
-    offsets: (1, 2, R, C) every distance (key - query) that two tokens of a window can have, in tokens of this stage.
-    codes: (B or 1, H, W) int32, differences of which, plus `origin`, are places in `offsets`; see `window_attention`.
-    """
+    """Windows of a map of (H, W) tokens, and the distances of their tokens in the whole image."""
 
     side: tuple[int, int]
+    """Rows and columns of a window."""
     shift: tuple[int, int]
+    """Rows and columns by which the map is rolled first."""
     offsets: Tensor
+    """(1, 2, R, C) every distance (key - query) that two tokens of a window can have, in tokens of this stage."""
     codes: Tensor
+    """(B or 1, H, W) int32; `codes[key] - codes[query] + origin` is a place in `offsets`, see `window_attention`."""
     origin: int
+    """Place of distance zero in `offsets`."""
 
     @staticmethod
     def of(places: Tensor, stage: int, compact: bool, window: int, shifted: bool) -> Windows:
-        """
+        """Builds the windows of a map.
+
         Args:
-            places, compact: see `PyramidEncoder.contexts`.
-            window: side that is aimed at; no roll in a direction in which one window holds all.
+            places: places of the tokens, see `PyramidEncoder.contexts`.
+            stage: number of the stage, from 0.
+            compact: True if the tokens are of a compacted image.
+            window: largest side of a window, tokens.
+            shifted: roll the map first, except in a direction that one window covers.
+
+        Raises:
+            ValueError: no side of windows fits the map.
         """
         grid = places.shape[1:3]
-        side = (window_side(grid[0], window), window_side(grid[1], window))
-        shift = tuple(s // 2 if shifted and s < n else 0 for s, n in zip(side, grid, strict=True))
-        # Distances are multiples of a token of this stage, or of the patch that compaction moves, if that is smaller.
+        rows, columns = window_side(grid[0], window), window_side(grid[1], window)
+        if rows is None or columns is None:
+            raise ValueError(f"windows of at most {window} tokens do not divide a map of {tuple(grid)}")
+        side = (rows, columns)
+        down, right = (s // 2 if shifted and s < n else 0 for s, n in zip(side, grid, strict=True))
+        shift = (down, right)
+        # Distances are multiples of a token of this stage, or of a patch, which compaction moves, if that is smaller.
         step = min(1 << stage, PATCH // TOKEN)
         reach = [(n - 1) << stage for n in side]
-        if compact:  # each 2x2 patches keep one, which moves its tokens by up to a patch, and leave gaps of two
+        if compact:  # one patch of each 2x2 block stays, so distances double and grow by up to a patch
             reach = [2 * n + 2 * PATCH // TOKEN - 1 for n in reach]
         reach = [n // step for n in reach]
         away = [torch.arange(-n, n + 1, device=places.device) * (step / (1 << stage)) for n in reach]
         offsets = torch.stack(torch.meshgrid(*away, indexing="ij"))[None]
-        # What the roll brings to the end counts as beyond it. So a window is in one piece and `offsets` small; pairs
-        # that are no neighbours in the image get another distance than theirs, and no weight either way.
+        # Rolled tokens count as lying beyond the end of the map. So each window is in one piece and `offsets` stays
+        # small. Pairs that are not neighbours in the image get a wrong distance, but attention masks these pairs.
         beyond = (
             (torch.arange(n, device=places.device) < h) * (n << stage << compact)
             for n, h in zip(grid, shift, strict=True)
@@ -118,11 +133,11 @@ class Windows:
 
 
 class WindowAttention(nn.Module):
-    """Attention in windows, with a bias that an MLP makes of the distance of two tokens in the whole image.
+    """Attention in windows, with a bias that an MLP computes from the distance of two tokens in the whole image.
 
-    bias = posmlp(sign(d) log(1 + |d|)), d = place of the key - place of the query (models_mae_swin.py
-    `WindowAttention`). The official code runs the MLP on every pair of every window; here it runs on every distance
-    there can be, and pairs look theirs up.
+    bias = posmlp(sign(d) log(1 + |d|)) for d = place of the key - place of the query (models_mae_swin.py
+    `WindowAttention`). The official code runs the MLP on every pair of every window. This code runs the MLP once per
+    possible distance, and each pair looks its distance up.
     """
 
     def __init__(self, dim: int, num_heads: int, posmlp_dim: int):
@@ -133,7 +148,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
-        """x: (B, H, W, C)."""
+        """Maps a (B, H, W, C) map."""
         x = window_attention(
             self.qkv(x),
             windows.codes,
@@ -147,8 +162,11 @@ class WindowAttention(nn.Module):
         return self.proj(x)
 
     def table(self, offsets: Tensor) -> Tensor:
-        """(heads, N) of (1, 2, R, C) offsets; it, and the sum of its gradient over all pairs, are fp32 or finer."""
-        weight = self.posmlp[0].weight
+        """Returns the (heads, R * C) bias of (1, 2, R, C) offsets.
+
+        The bias, and the sum of its gradient over all pairs, are in float32 or finer.
+        """
+        weight = next(self.posmlp.parameters())
         with torch.autocast(weight.device.type, enabled=False):
             offsets = offsets.to(weight.dtype)
             table = self.posmlp(offsets.sign() * offsets.abs().log1p())[0].flatten(1)
@@ -156,7 +174,7 @@ class WindowAttention(nn.Module):
 
 
 class UMSwinEncoder(PyramidEncoder):
-    """UM-MAE's Swin; see `PyramidEncoder`."""
+    """The network of `UMSwin`; see `PyramidEncoder`."""
 
     def __init__(self, spec: UMSwin, image: ImageSpec, masking: Masking):
         super().__init__(spec, image, masking)

@@ -1,29 +1,33 @@
-"""Masks of square blocks of patches: the blocks drawn in random order and taken apart in one pass."""
+"""Masks of square blocks of patches: drawn and cut into patches in one pass."""
 
 from torch import Tensor
 
 from .. import _op
-from ..philox import check, signed_seed
+from ..philox import check_draw, signed_seed
 from . import reference
 
 
 def block_mask(seed: int, stream: int, ids: Tensor, rows: int, columns: int, side: int) -> Tensor:
-    """Draws a permutation of the patches for each id in which those of a block follow one another.
+    """Draws for each id a permutation of the patches that keeps the patches of a block together.
 
-    SimMIM (arXiv:2111.09886), section 3.2, whose first blocks are visible and the others hidden, and long-sequence MAE
-    (arXiv:2210.07224; util/long_seq_patch_loader.py), where the last visible one may be cut. Block k, in raster order,
-    of the n = ceil(rows / side) * ceil(columns / side) draws word k of `philox(seed, stream, id, n)`; the blocks come
-    in the order of their draws, of equal ones that of the smaller index first, each with its patches column by column.
-    What a block at the edge has outside the grid is left out.
+    Block k, in raster order, of the n = ceil(rows / side) * ceil(columns / side) blocks draws word k of
+    `philox(seed, stream, id, n)`. The blocks are sorted by their draws; of equal draws, the smaller index comes first.
+    The patches of a block follow one another column by column. A block at the edge lacks what lies outside the grid.
+
+    SimMIM (arXiv:2111.09886), section 3.2: the first blocks are visible and the others hidden. Long-sequence MAE
+    (arXiv:2210.07224; util/long_seq_patch_loader.py): the last visible block may be cut.
 
     Args:
-        seed, stream, ids: see `philox`.
-        rows, columns: patches, rows * columns < 2**31.
-        side: of a block, patches, 1 <= side < 2**31; on CUDA there are at most 2,048 blocks, which one program sorts in
-            registers.
+        seed: 0 <= seed < 2**64; see `philox`.
+        stream: purpose of the random numbers; see `philox`.
+        ids: (B,) int64 sample ids.
+        rows: patches of a column, with rows * columns < 2**31.
+        columns: patches of a row.
+        side: patches along a side of a block, 1 <= side < 2**31. On CUDA at most 2,048 blocks, which one program sorts
+            in registers.
     Returns: (B, rows * columns) int64.
     Raises:
-        ValueError: an argument is out of range, or ids of another shape or dtype.
+        ValueError: an argument is out of range, or `ids` has another shape or dtype.
     """
     args = (signed_seed(seed), stream, ids, rows, columns, side)
     _check(*args)
@@ -35,7 +39,7 @@ def _check(seed, stream, ids, rows, columns, side) -> None:
         raise ValueError(
             f"expected 1 to 2**31 - 1 patches and a side of at least 1 patch, got {rows} x {columns} and {side}"
         )
-    check(stream, ids, 0)
+    check_draw(stream, ids, 0)
 
 
 def _fake(seed, stream, ids, rows, columns, side):

@@ -60,18 +60,24 @@ TARGETS = (Targets("Masks of blocks, one thread"),)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:
-    """The arguments of `torch.ops.fastmim.block_mask`; the same on every device. dtype: int64, the only one."""
+    """Returns the arguments of `torch.ops.fastmim.block_mask`, equal on every device.
+
+    dtype: int64, the only one.
+    """
     ids = case.first_id + torch.arange(case.batch, dtype=dtype, device=device)
     return signed_seed(case.seed), case.stream, ids, case.rows, case.columns, case.side
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the ids read, the order written."""
+    """Counts the bytes that cannot be avoided: the ids read, the order written."""
     return case.batch * (1 + case.rows * case.columns) * dtype.itemsize
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The ids, and the functions of them that the benchmark runs; official: data_simmim.py `MaskGenerator`, batched."""
+    """Returns the ids, and the functions of the ids that the benchmark runs.
+
+    official: `MaskGenerator` of SimMIM's data_simmim.py, for a whole batch.
+    """
     seed, stream, ids, rows, columns, side = inputs(case, dtype, device)
     cells = (-(-rows // side), -(-columns // side))
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from ..philox.cuda import words
-from ..random_mask.cuda import warps
+from ..random_mask.cuda import sort_warps
 
 _LARGEST = 2048  # more blocks would not fit into the registers
 
@@ -31,7 +31,7 @@ def _rows(
     height, width = tl.minimum(SIDE, rows - top), tl.minimum(SIDE, columns - left)
     count = tl.where(i < blocks, height * width, 0)
     order += row * rows * columns + tl.cumsum(count) - count
-    # One column after another of all blocks. A constant bound: Triton 3.6's interpreter refuses another.
+    # One column of all blocks after another. The bound is a constant, as Triton 3.6's interpreter requires.
     for offset in range(SIDE * SIDE):
         r, c = offset % SIDE, offset // SIDE
         patch = (top + r) * columns + left + c
@@ -39,7 +39,7 @@ def _rows(
 
 
 def launch(seed, stream, ids, rows, columns, side):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter).
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter.
 
     Raises:
         ValueError: more blocks than one program can sort.
@@ -50,17 +50,23 @@ def launch(seed, stream, ids, rows, columns, side):
     order = ids.new_empty(len(ids), rows * columns)
     if len(ids):
         block = max(triton.next_power_of_2(blocks), 4)
-        # A block larger than the grid is the grid.
+        # A block larger than the grid covers the whole grid.
         _rows[(len(ids),)](
             seed, stream, ids.contiguous(), order, rows, columns, blocks,
-            SIDE=min(side, max(rows, columns)), BLOCK=block, num_warps=warps(block, False),
+            SIDE=min(side, max(rows, columns)), BLOCK=block, num_warps=sort_warps(block, False),
         )  # fmt: skip
     return order
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for blocks, side in ((36, 1), (49, 2), (196, 2), (_LARGEST, 2)):
         block = triton.next_power_of_2(blocks)
         types = ["i64", "i32", "*i64", "*i64", "i32", "i32", "i32"]
-        yield f"{blocks} blocks of {side} x {side}", _rows, types, {"SIDE": side, "BLOCK": block}, warps(block, False)
+        yield (
+            f"{blocks} blocks of {side} x {side}",
+            _rows,
+            types,
+            {"SIDE": side, "BLOCK": block},
+            sort_warps(block, False),
+        )

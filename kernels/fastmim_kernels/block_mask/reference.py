@@ -1,4 +1,4 @@
-"""Block-wise masks in plain torch: the definition of correct."""
+"""Masks of blocks in plain torch: the definition of correct."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from ..philox.reference import philox
 
 
 def block_mask(seed, stream, ids, rows, columns, side) -> Tensor:
-    side = min(side, max(rows, columns))  # a block larger than the grid is the grid
+    side = min(side, max(rows, columns))  # a block larger than the grid covers the whole grid
     down, across = -(-rows // side), -(-columns // side)
     block = philox(seed, stream, ids, down * across).argsort(dim=1, stable=True)[..., None]
     offset = torch.arange(side * side, device=ids.device)

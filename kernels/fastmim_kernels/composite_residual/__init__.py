@@ -1,12 +1,12 @@
-"""A2MIM's residual images and spatial loss from predicted patches, with the target formed inside, in one pass."""
+"""A2MIM's residual images and spatial loss from predicted patches, in one pass that also forms the target."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import check_one_device, check_predictions
 from .._element_loss import element_loss_index
 from ..composite_residual_backward import composite_residual_backward
 from . import reference
@@ -30,29 +30,39 @@ def composite_residual(
     visible_weight: float = 0.0,
     average: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """The spatial loss of hidden pixels, and what a Fourier loss compares with zero, averaged over groups of images.
+    """Returns the spatial loss of hidden pixels, and the residual images that a Fourier loss compares with zero.
 
-    A2MIM (arXiv:2205.13943), openmixup `mim_head.py`. With d = prediction - target,
+    A2MIM (arXiv:2205.13943), openmixup `mim_head.py`. With d = prediction - target and u = visible_weight:
         loss = mean over hidden values of  |d|,  d^2  or  |d| tanh(alpha |d| / 2)^gamma
-        residual = d where hidden,  u d + (1 - u) v where visible,  u = visible_weight
-    and v, which carries no gradient, is d / 2 ("mixed"), 0 ("target"), d ("prediction") or the image's mean - target
-    ("mean"). The DFT is linear: a loss of the mean spectrum of n images is one of their mean residual, and then nothing
-    of the size of the batch is written. Sums in float32, always in the same order. The gradient is that of `pred`,
-    formed from a second read of it; L1's is 0 where prediction equals target.
+        residual = d where hidden,  u d + (1 - u) v where visible
+    where v carries no gradient and is d / 2 ("mixed"), 0 ("target"), d ("prediction"), or the image's mean - target
+    ("mean").
+
+    Residual images are averaged over groups of images. The DFT is linear: a loss of the mean spectrum of n images is a
+    loss of their mean residual. Then no tensor of the size of the batch is written.
+
+    Sums are in float32, always in the same order. The gradient is that of `pred`, formed from a second read of the
+    inputs. The gradient of L1 is 0 where the prediction equals the target.
 
     Args:
-        pred: (B, L, P) float32, bfloat16 or float16, P = patch_size**2 * C in order (row, column, channel).
-        images: (B, H, W, C), uint8, which stands for (x / 255 - mean) / std, or floating and already normalised.
-        ids: (B, L) int64, a permutation of the patches in every row: the patch of each row of `pred`.
-        num_keep: the first so many of `ids` are visible.
-        mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
-        gamma: 0 or at least 1.
-        average: images per group, of consecutive ones; divides B.
+        pred: (B, L, P) float32, bfloat16 or float16, with P = patch_size**2 * C in the order (row, column, channel).
+        images: (B, H, W, C). uint8 values x stand for (x / 255 - mean) / std; floating values are normalised already.
+        ids: (B, L) int64, in every row a permutation of the patches: the patch of each row of `pred`.
+        num_keep: number of visible patches, which are the first of `ids`.
+        patch_size: pixels along a side of a patch.
+        mean: (C,) float32, on the 0..1 scale. For uint8 images only.
+        std: (C,) float32, on the 0..1 scale. For uint8 images only.
+        loss: "l1", "l2" or "focal_l1"; the formula of the spatial loss.
+        alpha: slope of the weight in focal L1, above 0.
+        gamma: power of the weight in focal L1, 0 or at least 1.
+        visible: the value v above.
+        visible_weight: the share u above, from 0 to 1.
+        average: consecutive images per group; divides B.
     Returns: () float32; (B / average, H, W, C) float32.
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit together.
-        RuntimeError: a row of ids is no permutation, CPU only. On a GPU that check would make the host wait on every
-            step: there it is the caller's duty.
+        RuntimeError: a row of `ids` is no permutation, on a CPU only. On a GPU the check would make the host wait in
+            every step; there the caller has to pass valid indices.
     """
     element_loss = element_loss_index(loss, alpha, gamma)
     if visible not in _SHARES or not 0 <= visible_weight <= 1:
@@ -73,11 +83,11 @@ def composite_residual(
 def _check(
     pred, images, ids, num_keep, patch_size, mean, std, fill, loss, alpha, gamma, visible_value, visible_weight, average
 ) -> None:
-    check.predicted_images(pred, images, ids, num_keep, patch_size, mean, std)
+    check_predictions(pred, images, ids, num_keep, patch_size, mean, std)
     if average < 1 or images.shape[0] % average:
         raise ValueError(f"average: expected a divisor of the batch of {images.shape[0]}, got {average}")
     if fill is not None:
-        check.one_device(images, fill)
+        check_one_device(images, fill)
 
 
 def _fake(pred, images, *rest):

@@ -1,7 +1,8 @@
-"""Named inputs of composite_residual, for its tests (few images) and its benchmark, which is of A2MIM's whole loss."""
+"""Named inputs of composite_residual, for its tests (few images) and its benchmark (A2MIM's whole loss)."""
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -19,16 +20,16 @@ class Case:
     num_keep: int
     channels: int = 3
     images: torch.dtype = torch.uint8
-    loss: str = "l1"
+    loss: Literal["l1", "l2", "focal_l1"] = "l1"
     gamma: float = 1.0
-    visible: str = "mixed"
+    visible: Literal["mixed", "target", "prediction", "mean"] = "mixed"
     visible_weight: float = 0.0
     average: int = 1
     strided: bool = False
     """pred, images and ids are views with gaps."""
 
 
-# The published configurations: half the spectra averaged (ViT, ResNet-50), or each image on its own (ResNet-101).
+# The published configurations: half spectra, averaged (ViT, ResNet-50) or of each image on its own (ResNet-101).
 _VIT = Case(batch=64, grid=(14, 14), patch=16, num_keep=76, average=64)
 _R50 = Case(batch=64, grid=(7, 7), patch=32, num_keep=19, loss="focal_l1", visible_weight=1e-3, average=64)
 _R101 = replace(_R50, average=1)
@@ -85,7 +86,10 @@ TARGETS = (
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.composite_residual`, pred of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.composite_residual`, equal on every device.
+
+    dtype: type of `pred`.
+    """
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), p, c, gap = case.grid, case.patch, case.channels, 1 + case.strided
     images = torch.randn(case.batch, rows * p, columns * p * gap, c, generator=generator)
@@ -108,8 +112,11 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that loss and gradient cannot do without: all pixels and predictions read, the hidden ones again once the
-    mean residual is known, the gradient written; image by image, residuals and their gradient written and read too."""
+    """Counts the bytes that loss and gradient cannot do without.
+
+    All pixels and predictions are read, the hidden ones a second time once the mean residual is known, and the gradient
+    is written. Image by image, the residuals and their gradient are also written and read.
+    """
     patches, values = case.grid[0] * case.grid[1], case.patch**2 * case.channels
     read = (2 * patches - case.num_keep) * (case.images.itemsize + dtype.itemsize)
     residuals = 4 * 4 * patches // case.average
@@ -117,8 +124,11 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def flops(case: Case) -> int:
-    """Of the whole loss with its gradient, about: 13 a pixel value, 20 more of focal L1; of every plane of residuals,
-    real transforms forth and back of 2.5 n log2 n each, and 12 a complex number of its loss."""
+    """Counts the operations of the whole loss with its gradient, roughly.
+
+    13 per pixel value, and 20 more in focal L1. Per plane of residuals: a real transform and its inverse with 2.5 n
+    log2 n each, and 12 per complex number of the loss.
+    """
     height, width = (n * case.patch for n in case.grid)
     planes, pixels = case.batch // case.average * case.channels, height * width
     spectra = planes * (5 * pixels * math.log2(pixels) + 12 * height * (width // 2 + 1))
@@ -126,24 +136,37 @@ def flops(case: Case) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The leaf, and A2MIM's loss of it: ours, the reference, and openmixup's way, which is given images."""
+    """Returns the predictions, and A2MIM's loss of the predictions: ours, the reference, and openmixup's way.
+
+    official: openmixup's way, on images.
+    """
     args = inputs(case, dtype, device)
     pred, images, ids, num_keep, p, mean, std = args[:7]
     b, h, w, c = images.shape
-    settings = {"loss": case.loss, "visible": case.visible, "visible_weight": case.visible_weight}
-    spectral = {"alpha": 0.2, "gamma": 1.0} if case.average == 1 else {"alpha": 1.0, "log": True, "peak": "all"}
 
     def ours(pred):
         value, residual = composite_residual(
-            pred, images, ids, num_keep, p, mean, std, average=case.average, **settings
+            pred,
+            images,
+            ids,
+            num_keep,
+            p,
+            mean,
+            std,
+            loss=case.loss,
+            visible=case.visible,
+            visible_weight=case.visible_weight,
+            average=case.average,
         )
-        return value + 0.1 * focal_frequency_loss(residual, **spectral)
+        if case.average == 1:
+            return value + 0.1 * focal_frequency_loss(residual, alpha=0.2, gamma=1.0)
+        return value + 0.1 * focal_frequency_loss(residual, alpha=1.0, log=True, peak="all")
 
     def plain(pred):
         value, residual = reference.composite_residual(pred, *args[1:])
         spectrum = torch.fft.rfft2(residual, dim=(1, 2), norm="ortho").abs()
         columns = torch.full((w // 2 + 1, 1), 2.0, device=device)
-        columns[:: max(w // 2, 1)] = 1  # of an even width
+        columns[:: max(w // 2, 1)] = 1  # the width is even
         if case.average == 1:
             return value + 0.1 * (columns * spectrum * (0.1 * spectrum).tanh()).sum() / residual.numel()
         weight = spectrum.detach().log1p()

@@ -1,15 +1,15 @@
-"""composite_residual for CUDA tensors, in Triton: one program per patch and some images, their sum in registers."""
+"""composite_residual for CUDA tensors, in Triton: each program sums one patch over some images in registers."""
 
 import torch
 import triton
 import triton.language as tl
 
-from .._check import warps
+from .._launch import num_warps
 from ..composite_residual_backward.cuda import pixels
 from ..focal_frequency.cuda import focal_l1
 
 _IMAGES = 32
-"""Added up by one program: few enough for a group of 256 to fill a GPU, many enough for sums beside the input."""
+"""Images that one program sums: few enough that a group of 256 fills a GPU, many enough to write little."""
 
 
 @triton.jit
@@ -63,7 +63,7 @@ def _patches(
         read = i < tl.where(hidden, VALUES, 0)
         if READ_VISIBLE:
             read = i < tl.where(member < average, VALUES, 0)
-        # Said because the compiler cannot see it, and only aligned addresses are read as vectors.
+        # A hint: only aligned addresses are read as vectors, and the compiler cannot derive this alignment.
         start = tl.multiple_of(image * size + corner, LINE)
         x = pixels(images, start, width, mean, std, i, read, CHANNELS, PATCH)
         place = pred + (image * patches + row) * VALUES + i
@@ -87,7 +87,7 @@ def _patches(
 def launch(
     pred, images, ids, num_keep, patch_size, mean, std, fill, loss, alpha, gamma, visible_value, visible_weight, average
 ):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     pred, images = pred.contiguous(), images.contiguous()
     batch, num_patches, values = pred.shape
     rounds = min(_IMAGES, triton.next_power_of_2(average))
@@ -105,7 +105,7 @@ def launch(
         visible_value, 1 - visible_weight,
         CHANNELS=images.shape[3], PATCH=patch_size, LOSS=loss, GAMMA_IS_1=gamma == 1,
         READ_VISIBLE=visible_value != 0 or fill is not None, WITH_FILL=fill is not None, ROUNDS=rounds, BLOCK=block,
-        num_warps=warps(block),
+        num_warps=num_warps(block),
     )  # fmt: skip
     count = max(batch * (num_patches - num_keep) * values, 1)
     value = (sums.sum(dtype=torch.float64) / count).float()
@@ -113,7 +113,7 @@ def launch(
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, value, patch, loss, gamma_is_1, fill, rounds in [
         ("vit_b/16 bf16 l1", "bf16", 16, 0, True, False, _IMAGES),
         ("vit_b/16 fp32 l2 mean", "fp32", 16, 1, True, True, _IMAGES),
@@ -127,4 +127,4 @@ def compile_only():
             "CHANNELS": 3, "PATCH": patch, "LOSS": loss, "GAMMA_IS_1": gamma_is_1, "READ_VISIBLE": True,
             "WITH_FILL": fill, "ROUNDS": rounds, "BLOCK": block,
         }  # fmt: skip
-        yield label, _patches, types, constants, warps(block)
+        yield label, _patches, types, constants, num_warps(block)

@@ -1,14 +1,14 @@
-"""Named inputs of composite_residual_backward, for its tests and its benchmark: those of composite_residual."""
+"""Inputs of composite_residual_backward, for its tests and its benchmark: those of composite_residual."""
 
 from dataclasses import replace
 
 import torch
 
 from ..composite_residual import cases as forward
+from ..composite_residual.cases import BENCH, BENCH_DTYPES, CASES, Case
 from . import composite_residual_backward, reference
 
-Case, CASES = forward.Case, forward.CASES
-BENCH, BENCH_DTYPES = forward.BENCH, forward.BENCH_DTYPES
+__all__ = ["BENCH", "BENCH_DTYPES", "CASES"]
 
 _VIT_SMALL = Case(batch=2, grid=(1, 2), patch=16, num_keep=1, average=2)
 _R50_SMALL = replace(_VIT_SMALL, patch=32, loss="focal_l1")
@@ -22,7 +22,10 @@ PER_IMAGE = (1, 2, 3, 4)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.composite_residual_backward`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.composite_residual_backward`, equal on every device.
+
+    dtype: type of `pred`.
+    """
     args = forward.inputs(case, dtype, device, seed)
     pred, images, ids, num_keep, p, mean, std, _, loss, alpha, gamma, _, visible_weight, average = args
     _, h, w, c = images.shape
@@ -33,14 +36,17 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: hidden pixels and predictions and the residuals' gradient read, pred's written."""
+    """Counts the bytes that cannot be avoided.
+
+    Hidden pixels, hidden predictions and the gradient of the residuals are read; the gradient of `pred` is written.
+    """
     patches, values = case.grid[0] * case.grid[1], case.patch**2 * case.channels
     read = (patches - case.num_keep) * (case.images.itemsize + dtype.itemsize) + 4 * patches // case.average
     return case.batch * values * (read + patches * dtype.itemsize)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The residuals' gradient, and the functions of it that the benchmark runs."""
+    """Returns the gradient of the residuals, and the functions of that gradient that the benchmark runs."""
     grad_loss, grad_residual, *rest = inputs(case, dtype, device)
     return grad_residual, {
         "ours": lambda grad: composite_residual_backward(grad_loss, grad, *rest),

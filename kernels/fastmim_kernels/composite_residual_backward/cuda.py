@@ -1,16 +1,16 @@
-"""composite_residual_backward for CUDA tensors, in Triton: one program per row, the whole patch in registers."""
+"""composite_residual_backward for CUDA tensors, in Triton: one program per row keeps a whole patch in registers."""
 
 import torch
 import triton
 import triton.language as tl
 
-from .._check import warps
+from .._launch import num_warps
 from ..focal_frequency.cuda import focal_l1
 
 
 @triton.jit
 def pixels(images, start, width, mean, std, i, read, CHANNELS: tl.constexpr, PATCH: tl.constexpr):
-    """The patch that begins at `start`, normalised; values where `read` is not are not meant."""
+    """Returns the normalised patch that begins at `start`. Values outside `read` are undefined."""
     LINE: tl.constexpr = PATCH * CHANNELS  # contiguous in the image
     x = tl.load(images + start + (i // LINE) * (width * CHANNELS) + i % LINE, mask=read, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
@@ -57,7 +57,7 @@ def _rows(
     inside = i < VALUES
     corner = (patch // columns) * PATCH * width * CHANNELS + (patch % columns) * LINE
     size = height * width * CHANNELS
-    # Said because the compiler cannot see it through `patch`, and only aligned addresses are read as vectors.
+    # A hint: only aligned addresses are read as vectors, and the compiler cannot derive this alignment.
     start = tl.multiple_of(image // average * size + corner, LINE)
     factor = tl.where(hidden, share, visible_share)
     wanted = i < tl.where(factor != 0, VALUES, 0)
@@ -81,7 +81,7 @@ def launch(
     grad_loss, grad_residual, pred, images, ids, mean, std, num_keep, patch_size, loss, alpha, gamma, visible_weight,
     average,
 ):  # fmt: skip
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     pred, images, ids = pred.contiguous(), images.contiguous(), ids.contiguous()
     batch, num_patches, values = pred.shape
     grad = torch.empty_like(pred)
@@ -93,13 +93,13 @@ def launch(
         images.shape[1], images.shape[2], num_keep, average, 1 / average, visible_weight / average,
         1 / max(batch * (num_patches - num_keep) * values, 1), alpha, gamma,
         CHANNELS=images.shape[3], PATCH=patch_size, LOSS=loss, GAMMA_IS_1=gamma == 1, BLOCK=block,
-        num_warps=warps(block),
+        num_warps=num_warps(block),
     )  # fmt: skip
     return grad
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, value, patch, loss, gamma_is_1 in [
         ("vit_b/16 bf16 l1", "bf16", 16, 0, True),
         ("vit_b/16 fp32 l2", "fp32", 16, 1, True),
@@ -110,4 +110,4 @@ def compile_only():
         types = ["*fp32", "*fp32", f"*{value}", "*u8", "*i64", "*fp32", "*fp32", f"*{value}"]
         types += ["i32"] * 4 + ["fp32"] * 5
         constants = {"CHANNELS": 3, "PATCH": patch, "LOSS": loss, "GAMMA_IS_1": gamma_is_1, "BLOCK": block}
-        yield label, _rows, types, constants, warps(block)
+        yield label, _rows, types, constants, num_warps(block)

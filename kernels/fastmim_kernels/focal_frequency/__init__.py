@@ -1,4 +1,4 @@
-"""Losses of the spectra of residual images, each with its gradient in closed form."""
+"""Focal losses of the spectra of residual images, each with its gradient in closed form."""
 
 from typing import Literal
 
@@ -13,16 +13,22 @@ from . import reference
 def focal_frequency(
     spectrum: Tensor, width: int, alpha: float, gamma: float | None, log: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sums a loss over each spectrum, and replaces the spectrum by what its inverse transform turns into the gradient.
+    """Sums a loss over each spectrum, and replaces the spectrum by the gradient's spectrum, in place.
 
-    With m = |F|, of focal frequency loss (gamma None; arXiv:2012.12821), s = m^alpha or log(1 + m^alpha), a weight
-    without gradient:   loss s m^2,  F becomes 2 s F.   Of the complex focal L1 loss (openmixup `mim_head.py`):
-    loss v(m) = m tanh(alpha m / 2)^gamma,  F becomes v'(m) F / m, 0 where m is 0.
+    With m = |F| for each entry F of a spectrum:
+        focal frequency loss (gamma None; arXiv:2012.12821): s = m^alpha or log(1 + m^alpha), a weight without gradient.
+            The loss is s m^2; F becomes 2 s F.
+        complex focal L1 loss (openmixup `mim_head.py`): the loss is v(m) = m tanh(alpha m / 2)^gamma; F becomes
+            v'(m) F / m, or 0 where m is 0.
+    The inverse transform of the new spectrum is the gradient.
 
     Args:
-        spectrum: (N, h, width // 2 + 1, 2) float32, contiguous: the real and imaginary half spectra of real (N, h,
-            width) images, in which inner columns stand for two. Changed in place.
-        gamma: 0 or at least 1. log: of focal frequency loss only.
+        spectrum: (N, h, width // 2 + 1, 2) float32, contiguous: real and imaginary parts of the half spectra of real
+            (N, h, width) images, in which inner columns stand for two. Changed in place.
+        width: columns of the images, in pixels.
+        alpha: above 0; see the formulas.
+        gamma: None, 0 or at least 1; see the formulas.
+        log: True = s = log(1 + m^alpha). For focal frequency loss only.
     Returns: (N,) float32 sums over the whole spectrum; (N,) float32 largest s, 1 for the complex focal L1 loss.
     Raises:
         ValueError: shape, type or numbers do not fit.
@@ -66,17 +72,23 @@ def focal_frequency_loss(
     batch: int = 1,
     crops: int = 1,
 ) -> Tensor:
-    """Mean over the orthonormal spectra of residual images of one of the losses of `focal_frequency`.
+    """Returns the mean of a loss of `focal_frequency` over the orthonormal spectra of residual images.
 
-    Weights s are divided by the largest one: of each `batch` images ("all"), or of each image, crop and channel
-    ("each"); 0 where all are. That factor is applied to the gradient last, so one transform and one inverse are enough,
-    and nothing waits for a device. A gradient that is wanted is formed in the forward pass and multiplied
-    in place by the incoming one: a second backward through the same graph raises instead of being wrong.
+    The weights s are divided by the largest weight: of each `batch` images (peak "all"), or of each image, crop and
+    channel ("each"); the weights are 0 if all are. The division is applied to the gradient last. One transform and one
+    inverse therefore suffice, and nothing waits for a device.
+
+    The gradient, if it is needed, is formed in the forward pass and multiplied in place by the incoming gradient. A
+    second backward pass through the same graph raises, where its result would be wrong.
 
     Args:
         residual: (B, H, W, C) float32.
-        batch: divides B.
-        crops: per side, each transformed on its own.
+        alpha: above 0; see `focal_frequency`.
+        gamma: None = focal frequency loss, else complex focal L1 loss; see `focal_frequency`.
+        log: see `focal_frequency`.
+        peak: "all" or "each"; the images over which the largest weight is taken.
+        batch: images that share the largest weight if peak is "all"; divides B.
+        crops: crops along each side. Each crop is transformed on its own.
     Returns: () float32.
     Raises:
         ValueError: shapes, type or numbers do not fit.
@@ -89,7 +101,7 @@ def focal_frequency_loss(
     size, height, width, _ = residual.shape
     if crops < 1 or batch < 1 or height % crops or width % crops or size % batch or not residual.numel():
         raise ValueError(
-            f"expected images that divide into {crops} x {crops} crops and batches of {batch}, "
+            f"residual: expected images that divide into {crops} x {crops} crops and batches of {batch}, "
             f"got {tuple(residual.shape)}"
         )
     with_grad = torch.is_grad_enabled() and residual.requires_grad
@@ -102,9 +114,10 @@ class _FocalFrequencyLoss(torch.autograd.Function):
         size, height, width, channels = residual.shape
         tiles = (crops, height // crops, crops, width // crops, channels)
         shape = (crops, crops, channels, *tiles[1:4:2])
-        grad = torch.empty_like(residual, memory_format=torch.contiguous_format) if with_grad else None
+        grad = torch.empty_like(residual, memory_format=torch.contiguous_format) if with_grad else residual.new_empty(0)
         sums, peaks = [], []
-        count = 2 if residual.is_cpu else 16  # whose spectra, all that is ever complex, stay in the cache
+        # Few images at a time, so that their spectra, the only complex tensors, stay in the cache.
+        count = 2 if residual.is_cpu else 16
         for start in range(0, size, count):
             images = residual[start : start + count]
             planes = images.reshape(-1, *tiles).permute(0, 1, 3, 5, 2, 4).reshape(-1, *shape[3:])
@@ -117,7 +130,7 @@ class _FocalFrequencyLoss(torch.autograd.Function):
                 planes = torch.fft.irfft2(torch.view_as_complex(spectrum), s=shape[3:], norm="ortho")
                 out = grad[start : start + count].view(-1, *tiles)
                 out.copy_(planes.view(-1, *shape).permute(0, 1, 4, 2, 5, 3))
-        # Sums and scale: (images, crops, crops, channels).
+        # Sums and scale are (images, crops, crops, channels).
         sums, scale = (torch.cat(x).view(size, *shape[:3]) for x in (sums, peaks))
         if peak == "all":
             scale = scale.view(size // batch, -1).amax(1).repeat_interleave(batch)[:, None, None, None]
@@ -128,8 +141,9 @@ class _FocalFrequencyLoss(torch.autograd.Function):
         return (sums * scale).sum()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_loss):
+    @once_differentiable  # torch's decorator makes ctx positional-only, unlike torch's base class
+    def backward(ctx, *grad_outputs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (grad_loss,) = grad_outputs
         grad, scale = ctx.saved_tensors
         grad.view(-1, *ctx.tiles).mul_((scale * grad_loss)[:, :, None, :, None])
         return grad, *[None] * 7

@@ -57,7 +57,7 @@ TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.focal_frequency`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.focal_frequency`, equal on every device."""
     height, width = case.size
     generator = torch.Generator().manual_seed(seed)
     spectrum = 2 * torch.randn(case.planes, height, width // 2 + 1, 2, generator=generator, dtype=dtype)
@@ -67,17 +67,17 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the spectrum read and written."""
+    """Counts the bytes that cannot be avoided: the spectrum read and written."""
     return 16 * case.planes * case.size[0] * (case.size[1] // 2 + 1)
 
 
 def flops(case: Case) -> int:
-    """About 12 a complex number: its modulus, the loss, the slope, the product."""
+    """Counts about 12 operations per complex number: modulus, loss, slope and product."""
     return 12 * case.planes * case.size[0] * (case.size[1] // 2 + 1)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The spectrum, and the functions of it that the benchmark runs, each on a copy."""
+    """Returns the spectrum, and the functions of the spectrum that the benchmark runs, each on a copy."""
     spectrum, *rest = inputs(case, dtype, device)
     return spectrum, {
         "ours": lambda x: focal_frequency(x.clone(), *rest),

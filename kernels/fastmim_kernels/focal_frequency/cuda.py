@@ -1,4 +1,4 @@
-"""focal_frequency for CUDA tensors, in Triton: each entry read and written once."""
+"""focal_frequency for CUDA tensors, in Triton: reads and writes each entry once."""
 
 import torch
 import triton
@@ -9,7 +9,7 @@ _BLOCK = 1024
 
 @triton.jit
 def focal_l1(m, alpha, gamma, GAMMA_IS_1: tl.constexpr):
-    """m tanh(alpha m / 2)^gamma of m >= 0 and gamma >= 1, and its derivative."""
+    """Returns m tanh(alpha m / 2)^gamma for m >= 0 and gamma >= 1, and its derivative."""
     h = 0.5 * alpha * m
     e = tl.exp(-2 * h)
     g = h * h
@@ -31,14 +31,14 @@ def _entries(
     alpha,
     gamma,
     EVEN: tl.constexpr,
-    KIND: tl.constexpr,  # focal frequency: 0, with the logarithm 1; complex focal L1 by gamma: 0: 2, 1: 3, above: 4
+    KIND: tl.constexpr,  # focal frequency: 0, with logarithm: 1; complex focal L1 of gamma 0: 2, of gamma 1: 3, else 4
     ALPHA_IS_1: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     plane, piece = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i = piece * BLOCK + tl.arange(0, BLOCK)
     inside = i < entries
-    pair = 2 * piece * BLOCK + tl.arange(0, 2 * BLOCK)  # real and imaginary parts side by side, read as they lie
+    pair = 2 * piece * BLOCK + tl.arange(0, 2 * BLOCK)  # real and imaginary parts, side by side as in memory
     here = spectrum + plane * entries * 2 + pair
     values = tl.load(here, mask=pair < 2 * entries, other=0.0)
     real, imaginary = tl.split(tl.reshape(values, (BLOCK, 2)))
@@ -52,7 +52,7 @@ def _entries(
             s = tl.where(m > 0, tl.exp(alpha * tl.log(divisor)), 0.0)
         if KIND == 1:
             y = 1 + s
-            s = tl.where(y < float("inf"), tl.log(y) + (s - (y - 1)) / y, y)  # log(y), and what rounding took from y
+            s = tl.where(y < float("inf"), tl.log(y) + (s - (y - 1)) / y, y)  # log(y), plus what the rounding of y lost
         value, factor = s * power, 2 * s
         peak = tl.max(s)
     elif KIND == 2:
@@ -73,9 +73,9 @@ def _entries(
 
 
 def launch(spectrum, width, alpha, gamma, log):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     planes, height, half, _ = spectrum.shape
-    kind = int(log) if gamma is None else 2 if gamma == 0 else 3 if gamma == 1 else 4
+    kind = int(log) if gamma is None else {0: 2, 1: 3}.get(gamma, 4)
     shape = (planes, triton.cdiv(height * half, _BLOCK))
     sums, peaks = (spectrum.new_empty(shape) for _ in range(2))
     if planes:
@@ -87,7 +87,7 @@ def launch(spectrum, width, alpha, gamma, log):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     types = ["*fp32", "*fp32", "*fp32", "i32", "i32", "fp32", "fp32"]
     for label, kind, alpha_is_1 in [
         ("focal frequency", 0, True),

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
@@ -15,9 +16,9 @@ class Case:
     size: tuple[int, int]
     patch: int = 1
     rows: int | None = None
-    """Number of patches wanted; None = all."""
+    """Number of wanted patches; None = all."""
     radius: float = 40
-    center: str = "official"
+    center: Literal["official", "dc"] = "official"
     channels: int = 3
     images: torch.dtype = torch.uint8
     allow_tf32: bool = False
@@ -90,7 +91,10 @@ TARGETS = (
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.low_pass`, whose result is float32; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.low_pass`, equal on every device.
+
+    dtype: float32, the type of the result.
+    """
     generator = torch.Generator().manual_seed(seed)
     (height, width), gap = case.size, 1 + case.strided
     images = torch.randn(case.batch, height, gap * width, case.channels, generator=generator)
@@ -106,17 +110,19 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: images read, wanted patches written."""
+    """Counts the bytes that cannot be avoided: the images read, the wanted patches written."""
     values = case.batch * case.size[0] * case.size[1] * case.channels
     wanted = values if case.rows is None else case.rows * case.patch**2 * case.channels
     return values * case.images.itemsize + wanted * dtype.itemsize
 
 
 def flops(case: Case, mirrors: int = 4) -> int:
-    """Of the pruned transform, and back for the real and the imaginary part.
+    """Counts the operations of the pruned transform, and of its inverse for the real and the imaginary part.
 
-    `mirrors`: pixels of a line that share their products with the waves, 4 in C++ on sides of an even number; 2 in
-    Triton, whose programs repeat some of it besides.
+    Args:
+        case: the shapes.
+        mirrors: pixels of a line that share their products with the waves, on sides with an even number of pixels. 4 in
+            C++; 2 in Triton, whose programs also repeat some products.
     """
     rows, columns = (2 * (min(math.floor(case.radius + 0.5), n // 2) + 1) for n in case.size)
     groups_y, groups_x = (n / (2 if n % 2 else mirrors) for n in case.size)
@@ -124,12 +130,12 @@ def flops(case: Case, mirrors: int = 4) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The images, and the functions of them that the benchmark runs; official is mmselfsup's `low_freq_generator.py`.
+    """Returns the images, and the functions of the images that the benchmark runs.
 
-    Official images are already normalised, channels first.
+    official: `low_freq_generator.py` of mmselfsup, on images that are normalised already, channels first.
     """
     images, rows, patch, mean, std, radius, official_center, allow_tf32 = inputs(case, dtype, device)
-    disc = torch.fft.fftshift(reference.disc(case.size, radius, official_center, device))
+    disc = torch.fft.fftshift(reference.disc(case.size, radius, official_center, torch.device(device)))
     uint8 = images.dtype == torch.uint8
     normalised = (images.float() / 255 - mean) / std if uint8 else images.float()
     planes = normalised.permute(0, 3, 1, 2).contiguous()

@@ -1,9 +1,9 @@
 """low_pass for CUDA tensors, in Triton: the pruned transform as products with tables of waves, on matrix units.
 
-Of an n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
-4 F^2 (n / 2) forward, and at n = 224 twice the first and 4 times the second back, whose programs each do columns for
-their own rows (real and imaginary part). The spectrum between the two kernels is real, with an entry per pair of waves:
-cosines and sines of each side.
+Cost per n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
+4 F^2 (n / 2) forward. Back, at n = 224, twice the first term and 4 times the second, since each program computes the
+columns for its own rows (real and imaginary part). Between the two kernels, the spectrum is real, with an entry per
+pair of waves: cosines and sines of each side.
 """
 
 import functools
@@ -18,7 +18,7 @@ from . import reference
 
 @triton.jit
 def _pixels(plane, y, x, width, CHANNELS: tl.constexpr, scale, shift, inside):
-    """Normalised pixels at (y, x) of one channel of an image."""
+    """Returns the normalised pixels at (y, x) of one channel of an image."""
     value = tl.load(plane + (y[:, None] * width + x[None, :]) * CHANNELS, mask=inside, other=0).to(tl.float32)
     if plane.dtype.element_ty == tl.uint8:
         value = tl.where(inside, value * scale + shift, 0.0)
@@ -60,7 +60,7 @@ def _forward(
     value = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
     for gx in range(0, GX, BLOCK_X):
         right, left = width // 2 + gx + x, (width - 1) // 2 - gx - x
-        # Of an odd number of pixels the middle one mirrors itself: half of it on either side.
+        # In an odd number of pixels the middle pixel mirrors itself: half of its value counts on either side.
         share_x = tl.where(right == left, 0.5, 1.0)
         down = tl.zeros((BLOCK_U, BLOCK_X), tl.float32)
         for gy in range(0, GY, BLOCK_Y):
@@ -85,15 +85,16 @@ def _backward(
     FU: tl.constexpr, FV: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, IMAGINARY: tl.constexpr,
 ):  # fmt: skip
-    """The real or the imaginary part of what remains, at places (y, x): below right, below left, above right and left.
+    """Returns the real or the imaginary part of the filtered image, at places (y, x) and their mirror images.
 
-    Each part of the spectrum that remains is a sum of two parts of the whole one: of `weights`, (8, 2, FU, FV).
+    The four results are below right, below left, above right and above left. Each part of the filtered spectrum is a
+    sum of two parts of the whole spectrum, weighted by `weights`, (8, 2, FU, FV).
     """
     a = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
     b = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
     c = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
     d = tl.zeros((BLOCK_Y, BLOCK_X), tl.float32)
-    # A loop that loads nothing ahead: what four copies of it would load at once does not fit the registers.
+    # num_stages=1 keeps the loop from loading ahead: the loads of four rounds do not fit the registers.
     for part in tl.range(4, num_stages=1):
         first, second = part, 3 - part
         if IMAGINARY:
@@ -181,21 +182,24 @@ def _inverse(
     _write(out, wanted, d, h, above, left, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
 
 
-# What a program works on, at most. Four warps and 64 rows: Triton gives each warp rows of its own where a product feeds
-# another one, as the three of "tf32x3" do, 16 rows at a time; of fewer rows the warps would hold copies.
+# Largest tile of a program. Where a product feeds another product, as in the three of "tf32x3", Triton gives each warp
+# its own rows, 16 at a time. With 64 rows, four warps hold no copies of one another's rows.
 _BLOCK_U, _BLOCK_V, _BLOCK_Y, _BLOCK_X = 64, 32, 64, 16
 _WARPS = 4
 
 
 def _sizes(size: int, radius: float) -> tuple[int, int, int]:
-    """Frequencies 0 to the largest, as many as the tables have, and places: pixels that mirror each other share one."""
+    """Returns the number of frequencies from 0 to the largest, the rows of a table, and the places of a table.
+
+    Pixels that mirror each other share a place.
+    """
     most = min(math.floor(radius + 0.5), size // 2)
     block = min(max(triton.next_power_of_2(most + 1), 16), _BLOCK_U)
     return most + 1, triton.cdiv(most + 1, block) * block, triton.cdiv((size + 1) // 2, _BLOCK_Y) * _BLOCK_Y
 
 
 def _shapes(channels: int, fu: int, fv: int, gy: int, gx: int, precision: str) -> dict:
-    """The constants of both kernels."""
+    """Returns the constants of both kernels."""
     return {
         "CHANNELS": channels, "FU": fu, "FV": fv, "GY": gy, "GX": gx, "PRECISION": precision,
         "BLOCK_U": min(fu, _BLOCK_U), "BLOCK_V": min(fv, _BLOCK_V), "BLOCK_X": _BLOCK_X,
@@ -204,7 +208,7 @@ def _shapes(channels: int, fu: int, fv: int, gy: int, gx: int, precision: str) -
 
 @functools.lru_cache(maxsize=16)
 def _tables(height: int, width: int, radius: float, official: bool, device: torch.device):
-    """The waves of rows and of columns, the weights of _backward, and whether there is an imaginary part."""
+    """Returns the waves of rows and of columns, the weights of `_backward`, and True if there is an imaginary part."""
     waves, frequencies = [], []
     for size in (height, width):
         count, rows, places = _sizes(size, radius)
@@ -215,11 +219,11 @@ def _tables(height: int, width: int, radius: float, official: bool, device: torc
         frequencies.append(f)
     kept = reference.disc((height, width), radius, official).double()
     odd = (kept - kept.flip(0, 1).roll((1, 1), (0, 1))) / 2
-    # Of frequencies of the same sign and of opposite signs.
+    # Parts for frequencies of the same sign, and of opposite signs.
     even_parts, odd_parts = kept.new_zeros(2, 2, *map(len, frequencies))
     for a in (1, -1):
         for b in (1, -1):
-            # Of +-n/2 there is -n/2, and 0 has no sign.
+            # Of +-n/2 only -n/2 exists, and frequency 0 counts once.
             (down, on_down), (across, on_across) = (
                 ((sign * f) % n, (-(n // 2) <= sign * f) & (sign * f <= (n - 1) // 2) & ((f > 0) | (sign > 0)))
                 for sign, f, n in ((a, frequencies[0], height), (b, frequencies[1], width))
@@ -240,7 +244,7 @@ def _tables(height: int, width: int, radius: float, official: bool, device: torc
 
 
 def launch(images, rows, patch_size, mean, std, radius, official, allow_tf32):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     images, mean, std = images.contiguous(), mean.contiguous(), std.contiguous()
     batch, height, width, channels = images.shape
     out = torch.empty_like(images, dtype=torch.float32)
@@ -265,7 +269,7 @@ def launch(images, rows, patch_size, mean, std, radius, official, allow_tf32):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, size, image, precision, is_complex in [
         ("224 uint8", 224, "u8", "tf32x3", True),
         ("224 fp32", 224, "fp32", "tf32x3", True),

@@ -1,11 +1,11 @@
-"""Low-pass filter in plain torch, with the FFT: the definition of correct. Runs in float64 when mean and std are."""
+"""Low-pass filter in plain torch, with the FFT: the definition of correct. Float64 if mean and std are float64."""
 
 import torch
 from torch import Tensor
 
 
 def disc(size: tuple[int, int], radius: float, official: bool, device: torch.device | None = None) -> Tensor:
-    """(H, W) bool: the frequencies that remain, in the order of torch.fft."""
+    """Returns (H, W) bool, True for the frequencies that remain, in the order of torch.fft."""
     rows, columns = (
         torch.fft.fftfreq(n, 1 / n, device=device, dtype=torch.float64).round()
         + (n // 2 - (n - 1) / 2 if official else 0.0)
@@ -16,13 +16,13 @@ def disc(size: tuple[int, int], radius: float, official: bool, device: torch.dev
 
 def low_pass(images, rows, p, mean, std, radius, official, allow_tf32) -> Tensor:
     b, h, w, c = images.shape
-    x = images.to(mean.dtype)  # there is no half-precision FFT of 224
+    x = images.to(mean.dtype)  # torch has no half-precision FFT of 224
     if not x.numel():
-        return x  # of which torch 2.11 has no FFT
+        return x  # torch 2.11 has no FFT of an empty tensor
     if images.dtype == torch.uint8:
         x = (x / 255 - mean) / std
     spectrum = torch.fft.fft2(x, dim=(1, 2)) * disc((h, w), radius, official, x.device)[..., None]
-    # The mean passes the filter, so the affine map may follow it; the modulus is of pixels on the 0..1 scale.
+    # The mean passes the filter, so the affine map may follow. The modulus is taken on the 0..1 scale.
     x = ((torch.fft.ifft2(spectrum, dim=(1, 2)) * std + mean).abs() - mean) / std
     if rows is not None:
         wanted = torch.zeros(b * (h // p) * (w // p), dtype=torch.bool, device=x.device).index_fill(0, rows, True)

@@ -1,30 +1,33 @@
-"""A learned token for the hidden part of a map of features, without a map of where that is."""
+"""Mask token in the hidden cells of a feature map, without a mask of the size of the map."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import FLOATS, check_cells, check_one_device
 from ..mask_token_backward import mask_token_backward
 from . import reference
 
 
 def mask_token(x: Tensor, hidden: Tensor, token: Tensor, gamma: Tensor | None = None, *, add: bool = False) -> Tensor:
-    """Replaces features by a token, or adds it to them, in the hidden cells.
+    """Replaces features in hidden cells by a token, or adds the token to them.
 
-    SimMIM (arXiv:2111.09886), section 3.1, "Masked Patch Alignment", replaces; A2MIM (arXiv:2205.13943), section 4.2,
+    SimMIM (arXiv:2111.09886), section 3.1, "Masked Patch Alignment", replaces. A2MIM (arXiv:2205.13943), section 4.2,
     adds the token, and its `mask_init` configurations scale the features first. Where (b, h, w) is in a hidden cell:
         out[b, h, w] = token      or (add)      x[b, h, w] + token      or (add, gamma)      gamma * x[b, h, w] + token
-    and x elsewhere, computed in float32 and rounded once. Gradients: of x the incoming one, in hidden cells 0 or times
-    gamma; of token its sum over the hidden positions and of gamma that of its product with x, both added in float32,
-    always in the same order.
+    Elsewhere the result is x. Sums are in float32 and rounded once.
+
+    Gradients: of x the incoming gradient, in hidden cells 0 or multiplied by gamma; of token the sum of the incoming
+    gradient over hidden positions; of gamma the sum of its product with x. The sums are in float32, always in the same
+    order.
 
     Args:
-        x: (B, H, W, D) float32, bfloat16 or float16, or float64, for which the reference runs. Contiguous in this order
-            it is read where it is, as is the permuted view of a channels-last (B, D, H, W) map.
-        hidden: (B, rows, columns) bool, True = hidden; H and W are multiples of the cells.
-        token: (D,), gamma: (D,) or None, of any of these types; float64 only if x is.
-        add: whether the token joins the features; gamma needs it.
+        x: (B, H, W, D) float32, bfloat16 or float16; for float64 the reference runs. No copy is made if x is contiguous
+            in this order, as a permuted view of a channels-last (B, D, H, W) map is.
+        hidden: (B, rows, columns) bool, True = hidden. H and W are multiples of the cells.
+        token: (D,) of any of these types; float64 only if x is.
+        gamma: (D,) of any of these types, float64 only if x is; or None.
+        add: True = the token is added to the features; required with gamma.
     Returns: (B, H, W, D) of x's type.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
@@ -36,13 +39,13 @@ def mask_token(x: Tensor, hidden: Tensor, token: Tensor, gamma: Tensor | None = 
 
 
 def _check(x, hidden, token, gamma, add) -> None:
-    dtypes = (*check.FLOATS, torch.float64) if x.dtype == torch.float64 else check.FLOATS
+    dtypes = (*FLOATS, torch.float64) if x.dtype == torch.float64 else FLOATS
     if x.ndim != 4 or x.dtype not in dtypes:
         raise ValueError(f"expected x (B, H, W, D) floating, got {tuple(x.shape)} {x.dtype}")
     if x.shape[:3].numel() >= 2**31:
         raise ValueError(f"expected fewer than 2**31 positions, got {tuple(x.shape[:3])}")
     if gamma is not None and not add:
-        raise ValueError("gamma scales what the token is added to; it needs add=True")
+        raise ValueError("gamma: expected add=True, since gamma scales the features to which the token is added")
     for name, value in (("token", token), ("gamma", gamma)):
         if value is not None and (value.shape != x.shape[3:] or value.dtype not in dtypes):
             raise ValueError(
@@ -50,8 +53,8 @@ def _check(x, hidden, token, gamma, add) -> None:
                 f"got {tuple(value.shape)} {value.dtype}"
             )
         if value is not None:
-            check.one_device(x, value)
-    check.cells_fit(hidden, x)
+            check_one_device(x, value)
+    check_cells(hidden, x)
 
 
 def _fake(x, hidden, token, gamma, add):

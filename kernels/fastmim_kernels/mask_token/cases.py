@@ -15,9 +15,9 @@ class Case:
     cells: tuple[int, int]
     dim: int
     mode: str = "replace"
-    """"replace", "add" or "gated", that is with a gamma."""
+    """"replace", "add", or "gated": "add" with a gamma."""
     params: torch.dtype | None = None
-    """Type of token and gamma; None = that of x."""
+    """Type of token and gamma; None = the type of x."""
     layout: str = "contiguous"
     """"strided": x and hidden are views with gaps; "channels_first": x is a permuted view of a (B, D, H, W) map."""
 
@@ -65,7 +65,7 @@ TARGETS = (MOVES,)
 
 
 def tensors(case: Case, dtype: torch.dtype, device: str, seed: int) -> tuple:
-    """x, hidden, token and gamma (or None), and what the result's gradient may be; the same on every device."""
+    """Returns x, hidden, token, gamma (or None) and a gradient of the result, equal on every device."""
     generator = torch.Generator().manual_seed(seed)
     (height, width), gap, params = case.size, 1 + (case.layout == "strided"), case.params or dtype
     x, grad = (torch.randn(case.batch, height, width, gap * case.dim, generator=generator) for _ in range(2))
@@ -78,14 +78,18 @@ def tensors(case: Case, dtype: torch.dtype, device: str, seed: int) -> tuple:
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.mask_token`, with x of type `dtype`."""
+    """Returns the arguments of `torch.ops.fastmim.mask_token`, equal on every device.
+
+    dtype: type of x.
+    """
     return *tensors(case, dtype, device, seed)[:-1], case.mode != "replace"
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided forward and backward.
+    """Counts the bytes that cannot be avoided, forward and backward.
 
-    x read, where the token replaces in visible cells only, and the result written; then see mask_token_backward.
+    x is read (only visible cells if the token replaces), and the result is written. For the backward pass see
+    mask_token_backward.
     """
     hidden = inputs(case, torch.float32)[1].float().mean().item()
     values = case.batch * case.size[0] * case.size[1] * case.dim * dtype.itemsize
@@ -93,15 +97,21 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def bytes_moved_backward(case: Case, dtype: torch.dtype) -> int:
-    """grad read and x's gradient written, which is grad itself where the token is added: there only the hidden part is
-    read, for the token's gradient. A gamma needs x in hidden cells."""
+    """Counts the bytes that the backward pass cannot avoid.
+
+    The incoming gradient is read and the gradient of x written. If the token is added, the two are the same tensor and
+    only the hidden part is read, for the gradient of the token. With gamma, x in hidden cells is read too.
+    """
     hidden = inputs(case, torch.float32)[1].float().mean().item()
     values = case.batch * case.size[0] * case.size[1] * case.dim * dtype.itemsize
     return int(values * {"replace": 2, "add": hidden, "gated": 2 + hidden}[case.mode])
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """x, and the functions of it that the benchmark runs; official mixes with a map of floats, as simmim.py does."""
+    """Returns x, and the functions of x that the benchmark runs.
+
+    official: mixes with a map of floats, as SimMIM's simmim.py.
+    """
     x, hidden, token, gamma, add = inputs(case, dtype, device)
     for parameter in (token, gamma):
         if parameter is not None:

@@ -9,8 +9,8 @@ ROWS, COLUMNS = 32, 128  # of a tile
 
 @triton.jit
 def is_hidden(hidden, n, inside, WIDTH: tl.constexpr, CELL_HEIGHT: tl.constexpr, CELL_WIDTH: tl.constexpr):
-    """True for each of positions n of all B H W that is in a hidden cell."""
-    y, x = n // WIDTH, n % WIDTH  # lines are counted through all images, and so are lines of cells
+    """Returns True for each of the positions n, of all B H W, that is in a hidden cell."""
+    y, x = n // WIDTH, n % WIDTH  # y and the rows of cells are counted through all images
     cell = y // CELL_HEIGHT * (WIDTH // CELL_WIDTH) + x // CELL_WIDTH
     return tl.load(hidden + cell, mask=inside, other=0) != 0
 
@@ -50,7 +50,7 @@ def _tiles(
 
 
 def shape(x, hidden):
-    """The grid of programs and the constants of a kernel over the map x (B, H, W, D)."""
+    """Returns the grid of programs and the constants of a kernel over the map x (B, H, W, D)."""
     batch, height, width, dim = x.shape
     columns = min(triton.next_power_of_2(dim), COLUMNS)
     grid = (triton.cdiv(batch * height * width, ROWS), triton.cdiv(dim, columns))
@@ -59,7 +59,7 @@ def shape(x, hidden):
 
 
 def launch(x, hidden, token, gamma, add):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     x, hidden, token = x.contiguous(), hidden.contiguous(), token.contiguous()
     out = x.new_empty(x.shape)
     if out.numel():
@@ -72,17 +72,17 @@ def launch(x, hidden, token, gamma, add):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for value, add, gated in [
-        ("fp32", False, False),
-        ("bf16", False, False),
-        ("bf16", True, False),
-        ("fp32", True, True),
-        ("bf16", True, True),
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    for value, mode in [
+        ("fp32", "replace"),
+        ("bf16", "replace"),
+        ("bf16", "add"),
+        ("fp32", "gated"),
+        ("bf16", "gated"),
     ]:
         types = [f"*{value}", "*u8", "*fp32", "*fp32", f"*{value}", "i32", "i32"]
         constants = {
-            "WIDTH": 56, "CELL_HEIGHT": 8, "CELL_WIDTH": 8, "ADD": add, "GATED": gated, "ROWS": ROWS,
-            "COLUMNS": COLUMNS,
+            "WIDTH": 56, "CELL_HEIGHT": 8, "CELL_WIDTH": 8, "ADD": mode != "replace", "GATED": mode == "gated",
+            "ROWS": ROWS, "COLUMNS": COLUMNS,
         }  # fmt: skip
-        yield f"{value} {'gated' if gated else 'add' if add else 'replace'}", _tiles, types, constants, 4
+        yield f"{value} {mode}", _tiles, types, constants, 4

@@ -1,11 +1,11 @@
-"""A token for the hidden part of a map, in plain torch: the definition of correct. Differentiable."""
+"""Mask token in a feature map in plain torch: the definition of correct. Differentiable."""
 
 import torch
 from torch import Tensor
 
 
 def enlarge(hidden: Tensor, x: Tensor) -> Tensor:
-    """(B, H, W, 1) bool: whether each position of x (B, H, W, D) is in a hidden cell."""
+    """Returns (B, H, W, 1) bool, True for the positions of x (B, H, W, D) in a hidden cell."""
     height, width = x.shape[1] // hidden.shape[1], x.shape[2] // hidden.shape[2]
     return hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)[..., None]
 

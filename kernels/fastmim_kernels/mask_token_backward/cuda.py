@@ -1,4 +1,4 @@
-"""mask_token_backward for CUDA tensors, in Triton: one read of grad, sums without atomics."""
+"""mask_token_backward for CUDA tensors, in Triton: one read of the gradient, sums without atomics."""
 
 import torch
 import triton
@@ -10,12 +10,12 @@ from ..mask_token.cuda import COLUMNS, ROWS, is_hidden, shape
 @triton.jit
 def _tiles(
     grad,  # (B H W, D), contiguous
-    x,  # (B H W, D), contiguous; untouched unless GATED, as gamma and gamma_sums
+    x,  # (B H W, D), contiguous; untouched unless GATED, like gamma and gamma_sums
     hidden,  # (B, rows, columns) bytes
     gamma,  # (D,)
     out,  # (B H W, D); untouched unless WRITES
-    token_sums,  # (programs of axis 0, D) float32: what each adds to token's gradient
-    gamma_sums,  # the same for gamma's
+    token_sums,  # (programs of axis 0, D) float32: parts of the gradient of token
+    gamma_sums,  # the same for gamma
     positions,  # B H W
     dim,
     WIDTH: tl.constexpr,
@@ -46,7 +46,7 @@ def _tiles(
 
 
 def launch(grad, x, hidden, gamma, add):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     grad, hidden = grad.contiguous(), hidden.contiguous()
     gated, dim = gamma is not None, grad.shape[3]
     writes = gated or not add
@@ -64,17 +64,17 @@ def launch(grad, x, hidden, gamma, add):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
-    for value, writes, gated in [
-        ("fp32", True, False),
-        ("bf16", True, False),
-        ("bf16", False, False),
-        ("fp32", True, True),
-        ("bf16", True, True),
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    for value, mode in [
+        ("fp32", "replace"),
+        ("bf16", "replace"),
+        ("bf16", "add"),
+        ("fp32", "gated"),
+        ("bf16", "gated"),
     ]:
         types = [f"*{value}", f"*{value}", "*u8", "*fp32", f"*{value}", "*fp32", "*fp32", "i32", "i32"]
         constants = {
-            "WIDTH": 56, "CELL_HEIGHT": 8, "CELL_WIDTH": 8, "WRITES": writes, "GATED": gated, "ROWS": ROWS,
-            "COLUMNS": COLUMNS,
+            "WIDTH": 56, "CELL_HEIGHT": 8, "CELL_WIDTH": 8, "WRITES": mode != "add", "GATED": mode == "gated",
+            "ROWS": ROWS, "COLUMNS": COLUMNS,
         }  # fmt: skip
-        yield f"{value} {'gated' if gated else 'replace' if writes else 'add'}", _tiles, types, constants, 4
+        yield f"{value} {mode}", _tiles, types, constants, 4

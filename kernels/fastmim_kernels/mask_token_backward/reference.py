@@ -1,4 +1,4 @@
-"""The gradients of mask_token in plain torch: the definition of correct."""
+"""Gradients of mask_token in plain torch: the definition of correct."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from ..mask_token.reference import enlarge
 
 
 def mask_token_backward(grad, x, hidden, gamma, add) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, H, W, D), (D,) and (D,); sums in float32, or float64 when `grad` is."""
+    """Returns (B, H, W, D), (D,) and (D,). Sums are in float32, or in float64 if `grad` is float64."""
     accumulate = torch.promote_types(grad.dtype, torch.float32)
     where, zero, none = enlarge(hidden, grad), grad.new_zeros((), dtype=accumulate), grad.new_empty(0)
     inside = torch.where(where, grad.to(accumulate), zero)

@@ -1,31 +1,32 @@
-"""An image batch normalised, its hidden pixels replaced by the image's mean, for encoders that read whole images."""
+"""Normalised images whose hidden pixels hold the image's mean, for encoders that read whole images."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import FLOATS, check_cells, check_channel_constants, check_one_device
 from . import reference
 
 
 def mean_fill(images: Tensor, hidden: Tensor | None, mean: Tensor, std: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normalises images and gives hidden pixels the mean of their image.
+    """Normalises images and replaces hidden pixels by the mean of their image.
 
     A2MIM (arXiv:2205.13943), section 4.2; openmixup `BlockwiseMaskGenerator`:
-        out[b, y, x, c] = sum_yx t[b, y, x, c] / (H W)  where the pixel's cell is hidden, else  t[b, y, x, c]
-    with t = (x / 255 - mean) / std for uint8 images, rounded to float32 after each step, and floating ones as they are.
-    The mean is of every channel over all pixels, hidden ones too, summed in float32 (bytes in C++: exactly); it is
-    rounded to `dtype` once. Nothing here gets a gradient.
+        out[b, y, x, c] = sum_yx t[b, y, x, c] / (H W)  in hidden cells, else  t[b, y, x, c]
+    with t = (x / 255 - mean) / std for uint8 images, rounded to float32 after each step, and t = x for floating images.
+    The mean of each channel is over all pixels, hidden pixels too. The mean is summed in float32 (exactly for bytes in
+    C++) and rounded to `dtype` once. No argument gets a gradient.
 
     Args:
-        images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and already normalised.
-        hidden: (B, rows, columns) bool, True = hidden; H and W are multiples of the cells. None: nothing is.
-        mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
-        dtype: of the result: float32, bfloat16 or float16; for float64, which images, mean and std may then be too, the
-            reference runs.
+        images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and normalised already.
+        hidden: (B, rows, columns) bool, True = hidden. H and W are multiples of the cells. None = nothing is hidden.
+        mean: (C,) float32, on the 0..1 scale. For uint8 images only.
+        std: (C,) float32, on the 0..1 scale. For uint8 images only.
+        dtype: type of the result: float32, bfloat16 or float16. For float64, which images, mean and std may then be
+            too, the reference runs.
     Returns: (B, H, W, C).
     Raises:
-        ValueError: shapes, dtypes or devices do not fit together, or images want a gradient.
+        ValueError: shapes, dtypes or devices do not fit together, or `images` requires a gradient.
     """
     args = (images, hidden, mean, std, dtype)
     _check(*args)
@@ -37,17 +38,17 @@ def _check(images, hidden, mean, std, dtype) -> None:
     if images.ndim != 4:
         raise ValueError(f"expected images (B, H, W, C), got {tuple(images.shape)}")
     double = (torch.float64,) if dtype == torch.float64 else ()
-    if images.dtype not in (torch.uint8, *check.FLOATS, *double) or dtype not in (*check.FLOATS, *double):
+    if images.dtype not in (torch.uint8, *FLOATS, *double) or dtype not in (*FLOATS, *double):
         raise ValueError(
             "expected images uint8, float32, bfloat16 or float16, for a float64 result also float64, and a floating "
             f"result, got {images.dtype} and {dtype}"
         )
     if images.requires_grad:
-        raise ValueError("images get no gradient from mean_fill; detach them")
-    check.channel_constants(mean, std, images.shape[3], (torch.float32, *double))
-    check.one_device(images, mean, std)
+        raise ValueError("images: expected a constant, got a tensor that requires a gradient; detach it")
+    check_channel_constants(mean, std, images.shape[3], (torch.float32, *double))
+    check_one_device(images, mean, std)
     if hidden is not None:
-        check.cells_fit(hidden, images)
+        check_cells(hidden, images)
 
 
 def _fake(images, hidden, mean, std, dtype):

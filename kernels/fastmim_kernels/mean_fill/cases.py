@@ -64,7 +64,10 @@ TARGETS = (MOVES,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.mean_fill` for a result of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.mean_fill`, equal on every device.
+
+    dtype: type of the result.
+    """
     generator = torch.Generator().manual_seed(seed)
     (height, width), c, gap = case.size, case.channels, 1 + case.strided
     shape = (case.batch, height, width * gap, c)
@@ -81,12 +84,12 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the images read, the result written."""
+    """Counts the bytes that cannot be avoided: the images read, the result written."""
     return case.batch * case.size[0] * case.size[1] * case.channels * (case.images.itemsize + dtype.itemsize)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The images, and the functions of them that the benchmark runs: ours, reference."""
+    """Returns the images, and the functions of the images that the benchmark runs."""
     images, *rest = inputs(case, dtype, device)
     return images, {
         "ours": lambda images: mean_fill(images, *rest),

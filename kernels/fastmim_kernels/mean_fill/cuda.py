@@ -1,4 +1,4 @@
-"""mean_fill for CUDA tensors, in Triton: one kernel adds up pixels, one writes the result; flat, in whole vectors."""
+"""mean_fill for CUDA tensors, in Triton: one kernel sums pixels, one writes the result, both in whole vectors."""
 
 import torch
 import triton
@@ -27,7 +27,7 @@ def _sums(
 def _write(
     images,  # (B, H W C), contiguous
     hidden,  # (B, rows, columns) bytes; untouched unless FILL
-    sums,  # (B, C, parts) float32; as hidden
+    sums,  # (B, C, parts) float32; untouched unless FILL
     mean,  # (C,)
     std,  # (C,)
     out,  # (B, H W C)
@@ -48,12 +48,12 @@ def _write(
     channel = i % CHANNELS
     x = tl.load(images + image * values + i, mask=inside, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
-        # Chosen, not loaded, for each value: loads would be as many as for the pixels and the result together.
+        # Constants are selected per value, not loaded: the loads would equal those of pixels and result together.
         center, scale = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for c in tl.static_range(CHANNELS):
             center = tl.where(channel == c, tl.load(mean + c), center)
             scale = tl.where(channel == c, tl.load(std + c), scale)
-        # div_rn: `/` is rounded otherwise than the C++ division.
+        # div_rn rounds as the C++ division does; `/` does not.
         x = tl.div_rn(tl.div_rn(x, 255.0) - center, scale)
     if FILL:
         part = tl.arange(0, PARTS)
@@ -71,7 +71,7 @@ def _write(
 
 
 def launch(images, hidden, mean, std, dtype):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     images, mean, std = images.contiguous(), mean.contiguous(), std.contiguous()
     batch, height, width, channels = images.shape
     values = height * width * channels
@@ -93,7 +93,7 @@ def launch(images, hidden, mean, std, dtype):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for image in ("u8", "fp32"):
         yield f"sums {image}", _sums, [f"*{image}", "*fp32", "i32"], {"CHANNELS": 3, "BLOCK": _SUMMED}, 8
     for image, value, fill in (

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def mean_fill(images, hidden, mean, std, dtype) -> Tensor:
-    """(B, H, W, C); computed in float32, or in float64 when images or mean and std are."""
+    """Returns (B, H, W, C), computed in float32, or in float64 if images, or mean and std, are float64."""
     pixels = images.to(torch.promote_types(images.dtype, mean.dtype))
     if images.dtype == torch.uint8:
-        # Two tensors: CUDA multiplies by the reciprocal of a Python number, which rounds otherwise.
+        # A tensor for 255: CUDA multiplies by the reciprocal of a Python number, which rounds differently.
         pixels = (pixels / mean.new_full((), 255.0) - mean) / std
     if hidden is not None:
         height, width = images.shape[1] // hidden.shape[1], images.shape[2] // hidden.shape[2]

@@ -1,10 +1,10 @@
-"""Visible patches of an image batch, normalised, in the layout the patch-embedding GEMM reads."""
+"""Visible patches of an image batch, normalised, in the layout that the patch-embedding GEMM reads."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import FLOATS, check_channel_constants, check_one_device, check_patches, check_tokens
 from ..patch_scatter import patch_scatter
 from . import reference
 
@@ -19,30 +19,35 @@ def patch_gather(
     token_size: int | None = None,
     columns: int = 1,
 ) -> Tensor:
-    """Gathers patches by index, normalises them, puts them side by side and cuts what they make into tokens.
+    """Gathers patches by index, normalises them, places them side by side and cuts the result into tokens.
 
-    MAE (arXiv:2111.06377), section 3, "MAE encoder": only visible patches are embedded, so only they are read, which at
-    a mask ratio of 0.75 costs a quarter of the bytes. UM-MAE (arXiv:2205.10063), section 3.1: one patch of each 2x2
-    block is visible, and a pyramid reads these as an image of half the side; its patch embedding, of smaller tokens
-    than a patch, never crosses one. With n = p/t tokens across a patch and value [y, x, c] of patch ids[b, k],
+    MAE (arXiv:2111.06377), section 3, "MAE encoder": only visible patches are embedded, so only they are read. At a
+    mask ratio of 0.75 that is a quarter of the bytes. UM-MAE (arXiv:2205.10063), section 3.1: one patch of each 2x2
+    block is visible, and a pyramid reads these patches as an image of half the side. Its patch embedding has tokens
+    smaller than a patch, which never cross a patch.
+
+    With n = p / t tokens across a patch, value [y, x, c] of patch ids[b, k] goes to
         out[b, ((k // columns) n + y // t) columns n + (k % columns) n + x // t, ((y % t) t + x % t) C + c]
-    holds it. A token of a patch is a patch again (MAE); tokens of one pixel are the pixels of an image.
+    With t = p, a token is a patch (MAE). With t = 1, tokens are the pixels of an image.
 
-    uint8 pixels become (x / 255 - mean) / std, rounded to float32 after each step and so the same bits from every
-    implementation; floating ones are taken as they are. The gradient is that of floating images; mean and std get none.
+    uint8 pixels x become (x / 255 - mean) / std, rounded to float32 after each step, with the same bits in every
+    implementation. Floating pixels are copied. Floating images have a gradient; mean and std have none.
 
     Args:
-        images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and already normalised.
+        images: (B, H, W, C) uint8, or float32, bfloat16 or float16 and normalised already.
         ids: (B, K) int64, patches on the row-major (H/p, W/p) grid, distinct within a row.
-        mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
-        dtype: of the result: float32, bfloat16 or float16.
-        token_size: t, the side of a token, of which patch_size is a multiple; None = patch_size.
-        columns: patches side by side, of which K is a multiple; matters for smaller tokens than a patch only.
-    Returns: (B, K (p/t)^2, t*t*C), the tokens in raster order, inside a token (row, column, channel).
+        patch_size: p, pixels along a side of a patch.
+        mean: (C,) float32, on the 0..1 scale. For uint8 images only.
+        std: (C,) float32, on the 0..1 scale. For uint8 images only.
+        dtype: type of the result: float32, bfloat16 or float16.
+        token_size: t, pixels along a side of a token; divides patch_size. None = patch_size.
+        columns: patches side by side; divides K. Matters only if tokens are smaller than patches.
+    Returns: (B, K (p/t)^2, t*t*C), the tokens in raster order, and inside a token (row, column, channel).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        IndexError, RuntimeError: an index is out of range, CPU only (reference, C++). On a GPU that check would make
-            the host wait on every step: there it is the caller's duty.
+        IndexError: an index is out of range, in the reference on a CPU only.
+        RuntimeError: an index is out of range, in C++ only. On a GPU the check would make the host wait in every step;
+            there the caller has to pass valid indices.
     """
     args = (images, ids, patch_size, mean, std, dtype, patch_size if token_size is None else token_size, columns)
     _check(*args)
@@ -53,15 +58,15 @@ def _check(images, ids, patch_size, mean, std, dtype, token_size, columns) -> No
     if images.ndim != 4 or ids.ndim != 2 or ids.shape[0] != images.shape[0]:
         raise ValueError(f"expected images (B, H, W, C) and ids (B, K), got {tuple(images.shape)}, {tuple(ids.shape)}")
     _, height, width, channels = images.shape
-    check.patches_fit(height, width, patch_size)
-    check.tokens_fit(ids.shape[1], patch_size, token_size, columns)
-    if images.dtype not in (torch.uint8, *check.FLOATS) or ids.dtype != torch.int64 or dtype not in check.FLOATS:
+    check_patches(height, width, patch_size)
+    check_tokens(ids.shape[1], patch_size, token_size, columns)
+    if images.dtype not in (torch.uint8, *FLOATS) or ids.dtype != torch.int64 or dtype not in FLOATS:
         raise ValueError(
             "expected images uint8, float32, bfloat16 or float16, ids int64 and a floating result, "
             f"got {images.dtype}, {ids.dtype} and {dtype}"
         )
-    check.channel_constants(mean, std, channels)
-    check.one_device(images, ids, mean, std)
+    check_channel_constants(mean, std, channels)
+    check_one_device(images, ids, mean, std)
 
 
 def _fake(images, ids, patch_size, mean, std, dtype, token_size, columns):

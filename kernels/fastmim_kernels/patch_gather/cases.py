@@ -17,7 +17,7 @@ class Case:
     num_ids: int
     channels: int = 3
     token: int | None = None
-    """Side of a token; None = patch."""
+    """Pixels along a side of a token; None = patch."""
     columns: int = 1
     images: torch.dtype = torch.uint8
     strided: bool = False
@@ -83,7 +83,7 @@ TARGETS = (MOVES,)
 
 
 def patch_ids(case, generator: torch.Generator) -> torch.Tensor:
-    """(B, K): one patch of each 2x2 block, in their order, if that is the grid; else any."""
+    """Returns (B, K) patches: one of each 2x2 block, in the order of the blocks, if the grid has K blocks; else any."""
     rows, columns = case.grid
     if (rows, columns) != (2 * case.num_ids // case.columns, 2 * case.columns):
         return torch.rand(case.batch, rows * columns, generator=generator).argsort(1)[:, : case.num_ids]
@@ -92,7 +92,10 @@ def patch_ids(case, generator: torch.Generator) -> torch.Tensor:
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.patch_gather` for a result of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.patch_gather`, equal on every device.
+
+    dtype: type of the result.
+    """
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), p, c, gap = case.grid, case.patch, case.channels, 1 + case.strided
     shape = (case.batch, rows * p, columns * p * gap, c)
@@ -107,15 +110,16 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: visible pixels read, the result written."""
+    """Counts the bytes that cannot be avoided: the visible pixels read, the result written."""
     return case.batch * case.num_ids * case.patch**2 * case.channels * (case.images.itemsize + dtype.itemsize)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The images, and the functions of them that the benchmark runs.
+    """Returns the images, and the functions of the images that the benchmark runs.
 
-    Official: all pixels are normalised and cut up, then MAE gathers patches; UM-MAE adds up the tokens of a 2x2 block,
-    hidden ones made zero, as a convolution (after embedding them, which here is left out, in its favour).
+    official: all pixels are normalised and cut up. MAE then gathers patches. UM-MAE adds up the tokens of a 2x2 block
+        as a
+    convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first; leaving that out is in its favour.)
     """
     images, ids, p, *rest = inputs(case, dtype, device)
     mean, std, _, t, columns = rest

@@ -1,9 +1,9 @@
-"""patch_gather for CUDA tensors, in Triton: one program per patch, every pixel read and every value written once."""
+"""patch_gather for CUDA tensors, in Triton: one program per patch reads every pixel and writes every value once."""
 
 import triton
 import triton.language as tl
 
-from .._check import warps
+from .._launch import num_warps
 
 
 @triton.jit
@@ -26,13 +26,13 @@ def _gather(
     LINE: tl.constexpr = PATCH * CHANNELS  # contiguous in the image
     STRIP: tl.constexpr = TOKEN * LINE  # contiguous in the result
     RUN: tl.constexpr = LINE if TOKEN == 1 else TOKEN * CHANNELS  # contiguous in both
-    TOKENS: tl.constexpr = LINE // RUN  # of a strip; where they are pixels, they count as one
+    TOKENS: tl.constexpr = LINE // RUN  # tokens of a strip; pixels of a strip count as one token
     n = tl.program_id(0).to(tl.int64)
     grid_columns = width // PATCH
     patch = tl.load(ids + n)
     top = (n // num_ids) * height + (patch // grid_columns) * PATCH
-    # A line starts at a multiple of LINE values: said here because the compiler cannot see it through `patch`, and only
-    # aligned addresses are read as vectors.
+    # A hint that a line starts at a multiple of LINE values: only aligned addresses are read as vectors, and the
+    # compiler cannot derive the alignment through `patch`.
     start = tl.multiple_of((top * width) * CHANNELS + (patch % grid_columns) * LINE, LINE)
     i = tl.arange(0, BLOCK)
     inside = i < VALUES
@@ -40,7 +40,7 @@ def _gather(
     line = strip * TOKEN + i // RUN % TOKEN
     x = tl.load(images + start + line * (width * CHANNELS) + token * RUN + i % RUN, mask=inside, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
-        # div_rn: `/` is rounded otherwise than the C++ division.
+        # div_rn rounds as the C++ division does; `/` does not.
         x = tl.div_rn(x, 255.0) - tl.load(mean + i % CHANNELS)
         x = tl.div_rn(x, tl.load(std + i % CHANNELS))
     place = out + n // columns * (columns * VALUES) + n % columns * STRIP
@@ -48,7 +48,7 @@ def _gather(
 
 
 def launch(images, ids, patch_size, mean, std, dtype, token_size, columns):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     images, ids = images.contiguous(), ids.contiguous()
     _, height, width, channels = images.shape
     values = patch_size**2 * channels
@@ -58,13 +58,13 @@ def launch(images, ids, patch_size, mean, std, dtype, token_size, columns):
         block = triton.next_power_of_2(values)
         _gather[(ids.numel(),)](
             images, ids, mean.contiguous(), std.contiguous(), out, ids.shape[1], height, width, columns,
-            CHANNELS=channels, PATCH=patch_size, TOKEN=token_size, BLOCK=block, num_warps=warps(block),
+            CHANNELS=channels, PATCH=patch_size, TOKEN=token_size, BLOCK=block, num_warps=num_warps(block),
         )  # fmt: skip
     return out
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, patch, token, image, value in [
         ("vit_b/16 uint8 fp32", 16, 16, "u8", "fp32"),
         ("vit_b/16 uint8 bf16", 16, 16, "u8", "bf16"),
@@ -77,4 +77,4 @@ def compile_only():
         block = triton.next_power_of_2(patch * patch * 3)
         types = [f"*{image}", "*i64", "*fp32", "*fp32", f"*{value}", "i32", "i32", "i32", "i32"]
         constants = {"CHANNELS": 3, "PATCH": patch, "TOKEN": token, "BLOCK": block}
-        yield label, _gather, types, constants, warps(block)
+        yield label, _gather, types, constants, num_warps(block)

@@ -1,12 +1,12 @@
-"""Loss between predicted patches and the images they come from, with the target formed inside; gradient in one pass."""
+"""Loss between predicted patches and the pixels of their images. One pass forms target, loss and gradient."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import FLOATS, check_channel_constants, check_one_device, check_patches
 from .._element_loss import element_loss, element_loss_index, element_loss_slope
 from ..scale_gradient import scale_gradient
 from . import reference
@@ -28,33 +28,40 @@ def patch_loss(
     gamma: float = 1.0,
     layout: Literal["row_column_channel", "channel_row_column"] = "row_column_channel",
 ) -> Tensor:
-    """Mean loss of predicted patches against pixels.
+    """Returns the mean loss of predicted patches against pixels.
 
-    MAE (arXiv:2111.06377), section 3, "Reconstruction target", SimMIM (arXiv:2111.09886), section 3.5, and, for focal
-    L1, openmixup `regression_loss.py`:
+    MAE (arXiv:2111.06377), section 3, "Reconstruction target"; SimMIM (arXiv:2111.09886), section 3.5; for focal L1,
+    openmixup `regression_loss.py`:
         t = patch;  with norm_pix  t = (t - mean_P(t)) / sqrt(var_P(t) + 1e-6),  var_P unbiased, over all P values
         loss = sum_n sum_i f(pred_ni - t_ni) / (N P),  f(d) = |d|,  d^2  or  |d| tanh(alpha |d| / 2)^gamma
-    in float32. Only the patches named by `rows` enter, so leave the visible ones out. N = 0 gives 0. The gradient, with
-    respect to `pred` alone, is formed together with the loss and multiplied in place by the incoming one, which costs
-    nothing when that is 1: a second backward through the same graph therefore raises instead of being wrong. Its L1
-    form is 0 where pred equals the target.
+    in float32. Only the patches named by `rows` count, so leave visible patches out. N = 0 gives 0.
+
+    Only `pred` has a gradient. It is formed together with the loss, and multiplied in place by the incoming gradient,
+    which is free if that is 1. A second backward pass through the same graph raises, where its result would be wrong.
+    The gradient of L1 is 0 where `pred` equals the target.
 
     Args:
-        pred: float32, bfloat16 or float16, P = patch_size**2 * C. (N, P): of the patches of `rows`. (B, L, P): of every
-            patch, of which those of `rows` are read; it may be strided, so
-            `features.flatten(2).transpose(1, 2)` of the (B, P, H/p, W/p) map that others give to a pixel shuffle is
-            read, and its gradient written, where it lies.
-        images: (B, H, W, C), uint8, which stands for (x / 255 - mean) / std, or floating and already normalised.
-        rows: (N,) int64, the patches that enter: b * L + l, l row-major on the (H/p, W/p) grid; each at most once if
-            `pred` is of every patch.
-        mean, std: (C,) float32, on the 0..1 scale; used for uint8 images only.
-        alpha, gamma: of focal L1; gamma is 0 or at least 1.
-        layout: order of the P values; "channel_row_column" is what a pixel shuffle reads.
+        pred: float32, bfloat16 or float16, with P = patch_size**2 * C. Either (N, P), the patches of `rows`; or (B, L,
+            P), every patch, of which those of `rows` are read. The latter may be strided: a view
+            `features.flatten(2).transpose(1, 2)` of a (B, P, H/p, W/p) map, the input of a pixel shuffle, is not
+            copied, nor is its gradient.
+        images: (B, H, W, C). uint8 values x stand for (x / 255 - mean) / std; floating values are normalised already.
+        rows: (N,) int64, the patches that count: b * L + l, with l row-major on the (H/p, W/p) grid. If `pred` has
+            every patch, each row may occur only once.
+        patch_size: p, pixels along a side of a patch.
+        mean: (C,) float32, on the 0..1 scale. For uint8 images only.
+        std: (C,) float32, on the 0..1 scale. For uint8 images only.
+        norm_pix: True = the target is normalised per patch.
+        loss: "l1", "l2" or "focal_l1"; the function f above.
+        alpha: slope of the weight in focal L1, above 0.
+        gamma: power of the weight in focal L1, 0 or at least 1.
+        layout: order of the P values. "channel_row_column" is the order of a pixel shuffle.
     Returns: () float32.
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit together.
-        IndexError, RuntimeError: a row is out of range, CPU only (reference, C++), or there twice (C++). On a GPU that
-            check would make the host wait on every step: there it is the caller's duty.
+        IndexError: a row is out of range, in the reference on a CPU only.
+        RuntimeError: a row is out of range or occurs twice, in C++ only. On a GPU the check would make the host wait in
+            every step; there the caller has to pass valid rows.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout: expected one of {LAYOUTS}, got {layout!r}")
@@ -73,7 +80,7 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gam
             f"got {tuple(pred.shape)}, {tuple(images.shape)} and {tuple(rows.shape)}"
         )
     batch, height, width, channels = images.shape
-    check.patches_fit(height, width, patch_size)
+    check_patches(height, width, patch_size)
     values = patch_size**2 * channels
     every = (batch, height // patch_size * (width // patch_size), values)
     if pred.shape not in ((rows.shape[0], values), every):
@@ -83,30 +90,30 @@ def _check(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gam
         )
     if norm_pix and values < 2:
         raise ValueError("norm_pix needs patches of at least 2 values: one value has no variance")
-    if pred.dtype not in check.FLOATS or images.dtype not in (torch.uint8, *check.FLOATS) or rows.dtype != torch.int64:
+    if pred.dtype not in FLOATS or images.dtype not in (torch.uint8, *FLOATS) or rows.dtype != torch.int64:
         raise ValueError(
             "expected pred float32, bfloat16 or float16, images the same or uint8, rows int64, "
             f"got {pred.dtype}, {images.dtype} and {rows.dtype}"
         )
-    check.channel_constants(mean, std, channels)
-    check.one_device(pred, images, rows, mean, std)
+    check_channel_constants(mean, std, channels)
+    check_one_device(pred, images, rows, mean, std)
 
 
 def _count(pred: Tensor, rows: Tensor) -> int:
-    """Returns the divisor of the sum of losses."""
+    """Returns the number of values by which the summed loss is divided."""
     return max(rows.shape[0] * pred.shape[-1], 1)
 
 
 def _grad_scale(pred: Tensor, rows: Tensor) -> float | None:
-    """Multiplies the gradient of the summed loss in the forward pass; None = no gradient wanted."""
+    """Returns the factor on the gradient of the summed loss in the forward pass; None = no gradient is needed."""
     if not (torch.is_grad_enabled() and pred.requires_grad):
         return None
-    # float16 has no exponents for 1 / (N P): there it is left to backward, which has the loss scale to go with it.
+    # 1 / (N P) underflows in float16, so backward applies it there, together with the loss scale.
     return 1.0 if pred.dtype == torch.float16 else 1 / _count(pred, rows)
 
 
 def empty_grad(pred: Tensor, grad_scale: float | None) -> Tensor:
-    """Returns memory for the gradient, strided as the predictions of every patch; unread predictions get 0."""
+    """Returns memory for the gradient. With predictions of every patch: strided alike, zero where none is read."""
     if grad_scale is None:
         return pred.new_empty(0)
     return torch.zeros_like(pred) if pred.ndim == 3 else pred.new_empty(pred.shape)
@@ -131,15 +138,15 @@ def _setup_context(ctx, inputs, output):
     ctx.count = _count(inputs[0], inputs[2])
     ctx.save_for_backward(output[1])
     ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # zeros for the second output would be a pass of their own
+    ctx.set_materialize_grads(False)  # zeros for the second output would cost a pass
 
 
 def _backward(ctx, grad_loss, _):
     (grad,) = ctx.saved_tensors
     factor = grad_loss / ctx.count if grad.dtype == torch.float16 else grad_loss  # see _grad_scale
-    if type(grad) is not Tensor:  # being traced: the graph may hand the saved gradient out, so it must not change
+    if type(grad) is not Tensor:  # traced: the graph may return the saved gradient, which must not change
         return grad * factor, *[None] * 11
-    scale_gradient(grad.as_strided((grad.numel(),), (1,)), factor)  # dense, whatever the order of its strides
+    scale_gradient(grad.as_strided((grad.numel(),), (1,)), factor)  # dense in any order of strides
     return grad, *[None] * 11
 
 

@@ -1,6 +1,7 @@
 """Named inputs of patch_loss, for its tests (few rows) and its benchmark (real sizes)."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch.nn.functional import l1_loss, pixel_shuffle
@@ -19,12 +20,15 @@ class Case:
     channels: int = 3
     images: torch.dtype = torch.uint8
     norm_pix: bool = True
-    loss: str = "l2"
+    loss: Literal["l1", "l2", "focal_l1"] = "l2"
     gamma: float = 1.0
-    layout: str = "row_column_channel"
+    layout: Literal["row_column_channel", "channel_row_column"] = "row_column_channel"
     pred: str = "rows"
-    """"rows": of the patches that enter; of every patch, "tokens": one after another, "map": a view of (B, P, rows,
-    columns)."""
+    """Which patches have a prediction, and how predictions lie in memory.
+
+    "rows": the patches of `rows`, as (N, P). "tokens": every patch, as (B, L, P). "map": every patch, as a view of a
+    (B, P, rows, columns) map.
+    """
     memory: str = "contiguous"
     """"strided": pred and images are views with gaps; "constant": every patch holds one value."""
 
@@ -102,7 +106,10 @@ TARGETS = (
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.patch_loss`, with `pred` of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.patch_loss`, equal on every device.
+
+    dtype: type of `pred`.
+    """
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), p, c = case.grid, case.patch, case.channels
     gap = 2 if case.memory == "strided" else 1
@@ -129,22 +136,37 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that loss and gradient cannot do without: hidden pixels and predictions read, the gradient written."""
+    """Counts the bytes that loss and gradient cannot do without.
+
+    Hidden pixels and predictions are read, and the gradient is written.
+    """
     values = case.patch**2 * case.channels
     written = case.rows if case.pred == "rows" else case.batch * case.grid[0] * case.grid[1]
     return values * (case.rows * (case.images.itemsize + dtype.itemsize) + written * dtype.itemsize)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The leaf, and the functions of it that the benchmark runs forward and backward: ours, the reference, and the
-    official way, which is given predictions of all patches and the normalised images."""
+    """Returns the predictions, and the functions of the predictions that the benchmark runs.
+
+    official: on predictions of all patches and on normalised images.
+    """
     args = inputs(case, dtype, device)
     pred, images, rows, p, mean, std = args[:6]
-    numbers = {"norm_pix": case.norm_pix, "loss": case.loss, "gamma": case.gamma, "layout": case.layout}
     pred.requires_grad_()
 
     def ours(pred):
-        return patch_loss(pred, *args[1:6], **numbers)
+        return patch_loss(
+            pred,
+            images,
+            rows,
+            p,
+            mean,
+            std,
+            norm_pix=case.norm_pix,
+            loss=case.loss,
+            gamma=case.gamma,
+            layout=case.layout,
+        )
 
     def plain(pred):
         return reference.patch_loss(pred, *args[1:])

@@ -1,26 +1,26 @@
-"""patch_loss for CUDA tensors, in Triton: one program per row, the whole patch in registers, read and written once."""
+"""patch_loss for CUDA tensors, in Triton: one program per row, with the whole patch in registers."""
 
 import torch
 import triton
 import triton.language as tl
 
-from .._check import warps
+from .._launch import num_warps
 from ..focal_frequency.cuda import focal_l1
 from . import empty_grad
 
 
 @triton.jit
 def _rows(
-    pred,  # (N, P), contiguous; if EVERY, (B, L, P) of these strides
+    pred,  # (N, P), contiguous; if EVERY, (B, L, P) with the strides below
     images,  # (B, H, W, C), contiguous
     rows,  # (N,)
     mean,  # (C,)
     std,  # (C,)
-    grad,  # as pred; untouched unless WITH_GRAD
+    grad,  # like pred; untouched unless WITH_GRAD
     sums,  # (N,) float32, summed loss of each row
     height,
     width,
-    grad_scale,  # float32: times d(sum of losses)/d(pred) is what is written
+    grad_scale,  # float32 factor on d(sum of losses)/d(pred)
     alpha,
     gamma,
     image_stride,
@@ -47,11 +47,13 @@ def _rows(
     left = (patch % columns) * LINE
     i = tl.arange(0, BLOCK)
     inside = i < VALUES
-    # The line of a patch starts at a multiple of LINE values, whatever the row: said here because the compiler cannot
-    # see it through `row`, and only aligned addresses are read as vectors.
+    # A hint that a line starts at a multiple of LINE values: only aligned addresses are read as vectors, and the
+    # compiler cannot derive the alignment through `row`.
     start = tl.multiple_of((top * width) * CHANNELS + left, LINE)
     line, column = i // LINE, i % LINE
-    if CHANNELS_FIRST:  # the pixels are read out of order: of image and prediction they are fewer bytes, and read only
+    if (
+        CHANNELS_FIRST
+    ):  # pixels rather than predictions are read out of order: pixels are fewer bytes, and never written
         line, column = i // PATCH % PATCH, i % PATCH * CHANNELS + i // (PATCH * PATCH)
     place = n * VALUES + i
     if EVERY:
@@ -62,8 +64,8 @@ def _rows(
         x = (x / 255 - tl.load(mean + column % CHANNELS)) / tl.load(std + column % CHANNELS)
         x = tl.where(inside, x, 0.0)
     if NORM_PIX:
-        # Exact for a constant patch: what rounding leaves after the first subtraction is the same everywhere, and goes
-        # with the second one.
+        # Exact for a constant patch: the first subtraction leaves the same rounding error everywhere, which the second
+        # subtraction removes.
         x = tl.where(inside, x - tl.sum(x) / VALUES, 0.0)
         rest = tl.sum(x) / VALUES
         variance = (tl.sum(x * x) - rest * rest * VALUES) / (VALUES - 1)
@@ -83,22 +85,25 @@ def _rows(
 
 @triton.jit
 def _mean(sums, loss, n, count, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
-    """One program adds the rows' sums in float64, always in the same order, which atomics would not keep."""
+    """Writes the mean of the losses, from the sums of all rows.
+
+    One program adds the sums in float64, always in the same order, which atomics would not keep.
+    """
     i = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
-    # A constant bound, a power of two so that few are compiled: Triton 3.6's interpreter refuses another.
+    # The bound is a constant, as Triton 3.6's interpreter requires; a power of two, so that few are compiled.
     for k in range(ROUNDS):
         total += tl.load(sums + k * BLOCK + i, mask=k * BLOCK + i < n, other=0.0)
     tl.store(loss, (tl.sum(total) / count).to(tl.float32))
 
 
 def launch(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gamma, channels_first, grad_scale):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     every, n, values = pred.ndim == 3, rows.shape[0], pred.shape[-1]
     grad = empty_grad(pred, grad_scale)
     if not every:
         pred = pred.contiguous()
-    elif grad_scale is not None and pred.stride() != grad.stride():  # they overlap or have gaps
+    elif grad_scale is not None and pred.stride() != grad.stride():  # predictions overlap or have gaps
         pred = pred.clone()
     images, rows = images.contiguous(), rows.contiguous()
     value = pred.new_zeros((), dtype=torch.float32)
@@ -112,14 +117,14 @@ def launch(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gam
         grad_scale or 0.0, alpha, gamma, *(pred.stride() if every else (0, 0, 0)),
         CHANNELS=channels, PATCH=patch_size, NORM_PIX=norm_pix, LOSS=loss, GAMMA_IS_1=gamma == 1,
         CHANNELS_FIRST=channels_first, EVERY=every, WITH_GRAD=grad_scale is not None,
-        BLOCK=block, num_warps=warps(block),
+        BLOCK=block, num_warps=num_warps(block),
     )  # fmt: skip
     _mean[(1,)](sums, value, n, n * values, ROUNDS=triton.next_power_of_2(triton.cdiv(n, 1024)), BLOCK=1024)
     return value, grad
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, patch, image, value, norm_pix, loss, channels_first, every in [
         ("vit_b/16 uint8 fp32 norm l2", 16, "u8", "fp32", True, 1, False, False),
         ("vit_b/16 uint8 bf16 norm l2", 16, "u8", "bf16", True, 1, False, False),
@@ -138,5 +143,5 @@ def compile_only():
             "CHANNELS": 3, "PATCH": patch, "NORM_PIX": norm_pix, "LOSS": loss, "GAMMA_IS_1": True,
             "CHANNELS_FIRST": channels_first, "EVERY": every, "WITH_GRAD": True, "BLOCK": block,
         }  # fmt: skip
-        yield label, _rows, types, constants, warps(block)
+        yield label, _rows, types, constants, num_warps(block)
     yield "mean", _mean, ["*fp32", "*fp32", "i32", "i32"], {"ROUNDS": 64, "BLOCK": 1024}, 4

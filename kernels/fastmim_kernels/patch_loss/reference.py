@@ -1,4 +1,4 @@
-"""Patch loss in plain torch: the definition of correct. Differentiable; runs in float64 when `pred` is float64."""
+"""Patch loss in plain torch: the definition of correct. Differentiable; in float64 if `pred` is float64."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from .._element_loss import element_loss
 
 
 def residual(pred, images, rows, p, mean, std, norm_pix, channels_first) -> Tensor:
-    """(N, P) prediction minus target, float32 or float64."""
+    """Returns (N, P) prediction minus target, float32 or float64."""
     dtype = torch.promote_types(pred.dtype, torch.float32)
     b, h, w, c = images.shape
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(2, 3).reshape(b * (h // p) * (w // p), p * p, c)
@@ -24,6 +24,6 @@ def residual(pred, images, rows, p, mean, std, norm_pix, channels_first) -> Tens
 
 
 def patch_loss(pred, images, rows, p, mean, std, norm_pix, loss, alpha, gamma, channels_first, scale=None) -> Tensor:
-    """Mean over the N * P values of `element_loss`; the op's scale of gradients does not matter to it."""
+    """Returns the mean of `element_loss` over the N * P values. Ignores the op's scale of gradients."""
     d = residual(pred, images, rows, p, mean, std, norm_pix, channels_first)
     return element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)

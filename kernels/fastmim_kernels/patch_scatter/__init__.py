@@ -1,10 +1,10 @@
-"""Patches put back into an otherwise black image batch: the backward of patch_gather."""
+"""Patches put back into an otherwise zero image batch: the backward pass of patch_gather."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import check_gradient, check_patches, check_tokens
 from . import reference
 
 
@@ -18,18 +18,21 @@ def patch_scatter(
     token_size: int | None = None,
     columns: int = 1,
 ) -> Tensor:
-    """Writes every pixel once: patch ids[b, k] is the k-th of those that the tokens make, the patches not named are 0.
+    """Writes patch ids[b, k] with the k-th patch that the tokens make, and zeros everywhere else.
 
     Args:
-        grad: (B, K (p/t)^2, t*t*C) float32, bfloat16 or float16, the tokens as `patch_gather` gives them.
+        grad: (B, K (p/t)^2, t*t*C) float32, bfloat16 or float16, tokens as `patch_gather` returns them.
         ids: (B, K) int64, patches on the row-major (height/p, width/p) grid, distinct within a row.
-        height, width: of the images, in pixels.
-        dtype: of the result: float32, bfloat16 or float16.
-        token_size, columns: see `patch_gather`.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
+        patch_size: p, pixels along a side of a patch.
+        dtype: type of the result: float32, bfloat16 or float16.
+        token_size: see `patch_gather`.
+        columns: see `patch_gather`.
     Returns: (B, height, width, C).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        RuntimeError: an index is out of range, CPU only.
+        RuntimeError: an index is out of range, on a CPU only.
     """
     args = (grad, ids, height, width, patch_size, dtype, patch_size if token_size is None else token_size, columns)
     _check(*args)
@@ -39,15 +42,15 @@ def patch_scatter(
 def _check(grad, ids, height, width, patch_size, dtype, token_size, columns) -> None:
     if grad.ndim != 3 or ids.ndim != 2:
         raise ValueError(f"expected grad (B, N, t*t*C) and ids (B, K), got {tuple(grad.shape)} and {tuple(ids.shape)}")
-    check.patches_fit(height, width, patch_size)
-    check.tokens_fit(ids.shape[1], patch_size, token_size, columns)
+    check_patches(height, width, patch_size)
+    check_tokens(ids.shape[1], patch_size, token_size, columns)
     tokens = ids.shape[1] * (patch_size // token_size) ** 2
     if grad.shape[:2] != (ids.shape[0], tokens) or grad.shape[2] % token_size**2:
         raise ValueError(
             f"expected grad {(ids.shape[0], tokens)} and a multiple of {token_size**2} values a token for "
             f"{ids.shape[1]} patches of {patch_size}, got {tuple(grad.shape)}"
         )
-    check.gradient(grad, ids, dtype)
+    check_gradient(grad, ids, dtype)
 
 
 def _fake(grad, ids, height, width, patch_size, dtype, token_size, columns):

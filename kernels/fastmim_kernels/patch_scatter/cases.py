@@ -17,10 +17,10 @@ class Case:
     num_ids: int
     channels: int = 3
     token: int | None = None
-    """Side of a token; None = patch."""
+    """Pixels along a side of a token; None = patch."""
     columns: int = 1
     images: torch.dtype | None = None
-    """Type of the result; None = that of the gradient."""
+    """Type of the result; None = the type of the gradient."""
     strided: bool = False
     """grad and ids are views with gaps."""
 
@@ -69,7 +69,10 @@ TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.patch_scatter`, with grad of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.patch_scatter`, equal on every device.
+
+    dtype: type of `grad`.
+    """
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), p, gap = case.grid, case.patch, 1 + case.strided
     t = case.token or p
@@ -80,13 +83,13 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the gradient read, the whole images written."""
+    """Counts the bytes that cannot be avoided: the gradient read, whole images written."""
     patches = case.num_ids * dtype.itemsize + case.grid[0] * case.grid[1] * (case.images or dtype).itemsize
     return case.batch * patches * case.patch**2 * case.channels
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The gradient, and the functions of it that the benchmark runs."""
+    """Returns the gradient, and the functions of the gradient that the benchmark runs."""
     grad, *rest = inputs(case, dtype, device)
     return grad, {
         "ours": lambda grad: patch_scatter(grad, *rest),

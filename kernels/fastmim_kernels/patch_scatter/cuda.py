@@ -1,9 +1,9 @@
-"""patch_scatter for CUDA tensors, in Triton: one program per patch of the images, which looks for its row itself."""
+"""patch_scatter for CUDA tensors, in Triton: one program per patch of the images finds its own row of tokens."""
 
 import triton
 import triton.language as tl
 
-from .._check import warps
+from .._launch import num_warps
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _scatter(
     image, patch = n // patches, n % patches
     k = tl.arange(0, IDS)
     found = tl.load(ids + image * num_ids + k, mask=k < num_ids, other=-1) == patch
-    row = tl.max(tl.where(found, k, -1))  # a search among K indices in cache, so that nothing is written twice
+    row = tl.max(tl.where(found, k, -1))  # searching K cached indices avoids writing zeros first
     i = tl.arange(0, BLOCK)
     line, token = i // LINE, i // RUN % TOKENS
     given = image * num_ids + row
@@ -46,7 +46,7 @@ def _scatter(
 
 
 def launch(grad, ids, height, width, patch_size, dtype, token_size, columns):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     grad, ids = grad.contiguous(), ids.contiguous()
     (batch, num_ids), channels = ids.shape, grad.shape[2] // token_size**2
     out = grad.new_empty((batch, height, width, channels), dtype=dtype)
@@ -55,13 +55,13 @@ def launch(grad, ids, height, width, patch_size, dtype, token_size, columns):
         _scatter[(batch * (height // patch_size) * (width // patch_size),)](
             grad, ids, out, num_ids, height, width, columns,
             CHANNELS=channels, PATCH=patch_size, TOKEN=token_size, IDS=triton.next_power_of_2(max(num_ids, 1)),
-            BLOCK=block, num_warps=warps(block),
+            BLOCK=block, num_warps=num_warps(block),
         )  # fmt: skip
     return out
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, patch, token, num_ids, grad, value in [
         ("vit_b/16 fp32", 16, 16, 64, "fp32", "fp32"),
         ("vit_b/16 bf16 fp32", 16, 16, 64, "bf16", "fp32"),
@@ -71,4 +71,4 @@ def compile_only():
         block = triton.next_power_of_2(patch * patch * 3)
         types = [f"*{grad}", "*i64", f"*{value}", "i32", "i32", "i32", "i32"]
         constants = {"CHANNELS": 3, "PATCH": patch, "TOKEN": token, "IDS": num_ids, "BLOCK": block}
-        yield label, _scatter, types, constants, warps(block)
+        yield label, _scatter, types, constants, num_warps(block)

@@ -47,19 +47,22 @@ TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:
-    """The arguments of `torch.ops.fastmim.philox`; the same on every device. dtype: int64, the only one."""
+    """Returns the arguments of `torch.ops.fastmim.philox`, equal on every device.
+
+    dtype: int64, the only one.
+    """
     index = torch.arange(case.batch, dtype=dtype)
     ids = _EDGES[index % len(_EDGES)] if case.ids == "edges" else index + (index % 3 * 256 << 32)
     return signed_seed(case.seed), case.stream, ids.to(device), case.n
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the ids read, the draws written."""
+    """Counts the bytes that cannot be avoided: the ids read, the draws written."""
     return case.batch * (1 + case.n) * dtype.itemsize
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The ids, and the functions of them that the benchmark runs."""
+    """Returns the ids, and the functions of the ids that the benchmark runs."""
     seed, stream, ids, n = inputs(case, dtype, device)
     return ids, {
         "ours": lambda ids: philox(case.seed, stream, ids, n),

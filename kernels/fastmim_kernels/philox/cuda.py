@@ -6,7 +6,14 @@ import triton.language as tl
 
 @triton.jit
 def words(seed, stream, sample_id, block):
-    """The words of counters (block, id, stream), flat, four after one another. sample_id: int64, block: int32."""
+    """Returns the four words of each counter (block, id, stream), one counter after another.
+
+    Args:
+        seed: 64 bits.
+        stream: 32 bits.
+        sample_id: int64.
+        block: int32.
+    """
     low, high = sample_id.to(tl.uint32), (sample_id >> 32).to(tl.uint32)
     c0, c1, c2, c3 = tl.philox(seed, block.to(tl.uint32), low, high, (tl.zeros_like(block) + stream).to(tl.uint32))
     return tl.interleave(tl.interleave(c0, c2), tl.interleave(c1, c3))
@@ -24,7 +31,7 @@ def _blocks(seed, stream, ids, out, count, N: tl.constexpr, BLOCKS: tl.constexpr
 
 
 def launch(seed, stream, ids, n):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     out = ids.new_empty(len(ids), n)
     blocks = triton.cdiv(n, 4)
     count = len(ids) * blocks
@@ -36,7 +43,7 @@ def launch(seed, stream, ids, n):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for n in (1, 2, 40, 196):
         constants = {"N": n, "BLOCKS": triton.cdiv(n, 4), "BLOCK": 128}
         yield f"{n} words", _blocks, ["i64", "i32", "*i64", "*i64", "i64"], constants, 4

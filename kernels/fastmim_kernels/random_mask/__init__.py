@@ -1,29 +1,31 @@
-"""Which patches of each image are visible: random numbers drawn and the smallest of them selected in one pass."""
+"""Random masks: numbers drawn for all patches and the smallest selected in one pass."""
 
 from torch import Tensor
 
 from .. import _op
-from ..philox import check, signed_seed
+from ..philox import check_draw, signed_seed
 from . import reference
 
 
 def random_mask(
     seed: int, stream: int, ids: Tensor, num_patches: int, num_keep: int, *, raster: bool = False
 ) -> Tensor:
-    """Draws a permutation of the patches for each id, whose first `num_keep` are visible and the others hidden.
+    """Draws for each id a permutation of the patches. The first `num_keep` are visible, the others hidden.
 
-    MAE (arXiv:2111.06377), section 3, "Masking": patch l draws word l of `philox(seed, stream, id, num_patches)`; the
-    `num_keep` patches with the smallest draws are visible, of equal draws that of the smaller index.
+    MAE (arXiv:2111.06377), section 3, "Masking": patch l draws word l of `philox(seed, stream, id, num_patches)`. The
+    `num_keep` patches with the smallest draws are visible; of equal draws, the smaller index counts as smaller.
 
     Args:
-        seed, stream, ids: see `philox`.
-        num_patches: L, 1 <= L < 2**31; on CUDA at most 4,096, which one program sorts in registers.
-        num_keep: visible patches, 1 <= num_keep <= L.
-        raster: the visible patches in ascending order, then the hidden ones in ascending order. Otherwise all L in the
-            order of their draws, as in models_mae.py `random_masking`. The visible set is the same.
+        seed: 0 <= seed < 2**64; see `philox`.
+        stream: purpose of the random numbers; see `philox`.
+        ids: (B,) int64 sample ids.
+        num_patches: L, 1 <= L < 2**31. On CUDA at most 4,096, which one program sorts in registers.
+        num_keep: number of visible patches, 1 <= num_keep <= L.
+        raster: True = the visible patches in ascending order, then the hidden patches in ascending order. False = all L
+            in the order of their draws, as in `random_masking` of models_mae.py. The visible set is the same.
     Returns: (B, L) int64.
     Raises:
-        ValueError: an argument is out of range, or ids of another shape or dtype.
+        ValueError: an argument is out of range, or `ids` has another shape or dtype.
     """
     args = (signed_seed(seed), stream, ids, num_patches, num_keep, raster)
     _check(*args)
@@ -33,7 +35,7 @@ def random_mask(
 
 
 def _check(seed, stream, ids, num_patches, num_keep, raster) -> None:
-    check(stream, ids, num_patches)
+    check_draw(stream, ids, num_patches)
     if not 1 <= num_keep <= num_patches < 2**31:
         raise ValueError(f"expected 1 <= num_keep <= num_patches < 2**31, got {num_keep} and {num_patches}")
 

@@ -57,18 +57,24 @@ TARGETS = (Targets("Random masks, one thread", cpu={"us": 1}),)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:
-    """The arguments of `torch.ops.fastmim.random_mask`; the same on every device. dtype: int64, the only one."""
+    """Returns the arguments of `torch.ops.fastmim.random_mask`, equal on every device.
+
+    dtype: int64, the only one.
+    """
     ids = case.first_id + torch.arange(case.batch, dtype=dtype, device=device)
     return signed_seed(case.seed), case.stream, ids, case.num_patches, case.num_keep, case.raster
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the ids read, the order written."""
+    """Counts the bytes that cannot be avoided: the ids read, the order written."""
     return case.batch * (1 + case.num_patches) * dtype.itemsize
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The ids, and the functions of them that the benchmark runs; official: models_mae.py `random_masking`."""
+    """Returns the ids, and the functions of the ids that the benchmark runs.
+
+    official: `random_masking` of MAE's models_mae.py.
+    """
     seed, stream, ids, num_patches, num_keep, raster = inputs(case, dtype, device)
 
     def official(ids):

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from ..philox.cuda import words
 
-_LARGEST = 4096  # 8,192 would not fit into the registers
+_LARGEST = 4096  # 8,192 patches would not fit into the registers
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def _rows(
     if RASTER:
         limit = tl.sum(tl.where(patch == num_keep - 1, order, 0))
         keep = (key <= limit).to(tl.int32)
-        visible = tl.cumsum(keep)  # up to and with this patch
+        visible = tl.cumsum(keep)  # visible patches up to this patch, itself included
         at = tl.where(keep == 1, visible - 1, num_keep + patch - visible)
         tl.store(out + at, patch.to(tl.int64), mask=patch < PATCHES)
     else:
@@ -38,7 +38,7 @@ def _rows(
 
 
 def launch(seed, stream, ids, num_patches, num_keep, raster):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter).
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter.
 
     Raises:
         ValueError: more patches than one program can sort.
@@ -50,20 +50,23 @@ def launch(seed, stream, ids, num_patches, num_keep, raster):
         block = max(triton.next_power_of_2(num_patches), 4)
         _rows[(len(ids),)](
             seed, stream, ids.contiguous(), out, num_keep,
-            PATCHES=num_patches, RASTER=raster, BLOCK=block, num_warps=warps(block, raster),
+            PATCHES=num_patches, RASTER=raster, BLOCK=block, num_warps=sort_warps(block, raster),
         )  # fmt: skip
     return out
 
 
-def warps(block: int, raster: bool) -> int:
-    """Warps per program: 2 keys a thread, as long as there are threads; more than 16 spill in raster order."""
+def sort_warps(block: int, raster: bool) -> int:
+    """Returns the warps of a program that sorts: one per 64 keys, up to a limit.
+
+    More than 16 warps spill registers in raster order.
+    """
     return min(max(block // 64, 1), 16 if raster or block < 4096 else 32)
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for patches, raster in ((196, False), (196, True), (1024, True), (_LARGEST, False), (_LARGEST, True)):
         block = triton.next_power_of_2(patches)
         constants = {"PATCHES": patches, "RASTER": raster, "BLOCK": block}
         label = f"{patches} patches, {'raster' if raster else 'noise order'}"
-        yield label, _rows, ["i64", "i32", "*i64", "*i64", "i32"], constants, warps(block, raster)
+        yield label, _rows, ["i64", "i32", "*i64", "*i64", "i32"], constants, sort_warps(block, raster)

@@ -1,10 +1,10 @@
-"""Reads image files ahead of their use, in C++ threads, and checks their headers without decoding.
+"""Reader of image files: C++ threads read files ahead of their use and check headers without decoding.
 
-A file's bytes and header come back in the order asked for; a hopeless file (unreadable, truncated, not an image)
-comes back with the reason instead of raising. May import numpy, the standard library and _library.
+The bytes and header of each file come back in the order of the request. A hopeless file (unreadable, truncated, not an
+image) comes back with a reason instead of raising. May import numpy, the standard library and _library.
 
-A forked child cannot use a reader of its parent, whose threads it does not have: `submit` and `result` raise there.
-Files received before the fork stay valid in both.
+A forked child cannot use the reader of its parent, since threads do not survive a fork: `submit` and `result` raise
+there. Files received before the fork stay valid in both processes.
 """
 
 from __future__ import annotations
@@ -30,53 +30,61 @@ class Header:
     """Facts that a file states about its image."""
 
     format: str
-    """One of `FORMATS`: told by content, not by name."""
+    """One of `FORMATS`, found from the content, not from the name."""
     width: int
-    """Of the stored pixels, before orientation."""
+    """Stored columns of pixels, before orientation."""
     height: int
+    """Stored rows of pixels, before orientation."""
     orientation: int
-    """EXIF, 1..8; 1 if absent or invalid."""
+    """EXIF orientation, 1 to 8; 1 if absent or invalid."""
     channels: int
-    """As stored: 1 gray or palette, 2 gray + alpha, 3 RGB or YCbCr, 4 RGBA or CMYK."""
+    """Stored channels: 1 gray or palette, 2 gray + alpha, 3 RGB or YCbCr, 4 RGBA or CMYK."""
     bits: int
-    """Per sample."""
+    """Bits per sample."""
     palette: bool
+    """True if pixels are indices of a palette."""
     alpha: bool
+    """True if the image has transparency."""
     cmyk: bool
-    """CMYK or YCCK."""
+    """True for CMYK and YCCK."""
     progressive: bool
-    """Also an interlaced PNG."""
+    """True for a progressive JPEG and an interlaced PNG."""
     irregular: bool
-    """A JPEG with markers in or behind its pixel data that a whole file does not have there, or a PNG with much packed
-    text or profile: decoders differ on whether it is good."""
+    """True if decoders disagree on whether the file is good.
+
+    Such a file is a JPEG with unexpected markers in or behind its pixel data, or a PNG with a large packed text or
+    profile.
+    """
     kind: str = "unsigned"
-    """Of the samples: "unsigned", "signed" or "float"."""
+    """Type of the samples: "unsigned", "signed" or "float"."""
     frames: int = 1
-    """Pages, frames or pictures in the file, of which the first is used."""
+    """Pages, frames or pictures in the file; the first is used."""
     scans: int = 1
-    """Passes over the pixels, of which a JPEG may have many."""
+    """Passes over the pixels; a JPEG may have many."""
     parts: int = 0
     """Pieces that a decoder handles one by one: segments, chunks, strips, tiles, fill bytes, run lengths."""
     metadata: int = 0
-    """Bytes of the segments before a JPEG's pixels."""
+    """Bytes of the segments before the pixels of a JPEG."""
     buffer: int = 0
-    """Bytes that a decoder keeps beside the pixels and the file: coefficients of a JPEG of several scans, the largest
-    strip or tile of a TIFF, the values of tags."""
+    """Bytes that a decoder keeps beside the pixels and the file.
+
+    They hold the coefficients of a JPEG with several scans, the largest strip or tile of a TIFF, and values of tags.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class File:
-    """One file as it was read."""
+    """File as it was read."""
 
     path: str
     data: np.ndarray
-    """(n,) uint8, read-only: the bytes; empty when they could not be read. Views keep the memory alive."""
+    """Bytes of the file, (n,) uint8, read-only; empty if they could not be read. Views keep the memory alive."""
     header: Header | None
-    """None when `error` is set."""
+    """Header of the image; None if `error` is set."""
     error: str | None
-    """Why the file is hopeless, in words for a person."""
+    """Reason why the file is hopeless, for a person; None = the file is good."""
     checksum: int | None
-    """XXH64 (seed 0) of the bytes, if the reader was asked for it and they could be read."""
+    """XXH64 (seed 0) of the bytes, if the reader computes checksums and the bytes could be read."""
 
 
 class _Header(ctypes.Structure):
@@ -97,10 +105,10 @@ class _Taken(ctypes.Structure):
 
 @functools.cache
 def _load() -> ctypes.CDLL:
-    """The C++ library; reader.cpp describes its functions.
+    """Returns the C++ library. reader.cpp documents its functions.
 
     Raises:
-        RuntimeError: it was not built, is older than its sources or does not load.
+        RuntimeError: the library was not built, is older than its sources or does not load.
     """
     problem = _library.problem("_reader")
     if problem:
@@ -127,7 +135,7 @@ def _load() -> ctypes.CDLL:
 
 
 class _Memory:
-    """The bytes of a file in the library's memory, which go back to the reader when no array shows them any more."""
+    """Bytes of a file in the library's memory. They return to the reader once no array shows them."""
 
     def __init__(self, release, taken: _Taken):
         self._release = release
@@ -139,26 +147,45 @@ class _Memory:
 
 
 def _header(raw: _Header) -> Header:
-    flags = (bool(getattr(raw, name)) for name in ("palette", "alpha", "cmyk", "progressive", "irregular"))
-    numbers = (raw.frames, raw.scans, raw.parts, raw.metadata, raw.buffer)
-    known = FORMATS[raw.format - 1], raw.width, raw.height, raw.orientation, raw.channels, raw.bits
-    return Header(*known, *flags, _KINDS[raw.kind], *numbers)
+    return Header(
+        format=FORMATS[raw.format - 1],
+        width=raw.width,
+        height=raw.height,
+        orientation=raw.orientation,
+        channels=raw.channels,
+        bits=raw.bits,
+        palette=bool(raw.palette),
+        alpha=bool(raw.alpha),
+        cmyk=bool(raw.cmyk),
+        progressive=bool(raw.progressive),
+        irregular=bool(raw.irregular),
+        kind=_KINDS[raw.kind],
+        frames=raw.frames,
+        scans=raw.scans,
+        parts=raw.parts,
+        metadata=raw.metadata,
+        buffer=raw.buffer,
+    )
 
 
 class Reader:
-    """A pool of threads that read files in the order of submission. Use it as a context manager, or `close` it."""
+    """Pool of threads that read files in the order of submission. Use it as a context manager, or call `close`."""
 
     def __init__(
         self, threads: int, max_bytes: int = 1 << 30, checksum: bool = False, largest: int = 1 << 28, advice: str = ""
     ):
-        """
+        """Starts the threads.
+
         Args:
-            max_bytes: of file contents held, in batches and in `File`s not yet released. At the bound reading waits
-                for releases; only a batch whose `result` is waited for, and those before it, may exceed it.
-            checksum: whether to compute `File.checksum`.
-            largest: bytes of a file that is read; of a larger one `File.error` says so, and ends in `advice`.
+            threads: number of threads, 1 to 1024.
+            max_bytes: bound on the bytes of file contents held, in batches and in `File`s not yet released. At the
+                bound, reading waits for releases. Only a batch whose `result` is waited for, and batches before it, may
+                exceed the bound.
+            checksum: True = `File.checksum` is computed.
+            largest: largest file that is read, in bytes. For a larger file, `File.error` says so and ends in `advice`.
+            advice: end of that message, e.g. the setting to change.
         Raises:
-            ValueError: `threads` not in 1 .. 1024, `max_bytes` below 1.
+            ValueError: `threads` is not from 1 to 1024, or `max_bytes` is below 1.
             RuntimeError: the C++ library is missing or out of date (there is no other implementation), or the system
                 has no more threads.
         """
@@ -167,27 +194,30 @@ class Reader:
         self._library = _load()
         self._checksum = checksum
         self._process = os.getpid()
-        self._lock = threading.Lock()  # or a thread could submit to what another one closes
+        self._lock = threading.Lock()  # or one thread could submit to a pool that another thread closes
         self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum, largest, advice.encode())
         if not self._pool:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
         self._finalizer = weakref.finalize(self, _close, self._library, self._pool, self._process)
 
     def submit(self, paths: Sequence[str], pixels: Sequence[bool] | None = None) -> Batch:
-        """Starts reading files and returns at once; batches submitted ahead are prefetched.
+        """Starts reading files and returns at once. Batches submitted ahead are prefetched.
 
         Args:
-            pixels: of each path, whether the pixels of a JPEG are checked too: a truncated or damaged one then has an
-                `error`, where decoders would fill the rest with gray. Takes about a tenth of the time of decoding.
+            paths: the files.
+            pixels: for each path, True = the pixels of a JPEG are checked too. A truncated or damaged JPEG then has an
+                `error`, where decoders would fill the rest with gray. The check takes about a tenth of the time of
+                decoding. None = no pixels are checked.
+        Returns: the batch of these files.
         Raises:
             ValueError: a path contains a zero byte.
-            RuntimeError: the reader is closed, or belongs to the process from which this one was forked.
+            RuntimeError: the reader is closed, or belongs to the process from which this process was forked.
         """
         self._check_process()
         names = [os.fsencode(path) for path in paths]
         for name in names:
             if b"\0" in name:
-                raise ValueError(f"expected file names, which have no zero bytes, got {name!r}")
+                raise ValueError(f"expected file names without zero bytes, got {name!r}")
         flags = bytes(len(names) if pixels is None else map(bool, pixels))
         joined = b"".join(name + b"\0" for name in names)
         with self._lock:
@@ -197,7 +227,7 @@ class Reader:
         return Batch(self, batch, list(paths))
 
     def close(self) -> None:
-        """Stops the threads; batches not yet read are given up. `File`s received stay valid."""
+        """Stops the threads and gives up batches not yet read. `File`s already received stay valid."""
         if os.getpid() != self._process:
             return  # a forked child has no threads to stop, and the lock may have been held at the fork
         with self._lock:
@@ -211,7 +241,9 @@ class Reader:
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
-            raise RuntimeError("this reader belongs to another process (its threads do not survive a fork); make one")
+            raise RuntimeError(
+                "this reader belongs to another process, and its threads do not survive a fork; make a new reader here"
+            )
 
 
 def _close(library: ctypes.CDLL, pool: int, process: int) -> None:
@@ -220,7 +252,7 @@ def _close(library: ctypes.CDLL, pool: int, process: int) -> None:
 
 
 class Batch:
-    """Files that are being read; made by `Reader.submit`. Dropping it gives them up."""
+    """Files being read, made by `Reader.submit`. Dropping the batch gives up its files."""
 
     def __init__(self, reader: Reader, batch: int, paths: list[str]):
         self._reader = reader
@@ -234,10 +266,10 @@ class Batch:
         return not self._finalizer.alive or self._reader._library.fastmim_batch_wait(self._batch, 0) != 0
 
     def result(self) -> list[File]:
-        """Waits; hands the files over, in the order of the paths, once.
+        """Waits for the files and returns them once, in the order of the paths.
 
         Raises:
-            RuntimeError: the reader was closed before it had read them, they were handed over already, or this is a
+            RuntimeError: the reader was closed before it had read the files, they were returned already, or this is a
                 forked process.
         """
         self._reader._check_process()
@@ -247,7 +279,7 @@ class Batch:
             if not self._finalizer.alive:
                 raise RuntimeError("the files of this batch were handed over already")
             while state == 0:
-                state = library.fastmim_batch_wait(self._batch, 100)  # short, so that Ctrl-C is noticed
+                state = library.fastmim_batch_wait(self._batch, 100)  # short waits, so that Ctrl-C takes effect
             if state != 1:
                 raise RuntimeError("the reader was closed before it had read this batch")
             library.fastmim_batch_take(self._batch, taken)
@@ -267,10 +299,11 @@ class Batch:
 
 
 def parse_header(data: bytes, pixels: bool = False) -> tuple[Header | None, str | None]:
-    """The header of an image in memory, or why it is hopeless: exactly one of the two is not None.
+    """Returns the header of an image in memory and None, or None and the reason why the image is hopeless.
 
     Args:
-        pixels: also looks through the pixels of a JPEG, see `Reader.submit`.
+        data: the bytes of the file.
+        pixels: True = the pixels of a JPEG are checked too, see `Reader.submit`.
     Raises:
         RuntimeError: see `Reader`.
     """
@@ -280,7 +313,7 @@ def parse_header(data: bytes, pixels: bool = False) -> tuple[Header | None, str 
 
 
 def xxh64(data: bytes) -> int:
-    """XXH64 with seed 0 of bytes in memory, as `File.checksum` is of a file's.
+    """Returns XXH64 with seed 0 of bytes in memory, equal to `File.checksum` of a file with these bytes.
 
     Raises:
         RuntimeError: see `Reader`.

@@ -1,4 +1,4 @@
-"""In-place product with a factor on the device: the backward of every op that forms its gradient in the forward."""
+"""In-place product with a factor on the device, for ops that form their gradient in the forward pass."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from . import reference
 
 
 def scale_gradient(x: Tensor, factor: Tensor) -> None:
-    """Multiplies x by factor in place, in float32; does not touch x when factor is 1, and never asks the host.
+    """Multiplies x by a factor in place, in float32. Leaves x alone if the factor is 1, and never waits for the device.
 
-    Counts as a change of x either way, so that autograd refuses to use it twice.
+    Both count as a change of x, so that autograd refuses to use x twice.
 
     Args:
         x: any shape, contiguous, float32, bfloat16 or float16.
-        factor: () float32, same device.
+        factor: () float32 on the same device.
     Raises:
         ValueError: shapes, dtypes or devices do not fit.
     """

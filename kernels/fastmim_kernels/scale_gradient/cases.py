@@ -39,17 +39,20 @@ TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.scale_gradient`, with x of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.scale_gradient`, equal on every device.
+
+    dtype: type of x.
+    """
     x = torch.randn(case.shape, generator=torch.Generator().manual_seed(seed))
     return x.to(device, dtype), torch.tensor(case.factor, device=device)
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: x read and written, unless the factor is 1."""
+    """Counts the bytes that cannot be avoided: x read and written, unless the factor is 1."""
     return 0 if case.factor == 1 else 2 * torch.Size(case.shape).numel() * dtype.itemsize
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """x, and the functions of it that the benchmark runs."""
+    """Returns x, and the functions of x that the benchmark runs."""
     x, factor = inputs(case, dtype, device)
     return x, {"ours": lambda x: scale_gradient(x, factor), "reference": lambda x: reference.scale_gradient(x, factor)}

@@ -1,16 +1,16 @@
-"""scale_gradient for CUDA tensors, in Triton: the factor is read on the device, and 1 ends every program at once."""
+"""scale_gradient for CUDA tensors, in Triton: reads the factor on the device, and ends at once if it is 1."""
 
 import triton
 import triton.language as tl
 
-_PROGRAMS = 1024  # a few per multiprocessor: with a factor of 1 the launch is all that is paid
+_PROGRAMS = 1024  # a few per multiprocessor, so that a factor of 1 costs little more than the launch
 
 
 @triton.jit
 def _scale(x, factor, n, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
     f = tl.load(factor)
     if f != 1:
-        # A constant bound, a power of two so that few are compiled: Triton 3.6's interpreter refuses another.
+        # The bound is a constant, as Triton 3.6's interpreter requires; a power of two, so that few are compiled.
         for k in range(ROUNDS):
             i = (tl.program_id(0) + k * tl.num_programs(0)).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
             value = tl.load(x + i, mask=i < n).to(tl.float32)
@@ -18,7 +18,7 @@ def _scale(x, factor, n, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def launch(x, factor) -> None:
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     n = x.numel()
     if n:
         blocks = triton.cdiv(n, 1024)
@@ -27,6 +27,6 @@ def launch(x, factor) -> None:
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for value in ("fp32", "bf16", "fp16"):
         yield value, _scale, [f"*{value}", "*fp32", "i64"], {"ROUNDS": 32, "BLOCK": 1024}, 4

@@ -56,23 +56,27 @@ TARGETS = (Targets("Uniform masks, one thread", cpu={"us": 1.5}),)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu") -> tuple:
-    """The arguments of `torch.ops.fastmim.uniform_mask`; the same on every device. dtype: int64, the only one."""
+    """Returns the arguments of `torch.ops.fastmim.uniform_mask`, equal on every device.
+
+    dtype: int64, the only one.
+    """
     ids = case.first_id + torch.arange(case.batch, dtype=dtype, device=device)
     streams = (case.stream, case.secondary_stream)
     return signed_seed(case.seed), *streams, ids, case.rows, case.columns, case.kept, case.stratified
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: the ids read, the order and the secondary mask written."""
+    """Counts the bytes that cannot be avoided: the ids read, both masks written."""
     patches = case.rows * case.columns
     return case.batch * ((1 + patches) * dtype.itemsize + patches // 4)
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The ids, and the functions of them that the benchmark runs.
+    """Returns the ids, and the functions of the ids that the benchmark runs.
 
-    official draws the same law for the batch with torch's generator, where mask_transform.py makes each image's mask
-    with NumPy in the loader; the hidden patches and the secondary ones as models_mae_swin.py finds them.
+    official: draws from the same distribution for a whole batch with torch's generator, where mask_transform.py draws
+        each
+    image's mask with NumPy in the loader. Hidden patches and the secondary mask as in models_mae_swin.py.
     """
     seed, stream, secondary_stream, ids, rows, columns, kept, stratified = inputs(case, dtype, device)
     num_keep = rows * columns // 4

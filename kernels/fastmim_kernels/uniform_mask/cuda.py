@@ -5,14 +5,17 @@ import triton
 import triton.language as tl
 
 from ..philox.cuda import words
-from ..random_mask.cuda import warps
+from ..random_mask.cuda import sort_warps
 
-_LARGEST = 4096  # as random_mask; more would take minutes to compile
+_LARGEST = 4096  # as in random_mask; more would take minutes to compile
 
 
 @triton.jit
 def _keys(seed, stream, sample_id, n, BLOCK: tl.constexpr):
-    """Returns sort keys of the first n draws, of draw and index; later keys are larger than all of them."""
+    """Returns the sort keys of the first n draws, made of draw and index.
+
+    All other keys are larger than these.
+    """
     i = tl.arange(0, BLOCK)
     block = tl.arange(0, BLOCK // 4)
     draw = words(seed, stream, sample_id + tl.zeros_like(block), block)
@@ -57,7 +60,7 @@ def _rows(
 
 
 def launch(seed, stream, secondary_stream, ids, rows, columns, kept, stratified):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter).
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter.
 
     Raises:
         ValueError: more patches than one program can sort.
@@ -71,16 +74,16 @@ def launch(seed, stream, secondary_stream, ids, rows, columns, kept, stratified)
         block = max(triton.next_power_of_2(patches // 4), 4)
         _rows[(len(ids),)](
             seed, stream, secondary_stream, ids.contiguous(), order, secondary.view(torch.uint8), columns, kept,
-            K=patches // 4, STRATIFIED=stratified, BLOCK=block, num_warps=warps(4 * block, True),
+            K=patches // 4, STRATIFIED=stratified, BLOCK=block, num_warps=sort_warps(4 * block, True),
         )  # fmt: skip
     return order, secondary
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for side, stratified in ((16, True), (16, False), (14, True), (32, True), (64, True)):
         block = triton.next_power_of_2(side**2 // 4)
         constants = {"K": side**2 // 4, "STRATIFIED": stratified, "BLOCK": block}
         types = ["i64", "i32", "i32", "*i64", "*i64", "*u8", "i32", "i32"]
         label = f"{side} x {side} patches, {'stratified' if stratified else 'iid'}"
-        yield label, _rows, types, constants, warps(4 * block, True)
+        yield label, _rows, types, constants, sort_warps(4 * block, True)

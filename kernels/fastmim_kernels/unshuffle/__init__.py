@@ -1,35 +1,40 @@
-"""Decoder input of masked auto-encoders: visible tokens, mask tokens and positions put together in one pass."""
+"""Decoder input of masked auto-encoders: visible tokens, mask tokens and positions joined in one pass."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import FLOATS, check_one_device
 from ..unshuffle_backward import unshuffle_backward
 from . import reference
 
 
 def unshuffle(latent: Tensor, mask_token: Tensor, pos_embed: Tensor, ids: Tensor, *, raster: bool) -> Tensor:
-    """Fills the hidden patches with the mask token and adds every token's position.
+    """Fills the hidden patches with the mask token and adds the position of every token.
 
     MAE (arXiv:2111.06377), section 3, "MAE decoder"; models_mae.py `forward_decoder`:
         out[b, row of l] = (latent[b, prefix + j] if j < K else mask_token) + pos_embed[prefix + l],  l = ids[b, j]
-    where the row of patch l is prefix + l (raster) or prefix + j (as the tokens arrive: prefix, visible, hidden); the
-    prefix (class) tokens stay in front. Each sum is rounded once, from float32. Gradients: of latent its rows of the
-    incoming one; of mask_token the sum over all hidden rows and of pos_embed the sum over the batch, both added in
-    float32, always in the same order. pos_embed's is formed only if it is wanted.
+    The row of patch l is prefix + l (raster), or prefix + j (not raster: prefix, visible, hidden). The prefix (class)
+    tokens stay in front. Each sum is rounded once, from float32.
+
+    Gradients: of latent, its rows of the incoming gradient; of mask_token, the sum over all hidden rows; of pos_embed,
+        the
+    sum over the batch. Sums are in float32, always in the same order. The gradient of pos_embed is formed only if
+    needed.
 
     Args:
         latent: (B, prefix + K, D) float32, bfloat16 or float16: prefix tokens, then patches ids[:, :K].
-        mask_token: (1, 1, D), pos_embed: (1, prefix + L, D), both of latent's type or both float32, which is then the
-            result's type as in any sum: under autocast float32 weights keep the residual stream in float32.
-        ids: (B, L) int64, a permutation of the patches in every row.
-        raster: the order of the result.
+        mask_token: (1, 1, D), of latent's type or float32.
+        pos_embed: (1, prefix + L, D), of mask_token's type, which is the type of the result. Under autocast, float32
+            weights keep the residual stream in float32.
+        ids: (B, L) int64, in every row a permutation of the patches.
+        raster: the order of the result, see above.
     Returns: (B, prefix + L, D).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        IndexError, RuntimeError: an index is out of range or (C++ only) there twice, on the CPU. On a GPU that check
-            would make the host wait on every step: there it is the caller's duty.
+        IndexError: an index is out of range, in the reference on a CPU only.
+        RuntimeError: an index is out of range or occurs twice, in C++ only. On a GPU the check would make the host wait
+            in every step; there the caller has to pass valid indices.
     """
     args = (latent, mask_token, pos_embed, ids, raster)
     _check(*args)
@@ -50,19 +55,19 @@ def _check(latent, mask_token, pos_embed, ids, raster) -> None:
     prefix = pos_embed.shape[1] - num_patches
     if not 0 <= prefix <= latent.shape[1] <= pos_embed.shape[1]:
         raise ValueError(
-            f"{num_patches} patches and {pos_embed.shape[1]} positions leave {prefix} prefix tokens, to which "
-            f"{latent.shape[1]} tokens do not fit"
+            f"latent: expected {max(prefix, 0)} to {pos_embed.shape[1]} tokens for {num_patches} patches and "
+            f"{pos_embed.shape[1]} positions, got {latent.shape[1]}"
         )
     tokens = (latent, mask_token, pos_embed)
     types = [x.dtype for x in tokens]
-    if types[0] not in check.FLOATS or types[1] != types[2] or types[1] not in (types[0], torch.float32):
+    if types[0] not in FLOATS or types[1] != types[2] or types[1] not in (types[0], torch.float32):
         raise ValueError(
             "expected latent float32, bfloat16 or float16, mask_token and pos_embed both of its type or both float32, "
             f"got {types[0]}, {types[1]} and {types[2]}"
         )
     if ids.dtype != torch.int64:
         raise ValueError(f"expected ids int64, got {ids.dtype}")
-    check.one_device(*tokens, ids)
+    check_one_device(*tokens, ids)
 
 
 def _fake(latent, mask_token, pos_embed, ids, raster):
@@ -81,7 +86,8 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, grad):
     latent_type, token_type, pos_type = ctx.dtypes
     with_pos = ctx.needs_input_grad[2]
-    latent, token, pos = unshuffle_backward(grad, *ctx.saved_tensors, ctx.num_keep, ctx.raster, latent_type, with_pos)
+    (ids,) = ctx.saved_tensors
+    latent, token, pos = unshuffle_backward(grad, ids, ctx.num_keep, ctx.raster, latent_type, with_pos)
     return latent, token.to(token_type), pos.to(pos_type) if with_pos else None, None, None
 
 

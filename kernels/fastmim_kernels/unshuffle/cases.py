@@ -17,7 +17,7 @@ class Case:
     num_prefix: int = 1
     raster: bool = False
     params: torch.dtype | None = None
-    """Type of mask_token and pos_embed; None = that of latent."""
+    """Type of mask_token and pos_embed; None = the type of latent."""
     strided: bool = False
     """latent and ids are views with gaps."""
 
@@ -62,14 +62,17 @@ TARGETS = (MOVES,)
 
 
 def permutations(case, generator: torch.Generator) -> torch.Tensor:
-    """(B, L) the ids of a mask."""
+    """Returns (B, L): a permutation of the patches for each image."""
     gap = 1 + case.strided
     ids = torch.rand(case.batch, case.num_patches, generator=generator).argsort(1)
     return ids.repeat_interleave(gap, dim=1)[:, ::gap]
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.unshuffle`, with latent of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.unshuffle`, equal on every device.
+
+    dtype: type of `latent`.
+    """
     generator = torch.Generator().manual_seed(seed)
     gap, params = 1 + case.strided, case.params or dtype
     latent = torch.randn(case.batch, case.num_prefix + case.num_keep, gap * case.dim, generator=generator)
@@ -81,13 +84,19 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided forward and backward: latent and the incoming gradient read, their like written."""
+    """Counts the bytes that cannot be avoided, forward and backward.
+
+    The latent and the incoming gradient are read; result and gradient of the latent are written.
+    """
     tokens = 2 * case.num_prefix + case.num_keep + case.num_patches
     return 2 * case.batch * tokens * case.dim * dtype.itemsize
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """The latent, and the functions of it that the benchmark runs; official is models_mae.py's `forward_decoder`."""
+    """Returns the latent, and the functions of the latent that the benchmark runs.
+
+    official: `forward_decoder` of MAE's models_mae.py.
+    """
     latent, token, pos, ids, raster = inputs(case, dtype, device)
     token.requires_grad_()
     prefix, restore = case.num_prefix, ids.argsort(1)

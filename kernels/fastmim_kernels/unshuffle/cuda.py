@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .._check import warps
+from .._launch import num_warps
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def _unshuffle(
 
 
 def launch(latent, mask_token, pos_embed, ids, raster):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     latent, mask_token, pos_embed, ids = (x.contiguous() for x in (latent, mask_token, pos_embed, ids))
     batch, num_given, dim = latent.shape
     num_tokens = pos_embed.shape[1]
@@ -43,17 +43,17 @@ def launch(latent, mask_token, pos_embed, ids, raster):
         block = triton.next_power_of_2(dim)
         _unshuffle[(batch * num_tokens,)](
             latent, mask_token, pos_embed, ids, out, num_tokens - ids.shape[1], num_given, num_tokens,
-            DIM=dim, RASTER=raster, BLOCK=block, num_warps=warps(block),
+            DIM=dim, RASTER=raster, BLOCK=block, num_warps=num_warps(block),
         )  # fmt: skip
     return out
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, latent, params, out, raster in [
         ("dim 512 fp32", "fp32", "fp32", "fp32", False),
         ("dim 512 bf16 fp32 (autocast)", "bf16", "fp32", "fp32", False),
         ("dim 512 bf16 raster", "bf16", "bf16", "bf16", True),
     ]:
         types = [f"*{latent}", f"*{params}", f"*{params}", "*i64", f"*{out}", "i32", "i32", "i32"]
-        yield label, _unshuffle, types, {"DIM": 512, "RASTER": raster, "BLOCK": 512}, warps(512)
+        yield label, _unshuffle, types, {"DIM": 512, "RASTER": raster, "BLOCK": 512}, num_warps(512)

@@ -1,28 +1,29 @@
-"""The gradients of unshuffle, from one read of the incoming one."""
+"""Gradients of unshuffle, from one read of the incoming gradient."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import check_gradient
 from . import reference
 
 
 def unshuffle_backward(
     grad: Tensor, ids: Tensor, num_keep: int, raster: bool, dtype: torch.dtype, with_pos: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gathers latent's gradient and sums mask_token's and, if asked for, pos_embed's.
+    """Returns the gradients of latent, of mask_token and, if asked for, of pos_embed in `unshuffle`.
 
     Args:
-        grad: (B, prefix + L, D) float32, bfloat16 or float16, of the result of `unshuffle`.
-        ids: (B, L) int64, a permutation of the patches in every row; the first `num_keep` are visible.
-        raster: the order of grad's rows.
-        dtype: of latent's gradient.
-        with_pos: whether pos_embed's gradient is wanted, for which grad is read a second time.
-    Returns: (B, prefix + num_keep, D) of `dtype`; (1, 1, D) float32; (1, prefix + L, D) float32, (0,) if not wanted.
+        grad: (B, prefix + L, D) float32, bfloat16 or float16, the gradient of the result.
+        ids: (B, L) int64, in every row a permutation of the patches.
+        num_keep: number of visible patches, which are the first of `ids`.
+        raster: the order of the rows of `grad`.
+        dtype: type of the gradient of latent.
+        with_pos: True = also returns the gradient of pos_embed, for which `grad` is read a second time.
+    Returns: (B, prefix + num_keep, D) of `dtype`; (1, 1, D) float32; (1, prefix + L, D) float32, or (0,) without pos.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        RuntimeError: a row of ids is no permutation, CPU only.
+        RuntimeError: a row of `ids` is no permutation, on a CPU only.
     """
     args = (grad, ids, num_keep, raster, dtype, with_pos)
     _check(*args)
@@ -34,7 +35,7 @@ def _check(grad, ids, num_keep, raster, dtype, with_pos) -> None:
         raise ValueError(f"expected grad (B, prefix + L, D), ids (B, L), got {tuple(grad.shape)}, {tuple(ids.shape)}")
     if not 0 <= num_keep <= ids.shape[1]:
         raise ValueError(f"num_keep: expected 0 to {ids.shape[1]} visible patches, got {num_keep}")
-    check.gradient(grad, ids, dtype)
+    check_gradient(grad, ids, dtype)
 
 
 def _fake(grad, ids, num_keep, raster, dtype, with_pos):

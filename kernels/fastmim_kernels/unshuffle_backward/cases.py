@@ -1,4 +1,4 @@
-"""Named inputs of unshuffle_backward, for its tests and its benchmark: those of unshuffle, with and without pos."""
+"""Inputs of unshuffle_backward, for its tests and its benchmark: those of unshuffle, with and without positions."""
 
 from dataclasses import dataclass, replace
 
@@ -38,7 +38,10 @@ TARGETS = (PARTS,)
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.unshuffle_backward`, with grad of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.unshuffle_backward`, equal on every device.
+
+    dtype: type of `grad`.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape, gap = case.forward, 1 + case.forward.strided
     ids = forward.permutations(shape, generator).to(device)
@@ -48,12 +51,12 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: grad read, latent's gradient written."""
+    """Counts the bytes that cannot be avoided: `grad` read, the gradient of the latent written."""
     return forward.bytes_moved(case.forward, dtype) // 2
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """grad, and the functions of it that the benchmark runs."""
+    """Returns the incoming gradient, and the functions of that gradient that the benchmark runs."""
     grad, *rest = inputs(case, dtype, device)
     return grad, {
         "ours": lambda grad: unshuffle_backward(grad, *rest),

@@ -1,4 +1,4 @@
-"""unshuffle_backward for CUDA tensors, in Triton: one read of grad, sums without atomics."""
+"""unshuffle_backward for CUDA tensors, in Triton: one read of the gradient, sums without atomics."""
 
 import torch
 import triton
@@ -12,7 +12,7 @@ def _latent_and_token(
     grad,  # (B, prefix + L, D), contiguous
     ids,  # (B, L), contiguous
     latent,  # (B, prefix + K, D)
-    sums,  # (programs of axis 0, D) float32: what each adds to mask_token's gradient
+    sums,  # (programs of axis 0, D) float32: parts of the gradient of mask_token
     num_prefix,
     num_given,  # prefix + K
     num_tokens,  # prefix + L
@@ -42,7 +42,7 @@ def _latent_and_token(
 @triton.jit
 def _positions(
     grad,  # (B, prefix + L, D), contiguous
-    row_of,  # (B, prefix + L): the row of grad, of all B (prefix + L), of each token of the raster
+    row_of,  # (B, prefix + L): for each token in raster order, its row of grad, of all B (prefix + L)
     pos,  # (prefix + L, D) float32
     batch,
     num_tokens,
@@ -53,7 +53,7 @@ def _positions(
     token = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = tl.zeros((COLUMNS,), tl.float32)
-    # A constant bound, a power of two so that few are compiled: Triton 3.6's interpreter refuses another.
+    # The bound is a constant, as Triton 3.6's interpreter requires; a power of two, so that few are compiled.
     at = token
     for image in range(ROUNDS):
         row = tl.load(row_of + at, mask=image < batch, other=0)
@@ -64,7 +64,7 @@ def _positions(
 
 
 def launch(grad, ids, num_keep, raster, dtype, with_pos):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     grad, ids = grad.contiguous(), ids.contiguous()
     batch, num_tokens, dim = grad.shape
     num_prefix = num_tokens - ids.shape[1]
@@ -89,7 +89,7 @@ def launch(grad, ids, num_keep, raster, dtype, with_pos):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for label, grad, latent, raster in [
         ("fp32", "fp32", "fp32", False),
         ("fp32 bf16 (autocast)", "fp32", "bf16", False),

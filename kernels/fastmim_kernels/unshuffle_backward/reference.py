@@ -1,11 +1,14 @@
-"""The gradients of unshuffle in plain torch: the definition of correct."""
+"""Gradients of unshuffle in plain torch: the definition of correct."""
 
 import torch
 from torch import Tensor
 
 
 def unshuffle_backward(grad, ids, num_keep, raster, dtype, with_pos) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, prefix + K, D), (1, 1, D) and (1, prefix + L, D); sums in float32, or float64 when `grad` is."""
+    """Returns (B, prefix + K, D), (1, 1, D) and (1, prefix + L, D).
+
+    Sums are in float32, or in float64 if `grad` is float64.
+    """
     prefix = grad.shape[1] - ids.shape[1]
     accumulate = torch.promote_types(grad.dtype, torch.float32)
     first, patches = grad[:, :prefix], grad[:, prefix:]

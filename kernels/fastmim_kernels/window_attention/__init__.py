@@ -1,4 +1,4 @@
-"""Attention in shifted windows with a table of position biases, on the tokens where they lie: nothing is moved."""
+"""Attention in shifted windows with a table of position biases. Tokens stay where they are in memory."""
 
 from collections.abc import Sequence
 
@@ -21,29 +21,36 @@ def window_attention(
     origin: int,
     scale: float,
 ) -> Tensor:
-    """Attention inside each window of a map that is rolled by -shift, with a bias for how far apart two tokens are.
+    """Computes attention inside each window of a map rolled by -shift, with a bias per offset of two tokens.
 
     Swin (arXiv:2103.14030), section 3.2, equation 4; UM-MAE (arXiv:2205.10063), models_mae_swin.py `WindowAttention`.
-    For query i and key j of a window, of head h:
-        s_ij = scale q_i . k_j + table[h, codes[j] - codes[i] + origin] - 100 [the roll alone brought i and j together]
+    For query i and key j of a window, and head h:
+        s_ij = scale q_i . k_j + table[h, codes[j] - codes[i] + origin] - 100 [only the roll brought i and j together]
         out_i = sum_j softmax_j(s_ij) v_j
-    in float32. Roll, cut and their inverses are index arithmetic: qkv and the result are in the order of the map.
-    `codes` numbers the positions such that a difference tells the offset: with (r, c) the place in an image of which
-    offsets reach R rows and C columns, r (2 C + 1) + c; the table then holds (2 R + 1) (2 C + 1) offsets, key - query,
-    and `origin` is its middle. Gradients: of qkv, and of table the sum over all pairs, always added in the same order.
-    Saved for them are the arguments alone.
+    in float32. Roll, windows and their inverses are index arithmetic: qkv and result are in the order of the map.
+
+    `codes[y, x] = r * (2C + 1) + c` for row r, column c of the token in an image, if offsets reach R rows and C
+    columns. The table then holds (2R + 1)(2C + 1) offsets, key - query, and `origin` is its middle.
+
+    Gradients: of qkv; and of table, the sum over all pairs, always in the same order. Only the arguments are saved for
+        the
+    backward pass.
 
     Args:
-        qkv: (B, H, W, 3 * heads * D) float32, bfloat16 or float16, as the linear layer gives it; or float64, for which
-            the reference runs.
+        qkv: (B, H, W, 3 * heads * D) float32, bfloat16 or float16, the output of the linear layer. For float64 the
+            reference runs.
         codes: (B or 1, H, W) int32.
-        table: (heads, N) float32, or float64 when qkv is.
-        window, shift: (rows, columns); windows divide the map, and 0 <= shift < window.
+        table: (heads, N) float32, or float64 if qkv is.
+        num_heads: number of heads.
+        window: rows and columns of a window, which divide the map.
+        shift: rows and columns of the roll, 0 <= shift < window.
+        origin: place of offset 0 in the table.
+        scale: factor on the products of queries and keys.
     Returns: (B, H, W, heads * D) of qkv's type.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        RuntimeError: two codes of a window are further apart than the table reaches, on the CPU. On a GPU that check
-            would make the host wait on every step: there it is the caller's duty.
+        RuntimeError: two codes of a window are further apart than the table reaches, on a CPU only. On a GPU the check
+            would make the host wait in every step; there the caller has to pass valid codes.
     """
     args = (qkv, codes, table, num_heads, list(window), list(shift), origin, scale)
     check_arguments(*args)

@@ -19,15 +19,15 @@ class Case:
     shift: tuple[int, int]
     num_heads: int
     dim: int = 32
-    """Of a head."""
+    """Features of a head."""
     places: str = "image"
-    """"image": each image's own, somewhere in 2x2 cells, as a uniform mask leaves them; "window": in the window."""
+    """Positions of tokens: "image" = one per 2x2 cell of an image, as in a uniform mask; "window" = in the window."""
     strided: bool = False
     """qkv and codes are views with gaps."""
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Largest distance of two places."""
+        """Largest distance of two positions, in rows and in columns."""
         cell = 2 if self.places == "image" else 1
         return cell * self.window[0] - 1, cell * self.window[1] - 1
 
@@ -80,8 +80,8 @@ TARGETS = (
 
 
 def places(case: Case, generator: torch.Generator) -> torch.Tensor:
-    """(B or 1, H, W, 2): rows and columns, of which only differences matter."""
-    # Counted from the start of the rolled map, or of the window.
+    """Returns (B or 1, H, W, 2) rows and columns, of which only differences matter."""
+    # Positions count from the start of the rolled map, or of the window.
     rolled = [(torch.arange(n) - s) % n for n, s in zip(case.grid, case.shift, strict=True)]
     if case.places == "image":
         cells = torch.stack(torch.meshgrid(*rolled, indexing="ij"), dim=-1)
@@ -91,7 +91,10 @@ def places(case: Case, generator: torch.Generator) -> torch.Tensor:
 
 
 def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> tuple:
-    """The arguments of `torch.ops.fastmim.window_attention`, with qkv of type `dtype`; the same on every device."""
+    """Returns the arguments of `torch.ops.fastmim.window_attention`, equal on every device.
+
+    dtype: type of `qkv`.
+    """
     generator = torch.Generator().manual_seed(seed)
     (rows, columns), gap = case.reach, 1 + case.strided
     where = places(case, generator)
@@ -106,20 +109,24 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 
 
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
-    """Bytes that cannot be avoided: qkv read twice, the result and the incoming gradient, qkv's gradient."""
+    """Counts the bytes that cannot be avoided, forward and backward.
+
+    qkv is read twice, result and incoming gradient are moved once each, and the gradient of qkv is written.
+    """
     return 11 * case.batch * case.grid[0] * case.grid[1] * case.num_heads * case.dim * dtype.itemsize
 
 
 def flops(case: Case) -> int:
-    """Of two matrix products, and of four in the gradient and the weights that it forms again."""
+    """Counts two matrix products, four in the gradient, and the weights that the gradient forms again."""
     return 14 * math.prod(case.window) * case.batch * math.prod(case.grid) * case.num_heads * case.dim
 
 
 def flex(codes, heads: int, window, shift, origin: int, scale: float):
-    """FlexAttention on the windows one after another: a function of qkv and the table, compiled on a GPU.
+    """Returns FlexAttention on the windows as a function of qkv and the table; compiled on a GPU.
 
-    Bias and mask are looked up by index, as ours are; pairs that the roll alone brought together are left out, in place
-    of -100. The CPU has its forward pass only, uncompiled: there it is checked, on a GPU measured.
+    Bias and mask are looked up by index, as in our kernels. Pairs that only the roll brought together are dropped, in
+    place of a bias of -100. On a CPU, FlexAttention has only a forward pass, uncompiled: it is checked there, and
+    measured on a GPU.
     """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -138,7 +145,7 @@ def flex(codes, heads: int, window, shift, origin: int, scale: float):
     def attend(qkv, table):
         def biased(score, b, h, q, k):
             image = b if len(code) > 1 else 0
-            # Of pairs of other windows too, which are left out afterwards and whose place may not be in the table.
+            # Also called for pairs of other windows, which the mask drops; their place may lie outside the table.
             return score + table[h, (code[image, k] - code[image, q] + origin).clamp(0, table.shape[1] - 1)]
 
         q, k, v = cut(qkv, window, shift).unflatten(3, (3, heads, -1)).flatten(1, 2).permute(2, 0, 3, 1, 4)
@@ -149,11 +156,12 @@ def flex(codes, heads: int, window, shift, origin: int, scale: float):
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """qkv, and the functions of it that the benchmark runs, the making of the table or the biases included.
+    """Returns qkv, and the functions of qkv that the benchmark runs; each also makes its table or biases.
 
-    official is what models_mae_swin.py does (an MLP on the offset of every pair of every window) or, for places in the
-    window, what Swin does (a table indexed by pair); sdpa looks biases up, then runs torch's attention; on a GPU, flex
-    is FlexAttention with the same table.
+    official: for positions in the image, an MLP on the offset of every pair of every window, as models_mae_swin.py; for
+    positions in the window, a table indexed by pair, as Swin.
+    sdpa: biases looked up, then torch's attention.
+    flex: FlexAttention with the same table, on a GPU only.
     """
     qkv, codes, table, heads, window, shift, origin, scale = inputs(case, dtype, device)
     where = places(case, torch.Generator().manual_seed(0)).to(device)

@@ -1,4 +1,4 @@
-"""window_attention for CUDA tensors, in Triton: all keys of a window and head at hand in one program."""
+"""window_attention for CUDA tensors, in Triton: one program holds all keys of a window and head."""
 
 import torch
 import triton
@@ -7,8 +7,8 @@ import triton.language as tl
 
 @triton.jit
 def locate(
-    window,  # of the image's
-    t,  # tokens of the window
+    window,  # index among the windows of an image
+    t,  # indices of tokens in the window
     height,
     width,
     shift_rows,
@@ -16,7 +16,7 @@ def locate(
     ROWS: tl.constexpr,  # of a window
     COLUMNS: tl.constexpr,
 ):
-    """Returns the places of tokens in the map, and which of the four areas that the roll joins they are in."""
+    """Returns the places of tokens in the map, and the index of the area (of four that the roll joins) of each."""
     across = width // COLUMNS
     row = (window // across) * ROWS + t // COLUMNS
     column = (window % across) * COLUMNS + t % COLUMNS
@@ -28,7 +28,7 @@ def locate(
 
 @triton.jit
 def score(q, k, table, index, apart, inside, scale, PRECISION: tl.constexpr):
-    """Scores of some keys (columns) for some queries (rows); -infinity for no key."""
+    """Returns the scores of some queries (rows) for some keys (columns); -infinity for padding."""
     scores = scale * tl.dot(q, tl.trans(k), input_precision=PRECISION)
     scores += tl.load(table + index, mask=inside, other=0.0)
     return tl.where(inside, scores - tl.where(apart, 100.0, 0.0), float("-inf"))
@@ -36,8 +36,8 @@ def score(q, k, table, index, apart, inside, scale, PRECISION: tl.constexpr):
 
 @triton.jit
 def weigh(scores):
-    """Weights of all keys, times the sums that come second; and the largest scores."""
-    # A row of padding has no key: its weights are then 0 without a NaN.
+    """Returns unnormalised weights of all keys, the sum of weights of each query, and the largest scores."""
+    # A padding row has no key; the bound makes its weights 0, not NaN.
     largest = tl.maximum(tl.max(scores, axis=1), -3e38)
     weights = tl.exp(scores - largest[:, None])
     return weights, tl.maximum(tl.sum(weights, axis=1), 1e-30), largest
@@ -62,11 +62,11 @@ def _window(
     COLUMNS: tl.constexpr,
     D: tl.constexpr,
     KEYS: tl.constexpr,  # power of two >= ROWS * COLUMNS
-    QUERIES: tl.constexpr,  # that are worked on together
+    QUERIES: tl.constexpr,  # queries worked on together
     SHARE: tl.constexpr,  # queries of a program
     DIM: tl.constexpr,  # power of two >= D
     PRECISION: tl.constexpr,
-    DOT: tl.constexpr,  # type of what is multiplied
+    DOT: tl.constexpr,  # type of the factors in matrix products
 ):
     T: tl.constexpr = ROWS * COLUMNS
     n, head = tl.program_id(0), tl.program_id(1)
@@ -98,12 +98,15 @@ def _window(
 
 
 def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, int]:
-    """The kernels' constants, and their warps: as many pairs of tokens at a time as stay in registers."""
+    """Returns the constants and the warps of the kernels.
+
+    A program works on as many pairs of tokens at a time as stay in registers.
+    """
     keys = max(16, triton.next_power_of_2(window[0] * window[1]))
     precise = dtype == torch.float32
     warps = 2 if keys == 16 else 8 if precise and keys > 64 else 4
     queries = max(16, min(keys, (1024 if precise else 4096) // keys))
-    # For several turns of the loop Triton would keep all keys in shared memory, split for tf32x3: more than there is.
+    # For several rounds of the loop Triton would keep all keys, split for tf32x3, in shared memory, which is too small.
     share = queries if precise and keys > 64 else window[0] * window[1]
     return {
         "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries, "SHARE": share,
@@ -114,7 +117,7 @@ def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, 
 
 
 def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     qkv, codes, table = qkv.contiguous(), codes.contiguous(), table.contiguous()
     batch, height, width, channels = qkv.shape
     out = qkv.new_empty((batch, height, width, channels // 3))
@@ -129,11 +132,11 @@ def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 SIDES = (4, 6, 7, 8, 12, 14, 16)
-"""Of the windows for which the kernels are compiled: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
+"""Sides of the windows for `bench.compile`: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"

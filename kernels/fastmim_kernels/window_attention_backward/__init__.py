@@ -1,10 +1,10 @@
-"""The gradients of window attention, from the arguments alone: the weights are formed again."""
+"""Gradients of window attention, from the arguments alone: the weights are formed again."""
 
 import torch
 from torch import Tensor
 
-from .. import _check as check
 from .. import _op
+from .._check import FLOATS, check_one_device
 from . import reference
 
 
@@ -19,16 +19,26 @@ def window_attention_backward(
     origin: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """With the weights p and the scores s of `window_attention`, whose arguments these are, and g = grad:
+    """Returns the gradients of qkv and table in `window_attention`.
+
+    With the weights p and the scores s of `window_attention`, and g = grad:
         ds_ij = p_ij (g_i . v_j - sum_l p_il g_i . v_l),  dtable[h, n] = sum of ds_ij over all pairs n apart,
         dq_i = scale sum_j ds_ij k_j,  dk_j = scale sum_i ds_ij q_i,  dv_j = sum_i p_ij g_i.
 
     Args:
         grad: (B, H, W, heads * D) float32, bfloat16 or float16.
+        qkv: see `window_attention`.
+        codes: see `window_attention`.
+        table: see `window_attention`.
+        num_heads: see `window_attention`.
+        window: see `window_attention`.
+        shift: see `window_attention`.
+        origin: see `window_attention`.
+        scale: see `window_attention`.
     Returns: (B, H, W, 3 * heads * D) of qkv's type; (heads, N) float32.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.
-        RuntimeError: two codes are further apart than the table reaches, CPU only.
+        RuntimeError: two codes are further apart than the table reaches, on a CPU only.
     """
     args = (grad, qkv, codes, table, num_heads, window, shift, origin, scale)
     _check(*args)
@@ -36,9 +46,10 @@ def window_attention_backward(
 
 
 def check_arguments(qkv, codes, table, num_heads, window, shift, origin, scale) -> None:
-    """
+    """Checks the arguments of `window_attention`.
+
     Raises:
-        ValueError: they are no arguments of `window_attention`.
+        ValueError: shapes, dtypes, devices or numbers do not fit together.
     """
     if qkv.ndim != 4 or num_heads < 1 or qkv.shape[3] % (3 * num_heads):
         raise ValueError(f"expected qkv (B, H, W, 3 * {num_heads} heads * D), got {tuple(qkv.shape)}")
@@ -53,22 +64,22 @@ def check_arguments(qkv, codes, table, num_heads, window, shift, origin, scale) 
     if any(not 0 <= s < w for s, w in zip(shift, window, strict=True)):
         raise ValueError(f"shift: expected 0 <= shift < window {window}, got {shift}")
     double = qkv.dtype == table.dtype == torch.float64
-    if codes.dtype != torch.int32 or not (double or qkv.dtype in check.FLOATS and table.dtype == torch.float32):
+    if codes.dtype != torch.int32 or not (double or qkv.dtype in FLOATS and table.dtype == torch.float32):
         raise ValueError(
             "expected qkv float32, bfloat16 or float16 and table float32, or both float64, and codes int32, "
             f"got {qkv.dtype}, {table.dtype} and {codes.dtype}"
         )
     if not 0 <= origin < max(table.shape[1], 1):
         raise ValueError(f"origin: expected a place in a table of {table.shape[1]} offsets, got {origin}")
-    check.one_device(qkv, codes, table)
+    check_one_device(qkv, codes, table)
 
 
 def _check(grad, qkv, codes, table, num_heads, window, shift, origin, scale) -> None:
     check_arguments(qkv, codes, table, num_heads, window, shift, origin, scale)
     expected = (*qkv.shape[:3], qkv.shape[3] // 3)
-    if grad.shape != expected or grad.dtype not in check.FLOATS:
+    if grad.shape != expected or grad.dtype not in FLOATS:
         raise ValueError(f"expected grad {expected}, floating, got {tuple(grad.shape)} {grad.dtype}")
-    check.one_device(grad, qkv)
+    check_one_device(grad, qkv)
 
 
 def _fake(grad, qkv, codes, table, num_heads, window, shift, origin, scale):

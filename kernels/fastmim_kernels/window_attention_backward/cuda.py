@@ -1,11 +1,11 @@
-"""window_attention_backward for CUDA tensors, in Triton: a program per window and head, no pair of tokens stored.
+"""window_attention_backward for CUDA tensors, in Triton: a program per window and head stores no pair of tokens.
 
-What all keys of a window need at once, and their gradients, fit the registers of one program up to 64 tokens. Of larger
-windows one launch gives the gradients of queries and, of each query, two statistics of all its keys; with these a
-second one gives the gradients of the table and, 64 keys a program, of keys and values.
+Up to 64 tokens per window, all keys, values and their gradients fit the registers of one program. For larger windows,
+one launch computes the gradients of queries and, per query, two statistics over all keys. With these statistics a
+second launch computes the gradients of the table and, 64 keys per program, of keys and values.
 
-The table's gradient is added up in integers, whose sum does not depend on the order in which programs come: each term
-is a multiple of one unit, so small that 2^62 of them are more than the largest sum there can be.
+The gradient of the table is summed in integers, since a sum of integers does not depend on the order of the programs.
+Each term is a multiple of one unit. The unit is so small that 2^62 units exceed the largest possible sum.
 """
 
 import torch
@@ -15,9 +15,9 @@ import triton.language as tl
 from ..window_attention.cuda import SIDES, constants, locate, score, weigh
 
 _KEYS = 64
-"""Whose gradients a program keeps, at most."""
+"""Largest number of keys whose gradients a program keeps."""
 _TABLES = 8
-"""Copies of the table's gradient, so that fewer programs add to the same place at a time."""
+"""Copies of the table's gradient, so that fewer programs add to the same place at the same time."""
 
 
 @triton.jit
@@ -27,9 +27,9 @@ def _window(
     codes,  # (B or 1, H, W), contiguous
     table,  # (heads, N), contiguous
     qkv_grad,  # (B, H, W, 3, heads, D)
-    statistics,  # (B, 2, heads, H, W): logarithm of the sum of the scores' exponentials; sum of weights times g . v
+    statistics,  # (B, 2, heads, H, W): log-sum-exp of the scores; sum of weights times g . v
     sums,  # (TABLES, heads, N) int64, units
-    units,  # () float32: how many are 1
+    units,  # () float32: units per 1
     height,
     width,
     shift_rows,
@@ -42,14 +42,14 @@ def _window(
     ROWS: tl.constexpr,  # of a window
     COLUMNS: tl.constexpr,
     D: tl.constexpr,
-    KEYS: tl.constexpr,  # that are worked on together, power of two
-    QUERIES: tl.constexpr,  # that are worked on together
+    KEYS: tl.constexpr,  # keys worked on together, power of two
+    QUERIES: tl.constexpr,  # queries worked on together
     SHARE: tl.constexpr,  # queries of a program
     DIM: tl.constexpr,  # power of two >= D
     PRECISION: tl.constexpr,
-    DOT: tl.constexpr,  # type of what is multiplied
+    DOT: tl.constexpr,  # type of the factors in matrix products
     TABLES: tl.constexpr,
-    OF_KEYS: tl.constexpr,  # their gradients are wanted, and the table's
+    OF_KEYS: tl.constexpr,  # True = the gradients of keys, values and table are computed
 ):
     T: tl.constexpr = ROWS * COLUMNS
     ALL: tl.constexpr = KEYS >= T
@@ -64,7 +64,7 @@ def _window(
     means = logarithms + heads * height * width
     sums += (n % TABLES).to(tl.int64) * heads * offsets
     count = tl.load(units)
-    part = tl.program_id(2)  # of the keys or, for the gradients of queries alone, of the queries
+    part = tl.program_id(2)  # part of the keys, or of the queries if only their gradients are computed
     j, d = (part * KEYS if OF_KEYS else 0) + tl.arange(0, KEYS), tl.arange(0, DIM)
     place, area = locate(n % windows, j, height, width, shift_rows, shift_columns, ROWS, COLUMNS)
     code = tl.load(codes + place, mask=j < T, other=0)
@@ -111,7 +111,7 @@ def _window(
 
 
 def _launches(window, dim: int, dtype: torch.dtype, device: str):
-    """Constants and warps of each launch."""
+    """Yields the constants and warps of each launch."""
     fixed, warps = constants(window, dim, dtype, device)
     if fixed["KEYS"] > _KEYS:
         yield fixed | {"TABLES": _TABLES, "OF_KEYS": False}, warps
@@ -121,7 +121,7 @@ def _launches(window, dim: int, dtype: torch.dtype, device: str):
 
 
 def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
-    """The op's schema, on CUDA tensors (on CPU tensors in Triton's interpreter)."""
+    """Runs the kernels on the schema's arguments: CUDA tensors, or CPU tensors in Triton's interpreter."""
     grad, qkv, codes, table = grad.contiguous(), qkv.contiguous(), codes.contiguous(), table.contiguous()
     batch, height, width, channels = qkv.shape
     qkv_grad = torch.empty_like(qkv)
@@ -147,7 +147,7 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 def compile_only():
-    """Returns the kernels for `bench.compile`: (label, kernel, types of the runtime arguments, constants, warps)."""
+    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"

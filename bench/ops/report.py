@@ -1,0 +1,385 @@
+"""Writes bench/results/kernels.md: targets of the ops, and the newest rows beside them.
+
+The newest row of every op, case and machine against its target, why a target was missed (`bench.misses`), floors on an
+H200 and what its code looks like, and a roofline plot. `--check` writes nothing.
+"""
+
+# May import bench.record, bench.ops, bench.misses and fastmim_kernels.
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from bench import record
+from bench.ops import DTYPES
+from bench.ops.misses import MISSES, UNMEASURED
+from bench.ops.speed import plot
+from bench.options import command_parser
+from fastmim_kernels import OPS
+
+PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
+COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12
+"""Of an H200: bytes read and written a second by a copy, 0.9 of its 4.8 TB/s; FLOP/s of a large matrix product, in
+float32 of three TF32 ones; FLOP/s of float32 outside the matrix units, of its data sheet."""
+BATCH = 256
+ALSO = {"composite_residual": ("a2mim_resnet101",)}
+"""Cases besides an op's first whose floor is wanted: here every image has a spectrum of its own."""
+NOISY = 1.5
+
+
+class Group(NamedTuple):
+    """A table of the page: its title, its targets, and which measured cases stand in it."""
+
+    title: str
+    cpu: dict[str, float]
+    cuda: dict[str, float]
+    members: tuple[tuple[str, str], ...]
+    """An op, and a part of the names of its cases."""
+
+    def has(self, op: str, case: str) -> bool:
+        """True if a case stands in this table."""
+        return any(op == name and part in case for name, part in self.members)
+
+
+def groups() -> list[Group]:
+    """Returns the tables of the page, by title, from the `TARGETS` of all ops.
+
+    Raises:
+        ValueError: two ops state other targets under the same title.
+    """
+    found: dict[str, Group] = {}
+    for op in OPS:
+        for targets in getattr(cases_of(op), "TARGETS", ()):
+            known = found.get(targets.table, Group(targets.table, targets.cpu, targets.cuda, ()))
+            if (known.cpu, known.cuda) != (targets.cpu, targets.cuda):
+                raise ValueError(f"TARGETS of {op}: other targets than another op's in table {targets.table!r}")
+            found[targets.table] = known._replace(members=(*known.members, (op, targets.cases)))
+    return [found[title] for title in sorted(found)]
+
+
+OLD_NAMES = {"focal_spectrum_": "focal_frequency", "scale_": "scale_gradient"}
+"""Ops that recorded rows name otherwise."""
+
+
+def read(theme: str) -> list[dict]:
+    """Returns the recorded rows of a theme, with today's names of ops."""
+    return [row | {"op": OLD_NAMES.get(row["op"], row["op"])} for row in record.read(theme)]
+
+
+ARMS = {"eager": "reference", "compile": "compiled", "official": "official", "flex": "flex"}
+COLUMNS = {
+    **{name: f"x {name}" for name in ARMS},
+    "copy": "of the copy",
+    "memory": "of its memory",
+    "us": "us / image",
+}
+LEGEND = f"""\
+* **ms**: p50 of a call, and p20 to p80; forward and backward together where there is a gradient. A `~` marks a p80 of \
+more than {NOISY} times p20: the machine was busy, and the ratios beside it, of calls that took turns, say more than \
+the times.
+* **x eager, x compile, x official, x flex**: how many times as long as ours the others take: the same in plain torch, \
+that under `torch.compile`, the published code of the method, and FlexAttention (on a GPU only).
+* **of the copy**: the time that a copy of the bytes the op cannot do without takes in the same run, through ours. 1 \
+is the limit of what is bound by memory.
+* **of its memory**: the peak of what ours allocates, through that of the published code.
+* **us / image**: p50 through the images of the batch.
+* **error**: from the same in float64, both as 2-norms, the largest of all outputs; of integers, how many differ. \
+Rounding an output to bfloat16 is up to 0.002; besides, of an L1 loss the gradients of a few pixels that are met to \
+within rounding take the other sign.
+* **run**: the command, in the list under the table.
+
+A column without a number is left out."""
+
+
+def cases_of(op: str):
+    return importlib.import_module(f"fastmim_kernels.{op}.cases")
+
+
+def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
+    """(op, case, dtype, hardware) -> (implementation, phase) -> row, of the newest run of a case there still is."""
+    runs: dict[tuple, dict] = {}
+    for row in read("ops"):
+        cases, origin = cases_of(row["op"]), row["provenance"]
+        if row["case"] not in cases.BENCH or row["dtype"] not in cases.BENCH_DTYPES or "phase" not in row:
+            continue
+        key = (row["op"], row["case"], row["dtype"], origin["hardware"])
+        if hasattr(cases, "flops"):  # rows older than the count lack it
+            row = row | {"flops": cases.flops(cases.BENCH[row["case"]])}
+        run = (origin["commit"], origin["command"], row["threads"])
+        if key not in runs or runs[key][0] != run:
+            runs.pop(key, None)
+            runs[key] = (run, {})
+        runs[key][1][row["implementation"], row["phase"]] = row
+    return {key: rows for key, (_, rows) in runs.items() if any(name == "ours" for name, _ in rows)}
+
+
+def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
+    """Returns the figures of our op, with the backward pass where there is one; None for missing arms."""
+    phase = "both" if ("ours", "both") in rows else "forward"
+    ours, official = rows["ours", phase], rows.get(("official", phase), {})
+    found = {name: rows.get((arm, phase), {}).get("ours_is_faster") for name, arm in ARMS.items()}
+    found["alone"] = {
+        target: [rows.get((ARMS[target], alone), {}).get("ours_is_faster") for alone in ("forward", "backward")]
+        for target in ARMS
+        if phase == "both"
+    }
+    found |= {"copy": ours["of_copy_bandwidth"], "memory": None, "us": None, "ms": ours["p50_ms"], "row": ours}
+    if official.get("peak_mib"):
+        found["memory"] = ours["peak_mib"] / official["peak_mib"]
+    if batch := getattr(cases_of(ours["op"]).BENCH[ours["case"]], "batch", None):
+        found["us"] = 1e3 * ours["p50_ms"] / batch
+    return found
+
+
+def missed(found: dict[str, Any], targets: dict[str, float]) -> list[str]:
+    """The targets that a run does not reach, or was not measured against."""
+    most = ("memory", "us")
+    return [
+        name
+        for name, target in targets.items()
+        if found[name] is None or (found[name] > target if name in most else found[name] < target)
+    ]
+
+
+def why(row: dict, target: str) -> tuple | None:
+    """The key of the first explanation that fits."""
+    for key in MISSES:
+        op, part, dtype, name = key
+        if (op, name) == (row["op"], target) and part in row["case"] and dtype in ("", row["dtype"]):
+            return key
+    return None
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[tuple[dict, str]]]:
+    """Lines of a group's table of runs on a device, none if there are no runs; and (figures, target) of its misses."""
+    targets = {"cpu": group.cpu, "cuda": group.cuda}[device]
+    wanted = {
+        "copy": "{} of the copy's bandwidth",
+        "memory": "memory at most {} of the official way's",
+        "us": "at most {} us an image",
+    }
+    words = [wanted.get(name, f"{{}} x {name}").format(target) for name, target in targets.items()]
+    mine = []
+    for (op, case, *_), rows in sorted(runs.items()):
+        found = figures(rows)
+        if group.has(op, case) and found["row"]["provenance"]["device"] == device:
+            mine.append((found, missed(found, targets)))
+    shown = [name for name in COLUMNS if name in targets or any(found[name] is not None for found, _ in mine)]
+    commands: dict[str, int] = {}
+    lines = []
+    for found, wrong in mine:
+        row = found["row"]
+        cells = []
+        for name in shown:
+            text = "" if found[name] is None else f"{found[name]:.2f}"
+            cells.append(f"**{text or 'not measured'}**" if name in wrong else text)
+        noisy = "~ " if row["p80_ms"] > NOISY * row["p20_ms"] else ""
+        ms = f"{noisy}{row['p50_ms']:.3f} ({row['p20_ms']:.3f} to {row['p80_ms']:.3f})"
+        number = commands.setdefault(command(row), len(commands) + 1)
+        lines.append([row["op"], row["case"], row["dtype"], ms, *cells, f"{row['error']:.0e}", str(number)])
+    if not lines:
+        return [], []
+    head = ["op", "case", "dtype", "ms", *(COLUMNS[name] for name in shown), "error", "run"]
+    missing = sorted({(op, dtype) for op, dtype in UNMEASURED if op in dict(group.members)} if device == "cpu" else ())
+    page = [
+        f"### {group.title}",
+        "",
+        f"Target: {', '.join(words) or 'none of their own'}.",
+        "",
+        *(f"Not measured: {op} in {dtype}; {UNMEASURED[op, dtype]}.\n" for op, dtype in missing),
+        *table(head, lines),
+        "",
+        *(f"{number}. {words}" for words, number in commands.items()),
+        "",
+    ]
+    return page, [(found, name) for found, wrong in mine for name in wrong]
+
+
+def command(row: dict) -> str:
+    """Returns the command of a row, its hardware and its commit."""
+    origin = row["provenance"]
+    changed = ", with changes" if origin["dirty"] else ""
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    where = origin["hardware"] if origin["device"] == "cuda" else f"{origin['hardware']}, {threads}"
+    return f"`{origin['command']}` on {where}; commit {origin['commit'][:7]}{changed}"
+
+
+def explained(misses: list[tuple[dict, str]]) -> list[str]:
+    """Every reason and what was tried, with the misses it is for."""
+    reasons: dict[tuple | None, list[list[str]]] = {}
+    for found, target in misses:
+        row = found["row"]
+        key = why(row, target)
+        work, seconds = row["flops"], row["p50_ms"] / 1e3
+        alone = [f"{x:.2f}" for x in found["alone"].get(target, ()) if x is not None]
+        cells = [
+            f"{row['op']}, {row['case']}, {row['dtype']}",
+            f"{target} {'not measured' if found[target] is None else format(found[target], '.2f')}",
+            " / ".join(alone),
+            f"{row['p50_ms']:.3f}",
+            f"{row['p50_ms'] * row['of_copy_bandwidth']:.3f}",
+            f"{row['bytes'] / 1e6:.1f}",
+            f"{row['bytes'] / seconds / 1e9:.1f}",
+            f"{work / 1e6:.0f}" if work else "",
+            f"{work / seconds / row['threads'] / 1e9:.1f}" if work else "",
+        ]
+        reasons.setdefault(MISSES.get(key), []).append(cells)
+    head = ["case", "reached", "forward / backward alone", "ms", "ms of a copy", "MB", "GB/s"]
+    head += ["MFLOP", "GFLOP/s a thread"]
+    lines = []
+    for number, (reason, rows) in enumerate(reasons.items(), 1):
+        used = [i for i in range(len(head)) if any(cells[i] for cells in rows)]
+        ops_of = ", ".join(dict.fromkeys(cells[0].split(", ")[0] for cells in rows))
+        words = [reason.why, "", f"**Tried:** {reason.tried}"] if reason else ["NOT EXPLAINED"]
+        lines += [f"#### {number}. {ops_of}", "", *words, ""]
+        lines += [*table([head[i] for i in used], [[cells[i] for i in used] for cells in rows]), ""]
+    return lines
+
+
+def compiled_kernels(arch: int) -> dict[str, dict[str, dict]]:
+    """op -> kernel -> its newest row of what it compiled to."""
+    found: dict[str, dict[str, dict]] = {}
+    for row in read("compile"):
+        if row["arch"] == arch:
+            found.setdefault(row["op"], {})[row["kernel"]] = row
+    return found
+
+
+def floors() -> list[str]:
+    """Returns the table of lower bounds on the time of a batch on an H200."""
+    rows = []
+    for op, kernels in sorted(compiled_kernels(90).items()):
+        cases = cases_of(op)
+        dtype = cases.BENCH_DTYPES[-1]
+        rate = MATMUL[dtype] if any(row["mma"] for row in kernels.values()) else VECTOR
+        for name in (next(iter(cases.BENCH)), *ALSO.get(op, ())):
+            case = cases.BENCH[name]
+            source = getattr(case, "forward", case)
+            batch = source.planes / 3 if hasattr(source, "planes") else getattr(source, "batch", None)
+            times = BATCH / batch if batch else 1
+            moved = cases.bytes_moved(case, DTYPES[dtype]) * times
+            more = {"mirrors": 2} if op == "low_pass" else {}
+            flops = cases.flops(case, **more) * times if hasattr(cases, "flops") else 0
+            cells = [op, name, dtype, f"{moved / 1e6:.1f}", f"{1e6 * moved / COPY:.1f}"]
+            cells += [f"{flops / 1e9:.2f}", f"{1e6 * flops / rate:.1f}"] if flops else ["", ""]
+            rows.append([*cells, f"{1e6 * max(moved / COPY, flops / rate):.1f}"])
+    return table(["op", "case", "dtype", "MB", "us, bytes", "GFLOP", "us, FLOP", "floor, us"], rows)
+
+
+def code() -> list[str]:
+    """Returns the table of registers and instructions of kernels compiled for an H200."""
+    rows = []
+    for op, found in sorted(compiled_kernels(90).items()):
+        kernels = found.values()
+        registers, matrix = [row["registers"] for row in kernels], sum(row["mma"] > 0 for row in kernels)
+        cells = [
+            op,
+            len(kernels),
+            f"{min(registers)} to {max(registers)}",
+            sum(row["spills"] for row in kernels),
+            max(row["shared"] for row in kernels),
+            min(min(row["widest_loads"] or 128, row["widest_stores"] or 128) for row in kernels),
+            f"in {matrix}" if matrix else "none",
+        ]
+        rows.append([str(cell) for cell in cells])
+    head = ["op", "kernels", "registers", "spills", "most shared memory, bytes", "narrowest access, bits"]
+    return table([*head, "matrix instructions"], rows)
+
+
+def spills() -> str:
+    """Returns a sentence on which compiled kernels spill registers."""
+    sentences = []
+    for arch in (80, 90, 100):
+        found = [row for kernels in compiled_kernels(arch).values() for row in kernels.values() if row["spills"]]
+        names = ", ".join(f"{row['op']} {row['kernel']} ({row['spills']})" for row in found)
+        total = f"{sum(row['spills'] for row in found)} in all: {names}" if found else "none"
+        sentences.append(f"for sm_{arch} {total}")
+    return f"Spills, which tests/kernels/test_compile.py allows by name only: {'; '.join(sentences)}."
+
+
+def page() -> str:
+    """The whole page."""
+    runs = newest()
+    tables = {device: [group_table(group, runs, device) for group in groups()] for device in ("cpu", "cuda")}
+    lines = {device: [line for table, _ in found for line in table] for device, found in tables.items()}
+    return "\n".join(
+        [
+            "# What the kernels were to reach, and what was measured",
+            "",
+            "Made by `python -m bench report` from the rows of `python -m bench ops --record` and `python -m "
+            "bench compile --record` in this folder, which have the whole command, versions and settings.",
+            "",
+            "In bold: a target that was missed. The columns are:",
+            "",
+            LEGEND,
+            "",
+            "## On a CPU",
+            "",
+            *lines["cpu"],
+            "### Roofline",
+            "",
+            "Every run on a CPU: above the FLOPs of ours per byte that the op cannot do without, those FLOPs through "
+            "the time of each implementation, which may do others. The black line is the machine's limit: the median "
+            "copy, then the matrix product; only scale_gradient, which works in place, lies above it. Ops that move "
+            "values, with a few operations each that are not counted, stand at 1/16 FLOP per byte, where the height "
+            "is their bandwidth through 16.",
+            "",
+            "![FLOPs per byte and GFLOP/s of every implementation, below the copy and the matrix product]"
+            "(ops_roofline.png)",
+            "",
+            "### Why targets were missed, and what was tried",
+            "",
+            "`reached` names the target as the columns above do; `forward / backward alone` is the same ratio of one "
+            "phase; patch_loss forms its gradient in the forward one. `ms of a copy` is of the bytes in `MB`. FLOPs "
+            "are the whole case's where `cases.flops` counts them; elsewhere the text says what there is per value.",
+            "",
+            *explained([miss for _, wrong in tables["cpu"] for miss in wrong]),
+            "## On a GPU",
+            "",
+            *(lines["cuda"] or ["Not measured: none was there.", ""]),
+            f"## Floors on an H200 at a batch of {BATCH}",
+            "",
+            "The floor is the larger of two times: of the bytes that cannot be avoided, at the copy's 4.3 TB/s (0.9 of "
+            "4.8); and of the FLOPs, at 790 TFLOP/s in bf16 or a sixth of that in float32 of three TF32 products where "
+            "the op's kernels use matrix units, at 67 TFLOP/s where they do not.",
+            "",
+            "Targets: 0.92 of the copy for moves and fills, 0.88 for the patch loss, 145 us for the low-pass.",
+            "",
+            "FLOPs follow from the kernels' shapes. The low-pass is pruned and folded once, without what its programs "
+            "repeat. "
+            "composite_residual is A2MIM's whole loss: its transforms are torch.fft's, of one residual image a batch "
+            "or, in ResNet-101's, of every image; as dense products those would be 105 GFLOP. Where the column is "
+            "empty there are a few operations a value, below the bytes' time. scale_gradient moves nothing where the "
+            "factor is 1; it and philox have no images: theirs is the case as it is.",
+            "",
+            *floors(),
+            "",
+            "### What the code for sm_90 needs",
+            "",
+            "tests/kernels/test_compile.py says why `narrowest access` is below 64 where it is.",
+            "",
+            spills(),
+            "",
+            *code(),
+            "",
+        ]
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs `python -m bench report`."""
+    parser = command_parser("report", __doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the page is stale")
+    args = parser.parse_args(argv)
+    fresh = page()
+    if args.check:
+        stale = not PAGE.exists() or PAGE.read_text() != fresh
+        raise SystemExit(stale and f"{PAGE.name} is stale: run python -m bench report")
+    PAGE.write_text(fresh)
+    rows = [row for rows in newest().values() for row in rows.values()]
+    plot([row for row in rows if row["provenance"]["device"] == "cpu"], PLOT, "cpu")
