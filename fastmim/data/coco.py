@@ -222,10 +222,7 @@ class Annotations:
         found: dict[str, list] = {"boxes": [], "labels": [], "masks": []}
         for entry in objects:
             whole = decode(entry["segmentation"], (image["height"], image["width"]))
-            # The rows and columns of the sample that show the object. Padding (-1) refers to the appended False.
-            y, x = (
-                extent(np.take(np.append(np.any(whole, axis), False), line)) for axis, line in ((1, rows), (0, columns))
-            )
+            y, x = _visible(np.any(whole, 1), rows), _visible(np.any(whole, 0), columns)
             part = whole[rows[y]][:, columns[x]]
             if not part.any():
                 continue
@@ -236,7 +233,7 @@ class Annotations:
             corners = move(corners, cut, flip)
             low, high = corners.amin(dim=0), corners.amax(dim=0)
             if (low < -1).any() or (high > edge + 1).any():
-                across, down = extent(part.any(0)), extent(part.any(1))
+                across, down = extent(np.any(part, 0)), extent(np.any(part, 1))
                 low = torch.maximum(low, torch.tensor([x.start + across.start, y.start + down.start]))
                 high = torch.minimum(high, torch.tensor([x.start + across.stop, y.start + down.stop]))
             low, high = low.clamp(min=0), torch.minimum(high, edge)
@@ -255,6 +252,16 @@ def extent(line: np.ndarray) -> slice:
     """Returns the slice from the first to the last True of (N,) bool; an empty slice if there is no True."""
     true = np.flatnonzero(line)
     return slice(int(true[0]), int(true[-1]) + 1) if len(true) else slice(0, 0)
+
+
+def _visible(occupied: np.ndarray, lines: np.ndarray) -> slice:
+    """Returns the rows (or columns) of a sample that show an object.
+
+    Args:
+        occupied: (H,) bool, True for rows of the image with a pixel of the object.
+        lines: row of the image that each row of the sample shows; -1 = padding.
+    """
+    return extent(np.asarray(np.append(occupied, False)[lines]))  # -1 is the appended False
 
 
 def sources(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

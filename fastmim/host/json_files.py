@@ -80,6 +80,7 @@ def read_large(path: str, refusal: str) -> bytes:
     """Returns the content of a file of up to `MAX_BYTES` that begins like a JSON object.
 
     Args:
+        path: path of the file.
         refusal: start of the message if the file begins otherwise; names the file.
 
     Raises:
