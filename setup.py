@@ -1,9 +1,9 @@
-"""Package metadata, and the one CMake step that builds the C++ of fastmim_kernels.
+"""Package metadata, and the CMake step that builds the C++ of fastmim_kernels.
 
-Metadata stands here rather than in pyproject.toml because this file is needed anyway: setuptools takes a build step
-only from code. Build with `pip install --no-build-isolation .` so that the library is compiled against the torch it
-will run with (any from 2.10 does: it uses the stable ABI); with isolation pip's build environment has no torch, and
-the package is installed without the library.
+Metadata is here rather than in pyproject.toml because setuptools takes a build step only from code. Build with
+`pip install --no-build-isolation .`: the library is then compiled against an installed torch (2.10 or newer, since it
+uses the stable ABI). With isolation, pip's build environment has no torch, and the package is installed without the
+library.
 """
 
 import importlib.util
@@ -19,12 +19,12 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-# The interpreter's own folder first: cmake and ninja are often installed by pip into an environment not activated.
+# The interpreter's folder comes first: pip often installs cmake and ninja into an environment that is not activated.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
 def missing_tool() -> str | None:
-    """What keeps the C++ ops from being built here."""
+    """Returns why the C++ ops cannot be built here, or None."""
     if not importlib.util.find_spec("torch"):
         return "torch is not installed in the build environment (use --no-build-isolation)"
     if not shutil.which("cmake", path=PATH):
@@ -35,9 +35,10 @@ def missing_tool() -> str | None:
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake and puts the libraries next to the package: in the source tree for editable and in-place builds.
+    """Runs CMake and puts the libraries beside the package.
 
-    Both of these build in one folder, so that the second of them compiles nothing.
+    Editable and in-place builds put them in the source tree, and share one build folder: the second of the two
+    compiles nothing.
     """
 
     @property
@@ -60,12 +61,12 @@ class CMakeBuild(build_ext):
         build = (ROOT / "build" if self.in_tree else Path(self.build_temp).resolve()) / "cmake"
         options = [f"-DTORCH_INCLUDE={torch / 'include'}", f"-DTORCH_LIB={torch / 'lib'}"]
         ninja = shutil.which("ninja", path=PATH)
-        if ninja:  # named, because the one remembered from an earlier build may have lived in a temporary environment
+        if ninja:  # named, since CMake may remember a ninja of a temporary environment that is gone
             options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         cmake = shutil.which("cmake", path=PATH)
         subprocess.run([cmake, "-S", ROOT, "-B", build, *options], check=True)
         subprocess.run([cmake, "--build", build, "--parallel"], check=True)
-        # Moved into place whole: a process that has an old library mapped keeps it.
+        # The library is moved into place whole, so that a process with the old library mapped keeps it.
         for library in self.libraries_built():
             library.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(build / library.name, library.with_suffix(".new"))
@@ -83,7 +84,7 @@ class CMakeBuild(build_ext):
 
 
 class Wheel(bdist_wheel):
-    """The library links no Python, so one wheel serves every Python 3."""
+    """Wheel for every Python 3, since the library links no Python."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]

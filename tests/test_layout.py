@@ -25,8 +25,8 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
 # Folders and top-level modules of fastmim, the lowest first. Each imports only from those before it.
 ORDER = (
-    *("host", "tokens", "samples", "parts", "config", "model", "data", "recipe", "engine", "run"),
-    *("analysis", "convert", "tasks", "export", "bittrace", "train", "cli"),
+    *("host", "tokens", "samples", "parts", "config", "model", "data", "engine", "run"),
+    *("analysis", "convert", "recipe", "tasks", "export", "bittrace", "train", "cli"),
 )
 # `parts` imports from `model` for the type checker only.
 EXCEPTIONS = {("tasks", "export"), ("parts", "model")}
@@ -44,7 +44,7 @@ ONLY_IN = {
 
 
 def imports(path: Path) -> set[str]:
-    """Absolute names of all modules that a file imports, anywhere in it."""
+    """Returns the absolute names of all modules that a file imports, anywhere in it."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -59,12 +59,12 @@ def imports(path: Path) -> set[str]:
 
 
 def imported(statement: ast.stmt) -> list[str]:
-    """What a statement itself imports."""
+    """Returns the names that a statement itself imports."""
     return [alias.name for alias in statement.names] if isinstance(statement, ast.Import | ast.ImportFrom) else []
 
 
 def part(module: str) -> str:
-    """The module or package directly under fastmim: `fastmim.data.plain` is `data`."""
+    """Returns the module or package directly under fastmim: `fastmim.data.plain` is in `data`."""
     return module.split(".")[1]
 
 

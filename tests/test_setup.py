@@ -1,4 +1,4 @@
-"""The Makefile and the scripts of its set-up: `make help`, and one sentence for each thing that a machine can lack."""
+"""Tests of the Makefile and its set-up scripts: `make help`, and one sentence for each missing tool."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOG = Path("build/setup.log")
-# Settings of a `make` that these tests run under are not theirs.
+# Settings of a `make` around these tests must not reach the `make` under test.
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k not in ("V", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
 GOOD_PYTHON = 'if [ "$1" = -V ]; then echo Python 3.11.0; fi'
 OLD_PYTHON = 'if [ "$1" = -V ]; then echo Python 3.8.18; else case "$2" in *version_info*) exit 1; esac; fi'
@@ -20,7 +20,10 @@ NO_VENV = GOOD_PYTHON + '\ncase "$2" in *venv*) exit 1; esac'
 
 @pytest.fixture
 def machine(tmp_path):
-    """Returns a function that runs a command in an empty folder, with programs of these names and shell texts only."""
+    """Returns a function that runs a command in an empty folder, with only the given programs.
+
+    A program is a name and a shell text.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "dirname", "awk", "tail", "grep", "sed", "wc", "mkdir", "make", "find", "touch", "tee"):
@@ -40,7 +43,7 @@ def machine(tmp_path):
 
 
 def test_help_lists_every_target():
-    """One line for each target that a person calls, in the order of the Makefile, and none besides."""
+    """`make help` lists exactly the targets that a person calls, in the order of the Makefile."""
     shown = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=True
     ).stdout
@@ -122,7 +125,7 @@ ERROR: No matching distribution found for torch"""
     ],
 )
 def test_a_failing_step(machine, tmp_path, output, reason):
-    """One line says what was done, one why it failed; the output of earlier steps is no reason."""
+    """One line names the step, another the reason; output of earlier steps is no reason."""
     machine(".ci/quietly", "first, a second", "step", step="echo No space left on device; exit 3")
     done = machine(".ci/quietly", "working, a minute", "step", step=f'echo "{output}" >&2; exit 3')
     assert (done.returncode, done.stdout) == (3, "working, a minute\n")
@@ -158,7 +161,7 @@ def test_training_is_shown_while_it_runs(tmp_path):
 
 
 def test_make_stops_at_what_is_missing(machine, tmp_path):
-    """From an empty folder: the recipe of the environment, whose Python is too old, and nothing after it."""
+    """In an empty folder, the recipe of the environment refuses an old Python, and nothing follows."""
     for name in ("Makefile", "setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "kernels").mkdir()
@@ -168,7 +171,7 @@ def test_make_stops_at_what_is_missing(machine, tmp_path):
 
 
 def test_make_says_what_it_does(machine, tmp_path):
-    """Every step of the set-up with programs that do nothing, then a second time, when there is nothing to do."""
+    """Runs every step of the set-up with programs that do nothing, then again with nothing left to do."""
     for name in ("Makefile", "setup.py", "pyproject.toml", "CMakeLists.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "kernels").mkdir()

@@ -26,7 +26,7 @@ def calls() -> list[tuple]:
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
         found += [(name, *call) for call in cases.VARIANTS.values()]
-        # Odd sizes have the masked accesses.
+        # Odd sizes have masked accesses.
         odd = [case for label, case in cases.CASES.items() if "primes" in label][:1]
         found += [(name, case, DTYPES[dtype]) for case in odd for dtype in cases.BENCH_DTYPES]
     return list(dict.fromkeys((name, case, dtype) for name, case, dtype in found))

@@ -1,4 +1,4 @@
-"""A small A2MIM on CIFAR-10 enlarged to 64 px, ten minutes on two CPU cores: do its features tell classes apart?
+"""A small A2MIM on CIFAR-10 enlarged to 64 px, ten minutes on two CPU cores, to test its features.
 
     deepspeed fastmim/train.py configs/debug/cifar10_a2mim.py --data.root CIFAR/train
 

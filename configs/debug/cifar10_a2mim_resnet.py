@@ -2,9 +2,9 @@
 
     deepspeed fastmim/train.py configs/debug/cifar10_a2mim_resnet.py --data.root CIFAR/train
 
-Hidden patches have the mean colour, and a token joins them at the third stage, as A2MIM does it; random masking, target
-and loss are MAE's. The last two stages are dilated: of 32 px, a stride of 32 would leave one position. Its encoder is
-what cifar10_finetune_resnet.py and cifar10_probe_resnet.py start from.
+As in A2MIM, hidden patches have the mean colour, and a token joins them at the third stage. Random masking, target and
+loss are those of MAE. The last two stages are dilated, because a stride of 32 would leave one position of 32 px.
+cifar10_finetune_resnet.py and cifar10_probe_resnet.py start from this encoder.
 Measured here: bench/results/transfer_*.jsonl.
 """
 

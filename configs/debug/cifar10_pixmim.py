@@ -1,4 +1,4 @@
-"""A small PixMIM on CIFAR-10 enlarged to 64 px, ten minutes on two CPU cores: do its features tell classes apart?
+"""A small PixMIM on CIFAR-10 enlarged to 64 px, ten minutes on two CPU cores, to test its features.
 
     deepspeed fastmim/train.py configs/debug/cifar10_pixmim.py --data.root CIFAR/train
 

@@ -1,6 +1,6 @@
 """Linear probe of the small ResNet of cifar10_a2mim_resnet.py on CIFAR-10, as cifar10_probe_vit.py.
 
-Its batch norms first see 999 whole images, as those of pre-training had seen masked ones only.
+Its batch norms first see 999 whole images, because in pre-training they saw only masked images.
 Measured here: bench/results/transfer_*.jsonl.
 """
 

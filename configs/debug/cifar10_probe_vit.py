@@ -4,7 +4,7 @@
     deepspeed fastmim/train.py configs/debug/cifar10_probe_vit.py --data.root FEW/train --data.test FEW/test
 
 The learning rate is large because LARS moves a weight by a thousandth of it, and there are 120 updates.
-The same network from random initialisation: `--run.init None --run.dir runs/cifar10_probe_scratch_vit`.
+For the same network from random initialisation, add `--run.init None --run.dir runs/cifar10_probe_scratch_vit`.
 Measured here: bench/results/transfer_*.jsonl.
 """
 

@@ -1,4 +1,4 @@
-"""A small ConvNeXt V2 on 64-px close views of photographs and drawings: what `make demo` trains.
+"""A small ConvNeXt V2 on 64-px close views of photographs and drawings, for `make demo`.
 
     fastmim demo-data data/demo/train --part train --count 2000 --size 96
     fastmim demo-data data/demo/held_out --part held_out --count 48 --size 96
@@ -6,9 +6,9 @@
 
 Training takes about 1 min 50 s on two CPU cores. Hidden patches have the mean colour and a token joins them, as in
 A2MIM; the decoder is SimMIM's single layer. It predicts plain pixels, so the pictures show colours that the network
-chose. A convolutional network beats interpolation in this time; a ViT has to learn first which patches are near.
-The held-out images show three photographs that no training image shows. The seed of these views was chosen so that
-the first ones are recognisable.
+chose. A convolutional network beats interpolation in this time; a ViT has to learn first which patches are near. The
+held-out images show three photographs that no training image shows. The seed of these views was chosen so that the
+first ones are recognisable.
 Measured here: bench/results/summary.png.
 """
 

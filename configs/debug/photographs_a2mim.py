@@ -1,4 +1,4 @@
-"""A small A2MIM on a few hundred photographs: does it learn more than a blur?
+"""A small A2MIM on a few hundred photographs, to see it learn more than a blur.
 
     deepspeed fastmim/train.py configs/debug/photographs_a2mim.py --data.root FOLDER
 

@@ -1,4 +1,4 @@
-"""A small MAE on a few hundred ImageNet photographs, 64-px crops: does it learn more than a blur?
+"""A small MAE on a few hundred ImageNet photographs, 64-px crops, to see it learn more than a blur.
 
     deepspeed fastmim/train.py configs/debug/photographs_mae.py --data.root FOLDER
 

@@ -1,4 +1,4 @@
-"""A small UM-MAE on a few hundred photographs: does it learn more than a blur?
+"""A small UM-MAE on a few hundred photographs, to see it learn more than a blur.
 
     deepspeed fastmim/train.py configs/debug/photographs_um_mae.py --data.root FOLDER
 

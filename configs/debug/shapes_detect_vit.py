@@ -1,13 +1,12 @@
-"""Mask R-CNN on a small ViT that finds rectangles, discs and triangles, shown 32 pictures: three minutes of a core.
+"""Mask R-CNN with a small ViT on 32 pictures of rectangles, discs and triangles: three minutes of a CPU core.
 
     python -m tests.shapes data/shapes
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
     deepspeed fastmim/train.py configs/debug/shapes_detect_vit.py
 
-The same detector from random initialisation: `--run.init None --optim.layer_decay 1 --run.dir
-runs/shapes_detect_scratch`. Needs `pip install pycocotools`.
-The number of pictures was chosen after tries: with 64, box AP was 60 and 63 after pre-training, and 40, 52 and 55 from
-scratch, which is no gain beyond the spread.
+For the same detector from random initialisation, add `--run.init None --optim.layer_decay 1 --run.dir
+runs/shapes_detect_scratch`. Needs `pip install pycocotools`. The number of pictures was chosen after tries: with 64,
+box AP was 60 and 63 after pre-training, and 40, 52 and 55 from scratch, which is no gain beyond the spread.
 Measured here: bench/results/transfer_*.jsonl.
 """
 

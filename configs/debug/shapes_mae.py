@@ -1,9 +1,9 @@
-"""MAE with a small ViT on the pictures that shapes_detect_vit.py finds shapes in: six to twelve minutes of a CPU core.
+"""MAE with a small ViT on the pictures of shapes_detect_vit.py: six to twelve minutes of a CPU core.
 
     python -m tests.shapes data/shapes
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
 
-Its targets are not normalised: of the patches of one colour, only noise would be left.
+Targets are not normalised, because normalised patches of one colour would be noise.
 Measured here: bench/results/transfer_*.jsonl.
 """
 

@@ -1,12 +1,12 @@
-"""Segmentation of shapes from the ground with a small ViT, shown 32 pictures: two minutes of a CPU core.
+"""Segmentation of shapes from the ground with a small ViT on 32 pictures: two minutes of a CPU core.
 
     python -m tests.shapes data/shapes
     deepspeed fastmim/train.py configs/debug/shapes_mae.py
     deepspeed fastmim/train.py configs/debug/shapes_segment_vit.py
 
-The same network from random initialisation: `--run.init None --optim.layer_decay 1 --run.dir
-runs/shapes_segment_scratch`. Needs `pip install segmentation-models-pytorch`, and for the pictures
-pycocotools. Measured here: bench/results/transfer_*.jsonl.
+For the same network from random initialisation, add `--run.init None --optim.layer_decay 1 --run.dir
+runs/shapes_segment_scratch`. Needs `pip install segmentation-models-pytorch`; drawing the pictures needs pycocotools.
+Measured here: bench/results/transfer_*.jsonl.
 """
 
 from fastmim.recipe import MaskData, Optim, Run, ScaleJitterCrop, Segment, Train, UPerNet, change, load

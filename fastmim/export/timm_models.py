@@ -118,6 +118,7 @@ def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
     """Returns the timm model without classifier that takes the encoder's weights, or None.
 
     Args:
+        spec: the encoder.
         size: height and width of the images, pixels.
 
     Returns:
@@ -130,10 +131,15 @@ def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
 
 
 def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
-    """Returns the (B, N, D) tokens of a timm model for normalised (B, C, H, W) images.
+    """Returns the (B, N, D) tokens of a timm model, in raster order.
 
     Args:
         spec: the encoder whose weights the model holds.
+        model: the timm model.
+        images: (B, C, H, W) normalised floats.
+
+    Raises:
+        ValueError: timm has no model of this encoder.
     """
     found = family(spec)
     if found is None:

@@ -25,7 +25,8 @@ def build(config: Experiment) -> MIM:
         raise ValueError(problem)
     objective = Objective(config.target, config.loss, encoder.patch_size, data.image)
     mim = MIM(config.masking, encoder, decoder, objective, config.train.seed)
+    # Draws one mask now, so that a ratio which does not fit the grid is refused before training.
     one = torch.zeros(1, dtype=torch.int64, device="cpu")
-    config.masking(config.train.seed, one, encoder.grid, encoder.patch_size)  # refuses a ratio that cannot be
+    config.masking(config.train.seed, one, encoder.grid, encoder.patch_size)
     encoder.grad_checkpointing = decoder.grad_checkpointing = config.train.activation_checkpointing
     return mim

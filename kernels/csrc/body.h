@@ -1,6 +1,6 @@
-// What op bodies share: element types, row conversions and the choice of instruction set. Torch-free, and free of
-// inline functions of the standard library: a body is compiled once per instruction set, and the linker keeps only one
-// copy of an inline function, which could be the one that this machine cannot run.
+// Shared parts of op bodies: element types, conversions and the choice of instruction set. This header includes neither
+// torch nor inline functions of the standard library. A body is compiled once per instruction set, and the linker keeps
+// only one copy of an inline function, possibly one that this machine cannot run.
 #pragma once
 
 #include <stdint.h>
@@ -10,7 +10,8 @@
 #include <immintrin.h>
 #endif
 
-// One namespace per instruction set, as listed in CMakeLists.txt. A further one pays once it is measured.
+// One namespace per instruction set, as listed in CMakeLists.txt. Add a set only with a measurement that shows its
+// gain.
 #if defined(__x86_64__)
 #define FASTMIM_DECLARE(signature, name) \
   namespace plain { signature name; }    \
@@ -31,8 +32,8 @@ enum class Type { f32, bf16, f16, u8 };
 
 inline constexpr int64_t size_of(Type type) { return type == Type::f32 ? 4 : type == Type::u8 ? 1 : 2; }
 
-// An image batch, (B, H, W, C), of patch_size x patch_size patches. (Its functions are below, where they are not shared
-// between instruction sets.)
+// An image batch (B, H, W, C) with patches of patch_size x patch_size pixels. Its functions are below, in a namespace
+// that instruction sets do not share.
 struct Images {
   int64_t height, width, channels, patch_size;
 };
@@ -58,7 +59,7 @@ inline uint16_t to_bf16(float x) {
 }
 
 #ifdef __AVX2__
-// The same, eight at a time, in the low halves.
+// Converts eight values at a time; the results are in the low halves.
 inline __m256i to_bf16(__m256 x) {
   const __m256i u = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
   const __m256i nearest_even = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
@@ -71,7 +72,7 @@ inline __m256i to_bf16(__m256 x) {
 
 inline float from_f16(uint16_t h) {
   const uint32_t magnitude = h & 0x7fffu;
-  // As a float's bits the half is 2^112 too small; the product is exact and sets subnormals right.
+  // Read as bits of a float, the half is 2^112 too small. The product is exact, also for subnormals.
   uint32_t u = bits_of(float_of(magnitude << 13) * 0x1p112f);
   u |= magnitude >= 0x7c00 ? 0x7f800000u : 0u;
   return float_of(u | (h & 0x8000u) << 16);
@@ -80,7 +81,7 @@ inline float from_f16(uint16_t h) {
 inline uint16_t to_f16(float x) {
   const uint32_t u = bits_of(x) & 0x7fffffff, sign = (bits_of(x) >> 16) & 0x8000;
   const uint32_t normal = (u - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
-  // 2^-24, the spacing of half subnormals, is the spacing of floats at 0.5: the addition does the rounding.
+  // Floats at 0.5 are 2^-24 apart, as half subnormals are, so the addition rounds correctly.
   const uint32_t subnormal = bits_of(float_of(u) + 0.5f) - bits_of(0.5f);
   const uint32_t special = u > 0x7f800000 ? 0x7e00 : 0x7c00;
   return static_cast<uint16_t>(sign | (u < 0x38800000 ? subnormal : u < 0x47800000 ? normal : special));
@@ -135,8 +136,8 @@ inline void store(Type type, const float* in, void* target, int64_t offset, int6
   }
 }
 
-// memcpy past the cache, for what is written once and is larger than it: what will be read again stays there. Before
-// others read the target, `streamed` must be called.
+// Copies past the cache, for large results that are written once: other data then stay in the cache. Call `streamed`
+// before other threads read the target.
 inline void stream(void* target, const void* source, int64_t bytes) {
 #ifdef __x86_64__
   if ((reinterpret_cast<uintptr_t>(target) | bytes) % 16 == 0) {
@@ -155,17 +156,18 @@ inline void streamed() {
 #endif
 }
 
-// The n values of `type` from element `offset` on as floats: where they are, if they are floats, else in `buffer`.
+// Returns n values of `type` from element `offset` on as floats: in place if they are floats, else in `buffer`.
 inline const float* floats(Type type, const void* source, int64_t offset, float* buffer, int64_t n) {
   if (type == Type::f32) return static_cast<const float*>(source) + offset;
   load(type, source, offset, buffer, n);
   return buffer;
 }
 
-// Pixels, normalised: (x / 255 - mean) / std, rounded after each step.
+// Normalises pixels: (x / 255 - mean) / std, rounded after each step.
 inline void normalize_pixels(const uint8_t* in, const float* mean, const float* std, float* out, int64_t n) {
-  // x / 255 to the last bit, which near the mean is many bits of the result: 1 / 255 = 65793 / 2^24 + 1 / (255 2^24),
-  // and as 255 * 65793 < 2^24 the first product is exact. Two divisions would take twice as long.
+  // x / 255 must be right to the last bit, since near the mean one bit of x / 255 is many bits of the result. With
+  // 1 / 255 = 65793 / 2^24 + 1 / (255 2^24) the first product is exact, because 255 * 65793 < 2^24. A second division
+  // would double the time.
   constexpr float head = 65793 * 0x1p-24f, tail = 0x1p-24f / 255;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
@@ -174,20 +176,20 @@ inline void normalize_pixels(const uint8_t* in, const float* mean, const float* 
   }
 }
 
-inline int64_t line_of(const Images& x) { return x.patch_size * x.channels; }  // a patch's values side by side
+inline int64_t line_of(const Images& x) { return x.patch_size * x.channels; }  // values of one line of a patch
 inline int64_t values_of(const Images& x) { return x.patch_size * line_of(x); }
 inline int64_t patches_of(const Images& x) { return x.height / x.patch_size * (x.width / x.patch_size); }
 
-// The first value of patch `patch` of image `image`; the patch's next line is width * channels values further.
+// The first value of a patch. The next line of the patch begins width * channels values further.
 inline int64_t start_of(const Images& x, int64_t image, int64_t patch) {
   const int64_t p = x.patch_size, columns = x.width / p;
   return ((image * x.height + patch / columns * p) * x.width + patch % columns * p) * x.channels;
 }
 
-// memcpy of some dozen bytes, which are moved in less time than a call takes.
+// memcpy for a few dozen bytes, where the call would take longer than the copy.
 inline void copy(char* out, const char* in, int64_t bytes) {
   if (bytes >= 8 && bytes < 16) {
-    uint64_t first, last;  // both read before either is written, which leaves the compiler free in the order of copies
+    uint64_t first, last;  // read both before writing, so that the compiler may reorder copies
     memcpy(&first, in, 8);
     memcpy(&last, in + bytes - 8, 8);
     memcpy(out, &first, 8);
@@ -202,7 +204,7 @@ inline void copy(char* out, const char* in, int64_t bytes) {
   memcpy(out + bytes - 16, in + bytes - 16, 16);
 }
 
-// Puts the lines of a patch together.
+// Copies the lines of a patch to contiguous memory.
 inline void copy_patch(const Images& images, const void* source, int64_t size, int64_t start, void* out) {
   const int64_t bytes = line_of(images) * size, stride = images.width * images.channels * size;
   const char* in = static_cast<const char*>(source) + start * size;

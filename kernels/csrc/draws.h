@@ -1,42 +1,42 @@
-// Random draws of one image and their order, which masks are made of. For op bodies: see body.h.
+// Random draws of one image and their order, from which masks are made. For op bodies, see body.h.
 #pragma once
 
 #include "philox.h"
 
 namespace fastmim {
 
-// High bits of a draw that name its bucket: 2 to 4 buckets for each draw, so that few hold more than one.
+// Number of high bits of a draw that name its bucket. With 2 to 4 buckets per draw, few buckets hold two draws.
 inline constexpr int draw_bits(int64_t n) {
   int bits = 2;
   while (bits < 32 && int64_t{1} << bits < 2 * n) ++bits;
   return bits;
 }
 
-// Bytes of scratch that n draws need, at an address that is a multiple of 8.
+// Bytes of scratch for n draws, at an address that is a multiple of 8.
 inline constexpr int64_t draws_scratch(int64_t n) {
   const int64_t group = 4 * philox_lanes, words = (n + group - 1) / group * group;
   return 8 * n + 4 * words + (int64_t{4} << draw_bits(n));
 }
 
 #ifdef FASTMIM_ISA
-// Named, unlike the rest, after their instruction set: they are large and remain functions of their own.
+// Unlike the rest, in a namespace named after the instruction set: these functions are too large to be inlined.
 namespace FASTMIM_ISA {
 namespace {
 
 struct Draws {
   int64_t n;
-  int shift;              // a draw's bucket is what is left of it after this shift to the right
-  uint64_t* keys;         // room for n
-  uint32_t* counts;       // how many draws fall in each bucket
+  int shift;              // draw >> shift is the bucket of a draw
+  uint64_t* keys;         // room for n keys
+  uint32_t* counts;       // number of draws in each bucket
   const uint32_t* words;  // the draws
 };
 
-// What draws are sorted by: the draw and, among equal ones, the index.
+// Sort key of a draw: the draw, then the index.
 inline uint64_t key_of(const uint32_t* words, int64_t i) { return uint64_t{words[i]} << 32 | static_cast<uint64_t>(i); }
 
 inline int64_t index_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffff); }
 
-// The first n words of an id.
+// Draws the first n words of an id.
 inline Draws draw(uint64_t seed, uint32_t stream, int64_t id, int64_t n, void* scratch) {
   const int bits = draw_bits(n);
   auto* keys = static_cast<uint64_t*>(scratch);
@@ -64,7 +64,8 @@ inline void insertion_sort(uint64_t* keys, int64_t n) {
   }
 }
 
-// Turns counts into the sums of those before them. By fours, so that a sum waits for one addition in four.
+// Replaces each count by the sum of the counts before it. Works on four at a time, so that the chain of dependent
+// additions is four times shorter.
 inline void running_sums(uint32_t* counts, int64_t n) {
   uint32_t start = 0;
   for (int64_t i = 0; i < n; i += 4) {
@@ -77,13 +78,13 @@ inline void running_sums(uint32_t* counts, int64_t n) {
   }
 }
 
-// Puts the keys into `keys`, the first `wanted` of them sorted. Uses the counts up.
+// Writes all keys to `keys`, the first `wanted` sorted. Destroys the counts.
 inline void sort_first(const Draws& a, int64_t wanted) {
   running_sums(a.counts, int64_t{1} << (32 - a.shift));
   for (int64_t i = 0; i < a.n; ++i) a.keys[a.counts[a.words[i] >> a.shift]++] = key_of(a.words, i);
-  // A key moves only within its bucket, and counts now says where each ends.
+  // A key moves only within its bucket; counts now holds the end of each bucket.
   const int64_t end = a.counts[a.keys[wanted - 1] >> 32 >> a.shift];
-  // Two rounds without a branch sort the buckets of two keys, which most are that need it; a branch mispredicts there.
+  // Two rounds without branches sort buckets of two keys, the most frequent case, where branches would mispredict.
   for (int64_t first = 0; first < 2; ++first) {
     for (int64_t i = first; i < end - 1; i += 2) {
       const uint64_t x = a.keys[i], y = a.keys[i + 1];
@@ -94,13 +95,13 @@ inline void sort_first(const Draws& a, int64_t wanted) {
   insertion_sort(a.keys, end);
 }
 
-// The largest of the `wanted` smallest keys. Sorts no more than the bucket in which they end.
+// Returns the largest of the `wanted` smallest keys. Sorts only the bucket that holds it.
 inline uint64_t last_key(const Draws& a, int64_t wanted) {
   uint32_t last = 0, left = static_cast<uint32_t>(wanted);
   for (; a.counts[last] < left; ++last) left -= a.counts[last];
   int64_t found = 0;
   for (int64_t first = 0; first < a.n; first += 64) {
-    uint64_t in_last = 0;  // one bit a draw
+    uint64_t in_last = 0;  // one bit per draw
 #pragma omp simd reduction(| : in_last)
     for (int64_t i = 0; i < 64; ++i) in_last |= uint64_t{a.words[first + i] >> a.shift == last} << i;
     for (; in_last; in_last &= in_last - 1) {

@@ -1,4 +1,4 @@
-// Focal losses of magnitudes, in a form that compilers turn into vector code. For op bodies: see body.h.
+// Focal losses of magnitudes, written so that compilers vectorise them. For op bodies, see body.h.
 #pragma once
 
 #include "body.h"
@@ -11,7 +11,7 @@ struct FocalL1 {
 
 namespace {
 
-// exp(y) - 1 for 0 <= y, beyond 40 that of 40. Relative error below 3e-7.
+// exp(min(y, 40)) - 1 for y >= 0, with a relative error below 3e-7.
 inline float expm1_of(float y) {
   y = y < 40.0f ? y : 40.0f;
   const auto k = static_cast<int32_t>(y * 1.44269504f + 0.5f);
@@ -22,13 +22,13 @@ inline float expm1_of(float y) {
   return power * (r + r * r * series) + (power - 1.0f);
 }
 
-// tanh of half of y >= 0.
+// tanh(y / 2) for y >= 0.
 inline float tanh_of_half(float y) {
   const float e = expm1_of(y);
   return e / (e + 2.0f);
 }
 
-// m tanh(alpha m / 2)^gamma of m >= 0, and its derivative.
+// m tanh(alpha m / 2)^gamma for m >= 0, and its derivative.
 template <bool gamma_is_1>
 inline void focal_l1(FocalL1 a, float m, float& value, float& slope) {
   const float t = tanh_of_half(a.alpha * m);
@@ -37,10 +37,10 @@ inline void focal_l1(FocalL1 a, float m, float& value, float& slope) {
   slope = w * (t + m * (a.gamma * 0.5f * a.alpha) * (1.0f - t * t));
 }
 
-// log(1 + x) of x >= 0: the logarithm of the rounded sum, and what the rounding took.
+// log(1 + x) for x >= 0: the logarithm of the rounded sum, plus a correction for the rounding.
 inline float log1p_of(float x) {
   const float y = 1.0f + x;
-  const uint32_t bits = bits_of(y), offset = bits - 0x3f3504f3u;  // of sqrt(1/2), where mantissas begin
+  const uint32_t bits = bits_of(y), offset = bits - 0x3f3504f3u;  // offset from sqrt(1/2), where mantissas begin
   const float power = static_cast<float>(static_cast<int32_t>(offset) >> 23);
   const float mantissa = float_of((offset & 0x7fffffu) + 0x3f3504f3u);
   const float f = (mantissa - 1.0f) / (mantissa + 1.0f), g = f * f;

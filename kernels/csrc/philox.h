@@ -1,4 +1,4 @@
-// Philox 4x32-10 (Salmon et al., SC 2011), the numbers of kernels/fastmim_kernels/philox. For op bodies: see body.h.
+// Philox 4x32-10 (Salmon et al., SC 2011), the numbers of the op philox. For op bodies, see body.h.
 #pragma once
 
 #include "body.h"
@@ -10,13 +10,13 @@
 namespace fastmim {
 namespace {
 
-inline constexpr int64_t philox_lanes = 16;  // enough independent chains of multiplications to fill the machine
+inline constexpr int64_t philox_lanes = 16;  // enough independent chains of multiplications to keep the processor busy
 
-// Writes the 4 words of each of 16 counters, one counter after another. counters[w][i]: word w of counter i.
+// Writes the 4 words of each of 16 counters, one counter after another. counters[w][i] is word w of counter i.
 inline void philox_words(uint64_t seed, const uint64_t (&counters)[4][philox_lanes], uint32_t* words) {
 #ifdef __AVX2__
   typedef uint64_t Vector __attribute__((vector_size(32)));
-  // Left to itself the compiler packs and unpacks halves around every product, which takes 2.5 times as long.
+  // Without this intrinsic the compiler packs and unpacks halves around every product, 2.5 times as slow.
   const auto product = [](const Vector& a, const Vector& b) {
     return reinterpret_cast<Vector>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
   };
@@ -26,7 +26,7 @@ inline void philox_words(uint64_t seed, const uint64_t (&counters)[4][philox_lan
 #endif
   constexpr int width = sizeof(Vector) / sizeof(uint64_t), vectors = philox_lanes / width;
   const Vector zero{}, multiplier[2] = {zero + 0xd2511f53, zero + 0xcd9e8d57};
-  // Above each 32-bit word stands the rest of the product it came from, which no product reads.
+  // The high half of each lane holds the rest of a product. No later product reads it.
   Vector c[4][vectors];
   for (int w = 0; w < 4; ++w) {
     for (int v = 0; v < vectors; ++v) memcpy(&c[w][v], &counters[w][v * width], sizeof(Vector));

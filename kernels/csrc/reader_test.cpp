@@ -1,6 +1,6 @@
-// Made for the sanitizers (FASTMIM_SANITIZE): runs the header check over damaged copies of the files named on the
-// command line, each in an allocation of exactly its size, and the threads of the reader over the files themselves.
-// What the header check should say is tested from Python, against Pillow.
+// A test of the file reader for the sanitizers (FASTMIM_SANITIZE). Runs the header check on damaged copies of the files
+// named on the command line, each in an allocation of exactly its size, and the reader's threads on the files
+// themselves. Python tests compare the verdicts of the header check with Pillow.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -77,7 +77,7 @@ void test_pool(const std::vector<std::string>& paths) {
       Pool pool(3, bound, true, uint64_t{1} << 28, "");
       std::vector<std::shared_ptr<Batch>> batches;
       for (int i = 0; i < 4; ++i) batches.push_back(pool.submit(paths, std::vector<bool>(paths.size(), true)));
-      if (cycle % 4 == 0) continue;  // closed while it reads
+      if (cycle % 4 == 0) continue;  // closes the pool while it reads
       drop(*batches[1]);
       batches.erase(batches.begin() + 1);
       for (const std::shared_ptr<Batch>& batch : batches) {
@@ -91,7 +91,7 @@ void test_pool(const std::vector<std::string>& paths) {
       }
       const std::unique_ptr<File> survivor = std::move(batches.back()->files[0]);
       batches.clear();
-      if (cycle % 4 == 1) pool.submit(paths, std::vector<bool>(paths.size(), true));  // dropped before it is read
+      if (cycle % 4 == 1) pool.submit(paths, std::vector<bool>(paths.size(), true));  // dropped before the pool reads it
       check(survivor->size > 0, "a file outlives its batch", paths[0]);
     }
   }

@@ -1,4 +1,4 @@
-// Prediction minus target, patch by patch, and element losses of it. For op bodies: see body.h.
+// Prediction minus target, patch by patch, and the losses of single residuals. For op bodies, see body.h.
 #pragma once
 
 #include "focal.h"
@@ -11,7 +11,7 @@ struct Residuals {
   const void* images;  // (B, H, W, C)
   Type image_type;
   Images shape;
-  const float* scale;  // (P,): the uint8 value x at position i of a patch stands for x * scale[i] + shift[i]
+  const float* scale;  // (P,): a uint8 value x at position i of a patch becomes x * scale[i] + shift[i]
   const float* shift;
 };
 
@@ -19,18 +19,18 @@ enum class ElementLoss { l1, l2, focal_l1 };
 
 namespace {
 
-// The values of a patch as they are in the images, converted. buffer: P floats.
+// Reads the values of a patch and converts them to float. buffer: P floats.
 inline void load_patch(const Residuals& a, int64_t image, int64_t patch, float* out, float* buffer) {
   const int64_t start = start_of(a.shape, image, patch);
   if (a.image_type == Type::f32) {
     copy_patch(a.shape, a.images, sizeof(float), start, out);
-  } else {  // lines are short; put together first, they are converted in one long loop
+  } else {  // lines are short, so copy them together first and convert them in one long loop
     copy_patch(a.shape, a.images, size_of(a.image_type), start, buffer);
     load(a.image_type, buffer, 0, out, values_of(a.shape));
   }
 }
 
-// The target of a patch, and prediction minus target: P floats each.
+// Computes the target of a patch, and prediction minus target: P floats each.
 inline void residual(const Residuals& a, int64_t row, int64_t image, int64_t patch, float* target, float* d) {
   const int64_t values = values_of(a.shape);
   load_patch(a, image, patch, target, d);

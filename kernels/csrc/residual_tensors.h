@@ -1,4 +1,4 @@
-// The torch side of residual.h: checked, contiguous tensors.
+// Torch side of residual.h: checked, contiguous tensors.
 #pragma once
 
 #include <vector>

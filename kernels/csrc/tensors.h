@@ -1,6 +1,8 @@
-// What the torch side of the ops shares. Threads: torch::stable::parallel_for, which runs on the OpenMP pool inside
-// libtorch_cpu. Linking OpenMP here would, for torch wheels that rename their libgomp, bring a second runtime with a
-// second pool, and torch.set_num_threads would govern only one of them.
+// Shared parts of the torch side of the ops.
+//
+// Threads: use torch::stable::parallel_for, which runs on the OpenMP pool inside libtorch_cpu. Do not link OpenMP here:
+// with torch wheels that rename their libgomp, that brings a second runtime with a second pool, and
+// torch.set_num_threads then governs only one of the two.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -31,7 +33,7 @@ inline Type type_of(const Tensor& x) {
   }
 }
 
-// The values of a floating tensor.
+// Returns the values of a floating tensor.
 inline std::vector<float> floats_of(const Tensor& x) {
   const Tensor values = torch::stable::contiguous(x);
   std::vector<float> out(values.numel());

@@ -1,4 +1,4 @@
-"""Ops of masked image modelling, each with a reference in plain torch, a C++ (CPU) and a Triton (CUDA) implementation.
+"""Ops of masked image modelling: a reference in plain torch, C++ for CPUs, Triton for CUDA.
 
 One folder per op. Imports torch (triton only when a CUDA tensor needs it), never fastmim.
 """

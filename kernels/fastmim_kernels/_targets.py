@@ -1,4 +1,7 @@
-"""Speed targets of the ops, which `bench.report` compares with measurements. May import the standard library only."""
+"""Speed targets of the ops, which `python -m bench report` compares with measurements.
+
+May import the standard library only.
+"""
 
 from typing import NamedTuple
 

@@ -1,8 +1,8 @@
-"""The fuzz campaign: every op's fuzz tests with the examples of the profile "campaign" in tests/conftest.py.
+"""The fuzz campaign: every op's fuzz tests with the examples of the profile "campaign".
 
-`python -m tests.campaign.fuzz` from the repository root: C++ and Triton's interpreter; with `--device cuda` the kernels
-on a GPU, of whose examples few need a kernel to be compiled. `--only OP ...` takes these ops. What is recorded and not
-stale is left out, so the same command continues.
+Run `python -m tests.campaign.fuzz` from the repository root for C++ and Triton's interpreter. `--device cuda` runs the
+kernels on a GPU, with few different constants, since each needs a kernel to be compiled. `--only OP ...` selects ops.
+Results that are recorded and not stale are skipped, so the same command continues an interrupted campaign.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.campaign.ledger import ROOT, Ledger, digest
 PACKAGE = "kernels/fastmim_kernels"
 BACKENDS = {"cpu": ("cpp", "interpreter"), "cuda": ("triton",)}
 WITH = {"composite_residual_backward": "composite_residual"}
-"""Ops whose fuzz tests are those of another op."""
+"""Ops that the fuzz test of another op covers."""
 FUZZED = tuple(name for name in OPS if name not in WITH)
 
 
@@ -29,9 +29,11 @@ GPU_TEST = "tests/kernels/test_fuzz_gpu.py"
 
 
 def covered(op: str, backend: str) -> dict[str, str]:
-    """Digests of what the tests of an op depend on: its folder, those it imports from, what all share, and the tests.
+    """Returns digests of all that the tests of an op depend on.
 
-    A change there makes an earlier result stale.
+    A changed digest makes an earlier result stale.
+
+    The dependencies are the op's folder, the folders it imports from, shared code, and the tests.
     """
     folders = {other for other, own in WITH.items() if own == op} | {op}
     while True:
@@ -53,13 +55,13 @@ def covered(op: str, backend: str) -> dict[str, str]:
 
 
 def stale(row: dict) -> list[str]:
-    """What a recorded row depends on and has changed since."""
+    """Returns the dependencies of a recorded row that have changed since."""
     found = covered(row["op"], row["case"].rsplit(", ", 1)[1])
     return [name for name in found.keys() | row["covered"].keys() if row["covered"].get(name) != found.get(name)]
 
 
 def newest() -> dict[str, dict]:
-    """The last recorded row of each op and implementation."""
+    """Returns the last recorded row of each op and implementation."""
     return {row["case"]: row for row in record.read("fuzz")}
 
 
@@ -71,8 +73,8 @@ def attempt(op: str, backend: str, profile: str = "campaign") -> dict:
     """Runs the fuzz test of one implementation of an op.
 
     Raises:
-        AssertionError: an example failed; ends with what pytest printed.
-        RuntimeError: the op's code changed meanwhile.
+        AssertionError: an example failed. The message ends with the output of pytest.
+        RuntimeError: the op's code changed during the test.
     """
     before, started = covered(op, backend), time.perf_counter()
     environment = os.environ | {"TRITON_INTERPRET": "1" if backend == "interpreter" else "0"}
@@ -96,7 +98,7 @@ def attempt(op: str, backend: str, profile: str = "campaign") -> dict:
 
 
 def main() -> int:
-    """Runs the campaign, prints it and records what holds in bench/results; 0 if all did."""
+    """Runs the campaign, records results in bench/results, and returns 0 if all examples passed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=sorted(BACKENDS), default="cpu")
     parser.add_argument("--only", nargs="+", choices=FUZZED, default=FUZZED, metavar="OP", help="these ops")

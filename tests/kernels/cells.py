@@ -1,4 +1,4 @@
-"""Cases of mask_token and of its backward, for their fuzz tests."""
+"""Random cases of mask_token and mask_token_backward, for their fuzz tests."""
 
 import torch
 from hypothesis import strategies as st

@@ -1,7 +1,7 @@
-"""The sweep every op goes through, as a fixture so that no test imports another.
+"""Comparisons of implementations with references, as fixtures, so that no test imports another.
 
-Triton's kernels run on a GPU, or in Triton's interpreter, which must be on before triton is imported anywhere:
-`TRITON_INTERPRET=1 python -m pytest`. Elsewhere tests marked `triton` are deselected.
+Triton's kernels run on a GPU or in Triton's interpreter, which has to be on before triton is imported:
+`TRITON_INTERPRET=1 python -m pytest`. Without both, tests marked `triton` are deselected.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def outputs(op, function, args) -> list[torch.Tensor]:
-    """What a call returns and what it changes, the arguments left alone."""
+    """Returns what a call returns and what it changes in place, and leaves the arguments alone."""
     args = [arg.clone() if isinstance(arg, torch.Tensor) and arg.is_contiguous() else arg for arg in args]
     returned = function(*args)
     changed = [
@@ -50,11 +50,17 @@ def double(arg):
 
 @pytest.fixture(scope="session")
 def check_op():
-    """`check_op(name, backend, case, dtype)`: its error against the float64 reference is at most twice the reference's
-    own in `dtype`, plus one millionth of the largest value. (Four times and a last bit for bfloat16 in Triton's
-    interpreter, which cuts bits off where a GPU rounds.) Integers are equal. With `sums`, of ops that add up products
-    of their arguments: of the largest of the same sums of absolute values, since all of one sum may cancel. With
-    `terms`, the size of what results are differences of: of that, if it is larger."""
+    """Returns `check_op(name, backend, case, dtype)`, a comparison with the float64 reference.
+
+    The error may be at most twice the error of the reference in `dtype`, plus one millionth of the largest value.
+    Integers must be equal. Triton's interpreter truncates bfloat16 where a GPU rounds: there the bounds are four times
+    and 2^-7.
+
+    Options of the comparison:
+        sums: the op adds up products of its arguments. The largest value is then taken from the same sums of absolute
+            values, since the terms of a sum may cancel.
+        terms: size of the terms whose differences are the results. It replaces the largest value if it is larger.
+    """
 
     def check(name: str, backend: str, case, dtype: torch.dtype, sums: bool = False, terms: float = 0) -> None:
         fastmim_kernels.require(backend)
@@ -92,7 +98,7 @@ def check_op():
 
 @pytest.fixture(scope="session")
 def run_triton():
-    """`run_triton(name, args)`: what the op's kernels return, on the CPU whatever they ran on."""
+    """Returns `run_triton(name, args)`, which returns the result of the Triton kernels as CPU tensors."""
 
     def run(name: str, args):
         launch = importlib.import_module(f"fastmim_kernels.{name}.cuda").launch
@@ -104,8 +110,10 @@ def run_triton():
 
 @pytest.fixture(scope="session")
 def check_bits(run_triton):
-    """`check_bits(name, backend, case, dtype)`: for ops that copy or round once, the reference's very bits. (A last bit
-    of bfloat16 off in Triton's interpreter, which cuts bits off where a GPU rounds.)"""
+    """Returns `check_bits(name, backend, case, dtype)`, for ops that copy or round once.
+
+    Triton's interpreter truncates bfloat16 where a GPU rounds: there the last bit may differ.
+    """
 
     def check(name: str, backend: str, case, dtype: torch.dtype) -> None:
         fastmim_kernels.require(backend)

@@ -1,4 +1,4 @@
-"""The check of mean_fill, for its sweep and its fuzz tests."""
+"""Comparison of mean_fill with its reference, for its sweep and its fuzz tests."""
 
 import os
 
@@ -8,12 +8,12 @@ from fastmim_kernels.mean_fill import cases, reference
 
 
 def check_fill(function, case: cases.Case, dtype: torch.dtype) -> None:
-    """Visible pixels have the reference's bits, hidden ones are within a rounding of the mean in float64."""
+    """Checks that visible pixels equal the reference, and hidden pixels the rounded float64 mean."""
     images, hidden, mean, std, _ = args = cases.inputs(case, dtype)
     ours, expected = function(args), reference.mean_fill(*args)
     assert (ours.shape, ours.dtype) == (expected.shape, dtype)
     eps = torch.finfo(dtype).eps
-    cut = dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1"  # there bits are cut off, not rounded
+    cut = dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1"  # the interpreter truncates
     where = torch.zeros(images.shape, dtype=torch.bool)
     if hidden is not None:
         height, width = (n // cells for n, cells in zip(case.size, hidden.shape[1:], strict=True))

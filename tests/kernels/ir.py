@@ -1,4 +1,4 @@
-"""Reads Triton's IR: what a value is made from, through loops and branches, and which offsets may pass 2^31."""
+"""Reader of Triton's IR: follows values through loops and branches, and finds narrow offsets."""
 
 import re
 from collections.abc import Callable
@@ -20,16 +20,16 @@ class Value(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A part of the code in braces, whose names hold until it ends."""
+    """Part of the code in braces. Its names are valid until it ends."""
 
     operation: str
     names: dict[str, str]
     results: list[str]
-    """Values that its `scf.yield` gives on: a loop's next round's, then the whole operation's."""
+    """Values that `scf.yield` passes on: to the next round of a loop, then to the whole operation."""
 
 
 def lower(kernel, types: list[str], constants: dict, warps: int) -> str:
-    """Returns a kernel in Triton's IR, for sm_90. Later stages, which `bench.compile` needs, take most of the time."""
+    """Returns a kernel in Triton's IR for sm_90, without the later, slow stages of `python -m bench compile`."""
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
@@ -48,11 +48,13 @@ def lower(kernel, types: list[str], constants: dict, warps: int) -> str:
 
 
 def definitions(code: str) -> dict[str, Value]:
-    """Every value of a kernel, by a name of its own: regions side by side use the same ones. Arguments are no values.
+    """Returns every value of a kernel by a unique name, since adjacent regions reuse names.
+
+    Arguments are no values.
 
     Raises:
-        ValueError: an operation with a region, a call or a jump, which this does not follow, or an address that is no
-            sum of a pointer and offsets, such as a tensor descriptor's.
+        ValueError: the code has an unknown region, call or jump, or an address that is no sum of a pointer and offsets,
+            such as that of a tensor descriptor.
     """
     values: dict[str, Value] = {}
     regions: list[Region] = []
@@ -109,21 +111,21 @@ def definitions(code: str) -> dict[str, Value]:
 
 
 def narrow_offsets(code: str, sizes: bool = True) -> set[str]:
-    """Arguments of a kernel, in Triton's IR, whose offsets might pass 2^31 in 32 bits.
+    """Returns the arguments of a kernel, in Triton's IR, whose offsets might pass 2^31 in 32 bits.
 
-    They are of 32 bits from the tensor's start, or made in 32 bits from a product or a shift of anything but constants
-    and ranges, from a sum such as a loop adds up, or from what 64 bits were cut to; or they are made from a float.
-    Without `sizes`, a product of arguments, constants and ranges alone counts as small.
+    Such an offset has 32 bits from the start of the tensor; or it was computed in 32 bits from a product or shift of
+    more than constants and ranges, from a running sum of a loop, or from truncated 64 bits; or it was converted from a
+    float. Without `sizes`, a product of arguments, constants and ranges alone counts as small.
     """
     values = definitions(code)
 
     def tree(name: str, enter: Callable[[str], bool]) -> set[str]:
-        """A value and those it is made from, of those values which `enter` admits."""
+        """Returns a value and the values it is made from, as far as `enter` admits them."""
         found, todo = set(), [name]
         while todo:
             if (name := todo.pop()) in values and name not in found and enter(name):
                 found.add(name)
-                # What is loaded, or compared, is not as large as where it is loaded from, or what is compared.
+                # A loaded value or a comparison is not as large as its address or its operands.
                 todo += [] if values[name].operation in ("tt.load", "arith.cmpi") else values[name].sources
         return found
 
@@ -135,7 +137,11 @@ def narrow_offsets(code: str, sizes: bool = True) -> set[str]:
         return not any(v.operation in UNKNOWN or sizes and any(s not in values for s in v.sources) for v in made_from)
 
     def grows(name: str) -> bool:
-        """Whether its size is that of several indices or arguments, of as many as a loop has rounds, or of 64 bits."""
+        """Returns True if a value has no small bound.
+
+        Such a value grows with several indices or arguments, with the rounds of a loop, or comes from 64 bits.
+        bits.
+        """
         operation, sources, type_ = values[name]
         if operation in GROWS:
             return not is_constant(name)
@@ -147,7 +153,7 @@ def narrow_offsets(code: str, sizes: bool = True) -> set[str]:
         return any(grows(v) for v in tree(name, lambda v: not is_wide(v)))
 
     def origins(pointer: str, follows: bool, seen: set) -> set[tuple[str, bool]]:
-        """Arguments that a pointer may be of, and whether an offset of 64 bits comes before."""
+        """Returns the arguments that a pointer may come from, each with True if a 64-bit offset comes before."""
         if pointer not in values:
             return {(pointer.removeprefix("%"), follows)}
         if (pointer, follows) in seen:

@@ -1,11 +1,11 @@
-"""Cases of patch_gather and of patch_scatter, for their fuzz tests."""
+"""Random cases of patch_gather and patch_scatter, for their fuzz tests."""
 
 from hypothesis import strategies as st
 
 
 @st.composite
 def any_case(draw, case: type, images: list, largest_patch: int):
-    """A `case` whose images are of one of the types `images`."""
+    """Draws a `case` whose images have one of the types `images`."""
     grid, patch = (draw(st.integers(1, 4)), draw(st.integers(1, 4))), draw(st.integers(1, largest_patch))
     num_ids = draw(st.integers(0, grid[0] * grid[1]))
     return case(

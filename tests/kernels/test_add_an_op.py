@@ -1,4 +1,4 @@
-"""Tests of kernels/add_an_op.md: an op built from the blocks of that page passes the commands of that page."""
+"""Tests of kernels/add_an_op.md: the op of that page is built from the page alone."""
 
 import os
 import re
@@ -32,8 +32,8 @@ def run(folder: Path, command: str) -> str:
     assert words[0] == "python"
     if words[1:3] == ["-m", "pytest"]:
         words += ["-p", "other_ops", "-p", "no:cacheprovider"]
-    if words[1:3] == ["-m", "bench.ops"]:
-        words[1:3] = ["-c", "import other_ops, runpy; runpy.run_module('bench.ops', run_name='__main__')"]
+    if words[1:4] == ["-m", "bench", "ops"]:
+        words[1:3] = ["-c", "import other_ops, runpy; runpy.run_module('bench', run_name='__main__')"]
     done = subprocess.run(
         [sys.executable, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -43,10 +43,10 @@ def run(folder: Path, command: str) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A scratch copy of the repository with the files of the page, built by the page's first command.
+    """Returns a scratch copy of the repository with the page's files, built by its first command.
 
-    The C++ of the other ops and of the file reader takes most of a build, so the copy has none to compile: the library
-    of this tree serves the other ops.
+    The other ops and the file reader take most of a build. The copy lacks their C++, and the library of this tree
+    serves the other ops.
     """
     folder = tmp_path_factory.mktemp("copy")
     for name in ("setup.py", "pyproject.toml", "CMakeLists.txt"):
@@ -76,16 +76,16 @@ def test_the_page_is_whole():
 
 @pytest.mark.costly("build", "the library with the C++ of one op")
 def test_the_op_agrees_with_its_reference(copy):
-    """The sweep and the op's own tests, in C++ and in Triton's interpreter."""
+    """Checks the sweep and the op's own tests, in C++ and in Triton's interpreter."""
     for command in COMMANDS[1:3]:
         assert re.search(r"\d+ passed", run(copy, command)), command
 
 
 LISTED = """
-from bench import each_op
+from bench.ops import sanitize
 from fastmim_kernels import OPS
 from tests.campaign.fuzz import FUZZED
-assert all("double_rows" in names for names in (OPS, FUZZED, [name for name, *_ in each_op.calls()]))
+assert all("double_rows" in names for names in (OPS, FUZZED, [name for name, *_ in sanitize.calls()]))
 """
 
 
@@ -98,6 +98,6 @@ def test_the_op_is_compiled_and_listed(copy):
 
 @pytest.mark.slow
 def test_the_op_is_measured(copy):
-    assert COMMANDS[4].startswith("python -m bench.ops")
+    assert COMMANDS[4].startswith("python -m bench ops")
     found = run(copy, f"{COMMANDS[4]} --samples 2")
     assert found.count("double_rows: mae_vit_b/16 tokens") == 2

@@ -1,4 +1,4 @@
-"""block_mask: fuzz, the law, sizes, errors."""
+"""Tests of block_mask: fuzz, distribution, sizes, errors."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_triton_refuses_what_it_cannot_sort():
 
 @pytest.mark.parametrize("on_reference", [False, True])
 def test_law(on_reference):
-    """Blocks in the order that random_mask draws them in, each column by column."""
+    """Blocks come in the order in which random_mask draws them, each column by column."""
     ids = torch.arange(50)
     use_reference(on_reference)
     try:

@@ -1,4 +1,4 @@
-"""The C++ build: sanitizers over the op bodies, vector code that is really there, and life without the library."""
+"""Tests of the C++ build: sanitizers, vector code, and the package without its library."""
 
 import os
 import platform
@@ -37,7 +37,7 @@ def test_bodies_under_sanitizers(tmp_path, sanitizer):
     assert "all passed" in done.stdout
 
 
-# All bodies as one source, and as the only instruction set: an eighth of the time of the whole build.
+# All bodies as one source with one instruction set, in an eighth of the time of the whole build.
 PLAIN = """
 #define FASTMIM_ISA plain
 #include "body.h"
@@ -63,7 +63,7 @@ def test_plain_bodies_under_sanitizers(tmp_path):
     assert done.stdout == "all passed\n"
 
 
-# Bodies of ops, by the name that FASTMIM_DECLARE gives each.
+# Name of each body, as FASTMIM_DECLARE declares it -> its op.
 BODIES = {
     name: path.parent.name
     for path in sorted(PACKAGE.glob("*/cpu_body.h"))
@@ -88,7 +88,7 @@ def test_every_body_has_a_test():
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="one instruction set elsewhere")
 def test_wide_vectors_only_where_the_machine_was_asked():
-    """AVX2's loops use 32-byte registers; nothing else in the library touches one, so no machine meets a stranger."""
+    """Only AVX2 code uses 32-byte registers, so no machine meets an instruction that it lacks."""
     fastmim_kernels.require("cpp")
     code = run("objdump", "-d", "-C", "--no-show-raw-insn", PACKAGE / "_cpu.so", check=True).stdout
     functions = re.findall(r"^[0-9a-f]+ <(.+?)>:\n(.*?)(?:\n\n|\Z)", code, flags=re.M | re.S)
@@ -147,14 +147,14 @@ def test_import_does_not_import_triton():
 
 
 def test_one_openmp_runtime():
-    """The library must bring no OpenMP of its own: torch's pool is the one that torch.set_num_threads governs."""
+    """The library brings no OpenMP: torch.set_num_threads governs only the pool of torch."""
     needed = run("objdump", "-p", PACKAGE / "_cpu.so", check=True).stdout
     assert "libtorch_cpu.so" in needed and "omp" not in needed and "python" not in needed
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
 def test_large_blocks_keep_their_pages():
-    """Page faults of 64 MB tensors that are made and dropped, before and after; the heap first has to grow for one."""
+    """Counts page faults of 64 MB tensors before and after the setting; the heap first has to grow once."""
     program = """
         import resource, torch, fastmim_kernels
         def faults():

@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for GPUs that are not here, and keeps its values in registers."""
+"""Tests that every Triton kernel compiles without a GPU and keeps its values in registers."""
 
 import importlib
 import importlib.metadata
@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ARCHITECTURES = [str(arch) for arch in compile.SHARED_MEMORY]
 
-# (op, kernel's label) -> the only architecture on which it may spill: on an A100 windows in float32 need a few more
-# than the 255 registers there are (8 to 30 spills).
+# (op, label of a kernel) -> the only architecture on which it may spill. On an A100, windows in float32 need a few
+# registers more than the 255 available (8 to 30 spills).
 SPILLS = {("window_attention_backward", f"{side} fp32"): "80" for side in ("6x6", "7x7", "12x12", "14x14", "16x16")}
-# Triton 3.6, as others before 3.9 may, needs more there: 2 to 42 spills.
+# Triton 3.6, and perhaps other versions before 3.9, needs more registers there: 2 to 42 spills.
 if importlib.metadata.version("triton") < "3.9":
     SPILLS |= {("window_attention_backward", label): "80" for label in ("8x8 fp32", "12x12 bf16", "14x14 bf16")}
     SPILLS |= {("low_pass", "inverse 224 uint8 bf16 tf32"): "80"}
-# (op, start of the kernel's label) -> why it cannot load or store 8 bytes at a time.
+# (op, start of the label) -> why the kernel cannot load or store 8 bytes at a time.
 NARROW = {
     ("low_pass", "inverse"): "the program stores one channel, and the channels of a pixel lie together",
     ("mask_token_backward", "bf16 add"): "one number per column is stored",
@@ -37,7 +37,7 @@ NARROW = {
 
 
 def check(text: str) -> None:
-    """Only the known kernels spill or are narrow, and each gets the shared memory that it asks for."""
+    """Checks that only known kernels spill or are narrow, and that shared memory suffices."""
     lines = text.splitlines()
     spills = [line for line in lines if "  spills" in line]
     known = [f"{op:<28}{label:<36}{arch:>4}" for (op, label), arch in SPILLS.items()]
@@ -68,7 +68,7 @@ def test_kernels_compile_for_sm_80_90_100_without_spills_in_the_shared_memory_th
 
 
 def keep_first(monkeypatch, op: str, count: int) -> None:
-    """Leaves `python -m bench compile` the first kernels of an op."""
+    """Reduces the kernels that `python -m bench compile` sees to the first of an op."""
     module = importlib.import_module(f"fastmim_kernels.{op}.cuda")
     kernels = list(module.compile_only())[:count]
     monkeypatch.setattr(module, "compile_only", lambda: kernels)
@@ -97,5 +97,5 @@ def test_rows_are_recorded(monkeypatch, tmp_path, count):
     assert compile.main(["--op", "focal_frequency", "--arch", "90", "--record"]) == 0
     rows = record.read("compile")
     assert len(rows) == count and rows[0]["case"] == "focal_frequency, focal frequency, sm_90"
-    assert all(0 < row["shared"] <= 227 * 1024 for row in rows)  # of a sum over the program's warps
+    assert all(0 < row["shared"] <= 227 * 1024 for row in rows)  # used by a sum over the warps of a program
     assert all(0 < row["registers"] <= 255 and row["spills"] == 0 and row["widest_loads"] >= 64 for row in rows)

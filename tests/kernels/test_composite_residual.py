@@ -1,4 +1,4 @@
-"""composite_residual: fuzz, gradients, errors."""
+"""Tests of composite_residual: fuzz, gradients, errors."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def test_fuzz_triton(check_op, case, dtype):
 
 
 def public(case: Case, args, **changes):
-    """Arguments of the public function from those of the op."""
+    """Returns the arguments of the public function from those of the op."""
     names = ("pred", "images", "ids", "num_keep", "patch_size", "mean", "std")
     values = dict(zip(names, args, strict=False)) | {"loss": case.loss, "gamma": case.gamma, "average": case.average}
     return values | {"visible": case.visible, "visible_weight": case.visible_weight} | changes
@@ -61,7 +61,7 @@ GRADIENTS = ["vit", "resnet50", "resnet101", "l2_groups", "mean", "focal_power_1
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [*GRADIENTS, "nothing_visible", "nothing_hidden", "no_images"])
 def test_gradient_is_that_of_autograd(case, dtype):
-    """Of the float64 reference, for both results, with a loss scale for float16."""
+    """Compares with the float64 reference, for both results, with a loss scale for float16."""
     args, case = inputs(CASES[case], dtype), CASES[case]
     exact = [a.double() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args]
     exact[7] = None if case.visible != "mean" else exact[1].double().mean((1, 2)) / 255

@@ -1,4 +1,7 @@
-"""composite_residual_backward: opcheck and errors. Fuzz: composite_residual."""
+"""Tests of composite_residual_backward: opcheck and errors.
+
+test_composite_residual.py has its fuzz test.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Results and gradients have the same bits in twenty runs, whatever the number of threads."""
+"""Tests that results and gradients have the same bits in twenty runs, for any number of threads."""
 
 import importlib
 
@@ -13,7 +13,7 @@ RUNS = 20
 
 
 def values(op: str, case, dtype: torch.dtype, device: str) -> list[torch.Tensor]:
-    """What the op returns and changes, and what its function in the benchmark gives with the gradient of that."""
+    """Returns what the op returns and changes, and result and gradient of its function in the benchmark."""
     cases = importlib.import_module(f"fastmim_kernels.{op}.cases")
     args = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in cases.inputs(case, dtype, device)]
     returned = OPS[op].overload(*args)
@@ -28,7 +28,7 @@ def values(op: str, case, dtype: torch.dtype, device: str) -> list[torch.Tensor]
 
 def check(op: str, device: str) -> None:
     cases = importlib.import_module(f"fastmim_kernels.{op}.cases")
-    # Of window attention one with a table: where it comes from an MLP, torch makes it, in another order per thread.
+    # For window attention, a case with a table: torch computes tables of an MLP in an order that depends on threads.
     small = next(case for case in cases.CASES.values() if getattr(case, "places", "window") == "window")
     case = next((case for label, case in cases.BENCH.items() if "batch 8" in label), small)
     dtype = DTYPES[cases.BENCH_DTYPES[-1]]

@@ -1,4 +1,4 @@
-"""focal_frequency and focal_frequency_loss: fuzz, gradients, errors."""
+"""Tests of focal_frequency and focal_frequency_loss: fuzz, gradients, errors."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_magnitudes_of_any_size(case, size):
 
 
 def full(residual, alpha, gamma, log, peak, batch, crops):
-    """The same loss from the whole complex spectrum, differentiated by autograd."""
+    """Returns the same loss from the whole complex spectrum, differentiated by autograd."""
     b, h, w, c = residual.shape
     x = residual.view(b // batch, batch, crops, h // crops, crops, w // crops, c)
     m = torch.fft.fft2(x, dim=(3, 5), norm="ortho").abs()

@@ -1,7 +1,7 @@
-"""Fuzz for a GPU, where a kernel of new constants takes a second to compile: each op's own check on its named shapes,
-with other batches, values, seeds and types.
+"""Fuzz tests for a GPU: each op's own check on its named shapes, with random batches and values.
 
-`tests.campaign.fuzz --device cuda` runs 10,000 of each op.
+On a GPU a kernel with new constants takes a second to compile, so shapes are few. `tests.campaign.fuzz --device cuda`
+runs 10,000 examples of each op.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ IDS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5)
 
 @st.composite
 def any_case(draw, case):
-    """The case with another number of images, and other numbers where they are no constants of a kernel."""
+    """Draws a variant of the case, with other numbers where they are no constants of a kernel."""
     if hasattr(case, "forward"):
         return replace(case, forward=draw(any_case(case.forward)))
     names, changes = {field.name for field in fields(case)}, {}
@@ -37,7 +37,7 @@ def any_case(draw, case):
         changes["factor"] = draw(st.floats(-2, 2, width=32))
     if "seed" in names:
         changes |= {"seed": draw(st.integers(0, 2**64 - 1)), "first_id": draw(st.integers(0, 2**63 - 100))}
-    # Wanted patches, of those there are.
+    # Number of wanted patches, up to all patches.
     if isinstance(getattr(case, "rows", None), int) and "patch" in names:
         grid = getattr(case, "grid", None) or tuple(n // case.patch for n in case.size)
         changes["rows"] = draw(st.integers(0, changes["batch"] * grid[0] * grid[1]))
@@ -46,7 +46,7 @@ def any_case(draw, case):
 
 @st.composite
 def any_call(draw, op: str) -> tuple[dict, int]:
-    """Arguments of the op's own fuzz test, and the seed of its values."""
+    """Draws the arguments of the op's own fuzz test, and the seed of its values."""
     seed = draw(st.integers(0, 2**32 - 1))
     if op == "philox":
         numbers = {"seed": draw(st.integers(0, 2**64 - 1)), "stream": draw(st.integers(0, 2**32 - 1))}
@@ -74,7 +74,7 @@ def test_fuzz(op, check_op, check_bits, run_triton):
     ]
     modules = [m for m in (*values, test) if "seed" in inspect.signature(getattr(m, "inputs", len)).parameters]
 
-    # The interpreter takes long, and has fuzz tests of its own: here it shows that this one runs.
+    # The interpreter is slow and has its own fuzz tests; here it only shows that this test runs.
     @settings(max_examples=2 if os.environ.get("TRITON_INTERPRET") == "1" else settings.default.max_examples)
     @given(call=any_call(op))
     def run(call):
@@ -88,5 +88,5 @@ def test_fuzz(op, check_op, check_bits, run_triton):
 
 
 def seeded(inputs, seed: int):
-    """The maker of a case's inputs, of other values unless it is told which."""
+    """Returns the maker of a case's inputs with another default seed."""
     return lambda case, dtype, device="cpu", seed=seed: inputs(case, dtype, device, seed)

@@ -1,6 +1,6 @@
-"""What the intermediate code of every Triton kernel shows: offsets of 64 bits, and no atomic sum of floats.
+"""Tests on the IR of every Triton kernel: offsets have 64 bits, atomic sums are of integers.
 
-One image, and one row of features, is taken to have fewer than 2^31 values; the tensor of a batch may have more.
+One image and one row of features have fewer than 2^31 values by assumption; the tensor of a batch may have more.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from tests.kernels.ir import lower, narrow_offsets
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="compiles, and interprets nothing")
 
-# Tensors with offsets of 32 bits or from a product of 32 bits, and why none of these reaches 2^31.
+# Tensors with offsets of 32 bits, or from a product in 32 bits, and why no such offset reaches 2^31.
 SMALL = {
     "one number per channel": {
         "composite_residual": {"mean", "std"},
@@ -49,7 +49,7 @@ SMALL = {
     },
     "a place in one table's gradient": {"window_attention_backward": {"sums"}},
 }  # fmt: skip
-# Tensors with offsets from a product of 32 bits of sizes alone, no index among them: those of one image or its patches.
+# Tensors with offsets from a product in 32 bits of sizes alone, without an index: sizes of one image or its patches.
 SIZES = {
     "composite_residual": {"fill", "images", "inverse", "pred", "residual"},
     "composite_residual_backward": {"grad_residual", "images"},
@@ -61,13 +61,13 @@ SIZES = {
 
 
 def other_atomics(code: str) -> list[str]:
-    """Lines with an atomic operation that is no addition of integers."""
+    """Returns the lines with an atomic operation that is no addition of integers."""
     return [line for line in code.splitlines() if "tt.atomic" in line and "tt.atomic_rmw add," not in line]
 
 
 @pytest.mark.costly("compile", "Triton's IR of every kernel, which only one test lowers")
 def test_offsets_have_64_bits_and_only_integers_are_added_atomically():
-    """A sum of integers does not depend on the order, so that gradients have the same bits in every run."""
+    """A sum of integers does not depend on the order, so gradients have the same bits in every run."""
     codes, expected = {}, {op: set() for op in OPS}
     for op in OPS:
         kernels = importlib.import_module(f"fastmim_kernels.{op}.cuda").compile_only()

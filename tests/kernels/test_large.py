@@ -1,4 +1,4 @@
-"""Tensors of more than 2^31 elements: the last patch of all is read and written where it is."""
+"""Tests on tensors of more than 2^31 elements: the last patch is read and written in its place."""
 
 import importlib
 
@@ -10,7 +10,7 @@ from fastmim_kernels import OPS, patch_gather, patch_loss, require
 from fastmim_kernels._element_loss import ELEMENT_LOSSES
 
 PATCH = 32
-IMAGES = 3  # of 27,392 x 27,392 bytes: the last one begins below 2^31 and ends above it
+IMAGES = 3  # of 27,392 x 27,392 bytes: the last image begins below 2^31 and ends above
 SIDE = 27392
 MEAN, STD = torch.zeros(1), torch.ones(1)
 CASES = {op: importlib.import_module(f"fastmim_kernels.{op}.cases") for op in OPS}
@@ -18,7 +18,7 @@ CASES = {op: importlib.import_module(f"fastmim_kernels.{op}.cases") for op in OP
 
 @pytest.fixture(scope="module")
 def images():
-    """Zeros, of which only the last patch is touched: what is not costs no memory."""
+    """Returns zeros in which only the last patch is touched; untouched memory costs nothing."""
     images = torch.zeros(IMAGES, SIDE, SIDE, 1, dtype=torch.uint8)
     assert images.numel() > 2**31 + SIDE * SIDE // 16
     last = torch.arange(PATCH * PATCH, dtype=torch.int32).remainder(251).to(torch.uint8) + 1
@@ -40,21 +40,26 @@ def test_cpp_reads_the_last_patch(images):
     torch.testing.assert_close(loss, last.mean())
 
 
-# The others do not depend on the number of images.
+# op -> indices of the arguments with one entry per image.
 PER_IMAGE = {op: cases.PER_IMAGE for op, cases in CASES.items() if hasattr(cases, "PER_IMAGE")}
-# op -> the gradient of a mean over all images, which has to grow with their number for each to get the same share.
+# op -> index of the gradient of a mean over images, which has to grow with their number to give each the same share.
 OF_A_MEAN = {"composite_residual_backward": 0}
 
 
 def first_case(cases: dict):
-    """The first of them that treats each image on its own."""
+    """Returns the first case that treats each image on its own."""
     return next(case for case in cases.values() if getattr(case, "average", 1) == 1)
 
 
 def check_last_image(op: str, case, device: str, batch: int | None = None) -> None:
-    """`batch` times one image, or until a tensor has more than 2^31 elements: the last result is the first one's.
+    """Repeats an image to more than 2^31 elements and compares the last result with the first.
 
-    A power of two times, where a mean is divided by the number, which is so exact.
+    Args:
+        op: name of the op.
+        case: shapes of one image.
+        device: device of the tensors.
+        batch: number of repetitions; None = as above. For a mean over images, a power of two, so that dividing by the
+            number is exact.
     """
     cases = CASES[op]
     launch = importlib.import_module(f"fastmim_kernels.{op}.cuda").launch
@@ -113,7 +118,7 @@ def test_triton_scales_the_last_value():
 
 
 def loss_of_the_last_patch(images: torch.Tensor, device: str) -> torch.Tensor:
-    """What the kernel of patch_loss makes of a prediction of zeros."""
+    """Returns the loss of a prediction of zeros for the last patch, by the kernel of patch_loss."""
     from fastmim_kernels.patch_loss.cuda import launch
 
     rows = torch.tensor([len(images) * (images.shape[1] // PATCH) * (images.shape[2] // PATCH) - 1])

@@ -1,4 +1,4 @@
-"""low_pass: fuzz, large cases, errors, and the official targets."""
+"""Tests of low_pass: fuzz, large cases, errors, and the official targets."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_fuzz_triton(check_op, case):
 
 
 def public(args, **changes):
-    """Arguments of the public function from those of the op."""
+    """Returns the arguments of the public function from those of the op."""
     images, rows, patch, mean, std, radius, official, _ = args
     center = "official" if official else "dc"
     values = {"images": images, "mean": mean, "std": std, "radius": radius, "center": center, "rows": rows}
@@ -75,7 +75,7 @@ def test_official_targets(size, radius, on_reference):
 
 
 def test_modulus_where_pixels_are_near_zero():
-    """Where the real part vanishes the imaginary one is all there is."""
+    """Where the real part vanishes, only the imaginary part is left."""
     mean, std = torch.zeros(1), torch.ones(1)
     images = torch.randn(1, 64, 64, 1, generator=torch.Generator().manual_seed(0))
     ours = low_pass(images, mean, std, radius=10)

@@ -1,4 +1,4 @@
-"""mask_token: fuzz, gradients, layouts, errors."""
+"""Tests of mask_token: fuzz, gradients, layouts, errors."""
 
 import pytest
 import torch

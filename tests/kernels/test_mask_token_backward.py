@@ -1,4 +1,4 @@
-"""mask_token_backward: fuzz, order of the sums, errors."""
+"""Tests of mask_token_backward: fuzz, order of the sums, errors."""
 
 import pytest
 import torch

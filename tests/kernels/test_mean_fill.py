@@ -1,4 +1,4 @@
-"""mean_fill: fuzz, constant images, order of the sums, errors."""
+"""Tests of mean_fill: fuzz, constant images, order of the sums, errors."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_fuzz_triton(run_triton, case, dtype):
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_constant_image_stays_constant(value):
-    """Bytes are added up exactly, so that its mean is a pixel."""
+    """Bytes are summed exactly, so that the mean of a constant image is its pixel."""
     images = torch.full((2, 224, 224, 3), value, dtype=torch.uint8)
     hidden = torch.tensor([[[True, False]]]).expand(2, 1, 2)
     result = mean_fill(images, hidden, torch.zeros(3), torch.ones(3), torch.float32)

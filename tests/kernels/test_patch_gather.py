@@ -1,4 +1,4 @@
-"""patch_gather: fuzz, every byte, gradients, errors."""
+"""Tests of patch_gather: fuzz, every byte, gradients, errors."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_fuzz_triton(check_bits, case, dtype):
 
 
 def every_byte(mean: float, std: float):
-    """Arguments whose result is all 256 values, in order."""
+    """Returns arguments whose result is all 256 values, in order."""
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
     ids = torch.zeros(1, 1, dtype=torch.int64)
     return images, ids, 16, torch.tensor([mean]), torch.tensor([std]), torch.float32, 16, 1
@@ -38,7 +38,7 @@ STATISTICS = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225), (0.5, 0.5), (0.0, 
 
 @pytest.mark.parametrize(("mean", "std"), STATISTICS)
 def test_every_byte_follows_the_formula(mean, std):
-    """(x / 255 - mean) / std, one IEEE float32 operation after the other, as NumPy does it."""
+    """Compares with (x / 255 - mean) / std in NumPy, one IEEE float32 operation after the other."""
     expected = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
     args = every_byte(mean, std)
     for function in (patch_gather, reference.patch_gather):

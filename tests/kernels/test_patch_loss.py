@@ -1,4 +1,4 @@
-"""patch_loss: fuzz, gradients, errors, and the official numbers."""
+"""Tests of patch_loss: fuzz, gradients, errors, and the official numbers."""
 
 import threading
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_fuzz_triton(check_op, case, dtype):
 
 
 def public(args, **changes):
-    """Arguments of the public function from those of the op."""
+    """Returns the arguments of the public function from those of the op."""
     pred, images, rows, patch, mean, std, norm_pix, loss, alpha, gamma, channels_first, _ = args
     values = {"pred": pred, "images": images, "rows": rows, "patch_size": patch, "mean": mean, "std": std}
     numbers = {"norm_pix": norm_pix, "loss": ELEMENT_LOSSES[loss], "alpha": alpha, "gamma": gamma}
@@ -68,7 +68,7 @@ GRADIENTS = [
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_gradient_is_that_of_autograd(case, dtype):
-    """Through the public function, an incoming gradient that is not 1 (a loss scale for float16) included."""
+    """Checks the public function, also with an incoming gradient other than 1 (a loss scale for float16)."""
     args = inputs(CASES[case], dtype)
     scale = 1024.0 if dtype == torch.float16 else 0.25
     gradients = []
@@ -86,7 +86,7 @@ def test_gradient_is_that_of_autograd(case, dtype):
 
 @pytest.mark.parametrize("case", GRADIENTS)
 def test_reference_gradient_is_that_of_autograd(case):
-    """In float64: the gradient that implementations are compared with."""
+    """Checks in float64 the gradient that implementations are compared with."""
     args = [arg.double() if isinstance(arg, torch.Tensor) and arg.is_floating_point() else arg
             for arg in inputs(CASES[case], torch.float32)]  # fmt: skip
     pred = args[0].clone().requires_grad_()
@@ -96,7 +96,7 @@ def test_reference_gradient_is_that_of_autograd(case):
 
 @pytest.mark.parametrize("loss", ["l1", "focal_l1"])
 def test_the_official_way_gives_the_same(loss):
-    """Convolution, pixel shuffle, a mask of pixels: of the map that would be shuffled, read where it lies."""
+    """Compares with convolution, pixel shuffle and a mask of pixels, on the map before the shuffle."""
     case = replace(BENCH["simmim_swin_192 uint8 map"], batch=2, rows=30, loss=loss)
     pred, ways = functions(case, torch.float32, "cpu")
     found = []
@@ -160,7 +160,7 @@ def test_official_numbers(norm_pix, on_reference):
 
 
 def test_constant_patch_with_any_value_is_exact():
-    """norm_pix divides rounding errors of a constant patch by 1e-3; none may be left."""
+    """norm_pix divides rounding errors of a constant patch by 1e-3, so none may remain."""
     images = torch.tensor([0.1, 1 / 3, 2.6399, -7.77]).reshape(4, 1, 1, 1).expand(4, 16, 16, 3)
     pred = torch.zeros(4, 768)
     loss = patch_loss(pred, images, torch.arange(4), 16, torch.zeros(3), torch.ones(3), norm_pix=True, loss="l1")
@@ -206,7 +206,7 @@ def test_opcheck(case):
 
 
 def test_traced_backward_leaves_the_saved_gradient_alone():
-    """AOT autograd hands the op's second output out, and scales by a factor that is not 1."""
+    """AOT autograd returns the op's second output, and scales by a factor other than 1."""
     from torch._dynamo.backends.debugging import aot_eager
 
     args = inputs(CASES["raw_l2_fp16_images"], torch.float32)

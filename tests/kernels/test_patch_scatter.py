@@ -1,4 +1,4 @@
-"""patch_scatter: fuzz, the adjoint of patch_gather, errors."""
+"""Tests of patch_scatter: fuzz, the adjoint of patch_gather, errors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""philox: known answers, fuzz, errors."""
+"""Tests of philox: known answers, fuzz, errors."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from fastmim_kernels import OPS, philox, uniform, use_reference
 from fastmim_kernels.philox import reference, signed_seed
 from fastmim_kernels.philox.cases import CASES, inputs
 
-# Random123's kat_vectors, "philox4x32 10": counter, key, words. csrc/body_test.cpp has them for the C++ bodies.
+# Random123's kat_vectors, "philox4x32 10": counter, key, words. philox/cpu_test.cpp has them for the C++ bodies.
 ANSWERS = [
     ((0, 0, 0, 0), 0, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
     ((0xFFFFFFFF,) * 4, 2**64 - 1, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
@@ -69,7 +69,7 @@ def test_fuzz_triton(run_triton, seed, stream, ids, n):
 
 
 def test_draws_depend_on_nothing_else():
-    """Not on how many are drawn, for whom else, from which memory, or by how many threads."""
+    """Draws do not depend on their number, on other ids, on the memory layout, or on threads."""
     ids = torch.arange(3000)
     draws = philox(1, 2, ids, 37)
     assert torch.equal(philox(1, 2, ids, 6), draws[:, :6])

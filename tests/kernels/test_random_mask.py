@@ -1,4 +1,4 @@
-"""random_mask: fuzz, ties, sizes, errors."""
+"""Tests of random_mask: fuzz, ties, sizes, errors."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def test_many_patches(check_op, num_patches, raster):
     check_op("random_mask", "cpp", Case(2, num_patches, num_patches // 4, raster), torch.int64)
 
 
-# The first sample of which two of 61 draws are equal: in ascending order those at 34 and 35. The visible patches end
+# The first sample with two equal draws among 61: numbers 34 and 35 in ascending order. The visible patches end
 # between them.
 TIED = Case(1, 61, 35, first_id=683871)
 

@@ -1,4 +1,4 @@
-"""The reader: order, errors that are results, bounded memory, and its ends: close, exit, fork, a missing library."""
+"""Tests of the reader: order, errors as results, bounded memory, and how a reader ends."""
 
 import gc
 import io
@@ -30,7 +30,7 @@ def png(width: int = 5) -> bytes:
 
 
 def write(folder: Path, count: int, padding: int = 0) -> list[str]:
-    """PNG files of width 1, 2, ..., each with `padding` bytes of garbage at its end."""
+    """Writes PNG files of width 1, 2, ..., each with `padding` bytes of garbage at its end."""
     paths = [folder / f"{i}.png" for i in range(count)]
     for i, path in enumerate(paths):
         path.write_bytes(png(i + 1) + bytes([i % 256]) * padding)
@@ -38,7 +38,7 @@ def write(folder: Path, count: int, padding: int = 0) -> list[str]:
 
 
 def python_xxh64(data: bytes) -> int:
-    """XXH64 with seed 0, from the specification, one step a line."""
+    """Returns XXH64 with seed 0, step by step from the specification."""
     p1, p2, p3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
     p4, p5, mask = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5, (1 << 64) - 1
 
@@ -134,7 +134,7 @@ def test_a_bad_file_is_a_result(tmp_path):
         assert (file.checksum is None) == (name not in ("empty", "text"))
     assert files[0].error is None and files[len(names) - 1].error is None
     assert "a device" in files[-2].error and "cannot be opened" in files[-1].error
-    assert files[names.index("text")].data.tobytes() == b"hello"  # for whoever wants to look
+    assert files[names.index("text")].data.tobytes() == b"hello"  # the bytes stay available
 
 
 def test_any_file_name(tmp_path):
@@ -162,7 +162,7 @@ def test_memory_is_bounded(tmp_path):
             files = batch.result()
             assert all(file.error is None for file in files)
             assert memory() - before < 12 * MIB
-        # Nothing released, far above the bound, and in any order: whoever waits gets their files.
+        # Without releases, far above the bound, and in any order: each waiting caller gets its files.
         del files
         batches = [reader.submit(paths[i : i + 10]) for i in range(0, 40, 10)]
         kept = [batches[i].result() for i in (2, 0, 3, 1)]
@@ -280,7 +280,7 @@ print("fine")
 
 @pytest.mark.parametrize(("failures", "cause"), [(3, None), (4, "cannot be read")])
 def test_passing_errors_are_retried(tmp_path, failures, cause):
-    """A library in front of the system's makes the first reads fail, as those of a network disk may."""
+    """A preloaded library makes the first reads fail, as those of a network disk may."""
     source = tmp_path / "fail.c"
     source.write_text(
         """

@@ -1,4 +1,7 @@
-"""The header check of the reader, against Pillow: what a file says, and that nothing Pillow decodes is rejected."""
+"""Tests of the reader's header check against Pillow.
+
+The check reports the facts that Pillow reports, and rejects nothing that Pillow decodes.
+"""
 
 import io
 import os
@@ -58,7 +61,7 @@ def encode(format: str, mode: str, options: dict, orientation: int = 1) -> bytes
 
 
 def pillow_loads(data: bytes) -> bool:
-    """Whether Pillow decodes the file, without what it only warns of as a decompression bomb."""
+    """Returns True if Pillow decodes the file; warnings of decompression bombs do not count."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -76,7 +79,7 @@ def error_of(data: bytes) -> str:
 
 
 def segments(jpeg: bytes) -> list[bytes]:
-    """The segments of a JPEG before its first scan, then the rest."""
+    """Returns the segments of a JPEG before its first scan, then the rest."""
     at, parts = 2, []
     while jpeg[at + 1] != 0xDA:
         size = 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
@@ -127,7 +130,10 @@ def test_header_says_what_pillow_says(format, mode, options):
 
 @pytest.mark.parametrize(("format", "mode", "options"), CASES)
 def test_truncation(format, mode, options):
-    """No cut that Pillow bears is rejected, except a JPEG without its end marker, and nearly all others are."""
+    """No cut that Pillow accepts is rejected, and nearly all others are.
+
+    A JPEG without end marker is an exception.
+    """
     data = encode(format, mode, options)
     missed = 0
     for length in range(len(data)):
@@ -143,9 +149,9 @@ def test_truncation(format, mode, options):
 
 
 def test_damage():
-    """No crash; and a single damaged byte that Pillow bears is no reason to reject.
+    """Damage never crashes the check, and no damaged byte that Pillow accepts leads to a rejection.
 
-    Except in an AVIF: what a decoder of AV1 would allocate is known only when every box has been understood.
+    AVIF is an exception: only understanding every box tells how much memory an AV1 decoder needs.
     """
     generator = random.Random(0)
     for case in CASES:
@@ -158,7 +164,7 @@ def test_damage():
 
 
 def avif(*boxes: bytes, data: bytes = b"") -> bytes:
-    """An AVIF with the data of its images from byte 28 on, then a `meta` box that holds these boxes."""
+    """Returns an AVIF with the data of its images from byte 28 on, then a `meta` box with these boxes."""
     return box(b"ftyp", b"avif\0\0\0\0avif") + box(b"mdat", data) + box(b"meta", bytes(4) + b"".join(boxes))
 
 
@@ -167,7 +173,7 @@ def box(kind: bytes, content: bytes) -> bytes:
 
 
 def shared_data() -> bytes:
-    """1000 images of the same 200,013 bytes: a sequence header, then empty delimiters."""
+    """Returns 1000 images with the same 200,013 bytes: a sequence header, then empty delimiters."""
     data = b"\x0a\x0b\0\0\0\4\x3c\x3f\xbf\xc3\x20" + bytes(2) + b"\x12\0" * 100_000
     names = b"".join(box(b"infe", b"\2\0\0\0" + struct.pack(">Hxx", i) + b"av01") for i in range(1000))
     places = b"".join(struct.pack(">HHHII", i, 0, 1, 28, len(data)) for i in range(1000))
@@ -276,7 +282,7 @@ def test_jpeg_structure():
 
 
 def not_interleaved() -> bytes:
-    """A sequential JPEG of three scans, one per component."""
+    """Returns a sequential JPEG of three scans, one per component."""
     plain = encode("JPEG", "L", {})
     head, frame, scan = plain.index(b"\xff\xdb"), plain.index(b"\xff\xc0"), plain.index(b"\xff\xda")
     components = b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3))
@@ -362,7 +368,7 @@ def test_orientation(order):
 
 
 def test_tiff_strips_beyond_the_end():
-    """With the directory in front, as most writers do it; Pillow's own files begin with it only if uncompressed."""
+    """The directory comes first, as most writers put it; in files by Pillow only if uncompressed."""
     pixels = bytes(range(200)) * 3
     entries = [(256, 20), (257, 30), (258, 8), (259, 1), (262, 1), (277, 1), (278, 10), (279, 0), (273, 0)]
     table = 8 + 2 + 12 * len(entries) + 4

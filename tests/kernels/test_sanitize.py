@@ -1,4 +1,4 @@
-"""Every kernel is among the calls that a sanitizer watches: counted in Triton's interpreter."""
+"""Tests that the sanitizer's calls reach every kernel, counted in Triton's interpreter."""
 
 import collections
 import importlib
@@ -26,7 +26,7 @@ def test_every_kernel_is_reached(op, monkeypatch):
     module = importlib.import_module(f"fastmim_kernels.{op}.cuda")
     kernels = {kernel.fn for _, kernel, *_ in module.compile_only()}
     inputs = importlib.import_module(f"fastmim_kernels.{op}.cases").inputs
-    for name, case, dtype in reversed(sanitize.calls()):  # the small ones first: no more of them than it takes
+    for name, case, dtype in reversed(sanitize.calls()):  # small calls first, and no more than needed
         if name == op and count.keys() != kernels:
             module.launch(*inputs(case, dtype))
     assert count.keys() == kernels and min(count.values()) >= 1

@@ -1,4 +1,4 @@
-"""scale_gradient: fuzz, every bit pattern, the free factor of 1, errors."""
+"""Tests of scale_gradient: fuzz, every bit pattern, the free factor of 1, errors."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_fuzz_triton(check_op, case, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_conversions_are_exact_for_every_bit_pattern(dtype):
-    """All 65,536 values times 2 and -0.3, subnormals, infinities and NaN included, on any instruction set."""
+    """Multiplies all 65,536 values by 2 and -0.3, with subnormals, infinities and NaN."""
     x = torch.arange(65536, dtype=torch.int32).to(torch.uint16).view(dtype)
     for factor in (torch.tensor(2.0), torch.tensor(-0.3)):
         ours, expected = x.clone(), (x.float() * factor).to(dtype)

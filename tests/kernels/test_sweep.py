@@ -1,4 +1,4 @@
-"""Every case of every op in every dtype: C++ and Triton against the reference.
+"""Tests of every case of every op in every dtype: C++ and Triton against the reference.
 
 `make test` runs covering samples. The campaign runs the rest, which is marked slow. A GPU runs all of it.
 """
@@ -17,7 +17,7 @@ from tests.sweep import covering
 pytestmark = pytest.mark.filterwarnings("ignore:var_mean")  # the reference of an empty batch
 MODULES = {op: importlib.import_module(f"fastmim_kernels.{op}.cases") for op in OPS}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Large cases that take the interpreter two seconds or more each, and that smaller cases stand for.
+# Large cases that take the interpreter two seconds or more each. Smaller cases cover the same code.
 COSTLY = {("low_pass", case) for case in ("small", "small_float", "small_fp16", "all_patches", "one_patch", "no_patch")}
 COSTLY |= {("patch_scatter", "mae_vit_b")}
 
@@ -38,7 +38,7 @@ def rows() -> Iterator[tuple]:
 
 
 def choices(case) -> Iterator[tuple]:
-    """Yields what a case chooses: its fields that are no sizes and no numbers, and what it has none of."""
+    """Yields the fields of a case that are no sizes and no numbers, and whether it has images and rows."""
     for field in fields(case):
         value = getattr(case, field.name)
         if is_dataclass(value):
@@ -55,7 +55,7 @@ def facts(op: str, case: str, dtype: torch.dtype) -> set[tuple]:
 
 
 def interpreted(op: str, case: str, dtype: torch.dtype) -> set[tuple]:
-    """Returns the case and the dtype, and nothing for what takes the interpreter long."""
+    """Returns the case and the dtype, and nothing for cases that take the interpreter long."""
     return set() if (op, case) in COSTLY else {(op, case), (op, dtype)}
 
 
@@ -65,7 +65,7 @@ def name(op: str, case: str, dtype: torch.dtype) -> str:
 
 @pytest.fixture
 def check(check_op, check_bits, run_triton):
-    """`check(backend, op, case, dtype)`: the comparison that fits the op."""
+    """Returns `check(backend, op, case, dtype)`, which makes the comparison that fits the op."""
 
     def run(backend: str, op: str, case: str, dtype: torch.dtype) -> None:
         made = MODULES[op].CASES[case]

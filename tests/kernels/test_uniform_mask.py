@@ -1,4 +1,4 @@
-"""uniform_mask: fuzz, the law, sizes, errors."""
+"""Tests of uniform_mask: fuzz, distribution, sizes, errors."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_triton_refuses_what_it_cannot_sort():
 
 
 def test_equal_draws_come_in_the_order_of_their_index(check_op):
-    """The first sample with two equal ones among the 128 of a pool, which are in it before the 64th."""
+    """Uses the first sample with two equal draws among the 128 of a pool, before the 64th in order."""
     draws = philox(0, 3, torch.tensor([374987]), 128)[0]
     assert draws.sort().values.diff().eq(0).nonzero().item() < 64
     check_op("uniform_mask", "cpp", Case(1, 16, 16, 48, first_id=374987), torch.int64)
@@ -49,7 +49,7 @@ def test_equal_draws_come_in_the_order_of_their_index(check_op):
 @pytest.mark.parametrize("on_reference", [False, True])
 @pytest.mark.parametrize("stratified", [False, True])
 def test_law(on_reference, stratified):
-    """Word k of the draws says the corner of block k; hidden patches ascend; the secondary mask has its own draws."""
+    """Word k gives the corner of block k; hidden patches ascend; the secondary mask has its own words."""
     ids = torch.arange(50)
     use_reference(on_reference)
     try:

@@ -1,4 +1,4 @@
-"""unshuffle: fuzz, gradients, torch's own way, errors."""
+"""Tests of unshuffle: fuzz, gradients, torch's own way, errors."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_raster_is_the_official_unshuffle(case):
     "case", ["mae_decoder", "mae_decoder_raster", "float_params", "float_params_raster", "strided_raster"]
 )
 def test_gradients_against_float64(case, dtype):
-    """All three gradients through the public function; sums are rounded once, from float32."""
+    """Checks all three gradients through the public function; sums are rounded once, from float32."""
     *tensors, ids, raster = inputs(CASES[case], dtype)
     leaves = [x.clone().requires_grad_() for x in tensors]
     exact = [x.double().requires_grad_() for x in tensors]

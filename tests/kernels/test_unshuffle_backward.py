@@ -1,4 +1,4 @@
-"""unshuffle_backward: fuzz, order of the sums, errors."""
+"""Tests of unshuffle_backward: fuzz, order of the sums, errors."""
 
 import pytest
 import torch

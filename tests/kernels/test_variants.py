@@ -1,4 +1,7 @@
-"""What the sanitizer watches is what is compiled: the same kernels, types and constants, under the same labels."""
+"""Tests that `VARIANTS` of each op launches what its `compile_only` compiles.
+
+Kernels, types, constants and labels agree.
+"""
 
 import importlib
 import os
@@ -10,12 +13,12 @@ from fastmim_kernels import OPS
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="records, and interprets nothing")
 
-# They depend on the device, and on how many rounds a loop makes.
+# Constants that depend on the device and on the number of rounds of a loop.
 NOT_COMPARED = {"DOT", "ROUNDS"}
 
 
 def launched(op: str, case, dtype: torch.dtype, monkeypatch) -> list[tuple]:
-    """(kernel, types of pointers, constants, warps) of each launch, none of which happens."""
+    """Returns (kernel, types of pointers, constants, warps) of each launch, without launching."""
     from triton.runtime.jit import JITFunction, mangle_type
 
     found = []
@@ -44,7 +47,7 @@ def test_every_compiled_kernel_is_launched(op, monkeypatch):
 
 
 def test_every_kernel_is_compiled():
-    """Of an op's own functions of Triton, all that no other function calls."""
+    """`compile_only` lists every Triton function of an op that no other function calls."""
     from triton.runtime.jit import JITFunction
 
     modules = [importlib.import_module(f"fastmim_kernels.{op}.cuda") for op in OPS]

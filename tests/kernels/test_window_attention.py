@@ -1,4 +1,4 @@
-"""window_attention: fuzz, gradients, errors, and Swin's own modules."""
+"""Tests of window_attention: fuzz, gradients, errors, and Swin's own modules."""
 
 from dataclasses import replace
 
@@ -26,14 +26,14 @@ def test_fuzz_triton(check_op, case, dtype):
 
 
 def public(args, **changes):
-    """Arguments of the public function from those of the op."""
+    """Returns the arguments of the public function from those of the op."""
     names = ("qkv", "codes", "table", "num_heads", "window", "shift", "origin", "scale")
     return dict(zip(names, args, strict=True)) | changes
 
 
 @pytest.mark.parametrize("case", ["um_shifted", "simmim", "primes", "strided"])
 def test_gradients_are_those_of_autograd(case):
-    """Of the float64 reference, through the public function."""
+    """Compares with the float64 reference, through the public function."""
     args = inputs(CASES[case], torch.float32)
     results = []
     for dtype in (torch.float32, torch.float64):
@@ -57,7 +57,7 @@ def test_without_kernels():
 
 @pytest.mark.parametrize("case", ["um_shifted", "simmim"])
 def test_the_official_way_gives_the_same(case):
-    """Gradients of qkv too; `functions` draws an MLP, so both run on one."""
+    """Compares gradients of qkv too. `functions` draws an MLP, so both run on one."""
     qkv, run = functions(CASES[case], torch.float32, "cpu")
     results = []
     for name in ("ours", "official", "sdpa", "reference"):
@@ -72,7 +72,7 @@ def test_the_official_way_gives_the_same(case):
 
 @pytest.mark.parametrize("case", ["um_shifted", "simmim", "small", "small_window_places", "rows_shifted"])
 def test_flex_attention_gives_the_same(case):
-    """Its arm of the benchmark, which only a GPU measures."""
+    """Checks the FlexAttention arm of the benchmark, which only a GPU measures."""
     qkv, codes, table, *options = inputs(CASES[case], torch.float32)
     with torch.no_grad():
         ours = OPS["window_attention"].overload(qkv, codes, table, *options)

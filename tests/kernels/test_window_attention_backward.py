@@ -1,4 +1,4 @@
-"""window_attention_backward: fuzz, order of the sums, errors."""
+"""Tests of window_attention_backward: fuzz, order of the sums, errors."""
 
 from dataclasses import replace
 

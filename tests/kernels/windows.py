@@ -1,4 +1,4 @@
-"""Cases of window_attention and of its backward, for their fuzz tests."""
+"""Random cases of window_attention and window_attention_backward, for their fuzz tests."""
 
 from hypothesis import strategies as st
 
@@ -13,7 +13,7 @@ def any_case(draw, largest_side: int, largest_dim: int):
         batch=draw(st.integers(0, 3)),
         grid=grid,
         window=window,
-        # No roll of a single window: where no pair belongs together, all gradients are as small as exp(-100).
+        # A single window is not rolled: if no pair belongs together, all gradients are as small as exp(-100).
         shift=tuple(draw(st.integers(0, w - 1)) if w < n else 0 for n, w in zip(grid, window, strict=True)),
         num_heads=draw(st.integers(1, 3)),
         dim=draw(st.integers(1, largest_dim)),

@@ -1,7 +1,8 @@
-"""Every recipe of what follows pre-training, field by field, against a table typed from their sources.
+"""Tests of every recipe after pre-training, field by field, against tables typed from their sources.
 
 Sources: facebookresearch/mae FINETUNE.md, main_finetune.py, main_linprobe.py; microsoft/SimMIM configs; implus/UM-MAE
-Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints it.
+Makefile; openmixup's A2MIM configs; mmselfsup's PixMIM configs; Alpha-VL/ConvMAE FINETUNE.md. `pytest -s` prints the
+recipes.
 """
 
 import pytest
@@ -13,7 +14,7 @@ from tests.methods.tiny import ROOT
 
 PATHS = sorted(path for kind in ("finetune", "probe", "segment") for path in ROOT.glob(f"configs/*/{kind}/*.py"))
 
-# What MAE's, SimMIM's, UM-MAE's, ConvMAE's and PixMIM's fine-tuning have in common.
+# The settings that fine-tuning of MAE, SimMIM, UM-MAE, ConvMAE and PixMIM have in common.
 FINETUNE = {
     "algorithm": "adamw", "batch": 1024, "epochs": 100, "warmup": 5, "warmup_lr": 0.0, "min_lr": 1e-6,
     "cosine_from": "warmup", "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05, "clip": None,
@@ -95,7 +96,7 @@ TABLE = {
 
 
 def recipe(config) -> dict:
-    """What a config says, in the table's words."""
+    """Returns the settings of a config of classification under the names of the table."""
     data, optim, train, head, augment = config.data, config.optim, config.train, config.head, config.augment
     ema = getattr(config, "ema", EMA())
     assert data.crop.ratio == (3 / 4, 4 / 3) and data.flip == 0.5 and not optim.lr_scale
@@ -119,7 +120,8 @@ def recipe(config) -> dict:
     return found
 
 
-# implus/mae_segmentation's, which A2MIM's (openmixup), PixMIM's and, but for three fields, ConvMAE's are too.
+# The recipe of implus/mae_segmentation. A2MIM (openmixup) and PixMIM use it too, and so does ConvMAE except for the
+# fields below.
 SEGMENT = {
     "algorithm": "adamw", "batch": 16, "updates": 160_000, "lr": 1e-4, "schedule": "linear", "cosine_from": "start",
     "warmup": 1500, "warmup_lr": 1e-10, "min_lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.05,
@@ -139,7 +141,7 @@ SEGMENT_TABLE = {
 
 
 def segment_recipe(config) -> dict:
-    """As `recipe`, of a segmentation config; epochs are of ADE20K's 20,210 training images."""
+    """Returns the settings of a config of segmentation. Epochs become updates over ADE20K's 20,210 training images."""
     data, optim, train, decoder = config.data, config.optim, config.train, config.decoder
     updates = 20_210 / train.global_batch
     assert data.flip == 0.5 and data.repeats == 1 and not optim.lr_scale and not optim.decay
@@ -203,7 +205,7 @@ def test_model(name):
     assert {field: getattr(encoder, field) for field in MODELS[name]} == MODELS[name]
 
 
-# What the sheets say, and where they say nothing what the config's docstring does. Warm-up is in updates of COCO's
+# The settings of the papers, or of the source that the config's docstring names. Warm-up is in updates over COCO's
 # 117,266 images with objects.
 DETECT = {
     "algorithm": "adamw", "schedule": "multistep", "size": (1024, 1024), "warmup": 500, "weight_decay": 0.05,

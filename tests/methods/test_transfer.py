@@ -291,7 +291,7 @@ def test_lars_is_the_probe_s():
         one_step(optimizer)
     torch.testing.assert_close(linear.weight.detach(), w)
     torch.testing.assert_close(linear.bias.detach(), b)
-    assert all(int(step) == 3 for step in optimizer.steps())
+    assert all(int(step) == 3 for step in optimizer.counters())
 
 
 def test_sgd_is_that_of_detectors():
@@ -313,7 +313,7 @@ def test_sgd_is_that_of_detectors():
         one_step(optimizer)
     torch.testing.assert_close(linear.weight.detach(), w, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(linear.bias.detach(), b, rtol=1e-5, atol=1e-6)
-    assert all(int(step) == 3 for step in optimizer.steps())
+    assert all(int(step) == 3 for step in optimizer.counters())
 
 
 def test_lamb_is_rsb_s():
@@ -338,4 +338,4 @@ def test_lamb_is_rsb_s():
     before = linear.weight.detach().clone()
     linear.weight.grad, linear.bias.grad = torch.full_like(gw, torch.inf), gb.clone()
     one_step(optimizer)
-    assert optimizer.found_inf and torch.equal(linear.weight, before) and all(int(s) == 1 for s in optimizer.steps())
+    assert optimizer.found_inf and torch.equal(linear.weight, before) and all(int(s) == 1 for s in optimizer.counters())

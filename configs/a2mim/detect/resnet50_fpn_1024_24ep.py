@@ -1,7 +1,7 @@
 """Mask R-CNN with a feature pyramid on A2MIM's ResNet-50, 1024 px, 24 epochs of COCO ("2x").   Recipe of openmixup.
 
 SGD, schedule and scales (short side 640 to 800) are openmixup's for MMDetection, which trains all of the network and
-its batch norms. Not as there: layer norms in pyramid and heads where openmixup has batch norms of all processes; heads
+its batch norms. Differences: layer norms in pyramid and heads where openmixup has batch norms of all processes; heads
 and losses are torchvision's. The published figure is of another head, the C4 form.
 
 Published: box AP 39.8, mask AP 34.9 (C4).

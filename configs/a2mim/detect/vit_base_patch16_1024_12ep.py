@@ -1,10 +1,10 @@
 """Mask R-CNN on A2MIM's ViT-B/16, 1024 px, 12 epochs of COCO ("1x").   Recipe of openmixup.
 
-Optimiser, schedule, drop path and scales (short side 480 to 800) are openmixup's for MMDetection. Not as there:
-ViTDet's simple pyramid of the last block (openmixup's four maps are all of stride 16, where its pyramid expects 4 to
-32), positions as in pre-training, absolute and relative (none there; at this size the relative ones are 12 x 4097^2
-numbers a block, so memory is what limits the micro-batch), layer norms for batch norms, torchvision's heads and losses
-(GIoU with a weight of 10 for boxes there), no crop before the resize.
+Optimiser, schedule, drop path and scales (short side 480 to 800) are openmixup's for MMDetection. Differences: ViTDet's
+simple pyramid of the last block (openmixup's four maps are all of stride 16, where its pyramid expects 4 to 32),
+positions as in pre-training, absolute and relative (none there; at this size the relative ones are 12 x 4097^2 numbers
+a block, so memory is what limits the micro-batch), layer norms for batch norms, torchvision's heads and losses (GIoU
+with a weight of 10 for boxes there), no crop before the resize.
 
 Published: box AP 49.4, mask AP 43.5.
 """

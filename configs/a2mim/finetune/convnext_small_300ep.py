@@ -1,7 +1,8 @@
 """Fine-tuning of A2MIM's ConvNeXt-S, 224 px, 300 epochs.   arXiv:2205.13943; recipe of openmixup.
 
-The readme calls it RSB A2, but its configs are these. The norms of stem and downsampling decay, as a regular
-expression misses them. Its SimMIM's has the same: --run.init runs/a2mim_simmim_convnext_small_300ep.
+The readme calls the recipe RSB A2, but the official configs have these settings. The norms of stem and downsampling
+decay, because an official regular expression misses them. For the SimMIM baseline, add --run.init
+runs/a2mim_simmim_convnext_small_300ep.
 
 Published: 83.7 %; 83.2 % of its SimMIM.
 """

@@ -1,7 +1,7 @@
 """Fine-tuning of A2MIM's ResNet-50 by RSB A2: 224 px, 300 epochs.   arXiv:2110.00476; recipe of openmixup.
 
-Averaging the weights is openmixup's, for this depth only. Its SimMIM's has the same:
---run.init runs/a2mim_simmim_resnet50_300ep.
+openmixup averages the weights for this depth only. For the SimMIM baseline, add --run.init
+runs/a2mim_simmim_resnet50_300ep.
 
 Published: 80.4 %; 79.9 % of its SimMIM.
 """

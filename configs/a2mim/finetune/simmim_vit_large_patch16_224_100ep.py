@@ -1,4 +1,6 @@
-"""Fine-tuning of A2MIM's SimMIM on ViT-L/16, 224 px, 100 epochs: two thirds of what its A2MIM row has.
+"""Fine-tuning of A2MIM's SimMIM on ViT-L/16, 224 px, 100 epochs.
+
+The A2MIM row has 150 epochs.
 
 Published: 85.6 %.
 """

@@ -1,6 +1,6 @@
 """Fine-tuning of A2MIM's ViT-B/16, 224 px, 100 epochs.   arXiv:2205.13943; recipe of openmixup.
 
-Its SimMIM's has the same: --run.init runs/a2mim_simmim_vit_base_patch16_224_800ep.
+For the SimMIM baseline, add --run.init runs/a2mim_simmim_vit_base_patch16_224_800ep.
 
 Published: 84.2 %; 83.8 % of its SimMIM.
 """

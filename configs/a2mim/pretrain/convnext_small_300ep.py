@@ -1,7 +1,7 @@
 """A2MIM, ConvNeXt-S, 224 px, 300 epochs.   arXiv:2205.13943; row A2MIM, ConvNeXt-S of the official readme.
 
-Recipe of openmixup `a2mim/imagenet/convnext_s_l3_sz224_init_8xb256_cos_ep300.py`, whose Fourier weight is 0, and in
-which layer-norm weights decay.
+Recipe of openmixup `a2mim/imagenet/convnext_s_l3_sz224_init_8xb256_cos_ep300.py`, whose Fourier weight is 0. Layer-norm
+weights decay there.
 
 Published: 83.7 % fine-tune (300 epochs of AdamW, which the readme calls RSB A2).
 """

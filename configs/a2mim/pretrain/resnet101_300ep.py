@@ -1,7 +1,7 @@
 """A2MIM, ResNet-101, 224 px, 300 epochs.   arXiv:2205.13943; row A2MIM, ResNet-101 of the official readme.
 
-Recipe of openmixup `a2mim/imagenet/r101_l3_sz224_init_8xb256_cos_ep300.py`: no focal frequency loss here, but focal L1
-of the complex spectra, image by image.
+Recipe of openmixup `a2mim/imagenet/r101_l3_sz224_init_8xb256_cos_ep300.py`. Its Fourier loss is focal L1 of the complex
+spectra, image by image, not the focal frequency loss.
 
 Published: 81.9 % fine-tune (RSB A2), 80.3 % (RSB A3).
 """

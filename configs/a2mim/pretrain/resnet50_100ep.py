@@ -1,6 +1,6 @@
 """A2MIM, ResNet-50, 224 px, 100 epochs.   arXiv:2205.13943; row A2MIM, ResNet-50, PT 100 of the official readme.
 
-Recipe of openmixup `a2mim/imagenet/r50_l3_sz224_init_8xb256_cos_ep100.py`, the only one of ResNet in which the token's
+Recipe of openmixup `a2mim/imagenet/r50_l3_sz224_init_8xb256_cos_ep100.py`, the only ResNet recipe in which the token's
 gamma learns at a tenth of the rate and does not decay.
 
 Published: 78.8 % fine-tune (RSB A3).

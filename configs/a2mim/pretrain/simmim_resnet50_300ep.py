@@ -1,8 +1,8 @@
 """SimMIM baseline of A2MIM, ResNet-50, 224 px, 300 epochs.   arXiv:2205.13943; row SimMIM, ResNet-50 of its readme.
 
-Recipe of openmixup `simmim/imagenet/r50_sz224_8xb256_fp16_ep300.py`. The image is left as it is and the token replaces
-hidden positions after the stem, whose 7x7 convolution and 3x3 pool reach across the masks' borders: some hidden
-content leaks, as published. encoder.fill=mean ends that.
+Recipe of openmixup `simmim/imagenet/r50_sz224_8xb256_fp16_ep300.py`. The image stays as it is, and the token replaces
+hidden positions after the stem. As published, some hidden content leaks, because the 7x7 convolution and 3x3 pool of
+the stem reach across the borders of hidden patches. Set encoder.fill="mean" to prevent the leak.
 
 Published: 79.9 % fine-tune (RSB A2).
 """

@@ -1,6 +1,6 @@
 """A2MIM, ViT-L/16, 224 px, 800 epochs.   arXiv:2205.13943; recipe of Westlake-AI/openmixup's configs.
 
-The Fourier loss averages spectra over the images of a micro-batch, officially 128: keep it a multiple of that.
+The Fourier loss averages spectra over 128 images of a micro-batch: choose a micro-batch that is a multiple of 128.
 Published (official README, "ViT-L"): 86.1 % fine-tune (of 150 epochs).
 """
 

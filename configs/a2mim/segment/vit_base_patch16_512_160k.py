@@ -1,7 +1,7 @@
 """Segmentation of ADE20K with A2MIM's ViT-B/16 and UPerNet, 512 px, 160,000 updates.   arXiv:2205.13943.
 
-The recipe of openmixup's MMSegmentation config, which is MAE's; it gives no drop path and no start of the warm-up:
-these are MAE's too.
+The recipe of openmixup's MMSegmentation config, which is MAE's. Drop path and the start of the warm-up, which that
+config does not give, are MAE's too.
 
 Published: 49.0 mIoU.
 """

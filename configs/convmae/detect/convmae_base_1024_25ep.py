@@ -1,9 +1,9 @@
 """Mask R-CNN on ConvMAE-B, 1024 px, 25 epochs of COCO.   arXiv:2205.03892; the official detection code.
 
-Optimiser, batch, schedule and warm-up (0.5 % of the run) are those of the official code. Not as there: every block of
+Optimiser, batch, schedule and warm-up (0.5 % of the run) are those of the official code. Differences: every block of
 the third stage attends to the whole image (windows of 16 in all but 4 blocks there), without tables of relative
-positions; the position embedding is trained, not frozen. Layer decay and drop path, which no sheet gives, are ViTDet's,
-and so are scales, heads and norms.
+positions; the position embedding is trained, not frozen. Layer decay and drop path, which the source does not give, are
+ViTDet's, and so are scales, heads and norms.
 
 Published: box AP 53.2, mask AP 47.1 (1600 epochs of pre-training).
 """

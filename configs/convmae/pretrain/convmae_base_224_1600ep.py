@@ -1,6 +1,6 @@
 """ConvMAE-B, 224 px, 1600 epochs.   arXiv:2205.03892; recipe of Alpha-VL/ConvMAE, PRETRAIN.md.
 
-The documented command has a batch of 3072; the published model had 2048, by its authors' word (their issue 6).
+The documented command has a batch of 3072; its authors say that the published model had 2048 (their issue 6).
 
 Published: 85.0 % fine-tune, 70.9 % linear.
 """

@@ -1,6 +1,6 @@
 """Mask R-CNN on MAE's ViT-B/16, 1024 px, 100 epochs of COCO.   ViTDet, arXiv:2203.16527; detectron2's recipe.
 
-From detectron2's `mask_rcnn_vitdet_b_100ep`: 184,375 updates, lowered at 163,889 and 177,546. Not as there: every block
+From detectron2's `mask_rcnn_vitdet_b_100ep`: 184,375 updates, lowered at 163,889 and 177,546. Differences: every block
 attends to the whole image (windows of 14 in all but 4 blocks there), without tables of relative positions; biases have
 no weight decay; heads and their losses are torchvision's.
 

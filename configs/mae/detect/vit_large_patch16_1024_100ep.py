@@ -1,7 +1,7 @@
 """Mask R-CNN on MAE's ViT-L/16, 1024 px, 100 epochs of COCO.   ViTDet, arXiv:2203.16527.
 
-Drop path and layer decay are the paper's for ViT-L; the rest is vit_base_patch16_1024_100ep.py's, with what differs
-from it.
+Drop path and layer decay are the paper's for ViT-L. All else, with the differences from the paper, is as in
+vit_base_patch16_1024_100ep.py.
 
 Published: box AP 55.6, mask AP 49.2 (1600 epochs of pre-training).
 """

@@ -1,6 +1,6 @@
 """Fine-tuning of MAE's ViT-B/16, 224 px, 100 epochs.   arXiv:2111.06377; recipe of the official FINETUNE.md.
 
-For another pre-training of the same encoder: --run.init FOLDER --run.dir OTHER.
+For another pre-training of the same encoder, add --run.init FOLDER --run.dir OTHER.
 
 Published: 83.6 % (1600 epochs of pre-training), 83.3 % (800, mmpretrain's reproduction).
 """

@@ -1,4 +1,4 @@
-"""Linear probe of MAE's ViT-H/14, 224 px, 50 epochs, which the official FINETUNE.md says suffice.
+"""Linear probe of MAE's ViT-H/14, 224 px, 50 epochs, as the official FINETUNE.md suggests.
 
 Published: 76.6 % (1600 epochs of pre-training).
 """

@@ -1,6 +1,6 @@
 """Fine-tuning of PixMIM's ViT-B/16, 224 px, 100 epochs.   arXiv:2303.02416; MAE's recipe in mmselfsup's form.
 
-Warm-up starts at 1e-4 of the peak. (mmselfsup lowers every layer's rate to the same 1e-6: here it is scaled too.)
+Warm-up starts at 1e-4 of the peak. (In mmselfsup every layer's rate ends at 1e-6; here that end is scaled by layer.)
 
 Published: 83.1 % (300 epochs of pre-training), 83.5 % (800).
 """

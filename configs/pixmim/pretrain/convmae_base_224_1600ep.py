@@ -1,6 +1,7 @@
-"""PixMIM on ConvMAE-B, 224 px, 1600 epochs.   arXiv:2303.02416 reports it, but released no configuration of it.
+"""PixMIM on ConvMAE-B, 224 px, 1600 epochs.   arXiv:2303.02416.
 
-ConvMAE's recipe, with the two changes that PixMIM makes to MAE.
+The paper reports this row, but no configuration was released. ConvMAE's recipe, with the two changes that PixMIM makes
+to MAE.
 
 Published: unknown.
 """

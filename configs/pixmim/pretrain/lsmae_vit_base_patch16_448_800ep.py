@@ -1,8 +1,8 @@
-"""PixMIM on long-sequence MAE, ViT-B/16, 448 px, 800 epochs.   arXiv:2303.02416 reports it, but released no
-configuration of it.
+"""PixMIM on long-sequence MAE, ViT-B/16, 448 px, 800 epochs.   arXiv:2303.02416.
 
-Long-sequence MAE's recipe, with the two changes that PixMIM makes to MAE. The radius at 448 px is not known: 40 cycles
-per image keep as much of the scene as at 224 px, 80 as much per pixel.
+The paper reports this row, but no configuration was released. Long-sequence MAE's recipe, with the two changes that
+PixMIM makes to MAE. The radius at 448 px is not known: 40 cycles per image keep as much of the scene as at 224 px, and
+80 keep as much per pixel.
 
 Published: unknown.
 """

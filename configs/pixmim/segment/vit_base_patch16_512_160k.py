@@ -1,6 +1,6 @@
 """Segmentation of ADE20K with PixMIM's ViT-B/16 and UPerNet, 512 px, 160,000 updates.   arXiv:2303.02416.
 
-MAE's recipe, which the evaluation of mmselfsup takes over.
+MAE's recipe, which mmselfsup's evaluation uses too.
 
 Published: a gain over MAE's 48.15 mIoU; its size is not known here.
 """

@@ -1,8 +1,8 @@
 """Mask R-CNN on SimMIM's Swin-B, windows of 7, 1024 px, 36 epochs of COCO ("3x").
 
 SimMIM published no such row. Optimiser and schedule are Swin's for Mask R-CNN, 3x (arXiv:2103.14030, its detection
-code), with the range of its scales (short side 480 to 800) on a sample of one size; drop path is what it has for its
-larger detectors.
+code), with the range of its scales (short side 480 to 800) on a sample of one size; drop path is that of its larger
+detectors.
 
 Published: none.
 """

@@ -1,6 +1,6 @@
 """Fine-tuning of SimMIM's ViT-B/16, 224 px, 100 epochs.   arXiv:2111.09886; microsoft/SimMIM's configs.
 
-The shared table of relative positions becomes one in each block; those decay, as in the official code.
+The shared table of relative positions becomes one in each block; these tables decay, as in the official code.
 
 Published: 83.8 %.
 """

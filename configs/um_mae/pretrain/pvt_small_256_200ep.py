@@ -1,5 +1,6 @@
-"""UM-MAE, PVT-S, 256 px, 200 epochs.   arXiv:2205.10063, main table, row PVT-S UM-MAE; recipe of implus/UM-MAE's
-Makefile, `pretrain_mae_pvt_small_256_mask_vmr025_200e`.
+"""UM-MAE, PVT-S, 256 px, 200 epochs.   arXiv:2205.10063, main table, row PVT-S UM-MAE.
+
+Recipe of implus/UM-MAE's Makefile, `pretrain_mae_pvt_small_256_mask_vmr025_200e`.
 
 Published (the repository's README): 79.31 % fine-tune, 21.3 hours of pre-training on hardware not stated.
 """

@@ -1,5 +1,6 @@
-"""SimMIM as in UM-MAE's repository, PVT-S, 256 px, 200 epochs.   arXiv:2205.10063, main table, row PVT-S SimMIM;
-recipe of implus/UM-MAE's Makefile, `pretrain_simmim_pvt_small_256_200e`.
+"""SimMIM as in UM-MAE's repository, PVT-S, 256 px, 200 epochs.   arXiv:2205.10063, main table, row PVT-S SimMIM.
+
+Recipe of implus/UM-MAE's Makefile, `pretrain_simmim_pvt_small_256_200e`.
 
 Published (the repository's README): 79.28 % fine-tune, 38.0 hours of pre-training on hardware not stated.
 """

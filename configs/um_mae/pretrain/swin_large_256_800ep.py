@@ -1,5 +1,6 @@
-"""UM-MAE, Swin-L, 256 px, 800 epochs.   arXiv:2205.10063, main table, row Swin-L UM-MAE; recipe of implus/UM-MAE's
-Makefile, `pretrain_mae_swin_large_256_mask_vmr025_800e`.
+"""UM-MAE, Swin-L, 256 px, 800 epochs.   arXiv:2205.10063, main table, row Swin-L UM-MAE.
+
+Recipe of implus/UM-MAE's Makefile, `pretrain_mae_swin_large_256_mask_vmr025_800e`.
 
 Published (the repository's README): 85.2 % fine-tune.
 """

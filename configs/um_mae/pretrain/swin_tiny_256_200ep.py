@@ -1,5 +1,6 @@
-"""UM-MAE, Swin-T, 256 px, 200 epochs.   arXiv:2205.10063, main table, row Swin-T UM-MAE; recipe of implus/UM-MAE's
-Makefile, `pretrain_mae_swin_tiny_256_mask_vmr025_200e`.
+"""UM-MAE, Swin-T, 256 px, 200 epochs.   arXiv:2205.10063, main table, row Swin-T UM-MAE.
+
+Recipe of implus/UM-MAE's Makefile, `pretrain_mae_swin_tiny_256_mask_vmr025_200e`.
 
 Published (the repository's README): 82.04 % fine-tune, 25.0 hours of pre-training on hardware not stated.
 """

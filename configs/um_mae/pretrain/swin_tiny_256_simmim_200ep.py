@@ -1,5 +1,6 @@
-"""SimMIM as in UM-MAE's repository, Swin-T, 256 px, 200 epochs.   arXiv:2205.10063, main table, row Swin-T SimMIM;
-recipe of implus/UM-MAE's Makefile, `pretrain_simmim_swin_tiny_256_200e`.
+"""SimMIM as in UM-MAE's repository, Swin-T, 256 px, 200 epochs.   arXiv:2205.10063, main table, row Swin-T SimMIM.
+
+Recipe of implus/UM-MAE's Makefile, `pretrain_simmim_swin_tiny_256_200e`.
 
 Not microsoft's SimMIM: 75 % of 16-px patches are hidden, the loss is a mean over hidden patches, and the Swin is
 UM-MAE's, at 256 px.

@@ -1,5 +1,6 @@
-"""UM-MAE, ViT-B/16, 224 px, 200 epochs.   arXiv:2205.10063, main table, row ViT-B UM-MAE; recipe of implus/UM-MAE's
-Makefile, `pretrain_mae_vit_base_patch16_dec512d2b_224_mask_vmr025_200e`.
+"""UM-MAE, ViT-B/16, 224 px, 200 epochs.   arXiv:2205.10063, main table, row ViT-B UM-MAE.
+
+Recipe of implus/UM-MAE's Makefile, `pretrain_mae_vit_base_patch16_dec512d2b_224_mask_vmr025_200e`.
 
 Published (the repository's README): 82.88 % fine-tune.
 """

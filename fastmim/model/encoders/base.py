@@ -125,9 +125,17 @@ class EncoderModule(nn.Module, ABC):
         num_prefix_tokens: int = 0,
         fill: Fill = "none",
     ):
-        """Sets the attributes; `strides` and `widths` default to those of a plain ViT, which has one map.
+        """Sets the attributes of the class.
 
         Args:
+            image: the images that the encoder reads.
+            patch_size: side of a patch, pixels; must divide both sides of the images.
+            embed_dim: width of the tokens.
+            strides: pixels between two positions of each map; None = one map with one position per patch.
+            widths: channels of each map; None = one map of the tokens' width.
+            reads: "visible" patches only, or "all" of the image.
+            merge: side of the square of patches that one token stands for.
+            num_prefix_tokens: number of class tokens.
             fill: content of hidden pixels, see `ImageInput`.
         """
         super().__init__()

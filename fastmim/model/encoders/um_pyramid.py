@@ -208,8 +208,8 @@ class PyramidEncoder(EncoderModule):
         x = self.embed(images, mask.ids_keep, mask.grid[1] // 2)
         blocks = (mask.grid[0] // 2, mask.grid[1] // 2)
         if mask.secondary is not None:
-            # Replaced patches are gathered too: the token joins after the norm, and placing only the other patches by
-            # `unshuffle` moves more bytes of the map than are saved in pixels (see bench/results/secondary_*.jsonl).
+            # Replaced patches are gathered too, because the token joins after the norm. Placing only the other patches
+            # by `unshuffle` moves more bytes of the map than it saves in pixels (bench/results/secondary_*.jsonl).
             x = mask_token(x, mask.secondary.view(-1, *blocks), self.patch_embed.norm(self.vis_mask_token)[0, 0])
         keep, side = mask.ids_keep.view(-1, *blocks), PATCH // TOKEN
         first = side * torch.stack([keep // mask.grid[1], keep % mask.grid[1]], dim=-1)

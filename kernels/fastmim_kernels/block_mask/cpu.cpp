@@ -1,4 +1,4 @@
-// block_mask for CPU tensors: checks and threads; the drawing is in cpu_body.cpp.
+// block_mask for CPU tensors: checks and threads. The drawing is in cpu_body.cpp.
 #include <vector>
 
 #include "cpu_body.h"
@@ -26,7 +26,7 @@ Tensor block_mask(int64_t seed, int64_t stream, Tensor ids, int64_t rows, int64_
       .order = order.mutable_data_ptr<int64_t>(),
   };
   static BlockMaskRows* const body = FASTMIM_CHOOSE(block_mask_rows);
-  // A task below about 8,192 patches costs more to hand out than to do.
+  // A smaller task than about 8,192 patches costs more to start than to run.
   torch::stable::parallel_for(0, ids.numel(), 1 + 8192 / (rows * columns), [&](int64_t begin, int64_t end) {
     std::vector<uint64_t> scratch(draws_scratch(block_mask_blocks(rows, columns, side)) / sizeof(uint64_t));
     body(work, begin, end, scratch.data());

@@ -59,7 +59,7 @@ def launch(seed, stream, ids, rows, columns, side):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for blocks, side in ((36, 1), (49, 2), (196, 2), (_LARGEST, 2)):
         block = triton.next_power_of_2(blocks)
         types = ["i64", "i32", "*i64", "*i64", "i32", "i32", "i32"]

@@ -1,4 +1,4 @@
-"""A2MIM's residual images and spatial loss from predicted patches, in one pass that also forms the target."""
+"""A2MIM's residual images and spatial loss from predicted patches; the target is formed inside."""
 
 from typing import Literal
 
@@ -30,7 +30,7 @@ def composite_residual(
     visible_weight: float = 0.0,
     average: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the spatial loss of hidden pixels, and the residual images that a Fourier loss compares with zero.
+    """Returns the spatial loss of hidden pixels, and the residual images for a Fourier loss.
 
     A2MIM (arXiv:2205.13943), openmixup `mim_head.py`. With d = prediction - target and u = visible_weight:
         loss = mean over hidden values of  |d|,  d^2  or  |d| tanh(alpha |d| / 2)^gamma

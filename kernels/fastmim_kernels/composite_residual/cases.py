@@ -1,4 +1,7 @@
-"""Named inputs of composite_residual, for its tests (few images) and its benchmark (A2MIM's whole loss)."""
+"""Named inputs of composite_residual, for its tests and its benchmark.
+
+The benchmark runs A2MIM's whole loss.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -136,7 +139,7 @@ def flops(case: Case) -> int:
 
 
 def functions(case: Case, dtype: torch.dtype, device: str):
-    """Returns the predictions, and A2MIM's loss of the predictions: ours, the reference, and openmixup's way.
+    """Returns the predictions, and versions of A2MIM's loss as functions of the predictions.
 
     official: openmixup's way, on images.
     """

@@ -1,4 +1,4 @@
-// composite_residual for CPU tensors: checks, threads and the final sum; the arithmetic is in cpu_body.cpp.
+// composite_residual for CPU tensors: checks, threads and the final sum. The arithmetic is in cpu_body.cpp.
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor> composite_residual(Tensor pred, Tensor images, Tensor
   const int64_t units = batch / average * num_patches;
   std::vector<double> sums(units);
   static CompositeResidualPatches* const body = FASTMIM_CHOOSE(composite_residual_patches);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   torch::stable::parallel_for(0, units, 1 + 16384 / (values * average + 1), [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(3 * values);
     body(work, begin, end, scratch.data(), sums.data());

@@ -1,4 +1,4 @@
-// The composite residual of some places of composite_residual, on plain pointers.
+// Composite residuals of some patches, on plain pointers.
 #pragma once
 
 #include "residual.h"
@@ -13,11 +13,11 @@ struct CompositeResidual {
   int64_t num_keep, num_patches, average;
   ElementLoss loss;
   FocalL1 focal;
-  float visible_value, fill_weight;  // at visible values stands visible_value d + fill_weight (fill - target)
+  float visible_value, fill_weight;  // visible: visible_value d + fill_weight (fill - target)
 };
 
-// For patches begin..end of the (B / average) L of the result: writes them, and the loss of patch n, summed over hidden
-// values, to sums[n]. scratch: 3 P floats.
+// Writes patches begin..end of the (B / average) L of the result, and to sums[n] the loss of patch n, summed over
+// hidden values. scratch: 3 P floats.
 using CompositeResidualPatches = void(const CompositeResidual&, int64_t begin, int64_t end, float* scratch,
                                       double* sums);
 FASTMIM_DECLARE(CompositeResidualPatches, composite_residual_patches)

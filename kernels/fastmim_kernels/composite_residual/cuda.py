@@ -1,4 +1,7 @@
-"""composite_residual for CUDA tensors, in Triton: each program sums one patch over some images in registers."""
+"""composite_residual for CUDA tensors, in Triton.
+
+Each program sums one patch over some images in registers.
+"""
 
 import torch
 import triton
@@ -113,7 +116,7 @@ def launch(
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, value, patch, loss, gamma_is_1, fill, rounds in [
         ("vit_b/16 bf16 l1", "bf16", 16, 0, True, False, _IMAGES),
         ("vit_b/16 fp32 l2 mean", "fp32", 16, 1, True, True, _IMAGES),

@@ -1,4 +1,7 @@
-"""Composite residual in plain torch: the definition of correct. Differentiable; float64 if `pred` is float64."""
+"""Composite residual in plain torch: the definition of correct.
+
+Differentiable; float64 if `pred` is float64.
+"""
 
 import torch
 from torch import Tensor

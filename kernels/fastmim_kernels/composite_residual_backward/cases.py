@@ -1,4 +1,4 @@
-"""Inputs of composite_residual_backward, for its tests and its benchmark: those of composite_residual."""
+"""Inputs of composite_residual_backward: those of composite_residual."""
 
 from dataclasses import replace
 

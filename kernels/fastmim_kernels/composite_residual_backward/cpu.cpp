@@ -1,4 +1,4 @@
-// composite_residual_backward for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+// composite_residual_backward for CPU tensors: checks and threads. The arithmetic is in cpu_body.cpp.
 #include <vector>
 
 #include "cpu_body.h"
@@ -31,7 +31,7 @@ Tensor composite_residual_backward(Tensor grad_loss, Tensor grad_residual, Tenso
       .step = *grad_loss.const_data_ptr<float>() / static_cast<float>(count ? count : 1),
   };
   static CompositeResidualBackwardRows* const body = FASTMIM_CHOOSE(composite_residual_backward_rows);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   const int64_t grain = 1 + 16384 / (in.values + 1);
   torch::stable::parallel_for(0, in.batch * in.num_patches, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(3 * in.values);

@@ -13,7 +13,7 @@ void add_focal(FocalL1 focal, float step, const float* d, float* grad, int64_t n
   }
 }
 
-// Adds step times the slope of the loss at d.
+// Adds step times the slope of the loss at d to the gradient.
 void add_slope(const CompositeResidualBackward& a, const float* d, float* grad, int64_t n) {
   const float step = a.step;
   if (a.loss == ElementLoss::l1) {

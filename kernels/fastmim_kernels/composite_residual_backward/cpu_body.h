@@ -1,4 +1,4 @@
-// The gradient of some rows of composite_residual_backward, on plain pointers.
+// Gradients of some rows of predictions, on plain pointers.
 #pragma once
 
 #include "residual.h"
@@ -14,7 +14,7 @@ struct CompositeResidualBackward {
   ElementLoss loss;
   FocalL1 focal;
   float visible_weight;
-  float step;  // times the slope of the loss
+  float step;  // factor on the slope of the loss
 };
 
 // Writes rows begin..end of the B L. scratch: 3 P floats.

@@ -1,4 +1,7 @@
-"""composite_residual_backward for CUDA tensors, in Triton: one program per row keeps a whole patch in registers."""
+"""composite_residual_backward for CUDA tensors, in Triton.
+
+One program per row keeps a whole patch in registers.
+"""
 
 import torch
 import triton
@@ -99,7 +102,7 @@ def launch(
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, value, patch, loss, gamma_is_1 in [
         ("vit_b/16 bf16 l1", "bf16", 16, 0, True),
         ("vit_b/16 fp32 l2", "fp32", 16, 1, True),

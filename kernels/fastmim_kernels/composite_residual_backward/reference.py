@@ -7,7 +7,7 @@ from .._element_loss import element_loss_slope
 
 
 def residual(pred, images, ids, p, mean, std) -> tuple[Tensor, Tensor]:
-    """Returns prediction minus target, and target: (B, L, P) each, in the order of ids, float32 or float64."""
+    """Returns prediction minus target, and target: (B, L, P), in the order of ids, at least float32."""
     b, h, w, c = images.shape
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(2, 3).reshape(b, ids.shape[1], p * p, c)
     target = patches.gather(1, ids[..., None, None].expand(-1, -1, p * p, c))

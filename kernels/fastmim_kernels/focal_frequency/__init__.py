@@ -72,14 +72,14 @@ def focal_frequency_loss(
     batch: int = 1,
     crops: int = 1,
 ) -> Tensor:
-    """Returns the mean of a loss of `focal_frequency` over the orthonormal spectra of residual images.
+    """Returns the mean focal loss over the orthonormal spectra of residual images; see `focal_frequency`.
 
     The weights s are divided by the largest weight: of each `batch` images (peak "all"), or of each image, crop and
-    channel ("each"); the weights are 0 if all are. The division is applied to the gradient last. One transform and one
-    inverse therefore suffice, and nothing waits for a device.
+    channel ("each"). If all weights are 0, they stay 0. The division is applied to the gradient last, so that one
+    transform and one inverse suffice and nothing waits for a device.
 
     The gradient, if it is needed, is formed in the forward pass and multiplied in place by the incoming gradient. A
-    second backward pass through the same graph raises, where its result would be wrong.
+    second backward pass through the same graph would multiply twice, so it raises.
 
     Args:
         residual: (B, H, W, C) float32.

@@ -1,4 +1,4 @@
-// focal_frequency for CPU tensors: checks, threads and the final sums; the arithmetic is in cpu_body.cpp.
+// focal_frequency for CPU tensors: checks, threads and the final sums. The arithmetic is in cpu_body.cpp.
 #include <algorithm>
 #include <optional>
 #include <tuple>
@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor> focal_frequency(Tensor spectrum, int64_t width, doubl
   std::vector<double> sums(planes * height);
   std::vector<float> peaks(planes * height);
   static FocalFrequencyRows* const body = FASTMIM_CHOOSE(focal_frequency_rows);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   torch::stable::parallel_for(0, planes * height, 1 + 8192 / half, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * half);
     body(work, begin, end, scratch.data(), sums.data(), peaks.data());

@@ -87,7 +87,7 @@ def launch(spectrum, width, alpha, gamma, log):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     types = ["*fp32", "*fp32", "*fp32", "i32", "i32", "fp32", "fp32"]
     for label, kind, alpha_is_1 in [
         ("focal frequency", 0, True),

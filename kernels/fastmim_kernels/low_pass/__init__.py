@@ -1,4 +1,4 @@
-"""Low-pass-filtered images, PixMIM's target, by a Fourier transform pruned to the frequencies that remain."""
+"""Low-pass-filtered images, PixMIM's target, by a pruned Fourier transform."""
 
 import functools
 import logging
@@ -33,7 +33,7 @@ def low_pass(
     patch_size: int = 1,
     allow_tf32: bool = False,
 ) -> Tensor:
-    """Removes the high frequencies of images and normalises the result, in the patches named by `rows` only.
+    """Removes the high frequencies of images, in the patches named by `rows`, and normalises the result.
 
     PixMIM (arXiv:2303.02416), section 3.1; mmselfsup `low_freq_generator.py`. With x the pixels of a channel on the
     0..1 scale, and M = 1 on a disc of frequencies, 0 elsewhere:

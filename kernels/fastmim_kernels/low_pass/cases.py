@@ -117,7 +117,7 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def flops(case: Case, mirrors: int = 4) -> int:
-    """Counts the operations of the pruned transform, and of its inverse for the real and the imaginary part.
+    """Counts the operations of the pruned transform and its inverse (real and imaginary part).
 
     Args:
         case: the shapes.

@@ -1,4 +1,4 @@
-// low_pass for CPU tensors: checks, tables and threads; the arithmetic is in cpu_body.cpp.
+// low_pass for CPU tensors: checks, tables and threads. The arithmetic is in cpu_body.cpp.
 #include <memory>
 #include <optional>
 #include <vector>

@@ -1,12 +1,13 @@
-// The transform is a product with tables of waves along each side, forward and back, and with real waves all of it is
-// real. Of an n x n channel with F waves a side (81 at radius 40), in multiply-adds, thanks to the mirrors (Side):
+// The transform is a product with tables of waves along each side, forward and back. With cosines and sines for waves,
+// all numbers are real. Multiply-adds per n x n channel with F waves a side (81 at radius 40), using the mirror
+// symmetry of Side:
 //   rows of the image -> vertical waves    n (n / 4) F          224, radius 40:  1.0 M
 //   columns -> horizontal waves            F (n / 4) F                           0.4 M
-//   what the disc keeps, back to columns   2 F (n / 4) F                         0.7 M  (real and imaginary part)
+//   kept frequencies -> columns            2 F (n / 4) F                         0.7 M  (real and imaginary part)
 //   back to rows                           2 n (n / 4) F                         2.0 M
-// together 4.1 M, 2 flops each, in loops without a shuffle. An FFT of that size counts 5.9 M flops (forward, real, 2.5
-// n^2 log2 n^2; back, complex, 5), of which few are multiply-adds, and the frequencies that the disc removes save it
-// little.
+// Together 4.1 M with 2 flops each, in loops without a shuffle. An FFT of that size counts 5.9 M flops (forward, real,
+// 2.5 n^2 log2 n^2; back, complex, 5), of which few are multiply-adds. It saves little by the frequencies that the disc
+// removes.
 #include "cpu_body.h"
 
 namespace fastmim::FASTMIM_ISA {
@@ -14,11 +15,11 @@ namespace {
 
 constexpr int64_t lanes = low_pass_lanes;
 
-// Eight values, at any address.
+// Eight values; Loose may be at any address.
 using Vec = float __attribute__((vector_size(32)));
 using Loose = float __attribute__((vector_size(32), aligned(4), may_alias));
 
-// out[r] = sum over k of table[r][k] * x[k] for 3 rows r, all on `VECS` vectors.
+// Computes out[r] = sum over k of table[r][k] * x[k] for 3 rows r, on `VECS` vectors each.
 template <int VECS>
 void product(const float* table, int64_t terms, const float* x, int64_t stride, float* out, int64_t out_stride) {
   Vec sum[3][VECS] = {};
@@ -40,7 +41,7 @@ void product(const float* table, int64_t terms, const float* x, int64_t stride, 
   }
 }
 
-// The same for any multiple of 3 rows, on `width` values, a multiple of 8 and at most 32.
+// Computes the same for any multiple of 3 rows, on `width` values: a multiple of 8, at most 32.
 void products(const float* table, int64_t rows, int64_t terms, const float* x, int64_t stride, int64_t width,
               float* out, int64_t out_stride) {
   for (int64_t r = 0; r < rows; r += 3, table += 3 * terms, out += 3 * out_stride) {
@@ -56,7 +57,7 @@ void products(const float* table, int64_t rows, int64_t terms, const float* x, i
   }
 }
 
-// out[j][i] = x[i][j]; rows and columns are multiples of 8.
+// Writes out[j][i] = x[i][j]. Rows and columns are multiples of 8.
 void transpose(const float* x, int64_t rows, int64_t columns, int64_t stride, float* out, int64_t out_stride) {
   for (int64_t i = 0; i < rows; i += 8) {
     for (int64_t j = 0; j < columns; j += 8) {
@@ -64,7 +65,7 @@ void transpose(const float* x, int64_t rows, int64_t columns, int64_t stride, fl
       float* to = out + j * out_stride + i;
 #ifdef __AVX2__
       __m256 a[8], b[8];
-      // Lines i and i + 4 side by side, then 4 x 4 transposes in each half.
+      // Load lines i and i + 4 side by side, then transpose 4 x 4 blocks in each half.
 #pragma GCC unroll 4
       for (int k = 0; k < 4; ++k) {
         for (int half = 0; half < 2; ++half) {
@@ -92,7 +93,7 @@ void transpose(const float* x, int64_t rows, int64_t columns, int64_t stride, fl
   }
 }
 
-// The pixels that share place k of the tables. Of two that are the same, the tables count each half.
+// Finds the pixels that share place k of the tables. If two are the same pixel, the tables count each half.
 void members(const Side& side, int64_t k, int64_t* pixel) {
   const int64_t half = side.size / 2;
   pixel[0] = half + k;
@@ -105,7 +106,7 @@ void members(const Side& side, int64_t k, int64_t* pixel) {
   }
 }
 
-// Members' values to what each part of the waves is multiplied with, `step` values apart.
+// Combines the values of members into the factors of each part of the waves, `step` values apart.
 void fold(int64_t parts, const float* const* x, int64_t width, float* out, int64_t step) {
   const float *a = x[0], *b = x[1], *c = x[parts - 2], *d = x[parts - 1];
   if (parts == 2) {
@@ -126,7 +127,7 @@ void fold(int64_t parts, const float* const* x, int64_t width, float* out, int64
   }
 }
 
-// The transposed of fold: what came from each part, to the members' values.
+// The transpose of fold: distributes the results of each part to the members.
 void unfold(int64_t parts, const float* x, int64_t step, int64_t width, float* const* out) {
   float *a = out[0], *b = out[1], *c = out[parts - 2], *d = out[parts - 1];
   if (parts == 2) {
@@ -149,7 +150,7 @@ void unfold(int64_t parts, const float* x, int64_t step, int64_t width, float* c
   }
 }
 
-// `width` values of line y of an image from position n on, as floats: where they are, or in `buffer`, 32 at least.
+// Returns `width` values of line y of an image from position n on, as floats: in place, or in `buffer` (32 or more).
 const float* line(const LowPass& a, int64_t image, int64_t y, int64_t n, int64_t width, float* buffer) {
   const int64_t start = (image * a.images.height + y) * a.images.width * a.images.channels + n;
   if (a.source_type == Type::f32 && width == lanes) return static_cast<const float*>(a.source) + start;
@@ -162,9 +163,9 @@ const float* line(const LowPass& a, int64_t image, int64_t y, int64_t n, int64_t
   return buffer;
 }
 
-// Keeps what the disc keeps of one channel: `real` goes in as its waves, and real and imaginary part come out as such.
-// With cc = the coefficient of cos(u y) cos(v x), sc of sin(u y) cos(v x), and so on, the frequencies (u, v) and
-// (-u, -v) have cc - ss and sc + cs; (u, -v) and (-u, v) have cc + ss and sc - cs.
+// Applies the disc to the waves of one channel. `real` holds the waves; the result is the waves of the real and of the
+// imaginary part. With cc the coefficient of cos(u y) cos(v x), sc that of sin(u y) cos(v x), and so on, the
+// frequencies (u, v) and (-u, -v) have cc - ss and sc + cs; (u, -v) and (-u, v) have cc + ss and sc - cs.
 void keep(const LowPass& a, int64_t stride, float* real, float* imaginary) {
   const int64_t across = frequencies_of(a.horizontal), down = frequencies_of(a.vertical);
   for (int64_t v = 0; v < across; ++v) {
@@ -193,7 +194,7 @@ void keep(const LowPass& a, int64_t stride, float* real, float* imaginary) {
   }
 }
 
-// Calls each(from, to, wanted) for the patches that `width` values of line y from position n on lie in.
+// Calls each(from, to, wanted) for each patch that intersects `width` values of line y from position n on.
 template <class Each>
 void stretches(const LowPass& a, int64_t image, int64_t y, int64_t n, int64_t width, Each each) {
   const int64_t line = line_of(a.images), columns = a.images.width / a.images.patch_size;
@@ -205,7 +206,7 @@ void stretches(const LowPass& a, int64_t image, int64_t y, int64_t n, int64_t wi
   }
 }
 
-// Writes `width` values of line y from position n on, from their real and imaginary parts (null = zero).
+// Writes `width` values of line y from position n on, given their real and imaginary parts (null = zero).
 void finish(const LowPass& a, int64_t image, int64_t y, int64_t n, int64_t width, float* real, const float* imaginary) {
   const float* mean = a.mean + n;
   if (imaginary) {
@@ -239,12 +240,12 @@ void low_pass_images(const LowPass& a, int64_t begin, int64_t end, float* scratc
   float* panel = scratch;  // (parts, groups, lanes)
   float* block = panel + 4 * (down_groups > across_groups ? down_groups : across_groups) * lanes;  // (stride, lanes)
   float* imaginary_block = block + stride * lanes;
-  float* columns = imaginary_block + stride * lanes;  // (W C, stride): of each column of the image, its vertical waves
+  float* columns = imaginary_block + stride * lanes;  // (W C, stride): vertical waves of each column
   float* imaginary_columns = columns + line_end * stride;
-  float* waves = imaginary_columns + line_end * stride;  // (across_waves, stride): of one channel
+  float* waves = imaginary_columns + line_end * stride;  // (across_waves, stride): waves of one channel
   float* imaginary_waves = waves + across_waves * stride;
   alignas(32) float buffer[4][lanes], sums[2][12 * lanes];
-  alignas(32) float lines[2][4][lanes] = {};  // read, to no effect, where nothing is wanted
+  alignas(32) float lines[2][4][lanes] = {};  // read without effect where no patch is wanted
   int64_t pixel[4];
   const float* in[4];
   float* out[4];

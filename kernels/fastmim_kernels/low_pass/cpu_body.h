@@ -1,4 +1,4 @@
-// The low-pass filter of some images, on plain pointers. See cpu_body.cpp for the method.
+// Low-pass filter of some images, on plain pointers. cpu_body.cpp describes the method.
 #pragma once
 
 #include "body.h"
@@ -7,10 +7,11 @@ namespace fastmim {
 
 // One side of the image and its waves, cos(2 pi f y / n) and sin(2 pi f y / n) with y counted from the middle.
 //
-// Pixels that mirror each other about the middle share their cosines, and their sines but for the sign. If their number
-// is even, so do those that mirror each other about a quarter of the side, with the sign (-1)^f. So waves come in
-// parts: cosines of even and of odd f, then sines of even and of odd f (4 parts); or, of an odd number of pixels,
-// cosines, then sines (2 parts). And only one of each `parts` pixels that share their waves has a place in the tables.
+// Pixels that mirror each other about the middle have the same cosines, and sines of opposite sign. If the number of
+// pixels is even, pixels that mirror each other about a quarter of the side share waves too, with the sign (-1)^f. So
+// waves come in parts: cosines of even and of odd f, then sines of even and of odd f (4 parts); or, for an odd number
+// of pixels, cosines, then sines (2 parts). Of each `parts` pixels that share waves, only one has a place in the
+// tables.
 struct Side {
   int64_t size, parts, groups, waves;  // pixels; parts; places; waves in each part, a multiple of 3 (some may be zero)
   const float* forward;                // (parts, waves, groups)
@@ -21,27 +22,27 @@ struct LowPass {
   Images images;
   const void* source;
   Type source_type;
-  const float* scale;  // (W C,): the uint8 value x at position i of a line stands for x * scale[i] + shift[i]
+  const float* scale;  // (W C,): a uint8 value x at position i of a line becomes x * scale[i] + shift[i]
   const float* shift;
-  const float* mean;   // (W C,): that of the pixels, divided by their std
-  const bool* wanted;  // (B, patches): which to write; the others become 0
+  const float* mean;   // (W C,): mean of the pixels divided by their std
+  const bool* wanted;  // (B, patches): patches to write; the others become 0
   Side vertical, horizontal;
-  // (horizontal frequencies, vertical frequencies): what remains of the waves whose frequencies have the same sign, and
-  // of those whose frequencies have opposite signs. `even` leads to the real part, `odd` to the imaginary part; it is
-  // null where that is zero.
+  // (horizontal frequencies, vertical frequencies): factors on the waves whose two frequencies have the same sign, and
+  // on those with opposite signs. `even` gives the real part, `odd` the imaginary part. `odd_same` is null if the
+  // imaginary part is zero.
   const float *even_same, *even_opposite, *odd_same, *odd_opposite;
   float* out;
 };
 
 namespace {
 
-constexpr int64_t low_pass_lanes = 32;  // values that the innermost loops work on side by side
+constexpr int64_t low_pass_lanes = 32;  // values that the innermost loops handle at a time
 
 inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 inline int64_t frequencies_of(const Side& side) { return side.parts / 2 * side.waves; }
 
-// Floats of scratch that low_pass_images needs: zeros, the first time.
+// Floats of scratch for low_pass_images, zero before the first call.
 inline int64_t low_pass_scratch(const LowPass& a) {
   const int64_t stride = round_up(2 * frequencies_of(a.vertical), 8);
   const int64_t line = round_up(a.images.width * a.images.channels, low_pass_lanes);
@@ -52,7 +53,7 @@ inline int64_t low_pass_scratch(const LowPass& a) {
 
 }  // namespace
 
-// For images begin..end.
+// Filters images begin..end.
 using LowPassImages = void(const LowPass&, int64_t begin, int64_t end, float* scratch);
 FASTMIM_DECLARE(LowPassImages, low_pass_images)
 

@@ -1,5 +1,5 @@
-// The tables of low_pass: waves of both sides, and what the disc keeps of them. Torch-free, built for every call, since
-// that takes less time than one image.
+// Tables of low_pass: waves of both sides, and the factors of the disc on them. Free of torch. Built at every call, in
+// less time than one image takes.
 #pragma once
 
 #include <cmath>
@@ -12,14 +12,14 @@ namespace fastmim {
 
 class SideTables {
  public:
-  // `shift`: the disc keeps frequencies f with |f + shift| <= radius.
+  // The disc keeps frequencies f with |f + shift| <= radius.
   SideTables(int64_t size, double radius, double shift) : size_(size), parts_(size % 2 ? 2 : 4) {
     const double largest = radius + shift;
     const int64_t most = largest < static_cast<double>(size / 2) ? static_cast<int64_t>(largest) : size / 2;
     groups_ = parts_ == 4 ? (size + 2) / 4 : (size + 1) / 2;
     waves_ = round_up(parts_ == 4 ? most / 2 + 1 : most + 1, 3);
     const int64_t rows = round_up(groups_, 3);
-    // Of pi i / size, which every angle is a whole multiple of: few, and exact where angles are large.
+    // Every angle is a multiple of pi / size, so that a table of these is small, and exact for large angles.
     std::vector<double> cosines(2 * size), sines(2 * size);
     for (int64_t i = 0; i < 2 * size; ++i) {
       const double angle = 3.14159265358979323846 * static_cast<double>(i) / static_cast<double>(size);
@@ -46,7 +46,7 @@ class SideTables {
   Side side() const { return {size_, parts_, groups_, waves_, forward_.data(), inverse_.data()}; }
   int64_t frequencies() const { return parts_ / 2 * waves_; }
 
-  // The frequency of the i-th cosine and the i-th sine.
+  // Frequency of the i-th cosine and of the i-th sine.
   int64_t frequency(int64_t i) const { return parts_ == 4 ? 2 * (i % waves_) + i / waves_ : i; }
 
  private:
@@ -69,7 +69,7 @@ class LowPassTables {
     for (int64_t i = 0; i < across; ++i) {
       for (int64_t j = 0; j < down; ++j) {
         const int64_t v = across_.frequency(i), u = down_.frequency(j), at = i * down + j;
-        // Frequencies 0 have no sign, so that of two signs one is left out.
+        // Frequency 0 has no sign, so it counts once.
         for (int64_t a : {1, -1}) {
           for (int64_t b : {1, -1}) {
             if ((u == 0 && a < 0) || (v == 0 && b < 0) || !exists(height, a * u) || !exists(width, b * v)) continue;
@@ -96,7 +96,7 @@ class LowPassTables {
   }
 
  private:
-  // Whether the discrete transform has a frequency by this name: of +-n/2 it has -n/2.
+  // True if the discrete transform has frequency f: of +-n/2 it has only -n/2.
   static bool exists(int64_t size, int64_t f) { return -(size / 2) <= f && f <= (size - 1) / 2; }
 
   bool keeps(int64_t u, int64_t v) const {

@@ -1,4 +1,6 @@
-"""low_pass for CUDA tensors, in Triton: the pruned transform as products with tables of waves, on matrix units.
+"""low_pass for CUDA tensors, in Triton.
+
+The pruned transform as products with tables of waves, on matrix units.
 
 Cost per n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
 4 F^2 (n / 2) forward. Back, at n = 224, twice the first term and 4 times the second, since each program computes the
@@ -85,7 +87,7 @@ def _backward(
     FU: tl.constexpr, FV: tl.constexpr, GY: tl.constexpr, GX: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, IMAGINARY: tl.constexpr,
 ):  # fmt: skip
-    """Returns the real or the imaginary part of the filtered image, at places (y, x) and their mirror images.
+    """Returns the real or imaginary part of the filtered image at places (y, x) and their mirrors.
 
     The four results are below right, below left, above right and above left. Each part of the filtered spectrum is a
     sum of two parts of the whole spectrum, weighted by `weights`, (8, 2, FU, FV).
@@ -189,7 +191,7 @@ _WARPS = 4
 
 
 def _sizes(size: int, radius: float) -> tuple[int, int, int]:
-    """Returns the number of frequencies from 0 to the largest, the rows of a table, and the places of a table.
+    """Returns the number of frequencies, and the rows and places of a table.
 
     Pixels that mirror each other share a place.
     """
@@ -208,7 +210,10 @@ def _shapes(channels: int, fu: int, fv: int, gy: int, gx: int, precision: str) -
 
 @functools.lru_cache(maxsize=16)
 def _tables(height: int, width: int, radius: float, official: bool, device: torch.device):
-    """Returns the waves of rows and of columns, the weights of `_backward`, and True if there is an imaginary part."""
+    """Returns the waves of rows and columns, the weights of `_backward`, and whether it is complex.
+
+    The last is True if the filtered image has an imaginary part.
+    """
     waves, frequencies = [], []
     for size in (height, width):
         count, rows, places = _sizes(size, radius)
@@ -269,7 +274,7 @@ def launch(images, rows, patch_size, mean, std, radius, official, allow_tf32):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, size, image, precision, is_complex in [
         ("224 uint8", 224, "u8", "tf32x3", True),
         ("224 fp32", 224, "fp32", "tf32x3", True),

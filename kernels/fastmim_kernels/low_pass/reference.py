@@ -1,4 +1,4 @@
-"""Low-pass filter in plain torch, with the FFT: the definition of correct. Float64 if mean and std are float64."""
+"""Low-pass filter in plain torch, with the FFT: the definition of correct."""
 
 import torch
 from torch import Tensor

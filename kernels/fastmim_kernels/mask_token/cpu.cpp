@@ -1,4 +1,4 @@
-// mask_token for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+// mask_token for CPU tensors: checks and threads. The arithmetic is in cpu_body.cpp.
 #include <optional>
 #include <vector>
 
@@ -33,7 +33,7 @@ Tensor mask_token(Tensor x, Tensor hidden, Tensor token, std::optional<Tensor> g
       .out = out.mutable_data_ptr(),
   };
   static MaskTokenLines* const body = FASTMIM_CHOOSE(mask_token_lines);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   torch::stable::parallel_for(0, batch * height, 1 + 16384 / (x.size(2) * dim + 1), [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * dim);
     body(work, begin, end, scratch.data());

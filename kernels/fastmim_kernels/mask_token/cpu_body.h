@@ -1,11 +1,11 @@
-// A token for the hidden part of some maps, on plain pointers.
+// Mask tokens in the hidden cells of some maps, on plain pointers.
 #pragma once
 
 #include "body.h"
 
 namespace fastmim {
 
-// A map and its mask.
+// A feature map and its mask.
 struct Map {
   const bool* hidden;                          // (B, rows, columns)
   int64_t height, width, dim, rows, columns;   // H, W, D
@@ -15,16 +15,16 @@ struct MaskToken {
   Map map;
   const void* x;  // (B, H, W, D)
   Type type;
-  const void* replacement;  // (D,) of x's type: what stands in hidden cells, if the token replaces
+  const void* replacement;  // (D,) of x's type: value of hidden cells if the token replaces
   const float* token;       // (D,)
-  const float* gamma;       // (D,), or null: 1
+  const float* gamma;       // (D,), or null = 1
   bool add;
   void* out;  // (B, H, W, D)
 };
 
 namespace {
 
-// Calls run(first, n, hidden) for the positions of line y of an image, cells of one kind at a time.
+// Calls run(first, n, hidden) for each run of positions in line y of an image that are all hidden or all visible.
 template <class Run>
 inline void runs(const Map& a, int64_t image, int64_t y, Run run) {
   const bool* cells = a.hidden + (image * a.rows + y * a.rows / a.height) * a.columns;
@@ -37,7 +37,7 @@ inline void runs(const Map& a, int64_t image, int64_t y, Run run) {
 
 }  // namespace
 
-// For lines begin..end of the B H. scratch: 2 D floats.
+// Writes lines begin..end of the B H. scratch: 2 D floats.
 using MaskTokenLines = void(const MaskToken&, int64_t begin, int64_t end, float* scratch);
 FASTMIM_DECLARE(MaskTokenLines, mask_token_lines)
 

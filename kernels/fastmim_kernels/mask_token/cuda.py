@@ -72,7 +72,7 @@ def launch(x, hidden, token, gamma, add):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for value, mode in [
         ("fp32", "replace"),
         ("bf16", "replace"),

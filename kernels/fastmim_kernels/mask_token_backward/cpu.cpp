@@ -1,4 +1,4 @@
-// mask_token_backward for CPU tensors: checks, threads and the last sum; the arithmetic is in cpu_body.cpp.
+// mask_token_backward for CPU tensors: checks, threads and the last sum. The arithmetic is in cpu_body.cpp.
 #include <optional>
 #include <tuple>
 #include <vector>

@@ -10,7 +10,7 @@ void add(const float* part, float* sum, int64_t n) {
   for (int64_t i = 0; i < n; ++i) sum[i] += part[i];
 }
 
-// Writes x's gradient in n hidden rows and adds up gamma's. scratch: 3 D floats.
+// Writes the gradient of x in n hidden rows and sums the gradient of gamma. scratch: 3 D floats.
 void scale_rows(const MaskTokenBackward& a, const int64_t* rows, int64_t n, float* part, float* scratch) {
   const int64_t dim = a.map.dim, bytes = dim * size_of(a.type);
   float *product = scratch, *g_buffer = scratch + dim, *x_buffer = scratch + 2 * dim;
@@ -52,7 +52,7 @@ void mask_token_backward_images(const MaskTokenBackward& a, int64_t begin, int64
           if (a.out && !a.gamma) stream(out + i * bytes, zeros, bytes);
         }
       });
-      // Sums of a line, and of these the image's: the rounding errors of short sums.
+      // Sum each line first, then the lines: short sums have small rounding errors.
       sum_rows(a.type, a.grad, dim, rows, n, part, rest);
       add(part, sum, dim);
       if (a.gamma) {

@@ -1,4 +1,4 @@
-// The gradients of mask_token, on plain pointers.
+// Gradients of mask_token, on plain pointers.
 #pragma once
 
 #include "../mask_token/cpu_body.h"
@@ -9,14 +9,14 @@ struct MaskTokenBackward {
   Map map;
   const void* grad;  // (B, H, W, D)
   Type type;
-  const void* x;  // (B, H, W, D), if there is a gamma
+  const void* x;  // (B, H, W, D), read only with gamma
   Type x_type;
   const float* gamma;  // (D,), or null
-  void* out;           // (B, H, W, D): x's gradient, or null: it is grad
+  void* out;           // (B, H, W, D): gradient of x, or null if that is grad
 };
 
-// For images begin..end: writes their part of x's gradient, the sum of token's over image b to sums[2 b D .. + D], and
-// that of gamma's behind it. rows: W indices; scratch: 10 D floats.
+// Handles images begin..end: writes the gradient of x, the gradient of token summed over image b to sums[2 b D .. + D],
+// and behind it the gradient of gamma. rows: W indices; scratch: 10 D floats.
 using MaskTokenBackwardImages = void(const MaskTokenBackward&, int64_t begin, int64_t end, float* sums, int64_t* rows,
                                      float* scratch);
 FASTMIM_DECLARE(MaskTokenBackwardImages, mask_token_backward_images)

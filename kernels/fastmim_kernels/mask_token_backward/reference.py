@@ -7,7 +7,10 @@ from ..mask_token.reference import enlarge
 
 
 def mask_token_backward(grad, x, hidden, gamma, add) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns (B, H, W, D), (D,) and (D,). Sums are in float32, or in float64 if `grad` is float64."""
+    """Returns the gradients of x (B, H, W, D), of token (D,) and of gamma (D,).
+
+    Sums are in float32, or in float64 if `grad` is float64.
+    """
     accumulate = torch.promote_types(grad.dtype, torch.float32)
     where, zero, none = enlarge(hidden, grad), grad.new_zeros((), dtype=accumulate), grad.new_empty(0)
     inside = torch.where(where, grad.to(accumulate), zero)

@@ -1,4 +1,4 @@
-// mean_fill for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+// mean_fill for CPU tensors: checks and threads. The arithmetic is in cpu_body.cpp.
 #include <optional>
 #include <vector>
 

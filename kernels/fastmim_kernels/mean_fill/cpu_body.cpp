@@ -5,7 +5,7 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// Adds up n lines of bytes.
+// Sums n lines of bytes.
 void sum_bytes(const uint8_t* in, int64_t width, int64_t n, float* sum, uint16_t* part) {
   memset(sum, 0, width * sizeof(float));
   for (int64_t done = 0; done < n; done += 256) {  // 257 bytes fit into 16 bits
@@ -21,7 +21,7 @@ void sum_bytes(const uint8_t* in, int64_t width, int64_t n, float* sum, uint16_t
   }
 }
 
-// Writes what hidden pixels of an image hold, a whole line of it. scratch: 10 W C floats.
+// Writes a line of the value of hidden pixels in an image. scratch: 10 W C floats.
 void fill_line(const MeanFill& a, int64_t image, void* fill, int64_t* lines, float* scratch) {
   const int64_t line = a.width * a.channels, first = image * a.height;
   float *sum = scratch, *rest = scratch + line;

@@ -1,4 +1,7 @@
-"""mean_fill for CUDA tensors, in Triton: one kernel sums pixels, one writes the result, both in whole vectors."""
+"""mean_fill for CUDA tensors, in Triton.
+
+One kernel sums pixels, one writes the result, both in whole vectors.
+"""
 
 import torch
 import triton
@@ -93,7 +96,7 @@ def launch(images, hidden, mean, std, dtype):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for image in ("u8", "fp32"):
         yield f"sums {image}", _sums, [f"*{image}", "*fp32", "i32"], {"CHANNELS": 3, "BLOCK": _SUMMED}, 8
     for image, value, fill in (

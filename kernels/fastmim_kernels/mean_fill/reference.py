@@ -5,7 +5,10 @@ from torch import Tensor
 
 
 def mean_fill(images, hidden, mean, std, dtype) -> Tensor:
-    """Returns (B, H, W, C), computed in float32, or in float64 if images, or mean and std, are float64."""
+    """Returns images (B, H, W, C), computed in float32.
+
+    They are computed in float64 if images, or mean and std, are float64.
+    """
     pixels = images.to(torch.promote_types(images.dtype, mean.dtype))
     if images.dtype == torch.uint8:
         # A tensor for 255: CUDA multiplies by the reciprocal of a Python number, which rounds differently.

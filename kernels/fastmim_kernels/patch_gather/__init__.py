@@ -19,7 +19,7 @@ def patch_gather(
     token_size: int | None = None,
     columns: int = 1,
 ) -> Tensor:
-    """Gathers patches by index, normalises them, places them side by side and cuts the result into tokens.
+    """Gathers patches by index, normalises them, and cuts them, side by side, into tokens.
 
     MAE (arXiv:2111.06377), section 3, "MAE encoder": only visible patches are embedded, so only they are read. At a
     mask ratio of 0.75 that is a quarter of the bytes. UM-MAE (arXiv:2205.10063), section 3.1: one patch of each 2x2

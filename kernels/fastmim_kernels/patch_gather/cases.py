@@ -83,7 +83,10 @@ TARGETS = (MOVES,)
 
 
 def patch_ids(case, generator: torch.Generator) -> torch.Tensor:
-    """Returns (B, K) patches: one of each 2x2 block, in the order of the blocks, if the grid has K blocks; else any."""
+    """Returns (B, K) patches, distinct within an image.
+
+    If the grid has K blocks of 2x2 patches: one patch of each block, in the order of the blocks.
+    """
     rows, columns = case.grid
     if (rows, columns) != (2 * case.num_ids // case.columns, 2 * case.columns):
         return torch.rand(case.batch, rows * columns, generator=generator).argsort(1)[:, : case.num_ids]
@@ -117,9 +120,8 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns the images, and the functions of the images that the benchmark runs.
 
-    official: all pixels are normalised and cut up. MAE then gathers patches. UM-MAE adds up the tokens of a 2x2 block
-        as a
-    convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first; leaving that out is in its favour.)
+    official: all pixels are normalised and cut up. MAE then gathers patches. UM-MAE adds tokens of a 2x2 block up as
+    a convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first; leaving that out is in its favour.)
     """
     images, ids, p, *rest = inputs(case, dtype, device)
     mean, std, _, t, columns = rest

@@ -1,4 +1,4 @@
-// patch_gather for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+// patch_gather for CPU tensors: checks and threads. The arithmetic is in cpu_body.cpp.
 #include <vector>
 
 #include "cpu_body.h"
@@ -50,7 +50,7 @@ Tensor patch_gather(Tensor images, Tensor ids, int64_t patch_size, Tensor mean, 
   };
   STD_TORCH_CHECK(work.out_type != Type::u8, "patch_gather: expected a floating result");
   static PatchGatherRows* const body = FASTMIM_CHOOSE(patch_gather_rows);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   torch::stable::parallel_for(0, n, 1 + 16384 / (values + 1), [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * values);
     body(work, begin, end, scratch.data());

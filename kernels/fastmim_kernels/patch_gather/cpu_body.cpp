@@ -3,7 +3,7 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// Asks for the lines of a patch, which lie too far apart for the processor to expect them.
+// Prefetches the lines of a patch, which are too far apart for the hardware prefetcher.
 void prefetch(const Images& images, const char* in, int64_t size) {
   const int64_t bytes = line_of(images) * size, stride = images.width * images.channels * size;
   for (int64_t y = 0; y < images.patch_size; ++y, in += stride) {
@@ -12,7 +12,7 @@ void prefetch(const Images& images, const char* in, int64_t size) {
   }
 }
 
-// Puts a strip together of the lines of its patch.
+// Copies the lines of a patch that make a strip.
 void copy_strip(const TokenMap& map, const char* in, int64_t size, char* out) {
   const int64_t t = map.token_size, run = run_of(map) * size, tokens = strip_of(map) * size / (t * run);
   const int64_t stride = map.images.width * map.images.channels * size;

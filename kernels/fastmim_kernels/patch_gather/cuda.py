@@ -1,4 +1,7 @@
-"""patch_gather for CUDA tensors, in Triton: one program per patch reads every pixel and writes every value once."""
+"""patch_gather for CUDA tensors, in Triton.
+
+One program per patch reads every pixel and writes every value once.
+"""
 
 import triton
 import triton.language as tl
@@ -64,7 +67,7 @@ def launch(images, ids, patch_size, mean, std, dtype, token_size, columns):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, patch, token, image, value in [
         ("vit_b/16 uint8 fp32", 16, 16, "u8", "fp32"),
         ("vit_b/16 uint8 bf16", 16, 16, "u8", "bf16"),

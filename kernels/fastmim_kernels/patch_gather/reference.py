@@ -1,11 +1,14 @@
-"""Patch gather in plain torch: the definition of correct. Differentiable; in float64 if the images are float64."""
+"""Patch gather in plain torch: the definition of correct.
+
+Differentiable; in float64 if the images are float64.
+"""
 
 import torch
 from torch import Tensor
 
 
 def patch_gather(images, ids, patch_size, mean, std, dtype, token_size, columns) -> Tensor:
-    """Returns (B, N, t*t*C). Reads only the patches of `ids`."""
+    """Returns tokens (B, N, t*t*C). Reads only the patches of `ids`."""
     b, h, w, c = images.shape
     p, t, k, grid_columns = patch_size, token_size, ids.shape[1], w // patch_size
     blocks = images.unflatten(1, (h // p, p)).unflatten(3, (grid_columns, p)).transpose(2, 3)

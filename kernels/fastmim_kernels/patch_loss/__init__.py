@@ -1,4 +1,7 @@
-"""Loss between predicted patches and the pixels of their images. One pass forms target, loss and gradient."""
+"""Loss between predicted patches and the pixels of their images.
+
+One pass forms target, loss and gradient.
+"""
 
 from typing import Literal
 
@@ -37,7 +40,7 @@ def patch_loss(
     in float32. Only the patches named by `rows` count, so leave visible patches out. N = 0 gives 0.
 
     Only `pred` has a gradient. It is formed together with the loss, and multiplied in place by the incoming gradient,
-    which is free if that is 1. A second backward pass through the same graph raises, where its result would be wrong.
+    which is free if that is 1. A second backward pass through the same graph would multiply twice, so it raises.
     The gradient of L1 is 0 where `pred` equals the target.
 
     Args:
@@ -105,7 +108,10 @@ def _count(pred: Tensor, rows: Tensor) -> int:
 
 
 def _grad_scale(pred: Tensor, rows: Tensor) -> float | None:
-    """Returns the factor on the gradient of the summed loss in the forward pass; None = no gradient is needed."""
+    """Returns the factor on the gradient of the summed loss in the forward pass.
+
+    None = no gradient is needed.
+    """
     if not (torch.is_grad_enabled() and pred.requires_grad):
         return None
     # 1 / (N P) underflows in float16, so backward applies it there, together with the loss scale.
@@ -113,7 +119,10 @@ def _grad_scale(pred: Tensor, rows: Tensor) -> float | None:
 
 
 def empty_grad(pred: Tensor, grad_scale: float | None) -> Tensor:
-    """Returns memory for the gradient. With predictions of every patch: strided alike, zero where none is read."""
+    """Returns memory for the gradient.
+
+    With predictions of every patch: strided alike, zero where none is read.
+    """
     if grad_scale is None:
         return pred.new_empty(0)
     return torch.zeros_like(pred) if pred.ndim == 3 else pred.new_empty(pred.shape)

@@ -1,4 +1,4 @@
-// patch_loss for CPU tensors: checks, threads and the final sum; the arithmetic is in cpu_body.cpp.
+// patch_loss for CPU tensors: checks, threads and the final sum. The arithmetic is in cpu_body.cpp.
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
   Tensor grad = grad_scale ? torch::stable::empty_like(pred) : torch::stable::new_empty(pred, {0});
   if (grad_scale && every) {
     torch::stable::zero_(grad);
-    // Predictions that overlap or have gaps: no gradient lies as they do.
+    // No gradient can have the strides of predictions that overlap or have gaps.
     if (!pred.strides().equals(grad.strides())) pred = torch::stable::clone(pred);
   }
   images = torch::stable::contiguous(images);
@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor> patch_loss(Tensor pred, Tensor images, Tensor rows, i
   };
   std::vector<double> sums(n);
   static PatchLossRows* const body = FASTMIM_CHOOSE(patch_loss_rows);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   const int64_t grain = 1 + 16384 / (values + 1);
   torch::stable::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * values);

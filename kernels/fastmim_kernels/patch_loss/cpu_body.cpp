@@ -3,7 +3,8 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// The sum of term(i) for i < n, as four sums over quarters: one chain of additions would wait for each to finish.
+// Returns the sum of term(i) for i < n. Four sums over quarters run in parallel; one chain of additions would wait for
+// each addition.
 template <class Term>
 float sum(int64_t n, Term term) {
   float a = 0, b = 0, c = 0, d = 0;
@@ -19,8 +20,8 @@ float sum(int64_t n, Term term) {
   return (a + b) + (c + d);
 }
 
-// Subtracts the mean and divides by the deviation. Exact for a constant row: what rounding leaves of it after the first
-// subtraction is the same everywhere, so the second one removes it.
+// Subtracts the mean and divides by the standard deviation. Exact for a constant row: the first subtraction leaves the
+// same rounding error everywhere, which the second subtraction removes.
 void normalize(float* x, int64_t n) {
   const float mean = sum(n, [=](int64_t i) { return x[i]; }) / static_cast<float>(n);
   const float rest = sum(n, [=](int64_t i) { return x[i] -= mean; }) / static_cast<float>(n);
@@ -33,7 +34,7 @@ void normalize(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
-// (positions, channels) to (channels, positions).
+// Transposes (positions, channels) to (channels, positions).
 void channels_first(const float* x, int64_t positions, int64_t channels, float* out) {
   for (int64_t c = 0; c < channels; ++c) {
 #pragma omp simd
@@ -54,13 +55,13 @@ float compare_focal(const PatchLoss& a, const float* pred, const float* target, 
   });
 }
 
-// Writes the gradient, which may be where pred is, and returns the sum of losses.
+// Writes the gradient and returns the sum of losses. The gradient may overwrite pred.
 float compare(const PatchLoss& a, const float* pred, const float* target, float* grad, int64_t n) {
   const float step = a.grad_scale;
   if (a.loss == ElementLoss::l1) {
     return sum(n, [=](int64_t i) {
       const float d = pred[i] - target[i];
-      const float slope = __builtin_copysignf(step, d);  // a sign bit, not a branch on pixels
+      const float slope = __builtin_copysignf(step, d);  // copies a sign bit; a branch on pixels would mispredict
       grad[i] = d == 0 ? 0.0f : slope;
       return __builtin_fabsf(d);
     });

@@ -1,4 +1,4 @@
-// The loss and gradient of some rows of patch_loss, on plain pointers.
+// Losses and gradients of some patches, on plain pointers.
 #pragma once
 
 #include "residual.h"
@@ -8,16 +8,16 @@ namespace fastmim {
 struct PatchLoss {
   Residuals in;
   const int64_t* rows;  // (N,), all in range
-  void* grad;           // strided as pred is, or null
-  bool every;           // pred has a row for each patch of each image, not for each of `rows`
+  void* grad;           // with the strides of pred, or null
+  bool every;           // True if pred has every patch of every image, not only `rows`
   int64_t image_stride, row_stride, value_stride;  // of pred, in elements; the first if `every`
   bool norm_pix, channels_first;
   ElementLoss loss;
   FocalL1 focal;
-  float grad_scale;  // times d(sum of losses)/d(pred) is what is written
+  float grad_scale;  // factor on d(sum of losses)/d(pred)
 };
 
-// For rows begin..end: writes the summed loss of row n to sums[n]. scratch: 2 P floats.
+// Handles rows begin..end: writes the summed loss of row n to sums[n], and the gradient. scratch: 2 P floats.
 using PatchLossRows = void(const PatchLoss&, int64_t begin, int64_t end, float* scratch, double* sums);
 FASTMIM_DECLARE(PatchLossRows, patch_loss_rows)
 

@@ -124,7 +124,7 @@ def launch(pred, images, rows, patch_size, mean, std, norm_pix, loss, alpha, gam
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, patch, image, value, norm_pix, loss, channels_first, every in [
         ("vit_b/16 uint8 fp32 norm l2", 16, "u8", "fp32", True, 1, False, False),
         ("vit_b/16 uint8 bf16 norm l2", 16, "u8", "bf16", True, 1, False, False),

@@ -1,4 +1,4 @@
-"""Patch loss in plain torch: the definition of correct. Differentiable; in float64 if `pred` is float64."""
+"""Patch loss in plain torch: the definition of correct. Differentiable, in float64 too."""
 
 import torch
 from torch import Tensor
@@ -24,6 +24,6 @@ def residual(pred, images, rows, p, mean, std, norm_pix, channels_first) -> Tens
 
 
 def patch_loss(pred, images, rows, p, mean, std, norm_pix, loss, alpha, gamma, channels_first, scale=None) -> Tensor:
-    """Returns the mean of `element_loss` over the N * P values. Ignores the op's scale of gradients."""
+    """Returns the mean of `element_loss` over all values; ignores `scale`, the factor on gradients."""
     d = residual(pred, images, rows, p, mean, std, norm_pix, channels_first)
     return element_loss(d, loss, alpha, gamma).sum() / max(d.numel(), 1)

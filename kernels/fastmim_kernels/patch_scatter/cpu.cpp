@@ -1,4 +1,4 @@
-// patch_scatter for CPU tensors: checks and threads; the copying is in cpu_body.cpp.
+// patch_scatter for CPU tensors: checks and threads. The copying is in cpu_body.cpp.
 #include <vector>
 
 #include "cpu_body.h"

@@ -7,7 +7,7 @@ void patch_scatter_images(const PatchScatter& a, int64_t begin, int64_t end, flo
   const int64_t p = shape.patch_size, t = a.map.token_size, line = line_of(shape), run = run_of(a.map);
   const int64_t columns = shape.width / p, size = size_of(a.out_type), grid_rows = shape.height / p;
   char* out = static_cast<char*>(a.out) + begin * shape.height * columns * line * size;
-  // In the order of the pixels, so that every cache line is written whole and once.
+  // Writes in the order of the pixels, so that every cache line is written whole and once.
   for (int64_t row = begin * grid_rows; row < end * grid_rows; ++row) {
     for (int64_t y = 0; y < p; ++y) {
       for (int64_t column = 0; column < columns; ++column, out += line * size) {

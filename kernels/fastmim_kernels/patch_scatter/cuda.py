@@ -1,4 +1,7 @@
-"""patch_scatter for CUDA tensors, in Triton: one program per patch of the images finds its own row of tokens."""
+"""patch_scatter for CUDA tensors, in Triton.
+
+One program per patch of the images finds its own row of tokens.
+"""
 
 import triton
 import triton.language as tl
@@ -61,7 +64,7 @@ def launch(grad, ids, height, width, patch_size, dtype, token_size, columns):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, patch, token, num_ids, grad, value in [
         ("vit_b/16 fp32", 16, 16, 64, "fp32", "fp32"),
         ("vit_b/16 bf16 fp32", 16, 16, 64, "bf16", "fp32"),

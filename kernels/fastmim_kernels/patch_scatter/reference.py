@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def patch_scatter(grad, ids, height, width, patch_size, dtype, token_size, columns) -> Tensor:
-    """Returns (B, H, W, C), zero outside the patches of `ids`."""
+    """Returns images (B, H, W, C), zero outside the patches of `ids`."""
     (b, k), p, t = ids.shape, patch_size, token_size
     c, n = grad.shape[2] // t**2, p // t
     grid = (height // p, width // p)

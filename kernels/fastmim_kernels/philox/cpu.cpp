@@ -1,4 +1,4 @@
-// philox for CPU tensors: checks and threads; the rounds are in kernels/csrc/philox.h.
+// philox for CPU tensors: checks and threads. The rounds are in kernels/csrc/philox.h.
 #include "cpu_body.h"
 #include "tensors.h"
 
@@ -13,7 +13,7 @@ Tensor philox(int64_t seed, int64_t stream, Tensor ids, int64_t n) {
   int64_t* out = words.mutable_data_ptr<int64_t>();
   const Philox work{static_cast<uint64_t>(seed), static_cast<uint32_t>(stream), ids.const_data_ptr<int64_t>(), n};
   static PhiloxBlocks* const body = FASTMIM_CHOOSE(philox_blocks);
-  // A task below about 4,096 blocks costs more to hand out than to do.
+  // A smaller task than about 4,096 blocks costs more to start than to run.
   torch::stable::parallel_for(0, ids.numel() * blocks, 4096, [&](int64_t begin, int64_t end) {
     body(work, begin, end, out + begin / blocks * n + begin % blocks * 4);
   });

@@ -1,4 +1,4 @@
-// Random words of some counters of philox, on plain pointers.
+// Random words of some counters, on plain pointers.
 #pragma once
 
 #include "body.h"
@@ -9,10 +9,10 @@ struct Philox {
   uint64_t seed;
   uint32_t stream;
   const int64_t* ids;
-  int64_t n;  // words wanted of each id, from ceil(n / 4) blocks of 4
+  int64_t n;  // words per id, from ceil(n / 4) blocks of 4
 };
 
-// For blocks begin..end, counted through all ids: writes their words to `out`, where the first of them belongs.
+// Writes the words of blocks begin..end, counted through all ids. `out` points to the place of the first word.
 using PhiloxBlocks = void(const Philox&, int64_t begin, int64_t end, int64_t* out);
 FASTMIM_DECLARE(PhiloxBlocks, philox_blocks)
 

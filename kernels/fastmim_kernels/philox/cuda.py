@@ -1,4 +1,7 @@
-"""philox for CUDA tensors, in Triton: each thread draws the four words of a counter and writes them together."""
+"""philox for CUDA tensors, in Triton.
+
+Each thread draws the four words of a counter and writes them together.
+"""
 
 import triton
 import triton.language as tl
@@ -43,7 +46,7 @@ def launch(seed, stream, ids, n):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for n in (1, 2, 40, 196):
         constants = {"N": n, "BLOCKS": triton.cdiv(n, 4), "BLOCK": 128}
         yield f"{n} words", _blocks, ["i64", "i32", "*i64", "*i64", "i64"], constants, 4

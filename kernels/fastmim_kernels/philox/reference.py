@@ -19,7 +19,7 @@ def rounds(c: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
 
 
 def philox(seed: int, stream: int, ids: torch.Tensor, n: int) -> torch.Tensor:
-    """Returns (B, n) int64 in [0, 2**32). `fastmim_kernels.philox` documents key and counter."""
+    """Returns draws (B, n) int64 in [0, 2**32). The package documents key and counter."""
     blocks = torch.arange(-(-n // 4), device=ids.device)
     shape = (len(ids), len(blocks))
     streams = torch.full((), stream, dtype=torch.int64, device=ids.device)

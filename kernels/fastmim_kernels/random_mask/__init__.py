@@ -10,7 +10,9 @@ from . import reference
 def random_mask(
     seed: int, stream: int, ids: Tensor, num_patches: int, num_keep: int, *, raster: bool = False
 ) -> Tensor:
-    """Draws for each id a permutation of the patches. The first `num_keep` are visible, the others hidden.
+    """Draws for each id a permutation of the patches.
+
+    The first `num_keep` are visible, the others hidden.
 
     MAE (arXiv:2111.06377), section 3, "Masking": patch l draws word l of `philox(seed, stream, id, num_patches)`. The
     `num_keep` patches with the smallest draws are visible; of equal draws, the smaller index counts as smaller.

@@ -1,4 +1,4 @@
-// random_mask for CPU tensors: checks and threads; the selection is in cpu_body.cpp.
+// random_mask for CPU tensors: checks and threads. The selection is in cpu_body.cpp.
 #include <vector>
 
 #include "cpu_body.h"
@@ -23,7 +23,7 @@ Tensor random_mask(int64_t seed, int64_t stream, Tensor ids, int64_t num_patches
       .out = order.mutable_data_ptr<int64_t>(),
   };
   static RandomMaskRows* const body = FASTMIM_CHOOSE(random_mask_rows);
-  // A task below about 8,192 patches costs more to hand out than to do.
+  // A smaller task than about 8,192 patches costs more to start than to run.
   torch::stable::parallel_for(0, ids.numel(), 1 + 8192 / num_patches, [&](int64_t begin, int64_t end) {
     std::vector<uint64_t> scratch(draws_scratch(num_patches) / sizeof(uint64_t));
     body(work, begin, end, scratch.data());

@@ -13,7 +13,7 @@ void random_mask_rows(const RandomMask& a, int64_t begin, int64_t end, void* scr
       continue;
     }
     const uint64_t last = last_key(draws, a.num_keep), limit = last >> 32;
-    // Every patch is written to both lists, and stays in the one that then grows: no branch to mispredict.
+    // Every patch is written to both lists; only one list then grows. This avoids a branch that would mispredict.
     int64_t visible = 0;
     int64_t* hidden = reinterpret_cast<int64_t*>(draws.keys);
     const auto divide = [&](int64_t first, int64_t behind, uint64_t bound) {

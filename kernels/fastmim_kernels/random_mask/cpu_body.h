@@ -1,4 +1,4 @@
-// Random masks of some images, on plain pointers.
+// Random masks for some images, on plain pointers.
 #pragma once
 
 #include "draws.h"
@@ -14,7 +14,7 @@ struct RandomMask {
   int64_t* out;  // (B, num_patches)
 };
 
-// For images begin..end: writes the order of the patches. scratch: draws_scratch(num_patches).
+// Writes the order of the patches for images begin..end. scratch: draws_scratch(num_patches) bytes.
 using RandomMaskRows = void(const RandomMask&, int64_t begin, int64_t end, void* scratch);
 FASTMIM_DECLARE(RandomMaskRows, random_mask_rows)
 

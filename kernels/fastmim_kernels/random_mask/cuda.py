@@ -1,4 +1,7 @@
-"""random_mask for CUDA tensors, in Triton: one program per image draws, sorts and writes, all in registers."""
+"""random_mask for CUDA tensors, in Triton.
+
+One program per image draws, sorts and writes, all in registers.
+"""
 
 import triton
 import triton.language as tl
@@ -64,7 +67,7 @@ def sort_warps(block: int, raster: bool) -> int:
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for patches, raster in ((196, False), (196, True), (1024, True), (_LARGEST, False), (_LARGEST, True)):
         block = triton.next_power_of_2(patches)
         constants = {"PATCHES": patches, "RASTER": raster, "BLOCK": block}

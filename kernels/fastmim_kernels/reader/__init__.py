@@ -1,4 +1,4 @@
-"""Reader of image files: C++ threads read files ahead of their use and check headers without decoding.
+"""Reader of image files: C++ threads read files ahead of use and check headers, without decoding.
 
 The bytes and header of each file come back in the order of the request. A hopeless file (unreadable, truncated, not an
 image) comes back with a reason instead of raising. May import numpy, the standard library and _library.
@@ -74,7 +74,7 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class File:
-    """File as it was read."""
+    """One file of a batch: its bytes, and its header or an error."""
 
     path: str
     data: np.ndarray
@@ -169,7 +169,10 @@ def _header(raw: _Header) -> Header:
 
 
 class Reader:
-    """Pool of threads that read files in the order of submission. Use it as a context manager, or call `close`."""
+    """Pool of threads that read files in the order of submission.
+
+    Use it as a context manager, or call `close`.
+    """
 
     def __init__(
         self, threads: int, max_bytes: int = 1 << 30, checksum: bool = False, largest: int = 1 << 28, advice: str = ""
@@ -299,7 +302,7 @@ class Batch:
 
 
 def parse_header(data: bytes, pixels: bool = False) -> tuple[Header | None, str | None]:
-    """Returns the header of an image in memory and None, or None and the reason why the image is hopeless.
+    """Returns (header, None) of an image in memory, or (None, reason) if the image is hopeless.
 
     Args:
         data: the bytes of the file.

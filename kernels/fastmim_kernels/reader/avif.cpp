@@ -1,5 +1,5 @@
-// AVIF (ISO/IEC 23000-22): the boxes that say what the first image is, and the sequence headers of its AV1 data, as a
-// decoder takes the size of its memory from those.
+// AVIF (ISO/IEC 23000-22): reads the boxes that describe the first image, and the sequence headers of its AV1 data,
+// from which a decoder takes the size of its memory.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -12,7 +12,7 @@ namespace {
 
 bool named(Bytes kind, const char* name) { return kind.starts_with(name, 4); }
 
-// Calls `visit` with type and content of each box.
+// Calls `visit` with the type and content of each box.
 void walk(Cursor cursor, const std::function<void(Bytes, Cursor)>& visit) {
   while (cursor.left() >= 8) {
     uint64_t size = cursor.u32(), head = 8;
@@ -48,7 +48,7 @@ class Bits {
   int left_ = 0;
 };
 
-// The pixels of the largest frame that an AV1 sequence header allows (section 5.5.1 of the AV1 specification).
+// Returns the pixels of the largest frame that an AV1 sequence header allows (AV1 specification, section 5.5.1).
 double largest_frame(Cursor content) {
   Bits bits(content);
   bits.take(4);  // profile, still picture
@@ -59,7 +59,7 @@ double largest_frame(Cursor content) {
     if (bits.take(1)) {  // timing
       bits.take(32);
       bits.take(32);
-      if (bits.take(1)) {  // a number of as many bits as there are zeros before it
+      if (bits.take(1)) {  // a number with as many bits as there are zeros before it
         int zeros = 0;
         while (zeros < 32 && !bits.take(1)) ++zeros;
         bits.take(std::min(zeros, 31));
@@ -87,7 +87,7 @@ double largest_frame(Cursor content) {
   return width * (bits.take(height_bits) + 1.0);
 }
 
-// As `largest_frame`, of all sequence headers in AV1 data; 0 when there is none.
+// Returns the largest frame of all sequence headers in AV1 data, in pixels; 0 if there is no header.
 double largest_frame_in(Cursor data) {
   double largest = 0;
   while (data.left()) {
@@ -135,21 +135,21 @@ class Avif {
     }
     if (largest_ == 0) throw Hopeless{"damaged: the AVIF has no image data"};
     read_properties(header);
-    // Frames of another size than the image's are cut or scaled by the decoder.
+    // The decoder cuts or scales frames whose size differs from the image.
     constexpr double bytes_a_pixel = 12;
     const double pixels = static_cast<double>(header.width) * static_cast<double>(header.height);
     if (largest_ > pixels) header.buffer = product(largest_, bytes_a_pixel);
   }
 
  private:
-  // A file can name any number, and each takes memory.
+  // A file can name any number of items, and each takes memory.
   Item& item(uint64_t id) {
     constexpr size_t most_items = 1 << 16;
     if (items_.size() == most_items && !items_.contains(id)) throw Hopeless{"damaged: the AVIF has too many items"};
     return items_[id];
   }
 
-  // As `largest_frame_in`. Equal images may share their data, but not so often that walking them takes long.
+  // The largest frame of all images. Equal images may share data, but not so often that reading them takes long.
   double measure(Bytes data) {
     constexpr uint64_t most_shares = 8;
     measured_ += data.size;
@@ -213,7 +213,7 @@ class Avif {
       Cursor extent = content;
       content.skip(static_cast<uint64_t>(extents) * static_cast<uint64_t>(index_size + offset_size + length_size));
       data = {nullptr, 0};
-      if (method != 0 || extents != 1) continue;  // an image lies in the file itself, in one piece
+      if (method != 0 || extents != 1) continue;  // an image has to lie in this file, in one piece
       extent.skip(static_cast<uint64_t>(index_size));
       Cursor file(bytes_);
       file.seek(base + extent.number(offset_size));
@@ -222,7 +222,7 @@ class Avif {
     }
   }
 
-  // The tracks of a sequence: its size, the number of its frames, and the data of the first.
+  // The tracks of a sequence give its size, the number of frames, and the data of the first frame.
   void read_movie(Cursor content, size_t depth, Header& header) {
     constexpr const char* folders[] = {"trak", "mdia", "minf", "stbl"};
     walk(content, [&](Bytes type, Cursor inside) {
@@ -271,7 +271,7 @@ class Avif {
     }
     for (const auto& [type, value] : properties_) header.alpha |= named(type, "auxC");
     header.channels += header.alpha;
-    // In this order a file says that the picture is turned anticlockwise, then mirrored along an axis.
+    // The order in the file: the picture is turned anticlockwise, then mirrored along an axis.
     constexpr int orientations[4][3] = {{1, 4, 2}, {8, 5, 7}, {3, 2, 4}, {6, 7, 5}};
     header.orientation = orientations[turns][mirror + 1];
   }

@@ -1,4 +1,4 @@
-// Bounds-checked reading of hostile bytes: the one place where the parsers touch memory.
+// Bounds-checked reading of hostile bytes. The parsers touch memory only here.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ struct Bytes {
   }
 };
 
-// Thrown by Cursor: the bytes end before what was asked for.
+// Thrown by Cursor if the bytes end too early.
 struct OutOfBytes {};
 
 class Cursor {
@@ -31,14 +31,14 @@ class Cursor {
   }
   void skip(uint64_t n) { take(n); }
 
-  // Goes behind the next byte of this value.
+  // Moves behind the next byte with this value.
   void skip_to(uint8_t value) {
     const void* found = left() ? std::memchr(bytes_.data + at_, value, left()) : nullptr;
     if (!found) throw OutOfBytes{};
     at_ = static_cast<size_t>(static_cast<const uint8_t*>(found) - bytes_.data) + 1;
   }
 
-  // The next n bytes.
+  // Returns the next n bytes.
   Bytes take(uint64_t n) {
     if (n > left()) throw OutOfBytes{};
     const Bytes taken{bytes_.data + at_, static_cast<size_t>(n)};

@@ -14,7 +14,7 @@ struct Kind {
 
 #define KIND(at, magic, name) {at, magic, sizeof(magic) - 1, name}
 
-// In the order in which they are looked for.
+// Formats in the order of the search.
 constexpr Kind unsupported[] = {
     KIND(4, "ftyphei", "HEIC"),
     KIND(4, "ftyphev", "HEIC"),
@@ -40,7 +40,7 @@ bool is(const Kind& kind, Bytes bytes) {
   return Bytes{bytes.data + kind.at, bytes.size - kind.at}.starts_with(kind.magic, kind.length);
 }
 
-// Whether a file of the container's common brand names AVIF among its compatible brands.
+// True if a file with the container's common brand names AVIF among its compatible brands.
 bool is_avif(Bytes bytes) {
   if (!is(KIND(4, "ftypmif1", ""), bytes) && !is(KIND(4, "ftypmsf1", ""), bytes)) return false;
   Cursor cursor(bytes);
@@ -57,7 +57,7 @@ Format sniff(Bytes bytes) {
   if (bytes.starts_with("\x89PNG\r\n\x1a\n", 8)) return png;
   if (is(KIND(0, "RIFF", ""), bytes) && is(KIND(8, "WEBP", ""), bytes)) return webp;
   if (bytes.starts_with("GIF87a", 6) || bytes.starts_with("GIF89a", 6)) return gif;
-  // The last two bytes of the first four may stand in the wrong order, and 43 stands for BigTIFF.
+  // Bytes 3 and 4 may be in the wrong order; 43 marks BigTIFF.
   for (const char* magic : {"II*\0", "MM\0*", "II\0*", "MM*\0", "II+\0", "MM\0+"}) {
     if (bytes.starts_with(magic, 4)) return tiff;
   }

@@ -1,4 +1,4 @@
-// JPEG (ITU-T T.81): walks the marker segments, and no further than needed into the entropy-coded data.
+// JPEG (ITU-T T.81): walks the marker segments, and the entropy-coded data no further than needed.
 #include "jpeg.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ bool restarts(uint8_t marker) { return marker >= RST0 && marker <= RST7; }
 bool progressive(const Jpeg& jpeg) { return jpeg.frame == SOF2 || jpeg.frame == SOF10; }
 bool arithmetic(const Jpeg& jpeg) { return jpeg.frame == SOF9 || jpeg.frame == SOF10; }
 
-// Passes entropy-coded data and garbage, as decoders do. Counts the fill bytes.
+// Skips entropy-coded data and garbage, as decoders do. Counts the fill bytes.
 uint8_t next_marker(Cursor& cursor, int64_t* fills = nullptr) {
   for (;;) {
     cursor.skip_to(0xff);
@@ -87,7 +87,7 @@ void read_frame(uint8_t marker, Cursor segment, Jpeg& jpeg, Header& header) {
 }
 
 void check_huffman(const Huffman* tables, int number, const char* kind, bool dc, bool standard) {
-  // Decoders know the standard's two tables of each kind (motion JPEG omits them), but not in progressive scans.
+  // Motion JPEG omits tables; decoders then use the two standard tables of each kind, except in progressive scans.
   if (number > 3 || (!tables[number].defined && !(standard && number < 2))) {
     throw Hopeless{"damaged: a JPEG scan uses the " + std::string(kind) + " Huffman table " + std::to_string(number) +
                    ", which the file lacks"};
@@ -104,7 +104,7 @@ void check_huffman(const Huffman* tables, int number, const char* kind, bool dc,
   if (!good) throw Hopeless{"damaged: a JPEG Huffman table is inconsistent"};
 }
 
-// Returns whether the scan has all components.
+// Returns true if the scan has all components.
 bool read_scan(Cursor segment, Jpeg& jpeg) {
   if (!jpeg.frame) throw Hopeless{"damaged: the JPEG has a scan before its frame header"};
   const int count = segment.u8();
@@ -140,17 +140,17 @@ bool read_scan(Cursor segment, Jpeg& jpeg) {
   return count == jpeg.components;
 }
 
-// A sequential scan of all components: any marker ends it, but decoders need an end marker to know it to be whole.
+// A sequential scan of all components. Any marker ends the scan, but only an end marker proves that it is whole.
 void check_only_scan(Cursor& cursor, Header& header) {
   uint8_t marker = RST0;
   while (restarts(marker)) marker = next_marker(cursor);
-  // Of what follows its last row one decoder reads all, up to the end marker, and fails where another never looks.
+  // After the last row, one decoder reads on to the end marker and may fail; another decoder stops.
   header.irregular = marker != EOI;
   while (marker != EOI) marker = next_marker(cursor);
 }
 
-// An end marker in the middle of the pixels: what follows it goes on as they do, up to the real end marker. Behind the
-// real one there may be anything: zeros, garbage, further pictures.
+// True for an end marker in the middle of the pixels: pixel data follow, up to the real end marker. Behind the real end
+// marker, anything may follow: zeros, garbage, further pictures.
 void check_end(Cursor cursor) {
   const Bytes rest = cursor.take(cursor.left());
   constexpr size_t few = 16;
@@ -175,7 +175,7 @@ int64_t coefficients(const Jpeg& jpeg) {
 }
 
 void parse_segments(Cursor& cursor, Header& header, Scan& scan) {
-  constexpr int64_t most_scans = 1 << 16;  // beyond any limit on the time
+  constexpr int64_t most_scans = 1 << 16;  // more than any limit on time allows
   Jpeg& jpeg = scan.jpeg;
   bool scanned = false, last = false;
   std::string exif;  // decoders join the segments

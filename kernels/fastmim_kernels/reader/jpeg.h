@@ -1,4 +1,4 @@
-// The parts of a JPEG that the header check and the check of its pixels share.
+// Parts of a JPEG that the header check and the pixel check share.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@ namespace fastmim::reader {
 
 struct Huffman {
   bool defined = false;
-  uint8_t counts[17] = {};  // codes of each length, 1..16
+  uint8_t counts[17] = {};  // number of codes of each length, 1..16
   uint8_t symbols[256] = {};
 };
 
@@ -28,13 +28,13 @@ struct Jpeg {
   uint32_t restart = 0;  // MCUs between restart markers, 0 = none
 };
 
-// The one scan of a sequential JPEG.
+// The single scan of a sequential JPEG.
 struct Scan {
   Jpeg jpeg;
-  size_t begin = 0;  // of its entropy-coded bytes, 0 = the file has other scans
+  size_t begin = 0;  // start of the entropy-coded bytes; 0 = the file has other scans
 };
 
-// As `parse_jpeg`; fills `scan` if the pixels lie in one scan.
+// Like `parse_jpeg`, and fills `scan` if the pixels lie in one scan.
 void parse_jpeg_scan(Bytes bytes, Header& header, Scan& scan);
 
 }  // namespace fastmim::reader

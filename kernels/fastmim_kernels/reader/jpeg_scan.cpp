@@ -1,5 +1,5 @@
-// Checks the entropy-coded pixels of a JPEG: that there are as many blocks as the header says. Decoders fill what lacks
-// with gray and say nothing.
+// Checks the entropy-coded pixels of a JPEG: there must be as many blocks as the header says. Decoders silently fill
+// missing blocks with gray.
 #include <algorithm>
 #include <memory>
 
@@ -10,13 +10,13 @@ namespace {
 
 constexpr uint8_t first_restart = 0xd0, last_restart = 0xd7;
 
-// Codes of up to `bits` bits by table, two at once where they fit, longer ones by search.
+// Decodes codes of up to `bits` bits by table, two at once if they fit, and longer codes by search.
 class Table {
  public:
   static constexpr int bits = 12;
   struct Entry {
-    uint8_t length = 0;  // bits of the code and of the number behind it, 0 = a longer code
-    uint8_t step = 0;    // coefficients to go on by
+    uint8_t length = 0;  // bits of the code and of the number behind the code; 0 = a longer code
+    uint8_t step = 0;    // number of coefficients to skip
   };
 
   Table(const Huffman& huffman, bool dc) : huffman_(huffman), dc_(dc) {
@@ -40,12 +40,12 @@ class Table {
     }
   }
 
-  // `next`: the next 16 bits. A length of 0: there is no such code.
+  // Takes the next 16 bits. A returned length of 0 means that no such code exists.
   Entry find(unsigned next) const {
     const Entry entry = entries_[next >> (16 - bits)];
     return entry.length ? entry : search(next);
   }
-  // Of two codes, if the first does not end the block: it steps by 16 at most.
+  // Looks up two codes if the first does not end the block; the first skips 16 coefficients at most.
   Entry find_pair(unsigned next) const {
     const Entry entry = pairs_[next >> (16 - bits)];
     return entry.length ? entry : search(next);
@@ -75,7 +75,7 @@ class Table {
   Entry entries_[1 << bits], pairs_[1 << bits];
 };
 
-// Reads entropy-coded bits: a byte 0xff is followed by a stuffed zero. At a marker zeros follow.
+// Reads entropy-coded bits. A zero byte is stuffed behind each byte 0xff. From a marker on, the bits are zero.
 class Bits {
  public:
   explicit Bits(Bytes bytes) : at_(bytes.data), end_(bytes.data + bytes.size) { find_escape(); }
@@ -85,11 +85,11 @@ class Bits {
     return static_cast<unsigned>(buffer_ >> (count_ - 16) & 0xffff);
   }
   void skip(int n) { count_ -= n; }
-  // Whether bits were read that are not there.
+  // True if more bits were read than exist.
   bool exhausted() const { return made_up_ > count_; }
 
-  // Goes behind the next marker, which is returned; 0 at the end of the bytes. `zeros`: how many bytes before it were
-  // left over, if all of them are zero.
+  // Moves behind the next marker and returns it; 0 at the end of the bytes. `zeros` is the number of unused bytes
+  // before the marker, if all of them are zero.
   uint8_t marker(size_t& zeros) {
     const int whole = (count_ - made_up_) / 8;
     bool all = (buffer_ >> made_up_ & ((uint64_t{1} << 8 * whole) - 1)) == 0;
@@ -144,7 +144,7 @@ class Bits {
 
   const uint8_t *at_, *end_, *escape_;
   uint64_t buffer_ = 0;
-  int count_ = 0, made_up_ = 0;  // bits in the buffer, the last of which may be made up
+  int count_ = 0, made_up_ = 0;  // bits in the buffer; the last may be made up
 };
 
 struct BadCode {};
@@ -189,7 +189,7 @@ bool whole(Bits& bits, const Jpeg& jpeg) {
     }
     mcus -= stretch;
     const uint8_t marker = bits.marker(zeros);
-    // Some writers leave a few bytes before the end marker, but not a long run of zeros.
+    // Some writers leave a few bytes before the end marker, but no long run of zeros.
     constexpr size_t few = 16;
     if (mcus == 0) return zeros < few;
     if (marker != restart) return false;
@@ -203,10 +203,10 @@ void check_pixels(Bytes bytes) {
   Scan scan;
   parse_jpeg_scan(bytes, header, scan);
   const Jpeg& jpeg = scan.jpeg;
-  constexpr size_t largest = size_t{1} << 27;  // that nobody waits long for the threads that read
+  constexpr size_t largest = size_t{1} << 27;  // larger files would block a reading thread for too long
   if (!scan.begin || header.irregular || bytes.size > largest) return;
   for (int i = 0; i < jpeg.components; ++i) {
-    // Motion JPEGs lack their tables, which the standard gives.
+    // Motion JPEGs lack their tables; the standard defines them.
     const Component& c = jpeg.component[i];
     if (!jpeg.dc[c.dc].defined || !jpeg.ac[c.ac].defined) return;
   }

@@ -1,4 +1,4 @@
-// PNG (W3C): walks the chunks. Checksums are verified where Pillow does: before the image data.
+// PNG (W3C): walks the chunks. Verifies checksums where Pillow does: before the image data.
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -43,7 +43,7 @@ void read_ihdr(Bytes data, Header& header) {
   const bool good = color == 0   ? bits == 1 || bits == 2 || bits == 4 || bits == 8 || bits == 16
                     : color == 3 ? bits == 1 || bits == 2 || bits == 4 || bits == 8
                                  : (color == 2 || color == 4 || color == 6) && (bits == 8 || bits == 16);
-  cursor.skip(1);  // compression: there is only one
+  cursor.skip(1);  // compression method: there is only one
   const int filter = cursor.u8(), interlace = cursor.u8();
   if (!good || filter) {
     throw Hopeless{"damaged: a PNG of " + std::to_string(bits) + " bits, colour type " + std::to_string(color) +
@@ -56,8 +56,8 @@ void read_ihdr(Bytes data, Header& header) {
   header.progressive = interlace != 0;
 }
 
-// Whether a chunk holds compressed text or a profile that may unpack to more than 1 MiB, zlib's ratio being at most 1032:
-// Pillow then refuses the whole file, others never unpack it.
+// True if a chunk holds compressed text or a profile that may unpack to more than 1 MiB, given zlib's largest ratio of
+// 1032. Pillow refuses such a file; other decoders never unpack the chunk.
 bool may_be_bomb(Bytes kind, Bytes data) {
   return data.size > 1000 && (named(kind, "zTXt") || named(kind, "iTXt") || named(kind, "iCCP"));
 }
@@ -68,9 +68,9 @@ bool has_end(Cursor cursor) {
   return text.find("IEND") != text.npos;
 }
 
-// After the first image data: looks for EXIF, and for a chunk cut short. The end of the compressed pixels is known
-// only to the decompressor, so a file that ends between chunks may be whole, as may one that lacks a few bytes of
-// its last chunk (the pixels' checksum and empty blocks) or whose last chunk has a wrong length.
+// After the first image data, looks for EXIF and for a truncated chunk. Only the decompressor knows the end of the
+// pixels. So a file that ends between chunks may be whole. The same holds for a file that lacks a few bytes of its last
+// chunk (the checksum of the pixels, empty blocks), and for a wrong length of the last chunk.
 void walk_after_data(Cursor& cursor, bool animated, Header& header) {
   constexpr uint64_t slack = 16;
   while (cursor.left() >= 8) {

@@ -41,7 +41,7 @@ const char* kind_of(mode_t mode) {
 
 bool transient(int error) { return error == EIO || error == ESTALE || error == EINTR || error == EAGAIN; }
 
-// Thrown where the reader was closed or the batch dropped: the file is wanted no more.
+// Thrown if the reader was closed or the batch dropped: nobody wants the file any more.
 struct Unwanted {};
 
 // Waits until the file fits under the bound.
@@ -69,7 +69,7 @@ void release(File& file) {
   file.shared->room.notify_all();
 }
 
-// One attempt; returns the errno of a failure that may pass, else 0, with file.error set if it failed.
+// Tries once to read the file. Returns the errno of a failure that may pass, else 0. A lasting failure sets file.error.
 int try_read(Batch& batch, const std::string& path, File& file) {
   file.error.clear();
   const auto failed = [&](const char* what) {
@@ -101,7 +101,7 @@ int try_read(Batch& batch, const std::string& path, File& file) {
   while (file.size < size) {
     const ssize_t n = pread(descriptor.get(), file.data + file.size, size - file.size, static_cast<off_t>(file.size));
     if (n < 0) return failed("cannot be read");
-    if (n == 0) break;  // it shrank meanwhile; the header check finds what is missing
+    if (n == 0) break;  // the file shrank meanwhile; the header check will notice
     file.size += static_cast<uint64_t>(n);
   }
   file.readable = true;
@@ -162,7 +162,7 @@ Pool::Pool(int threads, uint64_t bound, bool checksum, uint64_t largest, std::st
   shared_->largest = largest;
   shared_->advice = std::move(advice);
   shared_->process = getpid();
-  // Signals are for the threads of the program, which expect them.
+  // Signals go to the threads of the program, which expect them.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -179,7 +179,7 @@ Pool::Pool(int threads, uint64_t bound, bool checksum, uint64_t largest, std::st
 Pool::~Pool() { stop(); }
 
 void Pool::stop() {
-  // Emptied outside the lock, which the files of a batch take when they go.
+  // Emptied outside the lock, since the destructors of files take the lock.
   std::deque<std::shared_ptr<Batch>> queue;
   {
     std::lock_guard lock(shared_->mutex);

@@ -1,8 +1,8 @@
 // The threads that read image files ahead of their use.
 //
-// Files are read in the order of submission. Memory: what is held (read and not yet released) stays within a bound;
-// at the bound the threads wait for releases, except for batches that somebody waits for and those submitted before
-// them, which may exceed it: otherwise a consumer that holds much could wait for ever.
+// Files are read in the order of submission. The bytes held (read and not yet released) stay within a bound, at which
+// the threads wait for releases. Batches that somebody waits for, and batches submitted before them, may exceed the
+// bound: otherwise a consumer that holds many files could wait for ever.
 #pragma once
 
 #include <condition_variable>
@@ -20,18 +20,18 @@
 
 namespace fastmim::reader {
 
-// What all threads, batches and files of a reader share; it lives until the last of them is gone.
+// State shared by all threads, batches and files of a reader. It lives until the last of them is gone.
 struct Shared {
   std::mutex mutex;
   std::condition_variable work, room, done;
-  std::deque<std::shared_ptr<struct Batch>> queue;  // those with files that no thread has taken
+  std::deque<std::shared_ptr<struct Batch>> queue;  // batches with files that no thread has taken
   uint64_t held = 0, bound = 0, largest = 0;
-  uint64_t submitted = 0, urgent = 0;  // numbers of batches; up to `urgent` they may exceed the bound
+  uint64_t submitted = 0, urgent = 0;  // numbers of batches; batches up to `urgent` may exceed the bound
   bool checksum = false, stopped = false;
-  std::string advice;  // ends the reason of a file of more bytes than `largest`
+  std::string advice;  // end of the reason why a file above `largest` bytes is refused
   pid_t process = 0;
 
-  // A forked child has none of the threads, and perhaps a mutex that was locked for ever.
+  // A forked child has no threads, and perhaps a mutex that stays locked for ever.
   bool forked() const;
 };
 
@@ -41,10 +41,10 @@ struct File {
   ~File();
 
   std::shared_ptr<Shared> shared;
-  uint64_t reserved = 0;  // its part of shared->held
+  uint64_t reserved = 0;  // bytes of this file in shared->held
   uint8_t* data = nullptr;
   uint64_t size = 0, checksum = 0;
-  bool readable = false;  // the bytes are there, whatever they are
+  bool readable = false;  // true if the bytes could be read, good or not
   Header header;
   std::string error;
 };
@@ -53,7 +53,7 @@ struct Batch {
   std::shared_ptr<Shared> shared;
   uint64_t number = 0;
   std::vector<std::string> paths;
-  std::vector<bool> pixels;  // of each file, whether its pixels are checked
+  std::vector<bool> pixels;  // for each file: true = its pixels are checked
   std::vector<std::unique_ptr<File>> files;
   size_t taken = 0, unfinished = 0;
   bool dropped = false;

@@ -1,4 +1,4 @@
-// The C interface of the reader, for ctypes: __init__.py declares the same functions and structures.
+// C interface of the reader for ctypes. __init__.py declares the same functions and structures.
 #include <cstring>
 #include <system_error>
 
@@ -10,17 +10,17 @@ using namespace fastmim::reader;
 extern "C" {
 
 struct Taken {
-  File* file;  // to be given to fastmim_file_release
+  File* file;  // release with fastmim_file_release
   const uint8_t* data;
   uint64_t size, checksum;
   int64_t readable;
-  const char* error;  // empty when there is none; lives as long as the file
+  const char* error;  // empty if there is none; lives as long as the file
   Header header;
 };
 
 #define EXPORT __attribute__((visibility("default")))
 
-// NULL when the system has no threads to give.
+// Returns NULL if the system has no more threads.
 EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum, uint64_t largest, const char* advice) {
   try {
     return new Pool(threads, bound, checksum != 0, largest, advice);
@@ -31,7 +31,7 @@ EXPORT Pool* fastmim_reader_open(int threads, uint64_t bound, int checksum, uint
 
 EXPORT void fastmim_reader_close(Pool* pool) { delete pool; }
 
-// `paths`: `count` strings, each ended by a zero byte. `pixels`: a byte each, not 0 = check the pixels.
+// `paths` holds `count` strings, each ended by a zero byte; `pixels` one byte each, not 0 = check the pixels.
 EXPORT std::shared_ptr<Batch>* fastmim_reader_submit(Pool* pool, const char* paths, const char* pixels,
                                                      uint64_t count) {
   std::vector<std::string> list;
@@ -43,12 +43,12 @@ EXPORT std::shared_ptr<Batch>* fastmim_reader_submit(Pool* pool, const char* pat
   return new std::shared_ptr<Batch>(pool->submit(std::move(list), std::vector<bool>(pixels, pixels + count)));
 }
 
-// 0: not yet finished, 1: finished, 2: never, because the reader was closed.
+// Returns 0 = not finished yet, 1 = finished, 2 = never, because the reader was closed.
 EXPORT int fastmim_batch_wait(std::shared_ptr<Batch>* batch, int milliseconds) {
   return static_cast<int>(wait(**batch, milliseconds));
 }
 
-// The files of a finished batch, once.
+// Hands over the files of a finished batch, once.
 EXPORT void fastmim_batch_take(std::shared_ptr<Batch>* batch, Taken* taken) {
   for (std::unique_ptr<File>& owner : (*batch)->files) {
     File* file = owner.release();

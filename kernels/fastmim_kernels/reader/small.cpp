@@ -1,4 +1,4 @@
-// The formats with short headers: WebP (RFC 9649), GIF (GIF89a), BMP (Windows and OS/2 bitmaps).
+// Formats with short headers: WebP (RFC 9649), GIF (GIF89a), BMP (Windows and OS/2 bitmaps).
 #include <algorithm>
 
 #include "header.h"
@@ -30,7 +30,7 @@ void read_vp8l(Bytes data, Header& header) {
   header.channels = header.alpha ? 4 : 3;
 }
 
-// The extended format: a canvas, then chunks in any number.
+// The extended WebP format: a canvas, then any number of chunks.
 void read_vp8x(Bytes data, Cursor& chunks, Header& header) {
   Cursor cursor(data, false);
   const uint8_t flags = cursor.u8();
@@ -64,19 +64,19 @@ void read_vp8x(Bytes data, Cursor& chunks, Header& header) {
   if (!image) throw Hopeless{"damaged: the WebP has no image data"};
 }
 
-// The blocks of a GIF up to an empty one; false when the file ends before. `missing`: bytes that the last block lacks.
+// Skips the blocks of a GIF up to an empty block; false if the file ends first. `missing`: bytes lacking in the last.
 bool skip_blocks(Cursor& cursor, size_t* missing = nullptr) {
   while (cursor.left()) {
     const size_t length = cursor.u8();
     if (length == 0) return true;
-    // With at most one byte after it, the length may be a damaged end of the image data: that does no harm.
+    // With at most one byte behind, this length may be a damaged end of the image data, which does no harm.
     if (missing && length > cursor.left() && cursor.left() > 1) *missing = length - cursor.left();
     cursor.skip(std::min(length, cursor.left()));
   }
   return false;
 }
 
-// The images in a GIF behind its first one.
+// Counts the images in a GIF behind the first.
 int64_t further_images(Cursor& cursor) {
   int64_t count = 0;
   try {
@@ -95,7 +95,7 @@ int64_t further_images(Cursor& cursor) {
       }
     }
   } catch (const OutOfBytes&) {
-    // What is there of them counts.
+    // Counts the images that are present.
   }
   return count;
 }
@@ -146,14 +146,14 @@ void parse_gif(Bytes bytes, Header& header) {
     }
   }
   const int64_t left = cursor.u16(), top = cursor.u16();
-  // Decoders make the canvas large enough for its first image.
+  // Decoders enlarge the canvas to hold its first image.
   header.width = std::max<int64_t>(header.width, left + cursor.u16());
   header.height = std::max<int64_t>(header.height, top + cursor.u16());
   const uint8_t local = cursor.u8();
   if (local & 0x80) cursor.skip(3u << ((local & 7) + 1));
-  cursor.skip(1);  // the size of the first codes
-  // The compressed pixels may be complete without their end code, which takes at most two bytes; and a file that ends
-  // as it should is not truncated but has a wrong length in some block, which may do no harm.
+  cursor.skip(1);  // size of the first codes
+  // The compressed pixels may be complete without their end code of at most two bytes. A file with a correct end is not
+  // truncated; a wrong length of some block may do no harm.
   constexpr size_t end_code = 2;
   size_t missing = 0;
   const bool ends_as_gif = Bytes{bytes.data + bytes.size - 2, 2}.starts_with("\0;", 2);
@@ -176,7 +176,7 @@ void parse_bmp(Bytes bytes, Header& header) {
   const bool core = header_size == 12;
   header.width = static_cast<int64_t>(info.number(core ? 2 : 4));
   header.height = static_cast<int64_t>(info.number(core ? 2 : 4));
-  // A negative height, of rows from top to bottom.
+  // A negative height means rows from top to bottom.
   if (!core && header.height >> 24 == 0xff) header.height = (int64_t{1} << 32) - header.height;
   info.skip(2);
   const int bits = info.u16();
@@ -197,14 +197,14 @@ void parse_bmp(Bytes bytes, Header& header) {
   header.channels = bits <= 8 ? 1 : 3;
   if (compression == bit_fields && bits == 32 && header_size >= 56) {
     Cursor masks = info;
-    masks.skip(4);  // the number of important colours
+    masks.skip(4);  // number of important colours
     const uint32_t red = masks.u32(), green = masks.u32(), blue = masks.u32(), alpha = masks.u32();
-    // Pillow takes a file without any mask for one with alpha.
+    // Pillow treats a file without masks as one with alpha.
     header.alpha = alpha != 0 || (red | green | blue) == 0;
     if (header.alpha) header.channels = 4;
   }
   if (compression != plain && compression != bit_fields) {
-    // Run lengths: only a decoder knows their end, and handles them one by one.
+    // Only a decoder finds the end of the run lengths, and it handles them one by one.
     constexpr size_t bytes_a_part = 8;
     header.parts = static_cast<int64_t>(bytes.size / bytes_a_part);
     return;

@@ -1,4 +1,4 @@
-// TIFF 6.0 and BigTIFF: the first directory of the file, which is also what EXIF is made of.
+// TIFF 6.0 and BigTIFF: reads the first directory of the file. EXIF has the same structure.
 #include <algorithm>
 #include <unordered_set>
 
@@ -14,7 +14,7 @@ enum Tag : uint16_t {
   SampleFormat = 339, NumberOfPictures = 0xb001,
 };
 
-// Bytes of an integer type, 0 for any other type. A negative number is read as a very large one, just as hopeless.
+// Bytes of an integer type, 0 for other types. A negative number is read as a very large number, also hopeless.
 int size_of(uint64_t type) {
   switch (type) {
     case 1: case 6: return 1;             // BYTE, SBYTE
@@ -25,7 +25,7 @@ int size_of(uint64_t type) {
   }
 }
 
-// Bytes of a value of any type in the file.
+// Bytes in the file of a value of any type.
 uint64_t bytes_of(uint64_t type) {
   switch (type) {
     case 5: case 10: case 12: return 8;  // RATIONAL, SRATIONAL, DOUBLE
@@ -34,14 +34,14 @@ uint64_t bytes_of(uint64_t type) {
   }
 }
 
-// Bytes that a decoder keeps for a value of any type: Pillow makes an object of each, except of plain bytes.
+// Bytes that a decoder keeps for a value of any type: Pillow makes an object of each value except plain bytes.
 double weight_of(uint64_t type) {
-  // A rational takes 300 bytes, but also 4 microseconds, as long as making this much.
+  // A rational takes 300 bytes, but also 4 microseconds, the time of this many bytes.
   if (type == 5 || type == 10) return 1000;
   return bytes_of(type) == 1 && type != 6 ? 1 : 64;
 }
 
-// The values of one tag: integers, or none.
+// Values of one tag: integers, or none.
 class Values {
  public:
   Values() : cursor_({nullptr, 0}) {}
@@ -62,20 +62,20 @@ class Values {
 
 class Directory {
  public:
-  // Throws OutOfBytes when the directory lies beyond the end, Hopeless when this is no TIFF.
+  // Throws OutOfBytes if the directory lies beyond the end, Hopeless if this is no TIFF.
   explicit Directory(Bytes bytes) : bytes_(bytes), cursor_(bytes) {
     const Bytes order = cursor_.take(2);
     const bool big_endian = order.starts_with("MM", 2);
     if (!big_endian && !order.starts_with("II", 2)) throw Hopeless{"damaged: the TIFF has no byte order"};
     cursor_ = Cursor(bytes, big_endian);
     cursor_.skip(2);
-    wide_ = cursor_.u16() == 43;  // anything else is taken for 42, as Pillow does
+    wide_ = cursor_.u16() == 43;  // other numbers count as 42, as in Pillow
     if (wide_) cursor_.skip(4);
     cursor_.seek(cursor_.number(wide_ ? 8 : 4));
     entries_ = cursor_.number(wide_ ? 8 : 2);
   }
 
-  // Bytes of all values as a decoder keeps them: entries may share theirs, but a decoder copies the values of each.
+  // Bytes of all values that a decoder keeps. Entries may share values, but a decoder copies them for each entry.
   int64_t weight() const {
     Cursor cursor = cursor_;
     double total = 0;
@@ -91,7 +91,7 @@ class Directory {
     return product(total, 1);
   }
 
-  // Directories from this one on, which hold an image each.
+  // Counts the directories from this one on; each holds an image.
   int64_t chain() const {
     std::unordered_set<uint64_t> seen;
     constexpr size_t enough = 1 << 16;
@@ -108,15 +108,15 @@ class Directory {
         entries = cursor.number(wide_ ? 8 : 2);
       }
     } catch (const OutOfBytes&) {
-      // What is there of them counts.
+      // Counts the directories that are present.
     }
     return count;
   }
 
-  // Whether it ends inside the file; what is there of it counts in any case.
+  // True if the directory ends inside the file. Its readable part is used in any case.
   bool whole() const { return cursor_.left() / entry() >= entries_; }
 
-  // No values also where they lie beyond the end: decoders ignore such a tag. Unless it is needed: then OutOfBytes.
+  // Returns no values if they lie beyond the end, since decoders ignore such a tag. Throws OutOfBytes if it is needed.
   Values find(Tag tag, bool needed = false) const {
     Cursor cursor = cursor_;
     const uint64_t inside = wide_ ? 8 : 4;
@@ -159,7 +159,7 @@ int64_t orientation_in(const Directory& directory) {
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return a / b + (a % b != 0); }
 
-// Codings that Pillow's decoders know, as far as they are common.
+// Common codings that Pillow's decoders know.
 void check_compression(uint64_t compression) {
   constexpr uint64_t known[] = {1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000, 50001};
   if (std::find(std::begin(known), std::end(known), compression) == std::end(known)) {
@@ -167,7 +167,7 @@ void check_compression(uint64_t compression) {
   }
 }
 
-// Passes over the pixels: each JPEG in a strip or tile may have many.
+// Passes over the pixels. Each JPEG in a strip or tile may have many.
 int64_t scans_in(Bytes bytes, uint64_t pieces) {
   Cursor cursor(bytes);
   uint64_t scans = 0;
@@ -181,7 +181,7 @@ int64_t scans_in(Bytes bytes, uint64_t pieces) {
   return static_cast<int64_t>(std::max<uint64_t>(1, ceil_div(scans, std::max<uint64_t>(pieces, 1))));
 }
 
-// Uncompressed data may have wrong byte counts, which decoders ignore; compressed data may not.
+// Decoders ignore wrong byte counts of uncompressed data, but not of compressed data.
 void check_data(const Directory& directory, Bytes bytes, Header& header, uint64_t compression) {
   const uint64_t file = bytes.size;
   const Values strips = directory.find(StripOffsets), tiles = directory.find(TileOffsets);
@@ -196,7 +196,7 @@ void check_data(const Directory& directory, Bytes bytes, Header& header, uint64_
   const double bits = static_cast<double>(header.bits) * static_cast<double>(header.channels) / 8;
   const double lines = static_cast<double>(tiled ? directory.find(TileLength).first(0) : down);
   header.buffer += product(static_cast<double>(across), lines, bits);
-  constexpr uint64_t old_jpeg = 6, jpeg = 7;  // the former has its own tags for where the data lie
+  constexpr uint64_t old_jpeg = 6, jpeg = 7;  // old JPEG has its own tags for the place of the data
   if (compression == old_jpeg || compression == jpeg) {
     header.scans = scans_in(bytes, offsets.count());
     if (header.scans > 1) header.buffer *= 3;

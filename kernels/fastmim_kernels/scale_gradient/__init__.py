@@ -8,7 +8,9 @@ from . import reference
 
 
 def scale_gradient(x: Tensor, factor: Tensor) -> None:
-    """Multiplies x by a factor in place, in float32. Leaves x alone if the factor is 1, and never waits for the device.
+    """Multiplies x by a factor in place, in float32.
+
+    Leaves x alone if the factor is 1, and never waits for the device.
 
     Both count as a change of x, so that autograd refuses to use x twice.
 

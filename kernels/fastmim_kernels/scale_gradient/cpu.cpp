@@ -1,4 +1,4 @@
-// scale_gradient for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+// scale_gradient for CPU tensors: checks and threads. The arithmetic is in cpu_body.cpp.
 #include "cpu_body.h"
 #include "tensors.h"
 

@@ -1,4 +1,7 @@
-"""scale_gradient for CUDA tensors, in Triton: reads the factor on the device, and ends at once if it is 1."""
+"""scale_gradient for CUDA tensors, in Triton.
+
+Reads the factor on the device, and ends at once if it is 1.
+"""
 
 import triton
 import triton.language as tl
@@ -27,6 +30,6 @@ def launch(x, factor) -> None:
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for value in ("fp32", "bf16", "fp16"):
         yield value, _scale, [f"*{value}", "*fp32", "i64"], {"ROUNDS": 32, "BLOCK": 1024}, 4

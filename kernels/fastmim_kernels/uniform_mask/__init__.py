@@ -1,4 +1,4 @@
-"""Uniform masks with one visible patch in every 2x2 block: drawn, sorted and masked a second time in one pass."""
+"""Uniform masks, one visible patch in every 2x2 block: drawn, sorted and masked again in one pass."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-// uniform_mask for CPU tensors: checks and threads; the drawing is in cpu_body.cpp.
+// uniform_mask for CPU tensors: checks and threads. The drawing is in cpu_body.cpp.
 #include <tuple>
 #include <vector>
 
@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor> uniform_mask(int64_t seed, int64_t stream, int64_t se
       .secondary = secondary.mutable_data_ptr<bool>(),
   };
   static UniformMaskRows* const body = FASTMIM_CHOOSE(uniform_mask_rows);
-  // A task below about 8,192 patches costs more to hand out than to do.
+  // A smaller task than about 8,192 patches costs more to start than to run.
   torch::stable::parallel_for(0, ids.numel(), 1 + 2048 / blocks, [&](int64_t begin, int64_t end) {
     std::vector<uint64_t> scratch(draws_scratch(uniform_mask_pool(rows, columns)) / sizeof(uint64_t));
     body(work, begin, end, scratch.data());

@@ -1,4 +1,7 @@
-"""uniform_mask for CUDA tensors, in Triton: one program per image draws, sorts and writes, all in registers."""
+"""uniform_mask for CUDA tensors, in Triton.
+
+One program per image draws, sorts and writes, all in registers.
+"""
 
 import torch
 import triton
@@ -80,7 +83,7 @@ def launch(seed, stream, secondary_stream, ids, rows, columns, kept, stratified)
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for side, stratified in ((16, True), (16, False), (14, True), (32, True), (64, True)):
         block = triton.next_power_of_2(side**2 // 4)
         constants = {"K": side**2 // 4, "STRATIFIED": stratified, "BLOCK": block}

@@ -1,4 +1,4 @@
-"""Decoder input of masked auto-encoders: visible tokens, mask tokens and positions joined in one pass."""
+"""Decoder input of masked auto-encoders: visible tokens, mask tokens and positions, joined."""
 
 import torch
 from torch import Tensor

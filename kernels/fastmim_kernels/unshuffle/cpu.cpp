@@ -1,4 +1,4 @@
-// unshuffle for CPU tensors: checks and threads; the arithmetic is in cpu_body.cpp.
+// unshuffle for CPU tensors: checks and threads. The arithmetic is in cpu_body.cpp.
 #include <vector>
 
 #include "cpu_body.h"
@@ -43,7 +43,7 @@ Tensor unshuffle(Tensor latent, Tensor mask_token, Tensor pos_embed, Tensor ids,
   STD_TORCH_CHECK(work.pos_type != Type::u8, "unshuffle: expected floating tensors");
   static UnshuffleHidden* const fill_hidden = FASTMIM_CHOOSE(unshuffle_hidden);
   static UnshuffleTokens* const fill_tokens = FASTMIM_CHOOSE(unshuffle_tokens);
-  // A task below about 16,000 values costs more to hand out than to do.
+  // A smaller task than about 16,000 values costs more to start than to run.
   const int64_t grain = 1 + 16384 / (dim + 1);
   torch::stable::parallel_for(0, num_patches, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(2 * dim);

@@ -1,4 +1,4 @@
-// Adds positions to some tokens of the decoder's input, on plain pointers.
+// Tokens of the decoder's input with positions added, on plain pointers.
 #pragma once
 
 #include "body.h"
@@ -10,9 +10,9 @@ struct Unshuffle {
   Type latent_type;
   const float* mask_token;  // (D,)
   const void* pos_embed;    // (prefix + L, D)
-  Type pos_type;       // and that of hidden and out
+  Type pos_type;       // type of pos_embed, hidden and out
   const int64_t* ids;  // (B, L), permutations
-  void* hidden;        // (L, D): what stands for each patch where it is hidden, the same in every image
+  void* hidden;        // (L, D): token of each patch where it is hidden, the same in every image
   void* out;           // (B, prefix + L, D)
   int64_t num_prefix, num_keep, num_patches, dim;  // prefix, K, L, D
   bool raster;
@@ -22,7 +22,7 @@ struct Unshuffle {
 using UnshuffleHidden = void(const Unshuffle&, int64_t begin, int64_t end, float* scratch);
 FASTMIM_DECLARE(UnshuffleHidden, unshuffle_hidden)
 
-// For tokens begin..end of the B (prefix + L), in the order prefix, visible, hidden. scratch: 2 D floats.
+// Writes tokens begin..end of the B (prefix + L), in the order prefix, visible, hidden. scratch: 2 D floats.
 using UnshuffleTokens = void(const Unshuffle&, int64_t begin, int64_t end, float* scratch);
 FASTMIM_DECLARE(UnshuffleTokens, unshuffle_tokens)
 

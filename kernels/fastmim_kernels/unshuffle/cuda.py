@@ -49,7 +49,7 @@ def launch(latent, mask_token, pos_embed, ids, raster):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, latent, params, out, raster in [
         ("dim 512 fp32", "fp32", "fp32", "fp32", False),
         ("dim 512 bf16 fp32 (autocast)", "bf16", "fp32", "fp32", False),

@@ -1,4 +1,7 @@
-"""Token un-shuffle in plain torch: the definition of correct. Differentiable; in float64 on float64 tensors."""
+"""Token un-shuffle in plain torch: the definition of correct.
+
+Differentiable; in float64 on float64 tensors.
+"""
 
 import torch
 from torch import Tensor
@@ -6,7 +9,7 @@ from torch.nn import functional as F
 
 
 def unshuffle(latent, mask_token, pos_embed, ids, raster) -> Tensor:
-    """Returns (B, prefix + L, D) tokens plus positions."""
+    """Returns (B, prefix + L, D): tokens plus positions."""
     prefix = pos_embed.shape[1] - ids.shape[1]
     pos = F.embedding(ids, pos_embed[0, prefix:])
     visible = latent[:, prefix:]

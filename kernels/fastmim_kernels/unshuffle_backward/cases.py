@@ -1,4 +1,4 @@
-"""Inputs of unshuffle_backward, for its tests and its benchmark: those of unshuffle, with and without positions."""
+"""Inputs of unshuffle_backward: those of unshuffle, with and without positions."""
 
 from dataclasses import dataclass, replace
 

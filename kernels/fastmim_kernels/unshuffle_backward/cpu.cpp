@@ -1,4 +1,4 @@
-// unshuffle_backward for CPU tensors: checks, threads and the last sum; the arithmetic is in cpu_body.cpp.
+// unshuffle_backward for CPU tensors: checks, threads and the last sum. The arithmetic is in cpu_body.cpp.
 #include <tuple>
 #include <vector>
 
@@ -8,10 +8,10 @@
 namespace fastmim {
 namespace {
 
-// The sum over the batch of every token's gradient.
+// Returns the gradient of every token, summed over the batch.
 Tensor sum_positions(const UnshuffleBackward& a, const Tensor& grad) {
   const int64_t batch = grad.size(0), total = grad.size(1);
-  std::vector<int64_t> rows(total * batch);  // of each token, the rows of grad that belong to it
+  std::vector<int64_t> rows(total * batch);  // for each token, its rows of grad
   for (int64_t j = 0; j < total; ++j) {
     for (int64_t image = 0; image < batch; ++image) {
       const int64_t patch = j < a.num_prefix ? 0 : a.ids[image * a.num_patches + j - a.num_prefix];

@@ -6,7 +6,7 @@ void sum_rows(Type type, const void* matrix, int64_t width, const int64_t* rows,
               float* scratch) {
   memset(sum, 0, width * sizeof(float));
   int64_t i = 0;
-  // By eights and in pairs: the sum so far is read once for eight rows, and is rounded once for them.
+  // Eight rows at a time, added in pairs: the running sum is read and rounded once per eight rows.
   for (; i + 8 <= n; i += 8) {
     const float* x[8];
     for (int64_t k = 0; k < 8; ++k) x[k] = floats(type, matrix, rows[i + k] * width, scratch + k * width, width);

@@ -1,4 +1,4 @@
-// The gradients of unshuffle, on plain pointers.
+// Gradients of unshuffle, on plain pointers.
 #pragma once
 
 #include "body.h"
@@ -15,13 +15,13 @@ struct UnshuffleBackward {
   bool raster;
 };
 
-// For images begin..end: writes their part of latent, and the sum of image b's hidden rows to sums[b D .. b D + D].
-// rows: room for L indices; scratch: 8 D floats.
+// Handles images begin..end: writes the gradient of latent, and the sum of the hidden rows of image b to
+// sums[b D .. b D + D]. rows: room for L indices; scratch: 8 D floats.
 using UnshuffleBackwardImages = void(const UnshuffleBackward&, int64_t begin, int64_t end, float* sums, int64_t* rows,
                                      float* scratch);
 FASTMIM_DECLARE(UnshuffleBackwardImages, unshuffle_backward_images)
 
-// Adds up n rows of `width` values of a matrix, always in the same order. scratch: 8 rows, in floats.
+// Sums n rows of `width` values of a matrix, always in the same order. scratch: 8 rows, in floats.
 using SumRows = void(Type type, const void* matrix, int64_t width, const int64_t* rows, int64_t n, float* sum,
                      float* scratch);
 FASTMIM_DECLARE(SumRows, sum_rows)

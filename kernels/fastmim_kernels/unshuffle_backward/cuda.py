@@ -89,7 +89,7 @@ def launch(grad, ids, num_keep, raster, dtype, with_pos):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for label, grad, latent, raster in [
         ("fp32", "fp32", "fp32", False),
         ("fp32 bf16 (autocast)", "fp32", "bf16", False),

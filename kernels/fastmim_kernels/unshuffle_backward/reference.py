@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def unshuffle_backward(grad, ids, num_keep, raster, dtype, with_pos) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns (B, prefix + K, D), (1, 1, D) and (1, prefix + L, D).
+    """Returns the gradients of latent, of mask_token and of pos_embed.
 
     Sums are in float32, or in float64 if `grad` is float64.
     """

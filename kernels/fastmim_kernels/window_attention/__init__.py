@@ -21,7 +21,7 @@ def window_attention(
     origin: int,
     scale: float,
 ) -> Tensor:
-    """Computes attention inside each window of a map rolled by -shift, with a bias per offset of two tokens.
+    """Computes attention inside each window of a rolled map, with a bias per offset of two tokens.
 
     Swin (arXiv:2103.14030), section 3.2, equation 4; UM-MAE (arXiv:2205.10063), models_mae_swin.py `WindowAttention`.
     For query i and key j of a window, and head h:

@@ -1,4 +1,4 @@
-// window_attention for CPU tensors: threads; the arithmetic is in cpu_body.cpp.
+// window_attention for CPU tensors: threads. The arithmetic is in cpu_body.cpp.
 #include "window_tensors.h"
 
 namespace fastmim {
@@ -13,8 +13,8 @@ Tensor window_attention(Tensor qkv, Tensor codes, Tensor table, int64_t num_head
   Tensor out = torch::stable::new_empty(qkv, {qkv.size(0), qkv.size(1), qkv.size(2), num_heads * work.dim});
   work.out = out.mutable_data_ptr();
   static WindowAttentionItems* const body = FASTMIM_CHOOSE(window_attention_items);
-  // All heads of a window side by side, since their tokens share cache lines; a task of fewer than about 64 x 64 pairs
-  // costs more to hand out than to do.
+  // All heads of a window are in one task, since their tokens share cache lines. A smaller task than about 64 x 64
+  // pairs costs more to start than to run.
   const int64_t grain = std::max(num_heads, 4096 / (tokens_of(work) * tokens_of(work)));
   torch::stable::parallel_for(0, qkv.size(0) * windows_of(work) * num_heads, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(window_attention_scratch(work));

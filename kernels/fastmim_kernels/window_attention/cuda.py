@@ -16,7 +16,10 @@ def locate(
     ROWS: tl.constexpr,  # of a window
     COLUMNS: tl.constexpr,
 ):
-    """Returns the places of tokens in the map, and the index of the area (of four that the roll joins) of each."""
+    """Returns the places of tokens in the map, and the area of each.
+
+    The roll joins up to four areas; 0 to 3 is the index of an area.
+    """
     across = width // COLUMNS
     row = (window // across) * ROWS + t // COLUMNS
     column = (window % across) * COLUMNS + t % COLUMNS
@@ -132,11 +135,11 @@ def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 SIDES = (4, 6, 7, 8, 12, 14, 16)
-"""Sides of the windows for `bench.compile`: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
+"""Sides of the windows for `python -m bench compile`: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"

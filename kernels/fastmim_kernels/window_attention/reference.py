@@ -1,4 +1,4 @@
-"""Window attention in plain torch: the definition of correct. Differentiable; in float64 if `qkv` is float64."""
+"""Window attention in plain torch: the definition of correct. Differentiable, in float64 too."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,7 @@ from .windows import cut, join
 
 
 def attend(qkv, codes, table, num_heads, window, shift, origin, scale) -> tuple[Tensor, ...]:
-    """Returns q, k and v (B, windows, heads, T, D), and for each pair its place in the table and its weight.
-
-    All are float32 or float64, except the places.
-    """
+    """Returns q, k, v (B, windows, heads, T, D), and place in the table and weight of each pair."""
     grid, qkv = codes.shape[1:], qkv.to(torch.promote_types(qkv.dtype, torch.float32))
     q, k, v = cut(qkv, window, shift).unflatten(3, (3, num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
     codes = cut(codes[..., None].long(), window, shift)
@@ -24,6 +21,6 @@ def attend(qkv, codes, table, num_heads, window, shift, origin, scale) -> tuple[
 
 
 def window_attention(qkv, codes, table, num_heads, window, shift, origin, scale) -> Tensor:
-    """Returns (B, H, W, heads * D)."""
+    """Returns the output of attention, (B, H, W, heads * D)."""
     _, _, v, _, weights = attend(qkv, codes, table, num_heads, window, shift, origin, scale)
     return join((weights @ v).transpose(2, 3).flatten(3), codes.shape[1:], window, shift).to(qkv.dtype)

@@ -1,4 +1,4 @@
-// What the bodies of window attention and of its gradients share: small matrix products, and the weights of a window.
+// Shared parts of window attention and its gradients: small matrix products, and the weights of a window.
 #pragma once
 
 #include "cpu_body.h"
@@ -14,7 +14,7 @@ constexpr int64_t kLanes = 4;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
-// Rows of matrices are padded to whole vectors of any instruction set.
+// Pads rows of matrices to whole vectors of any instruction set.
 inline int64_t padded(int64_t n) { return (n + 7) / 8 * 8; }
 
 inline Floats read(const float* x) {
@@ -25,7 +25,8 @@ inline Floats read(const float* x) {
 
 inline void write(float* x, Floats v) { memcpy(x, &v, sizeof v); }
 
-// c (rows x n) = or += a (rows x k) b (k x n). Element (i, j) of a is a[i * a_row + j * a_column]; n is padded.
+// The product c = a b, or c += a b if `add`, of a (rows x k) and b (k x n). Element (i, j) of a is
+// a[i * a_row + j * a_column]; n is padded.
 struct Product {
   const float* a;
   int64_t a_row, a_column;
@@ -36,7 +37,7 @@ struct Product {
   bool add;
 };
 
-// The part of rows i.. and columns j.. that one pass keeps in registers.
+// Computes the tile of c from row i and column j on, which fits the registers.
 template <int rows, int vectors>
 __attribute__((always_inline)) inline void tile(const Product& x, int64_t i, int64_t j) {
   Floats sum[rows][vectors];
@@ -83,9 +84,9 @@ inline void multiply(const Product& x) {
   if (j < x.n) columns<1>(x, j);
 }
 
-// e^x for x <= 0, within 2 units of the last place; 0 below -87, where floats lose precision. NaN stays.
+// e^x for x <= 0, within 2 units in the last place; 0 below -87, where floats lose precision. NaN stays NaN.
 inline Floats exponential(Floats x) {
-  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
+  // Adding 1.5 * 2^23 rounds to an integer, in the low bits of the sum.
   const Floats shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
   const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Floats y = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -108,15 +109,15 @@ inline Floats lookup(const float* table, const int32_t* places) {
 #endif
 }
 
-// One window: where its tokens are in the map, and what is added to the scores of each pair.
+// One window: the places of its tokens in the map, and the bias on the scores of each pair.
 struct Window {
   int64_t tokens, width;  // T, and padded
-  int32_t *place, *code;  // (padded T): the token in the image, and its number
-  int32_t* area;          // (T): of the four that the roll can bring together
-  float* apart;           // (4, padded T): for a query of each area 0, -100 for keys of another, -infinity for padding
+  int32_t *place, *code;  // (padded T): index of each token in the image, and its code
+  int32_t* area;          // (T): index of the area, of the four that the roll can join
+  float* apart;           // (4, padded T): per area of the query: 0, -100 for keys of other areas, -infinity for padding
 };
 
-// Takes the arrays of a window from scratch.
+// Allocates the arrays of a window in scratch.
 inline Window window_in(const WindowAttention& a, float*& scratch) {
   Window w;
   w.tokens = tokens_of(a);
@@ -133,7 +134,7 @@ inline Window window_in(const WindowAttention& a, float*& scratch) {
   return w;
 }
 
-// Fills in window n of the image's.
+// Fills in window n of an image.
 inline void locate(const WindowAttention& a, int64_t image, int64_t n, Window& w) {
   const int64_t across = a.grid[1] / a.window[1], top = n / across * a.window[0], left = n % across * a.window[1];
   const int32_t* codes = a.codes + image * a.codes_stride;
@@ -156,14 +157,15 @@ inline void locate(const WindowAttention& a, int64_t image, int64_t n, Window& w
   }
 }
 
-// Reads the window's rows of `part` (0 q, 1 k, 2 v; of `parts`) times `factor` into rows of padded(D), zeros behind.
+// Reads the window's rows of `part` (0 q, 1 k, 2 v; of `parts`), times `factor`, into rows of padded(D) with zero
+// padding.
 inline void pack(const WindowAttention& a, const Window& w, const void* source, Type type, int64_t image, int64_t head,
                  int64_t part, int64_t parts, float factor, float* out) {
   const int64_t dim = a.dim, width = padded(dim), tokens = a.grid[0] * a.grid[1];
   for (int64_t t = 0; t < w.tokens; ++t, out += width) {
     const int64_t offset = (((image * tokens + w.place[t]) * parts + part) * a.heads + head) * dim;
     const float* in = floats(type, source, offset, out, dim);
-    // The next head's row lies behind this one, and no hardware expects it after those of other tokens.
+    // The row of the next head follows in memory, but the hardware does not prefetch it between rows of other tokens.
     for (int64_t i = 0; i < dim * size_of(type); i += 64) {
       __builtin_prefetch(static_cast<const char*>(source) + (offset + dim) * size_of(type) + i);
     }
@@ -173,7 +175,7 @@ inline void pack(const WindowAttention& a, const Window& w, const void* source, 
   }
 }
 
-// Writes rows begin..end of a part.
+// Writes rows begin..end of `part` to the target.
 inline void unpack(const WindowAttention& a, const Window& w, const float* in, int64_t begin, int64_t end,
                    int64_t image, int64_t head, int64_t part, int64_t parts, void* target) {
   const int64_t dim = a.dim, tokens = a.grid[0] * a.grid[1];
@@ -182,7 +184,7 @@ inline void unpack(const WindowAttention& a, const Window& w, const float* in, i
   }
 }
 
-// (T x padded D) to (D x padded T), zeros behind.
+// Transposes (T x padded D) to (D x padded T) with zero padding.
 inline void transpose(const float* in, int64_t tokens, int64_t dim, float* out) {
   const int64_t width = padded(tokens), row = padded(dim);
   for (int64_t d = 0; d < dim; ++d) {
@@ -191,7 +193,7 @@ inline void transpose(const float* in, int64_t tokens, int64_t dim, float* out) 
   }
 }
 
-// Makes a row of products q . k, query i's, weights times the sum that is returned. 0 in the padding.
+// Replaces a row of products q . k of query i by unnormalised weights, 0 in the padding, and returns their sum.
 inline float weigh(const Window& w, const float* table, int64_t i, float* row) {
   const float *bias = table - w.code[i], *apart = w.apart + w.area[i] * w.width;
   Floats most = Floats{} - __builtin_inff();

@@ -1,4 +1,4 @@
-// The arguments of window attention, checked.
+// Checks of the arguments of window attention.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ inline void check_codes(const WindowAttention& a, int64_t batch) {
   }
 }
 
-// Of contiguous tensors, on whose memory the result lies.
+// Returns the work on contiguous tensors. The result points to their memory.
 inline WindowAttention window_attention_of(const Tensor& qkv, const Tensor& codes, const Tensor& table,
                                            int64_t num_heads, const std::vector<int64_t>& window,
                                            const std::vector<int64_t>& shift, int64_t origin, double scale) {

@@ -1,4 +1,4 @@
-// window_attention_backward for CPU tensors: threads and the sum of the tables; the arithmetic is in cpu_body.cpp.
+// window_attention_backward for CPU tensors: threads and the sum of the tables. The arithmetic is in cpu_body.cpp.
 #include <tuple>
 
 #include "../window_attention/window_tensors.h"
@@ -23,8 +23,8 @@ std::tuple<Tensor, Tensor> window_attention_backward(Tensor grad, Tensor qkv, Te
   };
   STD_TORCH_CHECK(grad.numel() * 3 == qkv.numel() && work.grad_type != Type::u8,
                   "window_attention_backward: grad does not fit");
-  // The windows in so many parts, whatever the number of threads, each with tables of its own. All heads of a window
-  // side by side, since their tokens share cache lines.
+  // The number of parts does not depend on the number of threads, so that sums always have the same order. Each part
+  // has its own tables. All heads of a window are in one part, since their tokens share cache lines.
   const int64_t windows = qkv.size(0) * windows_of(work.forward), parts = std::min<int64_t>(windows, 32);
   const int64_t numel = table.numel();
   std::vector<float> tables(parts * numel);

@@ -5,7 +5,8 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// From weights times `sum` and the weights' gradients: the weights, and the gradients of the scores.
+// Takes weights times `sum` and the gradients of the weights. Replaces them by the weights and the gradients of the
+// scores.
 void differentiate(float* weights, float* grads, float sum, int64_t n) {
   const float factor = 1 / sum;
   Floats inner{};

@@ -1,4 +1,4 @@
-// The gradients of window attention, on plain pointers.
+// Gradients of window attention, on plain pointers.
 #pragma once
 
 #include "../window_attention/cpu_body.h"
@@ -6,14 +6,14 @@
 namespace fastmim {
 
 struct WindowAttentionBackward {
-  WindowAttention forward;  // without out
+  WindowAttention forward;  // `out` is unused
   const void* grad;         // (B, H, W, heads, D)
   Type grad_type;
   void* qkv_grad;  // (B, H, W, 3, heads, D), of qkv's type
 };
 
-// For (window, head) pairs begin..end of all B * windows * heads, heads running fastest: writes their part of qkv_grad
-// and adds to tables (heads, N).
+// Handles (window, head) pairs begin..end of all B * windows * heads: writes their part of qkv_grad and adds to tables
+// (heads, N). Heads vary fastest.
 using WindowAttentionGradients = void(const WindowAttentionBackward&, int64_t begin, int64_t end, float* tables,
                                       float* scratch);
 FASTMIM_DECLARE(WindowAttentionGradients, window_attention_gradients)

@@ -1,4 +1,6 @@
-"""window_attention_backward for CUDA tensors, in Triton: a program per window and head stores no pair of tokens.
+"""window_attention_backward for CUDA tensors, in Triton.
+
+A program per window and head stores no pair of tokens.
 
 Up to 64 tokens per window, all keys, values and their gradients fit the registers of one program. For larger windows,
 one launch computes the gradients of queries and, per query, two statistics over all keys. With these statistics a
@@ -147,7 +149,7 @@ def launch(grad, qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 def compile_only():
-    """Yields (label, kernel, types of the runtime arguments, constants, warps) for `bench.compile`."""
+    """Yields (label, kernel, types of runtime arguments, constants, warps) for `bench compile`."""
     for side in SIDES:
         for dtype in (torch.bfloat16, torch.float32):
             name = "bf16" if dtype == torch.bfloat16 else "fp32"

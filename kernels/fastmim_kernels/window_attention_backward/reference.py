@@ -10,7 +10,10 @@ from ..window_attention.windows import cut, join
 def window_attention_backward(
     grad, qkv, codes, table, num_heads, window, shift, origin, scale
 ) -> tuple[Tensor, Tensor]:
-    """Returns the gradient of qkv, in qkv's type, and of table. Both are computed in float32, or float64 if qkv is."""
+    """Returns the gradient of qkv, in qkv's type, and of table.
+
+    Both are computed in float32, or float64 if qkv is.
+    """
     q, k, v, index, weights = attend(qkv, codes, table, num_heads, window, shift, origin, scale)
     grad = cut(grad.to(q.dtype), window, shift).unflatten(3, (num_heads, -1)).transpose(2, 3)
     scores = grad @ v.mT
