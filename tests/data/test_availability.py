@@ -68,7 +68,7 @@ def test_a_folder_that_stays_away_is_an_error_and_makes_no_file_bad(root, data, 
     manifest = Manifest.scan(str(root))
     with open_loader(manifest, data) as open_:
         shutil.rmtree(root)
-        for take in (open_.load, open_.held_out):
+        for take in (open_.load, open_.load_held_out):
             with pytest.raises(DataUnavailableError, match=r"images has been away for 300 s.*mount or restore it"):
                 take(torch.arange(3))
         assert not open_.bad_files()
