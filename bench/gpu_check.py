@@ -220,6 +220,8 @@ def check(round_: list[Part], total: float, out: Path, archive: Path) -> bool:
     """Runs the parts within `total` seconds, prints a table, and returns True if all are ok.
 
     Args:
+        round_: the parts, in their order.
+        total: seconds for all parts.
         out: folder of logs and rows.
         archive: the file into which `out` is packed after each part.
     """

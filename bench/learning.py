@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ def accuracies(config: Config, weights: dict[str, Tensor], folder: Path) -> dict
     """Returns the k-NN accuracies of the trained encoder and of the encoder at initialisation.
 
     Args:
+        config: config of the run.
         weights: state of the trained model.
         folder: holds train/CLASS/ and test/CLASS/ images.
     """
@@ -85,9 +87,11 @@ def block_features(mim: MIM, images: Tensor) -> list[Tensor]:
     """Returns the mean over patch tokens, (N, D), after every block of a ViT that reads whole images.
 
     Args:
+        mim: a model whose encoder is a ViT.
         images: (N, H, W, C) uint8.
     """
-    encoder, found = mim.encoder, [[] for _ in mim.encoder.blocks]
+    encoder: Any = mim.encoder  # only a ViT has blocks of one width
+    found: list[list[Tensor]] = [[] for _ in encoder.blocks]
     hooks = [
         block.register_forward_hook(
             lambda _, __, x, rows=rows: rows.append(x[:, encoder.num_prefix_tokens :].mean(dim=1).float())
@@ -119,6 +123,8 @@ def row_of(run: Path, folder: Path | None) -> dict:
     }
     if folder:
         loaded = checkpoint.load(run / "checkpoints")
+        if loaded is None:
+            raise ValueError(f"{run}: expected a run with a checkpoint, found none")
         row |= accuracies(from_json(loaded.meta["config"], recipe), loaded.state["model"], folder)
     return row
 
@@ -134,6 +140,8 @@ def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) ->
     """Draws a column for each run: losses and trivial predictors, reconstructions, accuracies.
 
     Args:
+        runs: run folders.
+        rows: result of `row_of` for each run.
         file: the PNG.
         images: folder of images to reconstruct; None = show the run's last picture.
     """
@@ -153,7 +161,7 @@ def plot(runs: list[Path], rows: list[dict], file: Path, images: Path | None) ->
             curve.text(0, row[f"{name}_loss"], name, fontsize=6, va="bottom")
         curve.set_title(run.name, fontsize=9)
         if images:
-            visualize(run, images, count=3, out=file.with_suffix(".tmp.png"))
+            visualize(run, images=images, count=3, out=file.with_suffix(".tmp.png"), overwrite=True)
         grids = [file.with_suffix(".tmp.png")] if images else sorted((run / "grids").glob("*.png"))
         picture.imshow(plt.imread(grids[-1]) if grids else [[1.0]])
         picture.axis("off")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
+from torch.profiler import profile
 
 Name = TypeVar("Name", bound=Hashable)
 Run = tuple[Callable[[], Any], Callable[[Any], Any]]
@@ -99,6 +100,12 @@ def copy_rate(device: torch.device) -> float:
     target = torch.empty_like(source)
     times = measure({"copy": (nothing, lambda _: target.copy_(source))}, 5, device.type)["copy"]
     return 2 * source.nbytes / statistics.median(times) * 1e3
+
+
+def events(profiled: profile) -> list[Any]:
+    """Returns the events of a profile. torch's types hide them."""
+    profiler: Any = profiled.profiler
+    return profiler.kineto_results.events()
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -51,15 +51,15 @@ def export(
             unless somebody has changed a file in it. Any other folder must be empty.
     """
     from .export.export import export_encoder
-    from .export.load import weights
+    from .export.load import final_weights
+    from .export.saved_run import open_run
     from .host.files import output, tidy_exit
-    from .tasks.saved_run import open_run
 
     config, loaded = open_run(run, shown(run))
     # A link inside a run folder may be a stranger's, so `output` does not follow it. A path that the user names may be.
     out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
     with tidy_exit():
-        folder = shown(export_encoder(config, weights(loaded), out, to, run, loaded.step))
+        folder = shown(export_encoder(config, final_weights(loaded), out, to, run, loaded.step))
     print(f"{folder}: gives the features of the trained weights; {folder}/README.md says how to use it")
 
 
@@ -83,7 +83,7 @@ def visualize(
         out: PNG to write; default RUN/reconstruction.png.
         overwrite: replace a file at --out that another program wrote.
     """
-    from .tasks.saved_run import open_pretraining
+    from .export.saved_run import open_pretraining
     from .tasks.visualize import draw
 
     print(*draw(run, *open_pretraining(run, shown(run)), images, count, out, overwrite), sep="\n")
@@ -125,8 +125,8 @@ def knn(
         raise ValueError(f"--crop-pct: expected above 0 and at most 1, got {crop_pct}")
     import torch
 
+    from .export.saved_run import open_pretraining
     from .tasks.knn import measure
-    from .tasks.saved_run import open_pretraining
 
     config, loaded = open_pretraining(run, shown(run))
     where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -184,14 +184,14 @@ def convert(
             only format that fits.
         overwrite: replace an existing .pth file. Run folders are never replaced.
     """
-    from .export.exchange import to_official, to_run
+    from .export.run_conversion import convert_to_official, convert_to_run
 
     if source.is_dir():
         if config or size:
             raise ValueError(
                 f"{shown(source)} is a run folder, which has its own configuration: leave --config and --size out"
             )
-        print(to_official(source, out, format, overwrite))
+        print(convert_to_official(source, out, format, overwrite))
     elif format:
         raise ValueError(
             "--format is for writing an official file from a run folder; the format of a file is recognised"
@@ -199,7 +199,7 @@ def convert(
     elif not source.exists():
         raise ValueError(f"{shown(source)}: expected an official checkpoint (.pth, .safetensors) or a run folder")
     else:
-        print(to_run(source, out, config, size))
+        print(convert_to_run(source, out, config, size))
 
 
 def demo_data(

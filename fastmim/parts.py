@@ -1,6 +1,7 @@
-"""Base classes of the parts of a method, and `ImageSpec`. A config is made of instances of these classes.
+"""Base classes of the parts of a method, and `ImageSpec`.
 
-A part is a frozen dataclass that describes a masking, an encoder, a decoder, a target, a loss or a crop.
+A config consists of instances of these classes. A part is a frozen dataclass that describes a masking, an encoder, a
+decoder, a target, a loss or a crop.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Masking(ABC):
-    """Base class of maskings, which choose the hidden patches: `masking(seed, ids, grid, patch_size) -> Mask`."""
+    """Base class of maskings: `masking(seed, ids, grid, patch_size) -> Mask`."""
 
     uniform: ClassVar[bool] = False
     """True if exactly one patch of each 2x2 block is visible and `ids_keep` is in raster order of the blocks. The

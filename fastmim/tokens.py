@@ -1,4 +1,4 @@
-"""Masks, tokens and patches: `Mask`, the layout of patches in images, position embeddings and transformer helpers."""
+"""Masks, the layout of patches in images, position embeddings, and helpers of transformers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tok
 
 
 def init_transformer(module: nn.Module) -> None:
-    """Initialises one module as MAE does (models_mae.py `_init_weights`): Xavier-uniform weights, zero biases."""
+    """Initialises one module as MAE does: Xavier-uniform weights, zero biases (models_mae.py)."""
     from torch import nn
 
     if isinstance(module, nn.Linear):

@@ -1,8 +1,9 @@
-"""Seeds one mistake at a time in a copy of the tree, where the test that the mistake names must fail.
+"""Seeds one mistake at a time in a copy of the tree; the test that the mistake names must then fail.
 
-`python -m tests.mutants` from the repository root; `--only PATTERN` takes the mutants whose id or file contains it.
-tests/mutants.json lists the mistakes. The test of a mistake in a Triton kernel runs in Triton's interpreter. A mutant
-that is recorded and not stale is left out, so the same command continues. The copy and its build stay in runs/mutants.
+`python -m tests.mutants` from the repository root; `--only PATTERN` takes the mutants whose id or file contains the
+pattern. tests/mutants.json lists the mistakes. The test of a mistake in a Triton kernel runs in Triton's interpreter.
+Mutants that are recorded and not stale are left out, so the same command continues. The copy and its build stay in
+runs/mutants.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ COPY = ROOT / "runs/mutants"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One seeded mistake: `before`, which the file holds once, becomes `after`, and `test` must then fail."""
+    """One seeded mistake: `before`, which occurs once in the file, becomes `after`, and `test` must then fail."""
 
     id: str
     file: str
@@ -56,7 +57,7 @@ class Mutant:
 
 
 def read() -> list[Mutant]:
-    """Reads the list, C++ last: the library is whole while anything else is tested."""
+    """Reads the list. C++ comes last, so that the library is whole while other mistakes are tested."""
     mutants = [Mutant(**entry) for entry in json.loads(LIST.read_text())]
     return sorted(mutants, key=lambda mutant: mutant.compiled)
 
@@ -72,7 +73,7 @@ def stale(row: dict, mutant: Mutant) -> list[str]:
 
 
 def update_copy() -> None:
-    """Checks the tree out in a work tree of its own, with changes to tracked files. What is the same is not rebuilt."""
+    """Checks out the tree, with its uncommitted changes, as the copy; unchanged files are not rebuilt."""
     commit = record.git("stash", "create") or record.git("rev-parse", "HEAD")
     if (COPY / ".git").is_file():
         record.git("-C", str(COPY), "checkout", "--quiet", "--detach", "--force", commit)
@@ -108,7 +109,7 @@ def run(process: subprocess.Popen, *tests: str) -> dict:
 
 @contextmanager
 def applied(mutant: Mutant) -> Iterator[None]:
-    """Seeds the mistake in the copy for as long as the context lasts. C++ is taken back by the next build."""
+    """Seeds the mistake in the copy while the context lasts; the next build takes C++ back."""
     path = COPY / mutant.file
     content, times = path.read_text(), path.stat()
     assert content.count(mutant.before) == 1, f"{mutant.id}: {mutant.file} must hold {mutant.before!r} once"
@@ -122,7 +123,7 @@ def applied(mutant: Mutant) -> Iterator[None]:
 
 
 def verdict(process: subprocess.Popen, mutant: Mutant) -> tuple[str, float]:
-    """Returns "caught" if the named test fails on the mistake, else what happened; and the test's CPU seconds."""
+    """Returns "caught" if the named test fails on the mistake, else the test's outcome; and its CPU seconds."""
     with applied(mutant):
         if mutant.compiled and (problem := build()):
             return problem, 0.0
@@ -134,7 +135,7 @@ def verdict(process: subprocess.Popen, mutant: Mutant) -> tuple[str, float]:
 
 
 def main() -> int:
-    """Runs the campaign, prints it and records what is caught in bench/results; 0 if all are."""
+    """Runs the campaign, prints and records the caught mutants; returns 0 if all are caught."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", metavar="PATTERN", help="part of a mutant's id or file")
     ledger = Ledger(parser, "mutants")

@@ -25,9 +25,9 @@ from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.data.split import split_images
 from fastmim.export import export
+from fastmim.export.saved_run import open_pretraining
 from fastmim.run import checkpoint
 from fastmim.tasks.pretrain import build
-from fastmim.tasks.saved_run import open_pretraining
 
 
 def write_run(folder: Path, images: Path, held_out: int) -> Path:
@@ -80,14 +80,14 @@ def test_export(run):
 
 
 def test_an_export_that_is_told_to_stop_leaves_nothing(run, monkeypatch):
-    layout = export.LAYOUTS["timm"]
+    layout = export.FORMATS["timm"]
 
     def write(trained, folder):
         layout.write(trained, folder)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-    monkeypatch.setitem(export.LAYOUTS, "timm", replace(layout, write=write))
+    monkeypatch.setitem(export.FORMATS, "timm", replace(layout, write=write))
     before, files = signal.getsignal(signal.SIGTERM), sorted(run.iterdir())
     with pytest.raises(SystemExit) as error:
         cli.main(["export", str(run)])

@@ -12,11 +12,11 @@ import pytest
 import fastmim
 from fastmim import cli
 from fastmim.data.demo import write_demo_images
-from fastmim.export.card import card
-from fastmim.export.layouts import Snippet
+from fastmim.export.export_format import Snippet
 from fastmim.export.load import from_run
+from fastmim.export.model_card import compose_card
+from fastmim.export.saved_run import open_run
 from fastmim.run import checkpoint
-from fastmim.tasks.saved_run import open_run
 from tests import hostile_runs
 from tests.test_cli import write_run
 
@@ -121,7 +121,7 @@ def test_damaged_files_beside_the_checkpoints_are_left_out(number, trained, tmp_
         (tmp_path / name).write_bytes(hostile_runs.SIDE_FILES[number])
     code, said = call(["report", str(tmp_path)])
     assert (code == 0 and not said) or (code == 2 and is_one_line(said)), said
-    text = card(*trained, tmp_path, 1, "timm", Snippet("usage.py", ""), [])
+    text = compose_card(*trained, tmp_path, 1, "timm", Snippet("usage.py", ""), [])
     assert "\x1b" not in text and "# Title" not in text.splitlines()
 
 
@@ -138,7 +138,7 @@ def test_what_is_no_file_is_never_waited_for(make, trained, tmp_path):
         make(tmp_path / name)
     code, said = call(["report", str(tmp_path)])
     assert code == 2 and is_one_line(said)
-    card(*trained, tmp_path, 1, "timm", Snippet("usage.py", ""), [])
+    compose_card(*trained, tmp_path, 1, "timm", Snippet("usage.py", ""), [])
 
 
 def test_no_command_writes_outside_through_a_link_of_a_run(sound, images, tmp_path):

@@ -26,10 +26,10 @@ OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 # Folders and top-level modules of fastmim, the lowest first. Each imports only from those before it.
 ORDER = (
     *("host", "tokens", "samples", "parts", "config", "model", "data", "engine", "run"),
-    *("analysis", "convert", "recipe", "tasks", "export", "bittrace", "train", "cli"),
+    *("analysis", "convert", "recipe", "export", "tasks", "bittrace", "train", "cli"),
 )
 # `parts` imports from `model` for the type checker only.
-EXCEPTIONS = {("tasks", "export"), ("parts", "model")}
+EXCEPTIONS = {("parts", "model")}
 # Which part of fastmim may import which library.
 ONLY_IN = {
     "deepspeed": {"engine"},

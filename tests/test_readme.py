@@ -108,7 +108,8 @@ def small(command: str) -> list[str]:
         words = [w if w not in ("A", "B") else "runs/mine/trace.jsonl" for w in words]
         if words[1:3] == ["-m", "bench"]:
             words = [str(ROOT / "configs/debug/tiny_cpu.py") if word == "CONFIG" else word for word in words]
-            words += SMALL_BENCH.get(words[3], "").split()
+            shorter = re.findall(r"--\w+ [^-]+(?= |$)", SMALL_BENCH.get(words[3], ""))
+            words += [word for option in shorter if option.split()[0] not in words for word in option.split()]
         return [sys.executable, *words[1:]]
     if "OFFICIAL.pth" in words:
         words = [word.replace("OFFICIAL", "mine") for word in words] + ["--config", "official.py"]

@@ -33,8 +33,10 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
     The compiler may take pointers and integers for multiples of 16, as real pointers are.
 
     Args:
+        kernel: a function under `triton.jit`.
         types: Triton's types of the runtime arguments, such as "*fp32".
         constants: values of the compile-time arguments.
+        warps: warps of a block of threads.
         arch: compute capability, times 10.
     """
     import triton
@@ -62,7 +64,7 @@ def read_code(cubin: bytes) -> dict:
             subprocess.run([tool, option, file.name], check=True, capture_output=True, text=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
-    counts = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL")}
+    counts = {key: int(re.findall(rf"\b{key}:(\d+)", usage)[0]) for key in ("REG", "STACK", "LOCAL")}
     widths: dict[str, collections.Counter] = {"LDG": collections.Counter(), "STG": collections.Counter()}
     for instruction, modifiers in re.findall(r"\b(LDG|STG)(?:STS)?\.([\w.]+)", sass):
         size = next(

@@ -1,10 +1,10 @@
-"""Writes bench/results/kernels.md: targets of the ops, and the newest rows beside them.
+"""Writes bench/results/kernels.md: the speed of every op beside its targets, from the recorded rows.
 
-The newest row of every op, case and machine against its target, why a target was missed (`bench.misses`), floors on an
-H200 and what its code looks like, and a roofline plot. `--check` writes nothing.
+The page compares the newest row of every op, case and machine with its target, and gives the reason of each missed
+target. It also holds lower bounds of the time on an H200, figures of the compiled code, and a roofline plot.
 """
 
-# May import bench.record, bench.ops, bench.misses and fastmim_kernels.
+# May import bench and fastmim_kernels.
 
 from __future__ import annotations
 
@@ -13,29 +13,40 @@ from typing import Any, NamedTuple
 
 from bench import record
 from bench.ops import DTYPES
-from bench.ops.misses import MISSES, UNMEASURED
+from bench.ops.misses import MISSES, UNMEASURED, Reason
 from bench.ops.speed import plot
 from bench.options import command_parser
 from fastmim_kernels import OPS
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
 COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12
-"""Of an H200: bytes read and written a second by a copy, 0.9 of its 4.8 TB/s; FLOP/s of a large matrix product, in
-float32 of three TF32 ones; FLOP/s of float32 outside the matrix units, of its data sheet."""
+"""Rates of an H200: of a copy in bytes a second, of matrix products and of other float32 work in FLOP/s.
+
+The copy reads and writes at 0.9 of 4.8 TB/s. A float32 product is three TF32 products. The last rate is that of the
+data sheet.
+"""
 BATCH = 256
+"""Images in a batch whose lower bounds the page gives."""
 ALSO = {"composite_residual": ("a2mim_resnet101",)}
-"""Cases besides an op's first whose floor is wanted: here every image has a spectrum of its own."""
+"""Cases whose lower bound the page gives besides that of an op's first case; here each image has its own spectrum."""
 NOISY = 1.5
+"""Quotient of p80 and p20 above which a row is marked as noisy."""
 
 
 class Group(NamedTuple):
-    """A table of the page: its title, its targets, and which measured cases stand in it."""
+    """A table of the page.
+
+    Attributes:
+        title: heading of the table.
+        cpu: targets on a CPU.
+        cuda: targets on a GPU.
+        members: (op, part of the names of its cases) of each op in the table.
+    """
 
     title: str
     cpu: dict[str, float]
     cuda: dict[str, float]
     members: tuple[tuple[str, str], ...]
-    """An op, and a part of the names of its cases."""
 
     def has(self, op: str, case: str) -> bool:
         """True if a case stands in this table."""
@@ -46,7 +57,7 @@ def groups() -> list[Group]:
     """Returns the tables of the page, by title, from the `TARGETS` of all ops.
 
     Raises:
-        ValueError: two ops state other targets under the same title.
+        ValueError: two ops state different targets under the same title.
     """
     found: dict[str, Group] = {}
     for op in OPS:
@@ -59,11 +70,11 @@ def groups() -> list[Group]:
 
 
 OLD_NAMES = {"focal_spectrum_": "focal_frequency", "scale_": "scale_gradient"}
-"""Ops that recorded rows name otherwise."""
+"""Present names of ops, by their names in old rows."""
 
 
 def read(theme: str) -> list[dict]:
-    """Returns the recorded rows of a theme, with today's names of ops."""
+    """Returns the recorded rows of a theme, with the present names of ops."""
     return [row | {"op": OLD_NAMES.get(row["op"], row["op"])} for row in record.read(theme)]
 
 
@@ -75,36 +86,41 @@ COLUMNS = {
     "us": "us / image",
 }
 LEGEND = f"""\
-* **ms**: p50 of a call, and p20 to p80; forward and backward together where there is a gradient. A `~` marks a p80 of \
-more than {NOISY} times p20: the machine was busy, and the ratios beside it, of calls that took turns, say more than \
-the times.
-* **x eager, x compile, x official, x flex**: how many times as long as ours the others take: the same in plain torch, \
-that under `torch.compile`, the published code of the method, and FlexAttention (on a GPU only).
-* **of the copy**: the time that a copy of the bytes the op cannot do without takes in the same run, through ours. 1 \
-is the limit of what is bound by memory.
-* **of its memory**: the peak of what ours allocates, through that of the published code.
-* **us / image**: p50 through the images of the batch.
-* **error**: from the same in float64, both as 2-norms, the largest of all outputs; of integers, how many differ. \
-Rounding an output to bfloat16 is up to 0.002; besides, of an L1 loss the gradients of a few pixels that are met to \
-within rounding take the other sign.
-* **run**: the command, in the list under the table.
+* **ms**: median time of a call, and its 20th to 80th percentile. Forward and backward are counted together where \
+the op has a gradient. A `~` marks a p80 of more than {NOISY} times p20: the machine was busy. The ratios then say \
+more than the times, since the compared calls took turns.
+* **x eager, x compile, x official, x flex**: time of another implementation through that of fastmim: plain torch, \
+plain torch under `torch.compile`, the published code of the method, and FlexAttention (on a GPU only).
+* **of the copy**: time of a copy in the same run, through that of fastmim. The copy moves the bytes that the op \
+cannot do without. 1 is the limit of an op that is bound by memory.
+* **of its memory**: peak memory that fastmim allocates, through that of the published code.
+* **us / image**: median time divided by the images of the batch.
+* **error**: largest difference of an output from the result in float64, both as 2-norms. Of integers, the number that \
+differ. Rounding to bfloat16 gives up to 0.002. In an L1 loss, the gradients of a few pixels that are met to within \
+rounding also take the other sign.
+* **run**: number of the command in the list under the table.
 
-A column without a number is left out."""
+A column without numbers is left out."""
 
 
-def cases_of(op: str):
+def cases_of(op: str) -> Any:
+    """Returns the module of an op's cases."""
     return importlib.import_module(f"fastmim_kernels.{op}.cases")
 
 
 def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
-    """(op, case, dtype, hardware) -> (implementation, phase) -> row, of the newest run of a case there still is."""
-    runs: dict[tuple, dict] = {}
+    """Returns the rows of the newest run of each present case.
+
+    Returns:
+        {(op, case, dtype, hardware): {(implementation, phase): row}}.
+    """
+    runs: dict[tuple, tuple[tuple, dict[tuple[str, str], dict]]] = {}
     for row in read("ops"):
         cases, origin = cases_of(row["op"]), row["provenance"]
         if row["case"] not in cases.BENCH or row["dtype"] not in cases.BENCH_DTYPES or "phase" not in row:
             continue
         key = (row["op"], row["case"], row["dtype"], origin["hardware"])
-        if hasattr(cases, "flops"):  # rows older than the count lack it
+        if hasattr(cases, "flops"):  # old rows lack the count
             row = row | {"flops": cases.flops(cases.BENCH[row["case"]])}
         run = (origin["commit"], origin["command"], row["threads"])
         if key not in runs or runs[key][0] != run:
@@ -115,7 +131,7 @@ def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
 
 
 def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
-    """Returns the figures of our op, with the backward pass where there is one; None for missing arms."""
+    """Returns the figures of an op, with the backward pass if it has one; None for a figure that was not measured."""
     phase = "both" if ("ours", "both") in rows else "forward"
     ours, official = rows["ours", phase], rows.get(("official", phase), {})
     found = {name: rows.get((arm, phase), {}).get("ours_is_faster") for name, arm in ARMS.items()}
@@ -133,7 +149,7 @@ def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
 
 
 def missed(found: dict[str, Any], targets: dict[str, float]) -> list[str]:
-    """The targets that a run does not reach, or was not measured against."""
+    """Returns the targets that a run does not reach, or for which it lacks the figure."""
     most = ("memory", "us")
     return [
         name
@@ -142,25 +158,31 @@ def missed(found: dict[str, Any], targets: dict[str, float]) -> list[str]:
     ]
 
 
-def why(row: dict, target: str) -> tuple | None:
-    """The key of the first explanation that fits."""
-    for key in MISSES:
-        op, part, dtype, name = key
+def why(row: dict, target: str) -> Reason | None:
+    """Returns the first reason that fits a missed target, or None."""
+    for (op, part, dtype, name), reason in MISSES.items():
         if (op, name) == (row["op"], target) and part in row["case"] and dtype in ("", row["dtype"]):
-            return key
+            return reason
     return None
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Returns the lines of a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[tuple[dict, str]]]:
-    """Lines of a group's table of runs on a device, none if there are no runs; and (figures, target) of its misses."""
+    """Returns the lines of a group's table, and (figures, target) of each missed target.
+
+    Args:
+        group: the table.
+        runs: result of `newest`.
+        device: "cpu" or "cuda".
+    """
     targets = {"cpu": group.cpu, "cuda": group.cuda}[device]
     wanted = {
         "copy": "{} of the copy's bandwidth",
-        "memory": "memory at most {} of the official way's",
+        "memory": "memory at most {} of the published code's",
         "us": "at most {} us an image",
     }
     words = [wanted.get(name, f"{{}} x {name}").format(target) for name, target in targets.items()]
@@ -189,7 +211,7 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
     page = [
         f"### {group.title}",
         "",
-        f"Target: {', '.join(words) or 'none of their own'}.",
+        f"Target: {', '.join(words) or 'none'}.",
         "",
         *(f"Not measured: {op} in {dtype}; {UNMEASURED[op, dtype]}.\n" for op, dtype in missing),
         *table(head, lines),
@@ -210,11 +232,10 @@ def command(row: dict) -> str:
 
 
 def explained(misses: list[tuple[dict, str]]) -> list[str]:
-    """Every reason and what was tried, with the misses it is for."""
-    reasons: dict[tuple | None, list[list[str]]] = {}
+    """Returns the lines of every reason, of the attempts to mend it, and of the missed targets."""
+    reasons: dict[Reason | None, list[list[str]]] = {}
     for found, target in misses:
         row = found["row"]
-        key = why(row, target)
         work, seconds = row["flops"], row["p50_ms"] / 1e3
         alone = [f"{x:.2f}" for x in found["alone"].get(target, ()) if x is not None]
         cells = [
@@ -228,7 +249,7 @@ def explained(misses: list[tuple[dict, str]]) -> list[str]:
             f"{work / 1e6:.0f}" if work else "",
             f"{work / seconds / row['threads'] / 1e9:.1f}" if work else "",
         ]
-        reasons.setdefault(MISSES.get(key), []).append(cells)
+        reasons.setdefault(why(row, target), []).append(cells)
     head = ["case", "reached", "forward / backward alone", "ms", "ms of a copy", "MB", "GB/s"]
     head += ["MFLOP", "GFLOP/s a thread"]
     lines = []
@@ -242,7 +263,7 @@ def explained(misses: list[tuple[dict, str]]) -> list[str]:
 
 
 def compiled_kernels(arch: int) -> dict[str, dict[str, dict]]:
-    """op -> kernel -> its newest row of what it compiled to."""
+    """Returns the newest compiled row of each kernel, as {op: {kernel: row}}."""
     found: dict[str, dict[str, dict]] = {}
     for row in read("compile"):
         if row["arch"] == arch:
@@ -303,18 +324,18 @@ def spills() -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Returns the whole page."""
     runs = newest()
     tables = {device: [group_table(group, runs, device) for group in groups()] for device in ("cpu", "cuda")}
     lines = {device: [line for table, _ in found for line in table] for device, found in tables.items()}
     return "\n".join(
         [
-            "# What the kernels were to reach, and what was measured",
+            "# Ops: targets and measurements",
             "",
             "Made by `python -m bench report` from the rows of `python -m bench ops --record` and `python -m "
             "bench compile --record` in this folder, which have the whole command, versions and settings.",
             "",
-            "In bold: a target that was missed. The columns are:",
+            "A missed target is bold. The columns are:",
             "",
             LEGEND,
             "",
@@ -323,45 +344,44 @@ def page() -> str:
             *lines["cpu"],
             "### Roofline",
             "",
-            "Every run on a CPU: above the FLOPs of ours per byte that the op cannot do without, those FLOPs through "
-            "the time of each implementation, which may do others. The black line is the machine's limit: the median "
-            "copy, then the matrix product; only scale_gradient, which works in place, lies above it. Ops that move "
-            "values, with a few operations each that are not counted, stand at 1/16 FLOP per byte, where the height "
-            "is their bandwidth through 16.",
+            "The plot holds every run on a CPU. The x axis is the FLOPs of fastmim per byte that the op cannot do "
+            "without. The y axis is those FLOPs through the time of each implementation, which may compute more. The "
+            "black line is the machine's limit: the median copy, then the matrix product. Only scale_gradient, which "
+            "works in place, lies above it. Ops that move values and whose few operations are not counted stand at "
+            "1/16 FLOP per byte, where the height is their bandwidth through 16.",
             "",
             "![FLOPs per byte and GFLOP/s of every implementation, below the copy and the matrix product]"
             "(ops_roofline.png)",
             "",
-            "### Why targets were missed, and what was tried",
+            "### Reasons of missed targets",
             "",
-            "`reached` names the target as the columns above do; `forward / backward alone` is the same ratio of one "
-            "phase; patch_loss forms its gradient in the forward one. `ms of a copy` is of the bytes in `MB`. FLOPs "
-            "are the whole case's where `cases.flops` counts them; elsewhere the text says what there is per value.",
+            "`reached` names the target as the columns above do. `forward / backward alone` is the same ratio of one "
+            "phase; patch_loss forms its gradient in the forward phase. `ms of a copy` is the time of the bytes in "
+            "`MB`. FLOPs are those of the whole case if `cases.flops` counts them, else the text gives them per value.",
             "",
             *explained([miss for _, wrong in tables["cpu"] for miss in wrong]),
             "## On a GPU",
             "",
-            *(lines["cuda"] or ["Not measured: none was there.", ""]),
+            *(lines["cuda"] or ["Not measured yet.", ""]),
             f"## Floors on an H200 at a batch of {BATCH}",
             "",
-            "The floor is the larger of two times: of the bytes that cannot be avoided, at the copy's 4.3 TB/s (0.9 of "
-            "4.8); and of the FLOPs, at 790 TFLOP/s in bf16 or a sixth of that in float32 of three TF32 products where "
-            "the op's kernels use matrix units, at 67 TFLOP/s where they do not.",
+            "The floor is the larger of two times. The first is that of the bytes that the op cannot do without, at "
+            "the 4.3 TB/s of a copy (0.9 of 4.8). The second is that of the FLOPs: at 790 TFLOP/s in bf16 and a sixth "
+            "of that in float32 (three TF32 products) if the op's kernels use matrix units, else at 67 TFLOP/s.",
             "",
             "Targets: 0.92 of the copy for moves and fills, 0.88 for the patch loss, 145 us for the low-pass.",
             "",
-            "FLOPs follow from the kernels' shapes. The low-pass is pruned and folded once, without what its programs "
-            "repeat. "
-            "composite_residual is A2MIM's whole loss: its transforms are torch.fft's, of one residual image a batch "
-            "or, in ResNet-101's, of every image; as dense products those would be 105 GFLOP. Where the column is "
-            "empty there are a few operations a value, below the bytes' time. scale_gradient moves nothing where the "
-            "factor is 1; it and philox have no images: theirs is the case as it is.",
+            "FLOPs follow from the kernels' shapes. The low-pass is pruned and folded once, without the work that its "
+            "programs repeat. composite_residual is A2MIM's whole loss. Its transforms are torch.fft's, of one "
+            "residual image a batch, or of every image for ResNet-101; as dense products the latter would be 105 "
+            "GFLOP. If the column is empty, the op takes a few operations a value, less than the time of its bytes. "
+            "scale_gradient moves nothing if the factor is 1. It and philox have no images: their case is as it is.",
             "",
             *floors(),
             "",
-            "### What the code for sm_90 needs",
+            "### Compiled code for sm_90",
             "",
-            "tests/kernels/test_compile.py says why `narrowest access` is below 64 where it is.",
+            "tests/kernels/test_compile.py gives the reason of each `narrowest access` below 64.",
             "",
             spills(),
             "",

@@ -22,7 +22,7 @@ import torch
 from bench.ops import DTYPES
 from bench.options import add_device, add_samples, command_parser
 from bench.record import Record, record
-from bench.timing import Run, matmul_rate, measure, nothing
+from bench.timing import Run, events, matmul_rate, measure, nothing
 from fastmim.host.command import at_least, nearest
 
 PHASES = ("forward", "backward", "both")
@@ -36,6 +36,7 @@ def split_phase(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, 
 
     Args:
         function: maps `x` to a result.
+        x: the input, whose gradient the backward pass computes.
         grad: gradient of the result; None = the result has no gradient.
         phase: one of `PHASES`.
     """
@@ -80,10 +81,10 @@ def peak_memory(run: Callable[[None], object], device: str) -> int:
         run(None)
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
         run(None)
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    changes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    allocations = [event for event in events(profiled) if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(allocations, key=lambda event: event.start_ns())]
     return max(itertools.accumulate(changes, initial=0))
 
 

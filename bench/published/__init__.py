@@ -1,8 +1,8 @@
-"""Methods written the way they were published, in plain unfused torch: what fastmim is checked and measured against.
+"""Each method as it was published, in plain unfused torch: the baseline of fastmim and the oracle of its tests.
 
-Each module has `from_config(cfg, attention)`, the published model of a config of its kind, and `inputs(mask)`, what its
-forward takes after the images so that it hides the same patches. May import torch only: an oracle that shared code with
-fastmim would share its mistakes. (`copy_weights` needs fastmim's list of official names, and nothing else of it.)
+A module has `from_config(cfg, attention)`, which returns the published model of a config, and `inputs(mask)`, which
+returns the inputs behind the images that hide the same patches. The modules import torch only, since an oracle that
+shares code with fastmim would share its mistakes. `copy_weights` is the exception: it needs the list of official names.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 
 def build(cfg: Any, attention: str = "explicit") -> tuple[nn.Module, Callable[..., tuple[Tensor, ...]]]:
-    """The published model of a fastmim config, and its `inputs(mask)`.
+    """Returns the published model of a fastmim config, and its `inputs(mask)`.
 
-    `model(images, *inputs(mask))` takes normalised (B, C, H, W) floats and gives the loss first.
+    `model(images, *inputs(mask))` takes normalised (B, C, H, W) floats and returns the loss first.
 
     Args:
+        cfg: the config.
         attention: "explicit", as published, or "sdpa".
+
     Raises:
-        ValueError: no module here is of the config's kind; says why each is not.
+        ValueError: no module here has the method of the config; gives the reason of each.
     """
     reasons = []
     for entry in pkgutil.iter_modules(__path__):
@@ -38,10 +40,12 @@ def build(cfg: Any, attention: str = "explicit") -> tuple[nn.Module, Callable[..
 
 
 def copy_weights(model: nn.Module, mim: nn.Module) -> None:
-    """Gives a published model the weights of ours, through the official names. Its own buffers may stay as they are.
+    """Gives a published model the weights of a fastmim model, by way of the official names.
+
+    Buffers that the official code does not store keep their values.
 
     Raises:
-        ValueError: no format of fastmim.convert has the names and shapes of both; says how the nearest one differs.
+        ValueError: no format of fastmim.convert has the names and shapes of both models; describes the nearest format.
     """
     from fastmim.convert.official_weights import FORMATS
 

@@ -1,8 +1,8 @@
-"""A2MIM the published way (arXiv:2205.13943; Westlake-AI/openmixup `a2mim.py`). May import torch and its siblings only.
+"""A2MIM as published (arXiv:2205.13943; Westlake-AI/openmixup `a2mim.py`), and the SimMIM baselines of that code base.
 
-The whole image is encoded, a mask token joins one intermediate feature map, every pixel is predicted, prediction and
-target are composed and both transformed in full. Parameter names are the official ones. The SimMIM baselines of the
-same code base are the same model with other options.
+The whole image is encoded, and a mask token joins one intermediate feature map. Every pixel is predicted. Prediction
+and target are composed, and both are Fourier-transformed in full. Parameter names are the official ones. The baselines
+are the same model with other options. May import torch and its siblings only.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ Token = Literal["replace", "add", "gated"]
 
 
 class FocalFrequencyLoss(nn.Module):
-    """Focal frequency loss of (N, C, H, W) images: EndlessSora/focal-frequency-loss; openmixup's has no crops.
+    """Focal frequency loss of (N, C, H, W) images (EndlessSora/focal-frequency-loss; openmixup's copy has no crops).
 
-    patch_factor: crops per side. ave_spectrum: average the spectra over the batch. log_matrix: weigh by the logarithm.
-    batch_matrix: the weight's largest entry is taken over everything, not per sample, crop and channel.
+    Args:
+        patch_factor: crops per side.
+        ave_spectrum: average the spectra over the batch.
+        log_matrix: take the logarithm of the weights.
+        batch_matrix: scale weights by the largest of all entries, not of each sample, crop and channel.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class FocalFrequencyLoss(nn.Module):
         self.ave_spectrum, self.log_matrix, self.batch_matrix = ave_spectrum, log_matrix, batch_matrix
 
     def spectrum(self, images: Tensor) -> Tensor:
-        """(N, crops, C, h, w, 2): real and imaginary part."""
+        """Returns the spectra of crops, (N, crops, C, h, w, 2): real and imaginary part."""
         n, c, h, w = images.shape
         p = self.patch_factor
         crops = images.reshape(n, c, p, h // p, p, w // p).permute(0, 2, 4, 1, 3, 5).reshape(n, p * p, c, h // p, -1)
@@ -46,7 +49,7 @@ class FocalFrequencyLoss(nn.Module):
         return f.mean(dim=0, keepdim=True) if self.ave_spectrum else f
 
     def forward(self, pred: Tensor, target: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """matrix: weights given from outside, (N, crops, C, h, w)."""
+        """Returns the loss; `matrix` holds weights from outside, (N, crops, C, h, w), or is None."""
         difference = self.spectrum(pred) - self.spectrum(target)
         distance = (difference**2).sum(dim=-1)
         if matrix is None:
@@ -61,16 +64,17 @@ class FocalFrequencyLoss(nn.Module):
 class A2MIMHead(nn.Module):
     """Masked pixel loss plus a Fourier loss of the composed prediction: `head(target, pred, mask) -> ()`.
 
-    target, pred: (N, C, H, W). mask: (N, h, w), 1 = hidden, of a grid that divides the image.
+    target, pred: (N, C, H, W). mask: (N, h, w), 1 = hidden, on a grid that divides the image.
 
     Args:
-        mode: "l1_loss", "mse_loss" or "focal_l1_loss" (of `alpha` and `gamma`).
+        mode: "l1_loss", "mse_loss" or "focal_l1_loss"; the last has `alpha` and `gamma`.
         unmask_weight: spatial weight of visible pixels.
-        fft_weight: of the Fourier loss; 0 skips it.
-        fft_focal: focal frequency loss (batch-mean spectrum) instead of the spatial loss of the complex difference.
-        fft_unmask_weight: share of the live prediction at visible pixels.
-        fft_unmask_replace: what stands there otherwise.
-        fft_reweight: multiply each entry of the complex difference's loss by its own value.
+        fft_weight: weight of the Fourier loss; 0 skips this loss.
+        fft_focal: focal frequency loss of the batch's mean spectrum, instead of the spatial loss of complex
+            differences.
+        fft_unmask_weight: share of the prediction, with gradient, at visible pixels.
+        fft_unmask_replace: source of the rest of visible pixels.
+        fft_reweight: multiply each entry's loss of the complex difference by the loss itself.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class A2MIMHead(nn.Module):
         self.focal_frequency = FocalFrequencyLoss(ave_spectrum=True, log_matrix=True, batch_matrix=True)
 
     def criterion(self, pred: Tensor, target: Tensor) -> Tensor:
-        """The spatial loss of every entry; of complex entries, of their difference's modulus."""
+        """Returns the spatial loss of every entry; of complex entries, from the modulus of their difference."""
         if self.mode == "mse_loss":
             return F.mse_loss(pred, target, reduction="none")
         distance = (pred - target).abs()
@@ -130,13 +134,13 @@ class A2MIMHead(nn.Module):
 
 
 def enlarge(mask: Tensor, size: int) -> Tensor:
-    """(N, h, w) to (N, 1, size, ...) by repetition."""
+    """Repeats the entries of (N, h, w) to (N, 1, size, ...)."""
     scale = size // mask.shape[1]
     return mask.repeat_interleave(scale, 1).repeat_interleave(scale, 2)[:, None]
 
 
 class MaskToken(nn.Module):
-    """Mixes a backbone's own `mask_token` and `mask_gamma` into one of its feature maps."""
+    """Base class of backbones that mix their `mask_token` and `mask_gamma` into one of their feature maps."""
 
     mask_token: Tensor
     mask_gamma: Tensor | None
@@ -147,7 +151,7 @@ class MaskToken(nn.Module):
         self.mask_gamma = nn.Parameter(torch.full((1, dim, 1, 1), 1e-6)) if token == "gated" else None
 
     def forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: (N, C, h, w). mask: (N, h or a part of it, ...), 1 = hidden."""
+        """Returns x, (N, C, h, w), with the token at hidden positions; mask: (N, ...) on the same or a coarser grid."""
         token = self.mask_token.expand(len(x), -1, *x.shape[2:])
         mask = enlarge(mask, x.shape[2]).type_as(token)
         if self.replace:
@@ -178,7 +182,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(MaskToken):
-    """ResNet v1b (the stride in the 3x3 convolution); the token joins before `layer{mask_layer + 1}`."""
+    """ResNet v1b (stride in the 3x3 convolution), where the token joins before `layer{mask_layer + 1}`."""
 
     def __init__(
         self,
@@ -235,7 +239,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(MaskToken):
-    """ConvNeXt v1; the token joins after `downsample_layers[mask_layer]`, and the final norm is of every position."""
+    """ConvNeXt v1, where the token joins after `downsample_layers[mask_layer]`; the final norm is per position."""
 
     def __init__(
         self,
@@ -268,9 +272,9 @@ class ConvNeXt(MaskToken):
 
 
 class Neck(nn.Module):
-    """1x1 convolution and pixel shuffle: (N, D, h, w) to (N, 3, h * stride, w * stride).
+    """A 1x1 convolution and a pixel shuffle: (N, D, h, w) to (N, 3, h * stride, w * stride).
 
-    fill: "none" for the SimMIM baselines, which leave their images alone and have another name here.
+    The parameter has another name in the SimMIM baselines, whose images are not filled (`fill="none"`).
     """
 
     def __init__(self, dim: int, stride: int, fill: str = "mean"):
@@ -283,13 +287,15 @@ class Neck(nn.Module):
 
 
 class A2MIM(nn.Module):
-    """`model(images, mask) -> (loss, pred, mask)`.
+    """A2MIM on a convolutional network: `model(images, mask) -> (loss, pred, mask)`.
 
-    images: (N, 3, H, W) float, mean/std-normalised. mask: (N, h, w) int64, 1 = hidden, of the feature map at which the
-    token joins, or of a coarser one. pred: (N, 3, H, W).
+    images: (N, 3, H, W) float, mean/std-normalised. mask: (N, h, w) int64, 1 = hidden, on the grid of the feature map
+        where
+    the token joins, or on a coarser grid. pred: (N, 3, H, W).
 
-    fill: "mean": hidden pixels of the input become the image's own channel means over all its pixels, as the official
-    data set does; "none": the input is left alone.
+    Args:
+        fill: "mean" fills hidden pixels with the channel means of the whole image, as the official data set does.
+            "none" leaves the images as they are.
     """
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, head: nn.Module, fill: Literal["mean", "none"] = "mean"):
@@ -322,7 +328,7 @@ CONVNEXTS = {
 
 
 def head_of(loss: Any) -> A2MIMHead:
-    """The official head of a fastmim loss.
+    """Returns the official head of a fastmim loss.
 
     Raises:
         ValueError: the official head has no such loss.
@@ -350,11 +356,15 @@ def head_of(loss: Any) -> A2MIMHead:
 
 
 def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -> A2MIM:
-    """The official model of a fastmim config. (A convolutional network has no attention to choose.)
+    """Returns the official model of a fastmim config.
+
+    Args:
+        cfg: the config.
+        attention: ignored, as convolutional networks have no attention.
 
     Raises:
-        ValueError: not a config of A2MIM, or of a SimMIM baseline, on ResNet or ConvNeXt; or one that the official code
-            has no form of.
+        ValueError: not a config of A2MIM, or of a SimMIM baseline, on ResNet or ConvNeXt; or the official
+            code lacks a form of it.
     """
     encoder, name = cfg.encoder, str(getattr(cfg.encoder, "name", ""))
     parts = (type(cfg.target).__name__, type(cfg.decoder).__name__)
@@ -382,5 +392,5 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -
 
 
 def inputs(mask: Any) -> tuple[Tensor]:
-    """Arguments after `images` that hide the patches of a fastmim Mask."""
+    """Returns the inputs behind `images` that hide the patches of a fastmim mask."""
     return (mask.mask.view(-1, *mask.grid).long(),)

@@ -1,8 +1,8 @@
-"""The ViT of A2MIM and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`). May import torch, its siblings.
+"""The ViT of A2MIM as published, and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`).
 
-SimMIM's ViT with learned absolute positions and a table of relative positions in every block; the mask token is added
-to, or put in place of, the masked tokens, before the positions or before a later block. Official parameter names. The
-baseline, SimMIM in that code base, is the same model with other options.
+This is SimMIM's ViT with learned absolute positions and a table of relative positions in every block. The mask token is
+added to masked tokens or replaces them, before the positions or before a later block. Parameter names are the official
+ones. The baseline is the same model with other options. May import torch and its siblings only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .simmim import (
     LayerNorm,
     RelativePositionBias,
     enlarge,
-    given,
     inputs,
+    own_or_default,
     put_token,
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ __all__ = ["ViT", "from_config", "inputs"]
 
 
 class BiasedAttention(Attention):
-    """Attention with a table of its own."""
+    """Attention with its own table of relative positions."""
 
     def __init__(self, dim: int, num_heads: int, grid: tuple[int, int], kind: Kind):
         super().__init__(dim, num_heads, kind)
@@ -79,7 +79,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """`vit(images, mask) -> (N, C, H / 16, W / 16)`; defaults are ViT-B. Images are filled by the caller."""
+    """ViT: `vit(images, mask) -> (N, C, H / 16, W / 16)`; the defaults are ViT-B, and the caller fills images."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class ViT(nn.Module):
         self.ln1 = LayerNorm(embed_dim)
 
     def mark(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The mask token at masked rows of x (N, L, C)."""
+        """Returns x, (N, L, C), with the mask token at masked rows."""
         if self.token == "replace":
             return put_token(x, self.mask_token, mask)
         weight = mask.flatten(1).unsqueeze(-1).type_as(x)
@@ -133,7 +133,11 @@ class ViT(nn.Module):
 
 
 def from_config(cfg: Any, attention: Kind = "explicit") -> A2MIM:
-    """The official model of a fastmim config.
+    """Returns the official model of a fastmim config.
+
+    Args:
+        cfg: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
         ValueError: not a config of A2MIM, or of its SimMIM baseline, on its ViT.
@@ -149,7 +153,7 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> A2MIM:
     if encoder.layer_scale != 0.1:
         raise ValueError(f"encoder.layer_scale={encoder.layer_scale}: the official ViTs have 0.1")
     dim, depth, heads = VITS[named[1]]
-    own = given(encoder, patch_size=int(named[2]), embed_dim=dim, depth=depth, num_heads=heads)
+    own = own_or_default(encoder, patch_size=int(named[2]), embed_dim=dim, depth=depth, num_heads=heads)
     vit = ViT(
         img_size=cfg.data.size,
         **own,

@@ -1,7 +1,7 @@
-"""ConvMAE the published way (arXiv:2205.03892; Alpha-VL/ConvMAE `models_convmae.py`). May import torch only.
+"""ConvMAE as published (arXiv:2205.03892; Alpha-VL/ConvMAE `models_convmae.py`).
 
-Both convolutional stages are computed at every position, hidden ones too, and three quarters of them are then dropped;
-the rest is MAE's published way without a class token. Parameter names are the official ones.
+Both convolutional stages compute every position, also hidden ones; then three quarters of the positions are dropped.
+The rest is MAE as published, without a class token. Parameter names are the official ones. May import torch only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ConvMlp(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A transformer block whose attention is a 5x5 depthwise convolution that reads visible positions only."""
+    """Transformer block whose attention is a 5x5 depthwise convolution that reads visible positions only."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -59,16 +59,18 @@ class ConvBlock(nn.Module):
         self.mlp = ConvMlp(dim)
 
     def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """x: (B, C, H, W); visible: (B, 1, H, W), 1 or 0."""
+        """Returns a map like x, (B, C, H, W); visible: (B, 1, H, W), 1 or 0."""
         x = x + self.conv2(self.attn(visible * self.conv1(self.norm1(x))))
         return x + self.mlp(self.norm2(x))
 
 
 class ConvMaskedAutoencoder(nn.Module):
-    """`model(images, noise) -> (loss, pred, mask)`; defaults are ConvMAE-B at 224.
+    """ConvMAE: `model(images, noise) -> (loss, pred, mask)`; the defaults are ConvMAE-B at 224 pixels.
 
-    `radius` compares with PixMIM's low-pass target instead of the image; None = the image, as published. Weights come
-    from a state dict with the official keys; position embeddings, which are fixed, come with them.
+    Weights come from a state dict with the official keys, which also holds the fixed position embeddings.
+
+    Args:
+        radius: of PixMIM's low-pass target; None = the target is the image, as published.
     """
 
     forward_loss = MaskedAutoencoder.forward_loss
@@ -116,18 +118,22 @@ class ConvMaskedAutoencoder(nn.Module):
         self.filter = nn.Identity() if radius is None else LowFrequencyTarget(img_size, radius)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """
+        """Returns the loss of a batch.
+
         Args:
             images: (B, 3, H, W) float, mean/std-normalised.
-            noise: (B, L), whose smallest values stay visible; None = drawn here, as published.
-        Returns: loss (), pred (B, L, p*p*3) of every patch in raster order, mask (B, L) float with 1 = hidden.
+            noise: (B, L); patches with the smallest values stay visible. None = drawn here, as published.
+
+        Returns:
+            The loss (), predictions (B, L, p*p*3) of every patch in raster order, and the mask (B, L) float, 1 =
+            hidden.
         """
         latent, mask, restore = self.forward_encoder(images, noise)
         pred = self.forward_decoder(latent, restore)
         return self.forward_loss(self.filter(images), pred, mask), pred, mask
 
     def random_masking(self, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Visible patches (B, K) in the order of their noise; the mask; and the order that restores the raster."""
+        """Returns visible patches (B, K) in the order of their noise, the mask, and the order of the raster."""
         b, num_patches = len(images), self.pos_embed.shape[1]
         keep = int(num_patches * (1 - self.mask_ratio))
         if noise is None:
@@ -173,7 +179,11 @@ class ConvMaskedAutoencoder(nn.Module):
 
 
 def from_config(config, attention: Literal["explicit", "sdpa"]) -> ConvMaskedAutoencoder:
-    """The published model of a fastmim Config.
+    """Returns the published model of a fastmim config.
+
+    Args:
+        config: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
         ValueError: the config is not of ConvMAE.

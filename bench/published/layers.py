@@ -1,4 +1,4 @@
-"""Shared by published models: ViT blocks as in timm 0.3.2, pixels as patches, normalised. May import torch only."""
+"""Parts that published models share: ViT blocks as in timm 0.3.2, patches, normalisation. May import torch only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class PatchEmbed(nn.Module):
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) to (B, L, p*p*C); inside a patch (row, column, channel)."""
+    """Turns (B, C, H, W) into patches (B, L, p*p*C), in the order (row, column, channel) inside a patch."""
     b, c, h, w = images.shape
     p = patch_size
     x = images.reshape(b, c, h // p, p, w // p, p)
@@ -74,7 +74,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def normalize_patches(target: Tensor) -> Tensor:
-    """Each row by its own mean and unbiased variance (MAE's norm_pix)."""
+    """Normalises each row by its own mean and unbiased variance (MAE's norm_pix)."""
     mean = target.mean(dim=-1, keepdim=True)
     var = target.var(dim=-1, keepdim=True)
     return (target - mean) / (var + 1e-6) ** 0.5
@@ -91,7 +91,9 @@ VIT_SIZES = {
 
 
 def vit_sizes(encoder) -> dict[str, int]:
-    """patch_size, embed_dim, depth and num_heads of a fastmim ViT: its own, where given, or its timm model's.
+    """Returns patch_size, embed_dim, depth and num_heads of a fastmim ViT.
+
+    A field that the ViT leaves open is that of its timm model.
 
     Raises:
         ValueError: the name is not vit_<size>_patch<n>_<image side> with a size of `VIT_SIZES`.

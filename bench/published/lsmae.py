@@ -1,7 +1,7 @@
-"""Long-sequence MAE the published way (arXiv:2210.07224; facebookresearch/long_seq_mae). May import torch only.
+"""Long-sequence MAE as published (arXiv:2210.07224; facebookresearch/long_seq_mae).
 
-MAE's published way at 448 pixels with a narrower decoder; the loader delivers masks, drawn in blocks of 2x2 patches.
-Parameter names are the official ones, which are MAE's.
+This is MAE at 448 pixels with a narrower decoder. The loader delivers the masks, drawn in blocks of 2x2 patches.
+Parameter names are the official ones, which are MAE's. May import torch only.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .pixmim import LowFrequencyTarget, low_pass_radius, sizes
 
 
 def joint_mask(grid: int, side: int, mask_ratio: float) -> tuple[Tensor, Tensor]:
-    """ids_keep (K,) and ids_restore (L,) of one sample (`util/long_seq_patch_loader.py`).
+    """Returns ids_keep (K,) and ids_restore (L,) of one sample (`util/long_seq_patch_loader.py`).
 
-    Blocks in random order, each of side x side patches, column by column; blocks that reach over the edge are cut.
+    Blocks of side x side patches come in random order, each column by column. Blocks that reach over the edge are cut.
     """
     blocks = -(-grid // side)
     order = torch.randperm(blocks**2)
@@ -32,9 +32,12 @@ def joint_mask(grid: int, side: int, mask_ratio: float) -> tuple[Tensor, Tensor]
 
 
 class LongSequenceMaskedAutoencoder(MaskedAutoencoder):
-    """`model(images, ids_keep, ids_restore) -> (loss, pred, mask)`; defaults are ViT-B/16 at 448.
+    """Long-sequence MAE: `model(images, ids_keep, ids_restore) -> (loss, pred, mask)`.
 
-    `radius` compares with PixMIM's low-pass target instead of the image; None = the image, as published.
+    The defaults are ViT-B/16 at 448 pixels.
+
+    Args:
+        radius: of PixMIM's low-pass target; None = the target is the image, as published.
     """
 
     def __init__(
@@ -56,12 +59,16 @@ class LongSequenceMaskedAutoencoder(MaskedAutoencoder):
         self.filter = nn.Identity() if radius is None else LowFrequencyTarget(img_size, radius)
 
     def forward(self, images: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """
+        """Returns the loss of a batch.
+
         Args:
             images: (B, 3, H, W) float, mean/std-normalised.
             ids_keep: (B, K) visible patches.
-            ids_restore: (B, L), the inverse of the permutation that begins with them.
-        Returns: loss (), pred (B, L, p*p*3) of every patch in raster order, mask (B, L) float with 1 = hidden.
+            ids_restore: (B, L), the inverse of the permutation that begins with `ids_keep`.
+
+        Returns:
+            The loss (), predictions (B, L, p*p*3) of every patch in raster order, and the mask (B, L) float, 1 =
+            hidden.
         """
         latent, mask, restore = self.forward_encoder(images, (ids_keep, ids_restore))
         pred = self.forward_decoder(latent, restore)
@@ -76,7 +83,11 @@ class LongSequenceMaskedAutoencoder(MaskedAutoencoder):
 
 
 def from_config(config, attention: Literal["explicit", "sdpa"]) -> LongSequenceMaskedAutoencoder:
-    """The published model of a fastmim Config.
+    """Returns the published model of a fastmim config.
+
+    Args:
+        config: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
         ValueError: the config is not of long-sequence MAE.
@@ -91,5 +102,5 @@ def from_config(config, attention: Literal["explicit", "sdpa"]) -> LongSequenceM
 
 
 def inputs(mask) -> tuple[Tensor, Tensor]:
-    """ids_keep and ids_restore of a fastmim Mask."""
+    """Returns ids_keep and ids_restore of a fastmim mask."""
     return mask.ids_keep, mask.ids.argsort(dim=1)

@@ -1,7 +1,7 @@
-"""MAE the published way (arXiv:2111.06377; facebookresearch/mae `models_mae.py` on timm 0.3.2). May import torch only.
+"""MAE as published (arXiv:2111.06377; facebookresearch/mae `models_mae.py` on timm 0.3.2).
 
-Every patch is embedded and then three quarters are dropped, attention materialises its scores, the decoder predicts
-every patch, and the loss is built from a full target. Parameter names are the official ones.
+Every patch is embedded, and then three quarters are dropped. Attention materialises its scores, the decoder predicts
+every patch, and the loss is built from a full target. Parameter names are the official ones. May import torch only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .layers import Block, LayerNorm, PatchEmbed, normalize_patches, patchify, v
 
 
 class MaskedAutoencoder(nn.Module):
-    """`model(images, noise) -> (loss, pred, mask)`; defaults are ViT-B/16 at 224.
+    """MAE: `model(images, noise) -> (loss, pred, mask)`; the defaults are ViT-B/16 at 224 pixels.
 
-    Its weights come from a state dict with the official keys; position embeddings, which are fixed, come with them.
+    Weights come from a state dict with the official keys, which also holds the fixed position embeddings.
     """
 
     def __init__(
@@ -52,18 +52,22 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * 3)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """
+        """Returns the loss of a batch.
+
         Args:
             images: (B, 3, H, W) float, mean/std-normalised.
-            noise: (B, L), whose smallest values stay visible; None = drawn here, as published.
-        Returns: loss (), pred (B, L, p*p*3) of every patch in raster order, mask (B, L) float with 1 = hidden.
+            noise: (B, L); patches with the smallest values stay visible. None = drawn here, as published.
+
+        Returns:
+            The loss (), predictions (B, L, p*p*3) of every patch in raster order, and the mask (B, L) float, 1 =
+            hidden.
         """
         latent, mask, restore = self.forward_encoder(images, noise)
         pred = self.forward_decoder(latent, restore)
         return self.forward_loss(images, pred, mask), pred, mask
 
     def random_masking(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Visible rows of (B, L, D) in the order of their noise; the mask; and the order that restores the raster."""
+        """Returns visible rows of (B, L, D) in the order of their noise, the mask, and the order of the raster."""
         b, num_patches, dim = x.shape
         keep = int(num_patches * (1 - self.mask_ratio))
         if noise is None:
@@ -104,10 +108,14 @@ class MaskedAutoencoder(nn.Module):
 
 
 def from_config(cfg: Any, attention: Literal["explicit", "sdpa"]) -> MaskedAutoencoder:
-    """The published model of a fastmim config.
+    """Returns the published model of a fastmim config.
+
+    Args:
+        cfg: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
-        ValueError: the config is not MAE's.
+        ValueError: the config is not of MAE.
     """
     kinds = [type(part).__name__ for part in (cfg.masking, cfg.encoder, cfg.decoder, cfg.loss)]
     if kinds != ["RandomMasking", "ViT", "TransformerDecoder", "MaskedL2"]:
@@ -127,5 +135,5 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"]) -> MaskedAutoe
 
 
 def inputs(mask: Any) -> tuple[Tensor]:
-    """The noise that makes the published way hide the patches of a fastmim mask: each patch's place in its order."""
+    """Returns the noise that hides the patches of a fastmim mask: each patch's rank in the order of the mask."""
     return (mask.ids.argsort(dim=1).float(),)

@@ -1,7 +1,7 @@
-"""PixMIM the published way (arXiv:2303.02416; open-mmlab/mmselfsup `pixmim.py`). May import torch only.
+"""PixMIM as published (arXiv:2303.02416; open-mmlab/mmselfsup `pixmim.py`).
 
-MAE's published way, compared with a low-pass-filtered copy of the image: a complex FFT pair in full, its spectrum
-shifted, a mask buffer. Parameter names are the official ones.
+This is MAE with a low-pass-filtered copy of the image as target. The filter takes a full complex FFT pair, a shifted
+spectrum and a mask buffer. Parameter names are the official ones. May import torch only.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["LowFrequencyTarget", "PixMIM", "from_config", "inputs", "low_pass_ra
 
 
 class LowFrequencyTarget(nn.Module):
-    """The low-pass-filtered image (mmselfsup `low_freq_generator.py`): |IDFT2(M . DFT2(x))| for x in 0..1.
+    """Low-pass filter (mmselfsup `low_freq_generator.py`): |IDFT2(M . DFT2(x))| for images x in 0..1.
 
-    The spectrum is shifted, so its origin is at index n // 2, but the disc is centred on (n - 1) / 2. No inverse shift:
-    it would change signs only.
+    The spectrum is shifted, so its origin is at index n // 2, but the disc M is centred on (n - 1) / 2. An inverse
+    shift is left out, since it would change signs only.
     """
 
     def __init__(self, img_size: int | tuple[int, int] = 224, radius: float = 40):
@@ -35,7 +35,7 @@ class LowFrequencyTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) mean/std-normalised images to filtered ones of the same kind."""
+        """Returns filtered images, (B, 3, H, W), mean/std-normalised as the given ones."""
         pixels = images * self.std + self.mean
         spectrum = torch.fft.fftshift(torch.fft.fft2(pixels), dim=(-2, -1)) * self.low_pass_filter
         return (torch.fft.ifft2(spectrum).abs() - self.mean) / self.std
@@ -51,7 +51,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """MAE's block under mmselfsup's names."""
+    """MAE's block under the names of mmselfsup."""
 
     def __init__(self, dim: int, num_heads: int, attention: Literal["explicit", "sdpa"]):
         super().__init__()
@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
 
 
 class Backbone(nn.Module):
-    """`backbone(images, noise) -> (latent (B, 1 + K, D), mask (B, L), restore (B, L))`."""
+    """Encoder: `backbone(images, noise) -> (latent (B, 1 + K, D), mask (B, L), restore (B, L))`."""
 
     random_masking = MaskedAutoencoder.random_masking
 
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
 
 
 class Neck(nn.Module):
-    """The decoder: `neck(latent, restore) -> (B, L, P)` predictions of every patch."""
+    """Decoder: `neck(latent, restore) -> (B, L, P)` predictions of every patch."""
 
     def __init__(self, tokens: int, embed_dim: int, dim: int, depth: int, num_heads: int, values: int, attention):
         super().__init__()
@@ -125,9 +125,9 @@ class Neck(nn.Module):
 
 
 class PixMIM(nn.Module):
-    """`model(images, noise) -> (loss, pred, mask)`; defaults are ViT-B/16 at 224.
+    """PixMIM: `model(images, noise) -> (loss, pred, mask)`; the defaults are ViT-B/16 at 224 pixels.
 
-    Its weights come from a state dict with the official keys; position embeddings, which are fixed, come with them.
+    Weights come from a state dict with the official keys, which also holds the fixed position embeddings.
     """
 
     forward_loss = MaskedAutoencoder.forward_loss
@@ -157,11 +157,15 @@ class PixMIM(nn.Module):
         self.target_generator = LowFrequencyTarget(img_size, radius)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """
+        """Returns the loss of a batch.
+
         Args:
-            images: (B, 3, H, W) float, mean/std-normalised. The encoder reads them as they are.
-            noise: (B, L), whose smallest values stay visible; None = drawn here, as published.
-        Returns: loss (), pred (B, L, p*p*3) of every patch in raster order, mask (B, L) float with 1 = hidden.
+            images: (B, 3, H, W) float, mean/std-normalised. The encoder reads them unfiltered.
+            noise: (B, L); patches with the smallest values stay visible. None = drawn here, as published.
+
+        Returns:
+            The loss (), predictions (B, L, p*p*3) of every patch in raster order, and the mask (B, L) float, 1 =
+            hidden.
         """
         target = self.target_generator(images)
         latent, mask, restore = self.backbone(images, noise)
@@ -170,10 +174,10 @@ class PixMIM(nn.Module):
 
 
 def sizes(config) -> dict:
-    """Arguments that MAE's relatives share, from a fastmim Config of a transformer decoder.
+    """Returns the arguments that MAE and its relatives share, from a fastmim config with a transformer decoder.
 
     Raises:
-        ValueError: the config has parts that the published method does not.
+        ValueError: the config has parts that the published method lacks.
     """
     h, w = config.data.size
     kinds = type(config.decoder).__name__, type(config.loss).__name__
@@ -193,10 +197,10 @@ def sizes(config) -> dict:
 
 
 def low_pass_radius(target) -> float | None:
-    """The radius of a LowPass target; None for the image itself.
+    """Returns the radius of a LowPass target, or None if the target is the image itself.
 
     Raises:
-        ValueError: a target or a centre that was not published.
+        ValueError: the target or its centre was not published.
     """
     kind = type(target).__name__
     if kind in ("Pixels", "NormalizedPatches"):
@@ -207,7 +211,11 @@ def low_pass_radius(target) -> float | None:
 
 
 def from_config(config, attention: Literal["explicit", "sdpa"]) -> PixMIM:
-    """The published model of a fastmim Config.
+    """Returns the published model of a fastmim config.
+
+    Args:
+        config: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
         ValueError: the config is not of PixMIM on MAE.

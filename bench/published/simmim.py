@@ -1,7 +1,7 @@
-"""SimMIM the published way (arXiv:2111.09886; microsoft/SimMIM `models/`). May import torch only.
+"""SimMIM as published (arXiv:2111.09886; microsoft/SimMIM `models/`).
 
-Every token is encoded, masked ones as a learned token; every pixel is predicted by a 1x1 convolution and a pixel
-shuffle; and the L1 loss is weighted by a mask of all pixels. Parameter names are the official ones.
+Every token is encoded, masked ones as a learned token. A 1x1 convolution and a pixel shuffle predict every pixel, and a
+mask of all pixels weighs the L1 loss. Parameter names are the official ones. May import torch only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Kind = Literal["explicit", "sdpa"]
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: a sample's branch is dropped whole, the others are scaled up."""
+    """Stochastic depth: drops the whole branch of a sample, and scales up the branches that are kept."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -34,27 +34,30 @@ class DropPath(nn.Module):
 
 
 def enlarge(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, h, w) to (N, *size), each entry repeated."""
+    """Repeats each entry of (N, h, w) to (N, *size)."""
     for axis in (1, 2):
         mask = mask.repeat_interleave(size[axis - 1] // mask.shape[axis], dim=axis)
     return mask
 
 
 def put_token(x: Tensor, token: Tensor, mask: Tensor) -> Tensor:
-    """`token` at the masked rows of x (N, L, C)."""
+    """Returns x, (N, L, C), with `token` at the masked rows."""
     weight = mask.flatten(1).unsqueeze(-1).type_as(token)
     return x * (1 - weight) + token.expand(*x.shape[:2], -1) * weight
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kind: Kind) -> Tensor:
-    """Attention with additive `bias`, which broadcasts to the scores. All 4-D, heads second."""
+    """Returns attention with an additive `bias`, which broadcasts to the scores; all are 4-D, heads second."""
     if kind == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
 
 
 def offsets(height: int, width: int) -> Tensor:
-    """(h*w, h*w) row of the bias table for a (query, key): (dy + h - 1)(2w - 1) + dx + w - 1, d = query - key."""
+    """Returns the row of the bias table for each (query, key), as (h*w, h*w).
+
+    The row is (dy + h - 1)(2w - 1) + dx + w - 1, where (dy, dx) is query minus key.
+    """
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     dy, dx = (c.flatten()[:, None] - c.flatten()[None] for c in (y, x))
     return (dy + height - 1) * (2 * width - 1) + dx + width - 1
@@ -72,7 +75,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """x (B * windows, T, C); attn_mask (windows, T, T)."""
+        """Returns a tensor like x, (B * windows, T, C); attn_mask: (windows, T, T)."""
         b, t, c = x.shape
         q, k, v = self.qkv(x).reshape(b, t, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
@@ -84,21 +87,21 @@ class WindowAttention(nn.Module):
 
 
 def to_windows(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) to (B * windows, window**2, C)."""
+    """Turns (B, H, W, C) into (B * windows, window**2, C)."""
     b, h, w, c = x.shape
     x = x.view(b, h // window, window, w // window, window, c).transpose(2, 3)
     return x.reshape(-1, window * window, c)
 
 
 def from_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
-    """(B * windows, window**2, C) to (B, *size, C)."""
+    """Turns (B * windows, window**2, C) into (B, *size, C)."""
     h, w = size
     x = x.view(-1, h // window, w // window, window, window, x.shape[-1]).transpose(2, 3)
     return x.reshape(-1, h, w, x.shape[-1])
 
 
 def shift_mask(size: tuple[int, int], window: int, shift: int) -> Tensor:
-    """(windows, T, T): -100 between tokens that the cyclic shift brought together from different regions."""
+    """Returns (windows, T, T): -100 between tokens of different regions that the cyclic shift brought together."""
     region = torch.zeros(1, *size, 1)
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):
@@ -139,7 +142,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbouring tokens become one of twice their width."""
+    """Merges four neighbouring tokens into one of twice their width."""
 
     def __init__(self, dim: int, size: tuple[int, int]):
         super().__init__()
@@ -167,7 +170,7 @@ class Stage(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches as tokens; Swin normalises them (`norm`), ViT does not."""
+    """Embeds patches as tokens; Swin normalises the tokens (`norm`), ViT does not."""
 
     def __init__(self, patch_size: int, dim: int, norm: bool):
         super().__init__()
@@ -180,7 +183,7 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """`encoder(images, mask) -> (N, C, H / 32, W / 32)`; defaults are Swin-B at 192 with windows of 6."""
+    """Swin: `encoder(images, mask) -> (N, C, H / 32, W / 32)`; defaults: Swin-B at 192, windows of 6."""
 
     stride = 32
 
@@ -219,7 +222,7 @@ class SwinTransformer(nn.Module):
 
 
 def offsets_with_class_token(height: int, width: int) -> Tensor:
-    """`offsets` with a class token first, whose three relations to others have the last three rows of the table."""
+    """Returns `offsets` with a class token first, whose three relations are the last three rows of the table."""
     first = (2 * height - 1) * (2 * width - 1)
     index = F.pad(offsets(height, width), (1, 0, 1, 0))
     index[0], index[:, 0], index[0, 0] = first, first + 1, first + 2
@@ -227,7 +230,7 @@ def offsets_with_class_token(height: int, width: int) -> Tensor:
 
 
 class RelativePositionBias(nn.Module):
-    """(heads, T, T) learned bias for each relative position of two patches and for the class token."""
+    """Learned bias (heads, T, T) for each relative position of two patches and for the class token."""
 
     def __init__(self, grid: tuple[int, int], num_heads: int):
         super().__init__()
@@ -264,7 +267,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class Block(nn.Module):
-    """A transformer block with LayerScale."""
+    """Transformer block with LayerScale."""
 
     def __init__(self, dim: int, num_heads: int, drop_path: float, kind: Kind):
         super().__init__()
@@ -282,7 +285,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """`encoder(images, mask) -> (N, C, H / 16, W / 16)`: BEiT's ViT without absolute positions, one shared table."""
+    """BEiT's ViT without absolute positions: `encoder(images, mask) -> (N, C, H / 16, W / 16)`, one bias table."""
 
     def __init__(
         self,
@@ -316,7 +319,7 @@ class VisionTransformer(nn.Module):
 
 
 class SimMIM(nn.Module):
-    """`model(images, mask) -> (loss, pred, mask)`."""
+    """SimMIM: `model(images, mask) -> (loss, pred, mask)`."""
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -326,18 +329,21 @@ class SimMIM(nn.Module):
         )
 
     def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """
+        """Returns the loss of a batch.
+
         Args:
             images: (N, 3, H, W) float, mean/std-normalised.
-            mask: (N, h, w) int64, 1 = hidden; the official loader's h, w are those of the tokens.
-        Returns: loss (), pred (N, 3, H, W), mask.
+            mask: (N, h, w) int64, 1 = hidden; in the official loader h, w is the grid of tokens.
+
+        Returns:
+            The loss (), predictions (N, 3, H, W), and the mask.
         """
         pred = self.decoder(self.encoder(images, mask))
         return self.loss(images, pred, mask), pred, mask
 
     @staticmethod
     def loss(images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """sum(|d| * M) / (sum(M) + 1e-5) / 3, M once per pixel (`models/simmim.py`)."""
+        """Returns sum(|d| * M) / (sum(M) + 1e-5) / 3, where M counts each pixel once (`models/simmim.py`)."""
         weight = enlarge(mask, images.shape[2:]).unsqueeze(1).contiguous()
         error = F.l1_loss(images, pred, reduction="none")
         return (error * weight).sum() / (weight.sum() + 1e-5) / images.shape[1]
@@ -353,14 +359,18 @@ SWINS = {
 VITS = {"base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
-def given(encoder: Any, **defaults: Any) -> dict[str, Any]:
-    """The fields of a fastmim encoder that `defaults` names; those that are None have the default."""
+def own_or_default(encoder: Any, **defaults: Any) -> dict[str, Any]:
+    """Returns the fields of a fastmim encoder that `defaults` names; a field that is None gets the default."""
     fields = {name: getattr(encoder, name) for name in defaults}
     return {name: default if fields[name] is None else fields[name] for name, default in defaults.items()}
 
 
 def from_config(cfg: Any, attention: Kind = "explicit") -> SimMIM:
-    """The official model of a fastmim config.
+    """Returns the official model of a fastmim config.
+
+    Args:
+        cfg: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
         ValueError: not a config of SimMIM on Swin or on its own ViT.
@@ -378,7 +388,9 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> SimMIM:
     common = {"img_size": size, "drop_path": encoder.drop_path, "attention": attention}
     if kind == "swin":
         dim, depths, heads = SWINS[scale]
-        own = given(encoder, patch_size=int(patch), embed_dim=dim, depths=depths, num_heads=heads, window=int(window))
+        own = own_or_default(
+            encoder, patch_size=int(patch), embed_dim=dim, depths=depths, num_heads=heads, window=int(window)
+        )
         return SimMIM(SwinTransformer(**common, **own))
     dim, depth, heads = VITS[scale]
     if (
@@ -388,10 +400,10 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> SimMIM:
         or encoder.layer_scale != 0.1
     ):
         raise ValueError("not SimMIM's ViT, which has one table of relative positions, no absolute ones, mlp_ratio 4")
-    own = given(encoder, patch_size=int(patch), embed_dim=dim, depth=depth, num_heads=heads)
+    own = own_or_default(encoder, patch_size=int(patch), embed_dim=dim, depth=depth, num_heads=heads)
     return SimMIM(VisionTransformer(**common, **own))
 
 
 def inputs(mask: Any) -> tuple[Tensor]:
-    """Arguments after `images` that hide the patches of a fastmim Mask."""
+    """Returns the inputs behind `images` that hide the patches of a fastmim mask."""
     return (mask.mask.view(-1, *mask.grid).long(),)

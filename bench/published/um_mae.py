@@ -1,7 +1,7 @@
-"""UM-MAE the published way (arXiv:2205.10063; implus/UM-MAE), and that repository's SimMIM. May import torch only.
+"""UM-MAE as published (arXiv:2205.10063; implus/UM-MAE), and the SimMIM of that repository.
 
-Every token is embedded, hidden ones are zeroed and a convolution with a kernel of ones compacts the map; every patch
-is predicted. Parameter names are the official ones.
+Every token is embedded, hidden tokens are zeroed, and a convolution with a kernel of ones compacts the map. Every patch
+is predicted. Parameter names are the official ones. May import torch only.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from .um_pyramids import PATCH, PVT, TOKEN, Kind, Pyramid, Swin, compact
 
 
 def draw_secondary(mask: Tensor, ratio: float, noise: Tensor) -> Tensor:
-    """(B, L) bool, the visible patches to replace: all but the int(V * (1 - ratio)) of smallest noise (B, L)."""
+    """Returns (B, L) bool, the visible patches to replace.
+
+    The int(V * (1 - ratio)) visible patches of the smallest noise, (B, L), are kept.
+    """
     keep = int((~mask[0]).sum() * (1 - ratio))
     rank = (mask.float() + noise).argsort(dim=1).argsort(dim=1)
     return (rank >= keep) & ~mask
 
 
 class PatchDecoder:
-    """The decoder and loss of `UniformMAE` and `UniformViT`, both `nn.Module`s: visible tokens, then hidden ones."""
+    """Base class with the decoder and loss of `UniformMAE` and `UniformViT`: visible tokens, then hidden ones."""
 
     def make_decoder(
         self, latent_dim: int, merge: int, prefix: int, patches: int, dim: int, depth: int, heads: int, kind: Kind
@@ -36,10 +39,10 @@ class PatchDecoder:
         self.decoder_pred = nn.Linear(dim, PATCH**2 * 3)
 
     def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, P): first the visible patches, then the hidden ones in raster order.
+        """Returns predictions (B, L, P), of the visible patches first, then of the hidden ones in raster order.
 
-        Official behaviour: visible tokens of a pyramid come in the order of their 2x2 blocks, but get the position
-        embeddings of visible patches in raster order, so three quarters get another patch's.
+        As in the official code, visible tokens of a pyramid come in the order of their 2x2 blocks, but get the position
+        embeddings of visible patches in raster order. Three quarters so get the embedding of another patch.
         """
         x = self.decoder_embed(latent)
         if self.merge > 1:
@@ -55,7 +58,7 @@ class PatchDecoder:
         return self.decoder_pred(self.decoder_norm(x))[:, self.prefix :]
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """pred: (B, hidden, P)."""
+        """Returns the loss of predictions of the hidden patches, (B, hidden, P)."""
         target = patchify(images, PATCH)[mask].reshape(pred.shape)
         if self.norm_pix_loss:
             target = normalize_patches(target)
@@ -64,12 +67,15 @@ class PatchDecoder:
     def forward(
         self, images: Tensor, mask: Tensor, secondary: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """
+        """Returns the loss of a batch.
+
         Args:
             images: (B, 3, H, W) float, mean/std-normalised.
             mask: (B, L) bool in raster order, True = hidden.
             secondary: (B, L) bool, True = visible but replaced by the learned token; None = drawn here, as published.
-        Returns: loss (), pred (B, L, P) of the visible, then of the hidden patches, mask.
+
+        Returns:
+            The loss (), predictions (B, L, P) of the visible and then of the hidden patches, and the mask.
         """
         if secondary is None:
             secondary = self.draw_secondary(mask)
@@ -102,7 +108,7 @@ class UniformMAE(PatchDecoder, Pyramid):
         return draw_secondary(mask, self.vis_mask_ratio, torch.rand(mask.shape, device=mask.device))
 
     def compact_tokens(self, images: Tensor, mask: Tensor, secondary: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H/2, W/2, C) tokens and (B, H/2, W/2, 2) of their rows and columns in the whole grid."""
+        """Returns tokens (B, H/2, W/2, C), and their rows and columns in the whole grid, (B, H/2, W/2, 2)."""
         x = self.patch_embed(images)
         visible, replaced = ~self.enlarge(mask), self.enlarge(secondary)
         x = x * (visible & ~replaced)
@@ -119,7 +125,7 @@ class UniformMAE(PatchDecoder, Pyramid):
 
 
 class UniformViT(PatchDecoder, nn.Module):
-    """UM-MAE of a plain ViT: MAE on uniform masks, with secondary masking; defaults are ViT-B's."""
+    """UM-MAE of a plain ViT: MAE on uniform masks, with secondary masking; the defaults are ViT-B."""
 
     def __init__(
         self,
@@ -148,7 +154,7 @@ class UniformViT(PatchDecoder, nn.Module):
         self.make_decoder(embed_dim, 1, 1, patches, *sizes, attention)
 
     def draw_secondary(self, mask: Tensor) -> Tensor:
-        """The pyramids' law, drawn otherwise: the j-th visible patch is replaced where the argsort itself is large."""
+        """Draws as the pyramids do, but replaces the j-th visible patch where the argsort itself is large."""
         visible = len(mask[0]) - int(mask[0].sum())
         order = torch.rand(len(mask), visible, device=mask.device).argsort(dim=1)
         replaced = order >= int(visible * (1 - self.vis_mask_ratio))
@@ -171,7 +177,7 @@ class UniformViT(PatchDecoder, nn.Module):
 
 
 class SimMIM(Pyramid):
-    """The repository's SimMIM: the whole grid, a mask token after the embedding, a linear head, L1 loss."""
+    """SimMIM of the repository: the whole grid, a mask token after the embedding, a linear head, L1 loss."""
 
     def __init__(
         self,
@@ -186,7 +192,7 @@ class SimMIM(Pyramid):
         self.decoder_pred = nn.Linear(backbone.dims[-1], 4 * PATCH**2 * 3)
 
     def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `PatchDecoder.forward`, but the predictions (B, L, P) are in raster order."""
+        """Returns the same as `PatchDecoder.forward`, but predictions (B, L, P) are in raster order."""
         pred = self.forward_decoder(self.forward_encoder(images, mask))
         return self.forward_loss(images, pred, mask), pred, mask
 
@@ -212,10 +218,14 @@ class SimMIM(Pyramid):
 
 
 def from_config(cfg, attention: Kind = "explicit") -> UniformMAE | UniformViT | SimMIM:
-    """The published model of a fastmim config that trains UM-MAE, or the repository's SimMIM.
+    """Returns the published model of a fastmim config.
+
+    Args:
+        cfg: the config.
+        attention: "explicit", as published, or "sdpa".
 
     Raises:
-        ValueError: it trains something else, or on images that are not square.
+        ValueError: the config trains neither UM-MAE nor the repository's SimMIM, or its images are not square.
     """
     encoder, decoder, masking = cfg.encoder, cfg.decoder, cfg.masking
     parts = [type(part).__name__ for part in (encoder, masking, decoder, cfg.target, cfg.loss)]
@@ -249,7 +259,7 @@ def from_config(cfg, attention: Kind = "explicit") -> UniformMAE | UniformViT | 
 
 
 def _backbone(encoder, scale: int) -> Swin | PVT:
-    """Of a fastmim UMSwin or UMPVT, whose windows and reductions are `scale` times as wide on the whole image."""
+    """Returns the backbone of a fastmim UMSwin or UMPVT; windows and reductions are `scale` times as wide."""
     if type(encoder).__name__ == "UMSwin":
         sizes = (encoder.embed_dim, encoder.depths, encoder.num_heads, encoder.window // scale, encoder.posmlp_dim)
         return Swin(*sizes)
@@ -258,7 +268,7 @@ def _backbone(encoder, scale: int) -> Swin | PVT:
 
 
 def inputs(mask) -> tuple[Tensor, ...]:
-    """The arguments after `images` that make a published model hide and replace what a fastmim Mask does."""
+    """Returns the inputs behind `images` that hide and replace the patches of a fastmim mask."""
     if mask.secondary is None:
         return (mask.mask,)
     return mask.mask, torch.zeros_like(mask.mask).scatter(1, mask.ids_keep, mask.secondary)

@@ -1,6 +1,7 @@
-"""The Swin and the PVT of UM-MAE (arXiv:2205.10063; implus/UM-MAE) the published way. May import torch only.
+"""The Swin and the PVT of UM-MAE as published (arXiv:2205.10063; implus/UM-MAE).
 
-The position MLP runs on every pair of tokens of every window. Parameter names are the official ones.
+The position MLP runs on every pair of tokens of every window. Parameter names are the official ones. May import torch
+only.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ PATCH = 16
 
 
 def partition(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) to (B * windows, window * window, C)."""
+    """Turns (B, H, W, C) into (B * windows, window * window, C)."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // window, window, w // window, window, c)
     return x.transpose(2, 3).reshape(-1, window * window, c)
 
 
 def unpartition(windows: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
-    """Inverse of `partition`."""
+    """Inverts `partition`."""
     h, w = grid
     x = windows.reshape(-1, h // window, w // window, window, window, windows.shape[-1])
     return x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
 
 
 def compact(x: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) to (B, C, H/2, W/2): each 2x2 block of squares of `side` tokens becomes the sum of the four."""
+    """Sums the four squares of each 2x2 block of squares of `side` tokens: (B, C, H, W) to (B, C, H/2, W/2)."""
     b, c, h, w = x.shape
     tile = 2 * side
     x = x.reshape(b, c, h // tile, tile, w // tile, tile).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, tile, tile)
@@ -46,7 +47,7 @@ def compact(x: Tensor, side: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Attention in windows; its bias is an MLP of the distance in the whole image."""
+    """Attention in windows, whose bias is an MLP of the distance in the whole image."""
 
     def __init__(self, dim: int, num_heads: int, window: int, posmlp_dim: int, kind: Kind):
         super().__init__()
@@ -57,7 +58,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, pos: Tensor, regions: Tensor | None) -> Tensor:
-        """x: (B, H, W, C); pos: (B or 1, H, W, 2); regions: (windows, T, T), 0 or -100."""
+        """Returns a map like x, (B, H, W, C); pos: (B or 1, H, W, 2); regions: (windows, T, T), 0 or -100."""
         grid = x.shape[1:3]
         x = partition(x, self.window)
         b, n, c = x.shape
@@ -76,7 +77,7 @@ class WindowAttention(nn.Module):
 
 
 class Merge(nn.Module):
-    """2x2 tokens to one: layer norm (Swin only) and a strided convolution."""
+    """Merges 2x2 tokens into one: layer norm (Swin only) and a strided convolution."""
 
     def __init__(self, dim: int, out_dim: int, norm: bool):
         super().__init__()
@@ -123,7 +124,7 @@ class SwinBlock(nn.Module):
 
 
 class ReducedAttention(nn.Module):
-    """Attention of PVT, whose keys and values are of a pooled map."""
+    """Attention of PVT, whose keys and values come from a pooled map."""
 
     def __init__(self, dim: int, num_heads: int, reduction: int, kind: Kind):
         super().__init__()
@@ -169,7 +170,7 @@ class PVTBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Swin:
-    """Sizes of the repository's Swin; defaults are Swin-T's. Its windows are of 8 tokens, or of 16 on a whole grid."""
+    """Sizes of the repository's Swin; the defaults are Swin-T, with windows of 8 tokens, or of 16 on a whole grid."""
 
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -189,7 +190,7 @@ class Swin:
 
 @dataclass(frozen=True)
 class PVT:
-    """Sizes of the repository's PVT; defaults are PVT-S's. Reductions are (8, 4, 2, 1) on a whole grid."""
+    """Sizes of the repository's PVT; the defaults are PVT-S, with reductions (8, 4, 2, 1) on a whole grid."""
 
     dims: tuple[int, ...] = (64, 128, 320, 512)
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -214,7 +215,7 @@ class TokenEmbed(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Embedding, blocks and final norm of either backbone, on the whole grid of tokens or on one of half the side."""
+    """Embedding, blocks and final norm of either backbone, on the whole grid of tokens or on half the side."""
 
     def __init__(self, backbone: Swin | PVT, img_size: int, compacted: bool, kind: Kind):
         super().__init__()
@@ -239,7 +240,7 @@ class Pyramid(nn.Module):
         return self.norm(x.flatten(1, 2))
 
     def enlarge(self, mask: Tensor) -> Tensor:
-        """(B, L) of patches to (B, H, W, 1) of tokens."""
+        """Turns a mask of patches (B, L) into a mask of tokens (B, H, W, 1)."""
         side = int(mask.shape[1] ** 0.5)
         mask = mask.reshape(-1, side, side, 1)
         return mask.repeat_interleave(PATCH // TOKEN, 1).repeat_interleave(PATCH // TOKEN, 2)

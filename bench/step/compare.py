@@ -124,6 +124,7 @@ def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
     Args:
         name: one of `ARMS`.
         path: the config's file, which rows name.
+        cfg: the config.
 
     Raises:
         ValueError: the config has no published form.
@@ -154,6 +155,7 @@ def make_batches(cfg: config.Config, size: int, count: int, with_published: bool
     """Returns batches of random images for all arms of a config; no timed step includes the making of a batch.
 
     Args:
+        cfg: the config.
         size: images in a batch.
         count: number of batches.
         with_published: also make the inputs of the published code.
@@ -212,6 +214,8 @@ def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list
     """Returns a row for every arm; an arm of a second config is also compared with the same arm of the first.
 
     Args:
+        arms: the arms, after `take_turns`.
+        batches: batches of each config, by its path.
         setting: precision and batch, for the names of the cases.
     """
     first = arms[0].config

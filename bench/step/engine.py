@@ -12,8 +12,10 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -33,7 +35,7 @@ LEARNING_RATE = 1e-4
 WARMUP = 3
 
 
-def busy(spans: list[tuple[float, float]]) -> tuple[float, float]:
+def busy(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Returns the time that the spans cover together, and the time from the first start to the last end.
 
     Args:
@@ -58,11 +60,12 @@ def measure(cfg: config.Config, process: Process, steps: int) -> tuple[dict, str
         return engine.train_step(number, LEARNING_RATE, [(batch.images, batch.ids)] * engine.accumulation)
 
     start = time.perf_counter()
-    step(0)
+    result = step(0)
     trial.synchronize(device)
     first = time.perf_counter() - start
     marks = []
-    for number in range(1, 1 + WARMUP + steps):
+    total = 1 + WARMUP + steps
+    for number in range(1, total):
         if number > WARMUP:
             marks.append(trial.mark(device))
         result = step(number)
@@ -71,11 +74,11 @@ def measure(cfg: config.Config, process: Process, steps: int) -> tuple[dict, str
     seconds = [trial.between(*pair) for pair in zip(marks, marks[1:], strict=False)]
     kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[kind]) as profiled:
-        step(number + 1)
+        step(total)
         trial.synchronize(device)
     spans = [
         (event.start_ns(), event.start_ns() + event.duration_ns())
-        for event in profiled.profiler.kineto_results.events()
+        for event in timing.events(profiled)
         if str(event.device_type()).endswith(device.type.upper()) and event.duration_ns()
     ]
     covered, whole = busy(spans)
@@ -118,14 +121,15 @@ def main(argv: list[str] | None = None) -> None:
     for path, loaded in configs:
         for precision in args.precision:
             cfg = replace(loaded, train=replace(loaded.train, precision=precision))
-            row, table = measure(cfg, process, args.steps)
-            rate = timing.matmul_rate(device, torch.float32 if row["precision"] == "fp32" else torch.bfloat16)
+            figures, table = measure(cfg, process, args.steps)
+            rate = timing.matmul_rate(device, torch.float32 if figures["precision"] == "fp32" else torch.bfloat16)
             name = record.relative(Path(path).resolve())
-            row = {"case": f"{name}, {row['precision']}, batch {args.batch}", "config": name} | row
+            row: dict[str, Any] = {"case": f"{name}, {figures['precision']}, batch {args.batch}", "config": name}
+            row |= figures
             row |= {"copy TB/s": copy / 1e12, "matmul TFLOP/s": rate / 1e12}
             row["HMU"] = row["images/s"] * flops.TRAINING * flops.ours(cfg) / rate
-            figures = (f"{key}: {value:.4g}" for key, value in row.items() if isinstance(value, float))
-            print(", ".join([row["case"], device.type.upper(), *figures]), flush=True)
+            words = (f"{key}: {value:.4g}" for key, value in row.items() if isinstance(value, float))
+            print(", ".join([row["case"], device.type.upper(), *words]), flush=True)
             print(table, flush=True)
             if args.record:
                 record.record(row | {"device": device.type}, "engine")

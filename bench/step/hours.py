@@ -34,6 +34,7 @@ def row(
 
     Args:
         path: the config's file.
+        cfg: the config.
         result: the timed steps.
         rate: FLOP/s of a matrix product on this device.
         images: size of the data set whose epochs the schedule counts; None = the folder of the timed steps.

@@ -8,13 +8,15 @@ worker processes. The loaders take turns; the results are medians over rounds.
 
 from __future__ import annotations
 
+import importlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -33,6 +35,7 @@ from fastmim.host.command import at_least, explain
 
 SIZE = 224
 SCALE = (0.2, 1.0)
+Batches = Generator[Tensor, None, None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Setting:
     device: torch.device
 
 
-def ours(setting: Setting, decoder: str) -> Iterator[Tensor]:
+def ours(setting: Setting, decoder: Literal["dali", "pillow"]) -> Batches:
     """Yields batches of fastmim's loader with a decoder, "dali" or "pillow"."""
     data = config.Data(crop=RandomResizedCrop(scale=SCALE), size=(SIZE, SIZE), loader=decoder, workers=setting.threads)
     everything = torch.arange(len(setting.manifest))
@@ -89,7 +92,7 @@ class Files(Dataset):
             return self.transform(image.convert("RGB"))
 
 
-def data_loader(setting: Setting, normalised: bool) -> Iterator[Tensor]:
+def data_loader(setting: Setting, normalised: bool) -> Batches:
     """Yields batches of torch's DataLoader, of uint8 or of normalised floats."""
     loader = DataLoader(
         Files(setting, normalised),
@@ -102,20 +105,20 @@ def data_loader(setting: Setting, normalised: bool) -> Iterator[Tensor]:
         yield images.to(setting.device, non_blocking=True)
 
 
-def stock_dali(setting: Setting) -> Iterator[Tensor]:
+def stock_dali(setting: Setting) -> Batches:
     """Yields batches of a pipeline as in DALI's documentation."""
-    from nvidia.dali import fn, pipeline_def, types
-
+    dali: Any = importlib.import_module("nvidia.dali")  # has no types
+    fn = dali.fn
     on_gpu = setting.device.type == "cuda"
     files = [setting.manifest.path(i) for i in range(len(setting.manifest))]
 
-    @pipeline_def
+    @dali.pipeline_def
     def pipeline():
         encoded, _ = fn.readers.file(files=files, random_shuffle=True, initial_fill=min(1024, len(files)))
         images = fn.decoders.image_random_crop(
             encoded, device="mixed" if on_gpu else "cpu", random_area=SCALE, random_aspect_ratio=(3 / 4, 4 / 3)
         )
-        images = fn.resize(images, size=(SIZE, SIZE), interp_type=types.INTERP_CUBIC, antialias=True)
+        images = fn.resize(images, size=(SIZE, SIZE), interp_type=dali.types.INTERP_CUBIC, antialias=True)
         return fn.flip(images, horizontal=fn.random.coin_flip())
 
     built = pipeline(
@@ -141,7 +144,7 @@ def has_dali() -> bool:
     return bool(find_spec("nvidia") and find_spec("nvidia.dali"))
 
 
-def images_per_second(contender: Callable[[Setting], Iterator[Tensor]], setting: Setting) -> float:
+def images_per_second(contender: Callable[[Setting], Batches], setting: Setting) -> float:
     """Returns the images a second in steady state.
 
     The first two batches a worker are not timed: the loader makes them while it starts up.

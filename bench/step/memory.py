@@ -34,6 +34,7 @@ def state_bytes(trained: int, frozen: int, precision: str, stage: int, ranks: in
     Args:
         trained: number of trained parameters.
         frozen: number of other parameters.
+        precision: precision of the engine.
         stage: ZeRO stage, 0 to 3.
         ranks: number of processes.
     """

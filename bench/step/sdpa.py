@@ -37,18 +37,21 @@ def step(backend: SDPBackend, shape: tuple[int, ...], device: str, dtype: torch.
     """Returns forward and backward of one backend, for `timing.measure`.
 
     Args:
+        backend: the kernel of torch.
         shape: (batch, heads, tokens, width of a head).
+        device: "cpu" or "cuda".
+        dtype: dtype of queries, keys and values.
     """
-    qkv = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape, device=device, dtype=dtype)
 
     def reset() -> None:
-        for x in qkv:
+        for x in (q, k, v):
             x.grad = None
 
     def run(_) -> None:
         with sdpa_kernel(backend):
-            scaled_dot_product_attention(*qkv).backward(grad)
+            scaled_dot_product_attention(q, k, v).backward(grad)
 
     return reset, run
 

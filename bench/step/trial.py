@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,6 +77,7 @@ def load(path: str, settings: list[str]) -> config.Config:
     """Loads a config and applies settings.
 
     Args:
+        path: the config's file.
         settings: `section.field=value`; the last one of a field counts.
 
     Raises:
@@ -87,13 +89,13 @@ def load(path: str, settings: list[str]) -> config.Config:
         if not equals:
             raise ValueError(f"--set: expected section.field=value, got {setting!r}")
         words[name.replace("-", "_")] = [f"--{name}", *value.split(",")]
-    cfg = config.load(path)
+    cfg = override(config.load(path), [word for setting in words.values() for word in setting], prog="--set")
     if not isinstance(cfg, config.Config):
         raise ValueError(
             f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "
             "result.json"
         )
-    return override(cfg, [word for setting in words.values() for word in setting], prog="--set")
+    return cfg
 
 
 def with_batch(cfg: config.Config, images: int) -> config.Config:
@@ -128,8 +130,8 @@ def reset_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def mark(device: torch.device) -> float | torch.cuda.Event:
-    """Returns a mark at the present point of the device's work."""
+def mark(device: torch.device) -> Any:
+    """Returns a mark at the present point of the device's work: a time on a CPU, an event on a GPU."""
     if device.type == "cpu":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -137,7 +139,7 @@ def mark(device: torch.device) -> float | torch.cuda.Event:
     return event
 
 
-def between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+def between(start: Any, end: Any) -> float:
     """Returns the seconds from one mark to another, both of which a GPU must have passed."""
     return end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3
 

@@ -30,7 +30,13 @@ def train(
     """Returns the loss of every update, averaged over ranks, and the figures of speed and memory.
 
     Args:
+        config: the config's file.
+        data: folder of images.
+        precision: precision of the engine.
+        stage: ZeRO stage.
+        ranks: number of processes.
         batch: images per update, on all ranks together.
+        updates: number of updates, the first untimed.
     """
     settings = {
         "data.root": data, "train.global_batch": batch, "train.micro_batch": batch // ranks,

@@ -38,7 +38,7 @@ def average_precision(
     import pycocotools.cocoeval
     from pycocotools import mask as coco
 
-    # The stubs of pycocotools lack fields of its own file format.
+    # The stubs of pycocotools lack some fields of COCO's file format.
     index: Any = pycocotools.coco.COCO
     evaluate: Any = pycocotools.cocoeval.COCOeval
     images = [image for name, image in annotations.images.items() if name not in left_out]

@@ -46,7 +46,7 @@ def square_side(cells: int) -> int:
 
 
 def count_blocks(state: State, prefix: str) -> int:
-    """Returns how many different numbers follow a prefix of names, e.g. the blocks behind "encoder.blocks."."""
+    """Returns how many different numbers follow a prefix of names, e.g. the blocks after "encoder.blocks."."""
     return len({found[1] for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 

@@ -35,7 +35,7 @@ def low_pass_filter(mim: MIM) -> dict[str, Tensor]:
     target, encoder = mim.objective.target, mim.encoder
     if not isinstance(target, LowPass):
         return {}
-    size = (encoder.grid[0] * encoder.patch_size, encoder.grid[1] * encoder.patch_size)
+    size = encoder.image_size
     kept = torch.fft.fftshift(disc(size, target.radius, target.center == "official")).float()
     return {"target_generator.low_pass_filter": kept.expand(len(mim.objective.mean), *size)}
 

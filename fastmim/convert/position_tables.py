@@ -1,4 +1,4 @@
-"""Position embeddings and relative-bias tables for another image or window size. May import parts and torch.
+"""Position embeddings and relative-bias tables for another image or window size. May import model and below.
 
 The papers' fine-tuning code resizes these learned tables in the same way.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from ..model.encoders.base import EncoderModule
 
-def resize_table(name: str, table: Tensor, shape: torch.Size, encoder: nn.Module) -> Tensor | None:
+
+def resize_table(name: str, table: Tensor, shape: torch.Size, encoder: EncoderModule) -> Tensor | None:
     """Resizes a position embedding or relative-bias table of an encoder.
 
     Args:

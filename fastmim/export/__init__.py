@@ -1,1 +1,1 @@
-"""Trained encoders for other libraries, and runs as official checkpoints."""
+"""Trained encoders for other libraries, and run folders from and for official checkpoints."""

@@ -1,4 +1,4 @@
-"""A trained encoder as a folder for other libraries; checked before it counts. May import L3 and below, and convert."""
+"""Export of a trained encoder to a folder for another library, checked before it takes its place."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from ..host.files import open_regular, read_bytes, write
 from ..host.json_files import parse_json
 from ..host.terminal import shown
 from ..tokens import Mask
-from .card import LARGEST, card
-from .frameworks import DETECTRON2, MMDET, MMSEG
-from .layouts import HUB, TIMM, Layout, differs
-from .load import from_run
-from .onnx import ONNX
+from .detection_formats import DETECTRON2, MMDET, MMSEG
+from .export_format import ExportFormat, describe_difference
+from .load import check_kind, from_run
+from .model_card import LARGEST, compose_card
+from .onnx_format import ONNX
+from .timm_format import HUB, TIMM
 from .trained_encoder import TrainedEncoder
 
 Name = Literal["timm", "mmdet", "mmseg", "detectron2", "onnx", "hub-folder"]
-LAYOUTS: dict[Name, Layout] = {
+FORMATS: dict[Name, ExportFormat] = {
     "timm": TIMM,
     "mmdet": MMDET,
     "mmseg": MMSEG,
@@ -35,10 +36,13 @@ LAYOUTS: dict[Name, Layout] = {
     "onnx": ONNX,
     "hub-folder": HUB,
 }
+"""Formats by the value of --to."""
 ELSEWHERE = "name another folder with --out"
+"""Advice in errors if the folder cannot be used."""
 CARD = "README.md"
+"""Name of the model card."""
 RECEIPT = re.compile(rb"<!-- fastmim export, SHA-256 of its files: (\{[^\n]*\}) -->\n\Z")
-"""Last line of the card. It tells an export from a folder of somebody else's, and from one that was edited since."""
+"""Last line of the card, by which an export differs from other folders and from an export that was edited since."""
 
 
 def export_encoder(
@@ -50,40 +54,43 @@ def export_encoder(
     step: int = 0,
     elsewhere: str = ELSEWHERE,
 ) -> Path:
-    """Writes the encoder, how it is used, and a model card; and checks the copy by loading it.
+    """Writes the encoder, code that uses it and a model card, and checks the written copy by loading it.
 
-    All of it is written and checked beside `folder` and then takes its place. So a failed or interrupted export leaves
-    nothing behind, and an earlier one as it was.
+    A temporary folder beside `folder` is written and checked first, then takes its place. So a failed or interrupted
+    export leaves nothing behind, and leaves an earlier export as it was.
 
     Args:
-        state: fp32 tensors of the whole module by name, as checkpoints hold them; averaged ones where there are.
-        run: the run's folder, for what the card says of it.
-        step: updates done, for the card; 0 = not told.
-        elsewhere: what errors advise where the folder cannot be used.
+        config: config of the run.
+        state: fp32 tensors of the run's module by name, as checkpoints hold them; averages if the run keeps them.
+        folder: folder to write.
+        to: format of the export.
+        run: the run folder, whose records the card summarises; None = the card has the config only.
+        step: updates done, for the card; 0 = the card does not say.
+        elsewhere: advice in errors if the folder cannot be used.
 
     Raises:
-        ValueError: `folder` cannot be written or holds something that is not an unchanged export, or the library has no
-            such encoder.
-        RuntimeError: the copy does not give the same features, or training's forward gave others.
+        ValueError: `folder` cannot be written or holds anything except an unchanged export, or the library has no such
+            encoder.
+        RuntimeError: the copy's features, or those of training's forward, differ from the encoder's.
     """
-    layout = LAYOUTS[to]
+    fmt = FORMATS[to]
     try:
-        target = replaceable(folder, elsewhere)
+        target = resolve_target(folder, elsewhere)
         trained = from_run(config, state)
-        check_place(trained, to)
+        check_encoder(trained, to)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tmp-export-", dir=target.parent) as beside:
             new = Path(beside) / "new"
             new.mkdir()
-            notes = layout.write(trained, new)
-            if problem := _problem(trained, layout, new):
+            notes = fmt.write(trained, new)
+            if problem := _find_problem(trained, fmt, new):
                 raise RuntimeError(
                     f"{shown(folder)} was not written: {problem}. Please report it, with the version of timm, "
                     f"{version('timm')}"
                 )
-            snippet = layout.snippet(trained, str(folder))
+            snippet = fmt.snippet(trained, str(folder))
             write(new / snippet.file, snippet.code)
-            _write_card(new, card(trained, config, run, step, to, snippet, notes) + "\n")
+            _write_card(new, compose_card(trained, check_kind(config), run, step, to, snippet, notes) + "\n")
             _take_place(new, target, Path(beside) / "old")
     except OSError as error:
         raise ValueError(
@@ -93,16 +100,20 @@ def export_encoder(
     return folder
 
 
-def replaceable(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
-    """Returns the folder that an export will take the place of: where a link leads, the link stays.
+def resolve_target(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
+    """Returns the folder that an export will replace. If `folder` is a link, this is the folder that it leads to.
+
+    Args:
+        folder: folder to write.
+        elsewhere: advice in errors.
 
     Raises:
-        ValueError: something is there that no export has left like this.
-        OSError: it cannot be looked at.
+        ValueError: the path holds anything except an empty folder or an unchanged export.
+        OSError: the path cannot be read.
     """
     try:
         target = folder.resolve()
-    except RuntimeError as error:  # so pathlib says that links lead to each other
+    except RuntimeError as error:  # pathlib's error for links that lead to each other
         raise ValueError(f"{shown(folder)}: expected a folder, found links that lead to each other") from error
     hint = f"move it away, or {elsewhere}"
     if any("\udc80" <= character <= "\udcff" for character in str(target)):
@@ -128,14 +139,14 @@ def replaceable(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
 
 
 def _write_card(folder: Path, text: str) -> None:
-    """Writes the card of a folder that holds everything else, with the receipt."""
+    """Writes the card, with a receipt of all other files of the folder."""
     digests = {path.name: _digest(path) for path in sorted(folder.iterdir())}
     digests[CARD] = hashlib.sha256(text.encode()).hexdigest()
     write(folder / CARD, f"{text}<!-- fastmim export, SHA-256 of its files: {json.dumps(digests)} -->\n")
 
 
 def _receipt(folder: Path) -> dict[str, str]:
-    """The digests of an export's files as its card has them; none where there is no such card."""
+    """Returns the digests in the card of an export, by file name; empty if the folder has no such card."""
     try:
         found = RECEIPT.search(read_bytes(folder / CARD, LARGEST))
         digests = parse_json(found[1]) if found else {}
@@ -145,7 +156,7 @@ def _receipt(folder: Path) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str | None:
-    """Returns the SHA-256 of a file, the card's without its receipt, or None where it is no regular file."""
+    """Returns the SHA-256 of a file, of the card without its receipt, or None if it is not a regular file."""
     if path.is_symlink():
         return None
     try:
@@ -161,7 +172,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _take_place(new: Path, target: Path, old: Path) -> None:
-    """Moves a folder to where there may be another one, which is back in its place if that fails."""
+    """Moves a new folder into the place of the target, and moves the old folder back if that fails."""
     try:
         if target.exists():
             target.rename(old)
@@ -172,42 +183,44 @@ def _take_place(new: Path, target: Path, old: Path) -> None:
         raise
 
 
-def check_place(trained: TrainedEncoder, to: Name) -> None:
-    """
+def check_encoder(trained: TrainedEncoder, to: Name) -> None:
+    """Checks that a format has a place for the encoder.
+
     Raises:
-        ValueError: the library has no such encoder; says which have.
+        ValueError: the library has no such encoder; the message names the formats that have a place.
     """
     if reason := _misfit(trained, to):
-        possible = ", ".join(name for name in LAYOUTS if not _misfit(trained, name))
+        possible = ", ".join(name for name in FORMATS if not _misfit(trained, name))
         raise ValueError(f"--to {to}: {reason}; this encoder can go --to {possible or 'nothing'}")
 
 
 def _misfit(trained: TrainedEncoder, to: Name) -> str | None:
     try:
-        LAYOUTS[to].place(trained)
+        FORMATS[to].check(trained)
     except ValueError as error:
         return str(error)
     return None
 
 
 @torch.no_grad()
-def _problem(trained: TrainedEncoder, layout: Layout, folder: Path) -> str | None:
-    """Says why an export is not the encoder that was trained, or returns None.
+def _find_problem(trained: TrainedEncoder, fmt: ExportFormat, folder: Path) -> str | None:
+    """Compares an export with the encoder that was trained; returns how they differ, or None.
 
-    Noise images go through what was trained (uint8, nothing hidden), through `features`, and through the loaded copy. A
-    compact grid cannot hold a whole image, so there is no such forward for uniform masks; a classifier has none either.
+    Noise images go through the loaded copy, through `features`, and through training's forward with nothing hidden. The
+    last comparison is left out for classifiers, and for encoders that read the compact grid of uniform masks, which
+    cannot hold a whole image.
     """
     encoder = trained.model.encoder
     shape = (2, *trained.test_size, trained.image.channels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = trained.normalize(images)
-    if problem := layout.problem(trained, folder, pixels):
+    if problem := fmt.find_problem(trained, folder, pixels):
         return problem
     compact = trained.masking.uniform and encoder.reads == "visible" and encoder.merge > 1
     if compact or trained.head is not None:
         return None
     cells = encoder.grid[0] * encoder.grid[1]
     everything = Mask(torch.arange(cells).expand(2, -1), cells, encoder.grid)
-    if found := differs(trained.model.tokens(pixels), encoder(images, everything)):
+    if found := describe_difference(trained.model.tokens(pixels), encoder(images, everything)):
         return f"training's forward gives other features ({found})"
     return None

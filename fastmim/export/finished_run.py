@@ -1,4 +1,4 @@
-"""The export that a finished pre-training run ends with."""
+"""Export at the end of a finished pre-training run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from ..config.base import Experiment
 from ..host.files import output
-from ..tasks.saved_run import open_run
-from .export import export_encoder, replaceable
+from .export import export_encoder, resolve_target
+from .saved_run import open_run
 
 _ELSEWHERE = "choose another run.dir"
 
 
 class EncoderExport:
-    """The encoder of a run, written for timm into the run folder.
+    """Export of a run's encoder for timm, into the run folder.
 
     Args:
         folder: the run folder.
@@ -28,7 +28,7 @@ class EncoderExport:
         Raises:
             ValueError: something is in the way.
         """
-        replaceable(self.folder / "encoder", _ELSEWHERE)
+        resolve_target(self.folder / "encoder", _ELSEWHERE)
 
     def write(self, config: Experiment) -> str:
         """Exports the encoder of the newest checkpoint; returns the place in a few words."""

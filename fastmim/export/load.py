@@ -1,7 +1,4 @@
-"""`fastmim.load`: a trained encoder and its transform, from a run, an export or an official checkpoint.
-
-May import L3 and below, and convert.
-"""
+"""Loading of a trained encoder and its transform from a run, an export or an official checkpoint (`fastmim.load`)."""
 
 from __future__ import annotations
 
@@ -24,40 +21,44 @@ from ..model.encoders import PRETRAINING_ONLY
 from ..model.masking import UniformMasking
 from ..run import checkpoint
 from ..run.tensors import read_tensors
-from ..tasks.model_outline import outline, tensors_with_values
-from ..tasks.saved_run import open_run
+from .model_outline import outline, tensors_with_values
+from .saved_run import open_run
 from .timm_models import tensor_names
 from .trained_encoder import EncoderDescription, FeatureExtractor, TrainedEncoder
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
+EncoderRun = Config | Finetune | Probe
+"""Config of a run that trains an encoder with a final norm, which can be loaded and exported."""
 CONTENT = "fastmim"
-"""Key of our part of an export's config.json."""
+"""Key of fastmim's description of the encoder in an export's config.json."""
 PROBE = {"norm": "fc.0.", "fc": "fc.1."}
-"""Our names of a probe's batch norm and linear layer, which are the two parts of a classifier."""
-LONGEST = 2**20
-"""Bytes of a config.json that are read."""
-MOST = 400
+"""Names in `ProbeHead` of a probe's batch norm and linear layer."""
+LARGEST_CONFIG = 2**20
+"""Bytes that a config.json may have."""
+LONGEST_REASON = 400
 """Characters of a reason in a message."""
 
 
 def load(path: str | Path) -> tuple[FeatureExtractor, Compose]:
-    """A trained encoder in evaluation mode, and the transform of its images.
+    """Loads a trained encoder in evaluation mode and the transform of its images.
 
     Args:
-        path: run folder, folder of `fastmim export` (timm's layout or ours), or official checkpoint.
+        path: run folder, folder written by `fastmim export` (for timm or hub-folder), or official checkpoint.
+
     Raises:
-        ValueError: none of these.
+        ValueError: the path is none of these, or its weights do not fit its description.
     """
-    trained = find(Path(path))
+    trained = load_trained(Path(path))
     return trained.model, trained.transform()
 
 
-def find(path: Path) -> TrainedEncoder:
-    """
+def load_trained(path: Path) -> TrainedEncoder:
+    """Loads a trained encoder with its description, as `load` does.
+
     Raises:
-        ValueError: no run folder, no export to load, and no official checkpoint.
+        ValueError: the path is no run folder, export or official checkpoint, or its weights do not fit its description.
     """
     if path.is_file():
         return from_official(path)
@@ -65,32 +66,30 @@ def find(path: Path) -> TrainedEncoder:
         return from_export(path)
     if (path / "checkpoints").is_dir():
         config, loaded = open_run(path, shown(path))
-        return from_run(config, weights(loaded), shown(path))
+        return from_run(config, final_weights(loaded), shown(path))
     raise ValueError(
         f"{shown(path)}: expected a run folder, a folder written by `fastmim export` for timm or hub-folder, or an "
         "official checkpoint"
     )
 
 
-def weights(loaded: checkpoint.Loaded) -> dict[str, Tensor]:
-    """The tensors of a run's module that count: where an average of weights is kept, that."""
+def final_weights(loaded: checkpoint.Loaded) -> dict[str, Tensor]:
+    """Returns the tensors of a run's module, with averages of weights in place of the weights if the run has them."""
     return loaded.state["model"] | loaded.state.get("ema", {})
 
 
 def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the run") -> TrainedEncoder:
-    """Returns what a run of this config has trained, with these weights of its module.
+    """Makes the trained encoder of a run from its config and weights.
 
     Args:
-        source: what errors call the run.
+        config: config of the run.
+        state: tensors of the run's module by name.
+        source: name of the run in messages.
 
     Raises:
-        ValueError: a run of another kind, or weights that do not fit the config.
+        ValueError: the run is of another kind, or the weights do not fit the config.
     """
-    if not isinstance(config, Config | Finetune | Probe):
-        raise ValueError(
-            f"expected a pre-training, fine-tuning or probing run, got a {type(config).__name__} run, which trains no "
-            "final norm: the run that it was initialised from (run.init) can be loaded"
-        )
+    config = check_kind(config)
     data, head, classes, masking = config.data, None, 0, UniformMasking(secondary=0.0)
     crop, test_size = CenterCrop(interpolation=data.crop.interpolation), data.size
     if isinstance(config, Config):
@@ -100,7 +99,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
     if isinstance(data, LabelledData):
         crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)
         test_size = data.test_size or data.size
-    if isinstance(config, Probe):  # whose batch norm is the first part of our classifier
+    if isinstance(config, Probe):  # its batch norm and linear layer are the two parts of `ProbeHead`
         state = {re.sub(r"^(norm|fc)\.", lambda m: PROBE[m[1]], name): tensor for name, tensor in state.items()}
     try:
         found = EncoderDescription(
@@ -111,8 +110,23 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
         raise ValueError(_reason(error, source)) from error
 
 
-def from_export(folder: Path) -> TrainedEncoder:
+def check_kind(config: Experiment) -> EncoderRun:
+    """Returns the config of a run whose encoder can be loaded and exported.
+
+    Raises:
+        ValueError: the run is of another kind.
     """
+    if not isinstance(config, EncoderRun):
+        raise ValueError(
+            f"expected a pre-training, fine-tuning or probing run, got a {type(config).__name__} run, which trains no "
+            "final norm: load the run that it was initialised from (run.init)"
+        )
+    return config
+
+
+def from_export(folder: Path) -> TrainedEncoder:
+    """Loads the trained encoder of an export.
+
     Raises:
         ValueError: as `outline_export`.
     """
@@ -121,15 +135,18 @@ def from_export(folder: Path) -> TrainedEncoder:
 
 
 def outline_export(folder: Path) -> tuple[TrainedEncoder, dict[str, Tensor]]:
-    """Returns the model of an export, without memory for its weights, and the weights by our names, which fit.
+    """Reads the description of an export and checks that its weights fit.
+
+    Returns:
+        The trained encoder without memory for its weights, and the weights by fastmim's names.
 
     Raises:
-        ValueError: not an export of this version, or one that was changed.
+        ValueError: the folder is no export of this version, or was changed.
     """
     file = folder / "config.json"
     again = "export it again, or load it with timm"
     try:
-        stored = read_json(file, LONGEST)[CONTENT]
+        stored = read_json(file, LARGEST_CONFIG)[CONTENT]
         description = EncoderDescription(**{name: from_json(value, recipe, name) for name, value in stored.items()})
     except (OSError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{shown(file)}: expected an encoder exported by this version of fastmim: {again}") from error
@@ -148,16 +165,17 @@ def outline_export(folder: Path) -> tuple[TrainedEncoder, dict[str, Tensor]]:
 
 
 def _reason(error: ValueError, file: str | Path) -> str:
-    """Returns an error about a foreign file as one line that is not too long and names the file."""
+    """Returns an error about a foreign file as one line of bounded length that names the file."""
     text = shown(str(error))
     text = text if text.startswith(shown(file)) else f"{shown(file)}: {text}"
-    return text if len(text) <= MOST else f"{text[:MOST]}..."
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
 
 
 def from_official(file: Path) -> TrainedEncoder:
-    """
+    """Loads the trained encoder of an official checkpoint.
+
     Raises:
-        ValueError: no official checkpoint, or one that lacks a part of the encoder.
+        ValueError: the file is no official checkpoint, or lacks a part of the encoder.
     """
     found = official_weights.open_official(file)
     try:
@@ -170,6 +188,6 @@ def from_official(file: Path) -> TrainedEncoder:
     encoder = [name for name in state if name.startswith("encoder.")]
     if missing := [n for n in encoder if n not in given and n.rpartition(".")[2] not in PRETRAINING_ONLY]:
         raise ValueError(
-            f"{shown(file)} lacks {len(missing)} tensors of the encoder, such as {missing[0]} (by our name)"
+            f"{shown(file)} lacks {len(missing)} tensors of the encoder, such as {missing[0]} (fastmim's name)"
         )
     return from_run(config, state)

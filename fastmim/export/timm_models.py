@@ -1,6 +1,7 @@
-"""timm's model of an encoder: its arguments, its classifier, its tokens and the names of its parameters.
+"""timm's counterpart of an encoder: its arguments, classifier, tokens and parameter names.
 
-The table `FAMILIES` holds one entry per encoder class. Encoders without an entry are exported in fastmim's own format.
+The table `FAMILIES` has an entry for each encoder class that timm knows. Other encoders are exported in fastmim's own
+format.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class Classifier(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Properties of timm's models that one encoder class uses."""
+    """Functions that describe timm's counterpart of one encoder class."""
 
     classifier: Callable[[Pool, Norm], Classifier]
-    """Returns timm's form of a head; raises ValueError where timm has no such head."""
+    """Returns timm's form of a head, or raises ValueError if timm has no such head."""
     tokens: Callable[[Any, Tensor], Tensor]
     """Returns (B, N, D) tokens of timm's model for (B, C, H, W) images, as `EncoderModule.features` does."""
 
@@ -57,14 +58,14 @@ def beit_classifier(pool: Pool, norm: Norm) -> Classifier:
 def swin_classifier(pool: Pool, norm: Norm) -> Classifier:
     """Returns the head of timm's Swin."""
     if norm != "before":
-        raise ValueError(f"timm's Swin has its last norm in front of the pooling, not behind it (head.norm={norm})")
+        raise ValueError(f"timm's Swin has its last norm before the pooling, not after it (head.norm={norm})")
     return Classifier({"global_pool": "avg"}, {"fc": "head.fc"})
 
 
 def resnet_classifier(pool: Pool, norm: Norm) -> Classifier:
     """Returns the head of timm's ResNet."""
     if norm != "before":
-        raise ValueError(f"timm's ResNet has no norm behind its pooling (head.norm={norm})")
+        raise ValueError(f"timm's ResNet has no norm after its pooling (head.norm={norm})")
     return Classifier({"global_pool": "avg"}, {"fc": "fc"})
 
 
@@ -115,10 +116,10 @@ def family(spec: Encoder) -> Family | None:
 
 
 def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Returns the timm model without classifier that takes the encoder's weights, or None.
+    """Returns the timm model without classifier that takes the encoder's weights, or None if timm has none.
 
     Args:
-        spec: the encoder.
+        spec: config of the encoder.
         size: height and width of the images, pixels.
 
     Returns:
@@ -131,15 +132,15 @@ def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
 
 
 def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
-    """Returns the (B, N, D) tokens of a timm model, in raster order.
+    """Returns the (B, N, D) tokens of a timm model for normalised (B, C, H, W) images.
 
     Args:
-        spec: the encoder whose weights the model holds.
-        model: the timm model.
-        images: (B, C, H, W) normalised floats.
+        spec: config of the encoder whose weights the model holds.
+        model: timm's model.
+        images: normalised (B, C, H, W) images.
 
     Raises:
-        ValueError: timm has no model of this encoder.
+        ValueError: timm has no such encoder.
     """
     found = family(spec)
     if found is None:
@@ -148,7 +149,9 @@ def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
 
 
 def timm_model(trained: TrainedEncoder) -> dict[str, Any] | None:
-    """Returns the timm model that pools and classifies as `trained.model` does, or None; see `timm_encoder`.
+    """Returns the timm model that pools and classifies as `trained.model` does, or None if timm has none.
+
+    The result has the keys of `timm_encoder`.
 
     Raises:
         ValueError: timm has the encoder, but not its head.
@@ -161,9 +164,9 @@ def timm_model(trained: TrainedEncoder) -> dict[str, Any] | None:
 
 
 def tensor_names(trained: TrainedEncoder) -> dict[str, str]:
-    """Maps the name of each tensor of `trained.model` to its name in an export's file.
+    """Returns {name of a tensor in `trained.model`: its name in an export}.
 
-    The names are timm's if timm has the model. Otherwise they are fastmim's, without "encoder.".
+    The names in the export are timm's if timm has the model. Otherwise they are fastmim's, without "encoder.".
     """
     state, kind = trained.model.state_dict(), family(trained.spec)
     if kind is None:

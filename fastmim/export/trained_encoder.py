@@ -1,4 +1,4 @@
-"""A trained encoder and the transform of its images: the model that `fastmim.load` returns and exports hold."""
+"""Trained encoder with the transform of its images, as `fastmim.load` returns it and exports hold it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling
 from ..model.encoders import PRETRAINING_ONLY
+from ..model.encoders.base import EncoderModule
 from ..parts import Encoder, ImageSpec, Masking
-from ..tasks.model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
 from ..tokens import as_map
+from .model_outline import LARGEST_SIDE, MOST_BLOCKS, SPARE
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -50,7 +51,7 @@ class ProbeHead(nn.Sequential):
 
 
 class FeatureExtractor(nn.Module):
-    """TrainedEncoder encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
+    """Trained encoder: `extractor(images)` returns pooled features of normalised (B, C, H, W) floats.
 
     The module starts in evaluation mode. Every method works under torch.compile, under autocast and with gradients.
 
@@ -64,14 +65,13 @@ class FeatureExtractor(nn.Module):
 
     fc: nn.Linear | ProbeHead | None
 
-    def __init__(self, encoder: nn.Module, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
+    def __init__(self, encoder: EncoderModule, pool: nn.Module, fc: nn.Linear | ProbeHead | None = None):
         super().__init__()
         self.encoder, self.pool, self.fc = encoder, pool, fc
-        self.num_features: int = encoder.embed_dim
-        self.num_classes: int = 0 if fc is None else fc.out_features
-        self.stride: int = encoder.patch_size * encoder.merge
-        self.strides: tuple[int, ...] = encoder.strides
-        self.widths: tuple[int, ...] = encoder.widths
+        self.num_features = encoder.embed_dim
+        self.num_classes = 0 if fc is None else fc.out_features
+        self.stride = encoder.patch_size * encoder.merge
+        self.strides, self.widths = encoder.strides, encoder.widths
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns `pooled(images)`."""
@@ -107,7 +107,7 @@ class FeatureExtractor(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderDescription:
-    """TrainedEncoder encoder without its weights: the settings that build it, and the transform of its images.
+    """Trained encoder without its weights: the settings that build it, and the transform of its images.
 
     Attributes:
         spec: config of the encoder.
@@ -196,7 +196,7 @@ class EncoderDescription:
 
 @dataclass(frozen=True)
 class TrainedEncoder(EncoderDescription):
-    """TrainedEncoder encoder with its weights.
+    """Trained encoder with its weights.
 
     Attributes:
         model: the module.
@@ -255,14 +255,14 @@ class TrainedEncoder(EncoderDescription):
 
     @property
     def pooling(self) -> str:
-        """EncoderDescription of the pooling, for a person."""
+        """Pooling in words, for the user."""
         if self.pooled_by.pool == "cls":
             words = "the class token"
         elif self.model.encoder.num_prefix_tokens:
             words = "the mean over all positions, without the class token"
         else:
             words = "the mean over all positions"
-        return words + (", with a norm behind the pooling" if self.pooled_by.norm != "before" else "")
+        return words + (", with a norm after the pooling" if self.pooled_by.norm != "before" else "")
 
     def merged(self) -> TrainedEncoder:
         """Returns this encoder with a probe's batch norm folded into the linear layer, computed in float64."""
@@ -302,7 +302,7 @@ class Window:
         image = ImageOps.exif_transpose(image)
         top, left, height, width = self.crop.cut((image.height, image.width), self.size, ()).window
         image = to_mode(image.crop((left, top, left + width, top + height)), MODES[self.channels])
-        image = image.resize(self.size[::-1], FILTERS[self.crop.interpolation])
+        image = image.resize((self.size[1], self.size[0]), FILTERS[self.crop.interpolation])
         return np.array(image).reshape(*self.size, self.channels)
 
     def __repr__(self) -> str:

@@ -1,1 +1,1 @@
-"""Networks, and the parts that build them: maskings, encoders, decoders, targets, losses and task heads."""
+"""Networks, and the parts that build them: encoders, decoders, maskings, targets and losses."""

@@ -146,9 +146,9 @@ class TransformerDecoderModule(DecoderModule):
         return self.pred(self.norm(x))
 
     def unmerge(self, x: Tensor) -> Tensor:
-        """Splits tokens of m x m patches each: (B, N, dim * m * m) to (B, N * m * m, dim), in raster order of patches.
+        """Splits each (B, N, dim * m * m) token into its m x m patches: (B, N * m * m, dim).
 
-        The channels are ordered (dim, row, column), as in `PixelShuffle`.
+        The patches are in raster order. The channels of a token are ordered (dim, row, column), as in `PixelShuffle`.
         """
         m = self.merge
         if m == 1:
@@ -170,9 +170,10 @@ class TransformerDecoderModule(DecoderModule):
 
 @dataclass(frozen=True)
 class LinearHead(Decoder):
-    """One linear layer from each latent token to the pixels of its patches (SimMIM, arXiv:2111.09886, section 3.3).
+    """One linear layer from each latent token to the pixels of its patches.
 
-    SimMIM and A2MIM write the layer as a 1x1 convolution and a pixel shuffle.
+    Source: SimMIM, arXiv:2111.09886, section 3.3. SimMIM and A2MIM write the layer as a 1x1 convolution and a pixel
+    shuffle.
     """
 
     layout: Literal["channels_first", "channels_last"] = "channels_first"

@@ -76,7 +76,7 @@ class FeaturePyramid(nn.Module):
 
 
 class Detector(nn.Module):
-    """An encoder, a pyramid, proposals, a box head and a mask head: `detector(images, ids, targets) -> loss`.
+    """An encoder, a pyramid, and the heads of a Mask R-CNN: `detector(images, ids, targets) -> loss`.
 
     The encoder's last norm is removed: the maps of a pyramid do not pass the norm, and ViTDet's ViT has none.
     """

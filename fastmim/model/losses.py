@@ -113,12 +113,12 @@ class FourierLoss(Loss):
 
 @dataclass(frozen=True)
 class FocalFrequency(FourierLoss):
-    """Focal frequency loss (arXiv:2012.12821): mean of w |F|**2, where w grows with |F| and carries no gradient.
+    """Focal frequency loss (arXiv:2012.12821): mean of w |F|**2, with a weight w that grows with |F|.
 
-    F is the orthonormal DFT of prediction - target, and s = |F|**alpha, or s = log(1 + |F|**alpha) with `log`. Then
-    w = s / max s, and w = 0 if max s is 0. The defaults are A2MIM's in openmixup `focal_loss.py`, which averages the
-    spectra of a micro-batch first: a loss of ONE mean residual image. The form of A2MIM's paper is
-    reduce="per_sample", log=False, peak="each".
+    No gradient flows through w. F is the orthonormal DFT of prediction - target, and s = |F|**alpha, or s = log(1 +
+    |F|**alpha) with `log`. Then w = s / max s, and w = 0 if max s is 0. The defaults are A2MIM's in openmixup
+    `focal_loss.py`, which averages the spectra of a micro-batch first: a loss of ONE mean residual image. The form of
+    A2MIM's paper is reduce="per_sample", log=False, peak="each".
     """
 
     alpha: float = 1.0
@@ -195,12 +195,13 @@ class ComplexFocalL1(FourierLoss):
 
 @dataclass(frozen=True)
 class WithFourier(Loss):
-    """A2MIM's loss (arXiv:2205.13943; openmixup `mim_head.py`): spatial over hidden pixels + weight * Fourier over all.
+    """A2MIM's loss: spatial over hidden pixels + weight * Fourier over all pixels.
 
-    The Fourier part compares whole images. At hidden pixels these hold the prediction, at visible pixels a value
-    without gradient. With d = prediction - target, and m = 1 at hidden pixels and `visible_weight` at visible ones, the
-    residual is m d + (1 - m) v. `visible` chooses v: d/2 ("mixed", the official code), 0 ("target"), d ("prediction",
-    the paper), or the image's mean - target ("mean"). No gradient flows through v.
+    Source: arXiv:2205.13943; openmixup `mim_head.py`. The Fourier part compares whole images. At hidden pixels these
+    hold the prediction, at visible pixels a value without gradient. With d = prediction - target, and m = 1 at hidden
+    pixels and `visible_weight` at visible ones, the residual is m d + (1 - m) v. `visible` chooses v: d/2 ("mixed", the
+    official code), 0 ("target"), d ("prediction", the paper), or the image's mean - target ("mean"). No gradient flows
+    through v.
     """
 
     whole: ClassVar[bool] = True

@@ -59,10 +59,10 @@ class RandomMasking(Masking):
 
 @dataclass(frozen=True)
 class BlockMasking(Masking):
-    """Hides random square blocks of the image (SimMIM, arXiv:2111.09886, section 3.2; data_simmim.py `MaskGenerator`).
+    """Hides random square blocks of the image (SimMIM, arXiv:2111.09886, section 3.2).
 
-    ceil(n * ratio) of the n blocks are hidden, each with all its patches. The official code rounds up: for a ratio of
-    0.6, 22 of 36 blocks are hidden at 192 pixels, 30 of 49 at 224.
+    Official code: data_simmim.py `MaskGenerator`. ceil(n * ratio) of the n blocks are hidden, each with all its
+    patches. The official code rounds up: for a ratio of 0.6, 22 of 36 blocks are hidden at 192 pixels, 30 of 49 at 224.
     """
 
     ratio: float = 0.6
@@ -91,10 +91,11 @@ class BlockMasking(Masking):
 
 @dataclass(frozen=True)
 class JointMasking(Masking):
-    """Hides blocks of side x side patches (long-sequence MAE, arXiv:2210.07224; util/long_seq_patch_loader.py).
+    """Hides blocks of side x side patches (long-sequence MAE, arXiv:2210.07224).
 
-    The blocks are put in random order, and the first int(L * (1 - ratio)) patches in that order stay visible. Blocks
-    reach over the edge of a grid that is not a multiple of a block. The last visible block may be cut.
+    Official code: util/long_seq_patch_loader.py. The blocks are put in random order, and the first int(L * (1 - ratio))
+    patches in that order stay visible. Blocks reach over the edge of a grid that is not a multiple of a block. The last
+    visible block may be cut.
     """
 
     ratio: float = 0.75
@@ -121,7 +122,7 @@ class JointMasking(Masking):
 
 @dataclass(frozen=True)
 class UniformMasking(Masking):
-    """Keeps one random patch of every 2x2 block (UM-MAE, arXiv:2205.10063, section 3.2, "Uniform Sampling").
+    """Keeps one random patch of every 2x2 block (UM-MAE, arXiv:2205.10063, section 3.2).
 
     With secondary masking, the encoder sees the content of int(K * (1 - secondary)) of the K visible patches. A learned
     token stands for the others. Hidden patches are in raster order.

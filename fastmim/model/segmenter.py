@@ -105,7 +105,7 @@ def classifier(width: int, classes: int, dropout: float) -> nn.Sequential:
 
 
 def check_blocks(encoder: EncoderModule, blocks: tuple[int, ...]) -> None:
-    """Checks that an encoder is a plain ViT with these blocks, ascending to the last one; () passes always.
+    """Checks that an encoder is a plain ViT with these blocks, ascending to the last; () passes always.
 
     Raises:
         ValueError: the encoder has several maps, or has no such blocks.
@@ -140,18 +140,24 @@ def compare(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def starts(full: int, part: int, step: int) -> list[int]:
-    """Returns the starts of windows of `part` pixels every `step` pixels along `full` pixels (MMSegmentation).
+    """Returns the starts of sliding windows along one side of an image, as MMSegmentation places them.
 
     The last window ends with the image.
+
+    Args:
+        full: side of the image, pixels.
+        part: side of a window, pixels.
+        step: pixels between two windows.
     """
     last = max(full - part, 0)
     return [*range(0, last, step), last]
 
 
 def slide(model: Segmenter, image: Tensor, size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """Segments an image by sliding windows: (K, h, w) float32 logits, averaged over the windows that show a pixel.
+    """Segments an image by sliding windows: (K, h, w) float32 logits.
 
-    If the image is smaller than a window, the mean colour fills the window below and on the right, as in training.
+    The logits of a pixel are averaged over the windows that show the pixel. If the image is smaller than a window, the
+    mean colour fills the window below and on the right, as in training.
 
     Args:
         model: the network.

@@ -1,4 +1,4 @@
-"""Targets: the values that the predictions of hidden patches are compared with. They have no parameters."""
+"""Targets: the values that predictions of hidden patches are compared with. They have no parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class NormalizedPatches(Target):
 
 @dataclass(frozen=True)
 class LowPass(Target):
-    """The image without its high frequencies (PixMIM, arXiv:2303.02416; mmselfsup `low_freq_generator.py`).
+    """The image without its high frequencies (PixMIM, arXiv:2303.02416).
+
+    Official code: mmselfsup `low_freq_generator.py`.
 
     For x the pixels of a channel on the 0..1 scale, t = |IDFT2(M . DFT2(x))|, the complex modulus. M is 1 on a disc of
     frequencies and 0 elsewhere. The result is normalised with mean and std, and each patch is standardised. The encoder

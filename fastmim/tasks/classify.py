@@ -27,6 +27,7 @@ from ..data.sampler import split_held_out
 from ..engine.engine import StepResult
 from ..engine.process import Process
 from ..engine.settings import batch_plan
+from ..export.saved_run import check_pretrained, open_weights
 from ..host.terminal import shown
 from ..model.classifier import Classifier, LinearProbe, hits, recalibrate
 from ..model.encoders import PRETRAINING_ONLY
@@ -36,7 +37,6 @@ from ..parts import Encoder
 from ..run import checkpoint
 from ..run.tensors import read_tensors
 from .run_outputs import run_on_all
-from .saved_run import check_pretrained, open_weights
 from .task import MicroBatch, initial_weights
 from .tested import Tested
 from .training_set import Origin, TrainingSet, scan

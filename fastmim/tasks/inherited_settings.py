@@ -17,12 +17,12 @@ from torch import nn
 from ..config.base import Config, Experiment, to_json
 from ..config.classify import Finetune, Probe
 from ..export.load import outline_export
+from ..export.saved_run import config_of, open_run
 from ..host.terminal import shown
 from ..model.build import build
 from ..parts import Decoder, Encoder, ImageSpec
 from ..run import checkpoint
 from . import classify, pretrain
-from .saved_run import config_of, open_run
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
 _OWN = ("drop_path", "shared_bias")

@@ -21,7 +21,9 @@ from ..config.base import Config, Data, Experiment
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
+from ..data.split import split_images
 from ..engine.process import Process
+from ..export.saved_run import check_pretrained, open_run
 from ..host.extras import require
 from ..host.terminal import shell_word, shown
 from ..model.build import build
@@ -31,7 +33,6 @@ from ..run.meter import Meter
 from ..samples import sample_id
 from ..tokens import Mask
 from .run_outputs import run_on_all
-from .saved_run import check_pretrained, open_run
 from .task import Task, initial_weights
 from .training_set import TrainingSet, scan
 
@@ -91,32 +92,37 @@ class Pretrain(Task[Config, MIM]):
 
     Attributes:
         held_out: images to look at, or None.
+        held_out_images: manifest that the held-out images are chosen from.
+        held_out_index: (H,) int64, their indices in that manifest.
         latest: some of them and their predictions at the last evaluation, or None.
     """
 
     def __init__(self, config: Config, process: Process):
-        training = TrainingSet(config, scan(config, process))
+        data, manifest = config.data, scan(config, process)
+        index, self.held_out_images, self.held_out_index = split_images(manifest, data, config.train.seed)
+        training = TrainingSet(config, manifest, index=index)
         mim = build(config)
         if source := initial_weights(config):
             initialise(mim, source)
         super().__init__(config, process, training, mim)
+        if data.held_out_root:
+            self.check_same_everywhere(self.held_out_images.hash, data.held_out_root)
         self.trivial: dict[str, float] = {}
         self.latest: tuple[HeldOut, Tensor] | None = None
         self.held_out = self.load_held_out() if config.run.evaluate_every else None
 
     def load_held_out(self) -> HeldOut | None:
         """Loads the held-out images, and notes the bad ones; returns None if there is none to use."""
-        asked = len(self.training.held_out_index)
+        asked = len(self.held_out_index)
         if not asked:
             return None
         if self.config.data.held_out_root:
-            images = self.training.held_out_images
-            held_out, bad = HeldOut.load(self.mim, images, self.training.held_out_index, self.config.data)
+            held_out, bad = HeldOut.load(self.mim, self.held_out_images, self.held_out_index, self.config.data)
             self.notes += [
                 f"left out of data.held_out_root: {shown(path)}: {shown(reason)}" for path, reason in bad.items()
             ]
         else:
-            held_out = HeldOut.draw(self.mim, *self.loader.load_held_out(self.training.held_out_index))
+            held_out = HeldOut.draw(self.mim, *self.loader.load_held_out(self.held_out_index))
         found = len(held_out.images)
         if found < asked:
             self.notes.append(
@@ -175,9 +181,9 @@ class Pretrain(Task[Config, MIM]):
         self.trivial = self.trivial or trivial_losses(objective, held_out.images, held_out.mask)
         meter.log_held_out(held_out.loss(self.mim, pred), self.trivial)
         with meter.attempt("the reconstruction grid"):
-            places = held_out.spread(self.training.held_out_images, GRID_ROWS)
+            places = held_out.spread(self.held_out_images, GRID_ROWS)
             save_png(held_out[places].grid(self.mim, pred[places]), self.folder, "grids", f"{done:08d}.png")
-        places = held_out.spread(self.training.held_out_images, SUMMARY_ROWS)
+        places = held_out.spread(self.held_out_images, SUMMARY_ROWS)
         self.latest = held_out[places], pred[places]
 
     def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:

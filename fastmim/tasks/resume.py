@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config.base import Experiment, to_json
+from ..export.saved_run import config_of, kind_of
 from ..host.terminal import shown
 from ..run import checkpoint
 from ..run.console import say
-from .saved_run import config_of, kind_of
 from .training_set import Origin
 
 FREE = (

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config.base import Data, Experiment, to_json
+from ..config.base import Experiment, to_json
 from ..data.doctor import still_bad
 from ..data.loader import Changes, limits_of, open_loader
 from ..data.quarantine import Quarantine, recheck_list
@@ -78,8 +78,6 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
             recheck_list(self.folder / "bad_files.jsonl", self.still_bad, say if not self.fresh else lambda line: None)
         for place, digest in training.origins.values():
             self.check_same_everywhere(digest, place)
-        if isinstance(data, Data) and data.held_out_root:
-            self.check_same_everywhere(training.held_out_images.hash, data.held_out_root)
         quarantine = Quarantine(self.manifest, seed, self.folder / "bad_files.jsonl", training.labels)
         self.loader = open_loader(self.manifest, data, seed, quarantine, training.index, process.device, changes)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..config.base import Experiment
 from ..data.manifest import Manifest
 from ..data.sampler import Sampler
-from ..data.split import split_images
 from ..engine.process import Process
 from ..run.console import say
 
@@ -32,20 +32,18 @@ class TrainingSet:
 
     Args:
         config: config of the run.
-        manifest: images to train on, and to hold out.
+        manifest: images of `data.root`.
         origins: sources of samples and labels besides the manifest, by their names in a checkpoint.
         labels: (N,) int64 class of each image of the manifest, if the module reads classes.
+        index: (M,) int64, ascending indices of the manifest to train on; None = all.
 
     Attributes:
-        index: (M,) int64, indices of the manifest that are trained on, ascending.
-        held_out_images: images that the held-out ones are chosen from.
-        held_out_index: (H,) int64, indices of `held_out_images`.
         sampler: order of the samples.
         updates: number of updates in the run.
         origins: all sources of samples and labels, the manifest included.
 
     Raises:
-        ValueError: too few images.
+        ValueError: there are too few images.
     """
 
     def __init__(
@@ -54,11 +52,12 @@ class TrainingSet:
         manifest: Manifest,
         origins: Mapping[str, Origin] | None = None,
         labels: Tensor | None = None,
+        index: Tensor | None = None,
     ):
-        data, seed = config.data, config.train.seed
+        data = config.data
         self.manifest, self.labels = manifest, labels
-        self.index, self.held_out_images, self.held_out_index = split_images(manifest, data, seed)
-        self.sampler = Sampler(self.index, seed, data.repeats, data.repeats_together)
+        self.index = torch.arange(len(manifest)) if index is None else index
+        self.sampler = Sampler(self.index, config.train.seed, data.repeats, data.repeats_together)
         self.updates = total_steps(config, len(self.index))
         self.origins = {"manifest": Origin(data.root, manifest.hash), **(origins or {})}
 

@@ -1,11 +1,15 @@
-"""What the learning bench calls features, and what it calls learned."""
+"""Features and verdicts of `python -m bench learns`."""
 
+import inspect
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from bench import learning
 from bench.learning import accuracies, block_features, learned, pixels
 from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
@@ -42,6 +46,24 @@ def test_accuracies(config, tmp_path):
     row = accuracies(config, build(config).state_dict(), tmp_path)
     for name in ("knn", "knn_last_block"):
         assert row[name] == row[f"{name}_at_initialisation"] and 0 <= row[name] <= 1
+
+
+def test_pictures_of_given_images_are_drawn(monkeypatch, tmp_path):
+    """The call fits the signature of `fastmim visualize`, and replaces the picture of the run before."""
+    calls, signature = [], inspect.signature(learning.visualize)
+
+    def visualize(*words, **options):
+        signature.bind(*words, **options)
+        calls.append(options)
+        Image.new("RGB", (8, 8)).save(options["out"])
+
+    monkeypatch.setattr(learning, "visualize", visualize)
+    lines = [{"step": step, "loss": 1.0, "held_out": 1.0} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    row = {f"{name}_loss": 1.0 for name in ("zero", "mean_patch", "interpolation")}
+    learning.plot([tmp_path, tmp_path], [row, row], tmp_path / "plot.png", tmp_path)
+    assert len(calls) == 2 and all(options["overwrite"] for options in calls)
+    assert (tmp_path / "plot.png").stat().st_size > 1000 and not (tmp_path / "plot.tmp.png").exists()
 
 
 def test_learned():

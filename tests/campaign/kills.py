@@ -1,10 +1,10 @@
-"""The kill campaign: SIGKILLs training at random moments, restarts it, and compares with the undisturbed run.
+"""The kill campaign: kills a training run at random moments, restarts it, and compares it with an undisturbed run.
 
-`python -m tests.campaign.kills --kills 50` from the repository root; resumable. Moments are drawn uniformly over the
-undisturbed run's time from its first update to the end of its last save. None is aimed at a save: the model is wide,
-its inputs tiny and every update is saved, so that a good part of that time is saves. Several kills fall in one run;
-after the last it runs to its end, and trace, final checkpoint, exported encoder and folder must be what the undisturbed
-run left. Two runs train at a time.
+`python -m tests.campaign.kills --kills 50` from the repository root; the same command continues. The moments are drawn
+uniformly between the first update of the undisturbed run and the end of its last save. No kill is aimed at a save. The
+model is wide, its inputs are tiny and every update is saved, so saves take a good part of the time. Several kills fall
+in one run, which then runs to its end. Its trace, last checkpoint, exported encoder and folder must equal those of the
+undisturbed run. Two runs train at the same time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ COVERED = ("fastmim/run", "fastmim/engine", "fastmim/data", "fastmim/tasks", "fa
 
 @dataclass
 class Kill:
-    """One SIGKILL: where it was meant to fall, and what was found."""
+    """One SIGKILL: its planned moment, and the state of the run when it fell."""
 
     run: int
     step: int  # the last update before it
@@ -76,7 +76,7 @@ class Training:
         self.first = self.lines()
 
     def wait(self, happened) -> bool:
-        """Polls until something happened (True) or the process ended (False)."""
+        """Polls until the condition holds, and returns True; returns False if the process ended before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not happened():
             if self.process.poll() is not None:
@@ -88,11 +88,11 @@ class Training:
         return True
 
     def lines(self) -> int:
-        """Updates in the trace."""
+        """Returns the number of updates in the trace."""
         return self.trace.read_bytes().count(b"\n") if self.trace.exists() else 0
 
     def saves(self) -> dict[str, int]:
-        """Time of change by name of what is in the checkpoint folder; a kill may have left some of it before."""
+        """Returns the times of change in the checkpoint folder, by name; earlier kills may have left some entries."""
         return {path.name: path.stat().st_ctime_ns for path in self.checkpoints.glob("*")}
 
     def kill(self) -> None:
@@ -100,7 +100,7 @@ class Training:
         self.process.wait()
 
     def finish(self) -> None:
-        """Waits for the end.
+        """Waits for the end of the process.
 
         Raises:
             RuntimeError: the command failed.
@@ -113,10 +113,11 @@ class Training:
 
 
 def undisturbed(folder: Path) -> dict:
-    """Trains once without kills, or reads what an earlier call noted.
+    """Trains once without kills, or reads the notes of an earlier call.
 
-    Returns: "lines", seconds from the first trace line to each; "end", to the end of the last save; "saving", seconds
-        spent in saves until then.
+    Returns:
+        "lines", the seconds from the first trace line to each line; "end", to the end of the last save; "saving", the
+        seconds spent in saves until then.
     """
     notes = folder / "timeline.json"
     if notes.exists():
@@ -138,7 +139,7 @@ def undisturbed(folder: Path) -> dict:
 
 
 def plan(seed: int, run: int, timeline: dict) -> list[Kill]:
-    """Draws one run's kills, in the order in which they fall."""
+    """Draws the kills of one run, in their order in time."""
     rng = random.Random(f"{seed}-{run}")
     kills = []
     for moment in sorted(rng.uniform(0, timeline["end"]) for _ in range(KILLS_PER_RUN)):
@@ -148,7 +149,7 @@ def plan(seed: int, run: int, timeline: dict) -> list[Kill]:
 
 
 def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
-    """Trains with kills; yields those that fell before the run had ended."""
+    """Trains with kills, and yields the kills that fell before the run had ended."""
     shutil.rmtree(folder, ignore_errors=True)
     for kill in kills:
         training = Training(folder)
@@ -167,7 +168,7 @@ def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
 
 
 def cut_short(checkpoints: Path) -> bool:
-    """Whether a checkpoint folder shows a save that began and did not end."""
+    """True if a checkpoint folder shows a save that began and did not end."""
     if not checkpoints.exists():
         return False
     steps = sorted(checkpoints.glob("step-*"))
@@ -177,7 +178,7 @@ def cut_short(checkpoints: Path) -> bool:
 
 
 def outcome(reference: Path, folder: Path) -> str:
-    """ "identical", or what differs first."""
+    """Returns "identical", or the first difference."""
     if difference := bittrace.diff(reference / "trace.jsonl", folder / "trace.jsonl"):
         return difference
     a, b = result(reference), result(folder)
@@ -186,7 +187,7 @@ def outcome(reference: Path, folder: Path) -> str:
 
 
 def result(folder: Path) -> dict[str, str]:
-    """All that kills must not change: the last checkpoint, the exported encoder, and that nothing else is left."""
+    """Returns all that kills must not change: the last checkpoint, the exported encoder, and the list of files."""
     problems = []
     loaded = checkpoint.load(folder / "checkpoints", report=problems.append)
     # A step that was saved again has a number behind its name.
@@ -199,12 +200,12 @@ def result(folder: Path) -> dict[str, str]:
 
 
 def stale(row: dict) -> list[str]:
-    """Files that a recorded campaign depends on and that have changed since."""
+    """Returns the files that a recorded campaign depends on and that have changed since."""
     return [name for name in COVERED if row["covered"].get(name) != digest([name])]
 
 
 def main() -> int:
-    """Runs the campaign, prints it and records it in bench/results; 0 if every run ended identical."""
+    """Runs the campaign, prints and records it; returns 0 if every run ended identical."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="kills at least")
     parser.add_argument("--inside", type=int, default=15, help="kills inside a save at least")

@@ -1,4 +1,4 @@
-"""What every campaign does around its work: arguments, one thread, and rows of committed sources only."""
+"""Frame of every campaign: command line, one thread, and rows of committed sources only."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from bench.record import ROOT
 
 
 class Ledger:
-    """Where a campaign's rows go: bench/results, unless `--allow-dirty`.
+    """Writer of a campaign's rows to bench/results, unless `--allow-dirty` is given.
 
     Attributes:
-        origin: provenance at the start; a row of other sources is refused.
+        arguments: the parsed command line.
+        origin: provenance at the start; a row from other sources is refused.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, bench: str):
-        """Reads the command line, which it ends if the tree has uncommitted changes, into `arguments`.
+        """Reads the command line, and ends the process if the tree has uncommitted changes.
 
         Args:
-            parser: may define `--device`, else a CPU's.
-            bench: name of the rows' file, as of `bench.record`.
+            parser: may define `--device`; without this option the device is the CPU.
+            bench: theme of the rows, as for `bench.record`.
         """
         words = "try it on uncommitted changes; records nothing"
         parser.add_argument("--allow-dirty", action="store_true", help=words)
@@ -41,7 +42,8 @@ class Ledger:
             parser.error("the tree has uncommitted changes: commit them, or try the campaign with --allow-dirty")
 
     def record(self, row: dict[str, Any]) -> None:
-        """
+        """Records a row, unless `--allow-dirty` is given.
+
         Raises:
             RuntimeError: the tree changed since the campaign began.
         """
@@ -53,10 +55,11 @@ class Ledger:
         record.record(row | {"device": self._device}, self._bench)
 
     def run(self, attempt: Callable[..., dict], jobs: Iterable[tuple], line: str) -> int:
-        """Runs jobs, one a core at a time, and records the row of each; returns how many failed.
+        """Runs jobs, one per core at a time, and records the row of each; returns the number of failed jobs.
 
         Args:
             attempt: maps a job's values to its row, or raises.
+            jobs: values of each job.
             line: format of the printed line, with names of the row's values.
         """
         failed = 0
@@ -72,7 +75,7 @@ class Ledger:
 
 
 def digest(names: Iterable[str]) -> str:
-    """Returns the SHA-256 of names and contents of files of the repository; of a folder, those of its own modules."""
+    """Returns the SHA-256 of names and contents of files; a folder stands for the modules directly in it."""
     paths = {
         path for name in names for path in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).glob("*.py"))
     }

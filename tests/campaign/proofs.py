@@ -1,4 +1,4 @@
-"""What the transfer campaign compares: for each data set and network, commands and the numbers that they leave."""
+"""Comparisons of the transfer campaign: commands and the numbers that they leave, by data set and network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Arm:
-    """One command, and the number that it leaves, if it does.
+    """One command, and where it leaves its number.
 
-    words: behind `python`; {data}, {run} (the folder of all runs of a seed) and {seed} are filled in.
-    found: FILE:NAME of the number, in {run}.
-    files: of the source, what it depends on beside what every arm does.
+    Attributes:
+        words: the command behind `python`. {data}, {run} (folder of all runs of a seed) and {seed} are filled in.
+        found: FILE:NAME of the number, in {run}; "" = the command leaves no number.
+        files: sources that this arm depends on, besides those of every arm.
     """
 
     words: str
@@ -23,14 +24,17 @@ class Arm:
 
     @property
     def folder(self) -> str | None:
-        """The run folder that it makes, by its name in {run}."""
+        """Name of the run folder that the command makes in {run}, or None."""
         words = self.words.split()
         return words[words.index("--run.dir") + 1].removeprefix("{run}/") if "--run.dir" in words else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two arms, of which the first must be better; the second must have had the CPU time of `budget` together."""
+    """Two arms, of which the first must score higher.
+
+    The second arm must have had the CPU time of the arms in `budget` together.
+    """
 
     better: str
     worse: str
@@ -39,11 +43,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Proof:
-    """What is compared on one data set.
+    """Comparisons on one data set.
 
-    data: makes the folder {data} from the user's, or from nothing.
-    arms: by name; each needs what those before it left.
-    files: of the source, what `data` is made with.
+    Attributes:
+        data: makes the folder {data} from the user's folder, or from nothing.
+        arms: the arms by name; each may need the folders of those before it.
+        comparisons: pairs of arms.
+        files: sources that `data` depends on.
     """
 
     data: Callable[[Path, Path | None], None]
@@ -53,11 +59,13 @@ class Proof:
 
 
 def few_labels(folder: Path, source: Path | None) -> None:
-    """CIFAR-10 as README.md has it: {data}/all without labels; {data}/few with 100 a class, and 200 to test on;
-    {data}/fewer with 10 a class, and all to test on.
+    """Links and copies CIFAR-10 with few labels.
+
+    {data}/all has no labels. {data}/few has 100 training and 200 test images a class. {data}/fewer has 10 training
+    images a class and all test images.
 
     Raises:
-        ValueError: `source` is not like that.
+        ValueError: `source` has another layout.
     """
     if source is None or not all(any(source.glob(f"{part}/*/0000.jpg")) for part in ("train", "test")):
         raise ValueError(f"--data: expected CIFAR-10 as train/CLASS/0000.jpg and on, and test/CLASS/..., got {source}")
@@ -71,12 +79,14 @@ def few_labels(folder: Path, source: Path | None) -> None:
 
 
 def classification(network: str, pretraining: str, part: str, scratch: str, budget_epochs: int) -> Proof:
-    """Probe, k-NN and fine-tuning on a few labels against the same from random initialisation.
+    """Returns probe, k-NN and fine-tuning on few labels, each against random initialisation.
 
     Args:
-        part: of `few_labels`, for fine-tuning; the others have "few".
-        scratch: settings that are better for training from scratch than those of fine-tuning.
-        budget_epochs: from scratch for as long as pre-training and fine-tuning take together.
+        network: "vit" or "resnet", as in the names of the configs.
+        pretraining: name of the pre-training config.
+        part: part of `few_labels` for fine-tuning; probe and k-NN use "few".
+        scratch: settings for training from scratch, which does better with these than with those of fine-tuning.
+        budget_epochs: epochs from scratch that take as long as pre-training and fine-tuning together.
     """
     pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"
     probe, finetune = (
@@ -112,14 +122,14 @@ def classification(network: str, pretraining: str, part: str, scratch: str, budg
 
 
 def draw_shapes(folder: Path, _: Path | None) -> None:
-    """Pictures with boxes and masks, from nothing."""
+    """Draws pictures of shapes with boxes and labels."""
     from tests.shapes import write_parts  # needs pycocotools, which CIFAR-10 does not
 
     write_parts(folder)
 
 
 def on_shapes() -> Proof:
-    """Detection and segmentation on a few labelled pictures against the same from random initialisation."""
+    """Returns detection and segmentation on few labelled pictures, each against random initialisation."""
     common = "--train.seed {seed} --run.dir {run}/"
     pretrain = f"fastmim/train.py configs/debug/shapes_mae.py --data.root {{data}}/all {common}pretrained"
     arms, comparisons = {"pre-training": Arm(pretrain)}, []

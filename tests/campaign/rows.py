@@ -1,9 +1,9 @@
-"""The row campaign: every config of the tables trains three updates on a CPU, resumes bit for bit, and is exported.
+"""The row campaign: trains every config for three updates on a CPU, resumes it bit for bit, and exports it.
 
-`python -m tests.campaign.rows` from the repository root; `--only PATTERN` takes the configs whose path contains it. A
-row that is recorded and not stale is left out, so the same command continues. Each runs the way a run does, with two
-demo images an update, in fp32 and without warm-up; models above LARGE parameters are made shallower, and the record
-says how.
+`python -m tests.campaign.rows` from the repository root; `--only PATTERN` takes the configs whose path contains the
+pattern. Rows that are recorded and not stale are left out, so the same command continues. Each config trains as in a
+real run, on two demo images an update, in fp32 and without warm-up. Models above LARGE parameters are made shallower,
+and the row says how.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ COVERED = (
 
 
 def covered(path: Path) -> dict[str, str]:
-    """Digests of what a row depends on: files, by their names in the repository, and the config, whatever wrote it."""
+    """Returns digests of everything that a row depends on: files by name, and the loaded config."""
     config = load(path)
     files = {name: digest([name]) for name in (*COVERED, *encoder_files(config.encoder))}
     return files | {"the config": hashlib.sha256(json.dumps(to_json(config)).encode()).hexdigest()}
 
 
 def encoder_files(encoder: Encoder) -> list[str]:
-    """Its module, and those of its package that this, and these in turn, take classes and functions from."""
+    """Returns the file of an encoder, and the files of its package that it imports, directly or not."""
     package = type(encoder).__module__.rpartition(".")[0]
     found, waiting = set(), {type(encoder).__module__}
     while waiting:
@@ -67,17 +67,17 @@ def encoder_files(encoder: Encoder) -> list[str]:
 
 
 def stale(row: dict, path: Path) -> list[str]:
-    """What a recorded row depends on and has changed since."""
+    """Returns the names of what a recorded row depends on and that has changed since."""
     return [name for name, value in covered(path).items() if row["covered"].get(name) != value]
 
 
 def newest() -> dict[str, dict]:
-    """The last recorded row of each config."""
+    """Returns the last recorded row of each config."""
     return {row["case"]: row for row in record.read("rows")}
 
 
 def shallower(config: Config) -> tuple[Config, str]:
-    """The config, with fewer blocks if its model is too large for this, and what was changed, in words."""
+    """Returns the config, with fewer blocks if its model is too large, and the change in words."""
     with torch.device("meta"):
         mim = build(config)
     if sum(p.numel() for p in mim.parameters()) <= LARGE:
@@ -88,7 +88,7 @@ def shallower(config: Config) -> tuple[Config, str]:
 
 
 def prepared(config: Config, images: Path, folder: Path, how: dict[str, Any]) -> Config:
-    """The config as it is tried: three updates over six images, of which every one changes the weights."""
+    """Returns the config as the campaign trains it: three updates over six images, each with an effect."""
     fixed = {"epochs": 1, "global_batch": BATCH, "micro_batch": None, "precision": "fp32", "device": "cpu"}
     return replace(
         config,
@@ -100,7 +100,7 @@ def prepared(config: Config, images: Path, folder: Path, how: dict[str, Any]) ->
 
 
 def digests(state: dict[str, dict[str, Tensor]]) -> dict[str, str]:
-    """SHA-256 of every tensor of a training state."""
+    """Returns the SHA-256 of every tensor of a training state."""
     return {
         f"{kind}/{name}": hashlib.sha256(t.contiguous().view(-1).numpy()).hexdigest()
         for kind, part in state.items()
@@ -109,9 +109,10 @@ def digests(state: dict[str, dict[str, Tensor]]) -> dict[str, str]:
 
 
 def train(config: Config, process: Process, first: int) -> tuple[list[float], dict[str, dict[str, Tensor]]]:
-    """Updates `first` to the last, from a checkpoint if `first` is not 0; one is saved before the last update.
+    """Trains from update `first` to the last, from a checkpoint if `first` is not 0; saves before the last update.
 
-    Returns: the losses, and the state at the end.
+    Returns:
+        The losses, and the state at the end.
     """
     task, folder = Pretrain(config, process), Path(config.run.dir) / "checkpoints"
     assert task.total == UPDATES and task.resume(folder) == first
@@ -128,11 +129,17 @@ def train(config: Config, process: Process, first: int) -> tuple[list[float], di
 
 
 def attempt(path: Path, images: Path, small: bool = False, **how: Any) -> dict:
-    """Trains, resumes and exports one row; `small` makes its model tiny, `how` are fields of `train`.
+    """Trains, resumes and exports one config, and returns its row.
+
+    Args:
+        path: the config's file.
+        images: folder of images.
+        small: make the model tiny.
+        **how: fields of `train` to replace.
 
     Raises:
-        AssertionError: the resumed run or the exported encoder is another; or a parameter has no gradient.
-        ValueError, RuntimeError: it cannot be built, trained or exported.
+        AssertionError: the resumed run or the exported encoder differs, or a parameter has no gradient.
+        ValueError, RuntimeError: the config cannot be built, trained or exported.
     """
     torch.set_num_threads(1)
     started = time.perf_counter()
@@ -168,7 +175,7 @@ def attempt(path: Path, images: Path, small: bool = False, **how: Any) -> dict:
 
 @torch.no_grad()
 def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
-    """Exports an encoder, loads it the way a user does, and compares its features with the trained one's."""
+    """Exports an encoder, loads it as a user does, and compares its features with those of the trained encoder."""
     import timm
 
     export_encoder(config, model, folder)
@@ -185,7 +192,7 @@ def export(config: Config, model: dict[str, Tensor], folder: Path) -> None:
 
 
 def main() -> int:
-    """Tries the rows, prints them and records those that hold in bench/results; 0 if all did."""
+    """Runs the campaign, prints and records the configs that hold; returns 0 if all hold."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="part of the config's path")
     parser.add_argument("--dir", type=Path, default=Path("runs/rows"), help="where the runs go; removed as they end")

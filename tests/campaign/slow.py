@@ -1,7 +1,8 @@
-"""The slow campaign: the tests that `make test` leaves out, by file; Triton's kernels in its interpreter.
+"""The slow campaign: runs the tests that `make test` leaves out, file by file, Triton's kernels in its interpreter.
 
-`python -m tests.campaign.slow` from the repository root runs the tests marked `slow`; `--only PATTERN` takes the test
-files whose path contains it. A file that is recorded and not stale is left out, so the same command continues.
+`python -m tests.campaign.slow` from the repository root runs the tests marked `slow`. `--only PATTERN` takes the test
+files whose path contains the pattern. Files that are recorded and not stale are left out, so the same command
+continues.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def parts(test: str) -> tuple[str, ...]:
 
 
 def files() -> list[str]:
-    """Returns the test files that may have slow tests: they, or a helper, mark some or sample a sweep."""
+    """Returns the test files that may have slow tests: the file or a helper marks some, or samples a sweep."""
     marks = re.compile(r"mark\.slow\b|\bcovering\(")
     tests = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py"))
     return [
@@ -58,10 +59,10 @@ def sources(folder: str) -> str:
 
 @functools.cache
 def covered(test: str) -> dict[str, str]:
-    """Returns digests of what the tests of a file depend on.
+    """Returns digests of everything that the tests of a file depend on.
 
-    They are the file and its helpers, the kernels, and of the other folders all if these files name one of them.
-    A change there makes an earlier row stale.
+    These are the file, its helpers and the kernels. If one of these files names another folder of sources, all those
+    folders count too. A change makes an earlier row stale.
     """
     text = "".join((ROOT / name).read_text() for name in parts(test))
     folders = ["kernels", "tests/golden"]
@@ -71,7 +72,7 @@ def covered(test: str) -> dict[str, str]:
 
 
 def stale(row: dict) -> list[str]:
-    """Returns what a recorded row depends on and has changed since."""
+    """Returns the names of what a recorded row depends on and that has changed since."""
     found = covered(row["file"])
     return sorted(name for name in found.keys() | row["covered"].keys() if row["covered"].get(name) != found.get(name))
 
@@ -82,6 +83,7 @@ def newest() -> dict[str, dict]:
 
 
 def case(test: str, mode: str) -> str:
+    """Returns the case of a row."""
     return f"{test}, {mode}"
 
 
@@ -91,7 +93,7 @@ def jobs() -> list[tuple[str, str]]:
 
 
 def attempt(test: str, mode: str) -> dict:
-    """Runs the slow tests of a file in a process of its own.
+    """Runs the slow tests of a file in its own process, and returns the row.
 
     Raises:
         AssertionError: a test failed; ends with pytest's report.
@@ -116,7 +118,7 @@ def attempt(test: str, mode: str) -> dict:
 
 
 def main() -> int:
-    """Runs the campaign, prints it and records what holds in bench/results; 0 if all did."""
+    """Runs the campaign, prints and records the files that hold; returns 0 if all hold."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="part of the test file's path")
     ledger = Ledger(parser, "slow")

@@ -215,8 +215,8 @@ def test_an_arm_depends_on_its_command_and_those_before_it():
 
 def test_an_encoder_is_its_module_and_what_that_is_made_of():
     folder = "fastmim/model/encoders"
-    assert set(rows.encoder_files(ResNet())) >= {f"{folder}/{name}.py" for name in ("convnet", "batchnorm", "dense")}
-    assert set(rows.encoder_files(UMSwin())) >= {f"{folder}/{name}.py" for name in ("um_swin", "um_pyramid", "dense")}
+    assert set(rows.encoder_files(ResNet())) >= {f"{folder}/{name}.py" for name in ("convnet", "batchnorm", "base")}
+    assert set(rows.encoder_files(UMSwin())) >= {f"{folder}/{name}.py" for name in ("um_swin", "um_pyramid", "base")}
     assert f"{folder}/swin.py" not in rows.encoder_files(UMSwin())
 
 

@@ -1,12 +1,12 @@
-"""The transfer campaign: is a pre-trained encoder worth more than the same network from random initialisation?
+"""The transfer campaign: compares a pre-trained encoder with the same network from random initialisation.
 
-`python -m tests.campaign.transfer --data CIFAR` from the repository root runs every proof of PROOFS over SEEDS by the
-commands that a person types; `--only NAME` takes the proofs whose name contains it. An arm that is recorded and not
-stale is left out, so the same command continues; one that was cut short starts again. Each arm is one process with one
-thread, whose CPU time is what it took: the machine may be busy otherwise.
+`python -m tests.campaign.transfer --data CIFAR` from the repository root runs every proof of PROOFS over SEEDS, by the
+commands that a person types. `--only NAME` takes the proofs whose name contains NAME. Arms that are recorded and not
+stale are left out, so the same command continues; an arm that was cut short starts again. Each arm is one process with
+one thread, and its CPU time is recorded, so other work on the machine does no harm.
 
-A comparison holds if the means differ by more than the spread (largest less smallest over the seeds) of either arm, and
-if an arm that is given the budget of others took no less than they did together.
+A comparison holds if the means differ by more than the spread of either arm, the largest score less the smallest over
+the seeds. An arm that stands for the budget of others must also have taken as much CPU time as they took together.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def case(proof: str, arm: str, seed: int) -> str:
 
 
 def newest() -> dict[str, dict]:
-    """The last recorded row of each arm and seed."""
+    """Returns the last recorded row of each arm and seed."""
     return {row["case"]: row for row in record.read("transfer")}
 
 
 def chain(proof: str, arm: str) -> list[str]:
-    """Commands of an arm and of those whose run folders it reads."""
+    """Returns the commands of an arm and of the arms whose run folders it reads."""
     arms = PROOFS[proof].arms
     words = arms[arm].words.split()
     before = [name for name, spec in arms.items() if name != arm and spec.folder and f"{{run}}/{spec.folder}" in words]
@@ -57,7 +57,7 @@ def chain(proof: str, arm: str) -> list[str]:
 
 
 def covered(proof: str, arm: str) -> dict[str, str]:
-    """Digests of what an arm depends on: files, by their names, and commands with their configs."""
+    """Returns digests of everything that an arm depends on: files by name, and commands with their configs."""
     lines = chain(proof, arm)
     paths = sorted({word for line in lines for word in line.split() if word.startswith("configs/")})
     configs = [load(ROOT / path) for path in paths]
@@ -72,22 +72,24 @@ def covered(proof: str, arm: str) -> dict[str, str]:
 
 
 def maker(proof: str) -> str:
-    """A digest of what makes the data of a proof."""
+    """Returns a digest of the code that makes the data of a proof."""
     spec = PROOFS[proof]
     return hashlib.sha256((inspect.getsource(spec.data) + digest(spec.files)).encode()).hexdigest()
 
 
 def stale(row: dict) -> list[str]:
-    """What a recorded row depends on and has changed since."""
+    """Returns the names of what a recorded row depends on and that has changed since."""
     now = covered(row["proof"], row["arm"])
     return [name for name, value in now.items() if row["covered"].get(name) != value]
 
 
 def verdict(found: dict[str, dict], name: str, comparison: Comparison) -> tuple[bool, str]:
-    """Whether a comparison of a proof holds, and the line that says so.
+    """Returns True if a comparison of a proof holds, and the line that says so.
 
     Args:
         found: rows by case.
+        name: the proof.
+        comparison: the comparison.
     """
     arms = (comparison.better, comparison.worse, *comparison.budget)
     if missing := [c for c in (case(name, arm, seed) for arm in arms for seed in SEEDS) if c not in found]:
@@ -111,10 +113,10 @@ def verdict(found: dict[str, dict], name: str, comparison: Comparison) -> tuple[
 
 
 def attempt(name: str, arm: str, seed: int, data: Path, folder: Path) -> dict:
-    """Runs one arm from its beginning.
+    """Runs one arm from its beginning, and returns its row.
 
     Raises:
-        RuntimeError: the command failed; ends with what it printed.
+        RuntimeError: the command failed; ends with its output.
     """
     spec = PROOFS[name].arms[arm]
     if spec.folder:
@@ -141,7 +143,7 @@ def attempt(name: str, arm: str, seed: int, data: Path, folder: Path) -> dict:
 
 
 def main() -> int:
-    """Runs the campaign, records each arm in bench/results and prints the comparisons; 0 if all hold."""
+    """Runs the campaign, records each arm and prints the comparisons; returns 0 if all hold."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="CIFAR-10 as image files, in train/CLASS/ and test/CLASS/")
     parser.add_argument("--only", default="", help="part of the proof's name")

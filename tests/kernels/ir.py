@@ -101,7 +101,9 @@ def definitions(code: str) -> dict[str, Value]:
             sources = [resolve(start) for _, start in carried]
             for (inner, _), source, type_ in zip(carried, sources, types, strict=False):
                 region.results.append(define(region, inner, Value(operation, [source], type_)))
-        results = [f"{name}#{k}" for k in range(int(count))] if count else [name] if name else []
+        results = [name] if name else []
+        if count:
+            results = [f"{name}#{k}" for k in range(int(count))]
         for k, result in enumerate(results):
             own = sources[k : k + 1] if operation == "scf.for" else sources
             region.results.append(define(regions[-1], result, Value(operation, list(own), types[k % len(types)])))

@@ -69,14 +69,17 @@ def check_last_image(op: str, case, device: str, batch: int | None = None) -> No
         args[1] = None  # rows: all
     one = [arg[:1].contiguous() if i in PER_IMAGE[op] else arg for i, arg in enumerate(args)]
 
+    def repeated(i: int, arg, batch: int):
+        if i in PER_IMAGE[op]:
+            return arg.to(device).repeat(batch, *[1] * (arg.ndim - 1))
+        if not isinstance(arg, torch.Tensor):
+            return arg
+        return arg.to(device) * (batch if i == OF_A_MEAN.get(op) else 1)
+
     def run(batch: int) -> list[torch.Tensor]:
-        given = [
-            arg.to(device).repeat(batch, *[1] * (arg.ndim - 1)) if i in PER_IMAGE[op]
-            else arg.to(device) * (batch if i == OF_A_MEAN.get(op) else 1) if isinstance(arg, torch.Tensor) else arg
-            for i, arg in enumerate(one)
-        ]  # fmt: skip
-        returned = launch(*given)
-        return [*given, *(returned if isinstance(returned, tuple) else (returned,))]
+        inputs = [repeated(i, arg, batch) for i, arg in enumerate(one)]
+        returned = launch(*inputs)
+        return [*inputs, *(returned if isinstance(returned, tuple) else (returned,))]
 
     first = [t.cpu() if isinstance(t, torch.Tensor) else None for t in run(1)]
     most = max(t.numel() for i, t in enumerate(first) if t is not None and (i >= len(one) or i in PER_IMAGE[op]))

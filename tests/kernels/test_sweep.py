@@ -25,7 +25,9 @@ COSTLY |= {("patch_scatter", "mae_vit_b")}
 def dtypes(op: str) -> tuple[torch.dtype, ...]:
     """Returns the dtypes that an op computes in."""
     names = MODULES[op].BENCH_DTYPES
-    return DTYPES if "bf16" in names else (torch.int64,) if names == ("int64",) else DTYPES[:1]
+    if names == ("int64",):
+        return (torch.int64,)
+    return DTYPES if "bf16" in names else DTYPES[:1]
 
 
 def rows() -> Iterator[tuple]:

@@ -38,7 +38,7 @@ def tensor(shape: tuple[int, ...] = (1,), strides: tuple[int, ...] = (1,), store
 
 
 def zipped(content: bytes, compressed: bool = False) -> bytes:
-    """Returns what torch.save would write for a pickle and a storage of one float."""
+    """Returns a file of torch.save with this pickle and a storage of one float."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
         for name, entry in {"data.pkl": content, "byteorder": b"little", "data/0": bytes(4), "version": b"3\n"}.items():
@@ -47,7 +47,7 @@ def zipped(content: bytes, compressed: bool = False) -> bytes:
 
 
 def legacy(content: bytes, storage: bytes = b"") -> bytes:
-    """Returns what torch.save wrote before it wrote zip files."""
+    """Returns a file of torch.save in its format before zip files."""
     return b"".join(pickle.dumps(part, 2) for part in MAGIC) + content + pickle.dumps(["0"], 2) + storage
 
 
@@ -84,7 +84,7 @@ def repeated(function: bytes, argument: bytes, times: int) -> bytes:
 
 
 def write_all(folder: Path) -> dict[str, Path]:
-    """Writes one file of each kind; returns them by what is wrong with them."""
+    """Writes one file of each kind, and returns the files by their fault."""
     many, pair = 25_000, b"](" + b"K\x01K\x02\x86" * 50_000 + b"e"
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     files = {
@@ -133,6 +133,6 @@ def write_all(folder: Path) -> dict[str, Path]:
 
 
 def sound() -> list[bytes]:
-    """Returns files of the same making that are right: the others are wrong only where their names say so."""
+    """Returns intact files made by the same functions, so that each hostile file has only the fault in its name."""
     old = legacy(named({"w": tensor(end=b"N")}), struct.pack("<q", 1) + bytes(4))
     return [zipped(named({"w": tensor()})), old]

@@ -45,7 +45,7 @@ def channels_last(x):
 
 
 def check(loss, pred, data, key):
-    """pred: the (N, C, H, W) leaf."""
+    """Checks a loss and its gradient; `pred` is the (N, C, H, W) leaf."""
     loss.backward()
     torch.testing.assert_close(loss.detach(), data[f"loss/{key}"][0], rtol=1e-5, atol=0)
     expected = data[f"grad/{key}"]
@@ -53,7 +53,7 @@ def check(loss, pred, data, key):
 
 
 def our_loss(name):
-    """Our part for the options of an official head."""
+    """Returns our loss for the options of an official head."""
     given = HEADS[name]
     kind = given["loss"]["mode"]
     spatial = {"l1_loss": MaskedL1(), "mse_loss": MaskedL2(), "focal_l1_loss": MaskedFocalL1()}[kind]
@@ -78,7 +78,7 @@ def test_loss_and_its_gradient(golden, name):
 
 @pytest.mark.parametrize("name", sorted(HEADS.keys() - OTHERS))
 def test_fused_loss_and_its_gradient(golden, name):
-    """The same, from patches in the order of a mask."""
+    """The fused loss of patches in the order of a mask equals the official one."""
     data = golden("a2mim_loss")
     pred = data["pred"].clone().requires_grad_()
     hidden = data["mask"].flatten(1)
@@ -125,7 +125,7 @@ def test_odd_widths_count_every_column_once():
 
 
 def test_statistics_batch():
-    """A micro-batch of several statistics batches is their mean; another one is a loss of its own, and says so."""
+    """The loss of several statistics batches is their mean; another size gives another loss, and is noted."""
     torch.manual_seed(0)
     d = torch.randn(4, 8, 8, 3)
     loss = FocalFrequency(batch=2)
@@ -192,7 +192,7 @@ def test_the_path_told_on_references_is_the_one_taken():
 
 @pytest.mark.parametrize("loss", [MaskedFocalL1(), MaskedFocalL1(2.0, 2.5), MaskedFocalL1(gamma=0.0)])
 def test_fused_focal_l1_alone(loss):
-    """By `patch_loss`, as on the target built in full."""
+    """`patch_loss` gives the same as a target that is built in full."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 32, 48, 3), dtype=torch.uint8, generator=generator)
     mask = Mask(torch.rand(3, 6, generator=generator).argsort(1), 2, (2, 3))
@@ -235,7 +235,7 @@ FOURIER = WithFourier(MaskedFocalL1(), FocalFrequency(), 0.5, visible_weight=1e-
 
 
 def networks(loss, **fields):
-    """(our module, the published model) of a small ResNet and a small ConvNeXt."""
+    """Yields (our module, the published model) for a small ResNet and a small ConvNeXt."""
     masking, depths = BlockMasking(), (1, 1, 1, 1)
     for kind, dims in ((ResNet, (8, 16, 32, 64)), (ConvNeXt, (8, 16, 24, 32))):
         spec = kind(depths=depths, dims=dims, **fields)
@@ -254,7 +254,7 @@ def networks(loss, **fields):
 
 
 def official(ours, state):
-    """Our tensors under their official names: A2MIM's formats come first, then those of its SimMIM baselines."""
+    """Returns our tensors under official names; A2MIM's formats come before those of its SimMIM baselines."""
     network = 0 if "encoder.backbone.conv1.weight" in ours.state_dict() else 1
     state, unmatched = FORMATS[network + (0 if ours.encoder.input.fill == "mean" else 2)].to_official(state)
     assert not unmatched
@@ -342,7 +342,7 @@ def test_every_parameter_decays_and_learns_as_officially(name):
     ],
 )
 def test_configs_are_official_models(name):
-    """Built the published way, each takes the weights of ours."""
+    """Each model built the published way takes the weights of ours."""
     config = load(CONFIGS / f"{name}.py")
     with torch.device("meta"):
         ours, theirs = build(config), published.from_config(config)

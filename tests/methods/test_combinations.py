@@ -1,4 +1,4 @@
-"""Parts of all methods put together: what fits trains a step, what cannot be is refused at build, with a way out."""
+"""Parts of all methods in combination: fitting ones train a step, others are refused at build, with advice."""
 
 import math
 from dataclasses import replace
@@ -29,7 +29,7 @@ def compose(masking, encoder, decoder=None, target=None, loss=None, size=(64, 64
 
 
 def train_a_step(config):
-    """One update from noise: a finite loss, a gradient for every trained parameter, and other weights afterwards."""
+    """Trains one update on noise: the loss is finite, every trained parameter has a gradient, weights change."""
     mim = build(config)
     optimizer = AdamW(parameter_groups(mim, config.optim), config.optim.betas, config.optim.eps)
     for group in optimizer.param_groups:
@@ -82,7 +82,7 @@ COMPARISONS = [
 
 
 def refusal(encoder, masking, decoder):
-    """What is said of a combination that cannot be, as a regular expression; None if it can."""
+    """Returns a regular expression for the refusal of a combination, or None if it works."""
     if encoder in COMPACT and not masking.startswith("uniform"):
         return "UniformMasking"
     if masking == "uniform, secondary" and encoder not in READS_VISIBLE - {"ConvMAE"}:
@@ -96,7 +96,7 @@ def refusal(encoder, masking, decoder):
 @pytest.mark.parametrize("masking", MASKINGS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_combination_trains_or_is_refused(encoder, masking, decoder):
-    """Targets and losses take turns: they see predictions and images only."""
+    """Cycles through targets and losses, which see predictions and images only."""
     number = list(ENCODERS).index(encoder) + list(MASKINGS).index(masking) + list(DECODERS).index(decoder)
     comparison = COMPARISONS[number % len(COMPARISONS)]
     # Patches of 32 pixels: a grid of 2 x 2 holds no joint blocks.

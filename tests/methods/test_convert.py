@@ -1,4 +1,4 @@
-"""`fastmim convert`: official files in and out; every name accounted for, and what the official code computes."""
+"""`fastmim convert`: official files in and out, with every name accounted for and the official outputs."""
 
 import json
 import re
@@ -52,7 +52,7 @@ config = replace(base, encoder=encoder, decoder=decoder, data=replace(base.data,
 
 
 def official_file(name: str) -> OfficialFile:
-    """A full-size official file that takes no memory: each tensor holds one number, its own."""
+    """Full-size official file that takes no memory: each tensor holds one number of its own."""
     entries = json.loads(KEY_LISTS[name].read_text())["entries"]
     state = {
         e["key"]: torch.tensor(1.0 + i, dtype=getattr(torch, e["dtype"])).expand(e["shape"])
@@ -63,7 +63,7 @@ def official_file(name: str) -> OfficialFile:
 
 @pytest.fixture
 def convert(capsys):
-    """convert(*words): what the command prints."""
+    """Function that runs the command and returns its output."""
 
     def run(*words):
         cli.main(["convert", *map(str, words)])
@@ -74,7 +74,7 @@ def convert(capsys):
 
 @pytest.fixture
 def refusal(capsys):
-    """refusal(*words): the one line that the command says when it cannot."""
+    """Function that runs the command and returns its one-line error."""
 
     def refuse(*words):
         with pytest.raises(SystemExit) as error:
@@ -88,7 +88,7 @@ def refusal(capsys):
 
 @pytest.fixture
 def tiny_mae(golden, tmp_path):
-    """The weights of the tiny golden MAE as the official code saves them, and its config file."""
+    """Weights of the tiny golden MAE as the official code saves them, and its config file."""
     data = golden("forward_mae_tiny")
     state = {name[3:]: tensor for name, tensor in data.items() if name.startswith("sd/")}
     torch.save({"model": state, "epoch": 5, "optimizer": {}}, tmp_path / "mae.pth")
@@ -106,7 +106,7 @@ def weights(run: Path):
 
 @pytest.mark.parametrize("name", KEY_LISTS)
 def test_key_lists_there_and_back(name):
-    """Recognised, sizes inferred, every name and shape at home, and the same tensors come back."""
+    """A file is recognised, its sizes are inferred, every name fits, and the same tensors come back."""
     file = official_file(name)
     fmt, state = official_weights.unwrap(file).format, file.state
     assert official_weights.unwrap(replace(file, container=None)).format is fmt
@@ -147,7 +147,7 @@ def test_a_file_that_lacks_what_tells_its_size_is_refused_in_words(name):
     covering(zip(CONFIGS.values()), lambda path: traits(tiny(row(path))), lambda path: f"{path.parts[-3]}-{path.stem}"),
 )
 def test_models_of_all_configs_go_out_and_come_back(path):
-    """To every official format that has a place for all their weights, of which there is one at least."""
+    """Each model is written in every official format that fits, and at least one fits."""
     with torch.device("meta"):
         mim = build(load(path))
         fitting = [fmt for fmt in official_weights.FORMATS if official_weights._fits(fmt, mim)]
@@ -183,7 +183,7 @@ def test_the_tiny_mae_through_the_command(tiny_mae, tmp_path, convert):
 
 
 def test_the_tiny_swin_through_the_command(golden, tmp_path, convert):
-    """Its sizes and heads are read from the tables; the tables that only the official code saves come back too."""
+    """Sizes and heads are read from the tables. Tables that only the official code saves come back too."""
     data = golden("forward_simmim_swin_ms_tiny")
     state = {name[3:]: tensor for name, tensor in data.items() if name.startswith("sd/")}
     torch.save({"model": state}, tmp_path / "swin.pth")
@@ -206,7 +206,7 @@ def test_the_tiny_swin_through_the_command(golden, tmp_path, convert):
 
 
 def test_the_tiny_um_mae_through_the_command(golden, tmp_path, convert):
-    """A decoder of an unpublished width: its heads come from a configuration."""
+    """The heads of a decoder of an unpublished width come from a configuration."""
     data = golden("forward_ummae_swin_tiny")
     state = {name[3:]: tensor for name, tensor in data.items() if name.startswith("sd/")}
     torch.save({"model": state, "args": Namespace(model="tiny")}, tmp_path / "um.pth")
@@ -241,7 +241,7 @@ def test_every_name_is_accounted_for(tiny_mae, tmp_path, convert):
 
 
 def test_a_file_without_key_biases(tiny_mae, tmp_path, convert):
-    """long_seq_mae's option."""
+    """long_seq_mae has an option for this."""
     _, state, file, config_file = tiny_mae
     for name in [name for name in state if name.endswith(".attn.qkv.bias")]:
         q, k, v = state.pop(name).chunk(3)
@@ -256,7 +256,7 @@ def test_a_file_without_key_biases(tiny_mae, tmp_path, convert):
 
 
 def test_tables_of_another_window():
-    """SimMIM's Swin-B from window 6 to window 7, as its fine-tuning does."""
+    """SimMIM's Swin-B goes from window 6 to window 7, as in its fine-tuning."""
     file = official_file("simmim_swin_base_192_window6")
     fmt, state = official_weights.unwrap(file).format, file.state
     config = official_weights.infer_config(fmt, state)
@@ -270,7 +270,7 @@ def test_tables_of_another_window():
 
 
 def test_an_encoder_alone_gets_a_new_decoder(tiny_mae, tmp_path, convert):
-    """The plain downloads of facebookresearch/mae."""
+    """Such files are the usual downloads of facebookresearch/mae."""
     _, state, file, config_file = tiny_mae
     encoder = {name: t for name, t in state.items() if not name.startswith("decoder_") and name != "mask_token"}
     torch.save({"model": encoder}, file)
@@ -292,7 +292,7 @@ def test_another_image_size(tiny_mae, tmp_path, convert):
 
 
 def test_the_format_to_write(tiny_mae):
-    """PixMIM's model is MAE's, with a filter in the file."""
+    """PixMIM's model is MAE's, and its file also holds a filter."""
     config = load(tiny_mae[3])
     assert official_weights.choose_format(build(config), None).name.startswith("MAE (")
     assert official_weights.choose_format(build(config), "mae").name.startswith("MAE (")

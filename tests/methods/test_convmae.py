@@ -1,4 +1,4 @@
-"""ConvMAE against the published way, which computes hidden positions too; sizes; and what hidden pixels can reach."""
+"""ConvMAE equals the published way, which computes hidden positions too; sizes; reach of hidden pixels."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_hidden_pixels_reach_nothing_visible(images, mask):
 
 
 def test_features_are_those_of_nothing_hidden(images):
-    """Of a rectangle, in any order of its patches."""
+    """Features of a rectangle equal those from a mask that hides nothing, in any order of the patches."""
     mim = build(size=(64, 96))
     images = images[:, :64]
     mask = Mask(torch.rand(3, 24).argsort(dim=1), 24, (4, 6))
@@ -128,7 +128,7 @@ def test_refused_sizes():
 
 
 def test_published_sizes():
-    """The sheet's parameter counts, in millions, with the fixed position tables: 84.6 + 4.33 + 26.1 = 115.0."""
+    """Parameter counts in millions, with the fixed position tables, are 84.6 + 4.33 + 26.1 = 115.0."""
     with torch.device("meta"):
         encoder = ConvMAE().build(ImageSpec((224, 224), MEAN, STD), RandomMasking())
         decoder = TransformerDecoder().build(encoder)
@@ -144,7 +144,7 @@ def test_published_sizes():
 
 
 def test_initialisation():
-    """Xavier on the flattened third patch embedding and on linear layers; torch's own on the other convolutions."""
+    """The third patch embedding and linear layers are Xavier-uniform; other convolutions have torch's default."""
     torch.manual_seed(0)
     encoder = ConvMAE(embed_dims=(64, 96, 128), depths=(1, 1, 1), num_heads=2).build(
         ImageSpec((32, 32), MEAN, STD), RandomMasking()
@@ -169,7 +169,7 @@ def test_initialisation():
 
 
 def test_row_and_its_checkpoints():
-    """The whole file there and back; and the released one, which lacks what pre-training alone needs."""
+    """A whole file converts both ways; the released file lacks the parameters that only pre-training needs."""
     config = load(CONFIGS / "convmae/pretrain/convmae_base_224_1600ep.py")
     with torch.device("meta"):
         mim, published = pretrain.build(config), convmae.from_config(config, "sdpa")

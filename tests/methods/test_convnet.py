@@ -1,4 +1,4 @@
-"""ResNet and ConvNeXt encoders: what they read, what they export, and their batch norm in every precision."""
+"""ResNet and ConvNeXt encoders: their input, their export, and batch norm in every precision."""
 
 import json
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_features_are_timms(kind, reads, stride):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_stride(kind):
-    """Patches are as small as it says; the maps are those of the deepest stage of each stride, as a pyramid wants."""
+    """Patches have the side of the output stride; maps are those of the deepest stage of each stride."""
     spec = kind(**SMALL, output_stride=8)
     encoder, masking = build(spec, RandomMasking(0.5), (32, 64))
     assert encoder.patch_size == 8 and encoder.grid == (4, 8)
@@ -149,7 +149,7 @@ def test_official_code_has_no_output_stride():
 
 
 def changed(encoder, masking, where):
-    """(B, N) bool: latent tokens that change when the pixels (B, H, W) `where` do."""
+    """Returns the tokens, (B, N) bool, that change if the pixels `where`, (B, H, W) bool, change."""
     encoder.eval()
     mask = draw(encoder, masking)
     images = torch.randint(0, 256, (2, 64, 128, 3), dtype=torch.uint8)
@@ -174,7 +174,7 @@ def test_hidden_pixels_leave_no_trace_but_their_mean(kind):
 
 
 def test_which_baselines_leak():
-    """ConvNeXt's stem never crosses a mask's border: a replacing token hides all. The official baseline adds it."""
+    """A replacing token hides all, because ConvNeXt's stem never crosses a mask's border; an added token does not."""
 
     def hidden(mask):
         return mask.hidden_map((64, 128))
@@ -198,7 +198,7 @@ def test_compact_grid_holds_visible_patches_only(kind, secondary):
 
 
 def test_compact_image_is_a_patchwork_of_the_visible_patches():
-    """A network on the compact grid is the network on the image of half the size that the patches make."""
+    """Reading visible patches equals running the network on the smaller image that the patches form."""
     encoder, masking = build(ResNet(**SMALL, reads="visible"), UniformMasking(0.0))
     encoder.eval()
     mask = draw(encoder, masking)
@@ -229,7 +229,7 @@ def test_initialisation():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkpointing_changes_nothing(kind):
-    """Not even running statistics, which a recomputed forward would count twice; nor drop path's draws."""
+    """Checkpointing changes neither running statistics nor the draws of drop path."""
     spec = kind(**SMALL, drop_path=0.5)
     results = []
     for checkpointing in (False, True):
@@ -256,7 +256,7 @@ def test_batch_norm_is_torchs():
 
 
 def test_batch_norm_is_exact_in_every_memory_format():
-    """Images whose hidden patches hold one colour, which torch's channels-last sums get wrong by 1e-4."""
+    """Statistics are right for images of one colour, where torch's channels-last sums are off by 1e-4."""
     torch.manual_seed(0)
     hidden = torch.rand(2, 1, 112, 112) < 0.6
     x = torch.where(hidden, torch.tensor([0.3, 1.7])[:, None, None], torch.randn(2, 2, 112, 112))

@@ -1,4 +1,4 @@
-"""The detector's parts: maps, pyramids, losses, gradients and detections; targets that move with the pixels; scores."""
+"""The detector: maps, pyramids, losses, gradients, detections, targets that move with the pixels, scores."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def data(shapes, **fields):
 
 
 def loaded(shapes, ids, data, root=None):
-    """A batch of training samples, and how each was cut."""
+    """Returns a batch of training samples and the cut of each."""
     manifest = Manifest.scan(str(root or data.root))
     arguments = (Quarantine(manifest, 0), torch.arange(len(manifest)), torch.device("cpu"))
     with open_loader(manifest, data, 5, *arguments) as loader:
@@ -65,7 +65,7 @@ def batch_of(shapes, ids):
 
 @pytest.mark.parametrize("kind", [ViT, BEiT, Swin, UMSwin, UMPVT, ConvMAE, ResNet, ConvNeXt])
 def test_every_encoder_detects(kind, shapes):
-    """All that is trained has a gradient, layer decay reaches the encoder only, boxes lie in the sample."""
+    """All trained parameters have a gradient, layer decay reaches the encoder only, boxes lie in the sample."""
     model = detector(shapes, kind)
     images, targets = batch_of(shapes, torch.arange(4))
     torch.manual_seed(0)
@@ -97,7 +97,7 @@ def test_heads(norm, box_convs, shapes):
 
 
 def test_pyramid_of_a_plain_vit(shapes):
-    """Strides of a quarter to twice that of the patch, and one more for proposals; anchors of eight strides."""
+    """Strides go from a quarter to twice the patch, plus one for proposals; anchors are eight strides large."""
     model = detector(shapes, ViT)
     maps = model.pyramid([torch.randn(1, 32, 8, 8)])
     assert [tuple(x.shape) for x in maps] == [(1, 16, n, n) for n in (32, 16, 8, 4, 2)]
@@ -115,7 +115,7 @@ def test_proposals_are_drawn_from_the_seed_alone(shapes):
 
 
 def test_sixteen_bits(shapes):
-    """Anchors, boxes and scores are float32 and as in 32 bits, whatever computes the maps."""
+    """Anchors, boxes and scores are float32 at every precision of the maps."""
     from torchvision.ops import box_iou
 
     images, targets = batch_of(shapes, torch.arange(2))
@@ -140,7 +140,7 @@ def test_sixteen_bits(shapes):
 
 
 def test_targets_move_with_the_pixels(shapes):
-    """Masks, cut and flipped as the loader does it with a picture of each mask: the same, but for borders."""
+    """Masks that are cut and flipped equal pictures of the masks through the loader, except at borders."""
     annotations, spec = Annotations(str(shapes / "train.json")), data(shapes)
     manifest = Manifest.scan(spec.root)
     ids = torch.cat([sample_id(torch.arange(12), epoch) for epoch in range(4)])
@@ -174,7 +174,7 @@ def test_targets_move_with_the_pixels(shapes):
 
 
 def truth(annotations):
-    """The annotations as if found."""
+    """Returns the annotations in the form of detections."""
     from pycocotools import mask as coco
 
     found = []
@@ -187,7 +187,7 @@ def truth(annotations):
 
 
 def test_scores(shapes):
-    """What is there, found: 1; nothing: 0; half of it: about a half; of other classes: 0; no large shapes: no score."""
+    """Perfect detections score 1, none 0, half about a half, wrong classes 0; absent sizes have no score."""
     annotations = Annotations(str(shapes / "train.json"))
     found = truth(annotations)
     perfect = average_precision(annotations, found)
@@ -205,7 +205,7 @@ def test_scores(shapes):
 
 
 def test_detections_come_back_to_the_image(shapes):
-    """Targets of the resized and padded whole image, taken for detections, score 1 in its own pixels."""
+    """Targets of the resized and padded image, taken as detections, score 1 in the image's own pixels."""
     annotations, found = Annotations(str(shapes / "train.json")), []
     spec = data(shapes, crop=ScaleJitterCrop((1.0, 1.0)), flip=0.0)
     batch, cuts, manifest = loaded(shapes, torch.arange(12), spec)

@@ -1,4 +1,4 @@
-"""The export: what timm gets is what was trained, or nothing is left."""
+"""Export for timm: the copy equals the trained encoder, or nothing is written."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from fastmim.config.classify import Finetune, Head, LabelledData, Probe
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
-from fastmim.export.card import card
-from fastmim.export.load import from_export, from_run, weights
+from fastmim.export.load import final_weights, from_export, from_run
+from fastmim.export.model_card import compose_card
 from fastmim.model.encoders import BEiT, ConvNeXt, ResNet, Swin
 from fastmim.model.encoders.vit import ViTEncoder
 from fastmim.run import checkpoint
@@ -32,7 +32,7 @@ CONFIG = replace(CONFIG, encoder=replace(CONFIG.encoder, depth=2), data=replace(
 
 @pytest.fixture
 def weights_of_run():
-    """Of a model in which every parameter, biases and norms too, has its own value."""
+    """Weights of a model in which no two parameters are equal, not even biases and norms."""
     mim = build(CONFIG)
     for parameter in mim.parameters():
         if parameter.requires_grad:
@@ -56,7 +56,7 @@ def test_timm_loads_what_was_trained(weights_of_run, tmp_path):
 
 
 def test_an_old_export_is_replaced(weights_of_run, tmp_path):
-    """One of another form too; a link that the user names stays."""
+    """An earlier export is replaced, in another format too. A link that the user names stays a link."""
     import timm
 
     folder, link = tmp_path / "encoder", tmp_path / "link"
@@ -71,7 +71,7 @@ def test_an_old_export_is_replaced(weights_of_run, tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, name):
-    """Such as a card with the licence filled in; a file that is missing does not count."""
+    """An example is a card with the licence filled in. A missing file is no change."""
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content.replace(b"fastmim", b"FastMIM", 1) if b"fastmim" in content else content + b" ")
@@ -86,7 +86,7 @@ def test_an_export_that_somebody_edited_is_left_alone(weights_of_run, tmp_path, 
 
 
 def test_the_current_folder_is_not_replaced(weights_of_run, tmp_path, monkeypatch):
-    """Whoever stands in it would stand nowhere afterwards."""
+    """A shell inside the folder would lose its current directory."""
     folder = export.export_encoder(CONFIG, weights_of_run, tmp_path / "encoder")
     monkeypatch.chdir(folder)
     for out in (".", "../encoder"):
@@ -132,10 +132,10 @@ def test_an_interrupted_export_leaves_the_earlier_one(weights_of_run, tmp_path, 
         raise KeyboardInterrupt
 
     if moment in ("writing", "checking"):
-        part = {"writing": "write", "checking": "problem"}[moment]
-        monkeypatch.setitem(export.LAYOUTS, "timm", replace(export.LAYOUTS["timm"], **{part: interrupt}))
+        part = {"writing": "write", "checking": "find_problem"}[moment]
+        monkeypatch.setitem(export.FORMATS, "timm", replace(export.FORMATS["timm"], **{part: interrupt}))
     elif moment == "the card":
-        monkeypatch.setattr(export, "card", interrupt)
+        monkeypatch.setattr(export, "compose_card", interrupt)
     else:
         rename, name = Path.rename, {"first move": "old", "second move": "encoder"}[moment]
         moves = iter((interrupt,))
@@ -199,9 +199,9 @@ def test_only_regular_files_are_replaced_whatever_a_receipt_says(tmp_path, make,
     receipt = {".git": digest, "README.md": hashlib.sha256(b"").hexdigest()}
     (tmp_path / "README.md").write_text(f"<!-- fastmim export, SHA-256 of its files: {json.dumps(receipt)} -->\n")
     with pytest.raises(ValueError, match=r"\.git was changed since it was exported"):
-        export.replaceable(tmp_path)
+        export.resolve_target(tmp_path)
     (tmp_path / ".git").rename(tmp_path.with_name(f"{tmp_path.name}-kept"))
-    assert export.replaceable(tmp_path) == tmp_path.resolve()
+    assert export.resolve_target(tmp_path) == tmp_path.resolve()
 
 
 def another_timm(monkeypatch):
@@ -230,7 +230,7 @@ def not_a_number(monkeypatch):
 
 @pytest.mark.parametrize("fault", [another_timm, another_forward, not_a_number])
 def test_a_failed_export_leaves_nothing(weights_of_run, tmp_path, monkeypatch, fault):
-    """And the earlier export as it was."""
+    """An earlier export stays as it was."""
     export.export_encoder(CONFIG, weights_of_run, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
     message = fault(monkeypatch)
@@ -243,7 +243,7 @@ def test_a_failed_export_leaves_nothing(weights_of_run, tmp_path, monkeypatch, f
 
 
 def classifier(config: Finetune | Probe) -> torch.nn.Module:
-    """Of a run of this config, with weights and statistics that are all different."""
+    """Module of a run of this config, with weights and statistics that are all different."""
     module = classify.build(config, 5, torch.zeros(3, dtype=torch.int64))
     generator = torch.Generator().manual_seed(0)
     for tensor in module.parameters():
@@ -296,7 +296,7 @@ def test_timm_classifies_as_the_run_does(kind, head, tmp_path):
         torch.testing.assert_close(module.predict(images), expected, rtol=1e-4, atol=1e-4)
     text = (folder / "README.md").read_text()
     what = "the class token" if head.pool == "cls" else "the mean over all positions"
-    assert copy.num_classes == 5 and f"`model(images)` gives 5 logits, computed from {what}" in text
+    assert copy.num_classes == 5 and f"`model(images)` returns 5 logits, computed from {what}" in text
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("Swin", "after"), ("ResNet", "new")])
@@ -333,7 +333,7 @@ def test_averaged_weights_are_those_that_leave(tmp_path):
     averages = {name: p.detach() + 1 for name, p in module.named_parameters() if p.requires_grad}
     state = {"model": module.state_dict(), "ema": averages}
     checkpoint.save(tmp_path / "checkpoints", 1, state, {"config": to_json(config)}, keep=1)
-    found = weights(checkpoint.load(tmp_path / "checkpoints"))
+    found = final_weights(checkpoint.load(tmp_path / "checkpoints"))
     folder = export.export_encoder(config, found, tmp_path / "out")
     copy = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(copy.head.weight, averages["fc.weight"]) and torch.equal(
@@ -351,7 +351,7 @@ def test_timm_can_give_it_another_number_of_classes(weights_of_run, tmp_path):
 
 
 def test_a_folder_for_the_hub(weights_of_run, tmp_path):
-    """timm loads it, and its card has a header that huggingface_hub reads."""
+    """timm loads the folder, and huggingface_hub reads the header of its card."""
     import timm
     from huggingface_hub import ModelCard  # here, as it takes a third of a second
 
@@ -378,13 +378,13 @@ TINY = replace(VIT, name="vit_tiny_patch16_224", embed_dim=192, num_heads=3)
 def test_a_card_is_titled_after_the_network_that_it_is(encoder, title):
     config = replace(CONFIG, encoder=encoder, data=replace(CONFIG.data, size=(224, 224)))
     trained = from_run(config, build(config).state_dict())
-    text = card(trained, config, None, 0, "timm", export.TIMM.snippet(trained, "out"), [])
+    text = compose_card(trained, config, None, 0, "timm", export.TIMM.snippet(trained, "out"), [])
     assert text.startswith(title)
     assert f"* Network: timm's {encoder.name} with img_size=(224, 224), patch_size=16, depth={encoder.depth}, " in text
 
 
 def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
-    """Data, schedule, losses, speed, results; and of paths only the last part."""
+    """The card names data, schedule, losses, speed and results, and the last part of paths only."""
     import timm
 
     run = tmp_path / "run"
@@ -410,7 +410,7 @@ def test_the_card_says_what_the_run_was(weights_of_run, tmp_path):
         "| peak memory | 2.00 GiB a process |",
         "| training loss, last logged | 0.5 |",
         "| loss on held-out images | 0.625 |",
-        "| there, predicting zero | 1 |",
+        "| loss there, predicting zero | 1 |",
         "| k-NN: top1 | 0.875 |",
         '"global_batch": 32',
         f"timm {timm.__version__}",

@@ -1,4 +1,4 @@
-"""Names from outside in what an export writes: never code, markup or another program's placeholder."""
+"""Hostile names in the files of an export are never code, markup or another program's placeholder."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 import fastmim
 from fastmim import cli
-from fastmim.export import card, export
+from fastmim.export import export, model_card
 from fastmim.export.load import from_run
 from fastmim.model.build import build
 from fastmim.model.encoders import ResNet, Swin
@@ -46,7 +46,7 @@ NAMES = {
 
 @pytest.fixture(params=NAMES)
 def folder(request, tmp_path, monkeypatch):
-    """A folder of such a name, relative to the current directory."""
+    """Makes a folder with a hostile name, relative to the current directory."""
     monkeypatch.chdir(tmp_path)
     path = Path(NAMES[request.param]) / "encoder"
     path.mkdir(parents=True)
@@ -54,7 +54,7 @@ def folder(request, tmp_path, monkeypatch):
 
 
 class Recorder:
-    """Stands for a library: any call of any part of it is recorded."""
+    """Stand-in for a library that records every call of its parts."""
 
     def __init__(self, calls):
         self.calls = calls
@@ -91,7 +91,7 @@ def test_generated_python_names_the_folder_and_does_nothing_else(folder, trained
         monkeypatch.setitem(sys.modules, name, Recorder(calls))
     for to, kinds in {"timm": ["ViT"], "hub-folder": ["ViT"], "detectron2": list(trained), "mmdet": ["ViT"]}.items():
         for kind in kinds:
-            found = export.LAYOUTS[to].snippet(trained[kind], str(folder)).code
+            found = export.FORMATS[to].snippet(trained[kind], str(folder)).code
             variables = {}
             exec(found, variables)  # noqa: S102
             weights = str(folder / "backbone.pth")
@@ -103,20 +103,20 @@ def test_generated_python_names_the_folder_and_does_nothing_else(folder, trained
                 assert variables["model"]["backbone"]["init_cfg"]["checkpoint"] == weights and "{{" not in found
             else:
                 assert resolved(variables["train"].__dict__["init_checkpoint"]) == weights
-    found = export.LAYOUTS["onnx"].snippet(trained["ViT"], str(folder)).code
+    found = export.FORMATS["onnx"].snippet(trained["ViT"], str(folder)).code
     assert f"InferenceSession({str(folder / 'model.onnx')!r})" in found
     compile(found, "usage.py", "exec")
     assert not Path("spoilt").exists()
 
 
 def resolved(text: str) -> str:
-    """What OmegaConf makes of a string: an interpolation is one that an even number of backslashes precedes."""
+    """Resolves a string as OmegaConf does: an interpolation follows an even number of backslashes."""
     assert all(len(found[1]) % 2 for found in re.finditer(r"(\\*)\$\{", text))
     return re.sub(r"(\\*)\$\{", lambda found: "\\" * (len(found[1]) // 2) + "${", text)
 
 
 def test_a_run_of_any_name_is_exported_and_loaded(folder, monkeypatch, capsys):
-    """The folder is that of an encoder, the run the one above it."""
+    """The export lies inside the run folder."""
     import timm
 
     folder.rmdir()
@@ -154,7 +154,7 @@ HEADINGS = ["Use", "Training", "Results", "Recipe", "Limits", "Licence"]
 
 
 def test_a_card_holds_foreign_text_as_text(tmp_path):
-    """Every name in every place of a run folder, whatever type it stands for."""
+    """Every hostile name stands in every place of a run folder, also in place of other types."""
     for name in NAMES.values():
         run = tmp_path / "run"
         run.mkdir(exist_ok=True)
@@ -181,8 +181,8 @@ def test_a_card_holds_foreign_text_as_text(tmp_path):
             train=replace(CONFIG.train, deepspeed=f"private/{name}"),
         )  # fmt: skip
         trained = from_run(config, build(config).state_dict())
-        snippet = export.LAYOUTS["hub-folder"].snippet(trained, name)
-        text = card.card(trained, config, run, 1, "hub-folder", snippet, [])
+        snippet = export.FORMATS["hub-folder"].snippet(trained, name)
+        text = model_card.compose_card(trained, config, run, 1, "hub-folder", snippet, [])
         assert text.startswith("---\nlibrary_name: timm\n") and "private" not in text
         header, body = text[4:].split("\n---\n\n", 1)
         assert re.fullmatch(r"([\w-]+:( [\w-]+)?|- [\w-]+)(\n([\w-]+:( [\w-]+)?|- [\w-]+))*", header)
@@ -204,8 +204,9 @@ def test_a_card_holds_foreign_text_as_text(tmp_path):
 
 def test_a_code_span_shows_its_text():
     for name in NAMES.values():
-        (span,) = [t for t in tokens_of(f"| x |\n|---|\n| {card.code(name)} |") if t.type == "code_inline"]
-        text = card.shown(name).replace("|", "\\x7c")
+        (span,) = [t for t in tokens_of(f"| x |\n|---|\n| {model_card.code(name)} |") if t.type == "code_inline"]
+        text = model_card.shown(name).replace("|", "\\x7c")
         assert (
-            span.content.strip() == (text if len(text) <= card.LONGEST else f"{text[:200]}... (250 characters)").strip()
+            span.content.strip()
+            == (text if len(text) <= model_card.LONGEST else f"{text[:200]}... (250 characters)").strip()
         )

@@ -1,10 +1,10 @@
-"""Exports for MMDetection, MMSegmentation and Detectron2 hold every name that these have, in their shapes and layouts.
+"""Exports for MMDetection, MMSegmentation and Detectron2 hold every name of the library, in its shapes and layouts.
 
-None of the three is a dependency, so names and shapes are compared with lists written from their code. Their own
-modules were tried once, with these files, by hand: SwinTransformer and ResNet of mmdet 3.3.0 and mmseg 1.2.2,
-VisionTransformer, BEiTViT and ConvNeXt of mmpretrain 1.2.0, and ViT, SwinTransformer and ResNet of detectron2 (its main
-branch), compiled ops left out, each built from the configuration that the export writes and loaded by the library's own
-loader. Names and shapes were those below; features differed by at most 3.2e-6 (values around 1).
+The libraries are no dependencies, so names and shapes are compared with lists written from their code. Their own
+modules were tried once, by hand: SwinTransformer and ResNet of mmdet 3.3.0 and mmseg 1.2.2, VisionTransformer, BEiTViT
+and ConvNeXt of mmpretrain 1.2.0, and ViT, SwinTransformer and ResNet of detectron2's main branch, without compiled ops.
+Each was built from the config of the export and loaded by the library's own loader. Names and shapes were those below.
+Features differed by at most 3.2e-6 (values around 1).
 """
 
 import ast
@@ -36,7 +36,7 @@ TINY_VIT = {"depth": 4, "embed_dim": 16, "num_heads": 2}
 SWIN_LISTS = (8, TINY_SWIN["depths"], TINY_SWIN["num_heads"], 3)
 BEIT = {"shared_bias": False, "absolute_pos": True}
 ABSENT = {f"norm{i}.{p}" for i in range(3) for p in ("weight", "bias")}
-"""Norms of the first three maps, which pre-training has not."""
+"""Norms of the first three maps, which pre-training lacks."""
 
 # library, encoder, image size, names and shapes that the library has
 CASES = {
@@ -97,7 +97,7 @@ def encoder_of(spec, size: tuple[int, int]) -> nn.Module:
 
 
 def randomized(module: nn.Module) -> nn.Module:
-    """Every parameter, biases and norms too, with its own value."""
+    """Gives every parameter its own value, biases and norms too."""
     generator = torch.Generator().manual_seed(0)
     for tensor in (*module.parameters(), *(b for n, b in module.named_buffers() if "running" in n)):
         tensor.data += 0.1 * torch.rand(tensor.shape, generator=generator)
@@ -131,7 +131,7 @@ def test_values_come_back(case):
 
 
 def test_merged_patches_are_in_the_order_of_unfold():
-    """mmcv's PatchMerging: nn.Unfold of 2 x 2, so (channel, row, column), norm, linear."""
+    """mmcv's PatchMerging is nn.Unfold of 2 x 2 (channel, row, column), then norm and linear layer."""
     spec, size = CASES["mmdet Swin"][1:3]
     encoder = randomized(encoder_of(spec, size))
     state = openmmlab.find_backbone(spec, encoder, ImageSpec(size, MEAN, MEAN)).to_library(
@@ -184,7 +184,7 @@ EXPORTED = {
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_a_file_a_fragment_and_a_card(name, tmp_path):
-    """The file is read as an official one is, and the configuration is Python that names it and the run's colours."""
+    """The file is read as an official file. The config is Python that names the file and the run's colours."""
     spec, size, libraries = EXPORTED[name]
     config = config_of(spec, size)
     state = randomized(build(config)).state_dict()
@@ -217,7 +217,10 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "mmdet")
     assert "backbone.ln1.weight" not in read_official(folder / "backbone.pth").state
     assert "final_norm=False" in (folder / "config.py").read_text()
-    assert "The classifier stayed behind with the norm in front of it" in (folder / "README.md").read_text()
+    assert (
+        "The file does not hold the classifier, nor the norm between pooling and classifier."
+        in (folder / "README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path)
             "Detectron2 has no BEiT; this encoder can go --to timm, mmdet, mmseg",
         ),
         (ViT(**TINY_VIT), (32, 48), "detectron2", "positions of a square image"),
-        (ViT(**TINY_VIT | {"depth": 2}), (32, 32), "mmseg", "reads 4 blocks of a ViT, and this one has 2"),
+        (ViT(**TINY_VIT | {"depth": 2}), (32, 32), "mmseg", "reads 4 blocks of a ViT, this ViT has 2"),
         (ResNet(**ENCODERS["ResNet"]), (64, 64), "mmdet", "this encoder is resnet50 with (1, 1, 2, 1) blocks"),
         (
             ResNet("resnet18", dims=(4, 8, 16, 32)),

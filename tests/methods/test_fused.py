@@ -1,4 +1,4 @@
-"""`train.kernels`: every method learns the same on the fused kernels and on their references in plain torch."""
+"""`train.kernels`: every method learns the same on fused kernels and on references in plain torch."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ METHODS = methods()
 
 
 def curve(config, reference: bool) -> list[float]:
-    """Losses of four updates from the same weights on the same images."""
+    """Returns the losses of four updates from the same weights on the same images."""
     torch.manual_seed(0)
     mim = build(config)
     images = torch.randint(0, 256, (4, *config.data.size, len(config.data.mean)), dtype=torch.uint8)

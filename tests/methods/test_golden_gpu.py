@@ -22,7 +22,7 @@ IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 @pytest.fixture(autouse=True)
 def full_precision():
-    """Convolutions in float32, not in TF32."""
+    """Runs convolutions in float32, not in TF32."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 

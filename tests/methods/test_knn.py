@@ -30,7 +30,7 @@ def test_separable_and_random_features():
 
 
 def test_votes_are_weighted_by_similarity():
-    """One near neighbour outvotes two far ones."""
+    """One near neighbour outvotes two far neighbours."""
     bank = torch.tensor([[1.0, 0.05], [0.0, 1.0], [-0.2, 1.0]])
     assert knn_accuracy(bank, torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), k=3) == 1.0
 
@@ -56,7 +56,7 @@ CONFIG = ROOT / "configs/debug/tiny_cpu.py"
 
 @pytest.mark.parametrize("row", ["debug/tiny_cpu", "a2mim/pretrain/resnet50_300ep"])
 def test_the_command(row, tmp_path, capsys):
-    """Classes that differ in brightness are told apart by any network; the second call reads the first's features."""
+    """Any network separates classes of different brightness. The second call reads the first call's features."""
     generator = np.random.default_rng(0)
     for part, count in (("train", 30), ("test", 5)):
         for name, level in (("a", 40), ("b", 120), ("c", 210)):

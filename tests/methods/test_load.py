@@ -1,4 +1,4 @@
-"""`fastmim.load`: encoder and transform of a run, an export, an official checkpoint, and where people use them."""
+"""`fastmim.load`: encoder and transform of a run, an export or an official checkpoint, and their uses."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from fastmim.convert import official_weights
 from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest
 from fastmim.export import export
-from fastmim.export.load import find, from_run
+from fastmim.export.load import from_run, load_trained
 from fastmim.export.timm_models import tensor_names, timm_model, timm_tokens
 from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def run_of(config, folder, module=None):
-    """A run folder with a checkpoint of a module of this config."""
+    """Writes a run folder with a checkpoint of a module of this config."""
     module = module or randomized(build(config))
     checkpoint.save(folder / "checkpoints", 1, {"model": module.state_dict()}, {"config": to_json(config)}, keep=1)
     return folder
@@ -57,14 +57,14 @@ def run_of(config, folder, module=None):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run folder of each kind of encoder."""
+    """Run folders, one for each kind of encoder."""
     folder = tmp_path_factory.mktemp("runs")
     return {name: run_of(config_of(*SIZES[name]), folder / name) for name in SIZES}
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Noise, of two classes: wide, turned by EXIF, grey, and with transparency."""
+    """Noise images of two classes: wide, turned by EXIF, grey, and with transparency."""
     folder, generator = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir()
@@ -88,7 +88,7 @@ def images_of(name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_features_of_every_kind(name, runs):
-    """Shapes, the last stage beside `dense`, and timm's `forward_features` bit for bit."""
+    """Checks shapes, the last stage against `dense`, and tokens against timm's, bit for bit."""
     import timm
 
     encoder, _ = fastmim.load(runs[name])
@@ -105,7 +105,7 @@ def test_features_of_every_kind(name, runs):
             assert x.shape == (2, channels, height // stride, width // stride)
         with pytest.raises(ValueError, match="pre-trained only, so it has no classifier"):
             encoder.logits(images)
-        trained = find(runs[name])
+        trained = load_trained(runs[name])
         if timm_model(trained) is not None:
             args = {"in_chans": 3, "num_classes": 0} | timm_model(trained)["model_args"]
             model = timm.create_model(timm_model(trained)["architecture"], **args).eval()
@@ -116,7 +116,7 @@ def test_features_of_every_kind(name, runs):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_pooled_features_are_the_same_in_every_library(name, runs, tmp_path):
-    """The mean of what a run without classifier gives: by a call in timm, and in `fastmim.load` of run and export."""
+    """Without a classifier, timm and `fastmim.load` of run and export return the mean over positions."""
     import timm
 
     config, images = config_of(*SIZES[name]), images_of(name)
@@ -125,10 +125,10 @@ def test_pooled_features_are_the_same_in_every_library(name, runs, tmp_path):
     with torch.no_grad():
         raster = expected.tokens(images)[:, expected.encoder.num_prefix_tokens :].mean(1)
         assert torch.equal(expected(images), raster) and torch.equal(fastmim.load(folder)[0](images), raster)
-        if timm_model(find(runs[name])) is not None:
+        if timm_model(load_trained(runs[name])) is not None:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
             torch.testing.assert_close(model(images), raster)
-    words = "(images)` gives pooled features: the mean over all positions"
+    words = "(images)` returns pooled features: the mean over all positions"
     assert words in (folder / "README.md").read_text() and words.replace("`", "") in (folder / "usage.py").read_text()
 
 
@@ -146,7 +146,7 @@ def test_an_export_gives_what_the_run_gives(name, runs, tmp_path):
 
 
 def test_a_classifier(tmp_path):
-    """Pooled features are what its linear layer is given."""
+    """Pooled features are the input of the linear layer."""
     config = Finetune(
         encoder=ViT(**TINY_VIT), data=LabelledData(crop=CenterCrop(), size=(32, 32)), head=Head("cls", "after")
     )
@@ -163,7 +163,7 @@ def test_a_classifier(tmp_path):
     "row", ["mae/pretrain/vit_base_patch16_224_800ep", "simmim/pretrain/swin_base_window6_192_800ep"]
 )
 def test_an_official_checkpoint(row, tmp_path):
-    """Sizes come from its shapes; heads of published widths cannot, so the model is as wide as one of those."""
+    """Sizes come from shapes. The model has a published width, because shapes do not determine heads."""
     config = load_config(ROOT / f"configs/{row}.py")
     small = {"depth": 1, "embed_dim": 192, "num_heads": 3} if "vit" in row else {"depths": (1, 1, 1, 1)}
     decoder = replace(config.decoder, depth=1) if "vit" in row else config.decoder
@@ -179,20 +179,20 @@ def test_an_official_checkpoint(row, tmp_path):
 
 
 def test_the_transform_sees_what_evaluation_sees(runs, photographs):
-    """Bit for bit: the loader's images of these files, normalised."""
+    """The transform equals the loader's normalised images bit for bit."""
     config = config_of(*SIZES["ViT"])
     encoder, transform = fastmim.load(runs["ViT"])
     data = LabelledData(crop=config.data.crop, size=config.data.size, mean=MEAN, loader="pillow", workers=1)
     manifest = Manifest.scan(str(photographs))
     with whole_images(manifest, data, torch.device("cpu")) as loader:
         ((images, index),) = loader.batches([torch.arange(len(manifest))])
-    for pixels, i in zip(find(runs["ViT"]).normalize(images), index.tolist(), strict=True):
+    for pixels, i in zip(load_trained(runs["ViT"]).normalize(images), index.tolist(), strict=True):
         with Image.open(manifest.path(i)) as image:
             assert torch.equal(transform(image), pixels), manifest.path(i)
 
 
 def test_in_a_pipeline_of_torchvision(runs, photographs):
-    """With worker processes, and pooled features as timm's models give them."""
+    """The transform runs in worker processes, and pooled features have the shape of timm's."""
     from torchvision.datasets import ImageFolder
 
     encoder, transform = fastmim.load(runs["ViT"])
@@ -213,7 +213,7 @@ def test_gradients_reach_everything(name, runs):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_half_precision(name, runs):
-    """Under autocast features are those of float32 but for the rounding of bfloat16."""
+    """Under autocast, features equal those of float32 except for the rounding of bfloat16."""
     encoder, _ = fastmim.load(runs[name])
     images = images_of(name)
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_half_precision(name, runs):
     "name", ["ViT", "Swin", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ResNet", "UMSwin"))]
 )
 def test_compile_takes_the_whole_graph(name, runs):
-    """No breaks; the eager backend, as what a compiler makes of a graph is its own affair."""
+    """The graph has no breaks. The eager backend suffices, because the compiler's output is not the subject."""
     encoder, _ = fastmim.load(runs[name])
     images = images_of(name)
     for training in (False, True) if name == "Swin" else (False,):  # which has another way for each
@@ -260,7 +260,7 @@ def test_what_is_none_of_these_is_refused(tmp_path, runs):
 
 @pytest.fixture
 def exported(runs, tmp_path):
-    """An export of a ViT, and what its config.json says."""
+    """Export of a ViT, and the content of its config.json."""
     state = checkpoint.load(runs["ViT"] / "checkpoints").state["model"]
     folder = export.export_encoder(config_of(*SIZES["ViT"]), state, tmp_path / "encoder")
     return folder, json.loads((folder / "config.json").read_text())
@@ -305,7 +305,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("field", "value", "message"), HOSTILE)
 def test_a_strange_config_of_an_export_is_one_line(exported, field, value, message):
-    """At once, whatever sizes it claims: weights bound them."""
+    """The refusal comes at once, whatever sizes the file claims, because weights bound them."""
     folder, stored = exported
     place = stored["fastmim"]
     *outer, last = field.split(".")
@@ -358,7 +358,7 @@ def test_tensors_that_cost_nothing_allow_no_deep_encoder(exported, shape, most):
 
 
 def test_loading_an_export_runs_nothing_in_it(exported, monkeypatch):
-    """Neither its Python, nor a pickle under the name of the weights, nor a metadata that names code."""
+    """Python files, a pickle in place of the weights, and metadata that names code never run."""
     folder, _ = exported
     code = f"open({str(folder / 'spoilt')!r}, 'w')"
     for name in ("usage", "config", "__init__", "conftest", "sitecustomize", "timm", "json", "model"):

@@ -1,4 +1,4 @@
-"""Long-sequence MAE: joint masks, against the published way, sizes, and its checkpoints."""
+"""Long-sequence MAE: joint masks equal the published way; sizes; checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_blocks_are_hidden_or_shown_as_one():
 
 
 def test_order_of_the_tokens_is_the_official_one():
-    """Blocks in random order, each column by column, as the published loader has them."""
+    """Returns patches of blocks in random order, each block column by column, as the published loader does."""
     torch.manual_seed(0)
     published, _ = lsmae.joint_mask(grid=28, side=2, mask_ratio=0.75)
     ours = JointMasking()(0, torch.arange(1), (28, 28), 16).ids_keep[0]
@@ -37,7 +37,7 @@ def test_order_of_the_tokens_is_the_official_one():
 
 @pytest.mark.parametrize(("file", "millions"), [("vit_base", 101.3), ("vit_large", 330.4)])
 def test_rows(file, millions):
-    """The sheet's parameter counts, with the fixed position tables; the published model; and its file, recognised."""
+    """Parameter counts are the published ones, and a file of the published model is recognised."""
     config = load(CONFIGS / f"lsmae/pretrain/{file}_patch16_448_800ep.py")
     with torch.device("meta"):
         mim, published = build(config), lsmae.from_config(config, "sdpa")

@@ -1,4 +1,4 @@
-"""MAE against the outputs of the official code (tests/golden; facebookresearch/mae, float32, CPU)."""
+"""MAE equals the outputs of the official code (tests/golden; facebookresearch/mae, float32, CPU)."""
 
 import hashlib
 
@@ -93,7 +93,7 @@ def test_masks_follow_the_seed():
 
 
 def test_random_masking_law():
-    """Official count, a permutation in every row, and every patch hidden equally often."""
+    """The count is the official one, every row is a permutation, and every patch is hidden equally often."""
     ids = torch.arange(4000)
     mask = RandomMasking(0.75)(0, ids, (14, 14), 16)
     assert mask.ids_keep.shape == (4000, 49) and mask.ids_hidden.shape == (4000, 147)
@@ -105,7 +105,7 @@ def test_random_masking_law():
 
 
 def test_random_masks_are_pinned():
-    """Published runs depend on these bits: a stable argsort of the draws, whatever draws and sorts them."""
+    """The order is a stable argsort of the draws on every backend; published runs depend on these bits."""
     ids = sample_id(torch.arange(1000), epoch=3)
     masks = RandomMasking()(5, ids, (14, 14), 16).ids
     assert torch.equal(masks, philox(5, Stream.MASK, ids, 196).argsort(dim=1, stable=True))

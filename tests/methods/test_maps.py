@@ -1,4 +1,4 @@
-"""Per-stage feature maps of every encoder: against timm's own intermediates, hooks, and `features`."""
+"""Maps of every encoder equal timm's intermediates, outputs caught by hooks, and `features`."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def build(kind, size=(128, 256), **fields):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes(kind):
-    """What strides and widths say, in evaluation and in training, for images that are not square."""
+    """Maps have the shapes of strides and widths, in both modes, for images that are not square."""
     encoder, images = build(kind)
     assert encoder.strides == STRIDES.get(kind, (4, 8, 16, 32)) and encoder.widths[-1] == encoder.embed_dim
     shapes = [(2, c, 128 // s, 256 // s) for c, s in zip(encoder.widths, encoder.strides, strict=True)]
@@ -36,7 +36,7 @@ def test_shapes(kind):
 
 
 def hooked(encoder, blocks, images):
-    """What these modules give in a pass of `features`."""
+    """Returns the outputs of these modules in a pass of `features`."""
     found = []
     hooks = [block.register_forward_hook(lambda *args: found.append(args[2])) for block in blocks]
     encoder.features(images)
@@ -46,7 +46,7 @@ def hooked(encoder, blocks, images):
 
 
 def intermediates(kind, encoder, images):
-    """The maps by other means: timm's own, or caught inside of a pass of `features`."""
+    """Returns the maps from timm, or from hooks in a pass of `features`."""
     if kind in (ViT, BEiT):
         return [as_map(encoder.features(images)[:, 1:], encoder.grid)]
     if kind is ConvMAE:
@@ -71,7 +71,7 @@ def test_maps_are_the_stages_outputs(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_the_last_map_and_features(kind):
-    """The same but for the last norm, of a pyramid, and for what ConvMAE adds in front of it."""
+    """The last map equals `features`, except for a pyramid's last norm and ConvMAE's sum before the norm."""
     encoder, images = build(kind)
     encoder.eval()
     features, last = encoder.features(images)[:, encoder.num_prefix_tokens :], encoder.maps(images)[-1]
@@ -85,7 +85,7 @@ def test_the_last_map_and_features(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_and_recomputation(kind):
-    """All that a map is made of has a gradient, the same if activations are computed again in the backward pass."""
+    """Every parameter behind a map has a gradient, with and without gradient checkpointing."""
     encoder, images = build(kind)
     encoder.take_norm()
     encoder.train()
@@ -101,7 +101,7 @@ def test_gradients_and_recomputation(kind):
 
 @torch.no_grad()
 def test_training_s_maps_are_evaluation_s():
-    """Swin's windows run on another kernel in training, which rounds otherwise."""
+    """Maps agree in training and evaluation; Swin uses another kernel in training, which rounds differently."""
     encoder, images = build(Swin)
     for trained, tested in zip(encoder.train().maps(images), encoder.eval().maps(images), strict=True):
         torch.testing.assert_close(trained, tested, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Export to ONNX: ONNX Runtime gives what PyTorch gives, from an image file on, or nothing is left."""
+"""Export to ONNX: ONNX Runtime's outputs for an image file equal PyTorch's, or nothing is written."""
 
 import sys
 from dataclasses import replace
@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastmim.config.classify import Finetune, Head
 from fastmim.export import export
-from fastmim.export import onnx as onnx_export
+from fastmim.export import onnx_format as onnx_export
 from fastmim.export.load import from_run
 from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin
@@ -37,7 +37,7 @@ def slow(name):
 
 @COSTLY
 def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
-    """The snippet reads a file and gives the logits that the run's own transform and model give."""
+    """The snippet reads an image file and computes the logits of the run's own transform and model."""
     config = Finetune(encoder=VIT, data=replace(DATA, test_interpolation="bilinear"), head=Head("cls", "before"))
     module = classifier(config)
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "onnx")
@@ -58,7 +58,7 @@ def test_a_classifier_from_an_image_file_on(tmp_path, monkeypatch):
 @COSTLY
 @pytest.mark.parametrize("name", [name if name == "Swin" else slow(name) for name in ENCODERS_OF_OURS])
 def test_encoders_of_every_kind(name, tmp_path):
-    """The export compares features and tokens itself, and names operators that are not ONNX's."""
+    """The export itself compares features and tokens, and names operators that are not standard."""
     import onnx
 
     config = config_of(*ENCODERS_OF_OURS[name])
@@ -72,21 +72,21 @@ def test_encoders_of_every_kind(name, tmp_path):
 
 @COSTLY
 def test_a_convolutional_network_tested_on_larger_images(tmp_path, monkeypatch):
-    """The graph takes images of the size that is tested on. Many weights lie beside the graph."""
+    """The graph takes images of the test size. Many weights lie beside the graph."""
     import onnx
 
-    monkeypatch.setattr(onnx_export, "MOST", 1000)
+    monkeypatch.setattr(onnx_export, "LARGEST", 1000)
     config = Finetune(encoder=ResNet(**ENCODERS["ResNet"]), data=replace(DATA, test_size=(96, 64)))
     folder = export.export_encoder(config, classifier(config).state_dict(), tmp_path / "out", "onnx")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.onnx.data", "usage.py", "README.md"}
-    assert export.replaceable(folder) == folder
+    assert export.resolve_target(folder) == folder
     dims = onnx.load(folder / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims[2:]] == [96, 64] and "resize((64, 96)" in (folder / "usage.py").read_text()
 
 
 @COSTLY
 def test_other_values_are_refused(tmp_path, monkeypatch):
-    """As where the graph is of another model, or of one batch size only."""
+    """A graph of another model, or for one batch size only, is an error."""
     write = onnx_export.write_onnx
     mim = build(CONFIG)
 
@@ -96,14 +96,14 @@ def test_other_values_are_refused(tmp_path, monkeypatch):
         return notes
 
     layout = replace(onnx_export.ONNX, write=other)
-    monkeypatch.setitem(export.LAYOUTS, "onnx", layout)
+    monkeypatch.setitem(export.FORMATS, "onnx", layout)
     with pytest.raises(RuntimeError, match=r"was not written: ONNX Runtime gives other features of 1 images"):
         export.export_encoder(CONFIG, mim.state_dict(), tmp_path / "out", "onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_without_the_libraries(tmp_path, monkeypatch):
-    """One line that says what to install."""
+    """The error is one line that says what to install."""
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     config, mim = CONFIG, build(CONFIG)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Pictures: what a reconstruction grid shows and says, which images it shows, where pictures are written."""
+"""Pictures: content and captions of reconstruction grids, choice of images, and files."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ CELL = reconstruction.CELL + reconstruction.GAP
 
 @pytest.fixture
 def written(monkeypatch):
-    """Texts that are drawn."""
+    """List that collects the texts that are drawn."""
     texts, draw = [], ImageDraw.ImageDraw.text
     monkeypatch.setattr(
         ImageDraw.ImageDraw, "text", lambda self, xy, text, **how: texts.append(text) or draw(self, xy, text, **how)
@@ -31,7 +31,7 @@ def written(monkeypatch):
 
 
 def grid_of(target, notes=()):
-    """The grid of two images of 16 x 16 pixels whose predictions are far from right."""
+    """Draws the grid of two images of 16 x 16 pixels with wrong predictions."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8, generator=generator)
     mask = Mask(torch.stack([torch.randperm(16, generator=generator) for _ in range(2)]), 4, (4, 4))
@@ -41,7 +41,7 @@ def grid_of(target, notes=()):
 
 
 def tile(grid: Image.Image, column: int, row: int) -> torch.Tensor:
-    """The image of 16 x 16 pixels in a cell, (16, 16, 3) uint8."""
+    """Returns the image in a cell of the grid, (16, 16, 3) uint8."""
     left, top = reconstruction.GAP + column * CELL, reconstruction.HEADER + reconstruction.GAP + row * CELL
     side = reconstruction.CELL
     cell = grid.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.NEAREST)

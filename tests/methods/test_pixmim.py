@@ -1,4 +1,4 @@
-"""PixMIM: the low-pass target against the official outputs (tests/golden), what it must do, and the published model."""
+"""PixMIM: the low-pass target equals the official outputs (tests/golden), and the published model is ours."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ CASES = [("64", 5), ("64", 10), ("64", 20), ("64", 40), ("48x64", 10), ("224", 1
 
 
 def filtered(pixels, target):
-    """The filter on (H, W) pixels of one channel, on the 0..1 scale, in float64."""
+    """Filters (H, W) pixels of one channel, on the 0..1 scale, in float64."""
     mean, std = torch.tensor([0.5]).double(), torch.tensor([0.2]).double()
     images = (pixels.double()[None, ..., None] - mean) / std
     kept = low_pass(images, None, 1, mean, std, target.radius, target.center == "official", False)
@@ -72,7 +72,7 @@ def test_constant_images_stay(center, value):
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_waves(axis):
-    """Of 0.5 + 0.3 cos: both halves remain up to 39 cycles, one at 40, which the modulus shows, none beyond."""
+    """Of 0.5 + 0.3 cos, both halves remain up to 39 cycles, one half at 40, and nothing beyond."""
 
     def wave(cycles):
         line = 0.5 + 0.3 * (2 * math.pi * cycles / 224 * torch.arange(224).double()).cos()
@@ -94,7 +94,7 @@ def test_noise_keeps_its_share_of_energy():
 
 
 def test_flip_comes_first():
-    """The official disc is not symmetric, so flipping the filtered image is not the same; the symmetric one is."""
+    """Flipping and filtering commute with the symmetric disc, but not with the official one."""
     torch.manual_seed(0)
     pixels = torch.rand(224, 224)
     difference = {
@@ -150,7 +150,7 @@ def test_kernel_and_reference_give_the_same_loss():
 
 
 def test_tf32_reaches_the_op(monkeypatch):
-    """Where a GPU's faster products are chosen; on a CPU it changes nothing."""
+    """`allow_tf32` changes nothing on a CPU."""
     images, given = torch.randn(1, 32, 32, 3), []
     monkeypatch.setattr("fastmim.model.targets.low_pass", lambda *_, **options: given.append(options["allow_tf32"]))
     for target in (LowPass(8), LowPass(8, allow_tf32=True)):
@@ -167,7 +167,7 @@ def test_refused(fields, message):
 
 
 def test_position_tables_are_loaded_not_regenerated():
-    """mmselfsup's tables put the row first, ours the column: a square grid's are each other's transpose."""
+    """mmselfsup's position tables are the transpose of ours on a square grid: they put the row first."""
     table = sincos_position_embedding(16, (3, 3), num_prefix_tokens=1)
     rows_first = torch.cat([table[:, :1], table[:, 1:].unflatten(1, (3, 3)).transpose(1, 2).flatten(1, 2)], dim=1)
     assert torch.equal(rows_first[..., :8], table[..., 8:]) and not torch.equal(rows_first, table)
@@ -181,7 +181,7 @@ def test_position_tables_are_loaded_not_regenerated():
     "row", ["vit_base_patch16_224_800ep", "convmae_base_224_1600ep", "lsmae_vit_base_patch16_448_800ep"]
 )
 def test_rows(row):
-    """Each names a published model, and PixMIM's two changes are all that sets it apart from its base."""
+    """Each row names a published model, and differs from its base by PixMIM's two changes only."""
     config = load(CONFIGS / f"pixmim/pretrain/{row}.py")
     module = {"vit": pixmim, "convmae": convmae, "lsmae": lsmae}[row.split("_")[0]]
     with torch.device("meta"):

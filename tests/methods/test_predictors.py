@@ -1,4 +1,4 @@
-"""The trivial predictors, computed here from their definitions."""
+"""Trivial predictors equal their definitions, which are computed here."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What holds for every masking law and every method: counts, laws, finite losses and gradients on hostile input."""
+"""Properties of every masking and method: counts, laws, finite losses and gradients on hostile input."""
 
 import math
 import subprocess
@@ -25,7 +25,7 @@ METHODS = methods()
 
 
 def draw(law, seed, grid, patch_size=16, first=0, count=3):
-    """The masks of `count` samples, or None if the law refuses the grid; what every law must keep is checked."""
+    """Draws the masks of `count` samples and checks them; None if the masking refuses the grid."""
     ids = torch.arange(first, first + count)
     try:
         mask = law(seed, ids, grid, patch_size)
@@ -117,7 +117,7 @@ def test_uniform_masking(seed, grid, secondary, rule):
 
 
 def check_finite(config, images):
-    """The loss of these images and its gradients are finite; the encoder and the decoder get some."""
+    """Checks that the loss and its gradients are finite, and that encoder and decoder get gradients."""
     mim = build(config)
     loss = mim(images, torch.arange(len(images)))
     loss.backward()
@@ -129,7 +129,7 @@ def check_finite(config, images):
 
 
 def colours_and_traits(name, value):
-    """Facts: each trait, and both colours with each kind of encoder, target and loss."""
+    """Returns facts that the sample must cover: each trait, and both colours with each kind of part."""
     config = METHODS[name]
     kinds = {(value, type(part)) for part in (config.encoder, config.target, config.loss)}
     return traits(config) | kinds
@@ -142,7 +142,7 @@ def test_constant_images(name, value):
 
 
 def extremes(config):
-    """The config with as few patches hidden as can be, and with as many."""
+    """Returns the config with as few hidden patches as possible, and with as many."""
     law, encoder = config.masking, build(config).encoder
     cells = encoder.grid[0] * encoder.grid[1]
     if law.uniform:
@@ -163,7 +163,7 @@ def test_extreme_ratios(name):
 
 
 def test_methods_are_compositions():
-    """No code asks which method it is in."""
+    """No code depends on the name of a method."""
     found = subprocess.run(
         ["git", "grep", "-n", "if method ==", "--", ":!tests"], cwd=ROOT, capture_output=True, text=True
     )

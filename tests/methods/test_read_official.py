@@ -1,4 +1,4 @@
-"""Official checkpoint files are read as plain tensors, and nothing in them is ever run."""
+"""Official checkpoint files are read as plain tensors, and no code in them runs."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ WEIGHTS = {"cls_token": torch.arange(4.0).reshape(1, 1, 4), "norm.bias": torch.o
 
 @pytest.fixture
 def foreign(monkeypatch):
-    """foreign("a.b", "C", *bases): a class that pickles under that name while the file is written."""
+    """Function that makes a class, which pickles under the given module and name while a file is written."""
 
     def make(module, name, *bases, **members):
         parts = module.split(".")
@@ -96,7 +96,7 @@ def test_what_mmengine_writes(tmp_path, foreign):
 
 
 class Bomb:
-    """Runs a command when it is unpickled in the usual way."""
+    """Object that runs a command when it is unpickled in the usual way."""
 
     def __init__(self, function, *args):
         self.call = function, args

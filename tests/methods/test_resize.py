@@ -1,4 +1,4 @@
-"""Learned tables at other sizes: the official splines, and timm's geometry."""
+"""Learned tables at other sizes agree with the official splines and with timm's geometry."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_the_spline_is_scipys():
 
 @pytest.mark.parametrize(("source", "target"), [(6, 7), (12, 14), (7, 12), (14, 7)])
 def test_cubics_come_out_exactly(source, target):
-    """In the spread coordinates; and -0.5 .. 0.5 windows' centre stays the centre."""
+    """A cubic surface in the spread coordinates is resized exactly."""
     old, new = 2 * source - 1, 2 * target - 1
     x = _spread(source - 1, target - 1)
     at = torch.arange(1.0 - target, target, dtype=torch.float64).clamp(x[0], x[-1])
@@ -46,7 +46,7 @@ def test_cubics_come_out_exactly(source, target):
 @pytest.mark.parametrize(("source", "target"), [(6, 7), (12, 14), (7, 8)])
 @pytest.mark.parametrize("extra", [0, 3])
 def test_near_timms(source, target, extra):
-    """timm interpolates linearly between the same places unless SciPy is asked for."""
+    """timm interpolates linearly between the same places, unless SciPy is used."""
     import timm.layers.pos_embed_rel as timm_tables
 
     y = torch.arange((2 * source - 1) ** 2).reshape(2 * source - 1, -1)
@@ -70,7 +70,7 @@ def test_only_the_side_that_changes_is_resized():
 
 @pytest.mark.parametrize(("prefix", "grid"), [(1, (16, 16)), (1, (14, 28)), (0, (7, 7))])
 def test_position_embeddings(prefix, grid):
-    """Bicubic on the grid, as timm does without antialiasing; prefix rows untouched."""
+    """The grid is resized as by timm without antialiasing, and prefix rows stay as they are."""
     from timm.layers import resample_abs_pos_embed
 
     table = torch.randn(1, prefix + 14 * 14, 8)

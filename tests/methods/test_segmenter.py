@@ -1,4 +1,4 @@
-"""The segmenter: loss, windows, counts, levels, on every encoder."""
+"""The segmenter on every encoder: loss, windows, counts, levels."""
 
 import sys
 
@@ -37,7 +37,7 @@ def batch(size=(64, 64), count=2):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_encoder_trains(kind):
-    """All parameters have gradients, also where activations are computed again; logits are of the images' size."""
+    """All parameters have gradients, with and without checkpointing; logits have the size of the images."""
     size, found = (64, 128), []
     for again in (False, True):
         module = build(config(kind, size, UPerNet(**SMALL, dropout=0.0), Train(activation_checkpointing=again)))
@@ -121,7 +121,7 @@ def test_layer_decay_reaches_the_encoder_only():
 
 
 def test_ignored_pixels_count_as_nothing():
-    """By hand: two pixels of four have a class; the divisor is four."""
+    """Two of four pixels have a class, and the divisor is four."""
     logits = torch.tensor([[[[2.0, 0.0], [1.0, 5.0]], [[0.0, 1.0], [1.0, -5.0]]]])
     labels = torch.tensor([[[0, 255], [1, 255]]])
     expected = (np.log1p(np.exp(-2)) + np.log(2)) / 4
@@ -165,7 +165,7 @@ def test_counts_agree_with_torchmetrics():
 
 
 def test_windows():
-    """MMSegmentation's: crop 512 every 341 pixels of 683 and 512 pixels."""
+    """Windows are MMSegmentation's: 512 pixels every 341 of 683 and 512 pixels."""
     assert starts(683, 512, 341) == [0, 171] and starts(512, 512, 341) == [0] and starts(100, 512, 341) == [0]
     assert starts(1365, 512, 341) == [0, 341, 682, 853] and starts(1194, 512, 341) == [0, 341, 682]
     for full in range(1, 200):
@@ -175,7 +175,7 @@ def test_windows():
 
 
 class Positions(torch.nn.Module):
-    """Stands for a segmenter: logits that are the image's values, and the number of the window."""
+    """A stand-in for a segmenter; its logits are the image's values and the number of the window."""
 
     mean = torch.tensor([0.5, 0.5, 0.5])
 

@@ -51,7 +51,7 @@ def randomized(module, std=0.1):
 
 @pytest.fixture
 def official(golden):
-    """(images (B, H, W, C), mask, our MIM with the official weights, recorded outputs) of microsoft's tiny Swin."""
+    """Returns microsoft's tiny Swin: images (B, H, W, C), mask, our MIM with its weights, recorded outputs."""
     data = golden("forward_simmim_swin_ms_tiny")
     mim = mim_of(TINY_SWIN, (96, 96), IDENTITY)
     state, unmatched = SWIN_NAMES.to_ours({k[3:]: v for k, v in data.items() if k.startswith("sd/")})
@@ -64,7 +64,7 @@ def official(golden):
 
 
 def test_forward_of_swin(official):
-    """Shifted windows, and windows cut to the grid of the last stage, in float64."""
+    """Covers shifted windows, and windows cut to the grid of the last stage, in float64."""
     images, mask, mim, data = official
     mim.double()
     latent = mim.encoder(images.double(), mask)
@@ -88,7 +88,7 @@ def test_loss_and_gradients_of_swin(official, checkpointing):
 
 
 def test_loss_and_its_gradient(golden):
-    """The published loss, at patches of 4 pixels: any set of hidden tokens is a mask of one tall image."""
+    """The loss equals the published one at patches of 4 pixels; the hidden tokens are a mask of one tall image."""
     data = golden("simmim_loss")
     images = data["ms/img"].permute(0, 2, 3, 1).reshape(1, 128, 64, 3).contiguous()
     pred = data["ms/pred"].requires_grad_()
@@ -104,7 +104,7 @@ def test_loss_and_its_gradient(golden):
 
 
 def test_masks_follow_the_official_law(golden):
-    """Of 36 blocks of 32 pixels 22 are hidden, whole, and every one equally often, as in the official draws."""
+    """22 of 36 blocks of 32 pixels are hidden as wholes, each equally often, as in the official draws."""
     theirs = golden("simmim_loss")["ms/mask_192_32_4_060"]
     ids = torch.arange(2000)
     for patch_size in (32, 16, 4):
@@ -132,7 +132,7 @@ A2MIM_BEIT = replace(TINY_BEIT, **A2MIM)
     ],
 )
 def test_features_are_those_of_timm(spec, size):
-    """Bit for bit, of the exported weights; and training with nothing hidden sees the same."""
+    """Features are timm's bit for bit; training with nothing hidden gives the same."""
     import timm
 
     encoder = randomized(spec.build(ImageSpec(size, *IMAGENET), BlockMasking())).eval()
@@ -157,7 +157,7 @@ def test_features_are_those_of_timm(spec, size):
     ],
 )
 def test_official_names_and_shapes(name, names, spec, size):
-    """Both ways; each official file is known as what it is, and as nothing else."""
+    """Names convert both ways, and each official file is recognised by its own format only."""
     entries = json.loads((GOLDEN / f"state_dict_keys/{name}.json").read_text())["entries"]
     official = {e["key"]: torch.empty(e["shape"], device="meta") for e in entries}
     with torch.device("meta"):
@@ -173,7 +173,7 @@ def test_official_names_and_shapes(name, names, spec, size):
 
 
 def test_the_baseline_is_told_from_a2mim():
-    """openmixup's SimMIM has A2MIM's names but for its head, `neck.decoder` (`mim_neck.py` `SimMIMNeck`)."""
+    """openmixup's SimMIM has A2MIM's names, except for its head `neck.decoder` (`mim_neck.py` `SimMIMNeck`)."""
     with torch.device("meta"):
         mim = mim_of(replace(TINY_BEIT, **A2MIM | {"fill": "none", "token": "replace"}), (64, 64))
     official, unmatched = BASELINE_NAMES.to_official(mim.state_dict())
@@ -205,7 +205,7 @@ def test_parameter_counts(encoder, size, millions):
 
 
 def test_initialisation():
-    """SimMIM's ViT: normal weights cut at one deviation, the ends of block i's branches over sqrt(2 i); A2MIM's not."""
+    """SimMIM's weights are normal, cut at one deviation, over sqrt(2 i) at the ends of block i; A2MIM's not."""
     torch.manual_seed(0)
     simmims, a2mims = (
         replace(TINY_BEIT, embed_dim=64, **extra).build(ImageSpec((64, 96), *IMAGENET), BlockMasking())
@@ -245,7 +245,7 @@ def test_drop_path_is_on_in_training():
 
 @pytest.mark.parametrize("spec", [TINY_SWIN, replace(TINY_SWIN, token_layer=3), TINY_BEIT])
 def test_hidden_pixels_are_not_seen(spec):
-    """Except by a token that replaces at a later layer."""
+    """Hidden pixels change nothing, except through a token that replaces at a later layer."""
     mim = randomized(mim_of(spec, (96, 96))).eval()
     images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
     mask = mim.mask(torch.arange(2))
@@ -255,7 +255,7 @@ def test_hidden_pixels_are_not_seen(spec):
 
 @pytest.mark.parametrize("spec", [TINY_SWIN, TINY_BEIT, A2MIM_BEIT])
 def test_weights_may_be_bf16(spec):
-    """As they are with train.precision "bf16-master", where buffers stay as they are."""
+    """With train.precision "bf16-master", weights are cast to bf16 and buffers are not."""
     torch.manual_seed(0)
     mim = randomized(mim_of(spec, (96, 96)))
     images = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
@@ -304,7 +304,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
     ],
 )
 def test_recipes(file, rates):
-    """The fact sheets' tables, and what decays."""
+    """Parameter counts are the published ones, and weight decay applies to the right parameters."""
     config = load(CONFIGS / file)
     optim, data = config.optim, config.data
     assert (optim.betas, optim.eps, optim.weight_decay, optim.clip) == ((0.9, 0.999), 1e-8, 0.05, 5.0)
@@ -332,7 +332,7 @@ TINY_VIT = ViT("vit_base_patch16_224", embed_dim=24, depth=3, num_heads=4, reads
 @pytest.mark.parametrize("spec", [TINY_VIT, replace(TINY_VIT, pos="sincos", fill="mean", token="add", token_layer=2)])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_plain_vit_reads_all(spec, checkpointing):
-    """As timm's model does with the token put in by a hook."""
+    """The result equals timm's model with the token inserted by a hook."""
     import timm
 
     torch.manual_seed(0)
@@ -364,7 +364,7 @@ def test_a_plain_vit_reads_all(spec, checkpointing):
 
 @pytest.mark.parametrize("spec", [TINY_SWIN, A2MIM_BEIT, TINY_VIT])
 def test_export(spec, tmp_path):
-    """timm loads what was trained, without the mask token."""
+    """timm loads the trained weights without the mask token."""
     import timm
 
     data = Data(crop=CenterCrop(), size=(96, 96))
@@ -382,7 +382,7 @@ COMPACT_SWIN = replace(TINY_SWIN, window=4, reads="visible")
 
 @pytest.mark.parametrize("secondary", [0.0, 0.25])
 def test_swin_on_the_compact_grid(secondary, tmp_path):
-    """What timm makes of the visible patches side by side; and it trains, and its export takes whole images."""
+    """Tokens are timm's for the visible patches side by side; the model trains; its export takes whole images."""
     import timm
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What fine-tuning and probe are made of: layers, norms, weights of other sizes, samples, statistics, optimizers."""
+"""Fine-tuning and probing: layers, norms, weights of other sizes, samples, statistics, optimizers."""
 
 import math
 
@@ -16,8 +16,8 @@ from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
 from fastmim.engine.optim import parameter_groups, stage0_optimizer
 from fastmim.engine.stage0 import Sgd
-from fastmim.export.layouts import write_timm
 from fastmim.export.load import from_run
+from fastmim.export.timm_format import write_timm
 from fastmim.model import build as pretraining
 from fastmim.model import encoders
 from fastmim.model.classifier import BatchAugment, LinearProbe, pooling, recalibrate
@@ -88,7 +88,7 @@ HEADS |= {"ConvNeXt": Head(norm="after")}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_and_gradients(kind):
-    """Layer decay gives every parameter the factor of its layer; all that is trained has a gradient."""
+    """Layer decay gives every parameter the factor of its layer; all trained parameters have a gradient."""
     name, decay = kind.__name__, 0.7
     side = 128 if name in ("UMSwin", "UMPVT") else 64
     model = classifier(kind, side, HEADS.get(name))
@@ -111,7 +111,7 @@ def test_layers_and_gradients(kind):
 
 
 def test_norm_behind_the_pooling():
-    """The same weights, after the mean: ConvNeXt's own classifier, as timm has it."""
+    """The norm moves behind the mean with its weights, as in timm's ConvNeXt classifier."""
     encoder = build_encoder(small(ConvNeXt), data())
     images = torch.randn(2, 3, 64, 64)
     nn.init.normal_(encoder.backbone.head.norm.weight)
@@ -128,7 +128,7 @@ def test_heads_that_cannot_be():
 
 
 def save_run(folder, encoder, spec):
-    """A pre-training run with the weights of an encoder of 64 x 64 pixels."""
+    """Saves a pre-training run with the weights of an encoder of 64 x 64 pixels."""
     config = config_of(spec, (64, 64))
     mim = pretraining.build(config)
     mim.encoder.load_state_dict(encoder.state_dict())
@@ -172,7 +172,7 @@ def test_an_exported_encoder_is_one_to_start_from(tmp_path):
 
 @pytest.mark.parametrize("kind", [ViT, BEiT, Swin, ResNet, ConvNeXt])
 def test_an_export_of_every_kind_is_one_to_start_from(kind, tmp_path):
-    """Also where timm calls the last norm otherwise."""
+    """Weights come over also if timm names the last norm differently."""
     config = config_of(small(kind), (64, 64))
     source = from_run(config, pretraining.build(config).state_dict())
     write_timm(source, tmp_path)
@@ -190,7 +190,7 @@ def drawn(changes, image):
 
 @pytest.mark.parametrize("draw", ["rand_augment", "color_jitter"])
 def test_changes_are_of_the_sample_alone(draw):
-    """Whatever was drawn before, in whatever order; other repeats and epochs are changed otherwise."""
+    """Changes depend on the sample id only; other repeats and epochs are changed differently."""
     draw = rand_augment("rand-m9-n3-mstd0.5-inc1", data()) if draw == "rand_augment" else color_jitter(0.4)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     ids = sample_id(torch.arange(20), 3)
@@ -206,7 +206,7 @@ def test_changes_are_of_the_sample_alone(draw):
 
 
 def test_every_operation_runs():
-    """The largest magnitude included, of which timm keeps 0 bits of a colour."""
+    """Covers the largest magnitude, at which timm keeps 0 bits of a colour."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     for changes in Augmenter(rand_augment("rand-m10-n6-p1.0-inc1", data(32)), 0)(torch.arange(100)):
         assert drawn(changes, image).shape == (32, 32, 3)
@@ -233,7 +233,7 @@ def test_repeats_that_stay_together():
 
 
 def test_batch_norms_are_recalibrated():
-    """Over equal batches: the mean of their means; nothing else moves, and no path is dropped."""
+    """Statistics are the mean over equal batches; nothing else changes, and no path is dropped."""
     torch.manual_seed(0)
     encoder = build_encoder(small(ResNet, drop_path=0.5), data(32))
     first = encoder.backbone.bn1
@@ -274,7 +274,7 @@ def pair(seed=0):
 
 
 def test_lars_is_the_probe_s():
-    """MAE: g <- g * 0.001 |w| / |g| where w has more than one dimension, v <- 0.9 v + g, w <- w - lr v."""
+    """LARS is MAE's: g <- g * 0.001 |w| / |g| if w has several dimensions, v <- 0.9 v + g, w <- w - lr v."""
     from fastmim.engine.layerwise import Lars
 
     linear, (gw, gb) = pair()
@@ -295,7 +295,7 @@ def test_lars_is_the_probe_s():
 
 
 def test_sgd_is_that_of_detectors():
-    """v <- 0.9 v + g / max(1, |g| / clip) + wd * w, w <- w - lr v; no weight decay for biases; skips, and goes on."""
+    """SGD: v <- 0.9 v + g / max(1, |g| / clip) + wd * w, w <- w - lr v; biases do not decay; it can skip updates."""
     linear, (gw, gb) = pair()
     w, b = linear.weight.detach().clone(), linear.bias.detach().clone()
     spec = Optim(algorithm="sgd", weight_decay=0.1, momentum=0.9, clip=1.0)
@@ -317,7 +317,7 @@ def test_sgd_is_that_of_detectors():
 
 
 def test_lamb_is_rsb_s():
-    """Clipped to a global norm of 1; Adam's step plus wd * w, times |w| / |step| for what decays."""
+    """LAMB clips to a global norm of 1 and scales Adam's step plus wd * w by |w| / |step| if w decays."""
     from fastmim.engine.layerwise import Lamb
 
     linear, (gw, gb) = pair()

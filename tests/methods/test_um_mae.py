@@ -1,4 +1,4 @@
-"""UM-MAE and its repository's SimMIM: against the official code's outputs (tests/golden), and the published way."""
+"""UM-MAE and its repository's SimMIM equal the official outputs (tests/golden) and the published way."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ DECODER = TransformerDecoder(dim=32, depth=1, num_heads=4, official_pos_order=Tr
 
 
 def uniform_mask(hidden, replaced=None):
-    """The Mask of an official (B, L) mask with one visible patch in each 2x2 block."""
+    """Returns the Mask of an official (B, L) mask with one visible patch in each 2x2 block."""
     side = int(hidden.shape[1] ** 0.5)
     blocks = torch.arange((side // 2) ** 2)
     visible = ~hidden.bool().view(-1, side // 2, 2, side // 2, 2).transpose(2, 3).reshape(len(hidden), -1, 4)
@@ -51,7 +51,7 @@ def randomize(module):
 class TestMasks:
     @pytest.mark.parametrize("side", [16, 14])
     def test_golden_masks_are_in_the_law(self, golden, side):
-        """Counts of each corner: never more than a pool of twice the blocks holds, and as spread as the official's."""
+        """No corner is drawn more often than its pool allows, and the counts spread as the official ones."""
         data = golden("um_mask")
         blocks = (side // 2) ** 2
         pool = len(data[f"mask_candidate_{side}"]) // 4
@@ -83,7 +83,7 @@ class TestMasks:
         assert counts.var().item() == pytest.approx(64 * 0.25 * 0.75, rel=0.1)
 
     def test_replaced_patches_are_of_any_corner(self):
-        """Their draws have a stream of their own: from the draws of the corners, all would be of the last corner."""
+        """Secondary masks use their own stream; the corners' stream would always replace the last corner."""
         mask = UniformMasking(draw="iid")(0, torch.arange(1000), (8, 8), 16)
         corners = mask.ids_keep // 8 % 2 * 2 + mask.ids_keep % 2
         shares = torch.nn.functional.one_hot(corners[mask.secondary], 4).double().mean(dim=0)
@@ -112,7 +112,7 @@ class TestMasks:
 class TestCompaction:
     @pytest.mark.parametrize("backbone", ["swin", "pvt"])
     def test_of_the_official_tokens(self, golden, backbone):
-        """As if each token of 4 pixels were a pixel: what is gathered first and embedded later ends in its place."""
+        """Pixels that are gathered first land at the official places; each token counts as a pixel here."""
         data = golden("um_mask")
         tokens = data[f"{backbone}_vmr000_tokens"].view(2, 32, 32, 8)
         pixels = ImageInput(ImageSpec((32, 32), (0.0,) * 8, (1.0,) * 8))
@@ -128,7 +128,7 @@ class TestCompaction:
     @pytest.mark.parametrize("ratio", ["000", "025"])
     @pytest.mark.parametrize("backbone", ["swin", "pvt"])
     def test_what_the_first_block_gets(self, golden, backbone, ratio, monkeypatch):
-        """Replaced tokens, and rows and columns (Swin) or position embeddings (PVT)."""
+        """Covers replaced tokens, and rows and columns (Swin) or position embeddings (PVT)."""
         data = golden("um_mask")
         name = f"{backbone}_vmr{ratio}"
         hidden = data["comp_mask"].bool()
@@ -155,7 +155,7 @@ class TestCompaction:
             assert torch.equal(places.float(), data[f"{name}_pos_hw"])
 
     def test_pixels_first_is_the_same_network(self, golden):
-        """Embedding everything and compacting then, as published, in float32: other sums, the same numbers."""
+        """Embedding all tokens and compacting afterwards, as published, gives the same numbers in float32."""
         torch.manual_seed(0)
         encoder = SWIN.build(ImageSpec((128, 128), *IDENTITY), UniformMasking(0.0))
         images = golden("um_mask")["comp_img"].permute(0, 2, 3, 1).contiguous()
@@ -172,7 +172,7 @@ class TestCompaction:
 class TestGoldenForward:
     @pytest.fixture
     def official_weights(self, golden):
-        """Both order switches with the official weights, the encoder in float64."""
+        """Returns a function that builds encoder and decoder with the official weights, the encoder in float64."""
         data = golden("forward_ummae_swin_tiny")
 
         def load_into(official_pos_order):
@@ -193,7 +193,7 @@ class TestGoldenForward:
 
     @pytest.mark.parametrize(("target", "suffix"), [(Pixels(), "raw"), (NormalizedPatches(), "normpix")])
     def test_with_the_official_order(self, official_weights, check_gradients, target, suffix):
-        """In float64: a layer norm's eps of 1e-6 for 1e-5 would change a prediction by 1.5e-5 only."""
+        """Compares in float64, because a wrong eps of a layer norm changes a prediction by only 1.5e-5."""
         data, encoder, decoder, mask, images = official_weights(True)
         latent = encoder(images, mask)
         torch.testing.assert_close(latent.float(), data["latent"], rtol=0, atol=5e-6)
@@ -208,7 +208,7 @@ class TestGoldenForward:
             check_gradients({k: g.float() for k, g in FORMAT.to_official(grads)[0].items()}, data)
 
     def test_the_loss_does_not_tell_the_orders_apart(self, official_weights):
-        """With its own position for each token the same weights predict otherwise, and the loss barely moves."""
+        """With each token's own position, the same weights predict other values, and the loss barely changes."""
         data, encoder, decoder, mask, images = official_weights(False)
         pred = decoder(encoder(images, mask).float(), mask, 64)
         assert (pred - data["pred"]).abs().max().item() == pytest.approx(0.63, abs=0.01)
@@ -231,7 +231,7 @@ TINY = {
 
 
 def tiny(name, **parts):
-    """A config of the table with small parts, at 128 pixels."""
+    """Returns a config of the table with small parts, at 128 pixels."""
     config = load(CONFIGS / f"{name}.py")
     return replace(config, **{"data": replace(config.data, size=(128, 128))} | TINY[name] | parts)
 
@@ -268,7 +268,7 @@ class TestBuilds:
         ],
     )
     def test_parameters(self, name, encoder, decoder, frozen):
-        """The fact sheet's section 7, millions."""
+        """Parameter counts are the published ones, in millions."""
         with torch.device("meta"):
             mim = build(load(CONFIGS / f"{name}.py"))
 
@@ -281,7 +281,7 @@ class TestBuilds:
 
     @pytest.mark.parametrize(("name", "hidden"), [("swin_tiny_256_200ep", 192), ("pvt_small_256_simmim_200ep", 192)])
     def test_recipe(self, name, hidden):
-        """The fact sheet's section 0."""
+        """The configs have the published settings."""
         config = load(CONFIGS / f"{name}.py")
         mask = config.masking(0, torch.arange(1), (16, 16), 16)
         assert mask.ids_hidden.shape[1] == hidden
@@ -290,7 +290,7 @@ class TestBuilds:
         assert config.data.crop.scale == (0.2, 1.0)
 
     def test_initialisation(self):
-        """The fact sheet's section 3.8."""
+        """Initialisation follows the official code."""
         encoder = build(load(CONFIGS / "swin_tiny_256_200ep.py")).encoder
         assert encoder.patch_embed.proj.bias.abs().max() == 0
         bound = (6 / (96 + 48)) ** 0.5  # Xavier-uniform
@@ -345,7 +345,7 @@ class TestBuilds:
 
     @pytest.mark.parametrize("spec", [SWIN, PVT, replace(SWIN, reads="all"), replace(PVT, reads="all")])
     def test_other_shapes_of_images(self, spec):
-        """A rectangle whose stages need smaller windows; its features are of the whole grid."""
+        """A rectangle whose stages need smaller windows works, and its features cover the whole grid."""
         masking = UniformMasking() if spec.reads == "visible" else RandomMasking()
         spec = replace(spec, window=16) if isinstance(spec, UMSwin) else spec
         encoder = spec.build(ImageSpec((192, 320), *IDENTITY), masking)
@@ -355,7 +355,7 @@ class TestBuilds:
         assert encoder.features(images.permute(0, 3, 1, 2)).shape == (2, 60, encoder.embed_dim)
 
     def test_the_bias_is_that_of_every_pair(self):
-        """The table, looked up, is the MLP run on each pair that the roll did not bring together."""
+        """The bias from the table equals the MLP on each pair, except pairs that the roll brought together."""
         torch.manual_seed(0)
         encoder = SWIN.build(ImageSpec((128, 192), *IDENTITY), UniformMasking(0.0))
         mask = UniformMasking(0.0)(0, torch.arange(2), encoder.grid, 16)

@@ -1,4 +1,4 @@
-"""Makes the model of any config small, so that all of them can be tried on a CPU in seconds."""
+"""Small forms of the models of all configs, which run on a CPU in seconds."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ ENCODERS = {
     "ResNet": {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)},
     "ConvNeXt": {"depths": (1, 1, 2, 1), "dims": (8, 8, 16, 16)},
 }
-"""Fields of the small form of each kind of encoder."""
+"""Fields of the small form of each encoder class."""
 DECODERS = {"TransformerDecoder": {"dim": 32, "depth": 2, "num_heads": 2}, "LinearHead": {}}
 
 
 def tiny(config: Config) -> Config:
-    """The config with a narrow and shallow model; all that makes its method stays, and so does the image size."""
+    """Returns the config with a narrow and shallow model; method and image size stay the same."""
     encoder = replace(config.encoder, **ENCODERS[type(config.encoder).__name__])
     decoder = replace(config.decoder, **DECODERS[type(config.decoder).__name__])
     return replace(config, encoder=encoder, decoder=decoder, train=replace(config.train, precision="fp32"))
 
 
 SIDES = {192: 96, 224: 96, 256: 128, 448: 128}
-"""Pixels a side of a small image by those of a row's: few patches, blocks and windows, but several of each."""
+"""Side of the small images by the side of a row's images, pixels; several patches, blocks and windows fit."""
 
 
 def small(config: Config) -> Config:
-    """Returns the tiny config on small images, of which a low-pass filter still takes something away."""
+    """Returns the tiny config on small images; a low-pass filter is scaled so that it still removes something."""
     config = tiny(config)
     before = config.data.size[0]
     side = 84 if "patch14" in getattr(config.encoder, "name", "") else SIDES[before]
@@ -68,7 +68,7 @@ def methods() -> dict[str, Config]:
 
 
 def traits(config: Config) -> set[Hashable]:
-    """Returns the kinds of the parts and their settings: a sample of methods is to cover all of these."""
+    """Returns the classes and settings of the parts, which a sample of methods must cover."""
     found = {config.data.size}
     for part in PARTS:
         spec = getattr(config, part)

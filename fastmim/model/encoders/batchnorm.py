@@ -14,7 +14,7 @@ from torch.utils import checkpoint as torch_checkpoint
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """nn.BatchNorm2d that computes in float32 at every precision, and shares statistics of small micro-batches.
+    """nn.BatchNorm2d in float32 at every precision, with shared statistics of small micro-batches.
 
     Statistics cover the micro-batch if that holds `batch` images or more, otherwise the micro-batches of all processes.
     torch shares statistics on GPUs only; on CPUs each process keeps its own.

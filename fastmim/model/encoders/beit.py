@@ -98,9 +98,9 @@ class BEiT(TimmEncoder):
 
 
 class BEiTEncoder(EncoderModule):
-    """The network of `BEiT`: `encoder(images, mask) -> (B, 1 + L, D)`, the class token and a raster of all patches.
+    """The network of `BEiT`: `encoder(images, mask) -> (B, 1 + L, D)`, class token and all patches.
 
-    `backbone` is timm's model, so an export is a copy.
+    Patches are in raster order. `backbone` is timm's model, so an export is a copy.
     """
 
     backbone: Any

@@ -22,10 +22,10 @@ from .layers import compute_dtype, convolve, space_to_depth
 
 @dataclass(frozen=True)
 class ConvMAE(Encoder):
-    """Two stages of masked convolutions, then a ViT without class token (arXiv:2205.03892; models_convmae.py).
+    """Two stages of masked convolutions, then a ViT without class token (arXiv:2205.03892).
 
-    The product of `patch_sizes` is the side of a patch, which is hidden in every stage at once. The outputs of all
-    stages for a visible patch are added up before the last norm.
+    Official code: models_convmae.py. The product of `patch_sizes` is the side of a patch, which is hidden in every
+    stage at once. The outputs of all stages for a visible patch are added up before the last norm.
     """
 
     patch_sizes: tuple[int, int, int] = (4, 2, 2)
@@ -90,7 +90,7 @@ class ConvMlp(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A transformer block in which a 5x5 depthwise convolution over visible positions replaces the attention."""
+    """A transformer block with a 5x5 depthwise convolution over visible positions as its attention."""
 
     def __init__(self, dim: int, drop_path: float):
         from timm.layers.drop import DropPath
@@ -125,10 +125,11 @@ class ConvBlock(nn.Module):
 
 
 class ConvMAEEncoder(EncoderModule):
-    """The network of `ConvMAE`: `encoder(images, mask) -> (B, K, D)`, visible patches in the order of `mask.ids_keep`.
+    """The network of `ConvMAE`: `encoder(images, mask) -> (B, K, D)`, the visible patches.
 
-    Hidden patches never reach visible ones: kernels are as large as their strides, or read zeros at hidden patches. So
-    hidden patches are not computed, and the result is the official one. Parameter names are the official ones.
+    Tokens are in the order of `mask.ids_keep`. Hidden patches never reach visible ones: kernels are as large as their
+    strides, or read zeros at hidden patches. So hidden patches are not computed, and the result is the official one.
+    Parameter names are the official ones.
     """
 
     stage1_output_decode: nn.Conv2d | None

@@ -83,7 +83,7 @@ class ConvNet(TimmEncoder):
 
 @dataclass(frozen=True)
 class ResNet(ConvNet):
-    """A timm ResNet; the token joins the input of `layer{token_layer + 1}`, as in A2MIM (openmixup `mim_resnet.py`)."""
+    """A timm ResNet; the token joins the input of `layer{token_layer + 1}` (openmixup `mim_resnet.py`)."""
 
     bn_batch: int = 2048
     """Images in the statistics of a batch norm. On GPUs, processes share statistics if a micro-batch is smaller."""
@@ -106,7 +106,10 @@ class ResNet(ConvNet):
 
 @dataclass(frozen=True)
 class ConvNeXt(ConvNet):
-    """A timm ConvNeXt; the token joins after the downsampling into stage `token_layer` (openmixup `convnext.py`)."""
+    """A timm ConvNeXt; the token joins after the downsampling into stage `token_layer`.
+
+    Source: openmixup `convnext.py`.
+    """
 
     name: str = "convnext_small"
     """timm model name."""
@@ -130,11 +133,11 @@ class ConvNeXt(ConvNet):
 
 
 class ConvEncoder(EncoderModule):
-    """Base of the networks of `ConvNet`: `encoder(images, mask) -> (B, N, D)`, a raster of the last stage's positions.
+    """Base of the networks of `ConvNet`: `encoder(images, mask) -> (B, N, D)`.
 
-    If the encoder reads whole images, a position is a patch. If the encoder reads visible patches of 16 pixels, a
-    position stands for 2 x 2 visible patches of a uniform mask, in a raster of a quarter as many positions.
-    `backbone` is timm's model, so an export is a copy.
+    The tokens are a raster of the last stage's positions. If the encoder reads whole images, a position is a patch. If
+    the encoder reads visible patches of 16 pixels, a position stands for 2 x 2 visible patches of a uniform mask, in a
+    raster of a quarter as many positions. `backbone` is timm's model, so an export is a copy.
     """
 
     backbone: Any

@@ -148,9 +148,9 @@ class SwinEncoder(EncoderModule):
         return [x.permute(0, 3, 1, 2) for x in maps]
 
     def layers(self) -> list[tuple[str, ...]]:
-        """Returns prefixes of parameter names; the downsampling after a stage counts to the stage's last block.
+        """Returns prefixes of parameter names, for layer decay.
 
-        timm keeps that downsampling in the next stage.
+        The downsampling after a stage counts to the stage's last block. timm keeps that downsampling in the next stage.
         """
         layers: list[tuple[str, ...]] = [("backbone.patch_embed",)]
         for i, stage in enumerate(self.backbone.layers):
@@ -185,7 +185,10 @@ class SwinEncoder(EncoderModule):
 
 
 def window_codes(block: Any) -> Tensor:
-    """Numbers the place of each token in its window, as `window_attention` and timm's tables do: (1, H, W) int32."""
+    """Numbers the place of each token in its window: (1, H, W) int32.
+
+    `window_attention` and timm's tables use these numbers.
+    """
     rows, columns = (
         (torch.arange(n) - s) % w
         for n, s, w in zip(block.input_resolution, block.shift_size, block.window_size, strict=True)

@@ -1,4 +1,4 @@
-"""The base of UM-MAE's Swin and PVT: stages of tokens of 4 pixels, on a whole image or on a compacted one."""
+"""The base of UM-MAE's Swin and PVT: stages of tokens, on a whole image or on a compacted one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PATCH = 16
 
 @dataclass(frozen=True)
 class UMPyramid(Encoder):
-    """A pyramid encoder for uniform masking (UM-MAE, arXiv:2205.10063, section 3), or for SimMIM on whole images.
+    """A pyramid encoder for uniform masking, or for SimMIM on whole images.
 
-    With reads = "visible", the visible patches, one of each 2x2 block, form an image of half the side. With
-    reads = "all", the encoder reads the whole image, with a learned token in place of hidden content
-    (implus/UM-MAE `models_simmim_*.py`).
+    Source: UM-MAE, arXiv:2205.10063, section 3. With reads = "visible", the visible patches, one of each 2x2 block,
+    form an image of half the side. With reads = "all", the encoder reads the whole image, with a learned token in place
+    of hidden content (implus/UM-MAE `models_simmim_*.py`).
     """
 
     reads: Literal["visible", "all"] = "visible"
@@ -120,7 +120,7 @@ class Downsample(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """Pre-norm attention and MLP, after a downsampling in the first block of a stage; the norms' eps is 1e-5."""
+    """Pre-norm attention and MLP; the first block of a stage downsamples first. The norms' eps is 1e-5."""
 
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, downsample: nn.Module | None):
         from timm.layers.drop import DropPath
@@ -142,9 +142,10 @@ class PyramidBlock(nn.Module):
 
 
 class PyramidEncoder(EncoderModule):
-    """The network of `UMPyramid`: `encoder(images, mask) -> (B, N, D)`, a raster of the last stage's tokens.
+    """The network of `UMPyramid`: `encoder(images, mask) -> (B, N, D)`.
 
-    The raster is of the whole image, or of the compacted one. Parameter names are the official ones (implus/UM-MAE).
+    The tokens are a raster of the last stage. The raster is of the whole image, or of the compacted one. Parameter
+    names are the official ones (implus/UM-MAE).
     """
 
     mask_token: nn.Parameter

@@ -1,4 +1,4 @@
-"""The Swin of UM-MAE: attention in windows, with a position bias that an MLP computes from the distance."""
+"""The Swin of UM-MAE: windowed attention, with a position bias that an MLP computes from the distance."""
 
 from __future__ import annotations
 
@@ -133,11 +133,11 @@ class Windows:
 
 
 class WindowAttention(nn.Module):
-    """Attention in windows, with a bias that an MLP computes from the distance of two tokens in the whole image.
+    """Attention in windows, with a bias that an MLP computes from the distance of two tokens.
 
-    bias = posmlp(sign(d) log(1 + |d|)) for d = place of the key - place of the query (models_mae_swin.py
-    `WindowAttention`). The official code runs the MLP on every pair of every window. This code runs the MLP once per
-    possible distance, and each pair looks its distance up.
+    The distance is that in the whole image: bias = posmlp(sign(d) log(1 + |d|)) for d = place of the key - place of the
+    query (models_mae_swin.py `WindowAttention`). The official code runs the MLP on every pair of every window. This
+    code runs the MLP once per possible distance, and each pair looks its distance up.
     """
 
     def __init__(self, dim: int, num_heads: int, posmlp_dim: int):

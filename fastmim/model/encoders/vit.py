@@ -117,7 +117,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViTEncoder(EncoderModule):
-    """The network of `ViT`: `encoder(images, mask) -> (B, 1 + K, D)`, the class token and the visible patches.
+    """The network of `ViT`: `encoder(images, mask) -> (B, 1 + K, D)`, class token and visible patches.
 
     If the encoder reads whole images, it returns (B, 1 + L, D) with the patches in raster order. Parameter names are
     timm's, so an export is a copy. Only `vis_mask_token` is not in timm. It exists for masks with a `secondary`, and
@@ -199,7 +199,10 @@ class ViTEncoder(EncoderModule):
         return self.norm_pre(torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1))
 
     def transform(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Runs class token, blocks and norm; the mask token joins before block `token_layer` if patches are hidden."""
+        """Runs the network behind the patch embedding: class token, blocks and norm.
+
+        If patches are hidden, the mask token joins before block `token_layer`.
+        """
         x = self.prepend(x)
         first = 0 if hidden is None else self.token_layer - 1
         x = self.run(self.blocks[:first], x)

@@ -51,9 +51,8 @@ def _rows(
     # compiler cannot derive the alignment through `row`.
     start = tl.multiple_of((top * width) * CHANNELS + left, LINE)
     line, column = i // LINE, i % LINE
-    if (
-        CHANNELS_FIRST
-    ):  # pixels rather than predictions are read out of order: pixels are fewer bytes, and never written
+    if CHANNELS_FIRST:
+        # Pixels are read out of order, not predictions: pixels are fewer bytes and never written.
         line, column = i // PATCH % PATCH, i % PATCH * CHANNELS + i // (PATCH * PATCH)
     place = n * VALUES + i
     if EVERY:

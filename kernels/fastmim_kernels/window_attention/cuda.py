@@ -107,7 +107,9 @@ def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, 
     """
     keys = max(16, triton.next_power_of_2(window[0] * window[1]))
     precise = dtype == torch.float32
-    warps = 2 if keys == 16 else 8 if precise and keys > 64 else 4
+    warps = 2 if keys == 16 else 4
+    if precise and keys > 64:
+        warps = 8
     queries = max(16, min(keys, (1024 if precise else 4096) // keys))
     # For several rounds of the loop Triton would keep all keys, split for tf32x3, in shared memory, which is too small.
     share = queries if precise and keys > 64 else window[0] * window[1]

@@ -1,4 +1,4 @@
-"""Official checkpoints to run folders and back: what `fastmim convert` does. May import L3 and below, and convert."""
+"""Conversion of official checkpoints to run folders and back (`fastmim convert`)."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ..config.base import load, to_json
+from ..config.base import Config, load, to_json
 from ..convert import official_weights
 from ..host.terminal import shell_word, shown
 from ..model.build import build
 from ..run import checkpoint
-from ..tasks.model_outline import LARGEST_SIDE, outline
-from ..tasks.saved_run import open_pretraining
+from .model_outline import LARGEST_SIDE, outline
+from .saved_run import open_pretraining
 
 
-def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[int, int] | None = None) -> str:
-    """Writes a run folder with the weights of an official checkpoint; returns lines that say what became of them.
+def convert_to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[int, int] | None = None) -> str:
+    """Writes a run folder with the weights of an official checkpoint.
 
     Args:
-        config_file: configuration of the model; None = the official one, its sizes taken from the file.
-        size: height and width of the images; None = the configuration's.
+        file: the checkpoint.
+        run: folder to write.
+        config_file: configuration of the model; None = the official configuration, with sizes taken from the file.
+        size: height and width of the images, pixels; None = those of the configuration.
+
+    Returns:
+        Lines for the user that account for every tensor.
 
     Raises:
-        ValueError: no known checkpoint, one that does not fit the configuration, or a folder that is in use.
+        ValueError: the file is no known checkpoint or does not fit the configuration, or the folder is in use.
         OSError: the folder cannot be written.
     """
     if size and max(size) > LARGEST_SIDE:
@@ -35,13 +40,13 @@ def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[i
         raise ValueError(f"{shown(run)} holds checkpoints already, which are never replaced: choose another folder")
     found = official_weights.open_official(file)
     try:
-        config = load(config_file) if config_file else official_weights.infer_config(found.format, found.state)
+        config = _load_config(config_file) if config_file else official_weights.infer_config(found.format, found.state)
         if size:
             config = replace(config, data=replace(config.data, size=size))
         if not config_file:
             outline(config, found.state)
         mim = build(config)
-        state, account = official_weights.to_ours(found.format, found.state, mim)
+        state, report = official_weights.to_ours(found.format, found.state, mim)
     except ValueError as error:
         raise ValueError(f"{shown(file)}: {error}") from error
     config = replace(config, run=replace(config.run, dir=str(run)))
@@ -51,36 +56,48 @@ def to_run(file: Path, run: Path, config_file: Path | None = None, size: tuple[i
         )
     except checkpoint.CheckpointError as error:
         raise OSError(error) from error
-    lines = account.lines("not in the file, so initialised", "in the file, but not in this model")
+    lines = report.lines("not in the file, so initialised", "in the file, but not in this model")
     if not config_file:
         lines.append(f"sizes, from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
     lines += [*found.notes, f"{shown(run)}: train from it with --run.init {shell_word(run)} --run.dir OTHER"]
     return "\n".join(lines)
 
 
-def to_official(run: Path, file: Path, name: str | None = None, overwrite: bool = False) -> str:
-    """Writes an official checkpoint with the weights of a run; returns lines that say what became of them.
+def _load_config(file: Path) -> Config:
+    config = load(file)
+    if not isinstance(config, Config):
+        raise ValueError(f"--config: expected a pre-training configuration, got a {type(config).__name__}")
+    return config
+
+
+def convert_to_official(run: Path, file: Path, name: str | None = None, overwrite: bool = False) -> str:
+    """Writes an official checkpoint with the weights of a run.
 
     Args:
-        name: part of the format's name; None = the one that the weights came from, or the only one that fits.
-        overwrite: replace a file that is there.
+        run: the run folder.
+        file: checkpoint to write.
+        name: part of the format's name; None = the format that the weights came from, or the only format that fits.
+        overwrite: True = replace an existing file.
+
+    Returns:
+        Lines for the user that account for every tensor.
 
     Raises:
-        ValueError: no pre-training run, no format that fits, or a file that is there.
+        ValueError: the folder is no pre-training run, no format fits, or the file exists.
     """
     if file.is_dir():
         raise ValueError(f"{shown(file)}: expected a .pth file to write, found a folder")
     if os.path.lexists(file) and not overwrite:
         raise ValueError(
-            f"{shown(file)} is there already; --overwrite replaces it. To turn it into a run folder, name it first: "
+            f"{shown(file)} exists; --overwrite replaces it. To turn it into a run folder, name it first: "
             "fastmim convert FILE RUN"
         )
     config, loaded = open_pretraining(run, shown(run))
     mim = build(config)
     mim.load_state_dict(loaded.state["model"])
     fmt = official_weights.choose_format(mim, name, loaded.meta.get("official"))
-    state, account = official_weights.to_official(fmt, mim)
+    state, report = official_weights.to_official(fmt, mim)
     official_weights.write_official(file, fmt.container, state)
-    lines = account.lines("", "without a place in the file, so lost")
+    lines = report.lines("", "without a place in the file, so lost")
     held = f"{shown(file)}: a checkpoint file with {len(state)} tensors under {fmt.container!r}"
-    return "\n".join([*lines, f"{held}; optimizer state, schedule and epoch stay behind"])
+    return "\n".join([*lines, f"{held}; optimizer state, schedule and epoch are not converted"])

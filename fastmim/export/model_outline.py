@@ -1,7 +1,7 @@
-"""The tensors of the model that a stored config describes, without memory for them.
+"""Outline of the model that a stored config describes: its tensors without memory for them.
 
-A stranger's config may claim any size, so its claims are compared with the weights beside it before anything is built.
-May import L3 and below.
+A stranger's config may claim any size. Its claims are therefore compared with the weights beside it before anything is
+built.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config.base import Config, Experiment, to_json
+from ..config.classify import Finetune, Probe
+from ..config.detect import Detect
+from ..config.segment import Segment
 from ..data.decode import MODES
 from ..host.terminal import shown
 from ..model.build import build
@@ -89,6 +92,8 @@ def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _encoder(config: Experiment) -> nn.Module:
     """Returns the encoder of a config inside a module that calls it `encoder`, as every model does."""
+    if not isinstance(config, Finetune | Probe | Detect | Segment):
+        raise ValueError(f"expected the config of a run that trains an encoder, got a {type(config).__name__}")
     encoder = config.encoder.build(config.data.image, UniformMasking(secondary=0.0))
     return nn.ModuleDict({"encoder": encoder})
 

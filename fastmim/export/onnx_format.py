@@ -1,4 +1,4 @@
-"""Export as an ONNX graph, checked in ONNX Runtime. May import L3 and below, and convert."""
+"""Export as an ONNX graph, checked in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,38 +14,41 @@ from torch import Tensor, nn
 import fastmim_kernels
 
 from ..host.extras import require
-from .layouts import TOLERANCE, Layout, Snippet
+from .export_format import TOLERANCE, ExportFormat, Snippet, describe_difference
 from .trained_encoder import FeatureExtractor, TrainedEncoder
 
 FILE = "model.onnx"
-BESIDE = f"{FILE}.data"
-"""File of the weights if they are too many for the graph's file, whose format ends at 2 GiB."""
-MOST = 2**31 - 2**24
-"""Bytes of weights in the graph's file."""
+"""Name of the graph's file."""
+LARGEST = 2**31 - 2**24
+"""Bytes of weights that the graph's file can hold, because its format ends at 2 GiB. More go to FILE.data."""
 OPSET = 18
+"""Version of the operators."""
 INPUT = "images"
+"""Name of the graph's input."""
 
 
 class Graph(nn.Module):
-    """The module of the graph: normalised (B, C, H, W) float32 images to pooled features, tokens, and logits if any."""
+    """Module of the graph, which maps normalised (B, C, H, W) float32 images to the outputs of `output_names`."""
 
     def __init__(self, model: FeatureExtractor):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Returns pooled features, tokens and, if a classifier was trained, logits."""
         tokens = self.model.tokens(images)
         pooled = self.model.pool(tokens)
         return (pooled, tokens) if self.model.fc is None else (pooled, tokens, self.model.fc(pooled))
 
 
-def outputs(trained: TrainedEncoder) -> list[str]:
-    """Names of what the graph gives."""
+def output_names(trained: TrainedEncoder) -> list[str]:
+    """Returns the names of the graph's outputs."""
     return ["features", "tokens", *(["logits"] if trained.head else [])]
 
 
-def place_onnx(trained: TrainedEncoder) -> None:
-    """
+def check_onnx(trained: TrainedEncoder) -> None:
+    """Checks that ONNX is installed.
+
     Raises:
         ValueError: ONNX is not installed.
     """
@@ -52,36 +56,49 @@ def place_onnx(trained: TrainedEncoder) -> None:
 
 
 def write_onnx(trained: TrainedEncoder, folder: Path) -> list[str]:
-    """model.onnx, for any number of images of one size."""
+    """Writes model.onnx, for any number of images of one size.
+
+    Returns:
+        Sentences for the user.
+    """
     height, width = trained.test_size
     images = torch.zeros((2, trained.image.channels, height, width))
-    with plain(), quiet(), torch.no_grad():
-        program = torch.onnx.export(
+    with reference_ops(), quiet_exporter(), torch.no_grad():
+        program: Any = torch.onnx.export(
             Graph(trained.model).eval(),
             (images,),
             input_names=[INPUT],
-            output_names=outputs(trained),
+            output_names=output_names(trained),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
         for node in program.model.graph.all_nodes():
-            node.metadata_props.clear()  # stack traces with the paths of this machine
-        program.save(folder / FILE, external_data=sum(t.nbytes for t in trained.model.state_dict().values()) > MOST)
-    names = ", ".join(outputs(trained))
+            node.metadata_props.clear()  # stack traces, which hold the paths of this machine
+        program.save(folder / FILE, external_data=sum(t.nbytes for t in trained.model.state_dict().values()) > LARGEST)
+    names = ", ".join(output_names(trained))
     return [
-        f"ONNX opset {OPSET}, of standard operators only. Input `{INPUT}`: any number of normalised float32 images of "
+        f"ONNX opset {OPSET}, standard operators only. Input `{INPUT}`: any number of normalised float32 images of "
         f"{height} x {width} pixels. Outputs: {names}.",
-        f"`features` is {trained.pooling}"
-        + (f", and `logits` is computed from it, {trained.classes} classes." if trained.head else "."),
-        f"In ONNX Runtime on a CPU they differ from PyTorch's by at most {TOLERANCE:g} of their root mean square.",
+        f"`features` is {trained.pooling}."
+        + (f" `logits` is computed from `features`, for {trained.classes} classes." if trained.head else ""),
+        f"In ONNX Runtime on a CPU, outputs differ from PyTorch's by at most {TOLERANCE:g} of their root mean square.",
     ]
 
 
 @torch.no_grad()
-def onnx_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Says why the graph is invalid, not of standard operators, or gives other outputs; else returns None."""
+def find_onnx_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
+    """Checks that the graph is valid, has standard operators only, and gives the encoder's outputs in ONNX Runtime.
+
+    Args:
+        trained: the encoder.
+        folder: the export.
+        images: normalised (B, C, H, W) images.
+
+    Returns:
+        The first problem, or None.
+    """
     import onnx
     import onnxruntime as runtime
 
@@ -91,23 +108,22 @@ def onnx_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str |
     except onnx.checker.ValidationError as error:
         return f"it is not valid ONNX: {error}"
     if own := {f"{node.domain}.{node.op_type}" for node in graph.graph.node if node.domain not in ("", "ai.onnx")}:
-        return f"it has operators of its own: {', '.join(sorted(own))}"
+        return f"it has operators that are not standard: {', '.join(sorted(own))}"
     session = runtime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
     for batch in (images[:1], torch.cat([images, images.flip(0)[:1]])):
         expected = Graph(trained.model)(batch)
         try:
-            found = session.run(outputs(trained), {INPUT: batch.numpy()})
-        except Exception as error:  # its classes have no public name
+            found = session.run(output_names(trained), {INPUT: batch.numpy()})
+        except Exception as error:  # ONNX Runtime has no public base class of errors
             return f"ONNX Runtime cannot run it on {len(batch)} images: {error}"
-        for name, ours, theirs in zip(outputs(trained), expected, found, strict=True):
-            difference = (ours - torch.from_numpy(theirs)).abs().max() / ours.square().mean().sqrt()
-            if not difference <= TOLERANCE:  # NaN is refused too
-                return f"ONNX Runtime gives other {name} of {len(batch)} images ({difference:.3g} of their scale)"
+        for name, ours, theirs in zip(output_names(trained), expected, found, strict=True):
+            if difference := describe_difference(ours, torch.from_numpy(theirs)):
+                return f"ONNX Runtime gives other {name} of {len(batch)} images ({difference})"
     return None
 
 
 def onnx_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """Python for ONNX Runtime, from an image file on."""
+    """Returns Python that reads an image file and runs the graph in ONNX Runtime."""
     size = (trained.test_size[1], trained.test_size[0])
     grey = trained.image.channels == 1
     code = f"""import numpy as np
@@ -129,16 +145,16 @@ def read(file):
     return ((pixels - MEAN) / STD).transpose(2, 0, 1)
 
 
-# features: {trained.pooling}{", from which the logits are computed" if trained.head else ""}.
+# features: {trained.pooling}{". The logits are computed from the features" if trained.head else ""}.
 session = onnxruntime.InferenceSession({f"{folder}/{FILE}"!r})
-{", ".join(outputs(trained))} = session.run(None, {{"{INPUT}": np.stack([read("image.jpg")])}})
+{", ".join(output_names(trained))} = session.run(None, {{"{INPUT}": np.stack([read("image.jpg")])}})
 """
     return Snippet("usage.py", code)
 
 
 @contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Inside, ops are their references in plain torch, which ONNX has words for."""
+def reference_ops() -> Iterator[None]:
+    """Replaces ops by their references in plain torch inside the context, because ONNX has no fused ops."""
     before = fastmim_kernels.using_reference()
     fastmim_kernels.use_reference(True)
     try:
@@ -148,8 +164,8 @@ def plain() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences the exporter's optimizer inside."""
+def quiet_exporter() -> Iterator[None]:
+    """Silences the log of the exporter's optimizer inside the context."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -161,4 +177,4 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-ONNX = Layout(FILE, place_onnx, write_onnx, onnx_problem, onnx_snippet)
+ONNX = ExportFormat(FILE, check_onnx, write_onnx, find_onnx_problem, onnx_snippet)

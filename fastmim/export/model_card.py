@@ -1,4 +1,4 @@
-"""The model card of an export, filled from its run. May import L3 and below."""
+"""Model card of an export, filled from its run."""
 
 from __future__ import annotations
 
@@ -17,42 +17,49 @@ from torch import nn
 
 import fastmim
 
-from ..config.base import Config, Experiment, to_json
+from ..config.base import Config, to_json
+from ..config.classify import Finetune
 from ..data.manifest import Manifest
 from ..host.files import read_bytes
 from ..host.json_files import parse_json, read_json
 from ..host.terminal import shown
 from ..model.encoders.convnet import ConvNet
 from ..run.console import duration
-from .layouts import Snippet
+from .export_format import Snippet
+from .load import EncoderRun
 from .timm_models import timm_encoder, timm_model
 from .trained_encoder import TrainedEncoder
 
 LONGEST = 200
-"""Characters of a text from outside that a card holds."""
-MOST = 100
+"""Characters that a card holds of a text from the run."""
+MOST_RESULTS = 100
 """Results that a card holds."""
 LARGEST = 2**24
-"""Bytes of a file of a run that are read."""
+"""Bytes that a file of the run may have."""
 
 
-def card(
+def compose_card(
     trained: TrainedEncoder,
-    config: Experiment,
+    config: EncoderRun,
     run: Path | None,
     step: int,
     to: str,
     snippet: Snippet,
     notes: Sequence[str],
 ) -> str:
-    """Returns README.md in Markdown, for the hub with its YAML header. Of paths, only the last part is told.
+    """Composes a README.md in Markdown, with the YAML header of the hub if the export is for the hub.
 
-    A run's folder may be anybody's: everything that it says stands in code spans and blocks, where nothing is markup.
+    A run folder may come from a stranger, so its texts stand in code spans and blocks, where nothing is markup. Of a
+    path, the card holds the last part only.
 
     Args:
-        run: the run's folder; None = nothing is known of it but the config.
-        step: updates done; 0 = not told.
-        notes: what a person should know of these files, a sentence each.
+        trained: the encoder.
+        config: config of the run.
+        run: the run folder; None = only the config is known.
+        step: updates done; 0 = the card does not say.
+        to: name of the export format.
+        snippet: code that uses the export.
+        notes: sentences about the files of the export.
     """
     unread: list[str] = []
     sections = {
@@ -61,7 +68,7 @@ def card(
         "Results": _results(run, unread),
         "Recipe": _recipe(config),
         "Limits": _limits(trained, unread),
-        "Licence": "To be filled in by whoever publishes these weights; the licence of the images may restrict it.",
+        "Licence": "To be filled in by whoever publishes these weights. The licence of the images may restrict it.",
     }
     title = f"# {_title(trained, config)}"
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items() if text)
@@ -69,8 +76,8 @@ def card(
 
 
 def code(text: object) -> str:
-    """Returns text from outside as a Markdown code span, for a table too: one line, in which nothing is markup."""
-    line = shown(str(text)).replace("|", "\\x7c")  # which would end the cell of a table, also in a code span
+    """Returns text from the run as a Markdown code span of one line, in which nothing is markup."""
+    line = shown(str(text)).replace("|", "\\x7c")  # a bar ends the cell of a table, even in a code span
     if len(line) > LONGEST:
         line = f"{line[:LONGEST]}... ({len(line)} characters)"
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
@@ -84,14 +91,14 @@ def _header(trained: TrainedEncoder) -> str:
     return f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags:\n{tags}---\n\n"
 
 
-def _title(trained: TrainedEncoder, config: Experiment) -> str:
+def _title(trained: TrainedEncoder, config: EncoderRun) -> str:
     network = f"{type(trained.spec).__name__}, {_millions(trained)} parameters"
-    if _published(trained):
-        network = f"{trained.spec.name} ({network})"
+    if name := _published_name(trained):
+        network = f"{name} ({network})"
     if isinstance(config, Config):
         parts = ", ".join(type(part).__name__ for part in (config.masking, config.decoder, config.target, config.loss))
         return f"{network}, pre-trained by masked image modelling ({parts})"
-    kind = {"Finetune": "fine-tuned", "Probe": "frozen, with a linear classifier"}[type(config).__name__]
+    kind = "fine-tuned" if isinstance(config, Finetune) else "frozen, with a linear classifier"
     return f"{network}, {kind}, {trained.classes} classes"
 
 
@@ -99,30 +106,30 @@ def _millions(trained: TrainedEncoder) -> str:
     return f"{sum(p.numel() for p in trained.model.parameters()) / 1e6:.3g} M"
 
 
-def _published(trained: TrainedEncoder) -> bool:
-    """True if the network is timm's of the name in the config, in every shape: a config may change its sizes."""
+def _published_name(trained: TrainedEncoder) -> str | None:
+    """Returns timm's name of the network if timm's network has the same shapes, because a config may change sizes."""
     import timm
 
     if (own := timm_encoder(trained.spec, trained.size)) is None:
-        return False
+        return None
     with torch.device("meta"):
         made, named = (
             timm.create_model(own["architecture"], num_classes=0, in_chans=trained.image.channels, **args)
             for args in (own["model_args"], {})
         )
     made, named = (Counter(tuple(p.shape) for p in model.parameters()) for model in (made, named))
-    return made == named
+    return own["architecture"] if made == named else None
 
 
 def _use(trained: TrainedEncoder, snippet: Snippet, notes: Sequence[str]) -> str:
     height, width = trained.size
     facts = [
-        f"Images: {trained.image.channels} channels, {height} x {width} pixels, values / 255 less mean "
-        f"{_list(trained.mean)}, over standard deviation {_list(trained.std)}.",
-        f"Whole images: the central window, {trained.crop.crop_pct:.4g} of the largest that fits, resized to "
+        f"Images: {trained.image.channels} channels, {height} x {width} pixels. Divide values by 255, subtract the "
+        f"mean {_list(trained.mean)}, divide by the standard deviation {_list(trained.std)}.",
+        f"Whole images: take {trained.crop.crop_pct:.4g} of the largest central window that fits, and resize it to "
         f"{trained.test_size[0]} x {trained.test_size[1]} ({trained.crop.interpolation}, antialiased).",
-        f"Features: {trained.model.num_features} wide, one for each {trained.model.stride} x {trained.model.stride} "
-        "pixels" + (f"; {trained.classes} logits." if trained.head else "."),
+        f"Features: {trained.model.num_features} for each {trained.model.stride} x {trained.model.stride} pixels."
+        + (f" Logits: {trained.classes}." if trained.head else ""),
         *notes,
     ]
     if (own := timm_encoder(trained.spec, trained.size)) is not None:
@@ -131,14 +138,14 @@ def _use(trained: TrainedEncoder, snippet: Snippet, notes: Sequence[str]) -> str
     return "\n".join(f"* {fact}" for fact in facts) + f"\n\n```python\n{snippet.code}```"
 
 
-def _training(config: Experiment, run: Path | None, step: int, unread: list[str]) -> str:
-    train, rows = config.train, []
+def _training(config: EncoderRun, run: Path | None, step: int, unread: list[str]) -> str:
+    train, rows = config.train, list[tuple[str, str]]()
     if isinstance(config, Config):
         parts = (config.masking, config.decoder, config.target, config.loss)
         rows.append(("method", code("; ".join(str(part) for part in parts))))
     rows.append(("encoder", code(config.encoder)))
     if config.run.init:
-        rows.append(("weights at first", f"those of {code(Path(config.run.init).name)}"))
+        rows.append(("initial weights", code(Path(config.run.init).name)))
     data = code(Path(config.data.root).name)
     if run and (run / "manifest.json").is_file():
         try:
@@ -163,7 +170,12 @@ def _training(config: Experiment, run: Path | None, step: int, unread: list[str]
 
 
 def _speed(logged: Sequence[dict[str, Any]], samples: int) -> list[tuple[str, str]]:
-    """Speed, time and memory of a run of updates of `samples` images."""
+    """Returns the rows on speed, time and memory of a run.
+
+    Args:
+        logged: rows of metrics.jsonl.
+        samples: images of an update.
+    """
     names = ("images_per_s", "updates", "peak_bytes")
     found = [row for row in logged if all(_is_number(row.get(name)) for name in names) and row["images_per_s"] > 0]
     if not found:
@@ -186,15 +198,15 @@ def _results(run: Path | None, unread: list[str]) -> str:
     if tests := [row for row in logged if "held_out" in row]:
         rows.append(("loss on held-out images", _number(tests[-1]["held_out"])))
         if isinstance(trivial := tests[-1].get("trivial"), dict):
-            rows += [(f"there, predicting {_name(name)}", _number(value)) for name, value in trivial.items()]
+            rows += [(f"loss there, predicting {_name(name)}", _number(value)) for name, value in trivial.items()]
     for name, words in (("result", "test"), ("knn", "k-NN")):
         found = _read(run, name, unread)
         rows += [(f"{words}: {_name(k)}", _number(v)) for k, v in found.items() if k != "init" and v is not None]
-    return _table(rows[:MOST]) if rows else ""
+    return _table(rows[:MOST_RESULTS]) if rows else ""
 
 
 def _read(run: Path, name: str, unread: list[str]) -> dict[str, Any]:
-    """Returns a JSON object of a run; nothing where it is missing, or damaged, which is noted in `unread`."""
+    """Returns a JSON object of a run; empty if the file is missing or damaged. Damaged files are added to `unread`."""
     try:
         found = read_json(run / f"{name}.json", LARGEST)
     except FileNotFoundError:
@@ -208,7 +220,7 @@ def _read(run: Path, name: str, unread: list[str]) -> dict[str, Any]:
 
 
 def _logged(run: Path, unread: list[str]) -> list[dict[str, Any]]:
-    """Returns the rows of metrics.jsonl, damaged ones left out."""
+    """Returns the rows of metrics.jsonl, without damaged rows."""
     try:
         lines = read_bytes(run / "metrics.jsonl", 16 * LARGEST).splitlines(keepends=True)
     except FileNotFoundError:
@@ -221,12 +233,12 @@ def _logged(run: Path, unread: list[str]) -> list[dict[str, Any]]:
         try:
             rows.append(parse_json(line))
         except ValueError:
-            if line.endswith(b"\n"):  # a run that is writing leaves half a line
+            if line.endswith(b"\n"):  # half a line is no damage while the run is writing
                 unread.append("metrics.jsonl")
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _recipe(config: Experiment) -> str:
+def _recipe(config: EncoderRun) -> str:
     recipe = to_json(config)
     del recipe["run"]
     for part, field in (("data", "root"), ("data", "test"), ("data", "held_out_root"), ("train", "deepspeed")):
@@ -237,19 +249,21 @@ def _recipe(config: Experiment) -> str:
 
 def _limits(trained: TrainedEncoder, unread: Sequence[str]) -> str:
     limits = [
-        "It was tested on what is listed above and on nothing else; whether it treats people and places alike was not.",
-        "What the training images lack or overstate, it lacks or overstates.",
+        "The model was tested on the data above only. Nobody has tested whether it treats people and places alike.",
+        "The model lacks what the training images lack, and overstates what they overstate.",
     ]
     if trained.head is None:
         limits.append("Features of masked image modelling need fine-tuning, or a head, for most tasks.")
     if trained.head is None and any(isinstance(m, nn.BatchNorm2d) for m in trained.model.modules()):
-        limits.append("Its batch norms hold statistics of masked images: take those of your own, or train further.")
+        limits.append(
+            "Batch norms hold statistics of masked images: measure those of your own images, or train further."
+        )
     if not isinstance(trained.spec, ConvNet):
         height, width = trained.size
-        limits.append(f"Tables of positions are those of images of {height} x {width} pixels.")
+        limits.append(f"Position embeddings and tables fit images of {height} x {width} pixels.")
     if unread:
         limits.append(
-            f"These files of its run are damaged, so this card may lack facts: {', '.join(sorted(set(unread)))}."
+            f"These files of the run are damaged, so this card may lack facts: {', '.join(sorted(set(unread)))}."
         )
     return "\n".join(f"* {limit}" for limit in limits)
 
@@ -259,7 +273,7 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _name(key: str) -> str:
-    """A name from a run's file: as it is if it is a plain word."""
+    """Returns a name from a run's file, as text if it is a plain word, else as a code span."""
     return key.replace("_", " ") if re.fullmatch(r"\w{1,40}", key, re.ASCII) else code(key)
 
 

@@ -1,68 +1,40 @@
-"""The forms of an export: the files, the check of them, and the code that uses them.
-
-Here: timm's hub format, or ours where timm has no such model. May import L3 and below, and convert.
-"""
+"""Export for timm and the Hugging Face hub, or in fastmim's own format if timm has no such model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..host.files import write, writing
 from ..run.tensors import to_bytes
+from .export_format import ExportFormat, Snippet, describe_difference
 from .load import CONTENT, from_export
 from .timm_models import tensor_names, timm_model, timm_tokens
 from .trained_encoder import FeatureExtractor, TrainedEncoder
 
-TOLERANCE = 1e-4
-"""Largest difference where arithmetic is done in another order, of features of root mean square 1."""
-
-
 WEIGHTS = "model.safetensors"
+"""Name of the file with the weights."""
 
 
-class Snippet(NamedTuple):
-    """Code for a person to paste: the name of its file, and the text."""
+def check_timm(trained: TrainedEncoder) -> None:
+    """Checks that timm pools as the encoder was trained to, if timm has the encoder.
 
-    file: str
-    code: str
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One form of an export.
-
-    Attributes:
-        weights: name of the file with the weights.
-        place: raises ValueError where the form has no place for the encoder.
-        write: puts the files into an empty folder; returns what a person should know of them, a sentence each.
-        problem: why what was written is not what was trained, or None, found with normalised (B, C, H, W) images.
-        snippet: how the export is used; the second argument is the folder as a person writes it.
-    """
-
-    weights: str
-    place: Callable[[TrainedEncoder], object]
-    write: Callable[[TrainedEncoder, Path], list[str]]
-    problem: Callable[[TrainedEncoder, Path, Tensor], str | None]
-    snippet: Callable[[TrainedEncoder, str], Snippet]
-
-
-def place_timm(trained: TrainedEncoder) -> None:
-    """
     Raises:
-        ValueError: timm has the encoder, but does not pool as it was trained to.
+        ValueError: timm has the encoder, but not its pooling.
     """
     timm_model(trained)
 
 
 def write_timm(trained: TrainedEncoder, folder: Path) -> list[str]:
-    """model.safetensors and config.json, for timm where it has the model, and for `fastmim.load`."""
+    """Writes model.safetensors and config.json, for `fastmim.load` and, if timm has the model, for timm.
+
+    Returns:
+        Sentences for the user.
+    """
     import timm
 
     plain = trained.merged()
@@ -73,7 +45,7 @@ def write_timm(trained: TrainedEncoder, folder: Path) -> list[str]:
     description = {CONTENT: trained.describe()}
     if own is not None:
         (height, width), channels, classes = trained.size, trained.image.channels, trained.model.num_classes
-        published = timm.get_pretrained_cfg(own["architecture"])
+        published: Any = timm.get_pretrained_cfg(own["architecture"])
         description |= {
             "architecture": own["architecture"],
             "num_classes": classes,
@@ -87,25 +59,36 @@ def write_timm(trained: TrainedEncoder, folder: Path) -> list[str]:
                 "crop_pct": trained.crop.crop_pct,
                 "mean": list(trained.mean),
                 "std": list(trained.std),
-                # So that timm can give the model another number of classes or channels.
+                # timm needs these names to change the number of classes or channels.
                 "classifier": published.classifier,
                 "first_conv": published.first_conv,
             },
         }
     write(folder / "config.json", json.dumps(description, indent=2) + "\n")
     call = "encoder" if own is None else "model"
-    notes = [f"`{call}(images)` gives {_gives(trained, own is None)}."]
+    notes = [f"`{call}(images)` returns {_output_in_words(trained, own is None)}."]
     if plain is not trained:
         notes.append("The batch norm in front of the probe's linear layer is part of that layer's weights here.")
     return notes
 
 
 @torch.no_grad()
-def timm_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Compares copies loaded by `fastmim.load` and timm: tokens bit for bit, all else closely."""
+def find_timm_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
+    """Compares copies loaded by `fastmim.load` and by timm with the encoder.
+
+    Tokens must be equal bit for bit. Features and logits must agree within `TOLERANCE`.
+
+    Args:
+        trained: the encoder.
+        folder: the export.
+        images: normalised (B, C, H, W) images.
+
+    Returns:
+        The first difference, or None.
+    """
     import timm
 
-    copies = {"fastmim": from_export(folder).model}
+    copies: dict[str, Any] = {"fastmim": from_export(folder).model}
     if timm_model(trained) is not None:
         copies["timm"] = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     expected = _outputs(trained, trained.model, images)
@@ -114,13 +97,16 @@ def timm_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str |
             ours = expected[name]
             if name == "tokens" and not torch.equal(ours, theirs):
                 return f"a copy loaded by {library} gives other tokens (by up to {(ours - theirs).abs().max():.3g})"
-            if found := differs(ours, theirs):
+            if found := describe_difference(ours, theirs):
                 return f"a copy loaded by {library} gives other {name} ({found})"
     return None
 
 
-def _outputs(trained: TrainedEncoder, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Everything that a model gives, ours or timm's: tokens where timm has them before the pooling's norm too."""
+def _outputs(trained: TrainedEncoder, model: Any, images: Tensor) -> dict[str, Tensor]:
+    """Returns every output of a model, ours or timm's.
+
+    Tokens are left out if the last norm follows the pooling, because timm's tokens then lack that norm.
+    """
     if isinstance(model, FeatureExtractor):
         found = {"tokens": model.tokens(images), "features": model(images)}
         called = found["features"] if model.fc is None else model.logits(images)
@@ -134,22 +120,22 @@ def _outputs(trained: TrainedEncoder, model: nn.Module, images: Tensor) -> dict[
     return found | {"outputs": called}
 
 
-def _gives(trained: TrainedEncoder, ours: bool) -> str:
-    """Says in words what a call of the model returns."""
+def _output_in_words(trained: TrainedEncoder, ours: bool) -> str:
+    """Returns in words the output of a call of the model, ours or timm's."""
     if trained.head is None or ours:
         return f"pooled features: {trained.pooling}"
     return f"{trained.classes} logits, computed from {trained.pooling}"
 
 
 def timm_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """Python for timm, or for `fastmim.load`."""
+    """Returns Python that loads an export with timm, or with `fastmim.load`."""
     if timm_model(trained) is None:
         return Snippet("usage.py", f"import fastmim\n\n{_fastmim_call(trained, repr(folder))}")
     return Snippet("usage.py", f"import timm\n\n{_timm_call(trained, f'local-dir:{folder}')}")
 
 
 def hub_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """The upload, and how others use what was uploaded."""
+    """Returns Python that uploads an export to the hub and loads it from there."""
     upload = "from huggingface_hub import upload_folder\n\n"
     upload += f'upload_folder(repo_id="USER/NAME", folder_path={folder!r})\n\n'
     if timm_model(trained) is not None:
@@ -161,21 +147,13 @@ def hub_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
 
 def _timm_call(trained: TrainedEncoder, source: str) -> str:
     call = f"model = timm.create_model({source!r}, pretrained=True)\n"
-    return f"{call}# model(images) gives {_gives(trained, False)}.\n"
+    return f"{call}# model(images) returns {_output_in_words(trained, False)}.\n"
 
 
 def _fastmim_call(trained: TrainedEncoder, source: str) -> str:
     call = f"encoder, transform = fastmim.load({source})\n"
-    return f"{call}# encoder(images) gives {_gives(trained, True)}.\n"
+    return f"{call}# encoder(images) returns {_output_in_words(trained, True)}.\n"
 
 
-def differs(ours: Tensor, theirs: Tensor) -> str | None:
-    """Says how far two results are apart if that is more than TOLERANCE of their root mean square; else None."""
-    if ours.shape != theirs.shape:
-        return f"{tuple(theirs.shape)}, not {tuple(ours.shape)}"
-    difference = (ours - theirs).abs().max() / ours.square().mean().sqrt()
-    return None if difference <= TOLERANCE else f"largest difference {difference:.3g} of their scale"  # NaN is told too
-
-
-TIMM = Layout(WEIGHTS, place_timm, write_timm, timm_problem, timm_snippet)
-HUB = Layout(WEIGHTS, place_timm, write_timm, timm_problem, hub_snippet)
+TIMM = ExportFormat(WEIGHTS, check_timm, write_timm, find_timm_problem, timm_snippet)
+HUB = ExportFormat(WEIGHTS, check_timm, write_timm, find_timm_problem, hub_snippet)

@@ -1,7 +1,4 @@
-"""Exports for MMDetection, MMSegmentation and Detectron2: backbone.pth, and the piece of configuration that names it.
-
-May import L3 and below, and convert.
-"""
+"""Exports for MMDetection, MMSegmentation and Detectron2: backbone.pth, and a piece of config that uses the file."""
 
 from __future__ import annotations
 
@@ -17,104 +14,116 @@ from ..convert.backbone import Backbone, encoder_tensors
 from ..convert.official_weights import write_official
 from ..convert.restricted_reader import read_official
 from ..model.encoders import PRETRAINING_ONLY
-from .layouts import Layout, Snippet
+from .export_format import ExportFormat, Snippet
 from .trained_encoder import TrainedEncoder
 
 FILE = "backbone.pth"
+"""Name of the file with the weights."""
 PYRAMID = 256
-"""Channels of a feature pyramid in MMDetection's configurations."""
+"""Channels of the feature pyramid in MMDetection's configs."""
 MAPS = 4
-"""Maps that MMSegmentation's decoders read."""
+"""Number of maps that MMSegmentation's decoders read."""
 
 
 def openmmlab_backbone(trained: TrainedEncoder) -> Backbone:
-    """
+    """Returns the backbone of OpenMMLab that takes the encoder's weights.
+
     Raises:
-        ValueError: OpenMMLab has none for the encoder.
+        ValueError: OpenMMLab has no such backbone.
     """
     return _placed(trained, openmmlab.find_backbone(trained.spec, trained.model.encoder, trained.image))
 
 
 def mmseg_backbone(trained: TrainedEncoder) -> Backbone:
-    """
+    """Returns the backbone of OpenMMLab with the maps that MMSegmentation reads.
+
     Raises:
-        ValueError: OpenMMLab has none for the encoder, or it is too shallow.
+        ValueError: OpenMMLab has no such backbone, or a ViT has too few blocks.
     """
     found = openmmlab_backbone(trained)
     if len(found.widths) == 1:
         depth = found.args["arch"]["num_layers"]
         if depth < MAPS:
-            raise ValueError(f"MMSegmentation reads {MAPS} blocks of a ViT, and this one has {depth}")
+            raise ValueError(f"MMSegmentation reads {MAPS} blocks of a ViT, this ViT has {depth}")
         found.args["out_indices"] = [(i + 1) * depth // MAPS - 1 for i in range(MAPS)]
     return found
 
 
 def detectron2_backbone(trained: TrainedEncoder) -> Backbone:
-    """
+    """Returns the backbone of Detectron2 that takes the encoder's weights.
+
     Raises:
-        ValueError: Detectron2 has none for the encoder.
+        ValueError: Detectron2 has no such backbone.
     """
     return _placed(trained, detectron2.find_backbone(trained.spec, trained.model.encoder, trained.image))
 
 
 def _placed(trained: TrainedEncoder, found: Backbone) -> Backbone:
-    found.to_library(_ours(trained))  # refuses what has no place
+    found.to_library(_ours(trained))  # raises an error if a tensor has no place
     return found
 
 
 def write_openmmlab(trained: TrainedEncoder, folder: Path) -> list[str]:
-    """{"state_dict": names with "backbone." in front}, as mmengine's `Pretrained` takes it with that prefix."""
+    """Writes {"state_dict": tensors} with "backbone." in front of names, which mmengine's `Pretrained` expects.
+
+    Returns:
+        Sentences for the user.
+    """
     found = openmmlab_backbone(trained)
     write_official(folder / FILE, "state_dict", found.to_library(_ours(trained)))
-    return [*found.notes, *_left(trained)]
+    return [*found.notes, *_notes(trained)]
 
 
 def write_detectron2(trained: TrainedEncoder, folder: Path) -> list[str]:
-    """{"model": names} and the word to match them by their ends, as DetectionCheckpointer takes it."""
+    """Writes {"model": tensors} and "matching_heuristics", with which DetectionCheckpointer compares ends of names.
+
+    Returns:
+        Sentences for the user.
+    """
     found = detectron2_backbone(trained)
     state = found.to_library(_ours(trained))
     write_official(folder / FILE, "model", state, {"__author__": "fastmim", "matching_heuristics": True})
-    return [*found.notes, *_left(trained)]
+    return [*found.notes, *_notes(trained)]
 
 
-def openmmlab_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Says what is wrong with the file, or returns None; see `_problem`."""
-    return _problem(trained, openmmlab_backbone(trained), folder)
+def find_openmmlab_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
+    """Returns how the file differs from the encoder, or None, see `_find_problem`."""
+    return _find_problem(trained, openmmlab_backbone(trained), folder)
 
 
-def detectron2_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Says what is wrong with the file, or returns None; see `_problem`."""
-    return _problem(trained, detectron2_backbone(trained), folder)
+def find_detectron2_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
+    """Returns how the file differs from the encoder, or None, see `_find_problem`."""
+    return _find_problem(trained, detectron2_backbone(trained), folder)
 
 
 def _ours(trained: TrainedEncoder) -> dict[str, Tensor]:
     return encoder_tensors(trained.model.encoder, PRETRAINING_ONLY)
 
 
-def _left(trained: TrainedEncoder) -> list[str]:
-    maps = ["The backbone gives maps, of which nothing is pooled."]
+def _notes(trained: TrainedEncoder) -> list[str]:
+    maps = ["The backbone returns maps. They are not pooled."]
     if trained.head is None:
         return maps
-    behind = "" if trained.head.norm == "before" else " with the norm in front of it, which was behind the pooling"
-    return [*maps, f"The classifier stayed behind{behind}."]
+    norm = "" if trained.head.norm == "before" else ", nor the norm between pooling and classifier"
+    return [*maps, f"The file does not hold the classifier{norm}."]
 
 
-def _problem(trained: TrainedEncoder, found: Backbone, folder: Path) -> str | None:
-    """By way of the inverse map, the file must hold every tensor that has a place there, bit for bit."""
+def _find_problem(trained: TrainedEncoder, found: Backbone, folder: Path) -> str | None:
+    """Translates the names in the file back and compares every tensor with the encoder's, bit for bit."""
     ours, inverse = _ours(trained), found.to_ours(read_official(folder / FILE).state)
     placed = found.to_library(ours)
     if len(placed) != len(inverse):
-        return f"{len(placed)} tensors became {len(inverse)} by way of {found.kind}'s names"
+        return f"{len(placed)} tensors became {len(inverse)} when {found.kind}'s names were translated back"
     wrong = [name for name, tensor in inverse.items() if not torch.equal(tensor, ours[name])]
-    return f"{wrong[0]} is another one by way of {found.kind}'s names" if wrong else None
+    return f"{wrong[0]} has other values after {found.kind}'s names were translated back" if wrong else None
 
 
 def mmdet_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """For a config after its _base_."""
+    """Returns code for a config of MMDetection, to follow its _base_."""
     found = openmmlab_backbone(trained)
     parts: dict[str, Any] = {}
     imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
-    if len(found.widths) == 1:  # one map of one stride becomes a pyramid
+    if len(found.widths) == 1:  # the neck makes a pyramid from the one map of a plain ViT
         width = found.widths[0]
         imports.append("projects.ViTDet.vitdet")
         widths = [width // 4, width // 2, width, width]
@@ -126,7 +135,7 @@ def mmdet_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
 
 
 def mmseg_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """For a config after its _base_."""
+    """Returns code for a config of MMSegmentation, to follow its _base_."""
     found = mmseg_backbone(trained)
     imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
     parts: dict[str, Any] = {}
@@ -158,7 +167,7 @@ def _openmmlab(
 
 
 def detectron2_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """For a LazyConfig of Mask R-CNN."""
+    """Returns code for a LazyConfig of Mask R-CNN."""
     found = detectron2_backbone(trained)
     vit = found.kind == "ViT"
     base = "common/models/mask_rcnn_vitdet.py" if vit else "common/models/mask_rcnn_fpn.py"
@@ -173,16 +182,18 @@ def detectron2_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
         f"model.pixel_mean = {_bytes(trained.mean)}",
         f"model.pixel_std = {_bytes(trained.std)}",
         'model.input_format = "RGB"',
-        '# And of the data, which Detectron2 reads as BGR: dataloader.train.mapper.image_format = "RGB"',
+        '# Set the same for the data, which Detectron2 reads as BGR: dataloader.train.mapper.image_format = "RGB"',
     ]
     if vit:
         lines += [f"model.backbone.net.{name} = {value!r}" for name, value in found.args.items()]
         depth = found.args["depth"]
         windowed = [i for i in range(depth) if (i + 1) % max(1, depth // 4)]
-        lines.append(f"model.backbone.net.window_block_indexes = {windowed}  # the others see the whole image")
+        lines.append(
+            f"model.backbone.net.window_block_indexes = {windowed}  # the other blocks attend to the whole image"
+        )
     elif found.kind == "ResNet":
         stages = f'depth={found.args["depth"]}, norm="FrozenBN"'
-        if found.args["depth"] >= 50:  # there the 3x3 convolution strides, as in timm
+        if found.args["depth"] >= 50:  # timm strides in the 3x3 convolution
             stages += ", stride_in_1x1=False"
         stem = f'L(BasicStem)(in_channels={found.args["in_channels"]}, out_channels=64, norm="FrozenBN")'
         lines += [
@@ -202,19 +213,19 @@ def detectron2_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
 
 
 def _literal(text: str) -> str:
-    """Escapes text for OmegaConf, which Detectron2's configs are made of: `${...}` would name another value."""
+    """Escapes text for the OmegaConf configs of Detectron2, where `${...}` refers to another value."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def _bytes(values: tuple[float, ...]) -> list[float]:
-    """Values of the 0..1 scale on that of 0..255."""
+    """Converts values from the 0..1 scale to the 0..255 scale."""
     return [round(255 * value, 6) for value in values]
 
 
 def _code(value: Any, depth: int = 0) -> str:
-    """A dict as the call of dict that OpenMMLab's configs are written with.
+    """Writes a dict as a call of `dict`, the style of OpenMMLab's configs.
 
-    Before mmengine runs a config it puts values in place of `{{...}}`, in strings too.
+    `{{` is escaped, because mmengine substitutes `{{...}}` before it runs a config, in strings too.
     """
     if not isinstance(value, dict):
         return repr(value).replace("{{", r"{\x7b")
@@ -223,6 +234,6 @@ def _code(value: Any, depth: int = 0) -> str:
     return f"dict(\n{inner}{indent[4:]})"
 
 
-MMDET = Layout(FILE, openmmlab_backbone, write_openmmlab, openmmlab_problem, mmdet_snippet)
-MMSEG = Layout(FILE, mmseg_backbone, write_openmmlab, openmmlab_problem, mmseg_snippet)
-DETECTRON2 = Layout(FILE, detectron2_backbone, write_detectron2, detectron2_problem, detectron2_snippet)
+MMDET = ExportFormat(FILE, openmmlab_backbone, write_openmmlab, find_openmmlab_problem, mmdet_snippet)
+MMSEG = ExportFormat(FILE, mmseg_backbone, write_openmmlab, find_openmmlab_problem, mmseg_snippet)
+DETECTRON2 = ExportFormat(FILE, detectron2_backbone, write_detectron2, find_detectron2_problem, detectron2_snippet)

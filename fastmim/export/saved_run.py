@@ -1,7 +1,4 @@
-"""A saved run: its newest usable checkpoint and the config in it. The folder may come from a stranger.
-
-May import L3 and below.
-"""
+"""Saved run: the newest usable checkpoint of a run folder, which may come from a stranger, and its config."""
 
 from __future__ import annotations
 
