@@ -142,7 +142,7 @@ def test_what_was_not_there_when_it_was_listed_is_not_waited_for(root, data, nap
     assert not naps
 
 
-def test_masks_and_whole_images_are_waited_for_too(make_folder, naps):
+def test_label_maps_and_whole_images_are_waited_for_too(make_folder, naps):
     images = make_folder(["0.png", "1.png"])
     folder = images.with_name("masks")
     folder.mkdir()

@@ -71,7 +71,7 @@ CROPS = [
 
 
 @pytest.mark.parametrize("crop", CROPS)
-def test_masks_are_cut_as_their_images_are(folder, data, crop):
+def test_label_maps_are_cut_as_their_images_are(folder, data, crop):
     """Away from the borders of blocks, where the image is a mixture, its gray level is 20 times the label."""
     ids = torch.cat([sample_id(torch.arange(8), epoch) for epoch in range(3)])
     settings = data(crop, size=(48, 56), mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
@@ -210,7 +210,7 @@ def test_a_bad_test_image_comes_as_its_reason(folder):
     assert re.search("the test image '.*2.jpg' cannot be used", str(found[index]))
 
 
-def test_masks_are_read_ahead(folder, data, monkeypatch):
+def test_label_maps_are_prefetched(folder, data, monkeypatch):
     """While the caller works, the masks of the next micro-batches become ready, and no more than these."""
     read = []
     original = LabelMaps.read
