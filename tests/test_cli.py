@@ -22,8 +22,8 @@ from fastmim.analysis.png_files import is_ours
 from fastmim.config.base import load, to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
-from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
+from fastmim.data.split import split_images
 from fastmim.export import export
 from fastmim.export.saved_run import open_pretraining
 from fastmim.run import checkpoint
@@ -150,7 +150,7 @@ def note(run: Path, capsys, *words) -> str:
 
 def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, capsys):
     config = open_pretraining(run, "run")[0]
-    trained, _, held_out = split(Manifest.scan(str(images)), config.data, config.train.seed)
+    trained, _, held_out = split_images(Manifest.scan(str(images)), config.data, config.train.seed)
     none, unknown = "The run was not trained on these images.", "Not known: whether the run was trained on these images"
     assert note(run, capsys) == none
     rows = ", ".join(str(i + 1) for i in trained.tolist())
@@ -182,8 +182,8 @@ def test_images_held_out_of_a_folder_that_has_grown(tmp_path, images, capsys):
         write_demo_images(str(tmp_path / name), 1, (24, 24), "held_out")
         (tmp_path / name / "demo_00000.jpg").rename(tmp_path / f"images/{name}.jpg")
     said = note(run, capsys, "--count", 3)
-    trained, _, _ = split(Manifest.scan(str(images)), open_pretraining(run, "run")[0].data, 0)
-    _, manifest, now = split(Manifest.scan(str(tmp_path / "images")), open_pretraining(run, "run")[0].data, 0)
+    trained, _, _ = split_images(Manifest.scan(str(images)), open_pretraining(run, "run")[0].data, 0)
+    _, manifest, now = split_images(Manifest.scan(str(tmp_path / "images")), open_pretraining(run, "run")[0].data, 0)
     old = sorted(path.name for path in images.iterdir())
     known = {old[i] for i in trained.tolist()}
     rows = [str(row) for row, i in enumerate(now.tolist(), 1) if manifest.paths[i] in known]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmim.host.command import misread, nearest, reason, refusing
+from fastmim.host.command import explain, misread, nearest, refusing
 from tests.methods.tiny import ROOT
 
 
@@ -45,7 +45,7 @@ def test_nearest_is_nothing_where_nothing_is_near(word, found):
     ids=range(9),
 )
 def test_a_refusal_names_the_argument_of_a_file(error, said):
-    assert reason(error, {"--out": Path("/data/run"), "--images": Path("/data/images")}) == said
+    assert explain(error, {"--out": Path("/data/run"), "--images": Path("/data/images")}) == said
 
 
 @pytest.mark.parametrize(

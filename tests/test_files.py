@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from fastmim.host import files
-from fastmim.host.terminal import shown, typed
+from fastmim.host import files, json_files
+from fastmim.host.terminal import shell_word, shown
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_shown_name_is_one_line_of_any_encoding(name, expected):
 )
 def test_a_typed_name_is_one_word_of_a_shell(name):
     """And runs nothing in it."""
-    word = typed(name)
+    word = shell_word(name)
     assert word.isprintable()
     found = subprocess.run(["bash", "-c", f"printf '%s' {word}"], capture_output=True, check=True).stdout
     assert os.fsdecode(found) == name
@@ -121,7 +121,7 @@ def test_the_umask_decides_who_may_read_a_new_file(tmp_path, monkeypatch):
 
 
 def test_json_is_read_in_one_way(tmp_path):
-    assert files.parse_json(b'\xef\xbb\xbf{"a": {"b": 1}}', change=len) == 1
+    assert json_files.parse_json(b'\xef\xbb\xbf{"a": {"b": 1}}', change=len) == 1
     for text, words in (
         (b'{"a": 1, "a": 2}', "the key a twice"),
         (b"[NaN]", "found NaN"),
@@ -130,5 +130,5 @@ def test_json_is_read_in_one_way(tmp_path):
         (b"[" * 100_000, "within each other"),
         (b"1" * 5000, "thousands of digits"),
     ):
-        with pytest.raises(files.JSONError, match=words):
-            files.parse_json(text)
+        with pytest.raises(json_files.JSONError, match=words):
+            json_files.parse_json(text)

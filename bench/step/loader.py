@@ -31,7 +31,7 @@ from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 from fastmim.data.sampler import Sampler
-from fastmim.host.command import at_least, reason
+from fastmim.host.command import at_least, explain
 
 SIZE = 224
 SCALE = (0.2, 1.0)
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         manifest = Manifest.scan(args.data)
         bad = args.bad and Manifest.scan(args.bad)
     except (OSError, ValueError) as error:
-        parser.error(reason(error))
+        parser.error(explain(error))
     setting = Setting(manifest, args.batch, count, args.threads, device)
 
     contenders = dict(CONTENDERS)

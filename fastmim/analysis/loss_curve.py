@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..host.files import read_json
+from ..host.json_files import read_json
 from ..host.terminal import shown
 from ..run.metrics import read_metrics
 from .png_files import save_png

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..config.base import Config
-from ..host.files import short, writing
+from ..host.files import writing
+from ..host.json_files import short
 from ..host.terminal import shown
 from ..model.mim import MIM
 from . import a2mim_convnet, a2mim_vit, convmae, mae, pixmim, simmim, um_mae

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..host.files import open_regular, short
+from ..host.files import open_regular
+from ..host.json_files import short
 from ..host.terminal import shown
 from ..run.tensors import check_names, read_tensors
 from .resource_limits import try_within

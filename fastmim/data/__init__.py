@@ -1,4 +1,4 @@
-"""Images in: which files, in what order, which window of each, and the loaders that decode them.
+"""From files to batches: list images, order samples, draw crops, decode, replace bad files.
 
-May import config, tokens and fastmim_kernels.
+May import config, samples, parts and fastmim_kernels.
 """

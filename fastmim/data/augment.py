@@ -1,4 +1,4 @@
-"""RandAugment and colour jitter of single samples, drawn for the sample id. May import config, tokens and timm."""
+"""RandAugment and colour jitter of single samples, drawn for the sample id. May import config, samples and timm."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from ..samples import Stream
 from .decode import FILTERS, Change, mean_colour
 
 
-class Drawn:
-    """Draws for each sample what will be done to it; whoever decodes does it, in any thread, without any randomness.
+class Augmenter:
+    """A source of random changes for each sample. The decoder later applies the changes in any thread.
 
-    timm and torchvision draw from the global generators of `random`, numpy and torch, which are therefore seeded for
-    each sample; torch's are put back.
+    timm and torchvision draw from the global generators of `random`, numpy and torch. These generators are therefore
+    seeded for each sample. The state of torch's generators is restored afterwards.
+
+    Args:
+        draw: draws the changes of one sample from the global generators.
+        seed: 0 <= seed < 2**64.
     """
 
     def __init__(self, draw: Callable[[], list[Change]], seed: int):
         self._draw, self._seed = draw, seed
 
     def __call__(self, ids: Tensor) -> list[Sequence[Change]]:
-        """(B,) int64 sample ids to what is done to each sample."""
+        """Returns the changes of each sample, from (B,) int64 sample ids."""
         return [self._drawn(key) for key in philox(self._seed, Stream.AUGMENT, ids, 1)[:, 0].tolist()]
 
     def _drawn(self, key: int) -> list[Change]:
@@ -40,12 +44,17 @@ class Drawn:
 
 
 def rand_augment(text: str, data: ImageData) -> Callable[[], list[Change]]:
-    """timm's RandAugment with its training defaults: mean colour where nothing is, shifts of up to 45 %.
+    """Returns a function that draws the changes of timm's RandAugment for one sample.
 
-    Its operations are given a list in place of an image, to which they add what they would have done.
+    The settings are timm's training defaults: shifts of up to 45 %, and the mean colour outside the image. To draw
+    without an image, timm's operations receive a list instead, and each one appends a change to that list.
+
+    Args:
+        text: RandAugment in timm's form, such as rand-m9-mstd0.5-inc1.
+        data: size, mean colour and interpolation of the samples.
 
     Raises:
-        ValueError: not a description of RandAugment; or images are not of 3 channels, which its colour operations need.
+        ValueError: `text` is not in timm's form, or images do not have the 3 channels that colour operations need.
     """
     from timm.data.auto_augment import posterize, rand_augment_transform
 
@@ -68,7 +77,7 @@ def rand_augment(text: str, data: ImageData) -> Callable[[], list[Change]]:
 
 
 def _added(function: Callable[..., Image.Image]) -> Callable[..., list[Change]]:
-    """An operation of timm's that is told to be done later."""
+    """Wraps an operation of timm so that it appends a change to a list instead of changing an image."""
 
     def add(changes: list[Change], *args: Any, **kwargs: Any) -> list[Change]:
         return [*changes, lambda image: function(image, *args, **kwargs)]
@@ -79,12 +88,16 @@ def _added(function: Callable[..., Image.Image]) -> Callable[..., list[Change]]:
 def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
     from timm.data.auto_augment import posterize
 
-    # Of the largest magnitude timm keeps 0 bits, which older Pillows took and newer ones refuse.
+    # At the largest magnitude timm keeps 0 bits. Older versions of Pillow accept 0, newer ones refuse it.
     return posterize(image, bits, **kwargs) if bits else image.point(lambda value: 0)
 
 
 def color_jitter(strength: float) -> Callable[[], list[Change]]:
-    """torchvision's ColorJitter of brightness, contrast and saturation, in a drawn order."""
+    """Returns a function that draws torchvision's ColorJitter of brightness, contrast and saturation, in random order.
+
+    Args:
+        strength: factors are drawn from 1 - strength to 1 + strength.
+    """
     from torchvision.transforms import ColorJitter, functional
 
     low_high = [max(0.0, 1 - strength), 1 + strength]
@@ -102,11 +115,11 @@ def color_jitter(strength: float) -> Callable[[], list[Change]]:
 
 
 def photometric_distortion() -> Callable[[], list[Change]]:
-    """SSD's distortion in the strength of MMSegmentation's `PhotoMetricDistortion`, by torchvision.
+    """Returns a function that draws SSD's photometric distortion, with torchvision's `RandomPhotometricDistort`.
 
-    Brightness by up to 32 of 255, contrast and saturation by up to a half, hue by up to a tenth of the circle, each
-    with a probability of a half. (There brightness is shifted, here scaled; there contrast is about black, here about
-    the mean.)
+    The strength is that of MMSegmentation's `PhotoMetricDistortion`: brightness by up to 32/255, contrast and
+    saturation by up to a half, hue by up to a tenth of the circle, each with probability 1/2. Two details differ from
+    MMSegmentation: brightness is scaled, not shifted, and contrast is relative to the mean, not to black.
     """
     from torchvision.transforms.v2 import RandomPhotometricDistort
 

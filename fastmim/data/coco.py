@@ -1,6 +1,6 @@
-"""Objects in COCO's format: what a file says, checked, and the boxes and masks of a sample that is cut from an image.
+"""Annotations in COCO's format, checked, and the boxes and object masks of a sample that is cut from an image.
 
-May import tokens. pycocotools (`pip install pycocotools`) rasterises polygons.
+pycocotools (`pip install pycocotools`) draws the polygons. May import parts.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..host.files import short
+from ..host.json_files import is_whole, parse_large, read_large, short
 from ..host.terminal import shown
 from ..parts import Cut
-from . import strict_json
 from .crops import move
 from .decode import places
 from .manifest import Manifest
-from .strict_json import is_whole
 
 Segmentation = list[np.ndarray] | dict[str, Any]
-"""Polygons, each x, y, x, y, ... in pixels, or a run-length encoding."""
+"""The mask of an object: polygons, each (N,) float64 of x, y, x, y, ... in pixels; or a run-length encoding."""
 
 _MAX_PIXELS = 178_956_970  # of an image, as the reader allows
 _MAX_CATEGORIES = 10_000
-_MAX_OUTLINE = 10**6  # pixels around an object: its rasteriser takes time and memory for each
-_MAX_POLYGONS = 1000  # of an object: merging them takes time by their square
+_MAX_OUTLINE = 10**6  # pixels of an object's outline; drawing takes time and memory for each pixel
+_MAX_POLYGONS = 1000  # of an object; the time to merge polygons grows with their square
 
 
 class Annotations:
-    """A file in COCO's format (cocodataset.org, "Data format", object detection).
+    """The content of a file in COCO's format (cocodataset.org, "Data format", object detection).
 
     Attributes:
-        categories: {id: name}, by id; label k, from 1 on, is the k-th of them.
-        images: {file name: entry}, with "id", "height", "width" and "file_name".
-        objects: {image id: entries}, with "id" (from 1 on, whatever the file has), "image_id", "category_id", "bbox"
-            (x, y, width, height), "segmentation" as `Segmentation`, "area" (None if the file has none) and "iscrowd".
-        sha256: of the file.
+        path: path of the file.
+        categories: {id: name}, sorted by id. Label k, from 1 on, is the k-th category.
+        images: {file name: entry}. An entry has "id", "height", "width" and "file_name".
+        objects: {image id: entries}. An entry has "id" (1, 2, ... in the order of the file), "image_id", "category_id",
+            "bbox" (x, y, width, height), "segmentation" (see `Segmentation`), "area" (None if missing) and "iscrowd".
+        sha256: SHA-256 of the file.
     """
 
     def __init__(self, path: str):
-        """
+        """Reads and checks the file.
+
         Raises:
             OSError: the file cannot be read.
-            ValueError: it is not in the format; the message names the entry.
+            ValueError: the file is not in COCO's format; the message names the entry.
         """
         name = shown(path)
         refusal = f"{name}: expected COCO's format, an object with images, annotations and categories"
         try:
-            text = strict_json.read(path, refusal)
+            text = read_large(path, refusal)
         except OSError as error:
             raise type(error)(f"annotations {name} cannot be read: {error.strerror}") from error
         self.path, self.sha256 = path, hashlib.sha256(text).hexdigest()
         try:
-            # In COCO's own files an object takes 500 characters, a list 150 and a text 30.
+            # On average, COCO's own files have 500 characters for each object, 150 for each list and 30 for each text.
             texts = 10**6 + len(text) // 16
-            data = strict_json.parse(
+            data = parse_large(
                 text, 10**5 + len(text) // 12, 10**5 + len(text) // 40, keys=texts, texts=texts, change=_compact
             )
             columns = []
@@ -73,8 +73,8 @@ class Annotations:
         categories, images, entries = columns
         self.categories = self._categories(categories)
         self.images: dict[str, dict] = {}
-        self.objects: dict[int, list[dict]] = {}
-        sizes = {}
+        self.objects: dict[int | str, list[dict]] = {}
+        sizes: dict[int | str, tuple[int, int]] = {}
         for number, image in enumerate(images):
             kept = self._image(f"{name}: images[{number}]", image)
             self.images[kept["file_name"]], self.objects[kept["id"]] = kept, []
@@ -122,8 +122,12 @@ class Annotations:
         if not isinstance(kept["file_name"], str):
             raise ValueError(f"{place}: file_name: expected text, got {short(kept['file_name'])}")
         height, width = kept["height"], kept["width"]
-        whole = is_whole(height, 1, _MAX_PIXELS) and is_whole(width, 1, _MAX_PIXELS)
-        if not whole or height * width > _MAX_PIXELS:
+        if (
+            height is None
+            or width is None
+            or not (is_whole(height, 1, _MAX_PIXELS) and is_whole(width, 1, _MAX_PIXELS))
+            or height * width > _MAX_PIXELS
+        ):
             raise ValueError(
                 f"{place}: height and width: expected whole numbers, at most {_MAX_PIXELS} pixels in all, got "
                 f"{short(height)} and {short(width)}"
@@ -142,7 +146,7 @@ class Annotations:
         if area is not None and not (isinstance(area, int | float) and 0 <= area <= _MAX_PIXELS):
             raise ValueError(f"area: expected a number of pixels, got {short(area)}")
         return {
-            "id": number,  # pycocotools takes an id of 0 for no match
+            "id": number,  # to pycocotools, an id of 0 means no match
             "image_id": entry["image_id"],
             "category_id": category,
             "bbox": list(map(float, box)),
@@ -152,10 +156,14 @@ class Annotations:
         }
 
     def within(self, manifest: Manifest, with_objects: bool) -> Manifest:
-        """The images of a manifest that the file names, or of those the ones that show objects which are no crowds.
+        """Returns the part of a manifest with the images of this file.
+
+        Args:
+            manifest: the images of the data folder.
+            with_objects: True keeps only images with an object that is not a crowd.
 
         Raises:
-            ValueError: the manifest lacks one, or none shows an object.
+            ValueError: the manifest lacks an image of this file, or no image is left.
         """
         index = {name: i for i, name in enumerate(manifest.paths)}
         if missing := [name for name in self.images if name not in index]:
@@ -174,33 +182,38 @@ class Annotations:
         return replace(manifest, labels=None, **columns)
 
     def of(self, name: str) -> tuple[dict, list[dict]]:
-        """An image's entry, and those of its objects but crowds."""
+        """Returns the entry of the image with this file name, and the entries of its objects, except crowds."""
         image = self.images[name]
         return image, [entry for entry in self.objects[image["id"]] if not entry["iscrowd"]]
 
     def truth(self, left_out: Container[str] = ()) -> list[dict]:
-        """All objects, crowds too, as pycocotools measures against them: masks are encoded, areas never missing.
+        """Returns all objects, including crowds, as ground truth for pycocotools: with encoded masks and with areas.
 
         Args:
-            left_out: images whose objects do not count.
+            left_out: file names of images whose objects are left out.
         """
-        from pycocotools import mask as coco
-
         found = []
         for name, image in self.images.items():
             for entry in self.objects[image["id"]] if name not in left_out else ():
                 mask = encode(entry["segmentation"], (image["height"], image["width"]))
-                area = float(coco.area(mask)) if entry["area"] is None else entry["area"]
+                area = float(_mask_library().area(mask)) if entry["area"] is None else entry["area"]
                 found.append(entry | {"segmentation": mask, "area": area})
         return found
 
     def target(self, name: str, cut: Cut, flip: bool, size: tuple[int, int]) -> dict[str, Tensor]:
-        """The objects that a sample of (H, W) shows of an image, moved with its pixels.
+        """Returns the objects that a sample shows, moved with the pixels.
 
-        What an object's box holds beyond the window goes; where the window cuts the object itself, the box becomes that
-        of the rest. Objects of which no pixel is left go too.
+        A box is clipped to the sample. If the window cuts the object itself, its box becomes the box of the visible
+        part. Objects without a visible pixel are dropped.
 
-        Returns: "boxes" (N, 4) float32, x and y of two corners, "labels" (N,) int64 from 1 on, "masks" (N, H, W) uint8.
+        Args:
+            name: file name of the image.
+            cut: the part of the image that the sample shows.
+            flip: True flips the sample left to right.
+            size: (H, W) of the sample.
+
+        Returns: "boxes" (N, 4) float32, x and y of two corners in pixels; "labels" (N,) int64 from 1 on; "masks"
+            (N, H, W) uint8 of 0 and 1.
         """
         image, objects = self.of(name)
         labels = {category: label for label, category in enumerate(self.categories, 1)}
@@ -209,8 +222,7 @@ class Annotations:
         found: dict[str, list] = {"boxes": [], "labels": [], "masks": []}
         for entry in objects:
             whole = decode(entry["segmentation"], (image["height"], image["width"]))
-            # The lines of the sample that may show some of it; the last, which padding (-1) has, is empty.
-            y, x = (extent(np.append(whole.any(axis), False)[line]) for axis, line in ((1, rows), (0, columns)))
+            y, x = _visible(np.any(whole, 1), rows), _visible(np.any(whole, 0), columns)
             part = whole[rows[y]][:, columns[x]]
             if not part.any():
                 continue
@@ -221,7 +233,7 @@ class Annotations:
             corners = move(corners, cut, flip)
             low, high = corners.amin(dim=0), corners.amax(dim=0)
             if (low < -1).any() or (high > edge + 1).any():
-                across, down = extent(part.any(0)), extent(part.any(1))
+                across, down = extent(np.any(part, 0)), extent(np.any(part, 1))
                 low = torch.maximum(low, torch.tensor([x.start + across.start, y.start + down.start]))
                 high = torch.minimum(high, torch.tensor([x.start + across.stop, y.start + down.stop]))
             low, high = low.clamp(min=0), torch.minimum(high, edge)
@@ -237,35 +249,51 @@ class Annotations:
 
 
 def extent(line: np.ndarray) -> slice:
-    """From the first to the last True of (N,) bool; empty if there is none."""
+    """Returns the slice from the first to the last True of (N,) bool; an empty slice if there is no True."""
     true = np.flatnonzero(line)
     return slice(int(true[0]), int(true[-1]) + 1) if len(true) else slice(0, 0)
 
 
+def _visible(occupied: np.ndarray, lines: np.ndarray) -> slice:
+    """Returns the rows (or columns) of a sample that show an object.
+
+    Args:
+        occupied: (H,) bool, True for rows of the image with a pixel of the object.
+        lines: row of the image that each row of the sample shows; -1 = padding.
+    """
+    return extent(np.asarray(np.append(occupied, False)[lines]))  # -1 is the appended False
+
+
 def sources(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of the image whose pixel is nearest to each row and column of a sample of (H, W); -1 = padding."""
+    """Returns the row and column of the image that are nearest to each row and column of a sample; -1 = padding.
+
+    Args:
+        cut: the part of the image that the sample shows.
+        flip: True flips the sample left to right.
+        size: (H, W) of the sample.
+
+    Returns: rows (H,) int64 and columns (W,) int64.
+    """
     found = places(cut, flip, size)
     if found is None:
         rows, columns = map(np.arange, size)
         found = rows, columns[::-1] if flip else columns
-    sides = zip(found, cut.window[:2], cut.window[2:], cut.resized, strict=True)
-    return tuple(
-        np.where(place < 0, -1, start + (2 * place + 1) * full // (2 * resized))
-        for place, start, full, resized in sides
-    )
+
+    def nearest(place: np.ndarray, start: int, full: int, resized: int) -> np.ndarray:
+        return np.where(place < 0, -1, start + (2 * place + 1) * full // (2 * resized))
+
+    (rows, columns), (top, left, height, width) = found, cut.window
+    return nearest(rows, top, height, cut.resized[0]), nearest(columns, left, width, cut.resized[1])
 
 
 def decode(mask: Segmentation, size: tuple[int, int]) -> np.ndarray:
-    """A mask as (H, W) uint8 of 0 and 1."""
-    from pycocotools import mask as coco
-
-    return coco.decode(encode(mask, size))
+    """Returns the mask of an object as (H, W) uint8 of 0 and 1."""
+    return _mask_library().decode(encode(mask, size))
 
 
 def encode(mask: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
-    """pycocotools' compressed run-length encoding of a mask."""
-    from pycocotools import mask as coco
-
+    """Returns the mask of an object in pycocotools' compressed run-length encoding."""
+    coco = _mask_library()
     if isinstance(mask, list):
         return coco.merge(coco.frPyObjects([polygon.tolist() for polygon in mask], *size))
     if isinstance(mask["counts"], np.ndarray):
@@ -273,8 +301,15 @@ def encode(mask: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
     return mask
 
 
+def _mask_library() -> Any:
+    """Returns pycocotools.mask, whose types describe only parts of its values."""
+    from pycocotools import mask
+
+    return mask
+
+
 def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """Turns an object's lists of numbers into arrays while the file is parsed: they take a quarter of the memory."""
+    """Replaces lists of numbers by arrays while the file is parsed: arrays take a quarter of the memory."""
     if isinstance(mask := entry.get("segmentation"), list):
         entry["segmentation"] = [_floats(polygon) for polygon in mask]
     elif isinstance(counts := entry.get("counts"), list):
@@ -287,7 +322,7 @@ def _is_coordinate(value: Any) -> bool:
 
 
 def _floats(values: Any) -> np.ndarray | None:
-    """A list of numbers as (N,) float64; None for anything else."""
+    """Returns a list of numbers as (N,) float64; None for any other value."""
     if not isinstance(values, list):
         return None
     try:
@@ -298,10 +333,14 @@ def _floats(values: Any) -> np.ndarray | None:
 
 
 def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
-    """Checks what `_compact` made of a segmentation in an image of (height, width).
+    """Checks the segmentation of an object, after `_compact`.
+
+    Args:
+        mask: polygons or a run-length encoding.
+        size: (height, width) of the image.
 
     Raises:
-        ValueError: no mask of such an image, or one whose outline would take too long to draw.
+        ValueError: `mask` is not a mask of such an image, or its outline would take too long to draw.
     """
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
@@ -315,14 +354,14 @@ def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
         raise ValueError(f"segmentation: {expected}, got {short(mask)}")
     if any(polygon is None for polygon in mask):
         raise ValueError(f"segmentation: {expected}, got something else than numbers")
-    mask = [polygon for polygon in mask if len(polygon) >= 6]  # fewer than 3 points enclose nothing
+    mask = [polygon for polygon in mask if len(polygon) >= 6]  # fewer than 3 points have no area
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
     reach, outline = 2 * max(size), 0.0
     for polygon in mask:
         if len(polygon) % 2 or not (-reach <= polygon.min() and polygon.max() <= reach):
             raise ValueError(f"segmentation: {expected}")
-        if len(polygon) * 2 * reach > _MAX_OUTLINE / len(mask):  # else it cannot be too long
+        if len(polygon) * 2 * reach > _MAX_OUTLINE / len(mask):  # shorter polygons cannot exceed the limit
             points = polygon.reshape(-1, 2)
             outline += np.abs(points - np.roll(points, 1, axis=0)).sum()
     if outline > _MAX_OUTLINE or len(mask) > _MAX_POLYGONS:
@@ -340,17 +379,19 @@ def _size(size: Any) -> str:
 def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
     """Checks that the runs of an encoding, (N,) float64 or compressed text, fill an image of (height, width)."""
     runs = _uncompressed(counts) if isinstance(counts, str) else counts
-    whole = isinstance(runs, np.ndarray) and len(runs) and bool(((runs >= 0) & (runs == np.floor(runs))).all())
-    if not whole or runs.sum() != size[0] * size[1]:
-        got = f"runs of {runs.sum():.0f}" if whole else "something else"
-        raise ValueError(f"segmentation: expected runs that make up the image's {size[0] * size[1]} pixels, got {got}")
+    expected = f"segmentation: expected runs that make up the image's {size[0] * size[1]} pixels"
+    if not (isinstance(runs, np.ndarray) and len(runs) and bool(((runs >= 0) & (runs == np.floor(runs))).all())):
+        raise ValueError(f"{expected}, got something else")
+    if runs.sum() != size[0] * size[1]:
+        raise ValueError(f"{expected}, got runs of {runs.sum():.0f}")
     return counts.encode("ascii") if isinstance(counts, str) else runs.astype(np.int64)
 
 
 def _uncompressed(text: str) -> np.ndarray | None:
-    """Runs in COCO's compressed text: 5 bits a character, low ones first; from the fourth on, less the last but one.
+    """Returns the runs in COCO's compressed text as (N,) float64; None if the text is not such an encoding.
 
-    The source is rleFrString of maskApi.c (cocodataset/cocoapi).
+    A character holds 5 bits of a number, low bits first. From the fourth number on, the text holds the difference to
+    the number two places before. Source: rleFrString in maskApi.c (cocodataset/cocoapi).
     """
     try:
         codes = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48

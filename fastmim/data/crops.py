@@ -1,6 +1,6 @@
-"""Crops: which part of an image becomes a sample, as a pure function of uniform numbers.
+"""Crops: pure functions from an image's size and uniform random numbers to the part of the image that a sample shows.
 
-May import tokens.
+May import parts.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from ..parts import Crop, Cut
 
 _ATTEMPTS = 10
 _DRAWS_PER_ATTEMPT = 4
-_LONGEST = 16
-_COVER = 4
+_LONGEST = 16  # largest aspect ratio in `SimpleResizedCrop`
+_COVER = 4  # times the scale of `fit` = "inside" that "cover" uses at most
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Crop):
-    """A window of random area and aspect ratio (Inception's; torchvision's algorithm and rounding).
+    """A window of random area and aspect ratio, as in Inception, with torchvision's algorithm and rounding.
 
-    Up to 10 attempts, each with 4 numbers of its own: area uniform in `scale`, ratio log-uniform in `ratio`, then the
-    position; the first window that fits is taken. If none fits: the largest central window with a ratio in `ratio`.
+    Each of up to 10 attempts draws the area uniformly in `scale`, the ratio log-uniformly in `ratio`, and the position.
+    The first window that fits is used. If none fits, the largest central window with a ratio in `ratio` is used.
     """
 
     scale: tuple[float, float] = (0.2, 1.0)
-    """Range of the window's area, as a fraction of the image's."""
+    """Range of the window's area, as a fraction of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Range of the window's width over its height."""
+    """Range of the window's width / height."""
     clamp: bool = False
-    """One attempt only, whose window is made to fit by cutting it down to the image (MAE's linear probe, util/crop.py).
-    """
+    """True makes a single attempt and clips its window to the image, as MAE's linear probe does (util/crop.py)."""
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -66,19 +65,20 @@ class RandomResizedCrop(Crop):
 
 @dataclass(frozen=True)
 class SimpleResizedCrop(Crop):
-    """The whole image, made just large enough, bordered by its reflection, and cut at a random place (PixMIM's SRC).
+    """A crop of the whole image, resized to cover the sample and padded by reflection (PixMIM's SRC).
 
-    The shorter edge is resized to the sample's, the other in proportion, rounded down (torchvision's `Resize`), and the
-    place is uniform over all whole offsets that stay in the border. For a sample that is not square, the edge that
-    needs the larger factor takes the part of the shorter. Of an image longer than 16 times its width, the middle is
-    taken, as the whole would need any amount of memory. From mmselfsup's PixMIM config; DeiT III, which it follows,
-    has interpolation="bicubic".
+    The shorter edge is resized to that of the sample, the other edge in proportion, rounded down as in torchvision's
+    `Resize`. The sample is then cut at a uniform random offset in the padded image. For a sample that is not square,
+    "shorter" means the edge that needs the larger factor. Of an image longer than 16 times its width, only the middle
+    is used, which limits the memory.
+
+    Source: mmselfsup's PixMIM config. DeiT III, the source of that config, uses interpolation="bicubic".
     """
 
     pad: int = 4
-    """Width of the reflected border, pixels of the sample."""
+    """Width of the reflected border, in pixels of the sample."""
     interpolation: Literal["bicubic", "bilinear"] = field(default="bilinear", kw_only=True)
-    """Filter of the resize, antialiased."""
+    """Interpolation of the resize, antialiased."""
 
     def __post_init__(self):
         if self.pad < 0:
@@ -104,19 +104,19 @@ class SimpleResizedCrop(Crop):
 
 @dataclass(frozen=True)
 class ScaleJitterCrop(Crop):
-    """The image scaled by a drawn factor; of what is larger than the sample a part, at a drawn place; the rest padding.
+    """Large-scale jitter (arXiv:2012.07177): the image scaled by a random factor, then cropped or padded to the sample.
 
-    Large-scale jitter (arXiv:2012.07177), as detectron2's `ResizeScale` and `FixedSizeCrop` do it, and with `fit` =
-    "cover" MMSegmentation's `RandomResize` and `RandomCrop`. Image and padding meet as they do there: the image is at
-    the top left, the mean colour below and on the right. Windows are whole pixels of the image, so that only what is
-    shown is ever resized.
+    Along an axis where the scaled image is larger than the sample, a part at a random place is shown. Where it is
+    smaller, the image is at the top left, and the mean colour fills the rest. With `fit` = "inside" this is
+    detectron2's `ResizeScale` and `FixedSizeCrop`, with "cover" MMSegmentation's `RandomResize` and `RandomCrop`.
+    Windows are whole pixels of the image, so that only the visible part is resized.
     """
 
     scale: tuple[float, float] = (0.1, 2.0)
-    """Range of the factor, uniform, on top of the one at which the image fits the sample."""
+    """Range of the uniform random factor, relative to the scale at which the image fits the sample."""
     fit: Literal["inside", "cover"] = "inside"
-    """With "inside" the whole image fits inside the sample. With "cover" the image covers the sample, but a long image
-    is made no longer than 4 samples (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
+    """Scale at which the factor is 1. "inside": the whole image fits inside the sample. "cover": the image covers the
+    sample, but is at most 4 samples long (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:
@@ -135,15 +135,23 @@ class ScaleJitterCrop(Crop):
 
 
 def fitting(image: tuple[int, int], size: tuple[int, int], fit: Literal["inside", "cover"]) -> float:
-    """The factor at which an image fits a sample of `size`, see `ScaleJitterCrop.fit`."""
+    """Returns the factor that scales an image (height, width) to fit a sample (height, width).
+
+    See `ScaleJitterCrop.fit`.
+    """
     inside, cover = sorted(part / full for part, full in zip(size, image, strict=True))
     return inside if fit == "inside" else min(cover, _COVER * inside)
 
 
 def move(points: Tensor, cut: Cut, flip: bool) -> Tensor:
-    """(..., 2) x and y of points of an image as those of the sample that a cut without offset makes of it.
+    """Moves points from an image to a sample that is cut from the image without offset.
 
-    Whole numbers are the edges of pixels, as in boxes: an image reaches from 0 to its width.
+    Args:
+        points: (..., 2), x and y in pixels. Whole numbers are edges of pixels, as in boxes.
+        cut: the part of the image that the sample shows.
+        flip: True flips the sample left to right.
+
+    Returns: (..., 2), x and y in the sample.
     """
     (top, left, height, width), (rows, columns) = cut.window, cut.resized
     x, y = (points[..., 0] - left) * columns / width, (points[..., 1] - top) * rows / height
@@ -151,7 +159,7 @@ def move(points: Tensor, cut: Cut, flip: bool) -> Tensor:
 
 
 def _side(full: int, part: int, factor: float, u: float) -> tuple[int, int, int]:
-    """Along one axis of `full` pixels: start and length of the window, and what that is resized to, at most `part`."""
+    """Returns start, length and resized length (at most `part`) of the window along an axis of `full` pixels."""
     if (resized := max(1, round(full * factor))) <= part:
         return 0, full, resized
     window = min(full, max(1, round(part / factor)))
@@ -160,14 +168,13 @@ def _side(full: int, part: int, factor: float, u: float) -> tuple[int, int, int]
 
 @dataclass(frozen=True)
 class CenterCrop(Crop):
-    """The central window of the sample's aspect ratio; for evaluation.
+    """The central window with the sample's aspect ratio, for evaluation.
 
-    The usual "resize the shorter side to size / crop_pct, then crop the centre", with the window resized instead of
-    the whole image.
+    Equals the usual "resize the shorter side to size / crop_pct, then crop the centre", but resizes only the window.
     """
 
     crop_pct: float = 224 / 256
-    """Side of the window, as a fraction of the largest one that fits."""
+    """Side of the window, as a fraction of the largest window that fits."""
 
     def __post_init__(self):
         if not 0 < self.crop_pct <= 1:

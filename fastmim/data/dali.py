@@ -1,6 +1,6 @@
-"""The DALI decoder: JPEG, PNG and WebP through NVIDIA DALI, on the CPU or on a GPU; the rest through another decoder.
+"""The DALI decoder: decodes JPEG, PNG and WebP with NVIDIA DALI on the CPU or a GPU, and leaves other files to Pillow.
 
-May import fastmim_kernels, decode and image.
+DALI has no types: `self._ndd` is `Any`. May import fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,25 +18,25 @@ from torch.nn import functional as F
 
 from fastmim_kernels.reader import Header
 
-from .decode import Decoder, Job, Pending
-from .image import DEFAULT_LIMITS, Limits, memory_needed, refusal, reserved, seconds_needed
+from .decode import Decoder, Job, PendingBatch
+from .image import DEFAULT_LIMITS, Limits, memory_needed, readable_header, refusal, reserved, seconds_needed
 
-# Formats that DALI decodes to the pixels of Pillow, bit for bit, and faster. It has no GIF; BMP, TIFF, palettes, CMYK
-# and 16-bit samples it decodes more slowly.
+# Formats that DALI decodes faster than Pillow, to the same pixels bit for bit. DALI cannot decode GIF, and is slower
+# for BMP, TIFF, palettes, CMYK and 16-bit samples.
 _FORMATS = ("jpeg", "png", "webp")
-# Jobs per call on the CPU: a call costs about 0.3 ms, and no thread should be left with a large part of a batch.
+# Jobs in one call on the CPU. A call has a fixed cost, but a large call would leave other threads without work.
 _CHUNK = 16
-# On a GPU a call must be large enough to fill it; a bad file has its whole call done again.
+# Jobs in one call on a GPU. A large call fills the GPU, but a bad file makes the whole call run again.
 _GPU_CHUNK = 128
 
-_Places = tuple[np.ndarray, np.ndarray]  # of `Job.places`
+_Places = tuple[np.ndarray, np.ndarray]  # returned by `Job.places`
 
 
 class DaliDecoder(Decoder):
-    """Decodes with DALI's dynamic mode, which, unlike a built pipeline, works on after a file failed.
+    """A decoder that uses DALI's dynamic mode, which, unlike a DALI pipeline, continues after a bad file.
 
-    On the CPU DALI decodes the window and torch resizes it: DALI's own resize takes six times as long and is further
-    from Pillow's. On a GPU DALI does everything.
+    On the CPU, DALI decodes the window and torch resizes it, as DALI's own resize is slower and less like Pillow's. On
+    a GPU, DALI also resizes.
     """
 
     def __init__(
@@ -49,21 +49,26 @@ class DaliDecoder(Decoder):
         pillow: Decoder,
         limits: Limits = DEFAULT_LIMITS,
     ):
-        """
+        """Imports DALI and starts the threads.
+
         Args:
             size: (H, W) of a sample.
             channels: 3 (RGB) or 1 (grayscale).
             interpolation: "bicubic" or "bilinear", antialiased.
-            device: of the results; a CUDA device also decodes.
-            pillow: makes what DALI does not, with the same settings; closed with this decoder.
-            limits: on one image; one call of DALI takes no more time or memory than one image may.
+            threads: number of threads.
+            device: device of the results. A CUDA device also decodes.
+            pillow: decodes the files that DALI does not, with the same settings; `close` closes this decoder too.
+            limits: limits on one image. One call of DALI takes no more time or memory than one image may.
+
         Raises:
-            ImportError: DALI cannot be imported; says what to do.
+            ImportError: DALI cannot be imported; the message says how to install DALI.
         """
-        # Here, as it takes some seconds.
+        ndd: Any
+        types: Any
+        # Imported here, because the import takes some seconds.
         try:
-            import nvidia.dali.experimental.dynamic as ndd
             from nvidia.dali import types
+            from nvidia.dali.experimental import dynamic as ndd
         except ImportError as error:
             raise ImportError(
                 f"NVIDIA DALI 2.4 or newer is needed and cannot be imported ({error}); "
@@ -78,48 +83,48 @@ class DaliDecoder(Decoder):
         self._device = device
         self._pillow, self._limits = pillow, limits
         self._local = threading.local()
-        # On the CPU each thread makes calls of its own; on a GPU there is one call, shared out to DALI's threads.
+        # On the CPU each thread makes its own calls. On a GPU there is one call at a time, spread over DALI's threads.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._pool = ThreadPoolExecutor(1 if self._stream else threads, thread_name_prefix="fastmim-dali")
 
-    def start(self, jobs: list[Job]) -> Pending:
+    def start(self, jobs: list[Job]) -> PendingBatch:
         images = torch.empty((len(jobs), *self._shape), dtype=torch.uint8, device=self._device)
         if self._stream:
-            # Its memory may still be read by what the caller's stream was given before, and may be given back to that
-            # stream, if the batch is dropped, while ours still writes.
+            # The memory of `images` may still be in use by earlier work of the caller's stream. If the batch is
+            # dropped, the memory must not return to that stream while this decoder's stream still writes.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             images.record_stream(self._stream)
         ours, others = [], []
         for position, job in enumerate(jobs):
-            # Changes are Pillow's, on the host: there the sample is made too. So are refusals.
-            takes = self._takes(job.file.header) and not job.changes and not refusal(job.file, self._limits)
+            # Pillow makes the samples with further changes, and gives the reasons for bad files.
+            takes = self._takes(readable_header(job.file)) and not job.changes and not refusal(job.file, self._limits)
             (ours if takes else others).append(position)
         decoding = [self._pool.submit(self._decode, chunk, jobs, images) for chunk in self._chunks(ours, jobs)]
-        return _Batch(images, self._start_pillow(others, jobs), decoding)
+        return _DaliBatch(images, self._start_pillow(others, jobs), decoding)
 
     def describe(self) -> str:
         formats = ", ".join(name.upper() for name in _FORMATS)
         return f"DALI on {self._device}, {self._threads} threads ({formats}); other files: {self._pillow.describe()}"
 
     def close(self) -> None:
-        # First ours: what is being decoded may still need the other.
+        # This pool first: calls that are running may still need Pillow's decoder.
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pillow.close()
 
     def _takes(self, header: Header) -> bool:
         """True if DALI decodes such files to Pillow's pixels, and faster."""
-        # Turning makes DALI slower than Pillow, and its reading of EXIF need not be the reader's.
+        # Turning makes DALI slower than Pillow, and DALI may read EXIF differently from the reader.
         if header.format not in _FORMATS or header.bits != 8 or header.orientation != 1:
             return False
-        # Behind the window's last row DALI does not look for what makes Pillow refuse a file.
+        # Below the window's last row, DALI does not notice damage for which Pillow refuses a file.
         if header.irregular:
             return False
-        # Colour to gray: DALI takes JPEG's luma, Pillow computes it from RGB.
+        # From colour to gray, DALI uses the luma of the JPEG, Pillow the RGB values.
         fits = self._shape[-1] == 3 or header.channels - header.alpha == 1
         return fits and not header.palette and not header.cmyk
 
     def _chunks(self, positions: list[int], jobs: list[Job]) -> Iterator[list[int]]:
-        """Splits positions into calls that a closing decoder can wait for, and that memory suffices for."""
+        """Splits positions into calls that stay within the limits on time and memory."""
         chunk, share, most = [], 0.0, _GPU_CHUNK if self._stream else _CHUNK
         for position in positions:
             file = jobs[position].file
@@ -136,29 +141,29 @@ class DaliDecoder(Decoder):
         """Hands the jobs at `positions` to Pillow."""
         return _Elsewhere(positions, self._pillow.start([jobs[i] for i in positions])) if positions else None
 
-    def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _Decoded:
-        """Fills the rows at `positions`; leaves those that DALI cannot decode to Pillow."""
+    def _decode(self, positions: list[int], jobs: list[Job], images: Tensor) -> _DaliCall:
+        """Fills the rows at `positions`, and leaves files that DALI cannot decode to Pillow."""
         with reserved(self._limits, *(jobs[i].file for i in positions)):
             failed = self._fill_or_name(positions, jobs, images)
         filled = self._stream.record_event() if self._stream else None
-        return _Decoded(self._start_pillow(failed, jobs), filled)
+        return _DaliCall(self._start_pillow(failed, jobs), filled)
 
     def _fill_or_name(self, positions: list[int], jobs: list[Job], images: Tensor) -> list[int]:
-        """Fills the rows at `positions`; returns those whose files DALI cannot decode."""
+        """Fills the rows at `positions`, and returns the positions of files that DALI cannot decode."""
         if not hasattr(self._local, "context"):
             self._local.context = self._context()
         with self._local.context, self._ndd.EvalMode.sync_cpu:
             error = self._fill(positions, jobs, images)
             if error is None:
                 return []
-            # One bad file fails the call for all of them, often without being named.
+            # One bad file fails the whole call, and the error often does not name the file. So try each file alone.
             errors = {position: self._fill([position], jobs, images) for position in positions}
         failed = [position for position, error in errors.items() if error is not None]
         if len(failed) == len(positions) > 1:
             warnings.warn(f"DALI decodes none of {len(failed)} files, Pillow tries: {error}", stacklevel=2)
         return failed
 
-    def _context(self):
+    def _context(self) -> Any:
         """Returns DALI's context for the calling thread."""
         if self._stream is None:
             return self._ndd.EvalContext(num_threads=1)
@@ -167,11 +172,11 @@ class DaliDecoder(Decoder):
         )
 
     def _fill(self, positions: list[int], jobs: list[Job], images: Tensor) -> RuntimeError | None:
-        """Fills the rows at `positions`; or returns why DALI cannot decode one of the files: all rows are undefined."""
+        """Fills the rows at `positions`. Returns an error if DALI cannot decode a file; no row is then valid."""
         jobs = [jobs[i] for i in positions]
         try:
             windows = self._windows(jobs)
-        except RuntimeError as error:  # DALI knows no other
+        except RuntimeError as error:  # the only type that DALI raises for bad files
             return error
         places = [job.places(self._shape[:2]) for job in jobs]
         if self._stream:
@@ -186,8 +191,8 @@ class DaliDecoder(Decoder):
                 images[position].copy_(flipped if place is None else _placed(image, place, job.fill))
         return None
 
-    def _windows(self, jobs: list[Job]):
-        """DALI's batch of decoded windows."""
+    def _windows(self, jobs: list[Job]) -> Any:
+        """Decodes the windows of jobs, as a batch of DALI."""
         windows = np.array([job.cut.window for job in jobs], dtype=np.int32)
         return self._ndd.decoders.image_slice(
             self._ndd.as_batch([np.asarray(_Writable(job.file.data)) for job in jobs]),
@@ -196,12 +201,12 @@ class DaliDecoder(Decoder):
             axes=(0, 1),
             output_type=self._output_type,
             adjust_orientation=False,
-            jpeg_fancy_upsampling=True,  # as the CPU does
+            jpeg_fancy_upsampling=True,  # as DALI does on the CPU
             device="gpu" if self._stream else "cpu",
         )
 
-    def _resized(self, windows, jobs: list[Job], places: list[_Places | None]) -> Iterable[Tensor]:
-        """DALI's windows on the GPU, resized, and flipped where nothing is left to be cut."""
+    def _resized(self, windows: Any, jobs: list[Job], places: list[_Places | None]) -> Iterable[Tensor]:
+        """Resizes windows on the GPU, and flips those that need no further cut."""
         even = all(place is None for place in places)
         sizes = np.array([job.cut.resized for job in jobs], dtype=np.float32)
         flips = np.array([job.flip and place is None for job, place in zip(jobs, places, strict=True)], dtype=np.int32)
@@ -215,12 +220,12 @@ class DaliDecoder(Decoder):
         return flipped.torch() if even else [image.torch() for image in flipped.tensors]
 
     def _resize(self, window: Tensor, job: Job) -> Tensor:
-        planes = window.movedim(-1, 0)[None]  # a view of the memory format for which torch has the fast resize
+        planes = window.movedim(-1, 0)[None]  # a view in the memory format for which torch has a fast resize
         return F.interpolate(planes, job.cut.resized, mode=self._interpolation, antialias=True)[0].movedim(0, -1)
 
 
 def _placed(image: Tensor, places: _Places, fill: tuple[int, ...]) -> Tensor:
-    """The rows and columns of an image that a sample shows, and the colour `fill` where it shows none."""
+    """Returns the rows and columns of an image that a sample shows, with the colour `fill` in the padding."""
     rows, columns = (torch.from_numpy(np.ascontiguousarray(place)).to(image.device) for place in places)
     shown = image[rows[:, None], columns]
     if not any((place < 0).any() for place in places):
@@ -230,7 +235,7 @@ def _placed(image: Tensor, places: _Places, fill: tuple[int, ...]) -> Tensor:
 
 
 class _Writable:
-    """Bytes that numpy takes for writable: DALI copies others, and keeps the interpreter's lock meanwhile."""
+    """Read-only bytes that look writable to numpy: DALI would copy read-only bytes while holding Python's lock."""
 
     def __init__(self, data: np.ndarray):
         self._data = data
@@ -238,21 +243,23 @@ class _Writable:
 
 
 class _Elsewhere(NamedTuple):
-    """Rows of a batch that another decoder makes."""
+    """Rows of a batch that Pillow decodes."""
 
     positions: list[int]
-    pending: Pending
+    pending: PendingBatch
 
 
-class _Decoded(NamedTuple):
-    """A call of DALI that was made: rows left to another decoder; on a GPU, what comes when the others are filled."""
+class _DaliCall(NamedTuple):
+    """The result of one call of DALI."""
 
     others: _Elsewhere | None
-    filled: torch.cuda.Event | None
+    """Rows left to Pillow."""
+    filled: torch.Event | None
+    """On a GPU, the event that the other rows are filled."""
 
 
-class _Batch(Pending):
-    def __init__(self, images: Tensor, others: _Elsewhere | None, decoding: list[Future[_Decoded]]):
+class _DaliBatch(PendingBatch):
+    def __init__(self, images: Tensor, others: _Elsewhere | None, decoding: list[Future[_DaliCall]]):
         self._images = images
         self._others = others
         self._decoding = decoding
@@ -260,7 +267,7 @@ class _Batch(Pending):
     def result(self) -> tuple[Tensor, dict[int, str]]:
         decoded = [future.result() for future in self._decoding]
         for call in decoded:
-            # Its own event, as behind it the decoder's stream may hold batches that nobody waits for yet.
+            # An event for each call, because the decoder's stream may hold later batches that need no waiting now.
             if call.filled:
                 torch.cuda.current_stream(self._images.device).wait_event(call.filled)
         elsewhere = [self._others, *(call.others for call in decoded)]

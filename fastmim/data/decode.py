@@ -1,6 +1,6 @@
-"""Decoding: the interface of a decoder, and the decoder on Pillow, which defines the correct pixels.
+"""Decoders: the interface of a decoder, and the Pillow decoder, which defines the correct pixels.
 
-May import config, tokens, image and fastmim_kernels.
+May import parts and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from fastmim_kernels.reader import File
 
 from ..parts import Cut
-from .image import DEFAULT_LIMITS, Limits, decode_upright, reserved
+from .image import DEFAULT_LIMITS, Limits, decode_upright, readable_header, reserved
 
 MODES = {1: "L", 3: "RGB"}
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -26,39 +26,45 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 class Job(NamedTuple):
-    """One sample to make: a cut of an image, maybe flipped, maybe changed further."""
+    """A sample to decode: a file, the part of its image to show, and the changes after that."""
 
     file: File
-    """Its header is set."""
+    """The file, whose header was read without an error."""
     cut: Cut
     flip: bool
     changes: Sequence[Change] = ()
-    """Further changes to the sample, of 8 bits a channel, in this order."""
+    """Changes to make to the sample after crop and flip, in this order. Images have 8 bits a channel."""
     fill: tuple[int, ...] = ()
-    """Colour of a padded cut beyond the image, a number a channel."""
+    """Colour of padding, one number for each channel."""
 
     def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """`places` of this cut and flip."""
+        """Returns the `places` of this cut and flip."""
         return places(self.cut, self.flip, size)
 
     def pad(self, sample: np.ndarray, places: tuple[np.ndarray, np.ndarray] | None) -> None:
-        """Gives padding, if there is any, its colour, in place."""
+        """Paints the padding of a sample, (H, W, C) uint8, in place."""
         if self.cut.padded and places is not None:
             for axis, shown in enumerate(places):
                 sample.swapaxes(0, axis)[shown < 0] = self.fill
 
 
 def places(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Row and column of the resized window that each row and column of a sample of `size` shows; -1 = padding.
+    """Returns the row and column of the resized window that each row and column of a sample shows.
 
-    Padding stays at the bottom and on the right: only what there is of the image is flipped.
+    Padding stays at the bottom and on the right: a flip moves only the image.
 
-    Returns: (H,) and (W,) int64; None if the sample is the resized window, maybe flipped.
+    Args:
+        cut: the part of the image that the sample shows.
+        flip: True flips the sample left to right.
+        size: (H, W) of the sample.
+
+    Returns: rows (H,) int64 and columns (W,) int64, -1 for padding. None if the sample is the whole resized window,
+        flipped or not.
     """
     if cut.resized == size and cut.offset == (0, 0):
         return None
     if not cut.padded:
-        rows, columns = map(_reflected, cut.offset, size, cut.resized)
+        rows, columns = (_reflected(*axis) for axis in zip(cut.offset, size, cut.resized, strict=True))
         return rows, columns[::-1] if flip else columns
     rows, columns = (np.arange(part) for part in size)
     height, width = cut.resized
@@ -67,43 +73,49 @@ def places(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.
 
 
 def _reflected(start: int, count: int, length: int) -> np.ndarray:
-    """Numbers start, start + 1, ... (`count` of them), as places on a line of `length` pixels between two mirrors."""
+    """Maps the positions start ... start + count - 1 into 0 ... length - 1 by reflection at both edges."""
     period = max(1, 2 * (length - 1))
     places = np.arange(start, start + count) % period
     return np.minimum(places, period - places)
 
 
-class Pending(ABC):
+class PendingBatch(ABC):
     """A batch that is being decoded."""
 
     @abstractmethod
     def result(self) -> tuple[Tensor, dict[int, str]]:
-        """(B, H, W, C) uint8, contiguous; and, by position, why a file cannot be decoded: its row is undefined."""
+        """Waits for the batch.
+
+        Returns: (B, H, W, C) uint8, contiguous; and the reason for each file that cannot be decoded, by row. Such rows
+            are undefined.
+        """
 
     @abstractmethod
     def cancel(self) -> None:
-        """Drops what has not begun."""
+        """Cancels images that no thread has begun to decode."""
 
 
 class Decoder(ABC):
-    """Turns jobs into samples in threads of its own."""
+    """A decoder that turns jobs into samples in its own threads."""
 
     @abstractmethod
-    def start(self, jobs: list[Job]) -> Pending:
-        """Begins with a batch and returns."""
+    def start(self, jobs: list[Job]) -> PendingBatch:
+        """Starts to decode a batch, and returns without waiting."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Describes the decoder in words."""
+        """Returns a description of the decoder for people."""
 
     @abstractmethod
     def close(self) -> None:
-        """Drops what has not begun, waits for the rest, ends the threads."""
+        """Cancels images that no thread has begun, waits for the others, and ends the threads."""
 
 
 class PillowDecoder(Decoder):
-    """Decodes with Pillow, one image a thread: turn by the EXIF orientation, cut the window out, convert, resize,
-    cut the sample out, flip."""
+    """A decoder that uses Pillow, with one image for each thread.
+
+    The steps: turn by the EXIF orientation, cut out the window, convert, resize, cut out the sample, flip.
+    """
 
     def __init__(
         self,
@@ -114,35 +126,39 @@ class PillowDecoder(Decoder):
         pin: bool = False,
         limits: Limits = DEFAULT_LIMITS,
     ):
-        """
+        """Starts the threads.
+
         Args:
             size: (H, W) of a sample.
             channels: 3 (RGB) or 1 (grayscale).
             interpolation: "bicubic" or "bilinear", antialiased.
-            pin: whether results lie in page-locked memory, from which copies to a GPU need no waiting.
-            limits: files whose headers say that they need more are bad.
+            threads: number of threads.
+            pin: True returns page-locked memory, from which a GPU can copy without waiting.
+            limits: a file that needs more memory or time, by its header, is bad.
         """
         self._shape, self._pin, self._threads, self._limits = (*size, channels), pin, threads, limits
         self._filter = FILTERS[interpolation]
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fastmim-decode")
 
-    def start(self, jobs: list[Job]) -> Pending:
+    def start(self, jobs: list[Job]) -> PendingBatch:
         images = torch.empty((len(jobs), *self._shape), dtype=torch.uint8, pin_memory=self._pin)
-        return _Batch(images, [self._pool.submit(self._fill, *item) for item in zip(jobs, images.numpy(), strict=True)])
+        rows = zip(jobs, images.numpy(), strict=True)
+        return _PillowBatch(images, [self._pool.submit(self._fill, job, row) for job, row in rows])
 
     def _fill(self, job: Job, out: np.ndarray) -> str | None:
-        """Writes one sample; returns why it cannot."""
-        *size, channels = self._shape
+        """Writes one sample; returns None, or the reason why the file cannot be decoded."""
+        height, width, channels = self._shape
         try:
             with reserved(self._limits, job.file):
                 window = decode_window(job.file, job.cut.window, MODES[channels])
-                image = window.resize(job.cut.resized[::-1], self._filter)
+                rows, columns = job.cut.resized
+                image = window.resize((columns, rows), self._filter)
                 if image.mode != MODES[channels]:
                     image = image.convert(MODES[channels])
                 pixels = np.asarray(image).reshape(*job.cut.resized, channels)
         except ValueError as error:
             return str(error)
-        if (places := job.places(tuple(size))) is not None:
+        if (places := job.places((height, width))) is not None:
             out[:] = pixels[np.ix_(*places)]
         else:
             out[:] = pixels[:, ::-1] if job.flip else pixels
@@ -152,7 +168,7 @@ class PillowDecoder(Decoder):
             for change in job.changes:
                 image = change(image)
             out[:] = np.asarray(image).reshape(out.shape)
-            job.pad(out, places)  # whatever the changes made of it
+            job.pad(out, places)  # again, as the changes may have coloured the padding
         return None
 
     def describe(self) -> str:
@@ -162,7 +178,7 @@ class PillowDecoder(Decoder):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _Batch(Pending):
+class _PillowBatch(PendingBatch):
     def __init__(self, images: Tensor, futures: list[Future]):
         self._images, self._futures = images, futures
 
@@ -176,22 +192,22 @@ class _Batch(Pending):
 
 
 def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
-    """Channel means on the 0..1 scale as the nearest colour of 8 bits."""
+    """Returns the 8-bit colour nearest to channel means on the 0..1 scale."""
     return tuple(min(255, max(0, round(255 * m))) for m in mean)
 
 
 def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> Image.Image:
-    """Decodes a window of a file's image, with exactly the pixels that the whole image has there.
+    """Decodes a window of the image in a file.
 
-    Cutting before resizing is part of the definition: a resize of the whole image would read beyond the window.
-    Transparency is dropped. Samples of more than 8 bits keep their high bits.
+    The window is cut out before it is resized: resizing the whole image would mix in pixels from beyond the window.
+    Transparency is dropped. Pixels of more than 8 bits a channel keep their high 8 bits.
 
     Args:
-        file: for which memory is `reserved`.
+        file: the file, inside a `reserved` block.
         window: (top, left, height, width) in pixels.
         mode: "RGB" or "L".
 
-    Returns: the window in `mode`; in "L" also if `mode` is "RGB" and the image is gray, for a third of the memory.
+    Returns: the window in `mode`. A gray image is returned in "L" even for "RGB", which takes a third of the memory.
 
     Raises:
         ValueError: the file cannot be decoded; the text is the reason.
@@ -200,23 +216,28 @@ def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> I
     top, left, height, width = window
     if (top, left, height, width) != (0, 0, image.height, image.width):
         image = image.crop((left, top, left + width, top + height))
-    return to_8_bits(image, mode, file.header.bits)
+    return to_8_bits(image, mode, readable_header(file).bits)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Returns an image in `mode` ("RGB" or "L"), see `decode_window`.
+    """Converts an image to `mode` ("RGB" or "L").
 
     Raises:
-        ValueError: 32-bit samples.
+        ValueError: the image has 32 bits a channel.
     """
     return to_8_bits(image, mode, 16).convert(mode)
 
 
 def to_8_bits(image: Image.Image, mode: str, bits: int) -> Image.Image:
-    """Returns an image in "L" if it is gray, else in `mode`; of samples of `bits` bits, the high 8.
+    """Converts an image to 8 bits a channel: a gray image to "L", any other image to `mode`.
+
+    Args:
+        image: the image.
+        mode: "RGB" or "L".
+        bits: bits of each channel in the file. Of more than 8, the high 8 are kept.
 
     Raises:
-        ValueError: 32-bit samples.
+        ValueError: the image has 32 bits a channel.
     """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))

@@ -1,6 +1,6 @@
-"""A small folder of pictures made from photographs inside installed packages, so that a demo needs no download.
+"""The demo's images, made from photographs inside installed packages, so that the demo needs no download.
 
-May import tokens, fastmim_kernels and this folder's crops.
+May import samples and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image, ImageDraw, ImageEnhance
@@ -26,8 +26,8 @@ from .image import open_image
 
 Part = Literal["all", "train", "held_out"]
 
-# Each lies in the package's wheel; scikit-image would download others. Left out: drawings, a second view of the
-# motorcycle, and textures of grass and gravel, of which little can be predicted.
+# Only photographs inside the wheels: scikit-image would download the others. Left out are drawings, a second view of
+# the motorcycle, and textures of grass and gravel, where hidden patches are hard to predict.
 _PHOTOGRAPHS = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/brick.png"),
@@ -44,27 +44,30 @@ _PHOTOGRAPHS = (
     ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
 _HELD_OUT = ("data/astronaut.png", "data/chelsea.png", "data/coffee.png")
-_SEEDS = {"all": 0, "train": 0, "held_out": 6}  # of the latter, the first pictures are easy to recognise
+_SEEDS = {"all": 0, "train": 0, "held_out": 6}  # with this seed, the first held-out pictures are easy to recognise
 _CROPS = {
     "all": RandomResizedCrop(scale=(0.1, 0.8)),
     "train": RandomResizedCrop(scale=(0.01, 0.15)),
     "held_out": RandomResizedCrop(scale=(0.01, 0.1)),
 }
 _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-_ELLIPSE = 40  # corners
+_ELLIPSE = 40  # corners of the polygon that stands for an ellipse
 
 
 def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (256, 256), part: Part = "all") -> None:
-    """Writes `count` JPEG files of `size` (height, width).
+    """Writes JPEG files with windows of photographs, flipped and varied in colour.
 
-    They are windows of photographs, flipped and varied in colour. Files that exist are kept, so a complete folder is
-    left alone and a half-written one is completed. Image i depends on i, `size` and `part` only.
+    Image i depends only on i, `size` and `part`. Existing files are kept, so a half-written folder is completed.
 
     Args:
-        part: "all" takes every photograph. "held_out" takes three photographs, "train" takes the others; its colours
+        folder: folder of the files, created if missing.
+        count: number of images.
+        size: (height, width) of each image in pixels.
+        part: "all" uses every photograph, "held_out" three photographs, and "train" the others. In "train", colours
             vary more, and every second image is a drawing of overlapping shapes.
+
     Raises:
-        FileNotFoundError: a package that carries photographs is missing, or lacks one.
+        FileNotFoundError: a package with photographs is not installed, or a photograph is missing in it.
     """
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"demo_{i:05d}.jpg") for i in range(count)]
@@ -92,7 +95,7 @@ def write_demo_images(folder: str, count: int = 600, size: tuple[int, int] = (25
 def _open(package: str, name: str) -> Image.Image:
     # find_spec does not import the package.
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         distribution = PACKAGES.get(package, package)
         raise FileNotFoundError(f"the demo's photographs come with {distribution}: run `pip install {distribution}`")
     return open_image(os.path.join(os.path.dirname(spec.origin), name)).convert("RGB")
@@ -105,7 +108,7 @@ def _vary(
     flip: bool,
     strengths: list[float],
 ) -> Image.Image:
-    """One window of the photograph; brightness, contrast and colour change by at most a fifth."""
+    """Returns a window of a photograph, with brightness, contrast and colour changed by at most a fifth."""
     top, left, height, width = window
     image = photograph.crop((left, top, left + width, top + height))
     image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
@@ -117,7 +120,7 @@ def _vary(
 
 
 def _recolour(image: Image.Image, random: Random) -> Image.Image:
-    """Shuffles the channels and scales and shifts each, so that a few photographs show many colours."""
+    """Shuffles, scales and shifts the channels, so that a few photographs give many colours."""
     channels = sorted(image.split(), key=lambda _: random.random())
     lines = [(random.uniform(0.7, 1.3), random.uniform(-25, 25)) for _ in channels]
     return Image.merge(
@@ -126,15 +129,17 @@ def _recolour(image: Image.Image, random: Random) -> Image.Image:
 
 
 def _draw(photographs: list[Image.Image], size: tuple[int, int], random: Random) -> Image.Image:
-    """Draws overlapping polygons and ellipses, unevenly lit, in random colours and colours of the photographs."""
+    """Draws overlapping polygons and ellipses in random colours and colours of the photographs, unevenly lit."""
 
     def colour() -> tuple[int, ...]:
         if random.random() < 0.4:
             return tuple(int(256 * random.random()) for _ in range(3))
         photograph = photographs[int(len(photographs) * random.random())]
-        return photograph.getpixel((int(photograph.width * random.random()), int(photograph.height * random.random())))
+        place = int(photograph.width * random.random()), int(photograph.height * random.random())
+        pixel: Any = photograph.getpixel(place)  # a tuple, as the photographs are RGB
+        return pixel
 
-    height, width = 2 * size[0], 2 * size[1]  # halved in the end, for smooth edges
+    height, width = 2 * size[0], 2 * size[1]  # reduced to half at the end, for smooth edges
     image = Image.new("RGB", (width, height), colour())
     draw = ImageDraw.Draw(image)
     for _ in range(4 + int(20 * random.random())):

@@ -1,6 +1,4 @@
-"""The doctor reads and decodes all images of a folder, and reports on them. May import config, image and
-fastmim_kernels.
-"""
+"""The doctor: reads and decodes all images of a folder, and reports on them. May import config and fastmim_kernels."""
 
 from __future__ import annotations
 
@@ -21,19 +19,19 @@ from ..config.base import ImageData
 from ..host.files import write
 from ..host.records import read_rows
 from ..host.terminal import shown
-from .away import Patience
+from .availability import RetryingReader
 from .decode import to_8_bits
-from .image import DEFAULT_LIMITS, Limits, decode_upright, refusal, reserved, seen_size
-from .listing import reasons
+from .image import DEFAULT_LIMITS, Limits, decode_upright, readable_header, refusal, reserved, seen_size
 from .manifest import Manifest
 from .quarantine import is_entry
+from .scan import describe_reasons
 
 _VALUES = np.arange(256) / 255
-_NOTICEABLE = 0.05  # of the 0..1 scale
-_NAMED = 5
+_NOTICEABLE = 0.05  # difference of colours on the 0..1 scale that is worth advice
+_NAMED = 5  # most files in a row of the report
 _SCALE = "scale them to the full range of 16 bits, or write 8-bit files"
 _SPLIT = "write each to a file of its own to train on all"
-_LOOKS = 8  # images that a run looks at before it starts
+_LOOKS = 8  # images that `first_look` examines
 
 _KINDS: dict[str, Callable[[Header], bool]] = {
     "16-bit": lambda header: header.bits > 8,
@@ -45,7 +43,7 @@ _KINDS: dict[str, Callable[[Header], bool]] = {
     "frames": lambda header: header.frames > 1,
     "bands": lambda header: header.channels > 4 or (header.channels == 4 and not header.alpha and not header.cmyk),
 }
-# What training does about them.
+# The effect on training of each kind.
 _EFFECTS = {
     "broken": "replaced by others",
     "changed": "since the last manifest",
@@ -61,25 +59,31 @@ _EFFECTS = {
 
 @dataclass(frozen=True)
 class Levels:
-    """Sample values of images with more than 8 bits, and how many are left when the high 8 bits are kept.
-
-    low, high: smallest and largest value. levels: different values. kept: different values of 8 bits.
-    """
+    """The pixel values of images with more than 8 bits a channel, before and after the conversion to 8 bits."""
 
     low: int
+    """Smallest value."""
     high: int
+    """Largest value."""
     levels: int
+    """Number of different values."""
     kept: int
+    """Number of different values after the conversion to 8 bits."""
 
     @staticmethod
     def of(seen: np.ndarray, kept: np.ndarray) -> Levels | None:
-        """Sums up which values occur, (65536,) bool, and which are left, (256,) bool."""
+        """Returns the levels of the values that occur, or None if there are none.
+
+        Args:
+            seen: (65536,) bool, True for values that occur.
+            kept: (256,) bool, True for values that occur after the conversion to 8 bits.
+        """
         values = np.flatnonzero(seen)
         return Levels(int(values[0]), int(values[-1]), len(values), int(kept.sum())) if len(values) else None
 
     @property
     def lost(self) -> bool:
-        """True if a picture loses much of what 8 bits could show."""
+        """True if the conversion loses at least half of the levels that 8 bits could show."""
         return 2 * self.kept <= min(self.levels, 256)
 
     def __str__(self) -> str:
@@ -88,42 +92,45 @@ class Levels:
 
 @dataclass(frozen=True)
 class Report:
-    """The findings of `examine`. Paths are those of the manifest, in its order.
-
-    broken: why each file that training would replace is bad.
-    changed: how each file differs from an earlier manifest; None if there is none.
-    unusual: the readable files of each kind that deserves a look; the last kind is "tiny".
-    duplicates: the files of each content that occurs more than once.
-    left_out: as in a manifest.
-    frames: pages or frames beyond the first, over all files.
-    levels: of the images with more than 8 bits; None if there are none, or no pixels were decoded.
-    sizes: (N, 2) height and width of the readable images, as seen.
-    mean, std: of red, green and blue in one image, on the 0..1 scale, averaged over the images: so were those of
-        ImageNet found (pytorch/vision#1965), the defaults of data.mean and data.std. None if no pixels were decoded.
-    checksums: as in a manifest.
-    """
+    """The findings of `examine`. Files are named by their paths in the manifest, in the order of the manifest."""
 
     images: int
+    """Number of images."""
     bytes: int
+    """Size of all files."""
     seconds: float
+    """Duration of the examination."""
     broken: dict[str, str]
+    """{path: reason} of the files that training would replace."""
     changed: dict[str, str] | None
+    """{path: difference} of the files that differ from an earlier manifest; None without an earlier manifest."""
     unusual: dict[str, list[str]]
+    """{kind: paths} of readable files that deserve a look; the last kind is "tiny"."""
     duplicates: list[list[str]]
+    """Groups of files with the same content."""
     left_out: Counter[str]
+    """Number of files that are not images, by reason."""
     frames: int
+    """Number of pages or frames beyond the first, over all files."""
     levels: Levels | None
+    """Pixel values of images with more than 8 bits; None without such images or without decoding."""
     sizes: np.ndarray
+    """(N, 2), height and width of the readable images after their EXIF orientation."""
     mean: tuple[float, ...] | None
+    """Mean of red, green and blue of each image on the 0..1 scale, averaged over the images; None without decoding. The
+    published values of ImageNet, the defaults of data.mean and data.std, were found in this way (pytorch/vision#1965).
+    """
     std: tuple[float, ...] | None
+    """Standard deviation within each image, averaged like `mean`."""
     checksums: list[int]
+    """XXH64 of each file, 0 = could not be read."""
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """The report as a table: what, how much, and details."""
+        """Returns the report as rows of a table: subject, number, details."""
         copies = sum(map(len, self.duplicates)) - len(self.duplicates)
         rows = [
             ("images", str(self.images), f"{self.bytes / 1e6:.1f} MB, {self.images / self.seconds:.0f} images/s"),
-            *[("left out", str(self.left_out.total()), reasons(self.left_out))] * bool(self.left_out),
+            *[("left out", str(self.left_out.total()), describe_reasons(self.left_out))] * bool(self.left_out),
             *(
                 (name, str(len(files)), _first([f"{shown(path)}: {why}" for path, why in files.items()]))
                 for name, files in (("broken", self.broken), ("changed", self.changed))
@@ -132,7 +139,10 @@ class Report:
             *((kind, str(len(paths)), _first(map(shown, paths))) for kind, paths in self.unusual.items()),
             ("duplicates", str(copies), _first([" = ".join(map(shown, paths[:_NAMED])) for paths in self.duplicates])),
         ]
-        rows = [(f"{name} ({_EFFECTS[name]})" if name in _EFFECTS else name, *rest) for name, *rest in rows]
+        rows = [
+            (f"{name} ({_EFFECTS[name]})" if name in _EFFECTS else name, number, details)
+            for name, number, details in rows
+        ]
         if self.levels:
             rows.append(("levels of 16 bits", str(self.levels.levels), str(self.levels)))
         if len(self.sizes):
@@ -153,7 +163,7 @@ class Report:
         return rows
 
     def advice(self) -> list[str]:
-        """Returns advice on the findings, a sentence each."""
+        """Returns advice on the findings, one sentence each."""
         found = []
         if self.broken:
             share, budget = (
@@ -185,15 +195,16 @@ def examine(
     progress: Callable[[Iterable], Iterable] = iter,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Report:
-    """Reads every image of a manifest, decodes it with Pillow, and sums up.
+    """Reads every image of a manifest, decodes the images with Pillow, and reports on them.
 
     Args:
-        threads: for decoding, and as many for reading.
-        tiny: images with a shorter side below this, in pixels, are named.
-        quick: headers and checksums only: no pixels, so no damage inside of them and no mean.
-        before: an earlier manifest of these files; what differs from it is not broken for that, but named.
-        progress: wraps what is iterated over, one item an image.
-        limits: files whose headers say that decoding needs more are broken.
+        manifest: the images.
+        threads: number of threads for decoding, and of threads for reading.
+        tiny: images with a shorter side below this number of pixels are reported.
+        quick: True checks only headers and checksums. Damage inside pixel data is not found, and there is no mean.
+        before: an earlier manifest of the files. Changed files are reported, but are not broken for that reason.
+        progress: wraps the iterable of images, to show the progress.
+        limits: files that need more memory or time for decoding, by their headers, are broken.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
@@ -207,21 +218,22 @@ def examine(
     for path, (file, pixels, reason) in zip(manifest.paths, progress(found), strict=True):
         read += len(file.data)
         checksums.append(file.checksum or 0)
-        if path in earlier and file.checksum is not None:
+        if before is not None and changed is not None and path in earlier and file.checksum is not None:
             difference = before.difference(earlier[path], len(file.data), file.checksum)
             if difference is not None:
                 changed[path] = difference
         if reason is not None:
             broken[path] = reason
             continue
-        same[file.checksum].append(path)
+        header = readable_header(file)
+        same[checksums[-1]].append(path)
         sizes.append(seen_size(file))
         for kind, test in _KINDS.items():
-            if test(file.header):
+            if test(header):
                 unusual[kind].append(path)
         if min(sizes[-1]) < tiny:
             unusual["tiny"].append(path)
-        frames += file.header.frames - 1
+        frames += header.frames - 1
         if pixels is not None:
             total += pixels.moments
             decoded += 1
@@ -247,7 +259,7 @@ def examine(
 
 
 def check_bad_files(path: Path) -> None:
-    """Refuses to replace a file that is no list of bad files.
+    """Checks that a file may be replaced, i.e. is a list of bad files or does not exist.
 
     Raises:
         ValueError: `path` is something else.
@@ -257,12 +269,12 @@ def check_bad_files(path: Path) -> None:
 
 
 def write_bad_files(path: Path, broken: dict[str, str]) -> None:
-    """Lists broken files as a training run does: one JSON object a line."""
+    """Writes a list of broken files as a training run does: one JSON object a line."""
     write(path, "".join(json.dumps({"path": name, "reason": reason}) + "\n" for name, reason in broken.items()))
 
 
 def environment() -> dict[str, str]:
-    """Returns the libraries that a run would load images with, and their versions."""
+    """Returns the versions of the libraries that a run would use to load images."""
     try:
         import nvidia.dali as dali
 
@@ -279,10 +291,15 @@ def still_bad(
     limits: Limits = DEFAULT_LIMITS,
     check: Callable[[int, tuple[int, int]], str | None] = lambda index, size: None,
 ) -> dict[str, str]:
-    """Returns why each of these images of a manifest is bad, without those that are good, or not in the manifest.
+    """Examines images of a manifest again, and returns the bad images: {path: reason}.
 
     Args:
-        check: returns why the label of a good image, of this index and (height, width), cannot be used, or None.
+        manifest: the images.
+        paths: paths to examine. Paths that are not in the manifest are ignored.
+        threads: number of threads for decoding, and of threads for reading.
+        limits: files that need more memory or time for decoding, by their headers, are bad.
+        check: takes the index and (height, width) of a good image. Returns the reason why its label cannot be used, or
+            None.
     """
     index = {path: i for i, path in enumerate(manifest.paths)}
     indices = [index[path] for path in paths if path in index]
@@ -291,7 +308,7 @@ def still_bad(
 
 
 def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]:
-    """Returns warnings about the pixels, a sentence each, from a few images of the list, before a run starts."""
+    """Returns warnings about the pixels of a few images, one sentence each, before a run starts."""
     indices = range(0, len(manifest), -(-len(manifest) // _LOOKS))
     values, kept, frames, bands = np.zeros(2**16, bool), np.zeros(2**8, bool), 0, 0
     with Reader(1, largest=limits.file_bytes) as reader:
@@ -299,13 +316,14 @@ def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]
     for file in files:
         if refusal(file, limits):
             continue
-        frames += file.header.frames > 1
-        bands += _KINDS["bands"](file.header)
-        if file.header.bits > 8:
+        header = readable_header(file)
+        frames += header.frames > 1
+        bands += _KINDS["bands"](header)
+        if header.bits > 8:
             try:
                 with reserved(limits, file):
                     pixels = _pixels(file)
-            except ValueError:  # a bad file, of which the run says more
+            except ValueError:  # a bad file; the run will name it
                 continue
             values |= pixels.values
             kept |= pixels.kept
@@ -320,26 +338,24 @@ def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Statistics of the pixels of one image.
-
-    moments: (3, 2) float64, mean and standard deviation of red, green and blue on the 0..1 scale.
-    values, kept: (65536,) and (256,) bool, which values occur in an image of more than 8 bits, and to which of 8 bits
-        they are brought.
-    """
+    """Statistics of the pixels of one image."""
 
     moments: np.ndarray
+    """(3, 2) float64, mean and standard deviation of red, green and blue on the 0..1 scale."""
     values: np.ndarray
+    """(65536,) bool, True for values that occur in an image with more than 8 bits."""
     kept: np.ndarray
+    """(256,) bool, True for values that occur after the conversion to 8 bits."""
 
 
 def _examined(
     manifest: Manifest, indices: Iterable[int], threads: int, quick: bool, limits: Limits
 ) -> Iterator[tuple[File, _Pixels | None, str | None]]:
-    """(file, its pixels, why it is broken) of the images at `indices`, in order; a few files ahead are in memory."""
+    """Yields (file, pixels, reason why the file is broken) of each image, in order; reads a few files ahead."""
 
     def look(index: int, reading: Batch) -> tuple[File, _Pixels | None, str | None]:
         files = reading.result()
-        patience.insist([index], files)
+        retrying.retry([index], files)
         (file,) = files
         reason = refusal(file, limits) or manifest.difference(index, len(file.data), file.checksum)
         if reason is not None or quick:
@@ -356,7 +372,7 @@ def _examined(
     pending: deque[Future] = deque()
     reader = Reader(threads, checksum=True, largest=limits.file_bytes, advice=limits.advice)
     with reader, ThreadPoolExecutor(threads) as pool:
-        patience = Patience(manifest, lambda several: submit(several).result(), limits.file_bytes)
+        retrying = RetryingReader(manifest, lambda several: submit(several).result(), limits.file_bytes)
         try:
             for index in indices:
                 pending.append(pool.submit(look, index, submit([index])))
@@ -375,19 +391,22 @@ def _first(items: Iterable[str]) -> str:
 
 
 def _pixels(file: File) -> _Pixels:
-    """
+    """Returns statistics of the pixels of a file.
+
     Raises:
         ValueError: the file cannot be decoded; the text is the reason.
     """
-    image, bits = decode_upright(file), file.header.bits
+    image, bits = decode_upright(file), readable_header(file).bits
     values = np.zeros(2**16, bool)
     if image.mode.startswith("I;16"):
-        for row in np.asarray(image):  # one by one: as indices, all of them would take eight times the memory
+        for row in np.asarray(
+            image
+        ):  # row by row, because an index array of the whole image would take eight times its memory
             values[row] = True
     image = to_8_bits(image, "RGB", bits)
     counts = np.array(image.histogram()).reshape(-1, 256).repeat(3 // len(image.getbands()), axis=0)
     kept = counts.sum(axis=0) > 0
-    if bits > 8 and not values.any():  # Pillow gives the high bits only
+    if bits > 8 and not values.any():  # Pillow returned only the high bits
         values = kept.repeat(256)
     share = counts / (image.width * image.height)
     mean = share @ _VALUES

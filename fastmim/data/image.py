@@ -1,6 +1,6 @@
-"""Opens image files of strangers: one function, a list of formats, limits on memory and time from the header.
+"""Decoding of image files that a stranger may have made, with limits on memory and time estimated from the header.
 
-May import fastmim_kernels.
+`decode_upright` is the only function that opens image files. May import fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import AvifImagePlugin, Image
 from fastmim_kernels.reader import File, Header, Reader
 
 MB = 10**6
-# Images are decoded side by side, so each by one thread.
+# Several images are decoded at the same time, so each uses one thread.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _TURNS = {
@@ -29,25 +29,25 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Nanoseconds per pixel and per byte of the file: the slowest contents found of each format, rounded up.
+# Nanoseconds per pixel and per byte of the file, for the slowest contents found in each format, rounded up.
 _NANOSECONDS = {
     "jpeg": (10, 20), "png": (8, 6), "webp": (45, 0), "bmp": (8, 0), "tiff": (25, 40), "gif": (12, 5), "avif": (45, 0)
 }  # fmt: skip
 _SCAN_NANOSECONDS, _SCANNED_BYTE_NANOSECONDS, _RAW_NANOSECONDS, _PART_NANOSECONDS = 1.2, 30, 4, 8_000
 _PART_BYTES = 512
-_MANY = 1000  # parts that are worth a word
-_COPIED_BYTES_A_SECOND = 2e10  # of metadata, which Pillow copies anew for each segment
+_MANY = 1000  # files with more parts have their number of parts in messages
+_COPIED_BYTES_A_SECOND = 2e10  # Pillow copies all metadata again for each segment
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that decoding one image may take.
+    """Limits on the memory and time that decoding one image may take.
 
-    memory: MB, the file included.
-    seconds: estimated from the header, so that every machine accepts the same images.
+    Both are estimated from the header, so every machine accepts the same images.
     """
 
     memory: int = 500
+    """MB, including the file."""
     seconds: float = 2.0
 
     @property
@@ -57,21 +57,32 @@ class Limits:
 
     @property
     def file_bytes(self) -> int:
-        """The size of the largest file that is read: Pillow copies it."""
+        """Size in bytes of the largest file that is read; half of the memory, as Pillow copies the file."""
         return self.bytes // 2
 
     @property
     def advice(self) -> str:
-        """Ends the reason of a larger file."""
+        """End of the message about a file that is too large."""
         return f", half of data.decode_memory={self.memory}; raise that to use the image"
 
 
 DEFAULT_LIMITS = Limits()
 
 
+def readable_header(file: File) -> Header:
+    """Returns the header of a file.
+
+    Raises:
+        ValueError: the file could not be read; the text is the reason.
+    """
+    if file.header is None:
+        raise ValueError(file.error)
+    return file.header
+
+
 def memory_needed(file: File) -> int:
-    """Returns the bytes that decoding a file takes, estimated from its header."""
-    header = file.header
+    """Returns the bytes of memory that decoding a file takes, estimated from its header."""
+    header = readable_header(file)
     single = header.channels == 1
     if header.format in ("webp", "avif"):
         per_pixel = 20
@@ -84,14 +95,14 @@ def memory_needed(file: File) -> int:
         per_pixel = 2 if single else 8
     if header.orientation > 1:
         per_pixel += 1 if single else 4
-    parts = 0 if header.format == "bmp" else header.parts  # run lengths are not kept
-    copies = 4 if header.format in ("webp", "avif") else 2  # of the file: their decoders take it whole
+    parts = 0 if header.format == "bmp" else header.parts  # the run lengths of a BMP are not kept
+    copies = 4 if header.format in ("webp", "avif") else 2  # of the file: these decoders take the whole file
     return copies * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
 
 
 def seconds_needed(file: File) -> float:
     """Returns the seconds that decoding a file takes, estimated from its header."""
-    header = file.header
+    header = readable_header(file)
     per_pixel, per_byte = _NANOSECONDS[header.format]
     if header.format == "png":
         per_pixel += _RAW_NANOSECONDS * header.channels * header.bits / 8
@@ -103,8 +114,8 @@ def seconds_needed(file: File) -> float:
 
 
 def refusal(file: File, limits: Limits) -> str | None:
-    """Returns why a file must not be decoded, from its header alone; None if it may be."""
-    if file.error is not None:
+    """Returns the reason why a file must not be decoded, from its header alone; None if decoding is allowed."""
+    if file.error is not None or file.header is None:
         return file.error
     header = file.header
     if header.bits > 16 or header.kind != "unsigned":
@@ -123,27 +134,27 @@ def refusal(file: File, limits: Limits) -> str | None:
 
 
 def decode_upright(file: File) -> Image.Image:
-    """Decodes a file with Pillow and turns the image by its EXIF orientation. All image files are opened here.
+    """Decodes a file with Pillow and turns the image by its EXIF orientation.
 
     Args:
-        file: for which memory is `reserved`.
+        file: the file, inside a `reserved` block.
 
     Raises:
         ValueError: the file cannot be decoded; the text is the reason, the same in every run.
     """
-    header = file.header
+    header = readable_header(file)
     try:
-        # Pillow is told the format, so that it hands nothing to an interpreter, whatever the file's name.
-        with Image.open(io.BytesIO(file.data), formats=(header.format.upper(),)) as image:
-            # Other sizes than the header's would take other memory than is reserved; they are refused below.
+        # With a fixed format, Pillow never starts an external interpreter, such as Ghostscript, for a disguised file.
+        with Image.open(io.BytesIO(file.data.data), formats=(header.format.upper(),)) as image:
+            # Another size than the header's would need more memory than is reserved; the check below refuses it.
             if image.width * image.height == header.width * header.height:
                 image.load()
-                # A TIFF is turned by Pillow itself.
+                # Pillow itself turns a TIFF.
                 if header.orientation > 1 and image.format != "TIFF":
                     image = image.transpose(_TURNS[header.orientation])
     except Image.UnidentifiedImageError:
         raise ValueError(f"unsupported {header.format.upper()}: {_samples(header)}") from None
-    except Exception as error:  # a damaged file may raise anything, a decoder's RuntimeError too
+    except Exception as error:  # decoders raise errors of any type on damaged files
         raise ValueError(_reason(header, error)) from None
     if (image.height, image.width) != seen_size(file):
         expected = "{1} x {0}".format(*seen_size(file))
@@ -152,7 +163,7 @@ def decode_upright(file: File) -> Image.Image:
 
 
 def read_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> File:
-    """Reads one image file with its checksum; `File.error` says what is wrong with it."""
+    """Reads one image file with its checksum; `File.error` holds the reason if the file is bad."""
     with Reader(1, checksum=True, largest=limits.file_bytes, advice=limits.advice) as reader:
         (file,) = reader.submit([os.fspath(path)], [True]).result()
     return file
@@ -170,16 +181,16 @@ def open_image(path: str | os.PathLike, limits: Limits = DEFAULT_LIMITS) -> Imag
 
 
 def seen_size(file: File) -> tuple[int, int]:
-    """(height, width) of an image as seen, so after its EXIF orientation."""
-    header = file.header
+    """Returns the (height, width) in pixels of an image after its EXIF orientation."""
+    header = readable_header(file)
     return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
 
 
-_SHARE = 4
+_SHARE = 4  # times the limit of one image that all threads may use together
 
 
 class _Used:
-    """Bytes that the threads of this process decode in, and Pillow's limit from before they began."""
+    """Memory that the threads of this process use for decoding, and Pillow's own limit from before they began."""
 
     def __init__(self):
         self.bytes = 0
@@ -188,18 +199,22 @@ class _Used:
 
 
 _used = _Used()
-os.register_at_fork(after_in_child=lambda: _used.__init__())  # a child has none of the threads
+os.register_at_fork(after_in_child=lambda: _used.__init__())  # a child process has none of the threads
 
 
 @contextlib.contextmanager
 def reserved(limits: Limits, *files: File) -> Iterator[None]:
-    """Waits until there is memory to decode files, and counts it as used inside the `with` block.
+    """Waits for memory to decode files, and reserves the memory inside the `with` block.
 
-    All threads of a process together use at most four times the limit of one image. Files are decoded nowhere else.
-    Pillow's own limit on pixels, which knows neither formats nor settings, is lifted meanwhile.
+    Files are decoded only inside such blocks. All threads of a process together use at most four times the limit of one
+    image. Inside the block, Pillow's own limit on pixels is lifted, as it ignores formats and settings.
+
+    Args:
+        limits: limits on each file.
+        files: the files to decode.
 
     Raises:
-        ValueError: a file must not be decoded, or no memory is left to do it; the text is the reason.
+        ValueError: a file must not be decoded, or memory runs out; the text is the reason.
     """
     for file in files:
         if reason := refusal(file, limits):
@@ -213,7 +228,7 @@ def reserved(limits: Limits, *files: File) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:  # in a crop or a resize
-        raise ValueError(_reason(files[0].header, error)) from None
+        raise ValueError(_reason(readable_header(files[0]), error)) from None
     finally:
         with _used.changed:
             _used.bytes -= memory

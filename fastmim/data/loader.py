@@ -1,14 +1,14 @@
-"""The loader: sample ids in, uint8 images out, whatever the files. It plans, reads, has decoded and replaces bad files.
+"""The loader: turns sample ids into batches of uint8 images, reads and decodes ahead, and replaces bad files.
 
-May import config, tokens and fastmim_kernels.
+May import config, samples, parts and fastmim_kernels.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,51 +20,54 @@ from ..config import base as config
 from ..host.launcher import share_of_cores
 from ..parts import Crop, Cut
 from ..samples import Stream, sample_index
-from .away import DataAwayError, Patience
+from .availability import DataUnavailableError, RetryingReader
 from .crops import CenterCrop
-from .decode import Change, Decoder, Job, Pending, PillowDecoder, mean_colour
+from .decode import Change, Decoder, Job, PendingBatch, PillowDecoder, mean_colour
 from .image import Limits, refusal, seen_size
 from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
 
 Changes = Callable[[Tensor], list[Sequence[Change]]]
-"""From (B,) int64 sample ids, what is done to each sample after crop and flip; called in the loader's own thread."""
+"""Maps (B,) int64 sample ids to the changes of each sample after crop and flip; called in the caller's thread."""
 
-_PIECE = 32  # files asked for at once where only headers are looked at
-_READING_THREADS = 4  # they wait for a disk or a network, seldom for a core
+_Row = TypeVar("_Row")
+_PIECE = 32  # files that `headers` reads at once
+_READING_THREADS = 4  # these threads mostly wait for a disk or a network, so more cores need no more threads
 
 
 class Sample(NamedTuple):
-    """A crop of an image to make, with the numbers drawn for it."""
+    """A sample to make: the image, the crop, and the numbers drawn for the sample."""
 
-    index: int
+    image: int
+    """Manifest index."""
     crop: Crop
     uniforms: list[float]
     flip: bool
     changes: Sequence[Change] = ()
 
 
-class Loaded(NamedTuple):
-    """A batch, and which images it shows: their labels must be cut, placed and flipped alike.
-
-    images: (B, H, W, C) uint8. ids: (B,) int64. indices: (B,) int64 of the images of the manifest that are shown; they
-    differ from those of the ids where files are bad. sizes: (height, width) of each shown image, upright, in pixels.
-    """
+class LoadedBatch(NamedTuple):
+    """A batch with the images that it shows, so that their labels can be cropped and flipped alike."""
 
     images: Tensor
+    """(B, H, W, C) uint8."""
     ids: Tensor
+    """Sample ids, (B,) int64."""
     indices: Tensor
+    """Manifest index of each shown image, (B,) int64. Differs from the index in the id where a bad file was replaced.
+    """
     sizes: list[tuple[int, int]]
+    """(height, width) of each shown image in pixels, after its EXIF orientation."""
 
 
 class Loader:
-    """Loads samples as uint8 images: read, decode, turn by the EXIF orientation, crop, resize, flip.
+    """A loader of samples as uint8 images: reads, decodes, turns by the EXIF orientation, crops, resizes and flips.
 
-    Windows, flips and further changes are drawn for the sample id, so they stay when a bad file is replaced by another.
-    Use it as a context manager, or `close` it: it owns threads.
+    Crop windows, flips and other changes are drawn for the sample id. So they stay the same when another image takes
+    the place of a bad file. The loader owns threads: use it as a context manager, or call `close`.
 
     Attributes:
-        patience: waits where files cannot be read.
+        retrying_reader: reads files again that cannot be read for a while.
     """
 
     def __init__(
@@ -78,13 +81,17 @@ class Loader:
         changes: Changes | None = None,
         note: str = "",
     ):
-        """
+        """Starts the reading threads.
+
         Args:
-            seed: of crop windows and flips, 0 <= seed < 2**64.
-            decoder: closed with the loader.
-            pool: (N,) int64 manifest indices that may take the place of a bad training image.
-            changes: draws what else is done to each training sample.
-            note: what `describe` says about the choice of decoder.
+            manifest: the images.
+            data: size and crop of samples, number of batches to prefetch, and limits on files.
+            seed: seed of crop windows and flips, 0 <= seed < 2**64.
+            decoder: decodes the images; `close` closes the decoder too.
+            quarantine: remembers bad files and chooses the images that replace them.
+            pool: (N,) int64, manifest indices of the images that may replace a bad training image.
+            changes: draws further changes of each training sample.
+            note: remark on the choice of the decoder, for `describe`.
         """
         self._manifest, self._data, self._seed, self._pool = manifest, data, seed, pool
         self._decoder, self._quarantine, self._changes, self._note = decoder, quarantine, changes, note
@@ -96,30 +103,40 @@ class Loader:
             largest=self._limits.file_bytes,
             advice=self._limits.advice,
         )
-        self.patience = Patience(manifest, lambda indices: self._read(indices).result(), self._limits.file_bytes)
+        self.retrying_reader = RetryingReader(
+            manifest, lambda indices: self._read(indices).result(), self._limits.file_bytes
+        )
 
     def load(self, ids: Tensor) -> Tensor:
-        """The training samples `ids`, (B,) int64: (B, H, W, C) uint8, contiguous, on the decoder's device.
+        """Loads one batch of training samples.
+
+        Args:
+            ids: (B,) int64 sample ids.
+
+        Returns: (B, H, W, C) uint8, contiguous, on the decoder's device.
 
         Raises:
-            BadFilesError: an image and everything that could take its place cannot be used; as DataAwayError, the data
-                folder is away.
+            BadFilesError: an image and all images that could replace it are bad.
+            DataUnavailableError: no file of the data folder can be read.
         """
-        return self._samples(ids, self._pool).result()
+        return self._start(ids, self._pool).result()
 
-    def held_out(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at `indices` of the manifest, (B,) int64, centre crop, no flip; bad ones are left out.
+    def load_held_out(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Loads images with a centre crop and without flip; leaves out bad images.
 
-        Returns: (N, H, W, C) uint8, contiguous, and the N indices that they are of.
+        Args:
+            indices: (B,) int64 manifest indices.
+
+        Returns: (N, H, W, C) uint8, contiguous; and the indices of these N images, (N,) int64.
         """
         crop = CenterCrop(interpolation=self._data.crop.interpolation)
         images, usable = [], []
-        # One at a time, each its own only substitute.
+        # One image at a time, with no other image to replace it.
         for index in indices:
             try:
-                images.append(_Batch(self, [Sample(int(index), crop, [], False)], index[None]).result())
+                images.append(_BatchInProgress(self, [Sample(int(index), crop, [], False)], index[None]).result())
                 usable.append(index)
-            except DataAwayError:
+            except DataUnavailableError:
                 raise
             except BadFilesError:
                 continue
@@ -127,30 +144,30 @@ class Loader:
             return torch.empty((0, *self._data.size, self._data.image.channels), dtype=torch.uint8), indices[:0]
         return torch.cat(images), torch.stack(usable)
 
-    def batches(self, stream: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """`loaded` without what only labels need: (images, ids) pairs."""
-        with contextlib.closing(self.loaded(stream)) as batches:
+    def batches(self, stream: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor]]:
+        """Yields the (images, ids) of each batch of `loaded_batches`."""
+        with contextlib.closing(self.loaded_batches(stream)) as batches:
             for batch in batches:
                 yield batch.images, batch.ids
 
-    def loaded(self, stream: Iterable[Tensor]) -> Iterator[Loaded]:
-        """`load` for every ids of `stream`, in order.
+    def loaded_batches(self, stream: Iterable[Tensor]) -> Generator[LoadedBatch]:
+        """Yields the batch of each ids tensor of `stream`, in order.
 
-        While the caller has one batch, the next `data.prefetch` are being read or decoded or wait in memory, no more.
+        While the caller works on one batch, at most the next `data.prefetch` batches are read, decoded or in memory.
 
         Raises:
-            BadFilesError: as `load`; raised in place of its batch or of one of the `data.prefetch` before it.
+            BadFilesError: as `load`. The error may come up to `data.prefetch` batches early.
         """
-        with contextlib.closing(self._ahead(stream, self._pool)) as batches:
+        with contextlib.closing(self._in_progress(stream, self._pool)) as batches:
             for ids, batch in batches:
-                yield batch.loaded(ids)
+                yield batch.loaded_batch(ids)
 
-    def _ahead(self, stream: Iterable[Tensor], pool: Tensor | None) -> Iterator[tuple[Tensor, _Batch]]:
-        """Yields every ids of `stream` with its batch; the next `data.prefetch` are on their way."""
-        waiting: deque[tuple[Tensor, _Batch]] = deque()
+    def _in_progress(self, stream: Iterable[Tensor], pool: Tensor | None) -> Generator[tuple[Tensor, _BatchInProgress]]:
+        """Yields each ids tensor of `stream` with its batch, after starting the next `data.prefetch` batches."""
+        waiting: deque[tuple[Tensor, _BatchInProgress]] = deque()
         try:
             for ids in stream:
-                waiting.append((ids, self._samples(ids, pool)))
+                waiting.append((ids, self._start(ids, pool)))
                 self._decode_what_is_read(waiting)
                 if len(waiting) > self._data.prefetch:
                     yield waiting[0]
@@ -163,30 +180,42 @@ class Loader:
             for _, batch in waiting:
                 batch.cancel()
 
-    def intact(self, stream: Iterable[Tensor]) -> Iterator[tuple[Loaded, dict[int, str]]]:
-        """As `loaded`, but a bad file leaves its batch instead of being replaced, and is not noted.
+    def intact_batches(self, stream: Iterable[Tensor]) -> Generator[tuple[LoadedBatch, dict[int, str]]]:
+        """Yields batches as `loaded_batches`, but leaves bad images out instead of replacing them.
 
-        Yields: the rest of the batch, which may be empty; and why each bad image, by index, is left out.
+        Bad images are not added to the quarantine.
+
+        Yields: the rest of the batch, which may be empty; and the reason for each image left out, by manifest index.
         """
-        with contextlib.closing(self._ahead(stream, None)) as batches:
+        with contextlib.closing(self._in_progress(stream, None)) as batches:
             for ids, batch in batches:
-                yield batch.loaded(ids), batch.left_out
+                yield batch.loaded_batch(ids), batch.left_out
 
-    def replace(self, loaded: Loaded, row: int, reason: str) -> None:
-        """Puts another image in one row of a batch, in place, because of what is known beside the file; notes it.
+    def replace(self, loaded: LoadedBatch, row: int, reason: str) -> None:
+        """Replaces the image in one row of a batch, in place, and adds the old image to the quarantine.
+
+        For images that only a caller can find bad, such as one without a label.
+
+        Args:
+            loaded: the batch.
+            row: row of the image to replace.
+            reason: why the image cannot be used.
 
         Raises:
             BadFilesError: as `load`.
         """
         self._quarantine.add(int(loaded.indices[row]), reason)
         ids = loaded.ids[row : row + 1]
-        again = self._samples(ids, self._pool).loaded(ids)
+        again = self._start(ids, self._pool).loaded_batch(ids)
         loaded.images[row], loaded.indices[row], loaded.sizes[row] = again.images[0], again.indices[0], again.sizes[0]
 
     def headers(self, indices: Tensor) -> Iterator[tuple[int, File, str | None]]:
-        """Reads the files at these indices of the manifest, in order, without decoding them.
+        """Reads files, in order, without decoding them.
 
-        Yields: the index, the file, and why it cannot be used as far as its header tells.
+        Args:
+            indices: (N,) int64 manifest indices.
+
+        Yields: the index, the file, and the reason why the file is bad, or None. Only headers are checked.
         """
         pieces = [piece.tolist() for piece in indices.split(_PIECE)]
         reading = deque(map(self._read, pieces[:_READING_THREADS]))
@@ -194,26 +223,31 @@ class Loader:
             if i + _READING_THREADS < len(pieces):
                 reading.append(self._read(pieces[i + _READING_THREADS]))
             files = reading.popleft().result()
-            self.patience.insist(piece, files)
+            self.retrying_reader.retry(piece, files)
             for index, file in zip(piece, files, strict=True):
                 yield index, file, self._refusal(index, file)
 
     def cuts(self, ids: Tensor, sizes: Sequence[tuple[int, int]]) -> list[tuple[Cut, bool]]:
-        """Returns cut and flip of the training samples `ids`, (B,) int64, for images of these (height, width)."""
+        """Returns the cut of each training sample, and True if the sample is flipped.
+
+        Args:
+            ids: (B,) int64 sample ids.
+            sizes: (height, width) of the image of each sample.
+        """
         drawn = zip(sizes, *self._drawn(ids), strict=True)
         return [(self._data.crop.cut(size, self._data.size, uniforms), flip) for size, uniforms, flip in drawn]
 
     def bad_files(self) -> dict[str, str]:
-        """Every bad file that any process of the run has found: {path: reason}."""
+        """Returns the bad files that any process of the run has found: {path: reason}."""
         return self._quarantine.bad_files()
 
     def describe(self) -> str:
-        """Describes the decoder in words."""
+        """Returns a description of the decoder for people."""
         verified = ", checksums verified" if self._manifest.checksums is not None else ""
         return f"{self._decoder.describe()}{self._note}; {self._data.prefetch} micro-batches ahead{verified}"
 
     def close(self) -> None:
-        """Drops what is waiting, waits for the images being decoded, ends the threads."""
+        """Drops waiting batches, waits for images that are being decoded, and ends the threads."""
         self._decoder.close()
         self._reader.close()
 
@@ -223,25 +257,26 @@ class Loader:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _samples(self, ids: Tensor, pool: Tensor | None) -> _Batch:
+    def _start(self, ids: Tensor, pool: Tensor | None) -> _BatchInProgress:
         changes = self._changes(ids) if self._changes else [()] * len(ids)
         rows = zip(sample_index(ids).tolist(), *self._drawn(ids), changes, strict=True)
-        return _Batch(self, [Sample(index, self._data.crop, *drawn) for index, *drawn in rows], pool)
+        samples = [Sample(index, self._data.crop, uniforms, flip, change) for index, uniforms, flip, change in rows]
+        return _BatchInProgress(self, samples, pool)
 
     def _drawn(self, ids: Tensor) -> tuple[list[list[float]], list[bool]]:
-        """Of each sample, the numbers for its crop, and whether it is flipped."""
+        """Returns the numbers for the crop of each sample, and True for each sample that is flipped."""
         uniforms = uniform(self._seed, Stream.CROP, ids, self._data.crop.draws)
         flips = uniform(self._seed, Stream.FLIP, ids, 1)[:, 0] < self._data.flip
         return uniforms.tolist(), flips.tolist()
 
-    def _decode_what_is_read(self, waiting: Iterable[tuple[Tensor, _Batch]]) -> None:
-        """Hands on what needs no waiting: a slow file holds up its own batch only."""
+    def _decode_what_is_read(self, waiting: Iterable[tuple[Tensor, _BatchInProgress]]) -> None:
+        """Starts decoding each batch whose files are read, so that a slow file delays only its own batch."""
         for _, batch in waiting:
             if batch.reading.done():
                 batch.decode()
 
     def _read(self, indices: list[int]) -> Batch:
-        # A JPEG's pixels are looked through once a run, as that takes longer than reading them.
+        # The pixel data of a JPEG is checked once a run, because the check takes longer than reading.
         pixels = [not self._looked_through[i] for i in indices]
         return self._reader.submit([self._manifest.path(i) for i in indices], pixels)
 
@@ -251,34 +286,39 @@ class Loader:
         return refusal(file, self._limits) or self._manifest.difference(index, len(file.data), file.checksum)
 
 
-class _Batch:
-    """Samples on their way: read in the background, then decoded in the background, bad files replaced or left out.
+class _BatchInProgress:
+    """A batch that is read and decoded in the background; bad files are replaced or left out.
 
     Attributes:
-        left_out: why each bad image, by index, is not in the result; complete after `result`.
+        left_out: reason for each image left out, by manifest index; complete after `result`.
     """
 
     def __init__(self, loader: Loader, samples: list[Sample], pool: Tensor | None):
-        """
+        """Starts to read the files.
+
         Args:
-            pool: manifest indices that may take the place of a bad image; None = bad images are left out.
+            loader: the loader that the batch belongs to.
+            samples: the samples of the batch.
+            pool: manifest indices of the images that may replace a bad image; None = leave bad images out.
         """
         self._loader, self._samples, self._pool = loader, samples, pool
         self.left_out: dict[int, str] = {}
-        self._rows = list(range(len(samples)))  # of the batch as it was asked for
+        self._rows = list(range(len(samples)))  # rows of the requested batch that are left
         self._indices = [
-            sample.index if pool is None else loader._quarantine.resolve(sample.index, pool) for sample in samples
+            sample.image if pool is None else loader._quarantine.resolve(sample.image, pool) for sample in samples
         ]
         self.reading = loader._read(self._indices)
         self._sizes: list[tuple[int, int]] = []
-        self._decoding: Pending | None = None
+        self._decoding: PendingBatch | None = None
 
     def decode(self) -> None:
-        """Begins to decode, if that has not happened: waits for the files, and replaces those refused."""
-        if self._decoding is not None:
-            return
+        """Waits for the files, replaces bad files, and starts to decode; does nothing the second time."""
+        if self._decoding is None:
+            self._decoding = self._start_decoding()
+
+    def _start_decoding(self) -> PendingBatch:
         loader, files = self._loader, self.reading.result()
-        loader.patience.insist(self._indices, files)
+        loader.retrying_reader.retry(self._indices, files)
         while refused := {
             i: reason for i, file in enumerate(files) if (reason := loader._refusal(self._indices[i], file))
         }:
@@ -286,10 +326,10 @@ class _Batch:
                 self._leave_out(refused)
                 files = [file for i, file in enumerate(files) if i not in refused]
                 break
-            self._replace(refused)
+            self._replace(refused, self._pool)
             substitutes = [self._indices[i] for i in refused]
             again = loader._read(substitutes).result()
-            loader.patience.insist(substitutes, again)
+            loader.retrying_reader.retry(substitutes, again)
             for i, file in zip(refused, again, strict=True):
                 files[i] = file
         fill, jobs = mean_colour(loader._data.mean), []
@@ -297,46 +337,50 @@ class _Batch:
         for sample, file, size in zip(self._samples, files, self._sizes, strict=True):
             cut = sample.crop.cut(size, loader._data.size, sample.uniforms)
             jobs.append(Job(file, cut, sample.flip, sample.changes, fill))
-        self._decoding = loader._decoder.start(jobs)
+        return loader._decoder.start(jobs)
 
     def result(self) -> Tensor:
-        """Waits for the images; those that turn out to be bad only now are replaced and decoded again."""
-        self.decode()
+        """Waits for the images, and replaces images that turn out to be bad while they are decoded."""
+        self._decoding = self._decoding or self._start_decoding()
         images, bad = self._decoding.result()
         if bad and self._pool is None:
             self._leave_out(bad)
             images = images[[i for i in range(len(images)) if i not in bad]]
-        elif bad:
-            self._replace(bad)
+        elif bad and self._pool is not None:
+            self._replace(bad, self._pool)
             rows = list(bad)
-            again = _Batch(self._loader, [self._samples[i] for i in rows], self._pool)
+            again = _BatchInProgress(self._loader, [self._samples[i] for i in rows], self._pool)
             images[rows] = again.result()
             for i, index, size in zip(rows, again._indices, again._sizes, strict=True):
                 self._indices[i], self._sizes[i] = index, size
         return images
 
-    def loaded(self, ids: Tensor) -> Loaded:
-        """`result`, and what it is of."""
+    def loaded_batch(self, ids: Tensor) -> LoadedBatch:
+        """Returns the `result` with the images that it shows."""
         images = self.result()
-        return Loaded(images, ids[self._rows], torch.tensor(self._indices, dtype=torch.int64), self._sizes)
+        return LoadedBatch(images, ids[self._rows], torch.tensor(self._indices, dtype=torch.int64), self._sizes)
 
     def cancel(self) -> None:
-        """Drops what has not begun."""
+        """Cancels images that no thread has begun to decode."""
         if self._decoding is not None:
             self._decoding.cancel()
 
     def _leave_out(self, bad: dict[int, str]) -> None:
         """Drops the samples at these positions."""
         self.left_out |= {self._indices[i]: reason for i, reason in bad.items()}
-        for rows in (self._rows, self._indices, self._samples, self._sizes):
-            rows[:] = [row for i, row in enumerate(rows) if i not in bad]
 
-    def _replace(self, bad: dict[int, str]) -> None:
-        """Chooses other images for the samples at these positions; names the bad ones with their reasons."""
+        def kept(rows: list[_Row]) -> list[_Row]:
+            return [row for i, row in enumerate(rows) if i not in bad]
+
+        self._rows, self._indices, self._samples = kept(self._rows), kept(self._indices), kept(self._samples)
+        self._sizes = kept(self._sizes)
+
+    def _replace(self, bad: dict[int, str], pool: Tensor) -> None:
+        """Chooses other images for the samples at these positions, and adds the bad images to the quarantine."""
         quarantine = self._loader._quarantine
         for i, reason in bad.items():
             quarantine.add(self._indices[i], reason)
-            self._indices[i] = quarantine.resolve(self._samples[i].index, self._pool)
+            self._indices[i] = quarantine.resolve(self._samples[i].image, pool)
 
 
 def open_loader(
@@ -348,10 +392,19 @@ def open_loader(
     device: torch.device,
     changes: Changes | None = None,
 ) -> Loader:
-    """The loader that `data.loader` names, for training on `device`; "auto" is DALI where it can be imported.
+    """Returns the loader that `data.loader` names; "auto" means DALI if it can be imported, else Pillow.
+
+    Args:
+        manifest: the images.
+        data: the settings of the loader.
+        seed: seed of crop windows and flips, 0 <= seed < 2**64.
+        quarantine: remembers bad files and chooses the images that replace them.
+        pool: (N,) int64, manifest indices of the images that may replace a bad training image.
+        device: device that trains. With CUDA, DALI decodes there, and Pillow's images lie in page-locked memory.
+        changes: draws further changes of each training sample.
 
     Raises:
-        ValueError: a number of channels other than 1 or 3; "dali" was asked for and cannot be imported.
+        ValueError: `data` asks for other than 1 or 3 channels, or for DALI where it cannot be imported.
     """
     channels = data.image.channels
     if channels not in (1, 3):
@@ -376,5 +429,5 @@ def open_loader(
 
 
 def limits_of(data: config.ImageData) -> Limits:
-    """The limits on decoding one image that the settings give."""
+    """Returns the limits of the settings on decoding one image."""
     return Limits(data.decode_memory, data.decode_seconds)

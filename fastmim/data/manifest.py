@@ -1,7 +1,4 @@
-"""The manifest: the sorted list of image files that sample indices refer to.
-
-Standard library only.
-"""
+"""The manifest: the sorted list of image files that sample indices refer to. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,58 +14,58 @@ from pathlib import Path
 from ..host.files import writing
 from ..host.terminal import shown
 from . import manifest_file
-from .listing import read_list, reasons, walk
+from .scan import describe_reasons, scan_folder, scan_list
 
 MAX_IMAGES = 2**32  # a sample id holds the index in 32 bits
 
-_FIRST = 100
+_FIRST = 100  # files of a saved manifest of which one must exist
 
 
 @dataclass(frozen=True)
 class Manifest:
     """An ordered list of image files.
 
-    Order is that of the bytes of the relative path, so it depends on neither the locale nor the file system.
-
-    root: absolute path of the folder that `paths` are relative to.
-    paths: POSIX paths; absolute only where a list file names a file outside its own folder. A folder that could not be
-        read is listed too, with a slash at the end.
-    sizes: bytes of each file; 0 also for what is not there or cannot be examined.
-    labels: the numbers behind the paths of a list file; else the index of each image's class folder, if every image
-        lies in a folder exactly one level down; else None.
-    checksums: XXH64 of each file's bytes (0 = could not be read), as `fastmim doctor` found them; else None.
-    left_out: number of files that `scan` saw but did not list, by reason. Not saved.
+    Files are sorted by the bytes of their relative path, so the order depends on neither locale nor file system.
     """
 
     root: str
+    """Absolute path of the folder that `paths` are relative to."""
     paths: list[str]
+    """POSIX paths. A path is absolute only if a list file names a file outside the folder of the list. A folder that
+    could not be read is listed too, with a slash at the end."""
     sizes: list[int]
+    """Bytes of each file; 0 if the file is missing or cannot be examined."""
     labels: list[int] | None
+    """Class of each image: the number behind its path in a list file, or the index of its class folder. None unless the
+    list has numbers, or every image lies exactly one folder below the root."""
     checksums: list[int] | None = None
+    """XXH64 of the bytes of each file (0 = could not be read), written by `fastmim doctor`; else None."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
+    """Number of files that `scan` saw but did not list, by reason. Not saved."""
 
     @classmethod
     def scan(cls, root: str, setting: str = "", say: Callable[[str], None] = lambda line: None) -> Manifest:
-        """Lists the images of a folder (flat, nested or by class), or those named by a text file or a saved manifest.
+        """Lists the images of a folder, a list file or a saved manifest.
 
-        Folders: hidden names are ignored, links are followed, and every folder is read once, so loops end. A file is
-        an image by its extension, or else by its first bytes. List files: one image a line, optionally followed by
-        white space and a label (the "path label" lists of UM-MAE). A path is absolute or relative to the list's
-        folder. Blank lines and lines that start with # are ignored. What is not there or cannot be examined (a dead
-        link, a line without its file, a folder without permission) is listed with 0 bytes: reading it says why it is
-        bad, and it counts against `data.bad_budget`. A manifest (x.json) is taken as it is: whoever reads a file asks
-        `difference` whether it is still the one listed.
+        * Folder (flat, nested or by class): hidden names are ignored and links are followed. Every folder is read once,
+          so loops end. The extension or the first bytes of a file tell whether the file is an image.
+        * List file: one image a line, optionally followed by white space and a label (the lists of UM-MAE). A path is
+          absolute or relative to the list's folder. Blank lines and lines that start with # are ignored.
+        * Manifest (x.json): used as written. `difference` later tells whether a file has changed.
+
+        A file or folder that is missing or cannot be examined is listed with 0 bytes. Such a file is a bad file of the
+        run and counts in `data.bad_budget`.
 
         Args:
-            root: the folder, list file or manifest.
-            setting: what named `root`, for the error when nothing is there.
-            say: as in `listing.walk`.
+            root: path of the folder, list file or manifest.
+            setting: name of the setting that holds `root`, for the message if nothing is there.
+            say: takes lines about the progress, see `scan.scan_folder`.
 
         Raises:
-            FileNotFoundError: `root`, all files of the list, or the first files of a manifest, all of them, do not
-                exist.
+            FileNotFoundError: `root` does not exist, or none of the files of a list, or none of the first files of a
+                manifest.
             OSError: `root` cannot be read.
-            ValueError: no images, too many, labels on some lines only, or a file of another kind.
+            ValueError: there are no images or too many, only some lines have a label, or the file is of another kind.
         """
         if not root:
             raise ValueError("expected a folder of images, a list file or a manifest, got an empty path")
@@ -82,7 +79,7 @@ class Manifest:
             raise OSError(f"{shown(root)} cannot be examined: {error.strerror}") from error
         if root.endswith(".json") and stat.S_ISREG(mode):
             manifest = cls.load(root)
-            # One that is missing is one bad file; all of them mean that the folder was moved, or is not mounted.
+            # A missing file is one bad file. If all are missing, the folder was moved or is not mounted.
             if not any(os.path.lexists(manifest.path(index)) for index in range(min(len(manifest), _FIRST))):
                 raise FileNotFoundError(
                     f"{shown(root)} lists images in {shown(manifest.root)}, but none of the first {_FIRST} is there: "
@@ -91,9 +88,9 @@ class Manifest:
                 )
             return manifest
         if stat.S_ISDIR(mode):
-            (entries, left_out), labels = walk(root, say), None
+            (entries, left_out), labels = scan_folder(root, say), None
         else:
-            entries, labels, left_out = read_list(root)
+            entries, labels, left_out = scan_list(root)
             root = os.path.dirname(root)
         if len(entries) > MAX_IMAGES:
             raise ValueError(f"{shown(root)} has {len(entries)} images; a sample id can count {MAX_IMAGES}")
@@ -104,11 +101,11 @@ class Manifest:
 
     @classmethod
     def load(cls, path: str) -> Manifest:
-        """Reads what `save` wrote.
+        """Reads a manifest that `save` wrote.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: not a manifest, or one that was changed since; the message names the field.
+            ValueError: the file is not a manifest, or was edited; the message names the field.
         """
         columns, expected = manifest_file.read(path)
         manifest = cls(**columns)
@@ -119,7 +116,7 @@ class Manifest:
         return manifest
 
     def save(self, path: str) -> None:
-        """Writes the manifest as JSON, atomically; one inside of the folder that it lists can be moved with it."""
+        """Writes the manifest as JSON, atomically. Inside its own root, the manifest can be moved with the folder."""
         inside = os.path.dirname(os.path.abspath(path)) == self.root
         columns = {"hash": self.hash, "root": "." if inside else self.root}
         columns |= {"paths": self.paths, "sizes": self.sizes, "labels": self.labels}
@@ -128,7 +125,7 @@ class Manifest:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of relative paths and sizes: what sample indices mean. A folder keeps it when moved."""
+        """SHA-256 of relative paths and sizes. Sample ids mean the same images in all manifests with the same hash."""
         entries = zip(self.paths, self.sizes, strict=True)
         return hashlib.sha256(b"".join(b"%b\0%d\0" % (os.fsencode(path), size) for path, size in entries)).hexdigest()
 
@@ -137,18 +134,24 @@ class Manifest:
         return os.path.join(self.root, self.paths[index])
 
     def difference(self, index: int, size: int, checksum: int | None) -> str | None:
-        """Returns how the bytes read from image `index` differ from those listed, in words; None = they do not."""
+        """Returns how a file differs from the listed file, in words, or None.
+
+        Args:
+            index: manifest index of the file.
+            size: bytes that were read.
+            checksum: XXH64 of these bytes; may be None if the manifest has no checksums.
+        """
         if size != self.sizes[index]:
             return f"changed since it was listed: {self.sizes[index]} bytes then, {size} now"
         if self.checksums is not None and checksum != self.checksums[index]:
-            return f"changed since it was listed: checksum {self.checksums[index]:016x} then, {checksum:016x} now"
+            return f"changed since it was listed: checksum {self.checksums[index]:016x} then, {checksum or 0:016x} now"
         return None
 
     def remarks(self) -> list[str]:
-        """Returns remarks on the files that are not used, a phrase each; none if all are used."""
+        """Returns remarks on unused files, one phrase each; an empty list if all files are used."""
         found = []
         if total := self.left_out.total():
-            found.append(f"{total} {'file' if total == 1 else 'files'} left out: {reasons(self.left_out)}")
+            found.append(f"{total} {'file' if total == 1 else 'files'} left out: {describe_reasons(self.left_out)}")
         if empty := self.sizes.count(0):
             first = shown(self.paths[self.sizes.index(0)])
             found.append(f"{empty} missing, empty or unreadable, such as {first}")
@@ -159,7 +162,7 @@ class Manifest:
 
 
 def _class_labels(paths: list[str]) -> list[int] | None:
-    # A folder that could not be read lies in its class, or is one.
+    # A folder that could not be read is a class, or lies in the folder of its class.
     if any(path.count("/") != 1 for path in paths if not path.endswith("/")):
         return None
     folders = [path.partition("/")[0] for path in paths]

@@ -1,4 +1,4 @@
-"""The JSON file of a manifest, which a stranger may have written: every field is checked before it is used.
+"""Reading and writing a manifest's JSON file. A stranger may have written the file, so every field is checked.
 
 Standard library only.
 """
@@ -10,30 +10,28 @@ import os
 import re
 from typing import IO, Any
 
-from ..host.files import short
+from ..host.json_files import is_whole, parse_large, read_large, short
 from ..host.terminal import shown
-from . import strict_json
-from .listing import MAX_LABEL
-from .strict_json import is_whole
+from .scan import MAX_LABEL
 
 _FORMAT = "fastmim-manifest-1"
-_NESTED = 16  # lists and objects; four and one are needed
-_KEYS = 64  # seven are needed
+_NESTED = 16  # most lists and objects; a manifest has four lists and one object
+_KEYS = 64  # a manifest has seven
 _CHECKSUM = re.compile("[0-9a-f]{16}")
 _MAX_SIZE = 2**63
 
 
 def read(path: str) -> tuple[dict[str, Any], str]:
-    """Returns the fields of a manifest, by their names in `Manifest`, and the hash that the file gives.
+    """Returns the fields of a manifest, named as in `Manifest`, and the hash that the file states.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not a manifest; the message names the field.
+        ValueError: the file is not a manifest; the message names the field.
     """
     refusal = f"{shown(path)} is not a manifest (expected a JSON object of format {_FORMAT})"
-    content = strict_json.read(path, refusal)
+    content = read_large(path, refusal)
     try:
-        data = strict_json.parse(content, lists=_NESTED, objects=_NESTED, keys=_KEYS)
+        data = parse_large(content, lists=_NESTED, objects=_NESTED, keys=_KEYS)
         del content
         if (found := data.get("format")) != _FORMAT:
             raise ValueError(f"its format is {short(found)}")
@@ -43,11 +41,11 @@ def read(path: str) -> tuple[dict[str, Any], str]:
 
 
 def write(file: IO[str], columns: dict[str, Any], checksums: list[int] | None) -> None:
-    """Writes what `read` reads."""
+    """Writes the JSON file of a manifest."""
     data = {"format": _FORMAT} | columns
     if checksums is not None:
         data["checksums"] = [f"{checksum:016x}" for checksum in checksums]
-    # ASCII, because escapes are the only way JSON can carry file names that are not valid UTF-8.
+    # ASCII, because JSON can hold file names that are not valid UTF-8 only as escapes.
     json.dump(data, file)
 
 
@@ -67,7 +65,7 @@ def _fields(folder: str, data: dict[str, Any]) -> tuple[dict[str, Any], str]:
     labels = None if data.get("labels") is None else _numbers(data, "labels", len(paths), MAX_LABEL)
     checksums = data.get("checksums")
     if checksums is not None:
-        _check_length("checksums", checksums, len(paths))
+        checksums = _list("checksums", checksums, len(paths))
         for index, text in enumerate(checksums):
             if not isinstance(text, str) or not _CHECKSUM.fullmatch(text):
                 raise ValueError(f"checksums[{index}]: expected 16 hexadecimal digits, got {short(text)}")
@@ -88,15 +86,16 @@ def _is_path(path: Any) -> bool:
 
 
 def _numbers(data: dict[str, Any], name: str, count: int, limit: int) -> list[int]:
-    values = data.get(name)
-    _check_length(name, values, count)
+    values = _list(name, data.get(name), count)
     for index, value in enumerate(values):
         if not is_whole(value, 0, limit - 1):
             raise ValueError(f"{name}[{index}]: expected a whole number from 0 to {limit - 1}, got {short(value)}")
     return values
 
 
-def _check_length(name: str, values: Any, count: int) -> None:
+def _list(name: str, values: Any, count: int) -> list[Any]:
+    """Returns `values` after checking that it is a list of `count` values."""
     if not isinstance(values, list) or len(values) != count:
         got = f"{len(values)}" if isinstance(values, list) else short(values)
         raise ValueError(f"{name}: expected a list of {count}, one for each path, got {got}; the file is damaged")
+    return values

@@ -1,6 +1,6 @@
-"""Quarantine: the bad files of a run, the images that take their place, and the list of bad files.
+"""The quarantine: the bad files of a run, the images that replace them, and the list of bad files.
 
-May import torch, tokens, records and fastmim_kernels.
+May import samples and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from ..host.terminal import shown
 from ..samples import Stream
 from .manifest import Manifest
 
-_ATTEMPTS = 64
+_ATTEMPTS = 64  # substitutes of an image
 
 
 class BadFilesError(ValueError):
-    """Images cannot be used, and no others can take their place: the run saves and stops."""
+    """Error that images cannot be used and no others can replace them: the run saves and stops."""
 
 
 def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], say: Callable[[str], None]) -> None:
-    """Repairs a run's bad_files.jsonl before its processes open it, and drops the files that are not bad any more.
+    """Repairs a run's bad_files.jsonl before any process opens it, and removes files that are good again.
 
     Args:
-        still_bad: returns those of the listed paths that stay.
+        file: path of bad_files.jsonl.
+        still_bad: takes the listed paths and returns the paths that are still bad.
         say: prints a line.
     """
     listed = list(dict.fromkeys(row["path"] for row in read_rows(file, is_entry)))
@@ -46,20 +47,24 @@ def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], s
 
 
 class Quarantine:
-    """Replaces bad files, each by an image that depends on the seed and its own index only, and names each once.
+    """The bad files of a run and the images that replace them.
 
-    Which file is bad is a property of its bytes (or of a disk that fails for good: see `away`), and the substitute of
-    image i is the first good one in a list drawn for i: so every process, whatever it has found so far, puts the same
-    image in the same place. The list of bad files is for people and for the budget. It decides nothing about samples:
-    every process finds anew which files are bad. So a file that was mended is used again from the next start on.
+    The substitute of image i is the first good image in a list that is drawn from the seed and i. Good or bad depends
+    only on the bytes of a file. So every process puts the same image in the same place, whatever it has found so far.
+    (A disk that fails for a while is a matter of `availability.py`.)
+
+    The list of bad files, bad_files.jsonl, is for people and for `data.bad_budget`. The list does not choose samples:
+    each process finds bad files itself. So a repaired file is used again from the next start on.
     """
 
     def __init__(self, manifest: Manifest, seed: int, file: Path | None = None, labels: Tensor | None = None):
-        """
+        """Reads the list of bad files, if there is one.
+
         Args:
-            seed: of the substitutes, 0 <= seed < 2**64.
-            file: bad_files.jsonl, shared by all processes of a run and by its continuations; None = no list.
-            labels: (N,) of all images, where only one of the same label may take an image's place.
+            manifest: the images.
+            seed: seed of the substitutes, 0 <= seed < 2**64.
+            file: path of bad_files.jsonl, shared by all processes of a run and its continuations; None = no list.
+            labels: (N,), the class of each image. If given, a substitute has the class of the bad image.
         """
         self._labels = labels
         self._manifest, self._seed, self._file = manifest, seed, file
@@ -67,13 +72,19 @@ class Quarantine:
         self._named: dict[str, str] = {}  # path: reason
         self._offset, self._failing = 0, False
         if file is not None:
-            self._read_named()
+            self._read_named(file)
 
     def resolve(self, index: int, pool: Tensor) -> int:
-        """Returns the image to load for image `index`: itself, or its first substitute from `pool` not known to be bad.
+        """Returns the index of the image to load in place of image `index`.
+
+        Args:
+            index: manifest index of the image.
+            pool: (N,) int64, manifest indices of the images that may replace a bad image.
+
+        Returns: `index`, or the first substitute not known to be bad.
 
         Raises:
-            BadFilesError: all of its substitutes are bad.
+            BadFilesError: the image and all its substitutes are bad.
         """
         if index not in self._bad:
             return index
@@ -91,14 +102,14 @@ class Quarantine:
         )
 
     def add(self, index: int, reason: str) -> None:
-        """Notes that image `index` cannot be used, and names it in the list unless it is there."""
+        """Marks image `index` as bad, and adds the file to the list unless it is there already."""
         self._bad.add(index)
         path = self._manifest.paths[index]
         if path in self._named:
             return
         if self._file is not None:
             try:
-                self._append(path, reason)
+                self._append(self._file, path, reason)
             except (OSError, ValueError) as error:
                 if not self._failing:
                     text = f"{shown(path)} could not be added to {shown(self._file)}: {why(error)}"
@@ -109,17 +120,17 @@ class Quarantine:
         self._named.setdefault(path, reason)
 
     def bad_files(self) -> dict[str, str]:
-        """Every bad file found by any process of the run, this one and earlier: {path: reason}."""
+        """Returns the bad files that any process of the run has found, now or earlier: {path: reason}."""
         if self._file is not None:
-            self._read_named()
+            self._read_named(self._file)
         return self._named
 
-    def _append(self, path: str, reason: str) -> None:
-        with open_append(self._file) as file:
+    def _append(self, list_file: Path, path: str, reason: str) -> None:
+        with open_append(list_file) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
-            self._read_named()
+            self._read_named(list_file)
             if path not in self._named:
-                # A process killed while writing leaves half a line; it then stands alone.
+                # A process killed while writing leaves half a line; the new line starts on a line of its own.
                 size = os.fstat(file.fileno()).st_size
                 gap = "\n" * (size > self._offset)
                 line = f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode()
@@ -127,10 +138,10 @@ class Quarantine:
                     os.ftruncate(file.fileno(), size)
                     raise OSError("no space left")
 
-    def _read_named(self) -> None:
-        """Reads the whole lines appended since the last time; damaged ones, and half a line, are left out."""
+    def _read_named(self, list_file: Path) -> None:
+        """Reads the lines appended since the last call; leaves out damaged and unfinished lines."""
         try:
-            with open_regular(self._file) as file:
+            with open_regular(list_file) as file:
                 file.seek(self._offset)
                 while (line := file.readline(LONGEST)).endswith(b"\n"):
                     self._offset += len(line)
@@ -141,5 +152,5 @@ class Quarantine:
 
 
 def is_entry(row: Row) -> bool:
-    """True if a row of a list of bad files is sound."""
+    """True if a row of a list of bad files has a path and a reason."""
     return isinstance(row.get("path"), str) and isinstance(row.get("reason"), str)

@@ -1,6 +1,6 @@
-"""The order of samples: which image is at which position of an endless stream, as a pure function.
+"""The order of samples: a pure function from a position in an endless stream to a sample id.
 
-May import tokens and fastmim_kernels.
+May import samples and fastmim_kernels.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ _MAX_REPEATS = 256
 
 
 class Sampler:
-    """An endless stream of sample ids: one permutation of all (index, repeat) pairs after another, one for each epoch.
+    """An endless stream of sample ids: a new permutation of all (index, repeat) pairs in each epoch.
 
-    Positions of the stream run on across epochs, and update s trains on positions [s * G, (s + 1) * G), G the global
-    batch. The loaders of the official code instead drop the samples that do not fill the last batch of an epoch: there
-    an epoch means a different number of samples for every batch size and process count, a few samples are lost each
-    time, and a data set smaller than a batch trains on nothing. Here every sample comes exactly once an epoch whatever
-    the layout, and a batch may hold the end of one epoch and the start of the next.
+    Positions run on across epochs. Update s trains on positions [s * G, (s + 1) * G), where G is the global batch. So a
+    batch may hold the end of one epoch and the start of the next, and every sample comes exactly once an epoch for any
+    batch size and number of processes.
+
+    The loaders of the official code instead drop the samples that do not fill the last batch of an epoch. There, the
+    samples of an epoch depend on batch size and process count, and a data set smaller than a batch trains on nothing.
     """
 
     def __init__(self, indices: Tensor | int, seed: int, repeats: int = 1, together: bool = False):
-        """
+        """Checks and stores the settings.
+
         Args:
-            indices: (N,) int64 manifest indices that are trained on; an int n means all of 0 .. n-1.
-            seed: 0 <= seed < 2**64.
-            repeats: times each index comes in a permutation, each time as a sample of its own.
-            together: whether those come one after the other.
+            indices: (N,) int64, manifest indices to train on; an int n means 0 .. n-1.
+            seed: seed of the permutations, 0 <= seed < 2**64.
+            repeats: number of samples of each image in an epoch.
+            together: True keeps the repeats of an image next to each other.
+
         Raises:
             ValueError: no indices, or `repeats` not in 1 .. 256.
         """
@@ -41,22 +44,23 @@ class Sampler:
             raise ValueError("a sampler needs at least one image, got none")
         if not 1 <= repeats <= _MAX_REPEATS:
             raise ValueError(f"repeats must be in 1 .. {_MAX_REPEATS}, got {repeats}")
-        # Sorted, so that ties between keys are broken by index.
+        # Sorted, so that equal keys are ordered by index.
         ordered = indices.sort().values
         self._ids = torch.cat([sample_id(ordered, 0, repeat) for repeat in range(repeats)])
         self._seed, self._images = seed, len(indices) if together else len(self._ids)
         self._epochs: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
-        """Samples in a permutation."""
+        """Returns the number of samples in an epoch."""
         return len(self._ids)
 
     def ids(self, start: int, stop: int) -> Tensor:
-        """The sample ids at positions [start, stop) of the stream.
+        """Returns the sample ids at positions [start, stop) of the stream.
 
         Returns: (stop - start,) int64.
+
         Raises:
-            ValueError: positions out of order, or beyond the epochs that a sample id can count.
+            ValueError: `stop` is before `start`, or the epoch is too large for a sample id.
         """
         if not 0 <= start <= stop:
             raise ValueError(f"expected 0 <= start <= stop, got start {start}, stop {stop}")
@@ -68,10 +72,18 @@ class Sampler:
         return torch.cat(parts)
 
     def micro_batch(self, step: int, micro_step: int, *, rank: int, world: int, global_batch: int, size: int) -> Tensor:
-        """The sample ids of one process in one micro-step of one update.
+        """Returns the sample ids of one process in one micro-step of one update.
 
-        The samples of an update do not depend on how it is split: micro-step m of process r takes `size` positions from
-        step * global_batch + (m * world + r) * size.
+        Micro-step m of process r takes the `size` positions from step * global_batch + (m * world + r) * size on. So
+        the samples of an update do not depend on the number of processes or micro-steps.
+
+        Args:
+            step: number of the update, from 0.
+            micro_step: number of the micro-step within the update, from 0.
+            rank: number of the process, from 0.
+            world: number of processes.
+            global_batch: samples of one update.
+            size: samples of one process in one micro-step.
 
         Returns: (size,) int64.
         """
@@ -85,7 +97,7 @@ class Sampler:
                     f"the stream of {len(self)} samples an epoch has reached epoch {epoch}; "
                     f"a sample id can count {_MAX_EPOCHS}: train on more images or for fewer updates"
                 )
-            # A batch reaches over at most one edge of an epoch, unless the data set is smaller than a batch.
+            # Two epochs are enough: a batch spans more only if the data set is smaller than a batch.
             while len(self._epochs) >= 2:
                 self._epochs.pop(min(self._epochs))
             ids = sample_id(self._ids, epoch).view(-1, self._images)
@@ -94,11 +106,17 @@ class Sampler:
 
 
 def split_held_out(n: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Chooses `held_out` of the indices 0 .. n-1 to be kept out of training.
+    """Splits the indices 0 .. n-1 into training and held-out indices.
 
-    Returns: (n - held_out,) and (held_out,) int64, each ascending.
+    Args:
+        n: number of images.
+        held_out: number of images to hold out.
+        seed: 0 <= seed < 2**64.
+
+    Returns: training indices (n - held_out,) and held-out indices (held_out,), int64, each ascending.
+
     Raises:
-        ValueError: nothing would be left to train on.
+        ValueError: no image would be left to train on.
     """
     if not 0 <= held_out < n:
         raise ValueError(
@@ -109,7 +127,7 @@ def split_held_out(n: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _keyed_order(seed: int, stream: int, ids: Tensor) -> Tensor:
-    """The permutation that sorts `ids` by a 64-bit key drawn for each; of equal keys the earlier comes first."""
-    # In pieces that stay in the CPU's cache: ten times faster for the 1.28 M ids of ImageNet.
+    """Returns the permutation that sorts `ids` by a 64-bit key drawn for each id; equal keys keep their order."""
+    # Pieces stay in the CPU's cache, which is much faster for the 1.28 M ids of ImageNet.
     words = torch.cat([philox(seed, stream, piece, 2) for piece in ids.split(2**14)])
     return torch.argsort(words[:, 0] << 32 | words[:, 1], stable=True)

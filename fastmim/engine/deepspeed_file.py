@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ..host.command import nearest, reason
-from ..host.files import read_json
+from ..host.command import explain, nearest
+from ..host.json_files import read_json
 from ..host.terminal import shown
 
 _LIMIT = 1 << 20  # bytes
@@ -170,7 +170,7 @@ def read(file: str, decided: dict[str, Any]) -> dict[str, Any]:
     try:
         content = read_json(file, _LIMIT)
     except OSError as error:
-        raise ValueError(f"train.deepspeed: {reason(error)}") from error
+        raise ValueError(f"train.deepspeed: {explain(error)}") from error
     except ValueError as error:
         raise ValueError(f"train.deepspeed={error}") from error
     if not isinstance(content, dict):

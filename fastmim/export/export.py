@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..config.base import Experiment
-from ..host.files import open_regular, parse_json, read_bytes, write
+from ..host.files import open_regular, read_bytes, write
+from ..host.json_files import parse_json
 from ..host.terminal import shown
 from ..tokens import Mask
 from .detection_formats import DETECTRON2, MMDET, MMSEG

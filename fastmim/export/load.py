@@ -14,7 +14,7 @@ from ..config.base import Config, Experiment, from_json
 from ..config.classify import Finetune, LabelledData, Probe
 from ..convert import official_weights
 from ..data.crops import CenterCrop
-from ..host.files import read_json
+from ..host.json_files import read_json
 from ..host.terminal import shown
 from ..model.build import build
 from ..model.encoders import PRETRAINING_ONLY

@@ -20,7 +20,8 @@ import fastmim
 from ..config.base import Config, to_json
 from ..config.classify import Finetune
 from ..data.manifest import Manifest
-from ..host.files import parse_json, read_bytes, read_json
+from ..host.files import read_bytes
+from ..host.json_files import parse_json, read_json
 from ..host.terminal import shown
 from ..model.encoders.convnet import ConvNet
 from ..run.console import duration

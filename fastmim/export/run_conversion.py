@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config.base import Config, load, to_json
 from ..convert import official_weights
-from ..host.terminal import shown, typed
+from ..host.terminal import shell_word, shown
 from ..model.build import build
 from ..run import checkpoint
 from .model_outline import LARGEST_SIDE, outline
@@ -59,7 +59,7 @@ def convert_to_run(file: Path, run: Path, config_file: Path | None = None, size:
     lines = report.lines("not in the file, so initialised", "in the file, but not in this model")
     if not config_file:
         lines.append(f"sizes, from the file's shapes: {config.encoder}, {config.decoder}, data.size={config.data.size}")
-    lines += [*found.notes, f"{shown(run)}: train from it with --run.init {typed(run)} --run.dir OTHER"]
+    lines += [*found.notes, f"{shown(run)}: train from it with --run.init {shell_word(run)} --run.dir OTHER"]
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""The machine around a run: terminal, files, optional packages, launcher."""
+"""Tools for the machine around a run: terminal, files, optional packages, launcher."""

@@ -1,4 +1,4 @@
-"""Command lines: options that are checked, and everything that cannot be done refused in one line.
+"""Command lines: a parser with checked options, and one-line messages for everything that cannot be done.
 
 May import terminal and the standard library only.
 """
@@ -31,17 +31,17 @@ _SYSTEM = {
     FileNotFoundError: "no such file or folder",
     PermissionError: "permission denied",
 }
-_MEMORY = re.compile("(allocate|out of|not enough) memory|CUBLAS_STATUS_ALLOC_FAILED", re.I)  # torch's words
+_MEMORY = re.compile("(allocate|out of|not enough) memory|CUBLAS_STATUS_ALLOC_FAILED", re.I)  # in torch's messages
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
 def version() -> str:
-    """Returns what `--version` prints."""
+    """Returns the text that `--version` prints."""
     return f"fastmim {fastmim.__version__}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns "; nearest: NAME" of the known name that `word` was probably meant to be, or "" if none is near."""
+    """Returns "; nearest: NAME" with the known name most like `word`, or "" if no name is similar."""
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
     if not near and len(word) > 2:
@@ -50,7 +50,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def misread(text: str) -> str | None:
-    """Returns what is wrong with a path or name that was probably not meant as it stands, or None."""
+    """Returns a description of a path or name that is probably a mistake; None if nothing looks wrong."""
     if not text.strip():
         return "an empty one"
     if text.strip().lower() in _NONE:
@@ -65,10 +65,10 @@ def misread(text: str) -> str | None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuses what no option means: empty values, dashes of a word processor.
+    """Checks the words of a command line for empty values and for dashes that a word processor made.
 
     Raises:
-        ValueError: names the word or its option.
+        ValueError: a word is such a mistake; the message names the word or its option.
     """
     before = None
     for word in words:
@@ -86,19 +86,19 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def repeated(words: Sequence[str]) -> list[str]:
-    """Returns the options that are given more than once, as they are typed the second time."""
+    """Returns the options that occur more than once, spelt as in their second occurrence."""
     names = [word.partition("=")[0] for word in words if word.startswith("--")]
     spelt = [name.replace("_", "-") for name in names]
     return [name for at, name in enumerate(names) if spelt[at] in spelt[:at]]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line refusals, option names in full, and the nearest name of a misspelt one.
+    """An argparse parser with one-line error messages, no abbreviated options, and suggestions for misspelt options.
 
     Args:
-        prog: the command, as a person types it.
-        about: the description.
-        speaker: what a refusal starts with; None = `prog`.
+        prog: the command, as typed.
+        about: description for `--help`.
+        speaker: name that an error message starts with; None = `prog`.
     """
 
     def __init__(self, prog: str, about: str, speaker: str | None = None):
@@ -113,8 +113,11 @@ class Parser(argparse.ArgumentParser):
         self.register("type", str, _text)
         self.register("type", Path, _path)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
-        """Parses words, of which option names may have underscores for hyphens."""
+    # argparse declares overloads; this project passes no namespace.
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """Parses a command line, in which option names may have underscores instead of hyphens."""
         words = list(sys.argv[1:] if args is None else args)
         try:
             check_words(words)
@@ -149,7 +152,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def _unknown(self, words: list[str]) -> str:
-        """Says what is wrong with words that no option takes."""
+        """Returns a message about words that no option takes."""
         word = words[0].split("=")[0]
         if not word.startswith("-"):
             return f"{shown(word)}: one argument too many; `{self.prog} --help` lists what there is"
@@ -160,7 +163,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Returns the type of an option: whole numbers from `least` on."""
+    """Returns the argparse type of whole numbers from `least` on."""
 
     def number(text: str) -> int:
         try:
@@ -187,15 +190,16 @@ def _text(text: str) -> str:
 
 
 def dispatch(prog: str, name: str, command: Callable, words: Sequence[str]) -> None:
-    """Calls a function with what a command line says.
+    """Calls a function with the arguments and options of a command line.
 
     Args:
-        prog: the program, which refusals start with.
-        name: the command, as a person types it.
-        command: positional parameters are arguments, keyword-only ones are options; its docstring describes them.
-        words: what follows the name.
+        prog: name of the program, which error messages start with.
+        name: name of the command, as typed.
+        command: the function. Its positional parameters become arguments, its keyword-only parameters options. Its
+            docstring becomes the help.
+        words: the words after the name of the command.
     """
-    about, _, described = inspect.getdoc(command).partition("\n\nArgs:\n")
+    about, _, described = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")
     helps = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", described, re.M))
     parser, hints, typed = Parser(f"{prog} {name}", about, prog), typing.get_type_hints(command), {}
     for key, parameter in inspect.signature(command).parameters.items():
@@ -206,18 +210,22 @@ def dispatch(prog: str, name: str, command: Callable, words: Sequence[str]) -> N
             settings["help"] += "" if parameter.default in (None, False) else f" (default: {parameter.default})"
         if parameter.kind is parameter.KEYWORD_ONLY:
             typed[key] = f"--{key.replace('_', '-')}"
-            parser.add_argument(typed[key], **settings, **({"required": True} if required else {}))
+            if required:
+                settings["required"] = True
+            parser.add_argument(typed[key], **settings)
         else:
             typed[key] = settings["metavar"] = key.upper()
-            parser.add_argument(key, **settings, **({} if required else {"nargs": "?"}))
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(words)).items()}
-    paths = {typed[key]: value for key, value in given.items() if isinstance(value, Path)}
+            if not required:
+                settings["nargs"] = "?"
+            parser.add_argument(key, **settings)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(parser.parse_args(words)).items()}
+    paths = {typed[key]: value for key, value in values.items() if isinstance(value, Path)}
     with refusing(prog, RuntimeError, paths=paths):
-        command(**given)
+        command(**values)
 
 
 def _settings(hint: Any) -> dict[str, Any]:
-    """Returns what argparse needs to know of a type."""
+    """Returns the arguments of `add_argument` for a type."""
     if type(None) in typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     if hint is bool:
@@ -238,20 +246,22 @@ def refusing(
     speaks: bool = True,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Iterator[None]:
-    """Ends the process with one line and exit status 2 when what is inside cannot be done.
+    """Ends the process with one line and exit status 2 if the `with` block fails for a reason that a user can mend.
+
+    Such errors are ValueError, OSError, a lack of memory, and the `kinds`. Other errors pass through.
 
     Args:
-        prog: what the line starts with.
-        kinds: errors of running that mean so, beside ValueError, OSError and a lack of memory.
-        paths: where arguments point to, by name: a refusal of the system names the argument.
-        speaks: False = leave the line to another process.
+        prog: name that the line starts with.
+        kinds: further RuntimeErrors to report in one line.
+        paths: {argument: path}. A message about a file names the argument that the file belongs to.
+        speaks: False prints nothing, because another process prints the line.
         tell: also called with the reason.
     """
     errors = sys.stderr if speaks else io.StringIO()
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # as of `| head`: who reads has seen enough
+    except BrokenPipeError:  # such as `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -260,7 +270,7 @@ def refusing(
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not (isinstance(error, kinds) or lacks_memory(error)):
             raise
-        why = reason(error, paths)
+        why = explain(error, paths)
         tell(why)
         print(f"{prog}: {why}", file=errors)
         raise SystemExit(2) from None
@@ -271,8 +281,8 @@ def lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error))))
 
 
-def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
-    """Returns what an exception says as one line, with the argument that the file in question belongs to."""
+def explain(error: Exception, paths: dict[str, Path] | None = None) -> str:
+    """Returns the message of an exception as one line, with the argument that the file in the message belongs to."""
     named = sorted((paths or {}).items(), key=lambda item: -len(os.path.abspath(item[1])))
     if lacks_memory(error):
         return "there is not enough memory for this"
@@ -288,7 +298,7 @@ def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
     file = Path(os.path.abspath(os.fsdecode(error.filename)))
     for name, place in named:
         whole = Path(os.path.abspath(place))
-        if file.parent == whole.parent and file.name.startswith(f".{whole.name}"):  # written first, then renamed
+        if file.parent == whole.parent and file.name.startswith(f".{whole.name}"):  # the temporary name of an output
             return f"{name} {shown(place)}: {text}"
         if file.is_relative_to(whole):
             return f"{name} {shown(file if file != whole else place)}: {text}"
@@ -296,7 +306,7 @@ def reason(error: Exception, paths: dict[str, Path] | None = None) -> str:
 
 
 def _mentions(text: str, place: str) -> bool:
-    """True if a text names a place, or something in it, by its whole path."""
+    """True if a text holds the whole path of a place, or of a file in that place."""
     return len(place) > 1 and re.search(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])", text) is not None
 
 

@@ -1,7 +1,4 @@
-"""Packages that only some runs and commands need: imported by one function, refused in one line.
-
-Standard library only.
-"""
+"""Optional packages: a check that names every missing package in one line. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,17 +8,18 @@ PACKAGES = {
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "skimage": "scikit-image",
 }
-"""Name of the package that installs a module, where pip knows it by another name."""
+"""{module: package}, for modules whose package has another name."""
 
 
 def require(purpose: str, *modules: str) -> None:
-    """Imports modules, or says which command installs all that are missing, in a clone and for an installed wheel.
+    """Checks that optional modules can be imported.
 
     Args:
-        purpose: what needs the modules, such as a setting by its full name; starts the message.
+        purpose: start of the message, such as the full name of the setting that needs the modules.
+        modules: names of the modules.
 
     Raises:
-        ValueError: some modules cannot be imported.
+        ValueError: a module cannot be imported; the message holds the command that installs all missing packages.
     """
     missing, broken = [], []
     for module in modules:
@@ -31,7 +29,7 @@ def require(purpose: str, *modules: str) -> None:
             importlib.import_module(module)
         except ModuleNotFoundError:
             missing.append(package)
-        except Exception as error:  # a package that is installed in part, or for another Python, can raise anything
+        except Exception as error:  # a package that is broken, or built for another Python, can raise any error
             broken.append(f"{package}, which cannot be imported ({' '.join(str(error).split())})")
     if missing:
         names, verb = " ".join(missing), "are" if len(missing) > 1 else "is"

@@ -1,4 +1,4 @@
-"""Numbers that a launcher (`deepspeed`, `torchrun`) puts in the environment. May import terminal only."""
+"""Environment variables that a launcher (`deepspeed`, `torchrun`) sets. May import terminal only."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import os
 from .terminal import shown
 
 START = "start with torchrun or deepspeed, or unset RANK and WORLD_SIZE for a run of one process"
-"""What to do about an environment that describes no process of a run."""
+"""Advice for a wrong environment, the end of a message."""
 
 
 def launched(name: str, at_least: int) -> int | None:
-    """Returns a whole number that the launcher sets, or None if it is not set.
+    """Returns a whole number that the launcher sets, or None if the variable is not set.
+
+    Args:
+        name: name of the environment variable.
+        at_least: smallest valid value.
 
     Raises:
-        ValueError: it is no whole number, or too small.
+        ValueError: the value is not a whole number, or is too small.
     """
     text = os.environ.get(name)
     if not text:
@@ -26,12 +30,12 @@ def launched(name: str, at_least: int) -> int | None:
 
 
 def share_of_cores() -> int:
-    """Returns the number of this process's cores: the machine's, shared among the run's processes there.
+    """Returns the number of cores for this process: those of the machine, divided by its processes of the run.
 
     Raises:
         ValueError: as `launched`.
     """
-    # torchrun's name, DeepSpeed's, and that of a run started by hand, which is then taken to be on one machine.
+    # torchrun sets the first, DeepSpeed the second. A run started by hand is assumed to be on one machine.
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     processes = next((found for name in names if (found := launched(name, 1))), 1)
     return max(1, len(os.sched_getaffinity(0)) // processes)

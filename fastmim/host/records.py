@@ -1,6 +1,6 @@
 """Side files of a run: JSON lines and small JSON files beside the checkpoints. Standard library only.
 
-A side file may be damaged, or the disk full: neither ends a run, and only checkpoints decide how one is continued.
+A damaged side file or a full disk never ends a run. A run continues from its checkpoints alone.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from .files import open_append, open_regular, read_bytes, write, writing
 from .terminal import reason, shown
 
 LONGEST = 1 << 24
-"""Bytes of the longest line that is read."""
+"""Most bytes of a line, or of a small file, that are read."""
 Row = dict[str, Any]
 
 
 def read_rows(path: Path, sound: Callable[[Row], bool]) -> list[Row]:
-    """Returns the readable rows of a file of JSON lines, none if the file is missing or unreadable.
+    """Returns the readable rows of a file of JSON lines; an empty list if the file is missing or unreadable.
 
     Args:
-        sound: tells a row from a damaged one.
+        path: path of the file.
+        sound: returns True for a row that is not damaged.
     """
     try:
         return [row for _, row in _lines(path, sound) if row is not None]
@@ -35,7 +36,7 @@ def read_rows(path: Path, sound: Callable[[Row], bool]) -> list[Row]:
 
 
 def read_object(path: Path) -> Row:
-    """Returns the JSON object that a small file holds, {} if the file is missing, damaged or too large."""
+    """Returns the JSON object in a small file; {} if the file is missing, damaged or too large."""
     try:
         return parse(read_bytes(path, LONGEST), lambda row: True) or {}
     except (OSError, ValueError):
@@ -43,7 +44,7 @@ def read_object(path: Path) -> Row:
 
 
 def parse(line: bytes, sound: Callable[[Row], bool]) -> Row | None:
-    """Returns a line's JSON object if it is `sound`, else None."""
+    """Returns the JSON object in a line, or None if the line is damaged."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -52,12 +53,12 @@ def parse(line: bytes, sound: Callable[[Row], bool]) -> Row | None:
 
 
 def is_count(value: Any) -> bool:
-    """True if a value can be a number of updates."""
+    """True if a value is a valid number of updates."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def put(path: Path, content: str, say: Callable[[str], None]) -> None:
-    """Writes a side file, whole or not at all; what is no file is set aside, and a refusal of the system is said."""
+    """Writes a whole side file, or prints a warning. A folder, link or device of the same name is renamed first."""
     try:
         _make_way(path, say)
         write(path, content)
@@ -66,16 +67,16 @@ def put(path: Path, content: str, say: Callable[[str], None]) -> None:
 
 
 class Records:
-    """A file of JSON lines that a run appends to: repaired when it is opened, never a reason to stop.
+    """A file of JSON lines that a run appends to; errors of the file never stop the run.
 
-    Lines of updates that the run is about to repeat are dropped. A damaged file is set aside under another name, and
-    its readable lines are kept. A line that cannot be written is dropped, with one warning until lines can be written
-    again. Each line is with the system once `append` returns.
+    Opening the file repairs it: lines of updates that the run will repeat are dropped, and a damaged file is renamed
+    after its readable lines are copied. A line that cannot be written is dropped, with one warning until writing works
+    again. When `append` returns, the operating system has the line.
 
     Args:
-        path: the file, made if missing.
-        sound: tells a row from a damaged one.
-        keep: tells which sound rows stay.
+        path: path of the file, created if missing.
+        sound: returns True for a row that is not damaged.
+        keep: returns True for rows to keep.
         say: prints a line.
     """
 
@@ -92,21 +93,21 @@ class Records:
             self._warn(error)
 
     def append(self, row: Row) -> None:
-        """Writes a row."""
-        size = None
+        """Appends a row, or prints a warning."""
+        file, size = self._file, None
         try:
-            if self._file is None:
-                self._file = open_append(self._path)
-            size = os.fstat(self._file.fileno()).st_size
+            if file is None:
+                file = self._file = open_append(self._path)
+            size = os.fstat(file.fileno()).st_size
             line = json.dumps(row).encode() + b"\n"
-            if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 line = b"\n" + line
-            if self._file.write(line) != len(line):
+            if file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except (OSError, ValueError) as error:
-            if size is not None:
+            if file is not None and size is not None:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._file.fileno(), size)
+                    os.ftruncate(file.fileno(), size)
             self._warn(error)
             self._missing += 1
             return
@@ -126,7 +127,7 @@ class Records:
             self._say(f"warning: {shown(self._path.name)} could not be written ({reason(error)}); the run goes on")
 
     def _repair(self, sound: Callable[[Row], bool], keep: Callable[[Row], bool]) -> None:
-        """Leaves the lines that stay: cuts the others off the end, or writes the file anew."""
+        """Drops damaged lines and rows not to keep, by truncating the file or writing a new one."""
         if not self._path.exists():
             return
         end = whole = damaged = 0
@@ -156,7 +157,7 @@ class Records:
 
 
 def _lines(path: Path, sound: Callable[[Row], bool]) -> Iterator[tuple[bytes, Row | None]]:
-    """Yields each line with its row, None for a damaged one; nothing behind a line that is too long is read."""
+    """Yields each line with its row, or with None if damaged; stops after a line that is too long."""
     with open_regular(path) as file:
         while line := file.readline(LONGEST):
             too_long = len(line) == LONGEST and not line.endswith(b"\n")
@@ -166,14 +167,14 @@ def _lines(path: Path, sound: Callable[[Row], bool]) -> Iterator[tuple[bytes, Ro
 
 
 def _make_way(path: Path, say: Callable[[str], None]) -> None:
-    """Sets aside a folder, link, pipe or device that has the name of a side file."""
+    """Renames a folder, link, pipe or device that has the name of a side file."""
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         aside = _set_aside(path)
         say(f"warning: {shown(path.name)}: expected a file, found something else, which is now {shown(aside.name)}")
 
 
 def _set_aside(path: Path) -> Path:
-    """Renames what is at `path` and returns its new name."""
+    """Renames the file or folder at `path` to NAME.damaged, and returns the new path."""
     number, aside = 1, path.with_name(f"{path.name}.damaged")
     while os.path.lexists(aside):
         number += 1

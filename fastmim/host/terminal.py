@@ -1,7 +1,4 @@
-"""Text for people: names from outside are escaped, and output that cannot be written never ends a program.
-
-Standard library only.
-"""
+"""Output for people: escapes names from outside, and survives output that cannot be written. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,16 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-_LONGEST = 4096  # characters of a name that are shown; a path has no more
-_PIECE = 4096  # bytes; a pipe that is ready takes as many without waiting (PIPE_BUF)
+_LONGEST = 4096  # most characters of a name in a message; a path has no more
+_PIECE = 4096  # bytes that a ready pipe accepts without waiting (PIPE_BUF)
 
 
 def shown(name: str | bytes | os.PathLike) -> str:
     """Returns a name from outside as one line of plain characters.
 
-    Control characters, terminal codes, line breaks, invisible characters and bytes that are not text appear as escapes
-    (`\\n`, `\\x1b`, `\\xff`). A name without any of them is returned unchanged, except that thousands of characters are
-    cut in the middle.
+    Escapes control characters, terminal codes, line breaks, invisible characters and bytes that are not text
+    (`\\n`, `\\x1b`, `\\xff`). Shortens names of thousands of characters in the middle. Other names stay unchanged.
 
     Args:
         name: a file name, a key of a foreign file, or any text that fastmim did not write.
@@ -35,11 +31,13 @@ def shown(name: str | bytes | os.PathLike) -> str:
     return _plain(text)
 
 
-def typed(word: str | os.PathLike) -> str:
-    """Returns a name from outside as a word to type into a shell, where it stands for itself and runs nothing.
+def shell_word(word: str | os.PathLike) -> str:
+    """Quotes a name from outside, so that a user can paste the name into a shell.
+
+    Characters that a terminal cannot show are written in bash's form `$'...'`.
 
     Args:
-        word: a file name, or any text. Characters that a terminal cannot show are written as bash reads them, `$'...'`.
+        word: a file name, or any text.
     """
     text = os.fsdecode(word)
     if text.isprintable():
@@ -53,28 +51,28 @@ def _plain(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as `os.fsdecode` carries it
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8, as returned by `os.fsdecode`
         return f"\\x{ord(character) - 0xDC00:02x}"
-    if "\x80" <= character <= "\xff":  # `\\x85` would be the byte
+    if "\x80" <= character <= "\xff":  # `\\x85` would mean a byte
         return f"\\u{ord(character):04x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
 def reason(error: Exception) -> str:
-    """Returns one line on why something failed: the system's words without file names, else the error's own text."""
+    """Returns the reason for an error in one line: the system's message without file names, or the error's own text."""
     return getattr(error, "strerror", None) or shown(" ".join(str(error).split())) or type(error).__name__
 
 
 @contextlib.contextmanager
 def steady_output(prog: str, patience: float | None = None) -> Iterator[None]:
-    """Inside, whatever is printed is written or dropped: no full disk, closed pipe or odd character raises.
+    """Keeps a full disk, a closed pipe or an odd character from raising errors in `print` inside the `with` block.
 
-    A run goes on, with one warning. A command (`patience` None) ends as it would have: if a reader has closed its pipe
-    it has seen enough, else the exit status is 1 at the end.
+    Output that cannot be written is dropped. A run goes on after one warning. A command (`patience` None) does its work
+    and then exits with status 1, except after a closed pipe, whose reader has read enough.
 
     Args:
-        prog: what a line about the output starts with.
-        patience: seconds to wait for a reader that does not read, before output is dropped. None = for ever.
+        prog: name that a warning starts with.
+        patience: seconds to wait for a reader that does not read, before output is dropped. None = wait for ever.
     """
     _open_standard_files()
     before = sys.stdout, sys.stderr
@@ -102,10 +100,10 @@ def steady_output(prog: str, patience: float | None = None) -> Iterator[None]:
 
 
 class SteadyStream:
-    """A text stream that writes whole lines at once and drops what cannot be written.
+    """A text stream that writes whole lines at once, and drops output that cannot be written.
 
     Attributes:
-        error: why the stream was last unable to write, or None. Stays after the stream has recovered.
+        error: the last error of writing, or None. Stays set after the stream has recovered.
     """
 
     def __init__(self, stream: TextIO, patience: float | None, warn: Callable[[str], None]):
@@ -163,7 +161,7 @@ class SteadyStream:
 
 
 def _open_standard_files() -> None:
-    """Opens /dev/null in the place of a closed standard stream, lest the next file opened gets its number."""
+    """Opens /dev/null for each closed standard stream, so that no other file gets the number of the stream."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)

@@ -18,7 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..host.files import open_regular, output, parse_json, read_bytes, short
+from ..host.files import open_regular, output, read_bytes
+from ..host.json_files import parse_json, short
 from ..host.terminal import shown
 from .folder import FolderError
 from .tensors import DTYPES, read_tensors, to_bytes

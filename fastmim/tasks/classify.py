@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config.classify import Finetune, Probe
-from ..data.augment import Drawn, color_jitter, rand_augment
+from ..data.augment import Augmenter, color_jitter, rand_augment
 from ..data.loader import Changes, Loader
 from ..data.manifest import Manifest
 from ..engine.engine import StepResult
@@ -131,7 +131,7 @@ class Classification(DownstreamTask[ClassifyT, Classifier]):
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         turns = self.forward_passes(len(pieces))
         with self.engine.inference():
-            for (images, ids, *_), left_out in self.test_loader.intact(self.own_share(pieces)):
+            for (images, ids, *_), left_out in self.test_loader.intact_batches(self.own_share(pieces)):
                 bad |= left_out
                 if not len(images):
                     continue
@@ -162,9 +162,9 @@ class FineTuning(Classification[Finetune]):
             )
         changes = None
         if augment.rand_augment:
-            changes = Drawn(rand_augment(augment.rand_augment, config.data), config.train.seed)
+            changes = Augmenter(rand_augment(augment.rand_augment, config.data), config.train.seed)
         elif augment.color_jitter:
-            changes = Drawn(color_jitter(augment.color_jitter), config.train.seed)
+            changes = Augmenter(color_jitter(augment.color_jitter), config.train.seed)
         inputs = open_inputs(config, process)
         if config.ema.decay is not None:  # copied before the engine changes the module
             from timm.utils.model_ema import ModelEmaV3

@@ -17,17 +17,17 @@ from torch import Tensor
 from ..analysis.average_precision import KINDS, SCORES, average_precision
 from ..config.base import Experiment
 from ..config.detect import Detect
-from ..data.ahead import Ahead
+from ..data.availability import retrying_reader
 from ..data.coco import Annotations
 from ..data.crops import ScaleJitterCrop
 from ..data.image import refusal, seen_size
-from ..data.labels import patient
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
+from ..data.prefetch import LabelPrefetcher
 from ..data.quarantine import BadFilesError, Quarantine
 from ..engine.process import Process
 from ..host.extras import require
-from ..host.files import short
+from ..host.json_files import short
 from ..host.launcher import share_of_cores
 from ..model.detector import Detector
 from ..parts import Cut
@@ -67,8 +67,8 @@ class Detection(DownstreamTask[Detect, Detector]):
         super().__init__(config, process, training, module, test)
         self.check_same_everywhere(self.test_annotations.sha256, data.test_annotations)
         threads = data.workers or share_of_cores()
-        self.reader = patient(self.manifest, limits_of(data))
-        self.ahead = Ahead(self.loader, self.target, self.check_size, threads)
+        self.reader = retrying_reader(self.manifest, limits_of(data))
+        self.prefetcher = LabelPrefetcher(self.loader, self.target, self.check_size, threads)
 
     @classmethod
     def check_packages(cls, config: Experiment) -> None:
@@ -94,7 +94,7 @@ class Detection(DownstreamTask[Detect, Detector]):
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
         stream = (ids for step in range(first, last) for ids in self.ids(step))
-        with contextlib.closing(self.ahead.batches(stream)) as batches:
+        with contextlib.closing(self.prefetcher.batches(stream)) as batches:
             for loaded, targets in batches:
                 yield loaded.images, loaded.ids, targets
 
@@ -107,7 +107,7 @@ class Detection(DownstreamTask[Detect, Detector]):
 
         Raises:
             BadFilesError: the objects cannot be used.
-            DataAwayError: the folder of the images is away.
+            DataUnavailableError: the folder of the images is away.
         """
         name = self.manifest.paths[index]
         image, objects = self.annotations.of(name)
@@ -173,7 +173,7 @@ class Detection(DownstreamTask[Detect, Detector]):
         pieces = torch.arange(len(self.test)).split(PIECE)
         turns = self.forward_passes(len(pieces))
         with self.engine.inference():
-            for batch, left_out in self.test_loader.intact(self.own_share(pieces)):
+            for batch, left_out in self.test_loader.intact_batches(self.own_share(pieces)):
                 bad |= left_out
                 if not len(batch.images):
                     continue
@@ -196,7 +196,7 @@ class Detection(DownstreamTask[Detect, Detector]):
 
     def close(self) -> None:
         """Ends the loaders' threads."""
-        self.ahead.close()
+        self.prefetcher.close()
         super().close()
 
 

@@ -139,7 +139,7 @@ def _features(
             for index, _, reason in loader.headers(torch.arange(len(manifest))):
                 bad |= {index: reason} if reason else {}
             check_left_out(manifest, bad, data.bad_budget)
-            for (images, index, *_), left_out in loader.intact(torch.arange(len(manifest)).split(PIECE)):
+            for (images, index, *_), left_out in loader.intact_batches(torch.arange(len(manifest)).split(PIECE)):
                 bad |= left_out
                 if len(images):
                     features = mim.encoder.features(pixels(mim, images.to(device)))

@@ -104,6 +104,6 @@ def calibration(
     """
     index = split_held_out(len(manifest), min(count, len(manifest) - 1), seed)[1]
     with whole_images(manifest, data, device) as loader:
-        for batch, _ in loader.intact(index.split(PIECE)):
+        for batch, _ in loader.intact_batches(index.split(PIECE)):
             if len(batch.images):
                 yield batch.images.to(device)

@@ -15,14 +15,14 @@ from ..analysis.png_files import save_png
 from ..analysis.reconstruction import choose_images, reconstruction_grid
 from ..analysis.trivial_predictors import trivial_losses
 from ..config.base import Config, Data, Experiment
-from ..data.held_out import split
 from ..data.loader import open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
+from ..data.split import split_images
 from ..engine.process import Process
 from ..export.saved_run import check_pretrained, open_run
 from ..host.extras import require
-from ..host.terminal import shown, typed
+from ..host.terminal import shell_word, shown
 from ..model.build import build
 from ..model.mim import MIM
 from ..run import metrics, trace
@@ -80,7 +80,7 @@ class HeldOut:
         """
         quarantine, nothing = Quarantine(manifest, 0), torch.empty(0, dtype=torch.int64)
         with open_loader(manifest, data, 0, quarantine, nothing, torch.device("cpu")) as loader:
-            return HeldOut.draw(mim, *loader.held_out(index)), loader.bad_files()
+            return HeldOut.draw(mim, *loader.load_held_out(index)), loader.bad_files()
 
     def spread(self, manifest: Manifest, count: int) -> list[int]:
         """Returns the positions of `count` of these images, spread evenly over the classes."""
@@ -117,7 +117,7 @@ class Pretraining(Task[Config, MIM]):
 
     def __init__(self, config: Config, process: Process):
         data, manifest = config.data, scan(config, process)
-        index, self.held_out_images, self.held_out_index = split(manifest, data, config.train.seed)
+        index, self.held_out_images, self.held_out_index = split_images(manifest, data, config.train.seed)
         training = TrainingSet(config, manifest, index=index)
         mim = build(config)
         if source := initial_weights(config):
@@ -140,7 +140,7 @@ class Pretraining(Task[Config, MIM]):
                 f"left out of data.held_out_root: {shown(path)}: {shown(reason)}" for path, reason in bad.items()
             ]
         else:
-            held_out = HeldOut.draw(self.mim, *self.loader.held_out(self.held_out_index))
+            held_out = HeldOut.draw(self.mim, *self.loader.load_held_out(self.held_out_index))
         found = len(held_out.images)
         if found < asked:
             self.notes.append(
@@ -247,7 +247,7 @@ class Pretraining(Task[Config, MIM]):
         """Returns commands that continue from here."""
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         return (
-            f"fastmim visualize {typed(self.folder)} --images FOLDER; to train on your images: "
+            f"fastmim visualize {shell_word(self.folder)} --images FOLDER; to train on your images: "
             f"deepspeed fastmim/train.py CONFIG --data.root FOLDER{own} --run.dir OTHER"
         )
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..config.base import Experiment
 from ..config.segment import Segment
-from ..data.augment import Drawn, photometric_distortion
-from ..data.away import DataAwayError
+from ..data.augment import Augmenter, photometric_distortion
+from ..data.availability import DataUnavailableError
 from ..data.image import seen_size
-from ..data.labels import MaskLoader, Masks, whole_images
+from ..data.labels import LabelMapLoader, LabelMaps, whole_images
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
@@ -55,14 +55,14 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
             )
         test = Manifest.scan(data.test, "data.test")
         self.label_maps, self.test_label_maps = (
-            Masks(images, folder, data.classes, data.reduce_zero_label, limits_of(data))
+            LabelMaps(images, folder, data.classes, data.reduce_zero_label, limits_of(data))
             for images, folder in ((manifest, data.masks), (test, data.test_masks))
         )
         training = TrainingSet(config, manifest, {"masks": Origin(data.masks, self.label_maps.manifest.hash)})
-        changes = Drawn(photometric_distortion(), config.train.seed) if config.distort else None
+        changes = Augmenter(photometric_distortion(), config.train.seed) if config.distort else None
         super().__init__(config, process, training, build(config, initial_weights(config)), test, changes)
         self.check_same_everywhere(self.test_label_maps.manifest.hash, data.test_masks)
-        self.label_loader = MaskLoader(self.label_maps, self.loader, config.data.size, self.threads)
+        self.label_loader = LabelMapLoader(self.label_maps, self.loader, config.data.size, self.threads)
 
     @classmethod
     def check_packages(cls, config: Experiment) -> None:
@@ -89,7 +89,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
                 try:
                     if reason or isinstance(size, BadFilesError):
                         raise BadFilesError(reason or size)
-                    self.test_label_maps.compare(index, size, seen_size(file))
+                    self.test_label_maps.check_size(index, size, seen_size(file))
                 except BadFilesError as error:
                     yield index, str(error)
 
@@ -98,7 +98,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         try:
             height, width = self.test_label_maps.read(index).shape
             return height, width
-        except DataAwayError:
+        except DataUnavailableError:
             raise
         except BadFilesError as error:
             return error
@@ -106,8 +106,8 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
     def bad_label(self, index: int, size: tuple[int, int]) -> str | None:
         try:
             height, width = self.label_maps.read(index).shape
-            self.label_maps.compare(index, (height, width), size)
-        except DataAwayError:
+            self.label_maps.check_size(index, (height, width), size)
+        except DataUnavailableError:
             raise
         except BadFilesError as error:
             return str(error)

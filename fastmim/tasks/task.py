@@ -127,7 +127,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
             size: height and width of the image, as seen.
 
         Raises:
-            DataAwayError: the folder of the labels is away.
+            DataUnavailableError: the folder of the labels is away.
         """
         return None
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..analysis.png_files import is_ours, save_png
 from ..analysis.reconstruction import choose_images
 from ..config.base import Config
-from ..data.held_out import split
+from ..data.duplicates import find_duplicates
 from ..data.manifest import Manifest
-from ..data.overlap import also_in
+from ..data.split import split_images
 from ..host.terminal import shown
 from ..model.build import build
 from ..run.checkpoint import Loaded
@@ -63,7 +63,7 @@ def draw(
     if images:
         index = torch.arange(len(manifest))
     else:
-        _, manifest, index = split(manifest, config.data, config.train.seed)
+        _, manifest, index = split_images(manifest, config.data, config.train.seed)
     index = index[choose_images(*paths_and_labels(manifest, index), count)]
     mim = build(config).eval()
     mim.load_state_dict(loaded.state["model"])
@@ -98,9 +98,9 @@ def training_overlap(run: Path, config: Config, meta: dict[str, Any], manifest: 
         return f"{unknown} (manifest.json in its folder is that of other images)."
     # Held-out images of another folder were never part of the training images.
     data = replace(config.data, held_out=0 if config.data.held_out_root else config.data.held_out, held_out_root=None)
-    trained, _, _ = split(known, data, config.train.seed)
+    trained, _, _ = split_images(known, data, config.train.seed)
     places = index.tolist()
-    answers = also_in(known, trained.tolist(), [(manifest.path(i), manifest.sizes[i]) for i in places])
+    answers = find_duplicates(known, trained.tolist(), [(manifest.path(i), manifest.sizes[i]) for i in places])
     rows = {answer: [str(row) for row, given in enumerate(answers, 1) if given is answer] for answer in (True, None)}
     words = []
     if found := rows[True]:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fastmim.config.base import Data
-from fastmim.data import away
+from fastmim.data import availability
 from fastmim.data.crops import RandomResizedCrop
 from tests.data.hostile import write_hostile
 
@@ -31,7 +31,7 @@ def picture():
 @pytest.fixture
 def impatient(monkeypatch):
     """Files that cannot be read are read again at once."""
-    monkeypatch.setattr(away, "_FILE_PAUSES", (0.0,))
+    monkeypatch.setattr(availability, "_FILE_PAUSES", (0.0,))
 
 
 @pytest.fixture

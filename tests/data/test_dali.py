@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fastmim.data.crops import ScaleJitterCrop, SimpleResizedCrop
-from fastmim.data.dali import DaliDecoder, _Batch, _Decoded
+from fastmim.data.dali import DaliDecoder, _DaliBatch, _DaliCall
 from fastmim.data.decode import Job, PillowDecoder
 from fastmim.data.image import Limits, seen_size
 from fastmim.parts import Cut
@@ -326,9 +326,9 @@ def test_a_batch_waits_for_its_own_calls_only(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(wait_event=waited.append))
     calls = [Future(), Future(), Future()]
     for call, filled in zip(calls, ("first", "second", None), strict=True):
-        call.set_result(_Decoded(None, filled))
+        call.set_result(_DaliCall(None, filled))
     images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
-    assert _Batch(images, None, calls).result() == (images, {})
+    assert _DaliBatch(images, None, calls).result() == (images, {})
     assert waited == ["first", "second"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fastmim import cli
-from fastmim.data import away
+from fastmim.data import availability
 from fastmim.data import doctor as doctoring
 from fastmim.data.doctor import Levels, environment, examine, first_look, still_bad
 from fastmim.data.manifest import Manifest
@@ -220,9 +220,9 @@ def test_a_folder_that_goes_away_ends_the_examination_after_one_wait(make_folder
     root = make_folder([f"{i}.png" for i in range(40)])
     manifest, naps = Manifest.scan(str(root)), []
     shutil.rmtree(root)
-    monkeypatch.setattr(away.time, "sleep", naps.append)
-    monkeypatch.setattr(away.time, "monotonic", lambda: float(sum(naps)))
-    with pytest.raises(away.DataAwayError, match="has been away for 300 s"):
+    monkeypatch.setattr(availability.time, "sleep", naps.append)
+    monkeypatch.setattr(availability.time, "monotonic", lambda: float(sum(naps)))
+    with pytest.raises(availability.DataUnavailableError, match="has been away for 300 s"):
         examine(manifest, 2)
     assert sum(naps) < 310
 

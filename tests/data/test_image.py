@@ -18,7 +18,7 @@ from fastmim.data import image as images
 from fastmim.data.decode import Job, PillowDecoder, decode_window
 from fastmim.data.doctor import examine
 from fastmim.data.image import Limits, decode_upright, memory_needed, open_image, read_image, refusal, reserved
-from fastmim.data.labels import Masks
+from fastmim.data.labels import LabelMaps
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError
 from fastmim.parts import Cut
@@ -281,7 +281,7 @@ def test_a_label_image_that_is_postscript_starts_no_interpreter(tmp_path, monkey
     (tmp_path / "masks").mkdir()
     (tmp_path / "images/0.png").write_bytes(save(picture(), "PNG"))
     (tmp_path / "masks" / name).write_bytes(save(picture(), "EPS"))
-    masks = Masks(Manifest.scan(str(tmp_path / "images")), str(tmp_path / "masks"), 3)
+    masks = LabelMaps(Manifest.scan(str(tmp_path / "images")), str(tmp_path / "masks"), 3)
     with pytest.raises(BadFilesError, match="PostScript"):
         masks.read(0)
 

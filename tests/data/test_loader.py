@@ -118,7 +118,7 @@ def test_held_out_is_the_centre(photographs, data):
     from torchvision.transforms import functional as F
 
     with open_loader(photographs, data(size=(30, 30), flip=1.0)) as loader:
-        images, usable = loader.held_out(torch.tensor([5, 2]))
+        images, usable = loader.load_held_out(torch.tensor([5, 2]))
     assert usable.tolist() == [5, 2]
     for image, name in zip(images, ("05.jpg", "02.jpg"), strict=True):
         photograph = Image.open(photographs / name)
@@ -176,7 +176,7 @@ def test_tiny_and_narrow(make_folder, data, shape):
     root = make_folder(["x.png"], *shape)
     with open_loader(root, data()) as loader:
         assert loader.load(numbered(1, 1)[0]).shape == (1, 32, 24, 3)
-        assert loader.held_out(torch.tensor([0]))[0].shape == (1, 32, 24, 3)
+        assert loader.load_held_out(torch.tensor([0]))[0].shape == (1, 32, 24, 3)
 
 
 # Bad files
@@ -255,7 +255,7 @@ def test_scaled_crops_equal_pillows_resize_with_padding(photographs, data, flip)
     crop, size, ids = ScaleJitterCrop(scale=(0.3, 2.0)), (48, 40), Sampler(12, SEED).ids(0, 24)
     manifest = Manifest.scan(str(photographs))
     with open_loader(photographs, data(crop, size=size, flip=flip)) as loader:
-        (loaded,) = loader.loaded([ids])
+        (loaded,) = loader.loaded_batches([ids])
         cuts = loader.cuts(loaded.ids, loaded.sizes)
     assert torch.equal(loaded.indices, ids & 0xFFFFFFFF)
     assert any(min(cut.resized) < 40 for cut, _ in cuts) and any(cut.resized == size for cut, _ in cuts)
@@ -278,7 +278,7 @@ def test_what_is_shown_in_place_of_bad_files_is_told(make_folder, data):
     (root / "4.png").write_bytes(whole[: len(whole) // 2])
     crop = ScaleJitterCrop(scale=(1.0, 1.0))
     with open_loader(root, data(crop, flip=0.0, size=(16, 16))) as loader:
-        (loaded,) = loader.loaded([sample_id(torch.arange(6), 1)])
+        (loaded,) = loader.loaded_batches([sample_id(torch.arange(6), 1)])
         assert len(loader.bad_files()) == 2
     assert loaded.indices.tolist()[::2] != [0, 2, 4] and not {2, 4} & set(loaded.indices.tolist())
     with open_loader(root, data(crop, flip=0.0, size=(16, 16))) as loader:
@@ -304,9 +304,9 @@ def test_bad_held_out_images_are_left_out(make_folder, data):
     root = make_folder([f"{i}.png" for i in range(9)])
     (root / "3.png").write_bytes(b"")
     with open_loader(root, data()) as loader:
-        images, usable = loader.held_out(torch.tensor([3, 8]))
+        images, usable = loader.load_held_out(torch.tensor([3, 8]))
         assert usable.tolist() == [8] and images.shape == (1, 32, 24, 3) and list(loader.bad_files()) == ["3.png"]
-        images, usable = loader.held_out(torch.tensor([3]))
+        images, usable = loader.load_held_out(torch.tensor([3]))
         assert not len(usable) and images.shape == (0, 32, 24, 3)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from fastmim.data import listing, manifest
+from fastmim.data import manifest, scan
 from fastmim.data.manifest import Manifest
 
 
@@ -21,7 +21,7 @@ def test_flat_folder(make_folder):
     assert m.sizes == [os.path.getsize(m.path(i)) for i in range(len(m))]
 
 
-@pytest.mark.parametrize("extension", sorted(listing.EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(scan.EXTENSIONS))
 def test_every_extension_counts(make_folder, extension):
     assert Manifest.scan(str(make_folder([f"x.{extension}"]))).paths == [f"x.{extension}"]
 
@@ -68,7 +68,7 @@ def test_links_are_followed_and_loops_end(make_folder, tmp_path):
 
 def test_a_long_listing_says_how_far_it_is(make_folder, monkeypatch):
     root, lines = make_folder(["a/1.png"]), []
-    monkeypatch.setattr(listing, "_LONG", -1)
+    monkeypatch.setattr(scan, "_LONG", -1)
     Manifest.scan(str(root), say=lines.append)
     assert lines[-1] == "listing goes on: 0 images in 1 folders so far, now in a/"
 
@@ -330,7 +330,7 @@ def test_images_under_any_name_are_listed_and_what_is_left_out_is_counted(make_f
 
 
 def test_names_of_images_are_not_opened(make_folder, monkeypatch):
-    monkeypatch.setattr(listing, "open_regular", None)
+    monkeypatch.setattr(scan, "open_regular", None)
     root = make_folder(["a.jpg", "b.TIF"])
     (root / "labels.json").write_text("{}")
     assert Manifest.scan(str(root)).paths == ["a.jpg", "b.TIF"]
@@ -359,7 +359,7 @@ def test_a_folder_that_cannot_be_read_is_one_bad_file(make_folder, monkeypatch):
 def test_files_that_cannot_be_examined_are_listed_by_name(make_folder, monkeypatch):
     root = make_folder(["1.png", "2.png"])
     (root / "notes").write_text("x")
-    monkeypatch.setattr(listing.os, "stat", deny(os.stat, ("1.png", "notes")))
+    monkeypatch.setattr(scan.os, "stat", deny(os.stat, ("1.png", "notes")))
     m = Manifest.scan(str(root))
     assert m.paths == ["1.png", "2.png"] and m.sizes[0] == 0 < m.sizes[1]
 
@@ -395,7 +395,7 @@ def test_a_disk_that_fails_for_a_moment_is_asked_again(make_folder, monkeypatch)
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", flaky)
-    monkeypatch.setattr(listing.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(scan.time, "sleep", lambda seconds: None)
     assert Manifest.scan(str(root)).paths == ["a/1.png"]
 
 

@@ -64,7 +64,7 @@ def samples(folder, data, name, ids):
     with open_loader(
         manifest, settings, 0, Quarantine(manifest, 0), torch.arange(len(manifest)), torch.device("cpu")
     ) as loader:
-        images = torch.cat([loader.load(ids), loader.held_out(torch.tensor([0]))[0]])
+        images = torch.cat([loader.load(ids), loader.load_held_out(torch.tensor([0]))[0]])
         assert not loader.bad_files()
     return images.int()
 

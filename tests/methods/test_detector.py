@@ -47,7 +47,7 @@ def loaded(shapes, ids, data, root=None):
     manifest = Manifest.scan(str(root or data.root))
     arguments = (Quarantine(manifest, 0), torch.arange(len(manifest)), torch.device("cpu"))
     with open_loader(manifest, data, 5, *arguments) as loader:
-        (batch,) = loader.loaded([ids])
+        (batch,) = loader.loaded_batches([ids])
         return batch, loader.cuts(batch.ids, batch.sizes), manifest
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from fastmim.analysis import loss_curve, png_files, reconstruction
 from fastmim.analysis.reconstruction import choose_images, reconstruction_grid
-from fastmim.data import overlap
+from fastmim.data import duplicates
 from fastmim.data.manifest import Manifest
 from fastmim.model.losses import MaskedL2
 from fastmim.model.objective import Objective
@@ -116,11 +116,11 @@ def test_equal_files_are_found_by_place_and_content(tmp_path, monkeypatch):
 
     def asked(*names, indices=(0, 1, 2)):
         paths = [tmp_path / name for name in names]
-        return overlap.also_in(known, indices, [(str(path), path.stat().st_size) for path in paths])
+        return duplicates.find_duplicates(known, indices, [(str(path), path.stat().st_size) for path in paths])
 
     assert asked("a/0.png", "b/0.png", "b/link.png", "b/x.png") == [True, True, True, False]
     assert asked("a/0.png", "b/0.png", "b/link.png", indices=(1,)) == [False, False, False]
-    monkeypatch.setattr(overlap, "_COMPARED", 1)  # the file of the same name comes first
+    monkeypatch.setattr(duplicates, "_COMPARED", 1)  # the file of the same name comes first
     assert asked("b/0.png", "b/x.png") == [True, None]
     # A stranger's list may name a pipe, which nobody would ever write to.
     (tmp_path / "a/1.png").unlink()

@@ -11,7 +11,7 @@ from torch import nn
 from fastmim.config.base import Optim, to_json
 from fastmim.config.classify import Augment, Finetune, Head, LabelledData, Probe
 from fastmim.convert.position_tables import resize_position_embedding, resize_relative_bias
-from fastmim.data.augment import Drawn, color_jitter, rand_augment
+from fastmim.data.augment import Augmenter, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop
 from fastmim.data.sampler import Sampler
 from fastmim.engine.optim import parameter_groups, stage0_optimizer
@@ -195,21 +195,21 @@ def test_changes_are_of_the_sample_alone(draw):
     draw = rand_augment("rand-m9-n3-mstd0.5-inc1", data()) if draw == "rand_augment" else color_jitter(0.4)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     ids = sample_id(torch.arange(20), 3)
-    one = [drawn(changes, image) for changes in Drawn(draw, 5)(ids)]
+    one = [drawn(changes, image) for changes in Augmenter(draw, 5)(ids)]
     torch.rand(3)
-    other = [drawn(changes, image) for changes in Drawn(draw, 5)(ids.flip(0))][::-1]
+    other = [drawn(changes, image) for changes in Augmenter(draw, 5)(ids.flip(0))][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    again = [drawn(changes, image) for changes in Drawn(draw, 5)(sample_id(torch.arange(20), 3, 1))]
+    again = [drawn(changes, image) for changes in Augmenter(draw, 5)(sample_id(torch.arange(20), 3, 1))]
     assert sum(np.array_equal(a, b) for a, b in zip(one, again, strict=True)) < 10
     state = torch.get_rng_state()
-    Drawn(draw, 5)(ids)
+    Augmenter(draw, 5)(ids)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_every_operation_runs():
     """Covers the largest magnitude, at which timm keeps 0 bits of a colour."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-    for changes in Drawn(rand_augment("rand-m10-n6-p1.0-inc1", data(32)), 0)(torch.arange(100)):
+    for changes in Augmenter(rand_augment("rand-m10-n6-p1.0-inc1", data(32)), 0)(torch.arange(100)):
         assert drawn(changes, image).shape == (32, 32, 3)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fastmim.bittrace import diff
-from fastmim.data import away
+from fastmim.data import availability
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.run import checkpoint
@@ -276,7 +276,7 @@ def test_a_test_folder_that_goes_away_costs_no_training(own, tmp_path, monkeypat
         return original(self, step, batches)
 
     monkeypatch.setattr(FineTuning, "train_step", train_step)
-    monkeypatch.setattr(away, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(availability, "MAX_WAIT", 0.1)
     arguments = words(own, tmp_path / "run", *BRIEF, "--run.evaluate_every", "4")
     done = launched.train(arguments, check=False)
     assert done.returncode == 1 and "without the test score: the same command tries again" in done.stderr

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fastmim.bittrace import diff
+from fastmim.data.availability import retrying_reader
 from fastmim.data.coco import Annotations
 from fastmim.data.image import DEFAULT_LIMITS
-from fastmim.data.labels import patient
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError
 from fastmim.run import checkpoint
@@ -190,7 +190,7 @@ def test_a_size_that_is_not_the_images_costs_nothing(shapes, tmp_path, monkeypat
     annotations = Annotations(str(tmp_path / "a.json"))
     manifest = annotations.within(Manifest.scan(str(shapes / "train")), with_objects=True)
     task = object.__new__(Detection)
-    task.manifest, task.annotations, task.reader = manifest, annotations, patient(manifest, DEFAULT_LIMITS)
+    task.manifest, task.annotations, task.reader = manifest, annotations, retrying_reader(manifest, DEFAULT_LIMITS)
     task.config = SimpleNamespace(data=SimpleNamespace(decode_memory=500, decode_seconds=2.0))
     with pytest.raises(BadFilesError, match="56 x 56 pixels as seen, 13000 x 13000 in"):
         task.target(0, torch.tensor(0))

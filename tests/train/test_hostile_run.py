@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmim.data import away
+from fastmim.data import availability
 from fastmim.data.demo import write_demo_images
 from fastmim.run.folder import FOLDERS, RECORDS
 from fastmim.tasks.pretrain import Pretraining
@@ -179,7 +179,7 @@ def test_a_run_says_what_it_does_not_use(small, tmp_path):
 
 
 def test_a_data_folder_that_stays_away_ends_the_run_saved(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(away, "AWAY_SECONDS", 0.2)
+    monkeypatch.setattr(availability, "MAX_WAIT", 0.2)
     evaluate = Pretraining.evaluate
 
     def remove(task, done, meter):

@@ -47,7 +47,7 @@ def train_until_wait(place: str, words: list[str]) -> None:
     "place, status, said",
     [
         ("fastmim.data.manifest.Manifest.scan", 143, "stopped by SIGTERM before the first update"),
-        ("fastmim.data.loader._Batch.result", 0, "stopped by SIGTERM; no update was done"),
+        ("fastmim.data.loader._BatchInProgress.result", 0, "stopped by SIGTERM; no update was done"),
         ("fastmim.tasks.pretrain.Pretraining.evaluate", 0, "stopped by SIGTERM; saved: update 3"),
         ("fastmim.tasks.pretrain.Pretraining.finish", 0, "stopped by SIGTERM; saved: update 3"),
         ("fastmim.tasks.trainer.Trainer.log", 0, "stopped by SIGTERM; saved: update 3"),

@@ -10,9 +10,9 @@ from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
 from fastmim.config.base import load
 from fastmim.data.demo import write_demo_images
-from fastmim.data.held_out import split
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError
+from fastmim.data.split import split_images
 from fastmim.run import checkpoint
 from fastmim.run.meter import Meter
 from fastmim.run.metrics import progress
@@ -96,14 +96,14 @@ def test_split(images):
     train, other = Manifest.scan(str(images / "train")), str(images / "held_out")
     data = replace(TINY.data, held_out=2, held_out_root=other)
     for seed in (0, 1):
-        trained, manifest, held_out = split(train, data, seed)
+        trained, manifest, held_out = split_images(train, data, seed)
         assert torch.equal(trained, torch.arange(16)) and manifest == Manifest.scan(other)
         assert held_out.tolist() == [0, 2]
-    trained, manifest, held_out = split(train, replace(data, held_out_root=None), 0)
+    trained, manifest, held_out = split_images(train, replace(data, held_out_root=None), 0)
     assert manifest is train and len(held_out) == 2 and len(trained) == 14
     (images / "list.txt").write_text(f"{images / 'train/demo_00003.jpg'}\n{images / 'held_out/demo_00003.jpg'}\n")
     with pytest.raises(ValueError, match=r"demo_00003.jpg is in .* too"):
-        split(train, replace(data, held_out_root=str(images / "list.txt")), 0)
+        split_images(train, replace(data, held_out_root=str(images / "list.txt")), 0)
 
 
 def test_what_was_progress(tmp_path):

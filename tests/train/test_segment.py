@@ -119,7 +119,7 @@ def test_it_learns(tmp_path):
         ("--data.stride 65 64", "data.stride: expected at most data.size=(64, 64)"),
         ("--data.held_out 3", "--data.held_out: no such setting; here: --data.test"),
         ("--data.test_mode slid", "nearest: slide"),
-        ("--data.masks {root}/test_masks", "expected one mask for each image in"),
+        ("--data.masks {root}/test_masks", "expected one label map for each image in"),
         ("--data.masks {root}/nothing", "no folder of images"),
         ("--decoder.blocks 0 1 2 3", "decoder.blocks: expected 4 of 2 blocks, ascending from 0"),
         ("--train.micro_batch 1", "needs micro-batches of 2 images or more, got 1"),

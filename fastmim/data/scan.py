@@ -1,4 +1,4 @@
-"""Listing: the image files below a folder or in a text file, and a count by reason of the files that are no images.
+"""Search for image files below a folder or in a list file, with the number of other files by reason.
 
 Standard library only.
 """
@@ -18,15 +18,16 @@ from ..host.files import open_regular
 from ..host.terminal import shown
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif"})
-"""Files with these are listed unopened."""
+"""Extensions of images. Files with these extensions are listed without opening them."""
 MAX_LABEL = 10**6
+"""Labels of list files are below this number."""
 
 Entry = tuple[str, int]
-"""Relative path and bytes."""
+"""Relative path and size in bytes of a file."""
 _Result = TypeVar("_Result")
 
-# Files with these are counted unopened: text, archives, weights, sound, video; pictures of cameras and microscopes,
-# which begin like a TIFF but hold more than Pillow shows; and files on their way or of the past.
+# Extensions of files that are left out without opening them: text, archives, weights, sound and video; raw pictures of
+# cameras and microscopes, which begin like a TIFF but hold more than Pillow shows; unfinished downloads and backups.
 _UNOPENED = (
     "txt json jsonl csv tsv xml yaml yml toml ini cfg md rst html htm log tex pdf doc docx xls xlsx "
     "py ipynb sh c cpp h js css tar zip gz tgz xz bz2 zst 7z rar npy npz pkl pt pth safetensors onnx h5 hdf5 mat "
@@ -34,8 +35,8 @@ _UNOPENED = (
     "nef cr2 cr3 arw dng orf rw2 pef srw raf svs ndpi scn vms part crdownload tmp bak swp lock"
 )
 _OTHERS = frozenset(_UNOPENED.split())
-_OWN = frozenset({"manifest.json", "bad_files.jsonl"})  # as `fastmim doctor` leaves them in the folder
-_HEAD = 64  # bytes that tell what a file is
+_OWN = frozenset({"manifest.json", "bad_files.jsonl"})  # files that `fastmim doctor` writes into the folder
+_HEAD = 64  # bytes at the start of a file that are compared with the signatures below
 _IMAGES = (
     (0, b"\xff\xd8\xff"),
     (0, b"\x89PNG\r\n\x1a\n"),
@@ -65,37 +66,40 @@ _ARCHIVES = (
     (0, b"\x28\xb5\x2f\xfd"),
     (0, b"BZh"),
 )
-_ENCODINGS = (  # by byte order mark; the longer one first
+_ENCODINGS = (  # byte order marks; longer marks first
     (b"\xff\xfe\0\0", "utf-32"),
     (b"\0\0\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_PLAIN = bytes({*range(32, 256), *b"\t\r\n\f"})  # what text consists of, in any encoding
-_LONGEST = 2**15  # characters of a line; a path has 4,096 at most
+_PLAIN = bytes({*range(32, 256), *b"\t\r\n\f"})  # bytes of text, in any encoding
+_LONGEST = 2**15  # characters of a line in a list file; a path has 4,096 at most
 
-_NAMED = 6  # reasons
-_LONG = 10  # seconds of listing before a line says how far it has come
+_NAMED = 6  # most reasons in a message
+_LONG = 10  # seconds between lines about the progress
 _TRANSIENT = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ENOTCONN, errno.ETIMEDOUT})
 _PAUSES = (0.05, 0.2, 1.0)  # seconds
 
 
-def walk(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[list[Entry], Counter[str]]:
+def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[list[Entry], Counter[str]]:
     """Lists every image below a folder.
 
     Args:
-        say: takes a line when a link leads out of the folder for the first time, and when listing takes long.
+        root: path of the folder.
+        say: takes a line about the first link that leads out of the folder, and lines about the progress.
 
-    Returns: images, and folders that cannot be read (with a slash at the end), in any order; other files by reason.
+    Returns: in any order, the images and the folders that cannot be read (with a slash at the end); and the number of
+        other files, by reason.
+
     Raises:
         OSError: `root` itself cannot be read.
-        ValueError: no images.
+        ValueError: there are no images.
     """
     found: list[Entry] = []
     unread: list[Entry] = []
     left_out: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    # Real folders are read before links to folders, so that an image is known by its real name where it has one.
+    # Real folders come before links to folders, so that an image gets its real path where possible.
     folders, links = [""], []
     inside, told, patience = os.path.join(os.path.realpath(root), ""), False, time.monotonic() + _LONG
     while folders or links:
@@ -137,30 +141,35 @@ def walk(root: str, say: Callable[[str], None] = lambda line: None) -> tuple[lis
         failed = f", {len(unread)} more cannot be read, such as {shown(unread[0][0])}" if unread else ""
         raise ValueError(
             f"no images in {shown(root)}: looked for {', '.join(sorted(EXTENSIONS))} in {count}{failed} "
-            f"and saw {left_out.total()} other files" + (f" ({reasons(left_out)})" if left_out else "")
+            f"and saw {left_out.total()} other files" + (f" ({describe_reasons(left_out)})" if left_out else "")
         )
     return found + unread, left_out
 
 
-def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
+def scan_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
     """Lists the images that a text file names.
 
-    The text is UTF-8, or UTF-16 or UTF-32 as their marks say. Where a path has backslashes and no such file is there,
+    The text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. If a path has backslashes and there is no such file,
     slashes are tried.
 
-    Returns: images in the order of the lines; their labels if they have any; repeated lines by reason.
+    Args:
+        path: path of the text file.
+
+    Returns: the images in the order of the lines; their labels, if any; and the number of repeated lines, by reason.
+
     Raises:
-        OSError: the file cannot be read; or, as FileNotFoundError, none of the files that it names is there.
-        ValueError: not such a file; labels that are no numbers, on some lines only, or different for one image.
+        FileNotFoundError: none of the files in the list exists.
+        OSError: the list cannot be read.
+        ValueError: the file is not a list, or labels are not numbers, are missing on some lines, or contradict.
     """
     folder = os.path.dirname(path)
-    entries: dict[str, tuple[int, int | None, int]] = {}  # name: bytes, label, line
+    entries: dict[str, tuple[int, int | None, int]] = {}  # name: (bytes, label, line)
     left_out: Counter[str] = Counter()
     lost: tuple[int, str, str] | None = None
     present = False
     for number, line in _lines(path):
         name, label = _name_and_label(folder, line)
-        # No file can be called so; as an escape it is listed, and missing.
+        # No file name holds a zero byte. The escaped name is listed as a missing file.
         name = shown(name) if "\0" in name else name
         full, size = _find(folder, name)
         name = os.path.relpath(full, folder) if full.startswith(os.path.join(folder, "")) else full
@@ -180,7 +189,7 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
     bare = [number for _, label, number in entries.values() if label is None]
     if lost and (not present or len(bare) < len(entries)):
         _check_label(path, folder, lost[0], lost[2])
-    if not present:
+    if lost and not present:
         raise FileNotFoundError(
             f"{shown(path)}: none of the {len(entries)} files that it names is there, such as {shown(lost[1])} on "
             f"line {lost[0]}; expected the path of an image a line, absolute or relative to {shown(folder)}, "
@@ -192,11 +201,12 @@ def read_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
             "expected all of them or none"
         )
     found = [(name, size) for name, (size, _, _) in entries.items()]
-    return found, None if bare else [label for _, label, _ in entries.values()], left_out
+    labels = [label for _, label, _ in entries.values() if label is not None]
+    return found, labels or None, left_out
 
 
-def reasons(left_out: Counter[str]) -> str:
-    """Returns the most frequent reasons for which files were left out, with their numbers."""
+def describe_reasons(left_out: Counter[str]) -> str:
+    """Returns a phrase with the most frequent reasons for leaving files out, each with its number of files."""
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[_NAMED:])
     words = [f"{count} {reason}" for reason, count in ordered[:_NAMED]]
@@ -213,7 +223,7 @@ def _extension(name: str) -> str:
 
 
 def _retried(call: Callable[..., _Result], *arguments: object) -> _Result:
-    """Calls again a little later when a disk or server fails in a way that may pass."""
+    """Calls a function, again after a pause if a disk or server fails in a way that may be temporary."""
     for pause in _PAUSES:
         try:
             return call(*arguments)
@@ -230,7 +240,7 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 
 def _look(entry: os.DirEntry) -> tuple[int, int]:
-    """Mode and bytes of a folder's entry or what it leads to; an entry that cannot be examined seems to be empty."""
+    """Returns mode and bytes of a folder entry, after following a link; 0 bytes if the entry cannot be examined."""
     try:
         status = _retried(os.stat, entry.path)
     except OSError:
@@ -243,8 +253,8 @@ def _look(entry: os.DirEntry) -> tuple[int, int]:
 
 
 def _refusal(entry: os.DirEntry, mode: int) -> str | None:
-    """Returns why a file is not listed, in words that follow a number; None if it is."""
-    # A pipe called x.jpg would block whoever opens it.
+    """Returns the reason why a file is not listed, in words that follow a number; None if the file is an image."""
+    # Opening a pipe called x.jpg would wait for ever.
     if not stat.S_ISREG(mode):
         return "pipes, sockets or devices"
     extension = _extension(entry.name)
@@ -271,14 +281,15 @@ def _refusal(entry: os.DirEntry, mode: int) -> str | None:
 def _is_image(head: bytes) -> bool:
     if any(head.startswith(magic, at) for at, magic in _IMAGES):
         return not head.startswith(b"RIFF") or head.startswith(b"WEBP", 8)
-    return head.startswith(b"BM") and head[6:10] == bytes(4)  # reserved; "BM" alone is too common a beginning
+    return head.startswith(b"BM") and head[6:10] == bytes(4)  # four reserved bytes; "BM" alone is too common
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is neither blank nor a comment."""
+    """Yields number and text of each line that is neither blank nor a comment."""
     try:
         with open_regular(path) as file:
-            encoding, errors = _encoding(path, file.peek()[:4096])
+            encoding, errors = _encoding(path, file.read(4096))
+            file.seek(0)
             text = io.TextIOWrapper(file, encoding, errors)
             number = 0
             while line := text.readline(_LONGEST):
@@ -296,10 +307,10 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _encoding(path: str, head: bytes) -> tuple[str, str]:
-    """Encoding of a list file, and what is done with bytes that are not text.
+    """Returns the encoding of a list file, and the `errors` argument for bytes that are not text.
 
     Raises:
-        ValueError: the file is not text; says what it is.
+        ValueError: the file is not text; the message says what the file is.
     """
     name, wanted = shown(path), "expected a folder of images, a list file or a manifest"
     if _is_image(head):
@@ -309,7 +320,7 @@ def _encoding(path: str, head: bytes) -> tuple[str, str]:
     for mark, encoding in _ENCODINGS:
         if head.startswith(mark):
             return encoding, "replace"
-    # UTF-16 without a mark: every other byte of plain text is zero.
+    # Without a byte order mark, UTF-16 shows as a zero in every other byte.
     for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
         zeros = head[start::2].count(0)
         if zeros > len(head) / 4 and not head[1 - start :: 2].count(0):
@@ -321,8 +332,8 @@ def _encoding(path: str, head: bytes) -> tuple[str, str]:
 
 def _name_and_label(folder: str, line: str) -> tuple[str, int | None]:
     """Splits a line of a list into a path and a label."""
-    # A name may hold spaces and end in a number, so a label is looked for only behind an image's extension, or where
-    # no file has the whole line as its name.
+    # A name may hold spaces and end in a number. So a label is expected only behind the extension of an image, or if
+    # no file is named like the whole line.
     name, *rest = line.rsplit(None, 1)
     label = rest[0] if rest else ""
     number = len(label) <= len(str(MAX_LABEL)) and label.isascii() and label.isdigit() and int(label) < MAX_LABEL
@@ -332,7 +343,7 @@ def _name_and_label(folder: str, line: str) -> tuple[str, int | None]:
 
 
 def _check_label(path: str, folder: str, number: int, line: str) -> None:
-    """Refuses a line without its file, where the line without its last word names one: that word is a label."""
+    """Refuses a line whose last word is a label that is not a number: without this word, the line names a file."""
     name, *rest = line.rsplit(None, 1)
     if rest and not is_image(line) and _find(folder, name)[1] is not None:
         raise ValueError(
@@ -342,7 +353,7 @@ def _check_label(path: str, folder: str, number: int, line: str) -> None:
 
 
 def _find(folder: str, name: str) -> tuple[str, int | None]:
-    """Absolute path that a list's folder gives a name, and its bytes; None if no file is there."""
+    """Returns the absolute path of a name in a list, and the bytes of the file; None if there is no such file."""
     tried = [name, name.replace("\\", "/")] if "\\" in name else [name]
     for each in tried:
         full = os.path.normpath(os.path.join(folder, each))

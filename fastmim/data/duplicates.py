@@ -1,4 +1,4 @@
-"""Files that are in two lists of images, by place or by content. May import L0 and this folder's manifest."""
+"""Files that occur in two lists of images, under the same path or with the same content."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from ..host.files import open_regular
 from .manifest import Manifest
 
 _COMPARED = 100
-"""Files of the same size that one file is compared with; uncompressed images all have the same size."""
+"""Most files of the same size that one file is compared with. All uncompressed images have the same size."""
 _PIECE = 2**16  # bytes
 
 
-def also_in(manifest: Manifest, indices: Iterable[int], files: list[tuple[str, int]]) -> list[bool | None]:
-    """Tells which files are, or have the content of, an image at one of these indices of the manifest.
+def find_duplicates(manifest: Manifest, indices: Iterable[int], files: list[tuple[str, int]]) -> list[bool | None]:
+    """Finds the files that equal an image of a manifest, by path or by content.
 
     Args:
-        files: (path, bytes) of each.
-    Returns: True, False, or None where the images cannot be read or too many have the file's size.
+        manifest: the list of images to compare with.
+        indices: the images of `manifest` to compare with.
+        files: (path, bytes) of each file to look up.
+
+    Returns: for each file True or False, or None if the images cannot be read or too many have the size of the file.
     """
     same_size: dict[int, list[int]] = {size: [] for _, size in files}
     for index in indices:
@@ -28,18 +31,18 @@ def also_in(manifest: Manifest, indices: Iterable[int], files: list[tuple[str, i
 
 
 def _is_among(candidates: list[str], path: str) -> bool | None:
-    here, name = os.path.realpath(path), os.path.basename(path)
-    if path in candidates or here in candidates:
+    resolved, name = os.path.realpath(path), os.path.basename(path)
+    if path in candidates or resolved in candidates:
         return True
     likely = sorted(candidates, key=lambda other: os.path.basename(other) != name)[:_COMPARED]
-    answers = [_same(here, other) for other in likely]
+    answers = [_same(resolved, other) for other in likely]
     if True in answers:
         return True
     return None if None in answers or len(candidates) > _COMPARED else False
 
 
 def _same(one: str, other: str) -> bool | None:
-    """Compares the bytes of two files; None = one of them cannot be read."""
+    """Compares the bytes of two files; returns None if either cannot be read."""
     try:
         with open_regular(one) as a, open_regular(other) as b:
             while (piece := a.read(_PIECE)) == b.read(_PIECE):

@@ -1,4 +1,4 @@
-"""Held-out images: chosen from the images that are trained on, or from a folder beside them. May import config."""
+"""Splitting of images into a training set and held-out images. May import config."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from .manifest import Manifest
 from .sampler import split_held_out
 
 
-def split(manifest: Manifest, data: ImageData, seed: int) -> tuple[Tensor, Manifest, Tensor]:
-    """Chooses the images that are trained on, and the held-out ones.
+def split_images(manifest: Manifest, data: ImageData, seed: int) -> tuple[Tensor, Manifest, Tensor]:
+    """Chooses the training images and the held-out images.
 
-    Of `data.held_out_root`, evenly spaced images of the list are taken, whatever the seed.
+    By default, the seed chooses held-out images among those of `data.root`. With `data.held_out_root`, the held-out
+    images are evenly spaced in the list of that folder, for every seed, and all images of `data.root` are trained on.
 
     Args:
-        manifest: images of `data.root`.
-    Returns: indices of `manifest` to train on, ascending; the images that held-out ones are chosen from; the indices of
-        those.
+        manifest: the images of `data.root`.
+        data: says how many images to hold out, and from which folder.
+        seed: 0 <= seed < 2**64.
+
+    Returns: the indices in `manifest` to train on, ascending; the manifest of the held-out images; the indices of
+        the held-out images in that manifest.
+
     Raises:
-        ValueError: too few images, or images that are in `data.root` as well.
+        ValueError: there are too few images, or an image of `data.held_out_root` is in `data.root` too.
     """
     if not isinstance(data, Data):  # only pre-training holds images out
         return torch.arange(len(manifest)), manifest, torch.empty(0, dtype=torch.int64)

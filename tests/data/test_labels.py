@@ -1,4 +1,4 @@
-"""Masks: found by name, read strictly, cut with the very numbers of their images, in time."""
+"""LabelMaps: found by name, read strictly, cut with the very numbers of their images, in time."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastmim.data import loader as loading
 from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
-from fastmim.data.labels import MaskLoader, Masks, cut_labels, whole_images
+from fastmim.data.labels import LabelMapLoader, LabelMaps, cut_labels, whole_images
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.parts import Cut
@@ -43,12 +43,12 @@ def folder(tmp_path):
 
 def open_both(folder, data, changes=None, file=None):
     manifest = Manifest.scan(str(folder / "images"))
-    masks = Masks(manifest, str(folder / "masks"), CLASSES)
+    masks = LabelMaps(manifest, str(folder / "masks"), CLASSES)
     quarantine = Quarantine(manifest, SEED, file)
     loader = loading.open_loader(
         manifest, data, SEED, quarantine, torch.arange(len(manifest)), torch.device("cpu"), changes
     )
-    return loader, MaskLoader(masks, loader, data.size, 2)
+    return loader, LabelMapLoader(masks, loader, data.size, 2)
 
 
 def load(folder, data, stream, **options):
@@ -71,7 +71,7 @@ CROPS = [
 
 
 @pytest.mark.parametrize("crop", CROPS)
-def test_masks_are_cut_as_their_images_are(folder, data, crop):
+def test_label_maps_are_cut_as_their_images_are(folder, data, crop):
     """Away from the borders of blocks, where the image is a mixture, its gray level is 20 times the label."""
     ids = torch.cat([sample_id(torch.arange(8), epoch) for epoch in range(3)])
     settings = data(crop, size=(48, 56), mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
@@ -113,16 +113,16 @@ def test_a_bad_image_has_the_mask_of_what_takes_its_place(folder, data):
 
 
 def test_distortion_leaves_masks_and_padding_alone(folder, data):
-    from fastmim.data.augment import Drawn, photometric_distortion
+    from fastmim.data.augment import Augmenter, photometric_distortion
 
     settings, stream = data(CROPS[0], size=(48, 56)), [sample_id(torch.arange(8), 0)]
     ((plain, _, labels),), _ = load(folder, settings, stream)
-    found = [load(folder, settings, stream, changes=Drawn(photometric_distortion(), 1))[0][0] for _ in range(2)]
+    found = [load(folder, settings, stream, changes=Augmenter(photometric_distortion(), 1))[0][0] for _ in range(2)]
     assert torch.equal(found[0][0], found[1][0]) and not torch.equal(plain, found[0][0])
     assert torch.equal(labels, found[0][2])
     padding = (plain == torch.tensor([124, 116, 104])).all(dim=-1)
     assert padding.any() and (found[0][0][padding] == torch.tensor([124, 116, 104])).all()
-    other, _ = load(folder, settings, stream, changes=Drawn(photometric_distortion(), 2))
+    other, _ = load(folder, settings, stream, changes=Augmenter(photometric_distortion(), 2))
     assert not torch.equal(other[0][0], found[0][0])
 
 
@@ -142,7 +142,7 @@ def test_an_image_with_a_bad_mask_is_replaced_and_named(folder, data, name, spoi
     batches, bad = load(folder, settings, stream, file=listed)
     assert bad == [f"part1/{name}.jpg"]
     (entry,) = map(json.loads, listed.read_text().splitlines())
-    assert re.search(f"the mask '.*{name}.png'.*{message}", entry["reason"])
+    assert re.search(f"the label map '.*{name}.png'.*{message}", entry["reason"])
     for images, _, labels in batches:
         expected = torch.where(labels == 255, images[..., 0].int(), 20 * labels.int())
         assert ((images[..., 0].int() - expected).abs() < 10).float().mean(dim=(1, 2)).min() > 0.75
@@ -154,17 +154,17 @@ def test_every_image_needs_one_mask(folder):
     (folder / "masks/part0/2.tif").write_bytes(b"")
     (folder / "masks/part1/5.png").unlink()
     with pytest.raises(ValueError, match=r"part0/2.jpg has 2, part1/5.jpg has none$"):
-        Masks(manifest, str(folder / "masks"), CLASSES)
+        LabelMaps(manifest, str(folder / "masks"), CLASSES)
 
 
 def test_ade20k_s_zero_is_no_class(folder):
     labels = np.array([[0, 1, 150, 255]], dtype=np.uint8)
     Image.fromarray(labels).save(folder / "masks/part0/0.png")
     manifest = Manifest.scan(str(folder / "images"))
-    masks = Masks(manifest, str(folder / "masks"), 150, reduce_zero_label=True)
+    masks = LabelMaps(manifest, str(folder / "masks"), 150, reduce_zero_label=True)
     assert masks.read(0).tolist() == [[255, 0, 149, 255]] and masks.read(0).dtype == np.uint8
     with pytest.raises(BadFilesError, match=r"has 150, expected one of 149 classes \(1 .. 149\)"):
-        Masks(manifest, str(folder / "masks"), 149, reduce_zero_label=True).read(0)
+        LabelMaps(manifest, str(folder / "masks"), 149, reduce_zero_label=True).read(0)
 
 
 def test_a_palette_is_not_looked_up(folder):
@@ -172,13 +172,15 @@ def test_a_palette_is_not_looked_up(folder):
     image = Image.fromarray(labels, "P")
     image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
     image.save(folder / "masks/part0/0.png")
-    assert np.array_equal(Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES).read(0), labels)
+    assert np.array_equal(
+        LabelMaps(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES).read(0), labels
+    )
 
 
 def test_whole_images(folder):
     """Resized in proportion; labels as in the file; an orientation is applied to the image only."""
     manifest = Manifest.scan(str(folder / "images"))
-    masks = Masks(manifest, str(folder / "masks"), CLASSES)
+    masks = LabelMaps(manifest, str(folder / "masks"), CLASSES)
     for fit, factor in (("inside", min), ("cover", max)):
         found = list(whole_images(masks, range(8), (48, 56), fit, "bilinear", 3, 2))
         for index, (image, labels) in enumerate(found):
@@ -191,7 +193,7 @@ def test_whole_images(folder):
     with Image.open(folder / "images/part1/3.jpg") as image:
         turned = image.transpose(Image.Transpose.ROTATE_90)
         turned.save(folder / "images/part1/3.jpg", exif=exif, quality=95)
-    masks = Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
+    masks = LabelMaps(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
     index = masks.images.paths.index("part1/3.jpg")
     ((image, labels),) = whole_images(masks, [index], (87, 71), "inside", "bilinear", 3, 1)
     assert tuple(image.shape) == (87, 71, 3)
@@ -201,18 +203,18 @@ def test_whole_images(folder):
 
 def test_a_bad_test_image_comes_as_its_reason(folder):
     (folder / "images/part0/2.jpg").write_bytes(b"x" * 100)
-    masks = Masks(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
+    masks = LabelMaps(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
     found = list(whole_images(masks, range(8), (48, 56), "inside", "bilinear", 3, 2))
     (index,) = [i for i, pair in enumerate(found) if isinstance(pair, BadFilesError)]
     assert masks.images.paths[index] == "part0/2.jpg"
     assert re.search("the test image '.*2.jpg' cannot be used", str(found[index]))
 
 
-def test_masks_are_read_ahead(folder, data, monkeypatch):
+def test_label_maps_are_prefetched(folder, data, monkeypatch):
     """While the caller works, the masks of the next micro-batches become ready, and no more than these."""
     read = []
-    original = Masks.read
-    monkeypatch.setattr(Masks, "read", lambda self, index: read.append(index) or original(self, index))
+    original = LabelMaps.read
+    monkeypatch.setattr(LabelMaps, "read", lambda self, index: read.append(index) or original(self, index))
     loader, masks = open_both(folder, data(CROPS[0], size=(48, 56), prefetch=2))
     batches = masks.batches(sample_id(torch.arange(8), epoch) for epoch in range(6))
     next(batches)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim.data import away, loader
-from fastmim.data.away import DataAwayError
-from fastmim.data.labels import Masks, whole_images
+from fastmim.data import availability, loader
+from fastmim.data.availability import DataUnavailableError
+from fastmim.data.labels import LabelMaps, whole_images
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 
@@ -34,8 +34,8 @@ def naps(monkeypatch):
             self.changes.pop(len(self), lambda: None)()
 
     naps = Naps()
-    monkeypatch.setattr(away.time, "sleep", naps.sleep)
-    monkeypatch.setattr(away.time, "monotonic", lambda: float(sum(naps)))
+    monkeypatch.setattr(availability.time, "sleep", naps.sleep)
+    monkeypatch.setattr(availability.time, "monotonic", lambda: float(sum(naps)))
     return naps
 
 
@@ -68,8 +68,8 @@ def test_a_folder_that_stays_away_is_an_error_and_makes_no_file_bad(root, data, 
     manifest = Manifest.scan(str(root))
     with open_loader(manifest, data) as open_:
         shutil.rmtree(root)
-        for take in (open_.load, open_.held_out):
-            with pytest.raises(DataAwayError, match=r"images has been away for 300 s.*mount or restore it"):
+        for take in (open_.load, open_.load_held_out):
+            with pytest.raises(DataUnavailableError, match=r"images has been away for 300 s.*mount or restore it"):
                 take(torch.arange(3))
         assert not open_.bad_files()
     assert 300 < sum(naps) < 310, "the second time the error comes at once"
@@ -142,18 +142,18 @@ def test_what_was_not_there_when_it_was_listed_is_not_waited_for(root, data, nap
     assert not naps
 
 
-def test_masks_and_whole_images_are_waited_for_too(make_folder, naps):
+def test_label_maps_and_whole_images_are_waited_for_too(make_folder, naps):
     images = make_folder(["0.png", "1.png"])
     folder = images.with_name("masks")
     folder.mkdir()
     for name in ("0.png", "1.png"):
         Image.new("L", (16, 12), 1).save(folder / name)
-    masks = Masks(Manifest.scan(str(images)), str(folder), 2)
+    masks = LabelMaps(Manifest.scan(str(images)), str(folder), 2)
     for path in (folder, images):
         naps.clear()
         path.rename(path.with_name("elsewhere"))
         naps.then(3, lambda path=path: path.with_name("elsewhere").rename(path))
         assert len(list(whole_images(masks, range(2), (12, 16), "inside", "bilinear", 3, threads=1))) == 2
     shutil.rmtree(folder)
-    with pytest.raises(DataAwayError, match="masks has been away for 300 s"):
+    with pytest.raises(DataUnavailableError, match="masks has been away for 300 s"):
         masks.read(0)
