@@ -39,9 +39,11 @@ test: lint ## lint and the short test suite: about 6 minutes
 	TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES= python -m pytest -n 2 --dist worksteal \
 		-m "triton and not slow and not gpu" tests/kernels
 
-lint: $(INSTALLED) ## ruff, as the tests run it: seconds
+lint: $(INSTALLED) ## ruff and pyright, as the tests run them: seconds
 	echo "linting"
 	ruff check . && ruff format --check .
+	echo "checking types"
+	pyright
 
 bench: $(INSTALLED) ## the op microbenchmarks and the whole-step comparison, on this machine
 	python -m bench ops

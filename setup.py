@@ -125,6 +125,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "pyright[nodejs]",
             "ruff",
             "scikit-image",
             "torchmetrics",

@@ -30,7 +30,8 @@ from bench.record import Record, record
 from fastmim import recipe
 from fastmim.analysis.nearest_neighbours import knn_accuracy
 from fastmim.cli import visualize
-from fastmim.config.base import Config, from_json
+from fastmim.config.base import Config
+from fastmim.config.json_form import from_json
 from fastmim.data.crops import CenterCrop
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest

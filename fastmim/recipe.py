@@ -3,8 +3,9 @@
 The export list is also the list of classes that the JSON of a run folder may name.
 """
 
-from .config.base import Config, Data, Optim, Run, Train, change, load
+from .config.base import Config, Data, Optim, Run, Train
 from .config.classify import EMA, Augment, Finetune, Head, LabelledData, Probe
+from .config.config_file import change, load
 from .config.detect import RCNN, AnnotatedData, Detect
 from .config.segment import MaskData, Segment, UPerNet
 from .data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop

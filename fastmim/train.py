@@ -11,7 +11,8 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 
 from pathlib import Path
 
-from fastmim.config.base import Config, Experiment, load
+from fastmim.config.base import Config, Experiment
+from fastmim.config.config_file import load
 from fastmim.config.overrides import leaf_fields, override, settings_of
 from fastmim.host.command import lacks_memory, refusing, repeated, version
 from fastmim.host.terminal import shown, steady_output

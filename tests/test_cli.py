@@ -19,7 +19,8 @@ import fastmim
 from fastmim import cli
 from fastmim.analysis import reconstruction
 from fastmim.analysis.png_files import is_ours
-from fastmim.config.base import load, to_json
+from fastmim.config.config_file import load
+from fastmim.config.json_form import to_json
 from fastmim.data import demo
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from fastmim import recipe
-from fastmim.config.base import Config, change, from_json, load, to_json
+from fastmim.config.base import Config
 from fastmim.config.classify import Finetune, Probe
+from fastmim.config.config_file import change, load
 from fastmim.config.detect import Detect
 from fastmim.config.fields import check_types
+from fastmim.config.json_form import from_json, to_json
 from fastmim.config.overrides import ELSEWHERE, leaf_fields, override
 from fastmim.config.segment import Segment
 from fastmim.engine.optim import parameter_groups

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from PIL import Image
 
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.data.demo import write_demo_images
 from tests.shapes import write_shapes
 from tests.train.launched import free_port
@@ -55,7 +55,7 @@ HEAVY = ("--to onnx", "detect/", "segment/", "bench", "pytest", "tests.")
 OFFICIAL = """
 from dataclasses import replace
 from pathlib import Path
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 base = load(Path({configs!r}) / "mae/pretrain/vit_base_patch16_224_800ep.py")
 config = replace(
     base,

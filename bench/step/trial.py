@@ -89,7 +89,7 @@ def load(path: str, settings: list[str]) -> config.Config:
         if not equals:
             raise ValueError(f"--set: expected section.field=value, got {setting!r}")
         words[name.replace("-", "_")] = [f"--{name}", *value.split(",")]
-    cfg = override(config.load(path), [word for setting in words.values() for word in setting], prog="--set")
+    cfg = override(config_file.load(path), [word for setting in words.values() for word in setting], prog="--set")
     if not isinstance(cfg, config.Config):
         raise ValueError(
             f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "

@@ -1,34 +1,18 @@
-"""Settings that every run shares, config files, and the JSON form of a config.
-
-Only base classes of parts are known here, never a concrete part.
-"""
+"""Settings that every run shares. Only base classes of parts are known here, never a concrete part."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import inspect
 import math
-import re
-import runpy
-import traceback
-import typing
-from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..host.command import nearest
-from ..host.terminal import shown
 from ..parts import Crop, Decoder, Encoder, ImageSpec, Loss, Masking, Target
-from .fields import brief, check_bounds, check_types
+from .fields import check_bounds, check_types
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
-_LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
+
 _MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # of a field
 
 
@@ -298,255 +282,12 @@ class Config(Experiment):
 PARTS = (Masking, Encoder, Decoder, Target, Loss, Crop)
 """Base classes of the parts that a config names by class. A user can derive new parts from them."""
 
-_Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
 
-
-def change(base: _Dataclass, **fields: Any) -> _Dataclass:
-    """Returns a copy of a config, or of a part of one, with some fields changed.
-
-    A dict changes fields inside a field, and any other value replaces the field:
-    `change(base, train=dict(epochs=1600), loss=MaskedL1())`.
-
-    Raises:
-        ValueError: a field that the config does not have, or a value that it refuses.
-    """
-    known = [f.name for f in dataclasses.fields(base)]
-    for name, value in fields.items():
-        if name not in known:
-            raise ValueError(_no_field(type(base), name))
-        if isinstance(value, dict):
-            fields[name] = change(getattr(base, name), **value)
-    return dataclasses.replace(base, **fields)
-
-
-@dataclass
-class _ConfigFile:
-    """A config file that `load` is running, and the run folders of the configs that the file has loaded."""
-
-    path: Path
-    folders: set[str] = field(default_factory=set)
-
-
-_running: ContextVar[tuple[_ConfigFile, ...]] = ContextVar("running", default=())
-"""Config files that `load` is running, the outermost first."""
-
-
-def load(path: str | Path) -> Experiment:
-    """Runs a config file and returns its `config`.
-
-    While a config file runs, `load` takes a relative path relative to that file; elsewhere, to the current folder.
-    A config that gives no `run.dir`, or has that of a config it loads, gets a folder from its own path.
-
-    Raises:
-        ValueError: the file is missing, is not a Python file, does not define `config` as an Experiment, fails while it
-            runs, or gives a field a value of another type: one sentence that names the file and, if known, the line.
-    """
-    path, running = Path(path), _running.get()
-    if running:
-        path = running[-1].path.parent / path
-    if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{shown(path)}: expected a config file (Python){_other_config(path)}")
-    if path.resolve() in (file.path.resolve() for file in running):
-        raise ValueError(f"{shown(path)}: expected a config file that does not load itself")
-    file = _ConfigFile(path)
-    token = _running.set((*running, file))
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except (Exception, SystemExit) as error:  # a config file is the user's own code: it can raise anything
-        raise ValueError(_locate(path, error)) from error
-    finally:
-        _running.reset(token)
-    if not isinstance(config, Experiment):
-        others = " or ".join(kind.__name__ for kind in Experiment.__subclasses__() if kind is not Config)
-        raise ValueError(
-            f"{shown(path)}: expected it to end with `config = Config(...)`{others and f', or {others}'}, "
-            f"got {_kind_of(config)}"
-        )
-    try:
-        check_types(config)
-        _check_names(config)
-    except ValueError as error:
-        raise ValueError(f"{shown(path)}: {error}") from error
-    if config.run.dir == Run.dir or config.run.dir in file.folders:
-        config = change(config, run=dict(dir=_folder_of(path)))
-    if running:
-        running[-1].folders.add(config.run.dir)
-    return config
-
-
-def _kind_of(config: object) -> str:
-    """Says what a config file defines as `config` instead of an Experiment."""
-    if config is None:
-        return "none"
-    return "a class" if isinstance(config, type) else type(config).__name__
-
-
-def _folder_of(path: Path) -> str:
-    """Returns the run folder of a config file: its path below `configs`, or its name where there is no such folder.
-
-    The folders `pretrain` and `debug` are left out: configs/simmim/pretrain/x.py trains in runs/simmim_x.
-    """
-    names = path.resolve().with_suffix("").parts
-    below = [number for number, name in enumerate(names) if name == "configs"]
-    names = names[below[-1] + 1 :] if below else names[-1:]
-    return "runs/" + "_".join([*(name for name in names[:-1] if name not in ("pretrain", "debug")), names[-1]])
-
-
-def _check_names(config: Experiment) -> None:
-    """Checks that no part of the user's own has the name of one of fastmim's, because run folders store names.
-
-    Raises:
-        ValueError: a part has such a name.
-    """
-    ours = {part.__name__ for base in (*PARTS, Experiment) for part in _family(base) if not _is_own(part)}
-    for value in _dataclasses(config):
-        if _is_own(type(value)) and type(value).__name__ in ours:
-            raise ValueError(
-                f"expected another name for the class {type(value).__name__}: fastmim has a class of this name, and "
-                "run folders name classes"
-            )
-
-
-def _dataclasses(value: Any) -> Iterator[Any]:
-    """Yields a dataclass and every dataclass inside it."""
-    if dataclasses.is_dataclass(value):
-        yield value
-        for f in dataclasses.fields(value):
-            yield from _dataclasses(getattr(value, f.name))
-
-
-def _is_own(part: type) -> bool:
+def is_own(part: type) -> bool:
     """True if a class is the user's own, not fastmim's."""
     return part.__module__.partition(".")[0] != "fastmim"
 
 
-def _other_config(path: Path) -> str:
-    """Returns "; did you mean FILE?" for a config file that is not there."""
-    elsewhere = Path(__file__).resolve().parents[2] / path
-    if elsewhere.suffix == ".py" and elsewhere.is_file():
-        return f"; did you mean {elsewhere}?"
-    folder = path if path.is_dir() else path.parent
-    near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py") if p.is_file()], n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {shown(folder / near[0])}?"
-    found = "another file" if path.exists() else "nothing"
-    if path.is_dir():
-        found = "a folder"
-    return f"; found {found} there; configs/README.md lists them"
-
-
-def _locate(path: Path, error: BaseException) -> str:
-    """Describes what a config file raised in one line: file, line, and for an unknown keyword the nearest field."""
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
-    line = lines[-1] if lines else 1  # a file that cannot be decoded never ran
-    text = str(error)
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        line, text = error.lineno, error.msg
-    if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
-        kinds = _family(Experiment)
-        hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values()}
-        sections = (hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint))
-        parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in _family(base)}
-        if found[1] in parts:
-            return f"{path}:{line}: {_no_field(parts[found[1]], found[2])}"
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return shown(f"{path}:{line}: {kind}{' '.join(text.split())}")
-
-
-def _no_field(part: type[DataclassInstance], name: str) -> str:
-    """Says that a class has no field of a name, and which of its fields is nearest."""
-    near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(part)], n=1, cutoff=0.0)
-    return f"{part.__name__} has no field {name}" + (f"; nearest: {near[0]}" if near else "")
-
-
-def _family(part: type) -> list[type]:
+def family(part: type) -> list[type]:
     """Returns a class and all its subclasses."""
-    return [part, *(derived for child in part.__subclasses__() for derived in _family(child))]
-
-
-def to_json(value: Any) -> Any:
-    """Returns a config as plain JSON values. The class name of each part stands under "part"."""
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"part": type(value).__name__} | fields
-    return [to_json(v) for v in value] if isinstance(value, tuple) else value
-
-
-def from_json(value: Any, recipe: ModuleType, name: str = "") -> Any:
-    """Builds a config from the JSON values of `to_json`.
-
-    JSON can name the dataclasses that `recipe` exports, and parts of the user's own: loaded classes outside fastmim
-    that derive from one of `PARTS`. Nothing is imported because a file names it.
-
-    Args:
-        value: what `json.loads` returns for the stored config, or a part of that.
-        recipe: `fastmim.recipe`, whose export list says which classes JSON can name.
-        name: dotted name of the field that holds the value, for messages.
-
-    Raises:
-        ValueError: an unknown part, a field that the part does not have or lacks, or a value that the field refuses.
-    """
-    try:
-        return _from_json(value, recipe, name)
-    except RecursionError:
-        raise ValueError(f"{name or 'config'}: expected a few values within each other, found hundreds") from None
-
-
-def _from_json(value: Any, recipe: ModuleType, name: str) -> Any:
-    where = f"{name}: " if name else ""
-    if isinstance(value, list | str) and len(value) > _LONGEST:
-        raise ValueError(f"{where}expected at most {_LONGEST} values or characters, found {len(value)}")
-    if isinstance(value, list):
-        return tuple(_from_json(v, recipe, name) for v in value)
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise ValueError(f"{where}expected a number below 2**63")
-    if not isinstance(value, dict):
-        return value
-    fields = dict(value)
-    stated = fields.pop("part", None)
-    part = _part(stated, recipe)
-    if part is None:
-        raise ValueError(f"{where}{_unknown(stated, recipe)}")
-    own = {f.name: f for f in dataclasses.fields(part)}
-    for old, only in getattr(part, "retired", {}).items():
-        if old not in own and fields.get(old) == only:
-            fields.pop(old, None)
-    if unexpected := ", ".join(sorted(set(fields) - set(own))):
-        raise ValueError(f"{where}config part {stated} has no field {brief(unexpected)}: written by another version?")
-    inner = {k: _from_json(v, recipe, f"{name}.{k}".strip(".")) for k, v in fields.items()}
-    needed = [f.name for f in own.values() if f.default is f.default_factory is dataclasses.MISSING]
-    if lacking := [field for field in needed if field not in inner]:
-        raise ValueError(f"{where}config part {stated} lacks the field {', '.join(lacking)}")
-    try:
-        built = part(**inner)
-        check_types(built, f"{name}." if name else "")
-    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
-        raise ValueError(f"{where}config part {stated} holds a value of another type than its fields have") from error
-    return built
-
-
-def _exports(recipe: ModuleType) -> dict[str, type]:
-    """Returns the dataclasses in the export list of `recipe`, by name."""
-    found = {name: getattr(recipe, name) for name in recipe.__all__}
-    return {name: value for name, value in found.items() if isinstance(value, type) and dataclasses.is_dataclass(value)}
-
-
-def _part(name: Any, recipe: ModuleType) -> type | None:
-    """Returns the class that JSON may call by this name, or None. Of several own classes, the newest counts."""
-    if not isinstance(name, str):
-        return None
-    if exported := _exports(recipe).get(name):
-        return exported
-    loaded = [part for base in PARTS for part in _family(base) if part.__name__ == name]
-    own = [part for part in loaded if _is_own(part) and not inspect.isabstract(part)]
-    return own[-1] if own else None
-
-
-def _unknown(name: Any, recipe: ModuleType) -> str:
-    """Says that JSON names a class that it may not name, and how to make an own class known."""
-    near = nearest(name, _exports(recipe)) if isinstance(name, str) else ""
-    return (
-        f"config part {brief(name)} is unknown: expected a class of fastmim.recipe{near}, or a class of your own whose "
-        "module is imported. For a command, import the module that defines it: "
-        'python -c "import MODULE, fastmim.cli; fastmim.cli.main()" COMMAND ...'
-    )
+    return [part, *(derived for child in part.__subclasses__() for derived in family(child))]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from .. import recipe
-from ..config.base import Config, Experiment, from_json
+from ..config.base import Config, Experiment
 from ..config.classify import Finetune, LabelledData, Probe
+from ..config.json_form import from_json
 from ..convert import official_weights
 from ..data.crops import CenterCrop
 from ..host.json_files import read_json

@@ -17,8 +17,9 @@ from torch import nn
 
 import fastmim
 
-from ..config.base import Config, to_json
+from ..config.base import Config
 from ..config.classify import Finetune
+from ..config.json_form import to_json
 from ..data.manifest import Manifest
 from ..host.files import read_bytes
 from ..host.json_files import parse_json, read_json

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.base import Config, Experiment, to_json
+from ..config.base import Config, Experiment
 from ..config.classify import Finetune, Probe
 from ..config.detect import Detect
+from ..config.json_form import to_json
 from ..config.segment import Segment
 from ..data.decode import MODES
 from ..host.terminal import shown

@@ -6,7 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ..config.base import Config, load, to_json
+from ..config.base import Config
+from ..config.config_file import load
+from ..config.json_form import to_json
 from ..convert import official_weights
 from ..host.terminal import shell_word, shown
 from ..model.build import build

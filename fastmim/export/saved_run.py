@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import recipe
-from ..config.base import Config, Experiment, from_json
+from ..config.base import Config, Experiment
+from ..config.json_form import from_json
 from ..host.terminal import shown
 from ..run import checkpoint
 from .model_outline import check_fits

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fastmim_kernels import mean_fill
 
-from ..config.base import to_json
 from ..config.classify import Head
 from ..config.fields import check_bounds, check_types
+from ..config.json_form import to_json
 from ..data.crops import CenterCrop
 from ..data.decode import FILTERS, MODES, to_mode
 from ..model.classifier import pooling

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.base import Config, Experiment, to_json
+from ..config.base import Config, Experiment
 from ..config.classify import Finetune, Probe
+from ..config.json_form import to_json
 from ..export.load import outline_export
 from ..export.saved_run import config_of, open_run
 from ..host.terminal import shown

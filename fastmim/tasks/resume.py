@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config.base import Experiment, to_json
+from ..config.base import Experiment
+from ..config.json_form import to_json
 from ..export.saved_run import config_of, kind_of
 from ..host.terminal import shown
 from ..run import checkpoint

@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..config.base import Experiment, to_json
+from ..config.base import Experiment
+from ..config.json_form import to_json
 from ..data.doctor import still_bad
 from ..data.loader import Changes, limits_of, open_loader
 from ..data.quarantine import Quarantine, recheck_list

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..config.base import Config, Experiment, to_json
+from ..config.base import Config, Experiment
 from ..config.classify import Finetune, Probe
 from ..config.detect import Detect
+from ..config.json_form import to_json
 from ..config.segment import Segment
 from ..engine.engine import StepResult
 from ..engine.process import init_distributed

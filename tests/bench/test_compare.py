@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.step import compare
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 
 
 def test_arms_lose_alike(capsys):

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 import pytest
 
 from bench.step import flops
-from fastmim.config import base as config
+from fastmim.config.config_file import load
 from tests.methods.tiny import ROOT, tiny
 
 # Forward GFLOP per image: tables of the methods' sheets (A2MIM's with the head added, section 1.5).
@@ -53,7 +53,7 @@ def of_sheet(row):
 @functools.cache
 def counted(row: str) -> tuple[int, int]:
     """Returns the forward FLOPs of the published model of a config, and of ours."""
-    cfg = config.load(ROOT / "configs" / row)
+    cfg = load(ROOT / "configs" / row)
     return flops.model_flops(cfg), flops.ours(cfg)
 
 
@@ -81,7 +81,7 @@ def test_ours_skips_hidden_patches_and_visible_predictions():
 @pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_swin_skips_no_attention(small):
     """Ours of a Swin that reads all is the published one except for the prediction of the 14 of 36 visible blocks."""
-    cfg = config.load(ROOT / "configs/simmim/pretrain/swin_base_window6_192_100ep.py")
+    cfg = load(ROOT / "configs/simmim/pretrain/swin_base_window6_192_100ep.py")
     cfg, dim = (tiny(cfg), 128) if small else (cfg, 1024)
     assert flops.model_flops(cfg) - flops.ours(cfg) == 2 * 14 * dim * 32**2 * 3
 

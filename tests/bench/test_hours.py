@@ -4,7 +4,7 @@ import pytest
 
 from bench import record
 from bench.step import hours, trial
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.data.demo import write_demo_images
 
 CONFIG = "configs/debug/tiny_cpu.py"

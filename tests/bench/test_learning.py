@@ -11,7 +11,7 @@ from torch import nn
 
 from bench import learning
 from bench.learning import accuracies, block_features, learned, pixels
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.data.demo import write_demo_images
 from fastmim.tasks.pretrain import build
 from tests.methods.tiny import ROOT, tiny

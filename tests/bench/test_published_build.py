@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import published
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.model.losses import MaskedL1
 from fastmim.tasks import pretrain
 from tests.methods.tiny import methods

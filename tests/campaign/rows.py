@@ -26,7 +26,9 @@ import torch
 from torch import Tensor
 
 from bench import record
-from fastmim.config.base import Config, load, to_json
+from fastmim.config.base import Config
+from fastmim.config.config_file import load
+from fastmim.config.json_form import to_json
 from fastmim.data.demo import write_demo_images
 from fastmim.engine.process import Process, init_distributed
 from fastmim.export.export import export_encoder

@@ -24,7 +24,8 @@ import sys
 from pathlib import Path
 
 from bench import record
-from fastmim.config.base import load, to_json
+from fastmim.config.config_file import load
+from fastmim.config.json_form import to_json
 from fastmim.tasks.trainer import TASKS
 from tests.campaign import rows
 from tests.campaign.ledger import Ledger, digest

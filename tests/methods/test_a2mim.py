@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.published import a2mim as published
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.convert.a2mim_convnet import FORMATS
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.decoders import LinearHead

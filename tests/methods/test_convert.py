@@ -11,7 +11,8 @@ import torch
 
 from bench.published import simmim as published_simmim
 from fastmim import cli, recipe
-from fastmim.config.base import from_json, load
+from fastmim.config.config_file import load
+from fastmim.config.json_form import from_json
 from fastmim.convert import official_weights
 from fastmim.convert.restricted_reader import OfficialFile
 from fastmim.model.build import build
@@ -28,7 +29,7 @@ CONFIGS = {(path.parts[-3], path.stem.rpartition("_")[0]): path for path in ROWS
 TINY_MAE = """
 from dataclasses import replace
 from pathlib import Path
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.model.decoders import TransformerDecoder
 from fastmim.model.encoders import ViT
 base = load(Path({configs!r}) / "mae/pretrain/vit_base_patch16_224_800ep.py")
@@ -43,7 +44,7 @@ config = replace(
 TINY_UM_MAE = """
 from dataclasses import replace
 from pathlib import Path
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 base = load(Path({configs!r}) / "um_mae/pretrain/swin_tiny_256_200ep.py")
 encoder = replace(base.encoder, embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), window=8, posmlp_dim=8)
 decoder = replace(base.decoder, dim=32, depth=1, num_heads=4)

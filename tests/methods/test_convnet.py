@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.published import a2mim as published
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.convert.a2mim_convnet import FORMATS
 from fastmim.convert.official_weights import to_official
 from fastmim.export.timm_models import timm_encoder, timm_tokens

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastmim.config.base import load, to_json
 from fastmim.config.classify import Finetune, Head, LabelledData, Probe
+from fastmim.config.config_file import load
+from fastmim.config.json_form import to_json
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.export import export

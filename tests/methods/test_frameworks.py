@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastmim.config.base import Config, Data, load
+from fastmim.config.base import Config, Data
 from fastmim.config.classify import Finetune, Head, LabelledData
+from fastmim.config.config_file import load
 from fastmim.convert import detectron2, openmmlab
 from fastmim.convert.backbone import INDEX, encoder_tensors
 from fastmim.convert.restricted_reader import read_official

@@ -11,7 +11,8 @@ from PIL import Image
 from fastmim import cli
 from fastmim.analysis import nearest_neighbours
 from fastmim.analysis.nearest_neighbours import knn_accuracy
-from fastmim.config.base import load, to_json
+from fastmim.config.config_file import load
+from fastmim.config.json_form import to_json
 from fastmim.model.build import build
 from fastmim.run import checkpoint
 from tests.methods.tiny import ROOT, tiny

@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import fastmim
-from fastmim.config.base import load as load_config
-from fastmim.config.base import to_json
 from fastmim.config.classify import Finetune, Head, LabelledData
+from fastmim.config.config_file import load as load_config
+from fastmim.config.json_form import to_json
 from fastmim.convert import official_weights
 from fastmim.data.crops import CenterCrop
 from fastmim.data.manifest import Manifest

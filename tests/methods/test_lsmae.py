@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.published import lsmae
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.convert import official_weights
 from fastmim.convert.restricted_reader import OfficialFile
 from fastmim.model.masking import JointMasking

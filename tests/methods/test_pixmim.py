@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.published import convmae, lsmae, pixmim
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.convert import official_weights
 from fastmim.data.crops import SimpleResizedCrop
 from fastmim.model.losses import MaskedL1, MaskedL2

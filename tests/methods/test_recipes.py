@@ -7,8 +7,8 @@ recipes.
 
 import pytest
 
-from fastmim.config.base import load
 from fastmim.config.classify import EMA
+from fastmim.config.config_file import load
 from fastmim.tasks.training_set import total_steps
 from tests.methods.tiny import ROOT
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastmim.config.base import Config, Data, load
+from fastmim.config.base import Config, Data
+from fastmim.config.config_file import load
 from fastmim.convert.a2mim_vit import FORMATS as OPENMIXUP
 from fastmim.convert.simmim import FORMATS as MICROSOFT
 from fastmim.data.crops import CenterCrop

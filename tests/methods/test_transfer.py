@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmim.config.base import Optim, to_json
+from fastmim.config.base import Optim
 from fastmim.config.classify import Augment, Finetune, Head, LabelledData, Probe
+from fastmim.config.json_form import to_json
 from fastmim.convert.position_tables import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Augmenter, color_jitter, rand_augment
 from fastmim.data.crops import RandomResizedCrop

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.published import um_mae as published
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.convert import um_mae
 from fastmim.engine import optim
 from fastmim.export import export

@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 
-from fastmim.config.base import Config, load
+from fastmim.config.base import Config
+from fastmim.config.config_file import load
 from fastmim.model.targets import LowPass
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastmim.config.base import load, to_json
+from fastmim.config.config_file import load
+from fastmim.config.json_form import to_json
 from fastmim.export.export import export_encoder
 from fastmim.model.build import build
 from fastmim.model.encoders import ResNet

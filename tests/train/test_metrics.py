@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.run import console
 from fastmim.run import meter as metering
 from fastmim.run.console import duration

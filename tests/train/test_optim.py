@@ -9,6 +9,7 @@ from torch import nn
 
 from fastmim import recipe
 from fastmim.config import base as config
+from fastmim.config.json_form import from_json, to_json
 from fastmim.engine.optim import learning_rate, parameter_groups
 from fastmim.engine.stage0 import AdamW
 
@@ -177,9 +178,9 @@ def test_what_is_no_regular_expression_is_refused_with_its_setting(field, patter
 
 
 def test_a_stored_config_s_patterns_are_not_compiled(monkeypatch):
-    stored = config.to_json(config.Optim(no_decay=("a(",), lr_scale=(("[", 1.0),)))
+    stored = to_json(config.Optim(no_decay=("a(",), lr_scale=(("[", 1.0),)))
     monkeypatch.setattr(re, "compile", None)
-    assert config.from_json(stored, recipe).no_decay == ("a(",)
+    assert from_json(stored, recipe).no_decay == ("a(",)
 
 
 def test_a_parameter_cannot_be_in_both_lists():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastmim.analysis import reconstruction
 from fastmim.cli import main as fastmim
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.data.demo import write_demo_images
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError

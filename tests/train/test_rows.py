@@ -56,7 +56,7 @@ def test_a_row_in_other_arithmetic(images, name, precision, zero_stage):
 
 def test_every_encoder_has_a_row_and_a_small_form():
     from fastmim import recipe
-    from fastmim.config.base import load
+    from fastmim.config.config_file import load
     from fastmim.parts import Encoder
 
     kinds = {}
@@ -81,7 +81,7 @@ def test_a_change_of_what_a_row_depends_on_is_named():
 
 
 def test_a_large_model_is_made_shallower():
-    from fastmim.config.base import load
+    from fastmim.config.config_file import load
     from tests.campaign import rows
 
     large = next(path for path in ROWS if "vit_huge" in path.name)

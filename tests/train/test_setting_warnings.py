@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastmim.config.base import load
+from fastmim.config.config_file import load
 from fastmim.tasks.setting_warnings import disk_warnings, setting_warnings
 from tests.methods.tiny import ROOT
 from tests.train import launched

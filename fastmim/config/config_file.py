@@ -1,0 +1,178 @@
+"""Config files: Python that defines a `config`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import runpy
+import traceback
+import typing
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..host.terminal import shown
+from .base import PARTS, Config, Experiment, Run, family, is_own
+from .fields import check_types
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+_Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
+
+
+def change(base: _Dataclass, **fields: Any) -> _Dataclass:
+    """Returns a copy of a config, or of a part of one, with some fields changed.
+
+    A dict changes fields inside a field, and any other value replaces the field:
+    `change(base, train=dict(epochs=1600), loss=MaskedL1())`.
+
+    Raises:
+        ValueError: a field that the config does not have, or a value that it refuses.
+    """
+    known = [f.name for f in dataclasses.fields(base)]
+    for name, value in fields.items():
+        if name not in known:
+            raise ValueError(_no_field(type(base), name))
+        if isinstance(value, dict):
+            fields[name] = change(getattr(base, name), **value)
+    return dataclasses.replace(base, **fields)
+
+
+@dataclass
+class _ConfigFile:
+    """A config file that `load` is running, and the run folders of the configs that the file has loaded."""
+
+    path: Path
+    folders: set[str] = field(default_factory=set)
+
+
+_running: ContextVar[tuple[_ConfigFile, ...]] = ContextVar("running", default=())
+"""Config files that `load` is running, the outermost first."""
+
+
+def load(path: str | Path) -> Experiment:
+    """Runs a config file and returns its `config`.
+
+    While a config file runs, `load` takes a relative path relative to that file; elsewhere, to the current folder.
+    A config that gives no `run.dir`, or has that of a config it loads, gets a folder from its own path.
+
+    Raises:
+        ValueError: the file is missing, is not a Python file, does not define `config` as an Experiment, fails while it
+            runs, or gives a field a value of another type: one sentence that names the file and, if known, the line.
+    """
+    path, running = Path(path), _running.get()
+    if running:
+        path = running[-1].path.parent / path
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{shown(path)}: expected a config file (Python){_other_config(path)}")
+    if path.resolve() in (file.path.resolve() for file in running):
+        raise ValueError(f"{shown(path)}: expected a config file that does not load itself")
+    file = _ConfigFile(path)
+    token = _running.set((*running, file))
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except (Exception, SystemExit) as error:  # a config file is the user's own code: it can raise anything
+        raise ValueError(_locate(path, error)) from error
+    finally:
+        _running.reset(token)
+    if not isinstance(config, Experiment):
+        others = " or ".join(kind.__name__ for kind in Experiment.__subclasses__() if kind is not Config)
+        raise ValueError(
+            f"{shown(path)}: expected it to end with `config = Config(...)`{others and f', or {others}'}, "
+            f"got {_kind_of(config)}"
+        )
+    try:
+        check_types(config)
+        _check_names(config)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from error
+    if config.run.dir == Run.dir or config.run.dir in file.folders:
+        config = change(config, run=dict(dir=_folder_of(path)))
+    if running:
+        running[-1].folders.add(config.run.dir)
+    return config
+
+
+def _kind_of(config: object) -> str:
+    """Says what a config file defines as `config` instead of an Experiment."""
+    if config is None:
+        return "none"
+    return "a class" if isinstance(config, type) else type(config).__name__
+
+
+def _folder_of(path: Path) -> str:
+    """Returns the run folder of a config file: its path below `configs`, or its name where there is no such folder.
+
+    The folders `pretrain` and `debug` are left out: configs/simmim/pretrain/x.py trains in runs/simmim_x.
+    """
+    names = path.resolve().with_suffix("").parts
+    below = [number for number, name in enumerate(names) if name == "configs"]
+    names = names[below[-1] + 1 :] if below else names[-1:]
+    return "runs/" + "_".join([*(name for name in names[:-1] if name not in ("pretrain", "debug")), names[-1]])
+
+
+def _check_names(config: Experiment) -> None:
+    """Checks that no part of the user's own has the name of one of fastmim's, because run folders store names.
+
+    Raises:
+        ValueError: a part has such a name.
+    """
+    ours = {part.__name__ for base in (*PARTS, Experiment) for part in family(base) if not is_own(part)}
+    for value in _dataclasses(config):
+        if is_own(type(value)) and type(value).__name__ in ours:
+            raise ValueError(
+                f"expected another name for the class {type(value).__name__}: fastmim has a class of this name, and "
+                "run folders name classes"
+            )
+
+
+def _dataclasses(value: Any) -> Iterator[Any]:
+    """Yields a dataclass and every dataclass inside it."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for f in dataclasses.fields(value):
+            yield from _dataclasses(getattr(value, f.name))
+
+
+def _other_config(path: Path) -> str:
+    """Returns "; did you mean FILE?" for a config file that is not there."""
+    elsewhere = Path(__file__).resolve().parents[2] / path
+    if elsewhere.suffix == ".py" and elsewhere.is_file():
+        return f"; did you mean {elsewhere}?"
+    folder = path if path.is_dir() else path.parent
+    near = difflib.get_close_matches(path.name, [p.name for p in folder.glob("*.py") if p.is_file()], n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {shown(folder / near[0])}?"
+    found = "another file" if path.exists() else "nothing"
+    if path.is_dir():
+        found = "a folder"
+    return f"; found {found} there; configs/README.md lists them"
+
+
+def _locate(path: Path, error: BaseException) -> str:
+    """Describes what a config file raised in one line: file, line, and for an unknown keyword the nearest field."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    line = lines[-1] if lines else 1  # a file that cannot be decoded never ran
+    text = str(error)
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line, text = error.lineno, error.msg
+    if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
+        kinds = family(Experiment)
+        hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values()}
+        sections = (hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint))
+        parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in family(base)}
+        if found[1] in parts:
+            return f"{path}:{line}: {_no_field(parts[found[1]], found[2])}"
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return shown(f"{path}:{line}: {kind}{' '.join(text.split())}")
+
+
+def _no_field(part: type[DataclassInstance], name: str) -> str:
+    """Says that a class has no field of a name, and which of its fields is nearest."""
+    near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(part)], n=1, cutoff=0.0)
+    return f"{part.__name__} has no field {name}" + (f"; nearest: {near[0]}" if near else "")
