@@ -192,8 +192,9 @@ class Cut(NamedTuple):
     resized: tuple[int, int]
     """Height and width to which the window is resized."""
     offset: tuple[int, int] = (0, 0)
-    """Top and left of the sample in the resized window. Beyond the window's border, the sample shows a reflection
-    without the border's own pixels, or the mean colour if `padded`."""
+    """Top and left of the sample in the resized window.
+    Beyond the window's border, the sample shows a reflection without the border's own pixels, or the mean colour if
+    `padded`."""
     padded: bool = False
     """True if the mean colour fills the sample beyond the window's border."""
 

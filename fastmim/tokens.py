@@ -22,8 +22,9 @@ class Mask:
     grid: tuple[int, int]
     """Rows and columns of patches; patch l is at row l // columns, column l % columns."""
     secondary: Tensor | None = None
-    """(B, K) bool in the order of `ids_keep`. True marks a visible patch whose content the encoder does not see; a
-    learned token stands for it (UM-MAE's secondary masking). None = no such patches."""
+    """(B, K) bool in the order of `ids_keep`.
+    True marks a visible patch whose content the encoder does not see; a learned token stands for it (UM-MAE's secondary
+    masking). None = no such patches."""
 
     @property
     def ids_keep(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parsing of `--section.field VALUE` arguments, and messages that say which setting was probably meant."""
+"""Parsing of `--section.field VALUE` arguments, and messages that suggest the right setting."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ELSEWHERE = {
     **dict.fromkeys(("gpus", "num_gpus", "nproc", "nproc_per_node", "world_size", "devices"), ("", _LAUNCHER)),
     **dict.fromkeys(("model", "arch", "backbone", "method", "norm_pix_loss", "config", "cfg"), ("", _CHOSEN)),
 }
-"""Maps options of other programs to (the setting of the same meaning here or "", a remark or "")."""
+"""Maps options of other programs to (the setting here with the same meaning or "", a remark or "")."""
 CHOICES = {"gpu": "cuda", "amp": "autocast", "bf16": "autocast", "fp16": "autocast-fp16"}
 """Maps values of other programs to the same values here."""
 
@@ -201,7 +201,7 @@ def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemE
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """Returns the message of the `__post_init__` that caused an error by refusing a value, or None."""
+    """Returns the message of the `__post_init__` whose refusal caused an error, or None."""
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):

@@ -1,4 +1,7 @@
-"""RandAugment and colour jitter of single samples, drawn for the sample id. May import config, samples and timm."""
+"""RandAugment and colour jitter of single samples, drawn for the sample id.
+
+May import config, samples and timm.
+"""
 
 from __future__ import annotations
 

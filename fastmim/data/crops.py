@@ -115,8 +115,9 @@ class ScaleJitterCrop(Crop):
     scale: tuple[float, float] = (0.1, 2.0)
     """Range of the uniform random factor, relative to the scale at which the image fits the sample."""
     fit: Literal["inside", "cover"] = "inside"
-    """Scale at which the factor is 1. "inside": the whole image fits inside the sample. "cover": the image covers the
-    sample, but is at most 4 samples long (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
+    """Scale at which the factor is 1.
+    "inside": the whole image fits inside the sample. "cover": the image covers the sample, but is at most 4 samples
+    long (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:

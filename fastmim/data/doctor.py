@@ -1,4 +1,7 @@
-"""The doctor: reads and decodes all images of a folder, and reports on them. May import config and fastmim_kernels."""
+"""The doctor: reads and decodes all images of a folder, and reports on them.
+
+May import config and fastmim_kernels.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,10 @@ class Levels:
 
 @dataclass(frozen=True)
 class Report:
-    """The findings of `examine`. Files are named by their paths in the manifest, in the order of the manifest."""
+    """The findings of `examine`.
+
+    Files are named by their paths in the manifest, in the order of the manifest.
+    """
 
     images: int
     """Number of images."""

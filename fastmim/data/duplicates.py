@@ -9,7 +9,8 @@ from ..host.files import open_regular
 from .manifest import Manifest
 
 _COMPARED = 100
-"""Most files of the same size that one file is compared with. All uncompressed images have the same size."""
+"""Most files of the same size that one file is compared with.
+All uncompressed images have the same size."""
 _PIECE = 2**16  # bytes
 
 

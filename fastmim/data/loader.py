@@ -54,8 +54,8 @@ class LoadedBatch(NamedTuple):
     ids: Tensor
     """Sample ids, (B,) int64."""
     indices: Tensor
-    """Manifest index of each shown image, (B,) int64. Differs from the index in the id where a bad file was replaced.
-    """
+    """Manifest index of each shown image, (B,) int64.
+    Differs from the index in the id where a bad file was replaced."""
     sizes: list[tuple[int, int]]
     """(height, width) of each shown image in pixels, after its EXIF orientation."""
 

@@ -31,13 +31,14 @@ class Manifest:
     root: str
     """Absolute path of the folder that `paths` are relative to."""
     paths: list[str]
-    """POSIX paths. A path is absolute only if a list file names a file outside the folder of the list. A folder that
-    could not be read is listed too, with a slash at the end."""
+    """POSIX paths.
+    A path is absolute only if a list file names a file outside the folder of the list. A folder that could not be read
+    is listed too, with a slash at the end."""
     sizes: list[int]
     """Bytes of each file; 0 if the file is missing or cannot be examined."""
     labels: list[int] | None
-    """Class of each image: the number behind its path in a list file, or the index of its class folder. None unless the
-    list has numbers, or every image lies exactly one folder below the root."""
+    """Class of each image: the number behind its path in a list file, or the index of its class folder.
+    None unless the list has numbers, or every image lies exactly one folder below the root."""
     checksums: list[int] | None = None
     """XXH64 of the bytes of each file (0 = could not be read), written by `fastmim doctor`; else None."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
@@ -116,7 +117,10 @@ class Manifest:
         return manifest
 
     def save(self, path: str) -> None:
-        """Writes the manifest as JSON, atomically. Inside its own root, the manifest can be moved with the folder."""
+        """Writes the manifest as JSON, atomically.
+
+        Inside its own root, the manifest can be moved with the folder.
+        """
         inside = os.path.dirname(os.path.abspath(path)) == self.root
         columns = {"hash": self.hash, "root": "." if inside else self.root}
         columns |= {"paths": self.paths, "sizes": self.sizes, "labels": self.labels}
@@ -125,7 +129,10 @@ class Manifest:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of relative paths and sizes. Sample ids mean the same images in all manifests with the same hash."""
+        """SHA-256 of relative paths and sizes.
+
+        Sample ids mean the same images in all manifests with the same hash.
+        """
         entries = zip(self.paths, self.sizes, strict=True)
         return hashlib.sha256(b"".join(b"%b\0%d\0" % (os.fsencode(path), size) for path, size in entries)).hexdigest()
 

@@ -1,4 +1,7 @@
-"""Prefetching of labels (boxes, label maps) in worker threads, in step with the image loader. May import samples."""
+"""Prefetching of labels (boxes, label maps) in worker threads, in step with the image loader.
+
+May import samples.
+"""
 
 from __future__ import annotations
 

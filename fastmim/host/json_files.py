@@ -1,4 +1,7 @@
-"""Reading JSON that a stranger may have written: limited memory, refusals in plain words. Standard library only."""
+"""Reading JSON that a stranger may have written: limited memory, refusals in plain words.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,10 @@ def is_count(value: Any) -> bool:
 
 
 def put(path: Path, content: str, say: Callable[[str], None]) -> None:
-    """Writes a whole side file, or prints a warning. A folder, link or device of the same name is renamed first."""
+    """Writes a whole side file, or prints a warning.
+
+    A folder, link or device of the same name is renamed first.
+    """
     try:
         _make_way(path, say)
         write(path, content)

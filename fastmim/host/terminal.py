@@ -1,4 +1,7 @@
-"""Output for people: escapes names from outside, and survives output that cannot be written. Standard library only."""
+"""Output for people: escapes names from outside, and survives output that cannot be written.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..host.files import open_regular
 
 MAX_TENSORS = 20_000
-"""Most tensors in a file. The largest published models have a thousand, and a few times that with an optimizer."""
+"""Most tensors in a file.
+The largest published models have a thousand, and a few times that with an optimizer."""
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -29,7 +30,8 @@ DTYPES = {
 }
 """Types that a checkpoint may hold, and their names in the format."""
 MAX_NAME = 1_000
-"""Most characters of a tensor's name. Published models have up to a hundred; wrappers and optimizers add some."""
+"""Most characters of a tensor's name.
+Published models have up to a hundred; wrappers and optimizers add some."""
 _MAX_HEADER = 1 << 24  # bytes: 800 per tensor
 
 

@@ -20,7 +20,8 @@ from ..host.terminal import shown
 NAME = "trace.jsonl"
 """Name of the trace in a run folder."""
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
-"""Fields of a line besides its step. Only samples and masks are the same for every number of processes."""
+"""Fields of a line besides its step.
+Only samples and masks are the same for every number of processes."""
 
 
 class Fingerprint(NamedTuple):
