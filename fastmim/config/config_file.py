@@ -144,7 +144,7 @@ def _dataclasses(value: Any) -> Iterator[Any]:
 
 
 def _other_config(path: Path) -> str:
-    """Returns "; did you mean FILE?" for a config file that does not exist, or the nearest help."""
+    """Returns the end of a message about a missing config file, such as "; did you mean FILE?"."""
     elsewhere = Path(__file__).resolve().parents[2] / path
     if elsewhere.suffix == ".py" and elsewhere.is_file():
         return f"; did you mean {elsewhere}?"

@@ -37,7 +37,7 @@ class MaskData(ImageData):
     names: tuple[str, ...] = ()
     """Names of the classes in result.json; () = their numbers."""
     reduce_zero_label: bool = False
-    """True = in the files, pixels with 0 have no class, and the classes are 1, 2, ... (as in ADE20K)."""
+    """True = pixels with 0 have no class, like pixels with 255, and the classes are 1, 2, ... (ADE20K)."""
     test_mode: Literal["whole", "slide"] = "whole"
     """Treatment of test images: resized as a whole, or seen in windows.
     whole = the image is resized to fit into `size`, and padded. slide = the image is resized to cover `size`, like the

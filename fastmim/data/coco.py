@@ -1,4 +1,4 @@
-"""Annotations in COCO's format, checked, and the boxes and object masks of a sample that is cut from an image.
+"""Annotations in COCO's format: their check, and the boxes and object masks of a sample.
 
 pycocotools (`pip install pycocotools`) draws the polygons. May import parts.
 """
@@ -22,7 +22,8 @@ from .decode import places
 from .manifest import Manifest
 
 Segmentation = list[np.ndarray] | dict[str, Any]
-"""The mask of an object: polygons, each (N,) float64 of x, y, x, y, ... in pixels; or a run-length encoding."""
+"""The mask of an object: polygons or a run-length encoding.
+A polygon is (N,) float64: x, y, x, y, ... in pixels."""
 
 _MAX_PIXELS = 178_956_970  # of an image, as the reader allows
 _MAX_CATEGORIES = 10_000
@@ -182,12 +183,12 @@ class Annotations:
         return replace(manifest, labels=None, **columns)
 
     def of(self, name: str) -> tuple[dict, list[dict]]:
-        """Returns the entry of the image with this file name, and the entries of its objects, except crowds."""
+        """Returns the entry of the image with this file name, and the entries of its objects except crowds."""
         image = self.images[name]
         return image, [entry for entry in self.objects[image["id"]] if not entry["iscrowd"]]
 
     def truth(self, left_out: Container[str] = ()) -> list[dict]:
-        """Returns all objects, including crowds, as ground truth for pycocotools: with encoded masks and with areas.
+        """Returns all objects, including crowds, with encoded masks and areas: pycocotools' ground truth.
 
         Args:
             left_out: file names of images whose objects are left out.
@@ -201,7 +202,7 @@ class Annotations:
         return found
 
     def target(self, name: str, cut: Cut, flip: bool, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Returns the objects that a sample shows, moved with the pixels.
+        """Returns the objects that a sample shows, at their places in the sample.
 
         A box is clipped to the sample. If the window cuts the object itself, its box becomes the box of the visible
         part. Objects without a visible pixel are dropped.
@@ -265,7 +266,7 @@ def _visible(occupied: np.ndarray, lines: np.ndarray) -> slice:
 
 
 def sources(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row and column of the image that are nearest to each row and column of a sample; -1 = padding.
+    """Maps each row and column of a sample to the nearest row and column of the image; -1 = padding.
 
     Args:
         cut: the part of the image that the sample shows.
@@ -302,14 +303,14 @@ def encode(mask: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _mask_library() -> Any:
-    """Returns pycocotools.mask, whose types describe only parts of its values."""
+    """Returns the module pycocotools.mask, whose types are incomplete."""
     from pycocotools import mask
 
     return mask
 
 
 def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """Replaces lists of numbers by arrays while the file is parsed: arrays take a quarter of the memory."""
+    """Replaces lists of numbers by arrays during parsing. Arrays take a quarter of the memory."""
     if isinstance(mask := entry.get("segmentation"), list):
         entry["segmentation"] = [_floats(polygon) for polygon in mask]
     elif isinstance(counts := entry.get("counts"), list):
@@ -340,7 +341,7 @@ def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
         size: (height, width) of the image.
 
     Raises:
-        ValueError: `mask` is not a mask of such an image, or its outline would take too long to draw.
+        ValueError: `mask` does not fit the image, or its outline would take too long to draw.
     """
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
@@ -377,7 +378,10 @@ def _size(size: Any) -> str:
 
 
 def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
-    """Checks that the runs of an encoding, (N,) float64 or compressed text, fill an image of (height, width)."""
+    """Checks that the runs of an encoding fill an image of (height, width).
+
+    The runs are (N,) float64 or compressed text.
+    """
     runs = _uncompressed(counts) if isinstance(counts, str) else counts
     expected = f"segmentation: expected runs that make up the image's {size[0] * size[1]} pixels"
     if not (isinstance(runs, np.ndarray) and len(runs) and bool(((runs >= 0) & (runs == np.floor(runs))).all())):
@@ -388,7 +392,7 @@ def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
 
 
 def _uncompressed(text: str) -> np.ndarray | None:
-    """Returns the runs in COCO's compressed text as (N,) float64; None if the text is not such an encoding.
+    """Returns the runs in COCO's compressed text as (N,) float64; None if the text is damaged.
 
     A character holds 5 bits of a number, low bits first. From the fourth number on, the text holds the difference to
     the number two places before. Source: rleFrString in maskApi.c (cocodataset/cocoapi).
