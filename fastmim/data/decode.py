@@ -133,7 +133,7 @@ class PillowDecoder(Decoder):
             channels: 3 (RGB) or 1 (grayscale).
             interpolation: "bicubic" or "bilinear", antialiased.
             threads: number of threads.
-            pin: True returns page-locked memory. The host need not wait while a GPU copies from such memory.
+            pin: True returns page-locked memory, from which a GPU copies asynchronously.
             limits: limits on one image. By its header, a file beyond the limits is bad.
         """
         self._shape, self._pin, self._threads, self._limits = (*size, channels), pin, threads, limits

@@ -109,7 +109,7 @@ class Report:
     broken: dict[str, str]
     """{path: reason} of the files that training would replace."""
     changed: dict[str, str] | None
-    """{path: difference} of the files that differ from the earlier manifest; None without a manifest."""
+    """{path: difference} of the files that differ from an earlier manifest; None if there is none."""
     unusual: dict[str, list[str]]
     """{kind: paths} of readable but unusual files; the last kind is "tiny"."""
     duplicates: list[list[str]]

@@ -46,7 +46,7 @@ TUNED: dict[str, type | tuple[str, ...]] = {
     f"{_ZERO}stage3_use_all_reduce_for_fetch_params": bool,
     f"{_ZERO}stage3_gather_16bit_weights_on_model_save": bool,
 }
-"""Keys that the file may set, and their types. They change speed, memory or DeepSpeed's output only."""
+"""Keys that the file may set, and their types. These keys change only speed, memory or DeepSpeed's output."""
 _POSITIVE = ("steps_per_print", f"{_ZERO}reduce_bucket_size", f"{_ZERO}sub_group_size")
 
 DECIDED = {
@@ -66,7 +66,7 @@ DECIDED = {
     f"{_ZERO}offload_optimizer.device": "train.offload",
     f"{_ZERO}offload_param.device": "parameters stay on the device",
 }
-"""Keys that the config decides, and the setting that decides each."""
+"""Keys that the config decides, each with the deciding setting."""
 
 _ELSEWHERE = "fastmim does it itself"
 _REMOVED = "DeepSpeed has removed it"
@@ -148,23 +148,24 @@ REFUSED = {
     f"{_ZERO}leaf_module": _ELSEWHERE,
     f"{_ZERO}save_muon_momentum_buffer_in_memory": "there is no such optimizer",
 }
-"""Keys and sections of DeepSpeed, past or present, that a run cannot have, and why."""
+"""Keys and sections of DeepSpeed, past or present, that are refused, each with the reason."""
 
 _KNOWN = {*TUNED, *DECIDED, *REFUSED}
 _SECTIONS = {key[:at] for key in _KNOWN for at, c in enumerate(key) if c == "."} | {"optimizer.params", *REFUSED}
 
 
 def read(file: str, decided: dict[str, Any]) -> dict[str, Any]:
-    """Reads a file; returns the values of `TUNED` keys, by dotted name.
+    """Reads a DeepSpeed file; returns the values of `TUNED` keys, by dotted name.
 
-    The value "auto", as Hugging Face writes it, stands for the config's value. So does a section that is switched off.
+    The value "auto", which Hugging Face uses, means the config's value. A section that is switched off means the same.
 
     Args:
         file: path of the file, `train.deepspeed`.
         decided: the config's values of the keys of `DECIDED`.
 
     Raises:
-        ValueError: the file is no JSON object, or holds keys or values that it must not hold; the message names them.
+        ValueError: the file is no JSON object, or holds keys or values that are not allowed. The message names the
+            keys.
     """
     where = f"train.deepspeed={shown(file)}"
     try:

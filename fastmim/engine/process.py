@@ -1,4 +1,4 @@
-"""The processes of a run: how they meet, and the values that they exchange."""
+"""The processes of a run: their meeting, and the values that they exchange."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True)
 class Process:
-    """This process's place in the run, and its exchanges with the others.
+    """Place of a process in the run, and its exchanges with the other processes.
 
     Every method is collective: all processes call it at the same time.
 
     Attributes:
-        rank: number of this process, from 0.
+        rank: number of the process, from 0.
         world: number of processes in the run.
-        local_rank: number of this process on its machine, from 0.
-        device: device that this process trains on.
+        local_rank: number of the process on its machine, from 0.
+        device: device that the process trains on.
     """
 
     rank: int
@@ -54,7 +54,7 @@ class Process:
         """Returns rank 0's tensor on every process.
 
         Args:
-            value: the tensor on rank 0; ignored on the others.
+            value: the tensor on rank 0; ignored on other ranks.
             shape: shape of the tensor.
             dtype: type of the result.
         """
@@ -68,7 +68,7 @@ class Process:
         return received
 
     def broadcast_number(self, number: float) -> float:
-        """Returns rank 0's number on every process; the others' argument is ignored."""
+        """Returns rank 0's number on every process. The argument of other ranks is ignored."""
         return self.broadcast(torch.tensor(number, dtype=torch.float64), torch.Size(), torch.float64).item()
 
     def gather(self, value: T) -> list[T]:
@@ -83,7 +83,8 @@ class Process:
 def init_distributed(device: str = "auto", deterministic: bool = False) -> Process:
     """Joins the processes that the launcher started, or makes a run of one process.
 
-    The launcher is `deepspeed`, `torchrun`, or whoever set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+    The launcher is `deepspeed`, `torchrun`, or any program that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (nccl).
@@ -138,7 +139,7 @@ def check_launch() -> None:
     """Checks the environment variables by which processes meet.
 
     Raises:
-        ValueError: the variables describe no process of a run.
+        ValueError: the variables contradict each other, or do not describe a process of a run.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT")
     numbers = {name: number for name in names if (number := launched(name, 0)) is not None}

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: their check, and the cost and the progress of training that they show."""
+"""The rows of metrics.jsonl: their check, and the cost and the progress of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_metrics(folder: Path) -> list[Row]:
 
 
 def is_sound(row: Row) -> bool:
-    """True if a row of metrics.jsonl holds the values that its readers rely on."""
+    """True if a row of metrics.jsonl holds valid values."""
     trivial = row.get("trivial", {})
     return (
         is_count(row.get("step"))
@@ -53,7 +53,7 @@ def training_cost(folder: Path, batch: int) -> tuple[float, int]:
 
 
 def verdict(loss: float, trivial: dict[str, float]) -> str:
-    """Names the trivial predictors that a loss is below.
+    """Names the trivial predictors with a higher loss.
 
     Args:
         loss: loss on held-out images.
@@ -72,7 +72,7 @@ def verdict(loss: float, trivial: dict[str, float]) -> str:
 
 
 def progress(folder: Path) -> str:
-    """Compares a run's last loss with the trivial predictors, in words."""
+    """Compares a run's last loss with the losses of the trivial predictors, in words."""
     rows = read_metrics(folder)
     tests = [row for row in rows if "held_out" in row]
     losses = [row["loss"] for row in rows if "loss" in row]
