@@ -31,6 +31,6 @@ def load(path: str | Path) -> tuple[FeatureExtractor, Compose]:
         ValueError: the path is not a run, an export or an official checkpoint, or the weights do not fit the
             description.
     """
-    from .export.load import load as load_encoder  # here, because importing fastmim must not import torch
+    from .export.load import load as load_encoder  # imported here, because importing fastmim must not import torch
 
     return load_encoder(path)

@@ -25,7 +25,7 @@ CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every
 
 def main(argv: list[str]) -> None:
     """Runs the training command with the words after its name."""
-    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run goes on when nobody reads its output
+    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run continues if nobody reads its output
     with steady_output("train.py", patience), Stop(launchers()) as stop:
         run(argv, stop)
 
@@ -44,7 +44,7 @@ def run(argv: list[str], stop: Stop) -> None:
         if speaks and (twice := repeated(argv)):
             print(f"{shown(twice[0])} is given more than once: the last value counts")
 
-    # Imported late: timm and DeepSpeed take seconds, which --help and a refused setting should not cost.
+    # Imported late, because timm and DeepSpeed take seconds. --help and a refused setting should not wait for them.
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
     from fastmim.export.finished_run import EncoderExport

@@ -1,4 +1,7 @@
-"""Settings that every run shares. This module knows only the base classes of parts, never a concrete part."""
+"""Settings that every run shares.
+
+This module knows only the base classes of parts, never a concrete part.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 
-_MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # of a field
+_MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # regular expressions of a field, and their characters
 
 
 @dataclass(frozen=True)
@@ -210,8 +213,8 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto = a GPU if there is one."""
     deepspeed: str | None = None
-    """JSON file of further DeepSpeed settings, merged into the settings that fastmim derives. A conflict is named and
-    refused."""
+    """JSON file of further DeepSpeed settings, merged into the settings that fastmim derives.
+    A conflict is named and refused."""
     max_skipped: int = 5
     """Consecutive updates that may be skipped for a non-finite loss or gradient before the run stops.
     autocast-fp16 allows 16 more updates, in which the loss scale falls from 65536 to 1."""
@@ -238,7 +241,7 @@ class Run:
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
-    """Run folder whose newest checkpoint gives a new run its weights; None = random weights from train.seed.
+    """Run folder whose newest checkpoint gives a new run its weights; None = weights from train.seed.
     The folder may be the output of `fastmim convert`. Runs other than pre-training take only the encoder, and also
     accept an exported encoder. The run takes data.mean and data.std from that folder, and the settings of the network
     that do not fit the weights. Updates, optimizer state and schedule start afresh."""

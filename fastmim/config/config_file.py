@@ -78,7 +78,7 @@ def load(path: str | Path) -> Experiment:
     token = _running.set((*running, file))
     try:
         config = runpy.run_path(str(path)).get("config")
-    except (Exception, SystemExit) as error:  # a config file is the user's own code: it can raise anything
+    except (Exception, SystemExit) as error:  # a config file is the user's own code, which can raise any error
         raise ValueError(_locate(path, error)) from error
     finally:
         _running.reset(token)
@@ -101,7 +101,7 @@ def load(path: str | Path) -> Experiment:
 
 
 def _kind_of(config: object) -> str:
-    """Says what a config file defines as `config` instead of an Experiment."""
+    """Describes the `config` of a config file that is no Experiment."""
     if config is None:
         return "none"
     return "a class" if isinstance(config, type) else type(config).__name__
@@ -180,6 +180,6 @@ def _locate(path: Path, error: BaseException) -> str:
 
 
 def _no_field(part: type[DataclassInstance], name: str) -> str:
-    """Says that a class has no field of a name, and which of its fields is nearest."""
+    """Returns a message about an unknown field of a class, with the nearest field."""
     near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(part)], n=1, cutoff=0.0)
     return f"{part.__name__} has no field {name}" + (f"; nearest: {near[0]}" if near else "")

@@ -11,7 +11,7 @@ from ..host.command import nearest
 from .base import PARTS, family, is_own
 from .fields import brief, check_types
 
-_LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
+_LONGEST = 4096  # most values of a list, or characters of a text such as a path
 
 
 def to_json(value: Any) -> Any:
@@ -70,7 +70,12 @@ def _from_json(value: Any, recipe: ModuleType, name: str) -> Any:
     try:
         built = part(**inner)
         check_types(built, f"{name}." if name else "")
-    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
+    except (
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        LookupError,
+    ) as error:  # from a check that cannot compare the value
         raise ValueError(f"{where}config part {stated} holds a value of another type than its fields have") from error
     return built
 

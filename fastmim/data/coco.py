@@ -25,10 +25,10 @@ Segmentation = list[np.ndarray] | dict[str, Any]
 """The mask of an object: polygons or a run-length encoding.
 A polygon is (N,) float64: x, y, x, y, ... in pixels."""
 
-_MAX_PIXELS = 178_956_970  # of an image, as the reader allows
+_MAX_PIXELS = 178_956_970  # largest image that the reader accepts
 _MAX_CATEGORIES = 10_000
 _MAX_OUTLINE = 10**6  # pixels of an object's outline; drawing takes time and memory for each pixel
-_MAX_POLYGONS = 1000  # of an object; the time to merge polygons grows with their square
+_MAX_POLYGONS = 1000  # polygons of an object; the time to merge them grows with the square of their number
 
 
 class Annotations:
@@ -81,7 +81,7 @@ class Annotations:
             self.images[kept["file_name"]], self.objects[kept["id"]] = kept, []
             sizes[kept["id"]] = kept["height"], kept["width"]
         if not images or not len(images) == len(self.images) == len(self.objects):
-            raise ValueError(f"{name}: expected images, each with an id and a file_name of its own")
+            raise ValueError(f"{name}: expected images, each with its own id and file_name")
         for number, entry in enumerate(entries, 1):
             if not isinstance(entry, dict):
                 raise ValueError(f"{name}: annotations[{number - 1}]: expected an object, got {short(entry)}")
@@ -108,7 +108,7 @@ class Annotations:
             found[entry["id"]] = entry["name"]
         if not 0 < len(found) == len(categories) <= _MAX_CATEGORIES:
             raise ValueError(
-                f"{shown(self.path)}: expected 1 to {_MAX_CATEGORIES} categories, each with an id of its own, got "
+                f"{shown(self.path)}: expected 1 to {_MAX_CATEGORIES} categories, each with its own id, got "
                 f"{len(categories)} with {len(found)} ids"
             )
         return dict(sorted(found.items()))
@@ -174,7 +174,7 @@ class Annotations:
             )
         kept = [i for name, i in index.items() if name in self.images and (not with_objects or self.of(name)[1])]
         if not kept:
-            raise ValueError(f"{shown(self.path)} has no object to learn from: all are crowds, or there are none")
+            raise ValueError(f"{shown(self.path)} has no object to learn from: it has no objects, or only crowds")
         columns = {
             name: [getattr(manifest, name)[i] for i in kept]
             for name in ("paths", "sizes", "checksums")
@@ -347,14 +347,14 @@ def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
     if isinstance(mask, dict):
         if mask.get("size") != list(size):
-            raise ValueError(f"its mask is of {_size(mask.get('size'))} pixels, its image of {_size(list(size))}")
+            raise ValueError(f"the mask has {_size(mask.get('size'))} pixels, the image {_size(list(size))}")
         return {"size": list(size), "counts": _counts(mask.get("counts"), size)}
     height, width = size
     expected = f"expected x, y, x, y, ... within an image of {height} x {width} pixels"
     if not isinstance(mask, list):
         raise ValueError(f"segmentation: {expected}, got {short(mask)}")
     if any(polygon is None for polygon in mask):
-        raise ValueError(f"segmentation: {expected}, got something else than numbers")
+        raise ValueError(f"segmentation: {expected}, got a value that is no number")
     mask = [polygon for polygon in mask if len(polygon) >= 6]  # fewer than 3 points have no area
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")

@@ -20,7 +20,7 @@ from ..parts import Crop, Cut
 _ATTEMPTS = 10
 _DRAWS_PER_ATTEMPT = 4
 _LONGEST = 16  # largest aspect ratio in `SimpleResizedCrop`
-_COVER = 4  # times the scale of `fit` = "inside" that "cover" uses at most
+_COVER = 4  # largest scale of `fit` = "cover", relative to the scale of "inside"
 
 
 @dataclass(frozen=True)

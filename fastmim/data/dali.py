@@ -107,7 +107,7 @@ class DaliDecoder(Decoder):
         return f"DALI on {self._device}, {self._threads} threads ({formats}); other files: {self._pillow.describe()}"
 
     def close(self) -> None:
-        # This pool first: calls that are running may still need Pillow's decoder.
+        # This pool ends first, because running calls may still need Pillow's decoder.
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pillow.close()
 
@@ -201,7 +201,7 @@ class DaliDecoder(Decoder):
             axes=(0, 1),
             output_type=self._output_type,
             adjust_orientation=False,
-            jpeg_fancy_upsampling=True,  # as DALI does on the CPU
+            jpeg_fancy_upsampling=True,  # the default of DALI on the CPU
             device="gpu" if self._stream else "cpu",
         )
 

@@ -168,7 +168,7 @@ class PillowDecoder(Decoder):
             for change in job.changes:
                 image = change(image)
             out[:] = np.asarray(image).reshape(out.shape)
-            job.pad(out, places)  # again, as the changes may have coloured the padding
+            job.pad(out, places)  # again, because the changes may have coloured the padding
         return None
 
     def describe(self) -> str:

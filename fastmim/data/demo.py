@@ -26,8 +26,8 @@ from .image import open_image
 
 Part = Literal["all", "train", "held_out"]
 
-# Only photographs inside the wheels: scikit-image would download the others. Left out are drawings, a second view of
-# the motorcycle, and textures of grass and gravel, where hidden patches are hard to predict.
+# Only photographs inside the wheels, because scikit-image would download the others. The list leaves out drawings, a
+# second view of the motorcycle, and textures of grass and gravel, whose hidden patches are hard to predict.
 _PHOTOGRAPHS = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/brick.png"),

@@ -33,7 +33,7 @@ _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # difference of colours on the 0..1 scale that is worth advice
 _NAMED = 5  # most files in a row of the report
 _SCALE = "scale them to the full range of 16 bits, or write 8-bit files"
-_SPLIT = "write each to a file of its own to train on all"
+_SPLIT = "write each to its own file to train on all"
 _LOOKS = 8  # images that `first_look` examines
 
 _KINDS: dict[str, Callable[[Header], bool]] = {
@@ -339,8 +339,8 @@ def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]
         found.append(f"images of more than 8 bits lose levels ({levels}): {_SCALE}")
     for count, what in ((frames, "several pages or frames, of which the first is used"), (bands, "unused bands")):
         if count:
-            found.append(f"{count} of {len(files)} images looked at have {what}")
-    return found + ["`fastmim doctor` looks at all images"] * bool(found)
+            found.append(f"{count} of {len(files)} examined images have {what}")
+    return found + ["`fastmim doctor` examines all images"] * bool(found)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def memory_needed(file: File) -> int:
     if header.orientation > 1:
         per_pixel += 1 if single else 4
     parts = 0 if header.format == "bmp" else header.parts  # the run lengths of a BMP are not kept
-    copies = 4 if header.format in ("webp", "avif") else 2  # of the file: these decoders take the whole file
+    copies = 4 if header.format in ("webp", "avif") else 2  # copies of the file; these decoders take the whole file
     return copies * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
 
 
@@ -148,7 +148,7 @@ def decode_upright(file: File) -> Image.Image:
     try:
         # With a fixed format, Pillow never starts an external interpreter, such as Ghostscript, for a disguised file.
         with Image.open(io.BytesIO(file.data.data), formats=(header.format.upper(),)) as image:
-            # Another size than the header's would need more memory than is reserved; the check below refuses it.
+            # An image larger than its header says would need more memory than is reserved. The check below refuses it.
             if image.width * image.height == header.width * header.height:
                 image.load()
                 # Pillow itself turns a TIFF.
@@ -188,7 +188,7 @@ def seen_size(file: File) -> tuple[int, int]:
     return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
 
 
-_SHARE = 4  # times the limit of one image that all threads may use together
+_SHARE = 4  # memory of all threads together, in limits of one image
 
 
 class _Used:

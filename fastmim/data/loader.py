@@ -309,7 +309,7 @@ class _BatchInProgress:
         """
         self._loader, self._samples, self._pool = loader, samples, pool
         self.left_out: dict[int, str] = {}
-        self._rows = list(range(len(samples)))  # rows of the requested batch that are left
+        self._rows = list(range(len(samples)))  # rows of the requested batch that are not left out
         self._indices = [
             sample.image if pool is None else loader._quarantine.resolve(sample.image, pool) for sample in samples
         ]
@@ -414,10 +414,7 @@ def open_loader(
     """
     channels = data.image.channels
     if channels not in (1, 3):
-        raise ValueError(
-            f"images have 3 channels (RGB) or 1 (grayscale), as that is what image files decode to; "
-            f"data.mean has {channels}"
-        )
+        raise ValueError(f"data.mean: expected 3 channels (RGB) or 1 (grayscale), as in image files, got {channels}")
     threads = data.workers or share_of_cores()
     settings = data.size, channels, data.crop.interpolation, threads
     limits = limits_of(data)

@@ -18,7 +18,7 @@ from .scan import describe_reasons, scan_folder, scan_list
 
 MAX_IMAGES = 2**32  # a sample id holds the index in 32 bits
 
-_FIRST = 100  # files of a saved manifest of which one must exist
+_FIRST = 100  # at least one of the first files of a saved manifest must exist
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Manifest:
     sizes: list[int]
     """Bytes of each file; 0 if the file is missing or cannot be examined."""
     labels: list[int] | None
-    """Class of each image: the number after its path in a list file, or the index of its class folder. None if the list
-    has no numbers, or if an image of a folder is not exactly one folder below the root."""
+    """Class of each image: the number after its path in a list file, or the index of its class folder.
+    None if the list has no numbers, or if an image of a folder is not exactly one folder below the root."""
     checksums: list[int] | None = None
     """XXH64 of the bytes of each file (0 = could not be read), written by `fastmim doctor`; else None."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False)

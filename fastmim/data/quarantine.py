@@ -24,7 +24,7 @@ from ..host.terminal import shown
 from ..samples import Stream
 from .manifest import Manifest
 
-_ATTEMPTS = 64  # substitutes of an image
+_ATTEMPTS = 64  # largest number of substitutes of an image
 
 
 class BadFilesError(ValueError):
@@ -130,11 +130,11 @@ class Quarantine:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             self._read_named(list_file)
             if path not in self._named:
-                # A process killed while writing leaves half a line; the new line starts on a line of its own.
+                # A process that was killed while writing leaves half a line, which must not join the new line.
                 size = os.fstat(file.fileno()).st_size
                 gap = "\n" * (size > self._offset)
                 line = f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode()
-                if file.write(line) != len(line):  # a full disk takes a part
+                if file.write(line) != len(line):  # a full disk accepts only a part
                     os.ftruncate(file.fileno(), size)
                     raise OSError("no space left")
 

@@ -99,7 +99,7 @@ def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tu
     unread: list[Entry] = []
     left_out: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    # Real folders come before links to folders, so that an image gets its real path where possible.
+    # Real folders come before links to folders, so that an image gets its real path if possible.
     folders, links = [""], []
     inside, told, patience = os.path.join(os.path.realpath(root), ""), False, time.monotonic() + _LONG
     while folders or links:
@@ -110,7 +110,7 @@ def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tu
             say(f"{shown(prefix[:-1])} is a link out of the folder, to {shown(target)}: images there are listed too")
             told = True
         if time.monotonic() > patience:
-            say(f"listing goes on: {len(found)} images in {len(seen)} folders so far, now in {shown(prefix)}")
+            say(f"still listing: {len(found)} images in {len(seen)} folders so far, now in {shown(prefix)}")
             patience = time.monotonic() + _LONG
         try:
             status = _retried(os.stat, folder)
@@ -338,8 +338,8 @@ def _encoding(path: str, head: bytes) -> tuple[str, str]:
 
 def _name_and_label(folder: str, line: str) -> tuple[str, int | None]:
     """Splits a line of a list into a path and a label."""
-    # A name may hold spaces and end in a number. So a label is expected only behind the extension of an image, or if
-    # no file is named like the whole line.
+    # A name may hold spaces and end in a number. So a label is expected only after the extension of an image, or if
+    # no file has the whole line as its name.
     name, *rest = line.rsplit(None, 1)
     label = rest[0] if rest else ""
     number = len(label) <= len(str(MAX_LABEL)) and label.isascii() and label.isdigit() and int(label) < MAX_LABEL

@@ -46,7 +46,8 @@ TUNED: dict[str, type | tuple[str, ...]] = {
     f"{_ZERO}stage3_use_all_reduce_for_fetch_params": bool,
     f"{_ZERO}stage3_gather_16bit_weights_on_model_save": bool,
 }
-"""Keys that the file may set, and their types. These keys change only speed, memory or DeepSpeed's output."""
+"""Keys that the file may set, and their types.
+These keys change only speed, memory or DeepSpeed's output."""
 _POSITIVE = ("steps_per_print", f"{_ZERO}reduce_bucket_size", f"{_ZERO}sub_group_size")
 
 DECIDED = {
@@ -105,9 +106,9 @@ REFUSED = {
     "disable_python_gc": _ELSEWHERE,
     "vocabulary_size": "there is no vocabulary",
     "aio": "nothing is offloaded to disks",
-    "compile": "it would change what is computed",
+    "compile": "it would change the results",
     "hybrid_engine": "it is for generating text",
-    "weight_quantization": "it would change what is computed",
+    "weight_quantization": "it would change the results",
     "pipeline": "there is no pipeline",
     "tensor_parallel": "there is no tensor parallelism",
     "expert_parallel": "there are no experts",
@@ -127,7 +128,7 @@ REFUSED = {
     f"{_ZERO}cpu_offload_use_pin_memory": "write offload_optimizer.pin_memory",
     f"{_ZERO}offload_param": "parameters stay on the device",
     f"{_ZERO}offload_optimizer": "train.offload keeps the optimizer state in host memory; only pin_memory is free",
-    f"{_ZERO}zenflow": "it would change what is computed",
+    f"{_ZERO}zenflow": "it would change the results",
     f"{_ZERO}compute_grad_norm": "the norm is logged",
     f"{_ZERO}load_from_fp32_weights": "fastmim reads checkpoints itself",
     f"{_ZERO}elastic_checkpoint": "fastmim reads checkpoints itself",
@@ -138,9 +139,9 @@ REFUSED = {
     f"{_ZERO}mics_shard_size": _REMOVED,
     f"{_ZERO}mics_hierarchical_params_gather": _REMOVED,
     f"{_ZERO}zeropp_loco_param": _REMOVED,
-    f"{_ZERO}zero_quantized_weights": "it would change what is computed",
-    f"{_ZERO}zero_quantized_nontrainable_weights": "it would change what is computed",
-    f"{_ZERO}zero_quantized_gradients": "it would change what is computed",
+    f"{_ZERO}zero_quantized_weights": "it would change the results",
+    f"{_ZERO}zero_quantized_nontrainable_weights": "it would change the results",
+    f"{_ZERO}zero_quantized_gradients": "it would change the results",
     f"{_ZERO}stage3_gather_fp16_weights_on_model_save": "write stage3_gather_16bit_weights_on_model_save",
     f"{_ZERO}stage3_allgather_sequential": _ELSEWHERE,
     f"{_ZERO}override_module_apply": _ELSEWHERE,

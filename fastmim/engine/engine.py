@@ -93,7 +93,7 @@ class Engine:
         self._seed = config.train.seed
         if self.precision == "fp32":  # convolutions would round to TF32 by default
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        # Copied before the cast to bf16: a bf16 copy of a position table is not the table.
+        # Copied before the cast to bf16, which would round a position table.
         frozen = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if not p.requires_grad}
         module.to(process.device)
         if self.precision == "bf16-master" and self.stage == 0:

@@ -96,9 +96,9 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is cuda, but torch sees no GPU: use train.device=cpu or auto")
     cuda = device != "cpu" and torch.cuda.is_available()
-    os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads it once, on import
+    os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads this variable once, on import
     if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads this variable when it starts
         torch.use_deterministic_algorithms(True)
     import deepspeed
 
@@ -109,7 +109,7 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     if not dist.is_initialized():  # an earlier run in this process set the variables itself
         check_launch()
     alone = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
-    if alone:  # DeepSpeed looks these up, and searches for MPI when they are missing
+    if alone:  # DeepSpeed searches for MPI if these variables are missing
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     os.environ.setdefault("LOCAL_RANK", "0")
     rank, world, local_rank = launched("RANK", 0) or 0, launched("WORLD_SIZE", 1) or 1, launched("LOCAL_RANK", 0) or 0
@@ -120,13 +120,13 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
         if world > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(share_of_cores())
     if not dist.is_initialized():
-        # One process keeps its store in memory, so that it needs no port, which another run could hold.
+        # A single process keeps its store in memory. So it needs no port, which another run could hold.
         store: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1} if alone else {}
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **store)
         except RuntimeError as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            cause = "that port is taken (EADDRINUSE)" if "EADDRINUSE" in str(error) else "not all of them came"
+            cause = "that port is taken (EADDRINUSE)" if "EADDRINUSE" in str(error) else "not all of them arrived"
             raise ValueError(
                 f"expected {world} processes to meet at {where}, but {cause}: start all of them, or name another port "
                 "(deepspeed --master_port, torchrun --rdzv-endpoint)"

@@ -107,7 +107,7 @@ def deepspeed_config(config: Experiment, world: int, precision: str) -> dict[str
     }
     settings = {**defaults, **derived}
     if train.deepspeed is not None:
-        # The file is compared with the config, also where fastmim does the work and DeepSpeed has other settings.
+        # The file is compared with the config, also if fastmim does the work and DeepSpeed has other settings.
         decided = dict.fromkeys(deepspeed_file.DECIDED) | {
             **{key: derived[key] for key in derived if key in deepspeed_file.DECIDED},
             "gradient_clipping": config.optim.clip or 0.0,

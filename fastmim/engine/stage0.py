@@ -64,7 +64,9 @@ class Stage0Optimizer(torch.optim.Optimizer, ABC):
                     p.grad_dtype = torch.float32
                     self.masters[name] = nn.Parameter(p.detach().float())
         groups = [{**group, "params": [self.masters[name] for name in group["names"]]} for group in groups]
-        construct: Any = super().__init__  # of the optimizer of torch or timm that a subclass names second
+        construct: Any = (
+            super().__init__
+        )  # the constructor of torch's or timm's optimizer, the second base of each subclass
         construct(groups, lr=0.0, **settings)
         self.clip = clip
         self.loss_scaling = loss_scaling

@@ -56,11 +56,9 @@ def misread(text: str) -> str | None:
     if text.strip().lower() in _NONE:
         return f"{text.strip()!r}"
     if re.match(r"[A-Za-z]:\\|\\\\", text):
-        return f"{shown(text)!r}, a path of Windows; write it with /"
+        return f"{shown(text)!r}, a Windows path; write it with /"
     if text.startswith("~"):
-        return (
-            f"{shown(text)!r}, where nothing has put a folder for the ~: the shell does so after a space, not after ="
-        )
+        return f"{shown(text)!r}, in which the shell has not replaced the ~: write a space, not =, before the path"
     return None
 
 
@@ -137,7 +135,7 @@ class Parser(argparse.ArgumentParser):
         """Ends the process with one line and exit status 2."""
         message = message.removeprefix("argument ")
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
-            message = f"{missing[1]}: missing; `{self.prog} --help` says what it is"
+            message = f"{missing[1]}: missing; `{self.prog} --help` describes it"
         message = re.sub(r"expected (one|at least one) argument$", r"expected a value, got nothing", message)
         message = re.sub(r"expected (\d+) arguments$", r"expected \1 values", message)
         message = re.sub(r"ignored explicit argument", r"expected no value, got", message)
@@ -157,7 +155,7 @@ class Parser(argparse.ArgumentParser):
         """Returns an error message about words that belong to no option."""
         word = words[0].split("=")[0]
         if not word.startswith("-"):
-            return f"{shown(word)}: one argument too many; `{self.prog} --help` lists what there is"
+            return f"{shown(word)}: one argument too many; `{self.prog} --help` lists the arguments"
         options = [name[2:] for name in self._option_string_actions if name.startswith("--") and name != "--help"]
         hint = nearest(word.lstrip("-"), options).replace(": ", ": --")
         hint = hint or "; there are " + ", ".join(f"--{name}" for name in options) if options else ""
@@ -263,7 +261,7 @@ def refusing(
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # such as `| head`, which has read enough
+    except BrokenPipeError:  # the reader, such as `| head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -55,7 +55,7 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"{shown(path)}: expected at most {limit} bytes, found more")
-        # Read only the present size: files in /proc report 0 and never end, and others may grow.
+        # Read only the present size, because files in /proc report 0 and never end, and other files may grow.
         return file.read(size)
 
 

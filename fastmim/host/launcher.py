@@ -37,7 +37,7 @@ def share_of_cores() -> int:
     Raises:
         ValueError: an environment variable holds no valid number; see `launched`.
     """
-    # torchrun sets the first, DeepSpeed the second. A run started by hand is assumed to be on one machine.
+    # torchrun sets the first name, DeepSpeed the second. A run started by hand is assumed to be on one machine.
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     processes = next((found for name in names if (found := launched(name, 1))), 1)
     return max(1, len(os.sched_getaffinity(0)) // processes)

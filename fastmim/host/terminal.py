@@ -163,7 +163,7 @@ class SteadyStream:
         while data:
             seconds = 0 if self._dropping else self._patience
             if not ready.poll(None if seconds is None else 1000 * seconds):
-                raise BlockingIOError(0, "nobody reads it")
+                raise BlockingIOError(0, "no program reads it")
             with contextlib.suppress(BlockingIOError):
                 data = data[os.write(self._descriptor, data[:_PIECE]) :]
 

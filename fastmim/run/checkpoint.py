@@ -331,8 +331,8 @@ def _differs(name: str, size: int, expected: Any) -> str:
 def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
     """Removes every checkpoint except `newest` and the `keep` - 1 earlier valid checkpoints."""
     others = [path for path in _newest_first(folder) if path != newest]
-    # One of the same step is superseded; one of a later step comes last. Sorting is stable, so the rest stays newest
-    # first.
+    # The new checkpoint replaces others of the same step. Checkpoints of later steps come last. Sorting is stable, so
+    # the rest stays newest first.
     candidates = sorted((path for path in others if _order(path)[0] != step), key=lambda path: _order(path)[0] > step)
     kept: list[Path] = []
     for path in candidates:
@@ -342,7 +342,7 @@ def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
         if path not in kept:
             trash = folder / f"trash-{path.name}"
             os.rename(path, trash)
-            # Durable before the first unlink, as a power cut must not give a half-deleted checkpoint its name back.
+            # Durable before the first unlink: a power cut must not give a half-deleted checkpoint its name back.
             _fsync_folder(folder)
             _remove(trash)
 

@@ -38,7 +38,7 @@ def starting(folder: Path) -> Iterator[BinaryIO]:
         held = lock(folder)
         yield held
     except BaseException:
-        if new and held:  # otherwise it is the lock of a process that came first
+        if new and held:  # otherwise the lock belongs to a process that came first
             with contextlib.suppress(OSError):
                 os.unlink(folder / "lock")
         for path in made:
@@ -82,7 +82,7 @@ def lock(folder: Path) -> BinaryIO:
     if not _is_at(file, folder / "lock"):  # a process that was refused has just removed the lock
         file.close()
         return lock(folder)
-    with contextlib.suppress(OSError):  # on a full disk the lock holds too, but names no process
+    with contextlib.suppress(OSError):  # on a full disk the lock works too, but names no process
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file

@@ -11,7 +11,7 @@ from pathlib import Path
 _LAUNCHERS = ("deepspeed", "ds", "torchrun")
 _LAUNCHER_MODULES = ("deepspeed.launcher", "torch.distributed.")
 _PROC = os.path.exists("/proc/self/stat")
-_STATE, _PARENT, _START = 0, 1, 19  # fields of /proc/<pid>/stat behind the name, see proc(5)
+_STATE, _PARENT, _START = 0, 1, 19  # fields of /proc/<pid>/stat after the name, see proc(5)
 
 
 def launchers() -> dict[int, str | None]:

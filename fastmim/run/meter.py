@@ -119,7 +119,7 @@ class Meter:
             if batch is None:
                 return
             yield batch
-            self.micro_batches += 1  # the next batch is asked for, so this one is trained on
+            self.micro_batches += 1  # the caller asks for the next batch, so it has trained on this batch
 
     def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
         """Records the result of one update, without reading from the device.

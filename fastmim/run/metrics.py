@@ -9,7 +9,10 @@ from typing import Any
 from ..host.records import Row, is_count, read_rows
 
 NOT_FINITE = "nothing: the last loss is not finite"
-_MOST_PREDICTORS, _LONGEST_NAME = 10, 40  # in a row; fastmim writes three short names
+_MOST_PREDICTORS, _LONGEST_NAME = (
+    10,
+    40,
+)  # predictors in a row, and characters of a name; fastmim writes three short names
 
 
 def read_metrics(folder: Path) -> list[Row]:

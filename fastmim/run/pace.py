@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 
 MINUTE = 60.0
-_SOON = 25.0  # seconds; the first line comes before twice as many have passed
+_SOON = 25.0  # seconds; the first line comes within twice this time
 _LINES = 3  # log lines over which a rise is smoothed
-_MARGIN = 1.25  # times the loss of the first line
+_MARGIN = 1.25  # multiple of the first line's loss that counts as a rise
 
 
 class Pace:
@@ -106,7 +106,7 @@ class RiseDetector:
             return None
         self._recent.append(loss)
         smooth = sum(self._recent) / len(self._recent)
-        # Fewer lines must be twice as far above.
+        # With fewer lines, the loss must be twice as high.
         margin = _MARGIN if len(self._recent) == _LINES else 2 * _MARGIN
         if self._said or smooth <= margin * self._start:
             return None

@@ -16,8 +16,8 @@ from datetime import timedelta
 from torch._C._distributed_c10d import TCPStore
 
 _ENDED = 1 << 40  # added to the number of a process that has ended normally
-_LOOKS = 8  # looks in a timeout
-_EARLY = 3  # looks without a sign of life that are enough when a collective has failed
+_LOOKS = 8  # looks of the thread in a timeout
+_EARLY = 3  # looks without a sign of life that prove a loss after a failed collective
 
 
 class Peers:
@@ -34,7 +34,7 @@ class Peers:
         self._interval = min(2.0, timeout / _LOOKS)
         self._kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._prefix = f"fastmim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-        # Torch's own connection may be waiting for an answer, so this is another one.
+        # A second connection, because torch's own connection may be waiting for an answer.
         self._store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
@@ -64,7 +64,7 @@ class Peers:
         self._still += elapsed
         if self._failed or self._still > self.timeout - 2 * self._interval:
             return self._store_is_gone()
-        # Looks are counted, not seconds, as a machine that was suspended has lost nobody.
+        # Looks are counted, not seconds, because a suspended machine has lost no process.
         enough = _EARLY if early else max(_EARLY, int(self.timeout / self._interval) - 2)
         silent = [rank for rank, looks in self._silent.items() if looks >= enough]
         if silent:

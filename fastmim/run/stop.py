@@ -29,8 +29,8 @@ _SIGNALS = {getattr(signal, name): code for code, name in enumerate(_REASONS[:5]
 _LAUNCHER_GONE = 5
 _CHECK_SECONDS = 1.0
 _TICK = 0.1  # seconds between two looks of the watcher
-_GRACE = 3.0  # seconds from a signal in which an update may end and be saved in the usual way
-_SHORT = 1.0  # the same while this process has finished no update
+_GRACE = 3.0  # seconds after a signal in which an update may end and be saved as usual
+_SHORT = 1.0  # the same, before this process has finished an update
 _CONTINUES = "the same command continues"
 _STOPPED = "stopped by "
 
@@ -286,7 +286,7 @@ class Stop:
             self.leave(f"{_STOPPED}{name} before the first update", 128 + getattr(signal, name, signal.SIGTERM))
         if peers is not None and (words := peers.lost(_TICK)):
             self._lost_since = self._lost_since or now
-            # This process may be about to refuse the same, in its own words.
+            # This process may be about to print the same refusal in its own words.
             if " refused: " not in words or now > self._lost_since + _GRACE:
                 self.leave(words)
         if not self._since or rescue is None:
@@ -295,7 +295,7 @@ class Stop:
         early = done == self._first and self._next == _CONTINUES
         if now <= self._since + (_SHORT if early else _GRACE):
             return
-        needs_all = done != saved and not rescue.can_save()  # which can save together at the end of an update
+        needs_all = done != saved and not rescue.can_save()  # all processes can save together at the end of an update
         if needs_all and peers is not None and peers.all_alive and now < self._since + peers.timeout:
             return
         self.tell(f"was {_STOPPED}{name}")

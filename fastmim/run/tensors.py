@@ -48,7 +48,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if length > _MAX_HEADER:
             raise ValueError(f"expected a safetensors file with a header of at most {_MAX_HEADER} bytes, got {length}")
         try:
-            # Opened by its number, as the library opens no path that is not UTF-8.
+            # Opened by the file's number, because the library opens no path that is not UTF-8.
             with safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as opened:
                 names = list(opened.keys())
                 check_names(names)
