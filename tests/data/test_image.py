@@ -100,7 +100,7 @@ def run_lengths(data: bytes) -> bytes:
 def avif_of_another_size() -> bytes:
     """Returns an AVIF whose box says 64 x 64 pixels, while its AV1 data say 9000 x 9000."""
     data = save(Image.new("RGB", (64, 64)), "AVIF", speed=10)
-    # In the sequence header of a still picture, the sizes follow 13 bits. Their length stands before them.
+    # The sequence header of a still picture: 10 bits, the lengths of both sizes (4 bits each), the sizes.
     at = data.index(b"\x12\x00\x0a") + 4
     bits = 0b000_1_1_00000 << 4 | 13
     header = (bits << 4 | 13) << 28 | 8999 << 14 | 8999

@@ -29,7 +29,7 @@ def blocks(height, width, seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Makes seven JPEG images and another one. A pixel's gray level is 20 times its label."""
+    """Makes seven JPEG images and a PNG image, with label maps. A gray level is 20 times the label."""
     for i in range(8):
         labels = blocks(60 + 9 * i, 80 - 3 * i, i)
         kind = "jpg" if i else "png"

@@ -30,7 +30,7 @@ def test_every_sample_once_an_epoch_in_1000_layouts():
         updates = -(-epochs * n * repeats // global_batch)
         seen = torch.cat([torch.cat(update(sampler, s, world, micro, accumulation)) for s in range(updates)])
         assert len(seen) == updates * global_batch
-        # The last update may reach into a later epoch. The stream's length tells how many samples it took there.
+        # The last update may reach into a later epoch, whose samples do not count here.
         seen = seen[seen >> 40 < epochs].sort().values
         pairs = [sample_id(torch.arange(n), e, r) for e in range(epochs) for r in range(repeats)]
         assert torch.equal(seen, torch.cat(pairs).sort().values)

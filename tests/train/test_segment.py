@@ -96,7 +96,7 @@ def test_processes_do_not_count(undisturbed, shapes, tmp_path):
 
 
 def test_it_learns(tmp_path):
-    """The class is the bright part of a noisy image."""
+    """Bright pixels of a noisy image are one class, dark pixels the other."""
     generator = np.random.default_rng(0)
     for part in ("train", "test"):
         for kind in (part, f"{part}_masks"):
