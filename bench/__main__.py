@@ -1,7 +1,5 @@
 """Runs one benchmark: `python -m bench NAME ...`; without a name, lists the benchmarks."""
 
-# May import fastmim.host; the module of a command is imported when the command runs.
-
 from __future__ import annotations
 
 import importlib

@@ -9,8 +9,6 @@ Each part is one process, or several at once. It may use its own seconds and tho
 and rows go to one archive, which is written anew after each part: gpu_check.tar.gz in $OUT, or else in --out.
 """
 
-# May import torch and bench.
-
 from __future__ import annotations
 
 import os

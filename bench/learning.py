@@ -12,8 +12,6 @@ blocks decides: in methods without a decoder (SimMIM, A2MIM) the last blocks tur
 exit status is 1 if a run is not better in accuracy, or, without an accuracy, in loss.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """Command lines of the benchmarks: the options that several of them share."""
 
-# May import torch and fastmim.host.
-
 from __future__ import annotations
 
 import argparse

@@ -4,8 +4,6 @@ A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of N
 these tables only, so that no number outlives the code that it was measured on.
 """
 
-# May import bench.
-
 from __future__ import annotations
 
 import re

@@ -3,8 +3,6 @@
 A row must hold the command that measured it, and no path of a machine.
 """
 
-# May import torch and fastmim_kernels.
-
 from __future__ import annotations
 
 import argparse

@@ -1,7 +1,5 @@
 """Fair timing: calls that take turns, the time of a device apart from that of its host, and the machine's limits."""
 
-# May import torch.
-
 from __future__ import annotations
 
 import functools

@@ -5,8 +5,6 @@ load or store is below 64 bits is marked as narrow. The exit status is 1 if a ke
 shared memory than the GPU has.
 """
 
-# May import fastmim_kernels and bench.
-
 from __future__ import annotations
 
 import collections

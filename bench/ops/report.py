@@ -4,8 +4,6 @@ The page compares the newest row of every op, case and machine with its target, 
 target. It also holds lower bounds of the time on an H200, figures of the compiled code, and a roofline plot.
 """
 
-# May import bench and fastmim_kernels.
-
 from __future__ import annotations
 
 import importlib

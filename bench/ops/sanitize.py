@@ -5,8 +5,6 @@
 torch's cache of GPU memory is off, so each tensor is an allocation of its own and an access beside it is seen.
 """
 
-# May import fastmim_kernels and bench.
-
 from __future__ import annotations
 
 import importlib

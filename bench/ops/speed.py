@@ -6,8 +6,6 @@ The implementations take turns, in the forward pass, the backward pass and both 
 the op cannot do without. Its time and the rate of a matrix product, timed in the same run, are the machine's limit.
 """
 
-# May import fastmim_kernels and bench.
-
 from __future__ import annotations
 
 import dataclasses

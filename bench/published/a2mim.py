@@ -2,7 +2,7 @@
 
 The whole image is encoded, and a mask token joins one intermediate feature map. Every pixel is predicted. Prediction
 and target are composed, and both are Fourier-transformed in full. Parameter names are the official ones. The baselines
-are the same model with other options. May import torch and its siblings only.
+are the same model with other options.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 This is SimMIM's ViT with learned absolute positions and a table of relative positions in every block. The mask token is
 added to masked tokens or replaces them, before the positions or before a later block. Parameter names are the official
-ones. The baseline is the same model with other options. May import torch and its siblings only.
+ones. The baseline is the same model with other options.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ConvMAE as published (arXiv:2205.03892; Alpha-VL/ConvMAE `models_convmae.py`).
 
 Both convolutional stages compute every position, also hidden ones; then three quarters of the positions are dropped.
-The rest is MAE as published, without a class token. Parameter names are the official ones. May import torch only.
+The rest is MAE as published, without a class token. Parameter names are the official ones.
 """
 
 from __future__ import annotations

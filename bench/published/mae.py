@@ -1,7 +1,7 @@
 """MAE as published (arXiv:2111.06377; facebookresearch/mae `models_mae.py` on timm 0.3.2).
 
 Every patch is embedded, and then three quarters are dropped. Attention materialises its scores, the decoder predicts
-every patch, and the loss is built from a full target. Parameter names are the official ones. May import torch only.
+every patch, and the loss is built from a full target. Parameter names are the official ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """UM-MAE as published (arXiv:2205.10063; implus/UM-MAE), and the SimMIM of that repository.
 
 Every token is embedded, hidden tokens are zeroed, and a convolution with a kernel of ones compacts the map. Every patch
-is predicted. Parameter names are the official ones. May import torch only.
+is predicted. Parameter names are the official ones.
 """
 
 from __future__ import annotations

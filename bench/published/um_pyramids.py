@@ -1,7 +1,6 @@
 """The Swin and the PVT of UM-MAE as published (arXiv:2205.10063; implus/UM-MAE).
 
-The position MLP runs on every pair of tokens of every window. Parameter names are the official ones. May import torch
-only.
+The position MLP runs on every pair of tokens of every window. Parameter names are the official ones.
 """
 
 from __future__ import annotations

@@ -9,8 +9,6 @@ pass keeps for the backward pass. With `--pair CONFIG` the arms of a second conf
 hold time and memory relative to the first config.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import statistics

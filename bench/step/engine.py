@@ -5,8 +5,6 @@ launches and the share of its time in which the device does nothing, and prints 
 matrix product, timed in the same process, are the machine's limits.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import gc

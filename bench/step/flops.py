@@ -4,8 +4,6 @@ torch counts the convolutions, matrix products and attentions that run, a multip
 weights. The other benchmarks compute utilisation from fastmim's count, so skipped work earns no credit.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import math

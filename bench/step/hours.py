@@ -6,8 +6,6 @@ Model FLOPs (three forward passes) are compared with a matrix product timed in t
 Several processes: `deepspeed --no_local_rank --module bench hours ...`.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import gc

@@ -4,8 +4,6 @@ Each makes random resized crops of 224 pixels, bicubic and antialiased, with fli
 worker processes. The loaders take turns; the results are medians over rounds.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import importlib

@@ -5,8 +5,6 @@ checkpointing. Each row also says how much of the peak is above weights, gradien
 `--limit GiB` the command looks for the largest batch instead, and running out of memory is a result.
 """
 
-# May import fastmim and bench.
-
 from __future__ import annotations
 
 import argparse

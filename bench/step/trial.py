@@ -4,8 +4,6 @@
 of memory ends only a child.
 """
 
-# May import fastmim.
-
 from __future__ import annotations
 
 import json

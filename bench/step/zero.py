@@ -4,8 +4,6 @@ Trains the config on two processes at each stage, in fp32 and in bf16 with fp32 
 the losses of a stage differ from those of the first stage.
 """
 
-# May import fastmim.host and bench.
-
 from __future__ import annotations
 
 import statistics

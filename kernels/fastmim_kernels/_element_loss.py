@@ -1,4 +1,4 @@
-"""Losses of single residuals, which several ops compute. May import torch only."""
+"""Losses of single residuals, which several ops compute."""
 
 from torch import Tensor
 

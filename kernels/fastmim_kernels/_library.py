@@ -1,4 +1,4 @@
-"""Paths and freshness of the compiled libraries. May import the standard library only."""
+"""Paths and freshness of the compiled libraries."""
 
 from pathlib import Path
 

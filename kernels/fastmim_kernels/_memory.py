@@ -1,4 +1,4 @@
-"""Allocator setting of the C library for training on a CPU. May import the standard library only."""
+"""Allocator setting of the C library for training on a CPU."""
 
 import ctypes
 import platform

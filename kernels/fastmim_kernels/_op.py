@@ -1,8 +1,7 @@
 """Registration of ops, and the choice among their implementations.
 
 An op is one schema with several implementations: the reference in plain torch (the default on every device), C++ for
-CPU tensors (in `_cpu.so`, if it was built), and Triton for CUDA tensors (imported on first use). May import torch and
-_library.
+CPU tensors (in `_cpu.so`, if it was built), and Triton for CUDA tensors (imported on first use).
 """
 
 import importlib

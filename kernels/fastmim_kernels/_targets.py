@@ -1,7 +1,4 @@
-"""Speed targets of the ops, which `python -m bench report` compares with measurements.
-
-May import the standard library only.
-"""
+"""Speed targets of the ops, which `python -m bench report` compares with measurements."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 """Reader of image files: C++ threads read files ahead of use and check headers, without decoding.
 
 The bytes and header of each file come back in the order of the request. A hopeless file (unreadable, truncated, not an
-image) comes back with a reason instead of raising. May import numpy, the standard library and _library.
+image) comes back with a reason instead of raising.
 
 A forked child cannot use the reader of its parent, since threads do not survive a fork: `submit` and `result` raise
 there. Files received before the fork stay valid in both processes.
