@@ -121,8 +121,8 @@ def _features(
     """Returns the features of all images of a manifest, and the indices of images that cannot be used.
 
     The features are (N, D) float32 in a memory-mapped file of RUN/features, of which only the parts that are read take
-    memory. The next call reads this file. If some images could not be used, the file is not kept, because the images
-    may be repaired by then.
+    memory. The next call reads the features from this file. If some images could not be used, the next call computes
+    all features again, because the images may be repaired by then.
     """
     file = output(run, "features", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy")
     shape = (len(manifest), mim.encoder.embed_dim)
