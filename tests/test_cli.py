@@ -234,7 +234,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path, run, images, refusal, monkeyp
     (run / "other").mkdir()
     (run / "other/precious").touch()
     assert "found 'precious' there" in refusal("export", run, "--out", run / "other")
-    assert "this one has 1; this encoder can go --to timm, mmdet, detectron2, onnx" in refusal(
+    assert "this ViT has 1; this encoder can go --to timm, mmdet, detectron2, onnx" in refusal(
         "export", run, "--to", "mmseg"
     )
     line = refusal("doctor", images, "--manifest", run / "other", "--overwrite")

@@ -178,11 +178,18 @@ def test_make_says_what_it_does(machine, tmp_path):
     venv = f"""{GOOD_PYTHON}
     if [ "$2" = venv ]; then
         mkdir -p "$3/bin"
-        for name in python ruff pip; do echo '#!/bin/sh' >"$3/bin/$name"; done
+        for name in python ruff pyright pip; do echo '#!/bin/sh' >"$3/bin/$name"; done
         PATH=/usr/bin:/bin chmod +x "$3"/bin/*
     fi"""
     lines = machine("make", "lint", python3=venv).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["making", *["installing"] * 2, "compiling", "installing", "linting"]
-    assert machine("make", "lint").stdout == "linting\n"
+    assert [line.split()[0] for line in lines] == [
+        "making",
+        *["installing"] * 2,
+        "compiling",
+        "installing",
+        "linting",
+        "checking",
+    ]
+    assert machine("make", "lint").stdout == "linting\nchecking types\n"
     os.utime(tmp_path / "setup.py")
-    assert len(machine("make", "lint").stdout.splitlines()) == 5
+    assert len(machine("make", "lint").stdout.splitlines()) == 6

@@ -24,6 +24,7 @@ import torch
 
 import fastmim_kernels
 from fastmim.config import base as config
+from fastmim.config import config_file
 from fastmim.config.overrides import override
 from fastmim.engine.process import Process, init_distributed
 from fastmim.host.command import lacks_memory

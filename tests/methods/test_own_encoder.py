@@ -16,6 +16,7 @@ from fastmim.data.crops import CenterCrop
 from fastmim.data.demo import write_demo_images
 from fastmim.run import checkpoint
 from fastmim.tasks import classify
+from fastmim.tasks.initial_encoder import load_encoder
 from tests.methods.tiny import ROOT
 from tests.train import launched
 
@@ -73,7 +74,7 @@ def test_own_encoder_trains_resumes_and_loads(own):
 
     finetune = Finetune(encoder=two_blocks.TwoBlocks(), data=LabelledData(crop=CenterCrop(), size=(16, 16)))
     classifier = classify.build(finetune, 2, torch.tensor([0, 1]))
-    classify.initialise(classifier.encoder, own / "run")
+    load_encoder(classifier.encoder, own / "run")
     assert torch.equal(classifier.encoder.positions, encoder.encoder.positions)
     classifier(torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8), torch.arange(2)).backward()
     assert all(p.grad is not None for p in classifier.encoder.parameters())

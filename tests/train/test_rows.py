@@ -65,7 +65,8 @@ def test_every_encoder_has_a_row_and_a_small_form():
         kind = "-".join(type(part).__name__ for part in (parts.encoder, parts.masking, parts.decoder))
         kinds.setdefault(kind, set()).add(path.relative_to(ROOT / "configs").with_suffix("").as_posix())
     assert kinds.keys() == SAMPLE.keys() and all(SAMPLE[kind] in rows for kind, rows in kinds.items())
-    encoders = {part.__name__ for part in recipe if issubclass(part, Encoder)}
+    parts = [part for part in vars(recipe).values() if isinstance(part, type)]
+    encoders = {part.__name__ for part in parts if issubclass(part, Encoder)}
     assert encoders == ENCODERS.keys() == {name.split("-")[0] for name in SAMPLE}
 
 

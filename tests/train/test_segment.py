@@ -142,7 +142,7 @@ def test_other_masks_end_a_resumed_run(undisturbed, shapes, tmp_path):
     assert "masks has changed since" in line and "(masks: now" in line, line
 
 
-def test_bad_masks_cost_their_images_only(shapes, tmp_path):
+def test_bad_label_maps_cost_their_images_only(shapes, tmp_path):
     """One in training, which goes on with another image, and one that only testing needs."""
     folder = tmp_path / "shapes"
     shutil.copytree(shapes, folder)
@@ -151,7 +151,7 @@ def test_bad_masks_cost_their_images_only(shapes, tmp_path):
     done = launched.train(words(folder, tmp_path / "run", "--data.bad_budget", "0.2"))
     (bad,) = map(json.loads, (tmp_path / "run/bad_files.jsonl").read_text().splitlines())
     assert bad["path"] == "0003.png" and "0003.png' is 10x10 pixels" in bad["reason"]
-    assert "1 of 7 test images are left out, in bad_test_files.jsonl: 0003.png: the mask" in done.stdout
+    assert "1 of 7 test images are left out, in bad_test_files.jsonl: 0003.png: the label map" in done.stdout
     assert (result(tmp_path / "run")["images"], result(tmp_path / "run")["bad_images"]) == (6, 1)
 
 
