@@ -56,9 +56,7 @@ def draw(
             "--overwrite"
         )
     if not images and not config.data.held_out:
-        raise ValueError(
-            f"{shown(run)} has no held-out images (data.held_out=0): give images with --images FOLDER"
-        )
+        raise ValueError(f"{shown(run)} has no held-out images (data.held_out=0): give images with --images FOLDER")
     manifest = Manifest.scan(str(images or config.data.root))
     if images:
         index = torch.arange(len(manifest))

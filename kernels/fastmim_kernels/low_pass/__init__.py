@@ -15,7 +15,7 @@ from .reference import disc
 __all__ = ["disc", "low_pass"]
 
 _MOST_CYCLES = 150
-"""Largest disc, in cycles, that the CPU filters with products of waves; torch.fft filters larger discs.
+"""Largest disc, in cycles, that CPUs filter with products of waves; torch.fft filters larger discs.
 
 Measured: at 448 pixels a side, torch.fft takes 1.2 times as long as the products at 144 cycles, and 0.75 times as long
 at 192 cycles. For whole discs at 224 to 320 pixels, torch.fft takes 0.9 to 2.2 times as long. This ratio follows
