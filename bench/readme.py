@@ -1,7 +1,7 @@
 """Writes the tables of the READMEs from the rows in bench/results.
 
-A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Measured numbers stand in
-these tables only, so that no number outlives the code that it was measured on.
+A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Only these tables hold measured
+numbers, so that no number becomes stale when the code changes.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def batch(row: dict) -> int:
 
 
 def model(config: str) -> tuple[str, str]:
-    """Returns the method and the model of a config's path; the model is the file's name without its schedule."""
+    """Returns the method and the model of a config's path; the model's name leaves out the schedule."""
     path = PurePath(config)
     return METHODS.get(path.parts[1], path.parts[1]), re.sub(r"_\d+ep$", "", path.stem)
 
@@ -158,7 +158,7 @@ def results() -> str:
 
 
 def steps() -> str:
-    """Returns every measured config: how many times as long as fastmim's the arms of the published code take."""
+    """Returns the table of all configs: the time of each published arm as a multiple of fastmim's time."""
     lines: dict[str, list[list[str]]] = {}
     for (config, _), arms in sorted(step_rows().items()):
         compiled = [arms[arm] for arm in COMPILED if arm in arms]
@@ -175,7 +175,7 @@ def steps() -> str:
 
 
 def transfer() -> str:
-    """Returns a line for each arm of the transfer campaign that ends in a number: mean and spread over its seeds."""
+    """Returns the mean and the spread over seeds of each arm of the transfer campaign that has a score."""
     arms: dict[tuple[str, str], dict[int, dict]] = {}
     for row in record.read("transfer"):
         if "score" in row:
@@ -215,7 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rendered(page: str) -> str:
-    """Returns the text of a page with its tables made anew.
+    """Returns the text of a page with fresh tables.
 
     Raises:
         ValueError: a marker names no table, or has no end.

@@ -18,7 +18,7 @@ DEFAULT = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
 RUNS = {"fp32": ((0, 1, 2, 3), 1e-5), "bf16-master": ((1, 2, 3), 1e-3)}
 """Stages of each precision, and the largest relative difference between their losses.
 
-bf16-master lacks stage 0, where the optimizer is fastmim's, not DeepSpeed's.
+bf16-master has no stage 0, because at stage 0 the optimizer is fastmim's, not DeepSpeed's.
 """
 
 
