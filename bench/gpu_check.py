@@ -294,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
         record.ready()
         records = True
     except ValueError as error:
-        print(f"rows go to the logs only: {error}", flush=True)
+        print(f"rows are in the logs only: {error}", flush=True)
         records = False
     images = (args.data or args.out / "images").resolve()
     if not args.data:

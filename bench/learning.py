@@ -9,8 +9,8 @@ takes a folder that holds train/CLASS/ and test/CLASS/ images. With this option,
 compared with the accuracy of the same network at initialisation. Two accuracies are measured: with the features of the
 last block, and with the features of all blocks side by side. (DINO's linear probe of ViT-S takes the last four blocks,
 eval_linear.py `n_last_blocks`.) The accuracy on all blocks decides, because in methods without a decoder (SimMIM,
-A2MIM) the last blocks specialise in predicting pixels. The exit status is 1 if a run has no better accuracy, or, without
-an accuracy, no better loss.
+A2MIM) the last blocks specialise in predicting pixels. The exit status is 1 if a run has no better accuracy, or,
+without an accuracy, no better loss.
 """
 
 from __future__ import annotations

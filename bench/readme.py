@@ -1,7 +1,7 @@
 """Writes the tables of the READMEs from the rows in bench/results.
 
-A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Only these tables hold measured
-numbers, so that no number becomes stale when the code changes.
+A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Only these tables hold
+measured numbers, so that no number becomes stale when the code changes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def published_pairs() -> dict[str, dict[tuple[str, str], tuple[str, dict, dict]]
 
 
 def claim() -> str:
-    """Returns one sentence on a step's time and memory beside the published code, over all measured models."""
+    """Returns a sentence on time and memory of steps beside the published code, over all measured models."""
     hardware, chosen = next(iter(published_pairs().items()))
     pairs = [(ours, theirs) for _, ours, theirs in chosen.values()]
     device = pairs[0][0]["provenance"]["device"]

@@ -1,4 +1,4 @@
-"""Rows of results with their provenance in `bench/results`: appended after a measurement, then checked.
+"""Rows of results with their provenance in `bench/results`: appended after a measurement, checked later.
 
 A row must hold the command of its measurement, and no path of a machine.
 """

@@ -1,8 +1,8 @@
 """Compiles every Triton kernel for three generations of GPUs, and reads the machine code.
 
 No GPU is needed. The command prints registers, spills, shared memory, matrix instructions, and the widths of loads and
-stores. A kernel whose widest load or store is below 64 bits is marked as narrow. The exit status is 1 if a kernel spills registers, or asks for more
-shared memory than the GPU has.
+stores. A kernel whose widest load or store is below 64 bits is marked as narrow. The exit status is 1 if a kernel
+spills registers, or asks for more shared memory than the GPU has.
 """
 
 from __future__ import annotations

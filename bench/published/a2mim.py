@@ -1,8 +1,8 @@
 """A2MIM and its SimMIM baselines as published, on convolutional networks.
 
-Source: arXiv:2205.13943; Westlake-AI/openmixup `a2mim.py`. The whole image is encoded, and a mask token joins one intermediate feature map. Every pixel is predicted. Prediction
-and target are composed, and both are Fourier-transformed in full. Parameter names are the official ones. The baselines
-are the same model with other options.
+Source: arXiv:2205.13943; Westlake-AI/openmixup `a2mim.py`. The whole image is encoded, and a mask token joins one
+intermediate feature map. Every pixel is predicted. Prediction and target are composed, and both are Fourier-transformed
+in full. Parameter names are the official ones. The baselines are the same model with other options.
 """
 
 from __future__ import annotations

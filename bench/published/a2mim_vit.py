@@ -1,8 +1,8 @@
 """The ViT of A2MIM as published, and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`).
 
 The network is SimMIM's ViT with learned absolute positions and a table of relative positions in every block. The mask
-token is added to masked tokens or replaces them, before the positions or before a later block. Parameter names are the official
-ones. The baseline is the same model with other options.
+token is added to masked tokens or replaces them, before the positions or before a later block. Parameter names are the
+official ones. The baseline is the same model with other options.
 """
 
 from __future__ import annotations

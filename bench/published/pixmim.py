@@ -1,7 +1,7 @@
 """PixMIM as published (arXiv:2303.02416; open-mmlab/mmselfsup `pixmim.py`).
 
-The method is MAE with a low-pass-filtered copy of the image as target. The filter takes a full complex FFT pair, a shifted
-spectrum and a mask buffer. Parameter names are the official ones.
+The method is MAE with a low-pass-filtered copy of the image as target. The filter takes a full complex FFT pair, a
+shifted spectrum and a mask buffer. Parameter names are the official ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SimMIM as published (arXiv:2111.09886; microsoft/SimMIM `models/`).
 
-Every token is encoded; a learned token replaces masked tokens. A 1x1 convolution and a pixel shuffle predict every pixel, and a
-mask of all pixels weighs the L1 loss. Parameter names are the official ones.
+Every token is encoded; a learned token replaces masked tokens. A 1x1 convolution and a pixel shuffle predict every
+pixel, and a mask of all pixels weighs the L1 loss. Parameter names are the official ones.
 """
 
 from __future__ import annotations

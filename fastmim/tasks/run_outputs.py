@@ -1,4 +1,4 @@
-"""Results besides the checkpoints (scores, pictures, exports), whose failure never ends a training run."""
+"""Results besides the checkpoints (scores, pictures, exports), whose failure never ends training."""
 
 from __future__ import annotations
 

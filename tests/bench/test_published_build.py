@@ -1,4 +1,4 @@
-"""Every config that has a published form gets it, with our weights, and it loses what ours loses."""
+"""Every config with a published form builds that form; with our weights, both losses are equal."""
 
 from dataclasses import replace
 
