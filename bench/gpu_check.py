@@ -2,8 +2,8 @@
 
 The most urgent parts come first: the C++ library, each kernel once against its reference, and whole steps of four
 methods. Then come precisions, official losses, runs that stop and continue at every ZeRO stage, compiled baselines,
-attention kernels, ops, DALI and the loader. The rest of the time goes to all kernel tests, tensors of more than 2^31
-elements, and compute-sanitizer.
+attention kernels, ops, DALI, the loader and projected hours. The rest of the time goes to all kernel tests, tensors of
+more than 2^31 elements, and compute-sanitizer.
 
 Each part is one process, or several at once. A part may use its own seconds, and the seconds that earlier parts did not
 need. Logs and rows go to one archive, written again after each part: gpu_check.tar.gz in $OUT, or else in --out.
@@ -28,9 +28,9 @@ import torch
 
 from bench import record
 from bench.options import command_parser
+from bench.record import ROOT
 from fastmim.host.command import at_least
 
-ROOT = Path(__file__).parents[1]
 TOTAL = 560
 """Seconds of a round. A command may have 600 seconds, some of which go to copying packages."""
 SHOWN = 400
@@ -42,6 +42,7 @@ CONFIGS = {
     "SimMIM Swin-B": "configs/simmim/pretrain/swin_base_window6_192_800ep.py",
 }
 TINY = "configs/debug/tiny_cpu.py"
+SHORT = "--train.global_batch 16 --train.epochs 6 --run.trace True --train.deterministic True"
 RESUMED = {
     "stage 0": (),
     "stage 1": ("--train.zero_stage", "1"),
@@ -73,17 +74,9 @@ def bench(*arguments: str) -> list[str]:
 
 def resumed(images: Path, run: Path, *settings: str) -> list[str]:
     """Returns a command that trains once without and once with a stop, and compares both traces."""
-    short = [
-        "--train.global_batch",
-        "16",
-        "--train.epochs",
-        "6",
-        "--run.trace",
-        "True",
-        "--train.deterministic",
-        "True",
-    ]
-    train = python("fastmim/train.py", TINY, "--data.root", str(images), *short, *settings, "--run.evaluate_every", "0")
+    train = python(
+        "fastmim/train.py", TINY, "--data.root", str(images), *SHORT.split(), *settings, "--run.evaluate_every", "0"
+    )
     undisturbed, stopped = run / "undisturbed", run / "stopped"
     once, first, second = (
         shlex.join([*train, "--run.dir", str(folder), "--run.stop_after", updates])
@@ -104,16 +97,16 @@ def launched(images: Path, run: Path) -> list[str]:
     return [*launcher, "fastmim/train.py", TINY, *where, "--train.global_batch", "16", "--run.stop_after", "4"]
 
 
-def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Part]:
+def parts(images: Path, runs: Path, photographs: bool, records: bool = True) -> list[Part]:
     """Returns the parts of the round, in the order of importance.
 
     Args:
         images: folder of images to train on.
         runs: folder for runs.
-        real: True if `images` are photographs, on which a loader can be timed.
+        photographs: True if `images` are photographs, on which loading can be timed.
         records: True if rows can be recorded.
     """
-    kept = ["--record"] * records
+    record_option = ["--record"] * records
     # Triton's compiler takes most of the time, with one core per process. The campaign runs the fuzz tests instead,
     # because nearly every example of a fuzz test has to compile a kernel.
     tests = ("-m", "pytest", "-q", "-m", "triton", "-k")
@@ -121,43 +114,48 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
     shares = [f"{k + 1}/{workers}" for k in range(workers)]
     halves = [f"{k + 1}/{workers // 2 or 1}" for k in range(workers // 2 or 1)]
     sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
-    watched = [sanitizer or "compute-sanitizer", "--error-exitcode", "1"]
-    whole = ("--batch", "256", "--precision", "autocast", *kept)
+    sanitizer_command = [sanitizer or "compute-sanitizer", "--error-exitcode", "1"]
+    step_options = ("--batch", "256", "--precision", "autocast", *record_option)
     compiled = ("--arms", "ours,compile,compile-max-autotune,compile-reduce-overhead")
-    sweep, odd = "tests/kernels/test_sweep.py", "primes and (float32 or int64)"
+    sweep, first_cases = "tests/kernels/test_sweep.py", "primes and (float32 or int64)"
     mae = CONFIGS["MAE ViT-B"]
     found = [
         Part("build", [python("setup.py", "build_ext", "--inplace")], 55),
-        Part("each kernel once", [python(*tests, odd, sweep, "--share", share) for share in shares], 45),
+        Part("each kernel once", [python(*tests, first_cases, sweep, "--share", share) for share in shares], 45),
         *(
-            Part(f"step of {name}", [bench("compare", config, *whole, "--arms", "ours,eager")], 25)
+            Part(f"step of {name}", [bench("compare", config, *step_options, "--arms", "ours,eager")], 25)
             for name, config in CONFIGS.items()
         ),
-        Part("own step", [bench("step", *CONFIGS.values(), "--batch", "256", *kept)], 45),
+        Part("own step", [bench("step", *CONFIGS.values(), "--batch", "256", *record_option)], 40),
         Part("precisions", [bench(
             "step", mae, "--batch", "256", "--precision", "autocast", "bf16-master", "fp32",
-            "autocast-fp16", *kept,
+            "autocast-fp16", *record_option,
         )], 30),
-        Part("official losses", [python("-m", "pytest", "tests/methods/test_golden_gpu.py", "-q")], 15),
+        Part("official losses", [python("-m", "pytest", "tests/methods/test_golden_gpu.py", "-q", "-m", "gpu")], 15),
         Part("stop and go on", [
             launched(images, runs / "launched"),
             *(resumed(images, runs / name.replace(" ", "_"), *settings) for name, settings in RESUMED.items()),
         ], 60),
         *(
-            Part(f"compiled {name}", [bench("compare", CONFIGS[name], *whole, *compiled)], 40)
+            Part(f"compiled {name}", [bench("compare", CONFIGS[name], *step_options, *compiled)], 40)
             for name in ("UM-MAE Swin-T", "MAE ViT-B")
         ),
-        Part("attention", [bench("sdpa", *kept)], 15),
+        Part("attention", [bench("sdpa", *record_option)], 15),
         Part("ops", [bench(
             "ops", "--samples", "20", "--first", "--batch", "256", "--phases", "both",
-            "--dtype", "bf16", "int64", *kept,
-        )], 35),
+            "--dtype", "bf16", "int64", *record_option,
+        )], 30),
     ]  # fmt: skip
     if find_spec("nvidia") and find_spec("nvidia.dali"):
         found.append(Part("DALI", [python("-m", "pytest", "tests/data/test_dali_gpu.py", "-q")], 15))
-    if real:
-        loader = bench("loader", "--data", str(images), "--rounds", "2", *kept)
-        found.append(Part("loader", [loader], 25))
+    if photographs:
+        loader = bench("loader", "--data", str(images), "--rounds", "2", *record_option)
+        found.append(Part("loader", [loader], 20))
+        # One process for all configs: the images of their timed steps must fit into the seconds, too.
+        schedules = bench(
+            "hours", *CONFIGS.values(), "--data", str(images), "--batch", "256", "--steps", "10", *record_option
+        )
+        found.append(Part("hours", [schedules], 25))
     large = python("-m", "pytest", "tests/kernels/test_large.py", "-q", "-m", "gpu")
     return [
         *found,
@@ -166,7 +164,7 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
         ], 10),
         Part("large tensors", [large], 10),
         Part("sanitizer", [
-            [*watched, "--tool", tool, *bench("sanitize", "--share", share)]
+            [*sanitizer_command, "--tool", tool, *bench("sanitize", "--share", share)]
             for tool in ("memcheck", "racecheck") for share in halves
         ], 10),
     ]  # fmt: skip
@@ -275,7 +273,7 @@ def draw(folder: Path, count: int = 64) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Runs `python -m bench gpu_check`."""
     parser = command_parser("gpu_check", __doc__)
-    parser.add_argument("--data", type=Path, help="folder of photographs; without it the loader is not timed")
+    parser.add_argument("--data", type=Path, help="folder of photographs; without it loading is not timed")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu_check", help="folder for logs, rows and runs")
     parser.add_argument(
         "--commit", help="full hash of the commit that this tree is a copy of, if it has no git history"
@@ -299,7 +297,7 @@ def main(argv: list[str] | None = None) -> None:
     images = (args.data or args.out / "images").resolve()
     if not args.data:
         draw(images)
-        print("without --data: the loader is not timed", flush=True)
+        print("without --data: loading is not timed", flush=True)
     shutil.rmtree(args.out / "runs", ignore_errors=True)
     found = parts(images, args.out.resolve() / "runs", bool(args.data), records)
     if args.parts:

@@ -35,11 +35,6 @@ MEMORY = {
 MARKED = re.compile(r"(<!-- (\w+): make readme -->\n)(.*?)(<!-- end of \2 -->\n)", re.DOTALL)
 
 
-def markdown(head: list[str], lines: list[list[str]]) -> str:
-    """Returns a Markdown table."""
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *lines))
-
-
 def short(value: float) -> str:
     """Returns a number with three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
@@ -153,7 +148,7 @@ def results() -> str:
             f"AdamW. Memory: {MEMORY[device][1]}.\n\n"
         )
         head = ["method", "model", "ms/image", "published", "speed-up", "MiB/image", "published"]
-        text += markdown([*head, *(["hours, projected"] if projected else [])], lines)
+        text += record.markdown([*head, *(["hours, projected"] if projected else [])], lines)
     return text
 
 
@@ -171,7 +166,7 @@ def steps() -> str:
         machine, commit = origin_of(list(newest)).split("; commit ")
         lines.setdefault(machine, []).append(["/".join(model(config)), str(batch(newest[0])), *ratios, ratio, commit])
     head = ["config", "batch", "eager", "sdpa", "compile", "memory", "commit"]
-    return "\n".join(f"{machine}:\n\n{markdown(head, some)}" for machine, some in lines.items())
+    return "\n".join(f"{machine}:\n\n{record.markdown(head, some)}" for machine, some in lines.items())
 
 
 def transfer() -> str:
@@ -195,13 +190,13 @@ def transfer() -> str:
                 ", ".join(dict.fromkeys(origin["commit"][:7] for origin in origins)),
             ]
         )
-    return markdown(["data and network", "arm", "mean %", "spread", "CPU seconds", "hardware", "commit"], lines)
+    return record.markdown(["data and network", "arm", "mean %", "spread", "CPU seconds", "hardware", "commit"], lines)
 
 
 def commands() -> str:
     """Returns a line for each command of the benchmarks."""
     lines = [[f"`{name}`", command.question, command.time] for name, command in COMMANDS.items()]
-    return markdown(["command", "question", "time"], lines)
+    return record.markdown(["command", "question", "time"], lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {

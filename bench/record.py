@@ -43,6 +43,11 @@ COMMAND = re.compile(r"python3? (-u )?-m [\w.]+|(python3? |deepspeed .*)[\w./-]+
 ABSOLUTE = re.compile(r"(?:^|[^\w.*/-])(?:~?/[\w.-]+/|[A-Za-z]:\\)|^/|file://")
 
 
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """Returns a Markdown table."""
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *lines))
+
+
 def record(row: dict[str, Any], theme: str) -> Path:
     """Appends a measured row, with its provenance, to a file of bench/results.
 

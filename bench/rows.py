@@ -20,13 +20,13 @@ def table(theme: str) -> str:
     if not newest:
         raise ValueError(f"bench/results has no rows of theme {theme!r}; there are {', '.join(themes())}")
     columns = list(dict.fromkeys(key for row in newest.values() for key in row if key not in ("case", "provenance")))
-    lines = [["case", *columns, "hardware", "date", "commit"], ["---"] * (len(columns) + 4)]
+    lines = []
     for row in newest.values():
         origin = row["provenance"]
         values = [cell(row.get(column, "")) for column in columns]
         commit = origin["commit"][:7] + ("+" if origin["dirty"] else "")
         lines.append([row["case"], *values, origin["hardware"], origin["date"], commit])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return record.markdown(["case", *columns, "hardware", "date", "commit"], lines)
 
 
 def cell(value: Any) -> str:

@@ -164,6 +164,18 @@ def test_references_are_short():
             assert lines <= 30, f"{path.relative_to(ROOT)} has {lines} lines; at most 30"
 
 
+def test_conditional_expressions_are_not_nested():
+    for path in TRACKED:
+        if (
+            path.suffix == ".py"
+            and path.parts[len(ROOT.parts)] in ("fastmim", "kernels", "bench", "tests")
+            and path.exists()
+        ):
+            conditional = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.IfExp)]
+            inner = [node for outer in conditional for node in ast.walk(outer) if isinstance(node, ast.IfExp)]
+            assert len(inner) == len(conditional), f"{path.relative_to(ROOT)} nests a conditional expression"
+
+
 def test_only_train_is_a_script():
     for path in OWN:
         if "sys.path" in path.read_text():

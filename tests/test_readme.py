@@ -92,7 +92,9 @@ def small(command: str) -> list[str]:
         words = words[1:]
     if words[0] == "deepspeed":
         words = ["official.py" if word == "CONFIG" else word for word in words]
-        sizes = CLASSIFIER if "--data.test" in words else RESNET if "demo.py" in command else SMALL
+        sizes = RESNET if "demo.py" in command else SMALL
+        if "--data.test" in words:
+            sizes = CLASSIFIER
         if "--data.masks" in words:
             # No numbers after --decoder.blocks, because the encoder has only one block.
             sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"
@@ -101,7 +103,9 @@ def small(command: str) -> list[str]:
     if words[0] == "mkdir":
         return ["bash", "-ec", command]
     if command.startswith("python fastmim/train.py"):
-        sizes = RESNET if "resnet" in command else CLASSIFIER if "--data.test" in words else SMALL
+        sizes = CLASSIFIER if "--data.test" in words else SMALL
+        if "resnet" in command:
+            sizes = RESNET
         return [sys.executable, *words[1:], *sizes.split()]
     if "pytest" in words:
         return [sys.executable, *words[1:], "--collect-only", "-q", "--rootdir", str(ROOT)]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from bench import record
 from bench.ops import DTYPES
 from bench.ops.misses import MISSES, UNMEASURED, Reason
-from bench.ops.speed import plot
+from bench.ops.speed import enlarge, plot
 from bench.options import command_parser
 from fastmim_kernels import OPS
 
@@ -109,6 +109,13 @@ def cases_of(op: str) -> Any:
     return importlib.import_module(f"fastmim_kernels.{op}.cases")
 
 
+def case_of(op: str, name: str) -> Any | None:
+    """Returns the case that a row names, enlarged as by `ops --batch`, or None if the op has no such case."""
+    name, _, images = name.partition(", at least ")
+    case = cases_of(op).BENCH.get(name)
+    return enlarge(case, int(images.removesuffix(" images"))) if case is not None and images else case
+
+
 def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
     """Returns the rows of the newest run of each present case.
 
@@ -117,12 +124,12 @@ def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
     """
     runs: dict[tuple, tuple[tuple, dict[tuple[str, str], dict]]] = {}
     for row in read("ops"):
-        cases, origin = cases_of(row["op"]), row["provenance"]
-        if row["case"] not in cases.BENCH or row["dtype"] not in cases.BENCH_DTYPES or "phase" not in row:
+        cases, case, origin = cases_of(row["op"]), case_of(row["op"], row["case"]), row["provenance"]
+        if case is None or row["dtype"] not in cases.BENCH_DTYPES or "phase" not in row:
             continue
         key = (row["op"], row["case"], row["dtype"], origin["hardware"])
         if hasattr(cases, "flops"):  # old rows lack the count
-            row = row | {"flops": cases.flops(cases.BENCH[row["case"]])}
+            row = row | {"flops": cases.flops(case)}
         run = (origin["commit"], origin["command"], row["threads"])
         if key not in runs or runs[key][0] != run:
             runs.pop(key, None)
@@ -144,7 +151,7 @@ def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
     found |= {"copy": ours["of_copy_bandwidth"], "memory": None, "us": None, "ms": ours["p50_ms"], "row": ours}
     if official.get("peak_mib"):
         found["memory"] = ours["peak_mib"] / official["peak_mib"]
-    if batch := getattr(cases_of(ours["op"]).BENCH[ours["case"]], "batch", None):
+    if batch := getattr(case_of(ours["op"], ours["case"]), "batch", None):
         found["us"] = 1e3 * ours["p50_ms"] / batch
     return found
 
@@ -165,11 +172,6 @@ def why(row: dict, target: str) -> Reason | None:
         if (op, name) == (row["op"], target) and part in row["case"] and dtype in ("", row["dtype"]):
             return reason
     return None
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Returns the lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[tuple[dict, str]]]:
@@ -215,7 +217,7 @@ def group_table(group: Group, runs: dict, device: str) -> tuple[list[str], list[
         f"Target: {', '.join(words) or 'none'}.",
         "",
         *(f"Not measured: {op} in {dtype}; {UNMEASURED[op, dtype]}.\n" for op, dtype in missing),
-        *table(head, lines),
+        *record.markdown(head, lines).splitlines(),
         "",
         *(f"{number}. {words}" for words, number in commands.items()),
         "",
@@ -259,7 +261,7 @@ def explained(misses: list[tuple[dict, str]]) -> list[str]:
         ops_of = ", ".join(dict.fromkeys(cells[0].split(", ")[0] for cells in rows))
         words = [reason.why, "", f"**Tried:** {reason.tried}"] if reason else ["NOT EXPLAINED"]
         lines += [f"#### {number}. {ops_of}", "", *words, ""]
-        lines += [*table([head[i] for i in used], [[cells[i] for i in used] for cells in rows]), ""]
+        lines.append(record.markdown([head[i] for i in used], [[cells[i] for i in used] for cells in rows]))
     return lines
 
 
@@ -272,7 +274,7 @@ def compiled_kernels(arch: int) -> dict[str, dict[str, dict]]:
     return found
 
 
-def floors() -> list[str]:
+def floors() -> str:
     """Returns the table of lower bounds on the time of a batch on an H200."""
     rows = []
     for op, kernels in sorted(compiled_kernels(90).items()):
@@ -290,10 +292,10 @@ def floors() -> list[str]:
             cells = [op, name, dtype, f"{moved / 1e6:.1f}", f"{1e6 * moved / COPY:.1f}"]
             cells += [f"{flops / 1e9:.2f}", f"{1e6 * flops / rate:.1f}"] if flops else ["", ""]
             rows.append([*cells, f"{1e6 * max(moved / COPY, flops / rate):.1f}"])
-    return table(["op", "case", "dtype", "MB", "us, bytes", "GFLOP", "us, FLOP", "floor, us"], rows)
+    return record.markdown(["op", "case", "dtype", "MB", "us, bytes", "GFLOP", "us, FLOP", "floor, us"], rows)
 
 
-def code() -> list[str]:
+def code() -> str:
     """Returns the table of registers and instructions of kernels compiled for an H200."""
     rows = []
     for op, found in sorted(compiled_kernels(90).items()):
@@ -310,7 +312,7 @@ def code() -> list[str]:
         ]
         rows.append([str(cell) for cell in cells])
     head = ["op", "kernels", "registers", "spills", "most shared memory, bytes", "narrowest access, bits"]
-    return table([*head, "matrix instructions"], rows)
+    return record.markdown([*head, "matrix instructions"], rows)
 
 
 def spills() -> str:
@@ -378,16 +380,14 @@ def page() -> str:
             "GFLOP. If the column is empty, the op takes a few operations a value, less than the time of its bytes. "
             "scale_gradient moves nothing if the factor is 1. It and philox have no images: their case is as it is.",
             "",
-            *floors(),
-            "",
+            floors(),
             "### Compiled code for sm_90",
             "",
             "tests/kernels/test_compile.py gives the reason of each `narrowest access` below 64.",
             "",
             spills(),
             "",
-            *code(),
-            "",
+            code(),
         ]
     )
 

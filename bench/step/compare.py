@@ -68,8 +68,9 @@ class Arm:
 
     def step(self, batch: Batch) -> float:
         """Runs one update, keeps its loss, and returns its time in seconds."""
+        device = next(self.model.parameters()).device
         torch.manual_seed(len(self.losses))  # drop path then drops the same blocks in arms with the same draws
-        synchronize()
+        trial.synchronize(device)
         before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
         if before:
             torch.cuda.reset_peak_memory_stats()
@@ -81,7 +82,7 @@ class Arm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        synchronize()
+        trial.synchronize(device)
         seconds = time.perf_counter() - start
         if before and self.losses:  # the first step makes the optimizer's state
             gradients = sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
@@ -109,12 +110,6 @@ class Batch:
     def tensors(self) -> tuple[Tensor, ...]:
         """Returns all tensors of the batch."""
         return self.images, self.ids, *((self.pixels, *self.inputs) if self.pixels is not None else ())
-
-
-def synchronize() -> None:
-    """Waits until the GPU is done, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:

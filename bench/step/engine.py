@@ -29,7 +29,6 @@ from fastmim.host.command import at_least
 from fastmim.model.build import build
 
 PRECISIONS = ("auto", "autocast", "bf16-master", "fp32", "autocast-fp16")
-LEARNING_RATE = 1e-4
 WARMUP = 3
 
 
@@ -55,7 +54,7 @@ def measure(cfg: config.Config, process: Process, steps: int) -> tuple[dict, str
 
     def step(number: int):
         batch = batches[number % len(batches)]
-        return engine.train_step(number, LEARNING_RATE, [(batch.images, batch.ids)] * engine.accumulation)
+        return engine.train_step(number, compare.LEARNING_RATE, [(batch.images, batch.ids)] * engine.accumulation)
 
     start = time.perf_counter()
     result = step(0)

@@ -83,7 +83,7 @@ def test_a_part_has_its_own_seconds_and_those_that_others_left(tmp_path, monkeyp
 
 def test_the_round_fits_a_lent_machine(tmp_path):
     """One command has 600 seconds there, of which packages take some, and 12,000 characters of its output are kept."""
-    round_ = gpu_check.parts(tmp_path, tmp_path, real=True)
+    round_ = gpu_check.parts(tmp_path, tmp_path, photographs=True)
     assert sum(part.seconds for part in round_) <= gpu_check.TOTAL <= 560
     printed = sum(2 * 120 + 300 + gpu_check.SHOWN for part in round_) + 3 * 80 * len(round_)
     assert printed / 2 < 12_000  # half of the parts fail
@@ -111,7 +111,7 @@ def start(capsys, *words) -> tuple[int, str, str]:
 def test_every_part_can_be_started(tmp_path, capsys):
     """The benchmarks, tests and configs of a part exist, and take its options."""
     started = {}
-    for part in gpu_check.parts(tmp_path, tmp_path, real=True):
+    for part in gpu_check.parts(tmp_path, tmp_path, photographs=True):
         for command in part.commands:
             script, *options = command[command.index(sys.executable) + 1 :] if command[0] != "sh" else ("-c", *command)
             for word in options:
@@ -122,7 +122,18 @@ def test_every_part_can_be_started(tmp_path, capsys):
     for name, options in started.items():
         status, help_, _ = start(capsys, name, "--help")
         assert status == 0 and all(option in help_ for option in options), name
-    assert started.keys() == {"compare", "sanitize", "loader", "ops", "sdpa", "step"}
+    assert started.keys() == {"compare", "hours", "sanitize", "loader", "ops", "sdpa", "step"}
+
+
+def test_every_pytest_command_selects_a_test(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # otherwise tests marked `triton` are deselected
+    for part in gpu_check.parts(tmp_path, tmp_path, photographs=True):
+        for _, *words in part.commands[:1]:  # the others are further shares of the same tests
+            if words[:2] == ["-m", "pytest"]:
+                found = []
+                plugin = SimpleNamespace(pytest_collection_finish=lambda session, to=found: to.extend(session.items))
+                pytest.main([*words[2:], "--collect-only", "-p", "no:cacheprovider"], plugins=[plugin])
+                assert found, f"{part.name}: {capsys.readouterr().out}"
 
 
 def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import pytest
 
 from bench import record
 from bench.ops import misses, report
+from bench.ops.speed import enlarge
 from fastmim_kernels import OPS
 
 
@@ -36,7 +37,7 @@ def test_every_case_with_a_target_was_measured():
 
 
 def test_every_op_has_a_floor_and_its_code():
-    floors, code = ([line.split(" | ") for line in lines[2:]] for lines in (report.floors(), report.code()))
+    floors, code = ([line.split(" | ") for line in text.splitlines()[2:]] for text in (report.floors(), report.code()))
     first = {cells[0].removeprefix("| "): cells for cells in reversed(floors)}
     assert set(first) == {cells[0].removeprefix("| ") for cells in code} == set(OPS)
     assert len(floors) == len(OPS) + sum(map(len, report.ALSO.values()))
@@ -117,3 +118,11 @@ def test_a_stale_page_is_reported(monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as left:
         report.main(["--check"])
     assert not left.value.code
+
+
+def test_rows_of_larger_batches_are_read():
+    """`ops --batch` adds a suffix to the name of the case."""
+    name, case = next(iter(report.cases_of("patch_loss").BENCH.items()))
+    assert report.case_of("patch_loss", name) == case
+    assert report.case_of("patch_loss", f"{name}, at least 256 images") == enlarge(case, 256) != case
+    assert report.case_of("patch_loss", "no such case, at least 256 images") is None

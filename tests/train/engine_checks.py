@@ -149,7 +149,8 @@ def check_plain_loop(process):
     groups = optim.parameter_groups(module, make_config(process.world).optim)
     plain = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.95), foreach=False)
     for group in plain.param_groups:
-        group["lr"] = LR * (0.1 if "token" in group["names"] else 3.0 if "blocks.0" in group["names"][0] else 1.0)
+        scale = 3.0 if "blocks.0" in group["names"][0] else 1.0
+        group["lr"] = LR * (0.1 if "token" in group["names"] else scale)
     for step in range(6):
         result = engine.train_step(step, LR, batches(step, process.world, process.rank))
         images = torch.cat([x for x, _ in batches(step, 1, 0)])

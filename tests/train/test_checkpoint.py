@@ -43,7 +43,8 @@ class Shim:
         count = len(self.log)
         if name in ("write", "fsync"):
             path = self.paths[args[0]]
-        self.log.append((name, path, bytes(args[1]) if name == "write" else args[1] if name == "rename" else None))
+        second = args[1] if name in ("write", "rename") else None
+        self.log.append((name, path, bytes(second) if name == "write" else second))
         if count == self.at:
             if name == "write":
                 real(args[0], args[1][: len(args[1]) // 2])
