@@ -1,1 +1,1 @@
-"""Measurements, run as `python -m bench NAME` from the repository root; never installed. See bench/README.md."""
+"""Measurements, run as `python -m bench NAME` from the repository root; see bench/README.md."""

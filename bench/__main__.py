@@ -1,6 +1,4 @@
-"""Runs one benchmark: `python -m bench NAME ...`; without a name, lists the benchmarks."""
-
-# May import fastmim.host; the module of a command is imported when the command runs.
+"""Runs one benchmark, `python -m bench NAME ...`; without a name, lists the benchmarks."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ COMMANDS = {
     "flops": Command("step.flops", "How many FLOPs does a forward pass take?", "10 s a config"),
     "sdpa": Command("step.sdpa", "Which attention kernel of torch is fastest at these sizes? (GPU)", "15 s"),
     "learns": Command("learning", "Do short runs learn more than trivial predictors?", "minutes"),
-    "gpu_check": Command("gpu_check", "Does everything hold on a GPU? Runs the whole round. (GPU)", "10 min"),
+    "gpu_check": Command("gpu_check", "Do all checks pass on a GPU? Runs the whole round. (GPU)", "10 min"),
     "rows": Command("rows", "Which rows are recorded? Prints the newest of each case.", "seconds"),
     "readme": Command("readme", "Are the tables of the READMEs fresh? Writes them.", "seconds"),
 }
@@ -53,11 +51,11 @@ def overview() -> str:
 
 
 def run(words: list[str]) -> int | None:
-    """Runs the command that the first word names with the other words.
+    """Runs the command that the first word names, with the other words as arguments.
 
     Returns: the exit status.
     Raises:
-        SystemExit: the command ended with a status of its own, or refused its words.
+        SystemExit: the command ended with its own status, or refused its arguments.
     """
     if not words or words[0] in ("-h", "--help"):
         print(overview())

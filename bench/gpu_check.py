@@ -1,15 +1,13 @@
-"""Checks on a GPU everything that only a GPU can prove, in one round of less than ten minutes.
+"""Runs all checks that need a GPU, in one round of less than ten minutes.
 
-The first parts are those that other work waits for: the C++ library, each kernel once against its reference, and whole
-steps of four methods. Then come precisions, official losses, runs that stop and go on at every ZeRO stage, compiled
-baselines, attention kernels, ops, DALI and the loader. The rest of the time goes to all kernel tests, tensors of more
-than 2^31 elements, and compute-sanitizer.
+The most urgent parts come first: the C++ library, each kernel once against its reference, and whole steps of four
+methods. Then come precisions, official losses, runs that stop and continue at every ZeRO stage, compiled baselines,
+attention kernels, ops, DALI and the loader. The rest of the time goes to all kernel tests, tensors of more than 2^31
+elements, and compute-sanitizer.
 
-Each part is one process, or several at once. It may use its own seconds and those that earlier parts did not need. Logs
-and rows go to one archive, which is written anew after each part: gpu_check.tar.gz in $OUT, or else in --out.
+Each part is one process, or several at once. A part may use its own seconds, and the seconds that earlier parts did not
+need. Logs and rows go to one archive, written again after each part: gpu_check.tar.gz in $OUT, or else in --out.
 """
-
-# May import torch and bench.
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ from fastmim.host.command import at_least
 
 ROOT = Path(__file__).parents[1]
 TOTAL = 560
-"""Seconds of a round: a command on a lent machine has 600, and the copying of packages takes some of them."""
+"""Seconds of a round. A command may have 600 seconds, some of which go to copying packages."""
 SHOWN = 400
 """Characters of a failed part's log that are printed; the archive holds the whole log."""
 CONFIGS = {
@@ -52,11 +50,11 @@ RESUMED = {
     "bf16-master": ("--train.precision", "bf16-master"),
     "fp16": ("--train.precision", "autocast-fp16"),
 }
-"""Settings of runs that are stopped and continued, and must then equal undisturbed runs bit for bit."""
+"""Settings of runs that stop and continue, and must equal uninterrupted runs bit for bit."""
 
 
 class Part(NamedTuple):
-    """One process of the round, or several at once, and the seconds that are kept free for it."""
+    """One process of the round, or several at once, and the seconds reserved for them."""
 
     name: str
     commands: list[list[str]]
@@ -74,7 +72,7 @@ def bench(*arguments: str) -> list[str]:
 
 
 def resumed(images: Path, run: Path, *settings: str) -> list[str]:
-    """Returns a command that trains once undisturbed and once with a stop, and compares the two traces."""
+    """Returns a command that trains once without and once with a stop, and compares both traces."""
     short = [
         "--train.global_batch",
         "16",
@@ -107,17 +105,17 @@ def launched(images: Path, run: Path) -> list[str]:
 
 
 def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Part]:
-    """Returns the parts of the round, the most important first.
+    """Returns the parts of the round, in the order of importance.
 
     Args:
         images: folder of images to train on.
         runs: folder for runs.
-        real: `images` are photographs, on which a loader can be timed.
-        records: rows can be recorded.
+        real: True if `images` are photographs, on which a loader can be timed.
+        records: True if rows can be recorded.
     """
     kept = ["--record"] * records
-    # Triton takes most of the time, and compiles on one core a process. The campaign runs the fuzz tests, since nearly
-    # each of their examples is a kernel to compile.
+    # Triton's compiler takes most of the time, with one core per process. The campaign runs the fuzz tests instead,
+    # because nearly every example of a fuzz test has to compile a kernel.
     tests = ("-m", "pytest", "-q", "-m", "triton", "-k")
     workers = min(len(os.sched_getaffinity(0)), 16)  # each process holds a CUDA context on the one device
     shares = [f"{k + 1}/{workers}" for k in range(workers)]
@@ -177,19 +175,19 @@ def parts(images: Path, runs: Path, real: bool, records: bool = True) -> list[Pa
 def run(part: Part, limit: float, out: Path) -> tuple[str, float, str]:
     """Runs one part and returns its verdict, its seconds and the last line of its output.
 
-    The whole output goes to OUT/<name>.log, that of failed processes last.
+    The whole output goes to OUT/<name>.log, with the output of failed processes at the end.
     """
     start = time.perf_counter()
     log = out / f"{part.name.replace(' ', '_')}.log"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels"), *sys.path])}
     if len(part.commands) > 1:
-        environment["OMP_NUM_THREADS"] = "1"  # else each process would take every core
+        environment["OMP_NUM_THREADS"] = "1"  # otherwise each process would use all cores
     logs = [log.with_suffix(f".{k}.log") for k in range(len(part.commands))]
     processes, verdict = [], "ok"
     try:
         for command, path in zip(part.commands, logs, strict=True):
             with path.open("w") as file:
-                # A session of its own, so that the workers of a process end with it.
+                # Each process has its own session, so that its workers end with it.
                 processes.append(subprocess.Popen(
                     command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
                 ))  # fmt: skip
@@ -250,7 +248,7 @@ def check(round_: list[Part], total: float, out: Path, archive: Path) -> bool:
 
 
 def pack(out: Path, archive: Path) -> None:
-    """Writes logs and rows into one archive, whole or not at all; a full disk costs only the archive."""
+    """Writes logs and rows into one archive, whole or not at all; a full disk is only reported."""
     new = archive.with_name(f".{archive.name}")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,17 @@
-"""Checks that short runs learn more than trivial predictors, and features that tell classes apart.
+"""Checks that short runs beat trivial predictors and learn features that separate classes.
 
     deepspeed fastmim/train.py configs/debug/photographs_mae.py --data.root PHOTOGRAPHS --run.dir runs/photographs_mae
     deepspeed fastmim/train.py configs/debug/cifar10_mae.py --data.root CIFAR/train --run.dir runs/cifar10_mae
     python -m bench learns runs/photographs_* runs/cifar10_* --labelled CIFAR --plot bench/results/learns.png --record
 
-Compares the last held-out loss of each run with the losses of trivial predictors on the same images. --labelled takes a
-folder that holds train/CLASS/ and test/CLASS/ images. With it, the k-NN accuracy of runs/cifar10_* is compared with the
-accuracy of the same network at initialisation. The features are those of the last block, and those of all blocks side
-by side, as DINO's linear probe of ViT-S takes the last four (eval_linear.py, `n_last_blocks`). The accuracy on all
-blocks decides: in methods without a decoder (SimMIM, A2MIM) the last blocks turn to the pixels that they predict. The
-exit status is 1 if a run is not better in accuracy, or, without an accuracy, in loss.
+The last held-out loss of each run is compared with the losses of trivial predictors on the same images. --labelled
+takes a folder that holds train/CLASS/ and test/CLASS/ images. With this option, the k-NN accuracy of runs/cifar10_* is
+compared with the accuracy of the same network at initialisation. Two accuracies are measured: with the features of the
+last block, and with the features of all blocks side by side. (DINO's linear probe of ViT-S takes the last four blocks,
+eval_linear.py `n_last_blocks`.) The accuracy on all blocks decides, because in methods without a decoder (SimMIM,
+A2MIM) the last blocks specialise in predicting pixels. The exit status is 1 if a run has no better accuracy, or,
+without an accuracy, no better loss.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -50,7 +49,7 @@ def metrics(run: Path) -> list[dict]:
 
 
 def labelled(folder: Path, config: Config, count: int) -> tuple[Tensor, Tensor]:
-    """Returns images spread evenly over FOLDER/CLASS/..., centre-cropped, (N, H, W, C) uint8, and their classes."""
+    """Returns evenly chosen, centre-cropped images of FOLDER/CLASS/, (N, H, W, C) uint8, and classes."""
     manifest = Manifest.scan(str(folder))
     data = replace(config.data, crop=CenterCrop(1.0, interpolation=config.data.crop.interpolation), flip=0.0)
     ids = torch.arange(len(manifest))[:: max(1, len(manifest) // count)][:count]
@@ -131,7 +130,7 @@ def row_of(run: Path, folder: Path | None) -> dict:
 
 
 def learned(row: dict) -> bool:
-    """True if a run is better than the network at initialisation, or without accuracies than trivial predictors."""
+    """True if a run beats the network at initialisation, or, without accuracies, trivial predictors."""
     if "knn" in row:
         return row["knn"] > row["knn_at_initialisation"]
     return row["held_out_loss"] < min(row[f"{name}_loss"] for name in ("zero", "mean_patch", "interpolation"))

@@ -1,6 +1,4 @@
-"""Command lines of the benchmarks: the options that several of them share."""
-
-# May import torch and fastmim.host.
+"""Command-line options that several benchmarks share."""
 
 from __future__ import annotations
 

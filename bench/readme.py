@@ -1,10 +1,8 @@
 """Writes the tables of the READMEs from the rows in bench/results.
 
-A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Measured numbers stand in
-these tables only, so that no number outlives the code that it was measured on.
+A table stands between the lines `<!-- NAME: make readme -->` and `<!-- end of NAME -->`. Only these tables hold
+measured numbers, so that no number becomes stale when the code changes.
 """
-
-# May import bench.
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ def batch(row: dict) -> int:
 
 
 def model(config: str) -> tuple[str, str]:
-    """Returns the method and the model of a config's path; the model is the file's name without its schedule."""
+    """Returns the method and the model of a config's path; the model's name leaves out the schedule."""
     path = PurePath(config)
     return METHODS.get(path.parts[1], path.parts[1]), re.sub(r"_\d+ep$", "", path.stem)
 
@@ -110,7 +108,7 @@ def published_pairs() -> dict[str, dict[tuple[str, str], tuple[str, dict, dict]]
 
 
 def claim() -> str:
-    """Returns one sentence on a step's time and memory beside the published code, over all measured models."""
+    """Returns a sentence on time and memory of steps beside the published code, over all measured models."""
     hardware, chosen = next(iter(published_pairs().items()))
     pairs = [(ours, theirs) for _, ours, theirs in chosen.values()]
     device = pairs[0][0]["provenance"]["device"]
@@ -160,7 +158,7 @@ def results() -> str:
 
 
 def steps() -> str:
-    """Returns every measured config: how many times as long as fastmim's the arms of the published code take."""
+    """Returns the table of all configs: the time of each published arm as a multiple of fastmim's time."""
     lines: dict[str, list[list[str]]] = {}
     for (config, _), arms in sorted(step_rows().items()):
         compiled = [arms[arm] for arm in COMPILED if arm in arms]
@@ -177,7 +175,7 @@ def steps() -> str:
 
 
 def transfer() -> str:
-    """Returns a line for each arm of the transfer campaign that ends in a number: mean and spread over its seeds."""
+    """Returns the mean and the spread over seeds of each arm of the transfer campaign that has a score."""
     arms: dict[tuple[str, str], dict[int, dict]] = {}
     for row in record.read("transfer"):
         if "score" in row:
@@ -217,7 +215,7 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def rendered(page: str) -> str:
-    """Returns the text of a page with its tables made anew.
+    """Returns the text of a page with fresh tables.
 
     Raises:
         ValueError: a marker names no table, or has no end.

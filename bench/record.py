@@ -1,9 +1,7 @@
-"""Rows of results with their provenance, in `bench/results`: appended after a measurement, checked when read back.
+"""Rows of results with their provenance in `bench/results`: appended after a measurement, checked later.
 
-A row must hold the command that measured it, and no path of a machine.
+A row must hold the command of its measurement, and no path of a machine.
 """
-
-# May import torch and fastmim_kernels.
 
 from __future__ import annotations
 
@@ -46,7 +44,9 @@ ABSOLUTE = re.compile(r"(?:^|[^\w.*/-])(?:~?/[\w.-]+/|[A-Za-z]:\\)|^/|file://")
 
 
 def record(row: dict[str, Any], theme: str) -> Path:
-    """Adds the provenance to a measured row and appends the row to `bench/results/<theme>_<hardware>_<yyyymm>.jsonl`.
+    """Appends a measured row, with its provenance, to a file of bench/results.
+
+    The file is `bench/results/<theme>_<hardware>_<yyyymm>.jsonl`.
 
     Args:
         row: "case" (name of the measured case), "device" ("cpu" or "cuda"), and columns, at least one of them a number.
@@ -70,7 +70,7 @@ def record(row: dict[str, Any], theme: str) -> Path:
 
 
 class Record(argparse.Action):
-    """Option `--record`, which refuses before the measurement if rows cannot be recorded."""
+    """Option `--record`, which raises an error before the measurement if rows cannot be recorded."""
 
     def __init__(self, option_strings: list[str], dest: str):
         super().__init__(option_strings, dest, nargs=0, default=False, help="append the rows to bench/results")
@@ -120,10 +120,10 @@ def provenance(device: str) -> dict[str, Any]:
 
 
 def check(row: dict[str, Any]) -> None:
-    """Refuses a row that cannot be traced back, or that holds a path or the name of a machine.
+    """Checks that a row has its provenance, and holds no path and no name of a machine.
 
     Raises:
-        ValueError: names the key, the expected value and the found value.
+        ValueError: a value is wrong. The message names the key, the expected value and the found value.
     """
     if not (isinstance(row.get("case"), str) and row["case"]):
         raise ValueError(f"case: expected the name of the measured case, got {row.get('case')!r}")
@@ -194,12 +194,12 @@ def git(*arguments: str) -> str:
 
 
 def command_line(argv: list[str]) -> str:
-    """Returns the command as another person would type it: paths are relative, or names only."""
+    """Returns the command for use on other machines: paths are relative, or names only."""
     return " ".join(["python", *(public(argument) for argument in argv[1:])])
 
 
 def public(text: str) -> str:
-    """Returns a text without what is particular to this machine in absolute paths."""
+    """Returns a text with absolute paths replaced, so that it says nothing about this machine."""
     return re.sub(r"(?<![\w.])/[\w./-]+", lambda match: relative(Path(match[0])), text)
 
 
@@ -226,7 +226,7 @@ def cpu() -> str:
 
 
 def gpu() -> str:
-    """Returns name, driver and power limit of the current GPU, such as "NVIDIA H200, driver 580.65, 700.00 W"."""
+    """Returns name, driver and power limit of the GPU, e.g. "NVIDIA H200, driver 580.65, 700.00 W"."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version,power.limit", "--format=csv,noheader"]
     lines = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()
     name, driver, power = lines[torch.cuda.current_device()].split(", ")

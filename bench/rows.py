@@ -1,7 +1,5 @@
 """Prints the newest recorded row of each case and machine, as a Markdown table."""
 
-# May import bench.
-
 from __future__ import annotations
 
 from typing import Any

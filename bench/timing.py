@@ -1,6 +1,4 @@
-"""Fair timing: calls that take turns, the time of a device apart from that of its host, and the machine's limits."""
-
-# May import torch.
+"""Timing of calls that take turns, without the time of the host, and measures of a machine's limits."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from torch.profiler import profile
 
 Name = TypeVar("Name", bound=Hashable)
 Run = tuple[Callable[[], Any], Callable[[Any], Any]]
-"""What to call before the clock starts, and the timed function, which takes the result of the first."""
+"""Functions of a timed run: the first runs before the clock starts, and its result goes to the second."""
 
 HEAD_START = 2**21
 """Cycles, about a millisecond, that a GPU sleeps at first while the host queues the timed work."""
@@ -29,9 +27,10 @@ def nothing() -> None:
 
 
 def measure(runs: dict[Name, Run], samples: int, device: str) -> dict[Name, list[float]]:
-    """Returns the milliseconds of each run. The runs take turns, so that a busy machine slows all alike.
+    """Returns the milliseconds of each run.
 
-    Three turns warm up and are not kept. On a GPU each run starts with a cold L2 cache.
+    The runs take turns, so that a busy machine slows all runs equally. The first three turns are a warm-up and are not
+    kept. On a GPU each run starts with a cold L2 cache.
     """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     clocks = {name: host_time if device == "cpu" else DeviceTime() for name in runs}
@@ -52,11 +51,11 @@ def host_time(prepare: Callable[[], Any], run: Callable[[Any], Any]) -> float:
 
 
 class DeviceTime:
-    """Clock of a GPU: the milliseconds of its work on a run, however long the host takes to queue the run.
+    """Clock of a GPU: the milliseconds of its work on a run, without the time of the host.
 
     The GPU sleeps while the host queues the run, so the work follows without gaps. If the GPU wakes before the host is
-    done, the clock repeats the sample with twice the sleep, and keeps that sleep. A run that waits for the GPU itself
-    is never queued in time: the sample with the longest sleep counts.
+    done, the clock repeats the sample with twice the sleep, and keeps the longer sleep. A run that waits for the GPU
+    can never be queued in time. For such a run, the sample with the longest sleep counts.
     """
 
     def __init__(self):
@@ -67,7 +66,7 @@ class DeviceTime:
         while True:
             argument = prepare()
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self.flush.zero_()  # the L2 cache then holds nothing of the run
+            self.flush.zero_()  # removes the run's data from the L2 cache
             torch.cuda._sleep(self.cycles)
             begin.record()
             run(argument)
@@ -103,7 +102,7 @@ def copy_rate(device: torch.device) -> float:
 
 
 def events(profiled: profile) -> list[Any]:
-    """Returns the events of a profile. torch's types hide them."""
+    """Returns the events of a profile, which torch's types do not declare."""
     profiler: Any = profiled.profiler
     return profiler.kineto_results.events()
 

@@ -152,7 +152,7 @@ def note(run: Path, capsys, *words) -> str:
 def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, capsys):
     config = open_pretraining(run, "run")[0]
     trained, _, held_out = split_images(Manifest.scan(str(images)), config.data, config.train.seed)
-    none, unknown = "The run was not trained on these images.", "Not known: whether the run was trained on these images"
+    none, unknown = "The run was not trained on these images.", "It is not known if the run was trained on these images"
     assert note(run, capsys) == none
     rows = ", ".join(str(i + 1) for i in trained.tolist())
     assert note(run, capsys, "--images", images) == f"The run was trained on 3 of these 6 images: rows {rows}."

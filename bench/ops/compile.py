@@ -1,11 +1,9 @@
-"""Compiles every Triton kernel for three generations of GPUs, without a GPU, and reads the machine code.
+"""Compiles every Triton kernel for three generations of GPUs, and reads the machine code.
 
-Prints registers, spills, shared memory, matrix instructions, and the widths of loads and stores. A kernel whose widest
-load or store is below 64 bits is marked as narrow. The exit status is 1 if a kernel spills registers, or asks for more
-shared memory than the GPU has.
+No GPU is needed. The command prints registers, spills, shared memory, matrix instructions, and the widths of loads and
+stores. A kernel whose widest load or store is below 64 bits is marked as narrow. The exit status is 1 if a kernel
+spills registers, or asks for more shared memory than the GPU has.
 """
-
-# May import fastmim_kernels and bench.
 
 from __future__ import annotations
 
@@ -21,16 +19,16 @@ from bench.options import command_parser
 from bench.record import Record, record
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""Largest shared memory of a block of threads in bytes, by architecture; a kernel that asks for more does not start.
+"""Largest shared memory of a block of threads, bytes, by architecture; larger kernels do not start.
 
 Source: CUDA C++ Programming Guide, technical specifications per compute capability.
 """
 
 
 def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: int) -> dict:
-    """Compiles one kernel and returns its code at every stage, "ttir" to "cubin", and its bytes of "shared" memory.
+    """Compiles one kernel; returns the code of every stage, "ttir" to "cubin", and "shared", bytes.
 
-    The compiler may take pointers and integers for multiples of 16, as real pointers are.
+    The compiler may assume that pointers and integers are multiples of 16, which is true of real pointers.
 
     Args:
         kernel: a function under `triton.jit`.
@@ -53,7 +51,7 @@ def compile_kernel(kernel, types: list[str], constants: dict, warps: int, arch: 
 
 
 def read_code(cubin: bytes) -> dict:
-    """Returns registers, stack bytes, spills, matrix instructions, and counts of loads and stores by width in bits."""
+    """Counts registers, stack bytes, spills, matrix instructions, and loads and stores by width in bits."""
     triton = importlib.util.find_spec("triton")
     assert triton and triton.origin, "Triton is a dependency of fastmim"
     tool = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"

@@ -1,10 +1,10 @@
-"""Reasons of missed targets on a CPU, which the report prints. Keep a reason only while the target is missed."""
+"""Reasons of missed targets on a CPU, for the report. Remove a reason when its target is reached."""
 
 from typing import NamedTuple
 
 
 class Reason(NamedTuple):
-    """A reason, and the attempts to mend it."""
+    """A reason, and the attempts to reach the target."""
 
     why: str
     tried: str
@@ -102,7 +102,7 @@ MISSES: dict[tuple[str, str, str, str], Reason] = {
     ("random_mask", "", "", "us"): _SORT,
 }
 
-"""Reasons by (op, part of the case's name, dtype or "", target); the first that fits a missed target counts."""
+"""Reasons by (op, part of the case's name, dtype or "", target); the first match counts."""
 
 UNMEASURED = {
     ("window_attention", "bf16"): "its rows were recorded with `--dtype fp32`; in bfloat16 it is tested, not timed",

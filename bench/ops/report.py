@@ -1,10 +1,8 @@
-"""Writes bench/results/kernels.md: the speed of every op beside its targets, from the recorded rows.
+"""Writes bench/results/kernels.md, with the recorded speed of every op and its targets.
 
 The page compares the newest row of every op, case and machine with its target, and gives the reason of each missed
 target. It also holds lower bounds of the time on an H200, figures of the compiled code, and a roofline plot.
 """
-
-# May import bench and fastmim_kernels.
 
 from __future__ import annotations
 
@@ -20,15 +18,18 @@ from fastmim_kernels import OPS
 
 PAGE, PLOT = record.RESULTS / "kernels.md", record.RESULTS / "ops_roofline.png"
 COPY, MATMUL, VECTOR = 4.3e12, {"bf16": 790e12, "fp32": 790e12 / 2 / 3}, 67e12
-"""Rates of an H200: of a copy in bytes a second, of matrix products and of other float32 work in FLOP/s.
+"""Rates of an H200: a copy in bytes a second, matrix products and other float32 work in FLOP/s.
 
-The copy reads and writes at 0.9 of 4.8 TB/s. A float32 product is three TF32 products. The last rate is that of the
-data sheet.
+The copy reads and writes at 0.9 of 4.8 TB/s. A float32 product is three TF32 products. The last rate is from the data
+sheet.
 """
 BATCH = 256
 """Images in a batch whose lower bounds the page gives."""
 ALSO = {"composite_residual": ("a2mim_resnet101",)}
-"""Cases whose lower bound the page gives besides that of an op's first case; here each image has its own spectrum."""
+"""Cases with a lower bound on the page, besides each op's first case.
+
+In these cases each image has its own spectrum.
+"""
 NOISY = 1.5
 """Quotient of p80 and p20 above which a row is marked as noisy."""
 
@@ -131,7 +132,7 @@ def newest() -> dict[tuple, dict[tuple[str, str], dict]]:
 
 
 def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
-    """Returns the figures of an op, with the backward pass if it has one; None for a figure that was not measured."""
+    """Returns the figures of an op and its backward pass; a figure that was not measured is None."""
     phase = "both" if ("ours", "both") in rows else "forward"
     ours, official = rows["ours", phase], rows.get(("official", phase), {})
     found = {name: rows.get((arm, phase), {}).get("ours_is_faster") for name, arm in ARMS.items()}
@@ -149,7 +150,7 @@ def figures(rows: dict[tuple[str, str], dict]) -> dict[str, Any]:
 
 
 def missed(found: dict[str, Any], targets: dict[str, float]) -> list[str]:
-    """Returns the targets that a run does not reach, or for which it lacks the figure."""
+    """Returns the targets that a run does not reach or did not measure."""
     most = ("memory", "us")
     return [
         name
@@ -232,7 +233,7 @@ def command(row: dict) -> str:
 
 
 def explained(misses: list[tuple[dict, str]]) -> list[str]:
-    """Returns the lines of every reason, of the attempts to mend it, and of the missed targets."""
+    """Returns the lines of every reason, with the attempts to reach the target and the missed targets."""
     reasons: dict[Reason | None, list[list[str]]] = {}
     for found, target in misses:
         row = found["row"]

@@ -1,11 +1,10 @@
-"""Launches every variant of every kernel, and every op on odd sizes, for compute-sanitizer to watch.
+"""Launches every variant of every kernel, and every op on odd sizes, under compute-sanitizer.
 
     compute-sanitizer --tool memcheck python -m bench sanitize
 
-torch's cache of GPU memory is off, so each tensor is an allocation of its own and an access beside it is seen.
+torch's cache of GPU memory is off. So each tensor has its own allocation, and compute-sanitizer sees accesses beyond
+the tensor.
 """
-
-# May import fastmim_kernels and bench.
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ def calls() -> list[tuple]:
     for name in fastmim_kernels.OPS:
         cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
         found += [(name, *call) for call in cases.VARIANTS.values()]
-        # Odd sizes have masked accesses.
+        # Kernels mask accesses at odd sizes.
         odd = [case for label, case in cases.CASES.items() if "primes" in label][:1]
         found += [(name, case, DTYPES[dtype]) for case in odd for dtype in cases.BENCH_DTYPES]
     return list(dict.fromkeys((name, case, dtype) for name, case, dtype in found))

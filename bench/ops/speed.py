@@ -1,12 +1,10 @@
-"""Times every op on real shapes: ours, the reference eager and compiled, the published code, and a plain copy.
+"""Times every op on real shapes, with the reference (eager, compiled), the published code and a copy.
 
     python -m bench ops --op patch_loss --plot roofline.png
 
 The implementations take turns, in the forward pass, the backward pass and both at once. The copy moves the bytes that
 the op cannot do without. Its time and the rate of a matrix product, timed in the same run, are the machine's limit.
 """
-
-# May import fastmim_kernels and bench.
 
 from __future__ import annotations
 
@@ -31,8 +29,8 @@ PHASES = ("forward", "backward", "both")
 def split_phase(function: Callable, x: torch.Tensor, grad: torch.Tensor | None, phase: str) -> Run:
     """Returns the preparation of a phase and the timed call, which takes the result of the preparation.
 
-    The forward pass keeps what the backward pass needs, as in training. "both" is not the sum of the two others where
-    an op forms the gradient together with the loss.
+    As in training, the forward pass keeps the tensors that the backward pass needs. If an op forms the gradient
+    together with the loss, "both" is not the sum of the two other phases.
 
     Args:
         function: maps `x` to a result.
@@ -61,7 +59,7 @@ def gradient(result) -> torch.Tensor | None:
 
 
 def enlarge(case, batch: int):
-    """Returns the case with at least `batch` images; sizes that count over all images grow alike."""
+    """Returns the case with at least `batch` images; sizes counted over all images grow in proportion."""
     if hasattr(case, "forward"):
         return dataclasses.replace(case, forward=enlarge(case.forward, batch))
     if hasattr(case, "planes"):  # three an image
@@ -73,7 +71,7 @@ def enlarge(case, batch: int):
 
 
 def peak_memory(run: Callable[[None], object], device: str) -> int:
-    """Returns the bytes of tensors that a run holds at its peak, results and temporaries, above those before it."""
+    """Returns the peak bytes of a run's tensors, results and temporaries, above the bytes before it."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -89,11 +87,11 @@ def peak_memory(run: Callable[[None], object], device: str) -> int:
 
 
 def error(op, args) -> float:
-    """Returns the difference from the float64 reference, through the norm of the reference.
+    """Returns the 2-norm of the difference from the float64 reference, divided by the reference's norm.
 
-    Both are 2-norms, and the largest quotient over all outputs counts. A single value says little: of millions of L1
-    gradients a few belong to pixels that are met to within rounding, and take the other sign. Of integers, the result
-    is how many differ.
+    The result is the largest quotient over all outputs; for integers, the number of values that differ. Single values
+    say little: among millions of L1 gradients, a few belong to pixels that are predicted to within rounding, and have
+    the other sign.
 
     Args:
         op: an entry of `fastmim_kernels.OPS`.

@@ -1,8 +1,9 @@
-"""Each method as it was published, in plain unfused torch: the baseline of fastmim and the oracle of its tests.
+"""Each method as published, in plain torch: the baseline of fastmim and the reference of its tests.
 
-A module has `from_config(cfg, attention)`, which returns the published model of a config, and `inputs(mask)`, which
-returns the inputs behind the images that hide the same patches. The modules import torch only, since an oracle that
-shares code with fastmim would share its mistakes. `copy_weights` is the exception: it needs the list of official names.
+Each module has two functions. `from_config(cfg, attention)` returns the published model of a config. `inputs(mask)`
+returns the model's inputs after the images, which hide the patches of `mask`. The modules import torch only, because a
+reference that shares code with fastmim would share its mistakes. `copy_weights` is the exception: it needs the list of
+official names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def build(cfg: Any, attention: str = "explicit") -> tuple[nn.Module, Callable[..
         attention: "explicit", as published, or "sdpa".
 
     Raises:
-        ValueError: no module here has the method of the config; gives the reason of each.
+        ValueError: no module here has the method of the config. The message gives the reason of each module.
     """
     reasons = []
     for entry in pkgutil.iter_modules(__path__):
@@ -34,7 +35,7 @@ def build(cfg: Any, attention: str = "explicit") -> tuple[nn.Module, Callable[..
             continue
         try:
             return module.from_config(cfg, attention), module.inputs
-        except (ValueError, AttributeError) as error:  # parts of another kind lack fields that a module looks at
+        except (ValueError, AttributeError) as error:  # parts of another kind lack fields that a module reads
             reasons.append(f"{entry.name}: {error}")
     raise ValueError(f"no published form of this config; {'; '.join(reasons)}")
 
@@ -45,7 +46,8 @@ def copy_weights(model: nn.Module, mim: nn.Module) -> None:
     Buffers that the official code does not store keep their values.
 
     Raises:
-        ValueError: no format of fastmim.convert has the names and shapes of both models; describes the nearest format.
+        ValueError: no format of fastmim.convert has the names and shapes of both models. The message describes the
+            nearest format.
     """
     from fastmim.convert.official_weights import FORMATS
 
@@ -63,5 +65,5 @@ def copy_weights(model: nn.Module, mim: nn.Module) -> None:
         if not differing:
             model.load_state_dict(state, strict=False)
             return
-        nearest.append((len(differing), f"{fmt.name}, but for {', '.join(differing[:4])}"))
+        nearest.append((len(differing), f"{fmt.name}, except for {', '.join(differing[:4])}"))
     raise ValueError(f"no official format has the names of {type(model).__name__} and ours; nearest: {min(nearest)[1]}")

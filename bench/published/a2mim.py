@@ -1,8 +1,8 @@
-"""A2MIM as published (arXiv:2205.13943; Westlake-AI/openmixup `a2mim.py`), and the SimMIM baselines of that code base.
+"""A2MIM and its SimMIM baselines as published, on convolutional networks.
 
-The whole image is encoded, and a mask token joins one intermediate feature map. Every pixel is predicted. Prediction
-and target are composed, and both are Fourier-transformed in full. Parameter names are the official ones. The baselines
-are the same model with other options. May import torch and its siblings only.
+Source: arXiv:2205.13943; Westlake-AI/openmixup `a2mim.py`. The whole image is encoded, and a mask token joins one
+intermediate feature map. Every pixel is predicted. Prediction and target are composed, and both are Fourier-transformed
+in full. Parameter names are the official ones. The baselines are the same model with other options.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ Token = Literal["replace", "add", "gated"]
 
 
 class FocalFrequencyLoss(nn.Module):
-    """Focal frequency loss of (N, C, H, W) images (EndlessSora/focal-frequency-loss; openmixup's copy has no crops).
+    """Focal frequency loss of (N, C, H, W) images.
+
+    Source: EndlessSora/focal-frequency-loss; openmixup's copy has no crops.
 
     Args:
         patch_factor: crops per side.
         ave_spectrum: average the spectra over the batch.
         log_matrix: take the logarithm of the weights.
-        batch_matrix: scale weights by the largest of all entries, not of each sample, crop and channel.
+        batch_matrix: True = divide weights by the largest of all entries; False = by the largest of each sample, crop
+            and channel.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class FocalFrequencyLoss(nn.Module):
         return f.mean(dim=0, keepdim=True) if self.ave_spectrum else f
 
     def forward(self, pred: Tensor, target: Tensor, matrix: Tensor | None = None) -> Tensor:
-        """Returns the loss; `matrix` holds weights from outside, (N, crops, C, h, w), or is None."""
+        """Returns the loss; `matrix` is None or the weights to use, (N, crops, C, h, w)."""
         difference = self.spectrum(pred) - self.spectrum(target)
         distance = (difference**2).sum(dim=-1)
         if matrix is None:
@@ -151,7 +154,7 @@ class MaskToken(nn.Module):
         self.mask_gamma = nn.Parameter(torch.full((1, dim, 1, 1), 1e-6)) if token == "gated" else None
 
     def forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Returns x, (N, C, h, w), with the token at hidden positions; mask: (N, ...) on the same or a coarser grid."""
+        """Returns x, (N, C, h, w), with the token at hidden positions; mask: (N, ...), may be coarser."""
         token = self.mask_token.expand(len(x), -1, *x.shape[2:])
         mask = enlarge(mask, x.shape[2]).type_as(token)
         if self.replace:
@@ -219,7 +222,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Contiguous as published: without it all that follows would run channels-last, another speed.
+        # Contiguous as published: otherwise the later layers would run channels-last, at another speed.
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -239,7 +242,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(MaskToken):
-    """ConvNeXt v1, where the token joins after `downsample_layers[mask_layer]`; the final norm is per position."""
+    """ConvNeXt v1 with a token after `downsample_layers[mask_layer]` and a final norm per position."""
 
     def __init__(
         self,
@@ -290,8 +293,7 @@ class A2MIM(nn.Module):
     """A2MIM on a convolutional network: `model(images, mask) -> (loss, pred, mask)`.
 
     images: (N, 3, H, W) float, mean/std-normalised. mask: (N, h, w) int64, 1 = hidden, on the grid of the feature map
-        where
-    the token joins, or on a coarser grid. pred: (N, 3, H, W).
+    that the token joins, or on a coarser grid. pred: (N, 3, H, W).
 
     Args:
         fill: "mean" fills hidden pixels with the channel means of the whole image, as the official data set does.
@@ -392,5 +394,5 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"] = "explicit") -
 
 
 def inputs(mask: Any) -> tuple[Tensor]:
-    """Returns the inputs behind `images` that hide the patches of a fastmim mask."""
+    """Returns the inputs after `images` that hide the patches of a fastmim mask."""
     return (mask.mask.view(-1, *mask.grid).long(),)

@@ -1,8 +1,8 @@
 """The ViT of A2MIM as published, and of its SimMIM baseline (Westlake-AI/openmixup `mim_vit.py`).
 
-This is SimMIM's ViT with learned absolute positions and a table of relative positions in every block. The mask token is
-added to masked tokens or replaces them, before the positions or before a later block. Parameter names are the official
-ones. The baseline is the same model with other options. May import torch and its siblings only.
+The network is SimMIM's ViT with learned absolute positions and a table of relative positions in every block. The mask
+token is added to masked tokens or replaces them, before the positions or before a later block. Parameter names are the
+official ones. The baseline is the same model with other options.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """ViT: `vit(images, mask) -> (N, C, H / 16, W / 16)`; the defaults are ViT-B, and the caller fills images."""
+    """ViT: `vit(images, mask) -> (N, C, H / 16, W / 16)`, by default ViT-B; the caller fills images."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """ConvMAE as published (arXiv:2205.03892; Alpha-VL/ConvMAE `models_convmae.py`).
 
 Both convolutional stages compute every position, also hidden ones; then three quarters of the positions are dropped.
-The rest is MAE as published, without a class token. Parameter names are the official ones. May import torch only.
+The rest is MAE as published, without a class token. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ConvMaskedAutoencoder(nn.Module):
     Weights come from a state dict with the official keys, which also holds the fixed position embeddings.
 
     Args:
-        radius: of PixMIM's low-pass target; None = the target is the image, as published.
+        radius: radius of PixMIM's low-pass target; None = the target is the image, as published.
     """
 
     forward_loss = MaskedAutoencoder.forward_loss
@@ -133,7 +133,7 @@ class ConvMaskedAutoencoder(nn.Module):
         return self.forward_loss(self.filter(images), pred, mask), pred, mask
 
     def random_masking(self, images: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns visible patches (B, K) in the order of their noise, the mask, and the order of the raster."""
+        """Returns visible patches (B, K) in the order of their noise, the mask, and the raster order."""
         b, num_patches = len(images), self.pos_embed.shape[1]
         keep = int(num_patches * (1 - self.mask_ratio))
         if noise is None:

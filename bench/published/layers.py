@@ -1,4 +1,4 @@
-"""Parts that published models share: ViT blocks as in timm 0.3.2, patches, normalisation. May import torch only."""
+"""Parts that published models share: ViT blocks as in timm 0.3.2, patches, normalisation."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Long-sequence MAE as published (arXiv:2210.07224; facebookresearch/long_seq_mae).
 
-This is MAE at 448 pixels with a narrower decoder. The loader delivers the masks, drawn in blocks of 2x2 patches.
-Parameter names are the official ones, which are MAE's. May import torch only.
+The model is MAE at 448 pixels with a narrower decoder. The loader delivers the masks, drawn in blocks of 2x2 patches.
+Parameter names are the official ones, which are MAE's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LongSequenceMaskedAutoencoder(MaskedAutoencoder):
     The defaults are ViT-B/16 at 448 pixels.
 
     Args:
-        radius: of PixMIM's low-pass target; None = the target is the image, as published.
+        radius: radius of PixMIM's low-pass target; None = the target is the image, as published.
     """
 
     def __init__(

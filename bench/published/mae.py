@@ -1,7 +1,7 @@
 """MAE as published (arXiv:2111.06377; facebookresearch/mae `models_mae.py` on timm 0.3.2).
 
 Every patch is embedded, and then three quarters are dropped. Attention materialises its scores, the decoder predicts
-every patch, and the loss is built from a full target. Parameter names are the official ones. May import torch only.
+every patch, and the loss is built from a full target. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MaskedAutoencoder(nn.Module):
         return self.forward_loss(images, pred, mask), pred, mask
 
     def random_masking(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns visible rows of (B, L, D) in the order of their noise, the mask, and the order of the raster."""
+        """Returns visible rows of (B, L, D) in the order of their noise, the mask, and the raster order."""
         b, num_patches, dim = x.shape
         keep = int(num_patches * (1 - self.mask_ratio))
         if noise is None:
@@ -135,5 +135,5 @@ def from_config(cfg: Any, attention: Literal["explicit", "sdpa"]) -> MaskedAutoe
 
 
 def inputs(mask: Any) -> tuple[Tensor]:
-    """Returns the noise that hides the patches of a fastmim mask: each patch's rank in the order of the mask."""
+    """Returns the noise that hides the patches of a fastmim mask: each patch's rank in the mask's order."""
     return (mask.ids.argsort(dim=1).float(),)

@@ -1,7 +1,7 @@
 """PixMIM as published (arXiv:2303.02416; open-mmlab/mmselfsup `pixmim.py`).
 
-This is MAE with a low-pass-filtered copy of the image as target. The filter takes a full complex FFT pair, a shifted
-spectrum and a mask buffer. Parameter names are the official ones. May import torch only.
+The method is MAE with a low-pass-filtered copy of the image as target. The filter takes a full complex FFT pair, a
+shifted spectrum and a mask buffer. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LowFrequencyTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Returns filtered images, (B, 3, H, W), mean/std-normalised as the given ones."""
+        """Returns filtered images, (B, 3, H, W), mean/std-normalised like the input."""
         pixels = images * self.std + self.mean
         spectrum = torch.fft.fftshift(torch.fft.fft2(pixels), dim=(-2, -1)) * self.low_pass_filter
         return (torch.fft.ifft2(spectrum).abs() - self.mean) / self.std
@@ -174,7 +174,7 @@ class PixMIM(nn.Module):
 
 
 def sizes(config) -> dict:
-    """Returns the arguments that MAE and its relatives share, from a fastmim config with a transformer decoder.
+    """Returns the arguments shared by MAE and its relatives, from a config with a transformer decoder.
 
     Raises:
         ValueError: the config has parts that the published method lacks.

@@ -1,7 +1,7 @@
 """SimMIM as published (arXiv:2111.09886; microsoft/SimMIM `models/`).
 
-Every token is encoded, masked ones as a learned token. A 1x1 convolution and a pixel shuffle predict every pixel, and a
-mask of all pixels weighs the L1 loss. Parameter names are the official ones. May import torch only.
+Every token is encoded; a learned token replaces masked tokens. A 1x1 convolution and a pixel shuffle predict every
+pixel, and a mask of all pixels weighs the L1 loss. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def put_token(x: Tensor, token: Tensor, mask: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kind: Kind) -> Tensor:
-    """Returns attention with an additive `bias`, which broadcasts to the scores; all are 4-D, heads second."""
+    """Returns attention with an additive, broadcast `bias`; all tensors are 4-D, heads second."""
     if kind == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias).softmax(dim=-1) @ v
@@ -101,7 +101,7 @@ def from_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
 
 
 def shift_mask(size: tuple[int, int], window: int, shift: int) -> Tensor:
-    """Returns (windows, T, T): -100 between tokens of different regions that the cyclic shift brought together."""
+    """Returns (windows, T, T): -100 between tokens that only the cyclic shift brought together."""
     region = torch.zeros(1, *size, 1)
     cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for i, rows in enumerate(cuts):
@@ -222,7 +222,7 @@ class SwinTransformer(nn.Module):
 
 
 def offsets_with_class_token(height: int, width: int) -> Tensor:
-    """Returns `offsets` with a class token first, whose three relations are the last three rows of the table."""
+    """Returns `offsets` with a class token first, which uses the last three rows of the table."""
     first = (2 * height - 1) * (2 * width - 1)
     index = F.pad(offsets(height, width), (1, 0, 1, 0))
     index[0], index[:, 0], index[0, 0] = first, first + 1, first + 2
@@ -285,7 +285,10 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """BEiT's ViT without absolute positions: `encoder(images, mask) -> (N, C, H / 16, W / 16)`, one bias table."""
+    """BEiT's ViT with one bias table: `encoder(images, mask) -> (N, C, H / 16, W / 16)`.
+
+    The ViT has no absolute positions.
+    """
 
     def __init__(
         self,
@@ -360,7 +363,7 @@ VITS = {"base": (768, 12, 12), "large": (1024, 24, 16)}
 
 
 def own_or_default(encoder: Any, **defaults: Any) -> dict[str, Any]:
-    """Returns the fields of a fastmim encoder that `defaults` names; a field that is None gets the default."""
+    """Returns the fields of a fastmim encoder that `defaults` names, with the default in place of None."""
     fields = {name: getattr(encoder, name) for name in defaults}
     return {name: default if fields[name] is None else fields[name] for name, default in defaults.items()}
 
@@ -405,5 +408,5 @@ def from_config(cfg: Any, attention: Kind = "explicit") -> SimMIM:
 
 
 def inputs(mask: Any) -> tuple[Tensor]:
-    """Returns the inputs behind `images` that hide the patches of a fastmim mask."""
+    """Returns the inputs after `images` that hide the patches of a fastmim mask."""
     return (mask.mask.view(-1, *mask.grid).long(),)

@@ -1,7 +1,7 @@
 """UM-MAE as published (arXiv:2205.10063; implus/UM-MAE), and the SimMIM of that repository.
 
 Every token is embedded, hidden tokens are zeroed, and a convolution with a kernel of ones compacts the map. Every patch
-is predicted. Parameter names are the official ones. May import torch only.
+is predicted. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def draw_secondary(mask: Tensor, ratio: float, noise: Tensor) -> Tensor:
 
 
 class PatchDecoder:
-    """Base class with the decoder and loss of `UniformMAE` and `UniformViT`: visible tokens, then hidden ones."""
+    """Base class with the decoder and loss of `UniformMAE` and `UniformViT`.
+
+    The decoder reads visible tokens, then hidden tokens.
+    """
 
     def make_decoder(
         self, latent_dim: int, merge: int, prefix: int, patches: int, dim: int, depth: int, heads: int, kind: Kind
@@ -39,10 +42,10 @@ class PatchDecoder:
         self.decoder_pred = nn.Linear(dim, PATCH**2 * 3)
 
     def forward_decoder(self, latent: Tensor, mask: Tensor) -> Tensor:
-        """Returns predictions (B, L, P), of the visible patches first, then of the hidden ones in raster order.
+        """Returns predictions (B, L, P) of the visible patches, then of the hidden patches in raster order.
 
         As in the official code, visible tokens of a pyramid come in the order of their 2x2 blocks, but get the position
-        embeddings of visible patches in raster order. Three quarters so get the embedding of another patch.
+        embeddings of visible patches in raster order. So three quarters of them get the embedding of another patch.
         """
         x = self.decoder_embed(latent)
         if self.merge > 1:
@@ -154,7 +157,7 @@ class UniformViT(PatchDecoder, nn.Module):
         self.make_decoder(embed_dim, 1, 1, patches, *sizes, attention)
 
     def draw_secondary(self, mask: Tensor) -> Tensor:
-        """Draws as the pyramids do, but replaces the j-th visible patch where the argsort itself is large."""
+        """Draws like the pyramids, but replaces the j-th visible patch if entry j of the argsort is large."""
         visible = len(mask[0]) - int(mask[0].sum())
         order = torch.rand(len(mask), visible, device=mask.device).argsort(dim=1)
         replaced = order >= int(visible * (1 - self.vis_mask_ratio))
@@ -192,7 +195,7 @@ class SimMIM(Pyramid):
         self.decoder_pred = nn.Linear(backbone.dims[-1], 4 * PATCH**2 * 3)
 
     def forward(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the same as `PatchDecoder.forward`, but predictions (B, L, P) are in raster order."""
+        """Returns the results of `PatchDecoder.forward`, with predictions (B, L, P) in raster order."""
         pred = self.forward_decoder(self.forward_encoder(images, mask))
         return self.forward_loss(images, pred, mask), pred, mask
 
@@ -268,7 +271,7 @@ def _backbone(encoder, scale: int) -> Swin | PVT:
 
 
 def inputs(mask) -> tuple[Tensor, ...]:
-    """Returns the inputs behind `images` that hide and replace the patches of a fastmim mask."""
+    """Returns the inputs after `images` that hide and replace the patches of a fastmim mask."""
     if mask.secondary is None:
         return (mask.mask,)
     return mask.mask, torch.zeros_like(mask.mask).scatter(1, mask.ids_keep, mask.secondary)

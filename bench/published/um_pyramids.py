@@ -1,7 +1,6 @@
 """The Swin and the PVT of UM-MAE as published (arXiv:2205.10063; implus/UM-MAE).
 
-The position MLP runs on every pair of tokens of every window. Parameter names are the official ones. May import torch
-only.
+The position MLP runs on every pair of tokens of every window. Parameter names are the official ones.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def unpartition(windows: Tensor, window: int, grid: tuple[int, int]) -> Tensor:
 
 
 def compact(x: Tensor, side: int) -> Tensor:
-    """Sums the four squares of each 2x2 block of squares of `side` tokens: (B, C, H, W) to (B, C, H/2, W/2)."""
+    """Sums each 2x2 block of squares of `side` tokens: (B, C, H, W) to (B, C, H/2, W/2)."""
     b, c, h, w = x.shape
     tile = 2 * side
     x = x.reshape(b, c, h // tile, tile, w // tile, tile).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, tile, tile)
@@ -170,7 +169,7 @@ class PVTBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Swin:
-    """Sizes of the repository's Swin; the defaults are Swin-T, with windows of 8 tokens, or of 16 on a whole grid."""
+    """Sizes of the repository's Swin; by default Swin-T with windows of 8 tokens (16 on a whole grid)."""
 
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -215,7 +214,7 @@ class TokenEmbed(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Embedding, blocks and final norm of either backbone, on the whole grid of tokens or on half the side."""
+    """Embedding, blocks and final norm of both backbones, on the whole token grid or on half the side."""
 
     def __init__(self, backbone: Swin | PVT, img_size: int, compacted: bool, kind: Kind):
         super().__init__()

@@ -1,15 +1,14 @@
-"""Times a whole training step of fastmim and of the published code, with the same weights, images and masks.
+"""Times a whole training step of fastmim and of the published code.
 
-The published code runs as it was published ("eager"), with torch's attention ("sdpa"), and under each mode of
-torch.compile. It is channels-last and uses torch's fused AdamW. A step is forward, backward and AdamW, in one precision
-for all. The first arm takes turns with each other arm; then the figures of both are printed and recorded.
+Both use the same weights, images and masks. The published code runs as it was published ("eager"), with torch's
+attention ("sdpa"), and under each mode of torch.compile. The published code is channels-last and uses torch's fused
+AdamW. A step is forward, backward and AdamW, in the same precision for all arms. The first arm takes turns with each
+other arm; then the figures of both are printed and recorded.
 
-Memory is the peak above weights, gradients and optimizer state on a GPU. On a CPU it is the memory that the forward
-pass keeps for the backward pass. With `--pair CONFIG` the arms of a second config take turns too, and their rows also
-hold time and memory relative to the first config.
+On a GPU, memory is the peak above weights, gradients and optimizer state. On a CPU, memory is the size of the tensors
+that the forward pass keeps for the backward pass. With `--pair CONFIG` the arms of a second config take turns too, and
+their rows also hold time and memory relative to the first config.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -69,7 +68,7 @@ class Arm:
 
     def step(self, batch: Batch) -> float:
         """Runs one update, keeps its loss, and returns its time in seconds."""
-        torch.manual_seed(len(self.losses))  # drop path then drops the same blocks in arms that draw alike
+        torch.manual_seed(len(self.losses))  # drop path then drops the same blocks in arms with the same draws
         synchronize()
         before = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
         if before:
@@ -93,11 +92,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch, as fastmim and as the published code take it.
+    """One batch, in the forms of fastmim and of the published code.
 
     Attributes:
         images: (B, H, W, C) uint8, for fastmim.
-        ids: (B,) int64 sample ids, which the masks follow from.
+        ids: (B,) int64 sample ids, from which the masks are drawn.
         pixels: the normalised images, (B, C, H, W) float32, for the published code.
         inputs: further inputs of the published code, such as masks.
     """
@@ -152,7 +151,7 @@ def build_arm(name: str, path: str, cfg: config.Config) -> Arm | None:
 
 
 def make_batches(cfg: config.Config, size: int, count: int, with_published: bool) -> list[Batch]:
-    """Returns batches of random images for all arms of a config; no timed step includes the making of a batch.
+    """Returns batches of random images for all arms of a config, made before the timed steps.
 
     Args:
         cfg: the config.
@@ -178,7 +177,7 @@ def make_batches(cfg: config.Config, size: int, count: int, with_published: bool
 
 
 def saved_bytes(arm: Arm, batch: Batch) -> int:
-    """Returns the bytes that the forward pass keeps for the backward pass, without parameters and the batch."""
+    """Returns the bytes kept for the backward pass, without parameters and the batch."""
     known = {t.untyped_storage().data_ptr() for t in (*arm.model.parameters(), *arm.model.buffers(), *batch.tensors())}
     kept: dict[int, Tensor] = {}
 
@@ -211,7 +210,7 @@ def take_turns(arms: list[Arm], batches: dict[str, list[Batch]]) -> None:
 
 
 def rows(arms: list[Arm], batches: dict[str, list[Batch]], setting: str) -> list[dict]:
-    """Returns a row for every arm; an arm of a second config is also compared with the same arm of the first.
+    """Returns a row for every arm, with a comparison of the same arm of two configs.
 
     Args:
         arms: the arms, after `take_turns`.

@@ -1,11 +1,9 @@
 """Times and profiles fastmim's own training step, on random images that are already on the device.
 
-Times `Engine.train_step`, and the first step apart, which compiles and tunes. Counts the kernels that one profiled step
-launches and the share of its time in which the device does nothing, and prints the 20 longest kernels. A copy and a
-matrix product, timed in the same process, are the machine's limits.
+The command times `Engine.train_step`, and separately the first step, which compiles and tunes. It counts the kernels of
+one profiled step, measures the share of idle time of the device, and prints the 20 longest kernels. A copy and a matrix
+product, timed in the same process, show the machine's limits.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ WARMUP = 3
 
 
 def busy(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Returns the time that the spans cover together, and the time from the first start to the last end.
+    """Returns the total time that the spans cover, and the time from the first start to the last end.
 
     Args:
         spans: (start, end) of each.

@@ -1,10 +1,8 @@
 """Counts the FLOPs of one image's forward pass, in the published model and in fastmim's.
 
-torch counts the convolutions, matrix products and attentions that run, a multiply-add as two, on models without
-weights. The other benchmarks compute utilisation from fastmim's count, so skipped work earns no credit.
+torch counts convolutions, matrix products and attention on models without weights. A multiply-add counts as two FLOPs.
+The other benchmarks compute utilisation from fastmim's count, so skipped work does not raise the utilisation.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -23,7 +21,10 @@ from fastmim.config import base as config
 from fastmim.tasks import pretrain
 
 TRAINING = 3
-"""FLOPs of forward and backward together, in forwards: the gradient of each matrix product takes two products."""
+"""FLOPs of forward and backward pass together, in forward passes.
+
+The gradient of each matrix product takes two products.
+"""
 
 UNCOUNTED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
@@ -33,24 +34,25 @@ UNCOUNTED = {
 
 @register_flop_formula(torch.ops.fastmim.window_attention)
 def window_attention_flops(qkv: torch.Size, codes: torch.Size, table: torch.Size, num_heads: int, window, *_, **__):
-    """Returns the FLOPs of fastmim's window attention: each query times all keys, then all values, of its window.
+    """Returns the FLOPs of fastmim's window attention.
 
-    fastmim's other ops are linear or small, and are not counted.
+    In a window, each query is multiplied with all keys, then with all values. fastmim's other ops are linear or small,
+    and are not counted.
     """
     return 4 * qkv[:3].numel() * math.prod(window) * (qkv[3] // 3)
 
 
 def per_image(build: Callable[[], nn.Module], call: Callable[[nn.Module, int], object]) -> int:
-    """Returns the FLOPs that one more image adds to a forward pass; work that is done once a batch is not counted.
+    """Returns the FLOPs that one more image adds to a forward pass, without the work done once a batch.
 
     Args:
         build: makes the model on the default device.
-        call: runs it on a batch of the given size.
+        call: runs the model on a batch of the given size.
     """
     with torch.device("meta"):
         model = build()
     try:
-        # Fake CPU tensors, since autocast and the kernels' dispatch know no meta device.
+        # Fake CPU tensors, because autocast and the kernels' dispatch do not support the meta device.
         with FakeTensorMode(allow_non_fake_inputs=True):
             return _per_image(model.to_empty(device="cpu"), call)
     except DynamicOutputShapeException:  # the model indexes by a mask, so shapes depend on the mask's values

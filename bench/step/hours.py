@@ -1,12 +1,9 @@
 """Projects the hours of a config's own schedule on this machine, from a few real training steps.
 
-Prints medians after warm-up: images a second, projected hours, and the share of the time spent waiting for images.
-Model FLOPs (three forward passes) are compared with a matrix product timed in the same run (HMU), and with `--peak`
-(MFU).
-Several processes: `deepspeed --no_local_rank --module bench hours ...`.
+The command prints medians after warm-up: images a second, projected hours, and the share of the time spent waiting for
+images. Model FLOPs (three forward passes) are compared with a matrix product timed in the same run (HMU), and with
+`--peak` (MFU). For several processes, run `deepspeed --no_local_rank --module bench hours ...`.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ def row(
         peak: FLOP/s that the device's maker states, for the MFU.
     """
     speed = result.images_per_second
-    source = "those of data.root" if images is None else "as told with --images"
+    source = "those of data.root" if images is None else "given by --images"
     images = result.images if images is None else images
     forward = flops.ours(cfg)
     done = speed / result.world * flops.TRAINING * forward

@@ -1,10 +1,8 @@
-"""Compares loaders: images a second from files to batches, of fastmim, torch's DataLoader and a stock DALI pipeline.
+"""Compares the images a second of fastmim's loader, torch's DataLoader and a plain DALI pipeline.
 
-Each makes random resized crops of 224 pixels, bicubic and antialiased, with flips, on the same number of threads or
-worker processes. The loaders take turns; the results are medians over rounds.
+Each loader reads files and makes batches of random resized crops of 224 pixels, bicubic and antialiased, with flips.
+All loaders have the same number of threads or worker processes, and take turns. The results are medians over rounds.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ class Setting:
         batch: images in a batch.
         batches: least number of batches that a loader makes.
         threads: threads or worker processes of a loader.
-        device: where the batches go.
+        device: device of the batches.
     """
 
     manifest: Manifest
@@ -70,7 +68,7 @@ def ours(setting: Setting, decoder: Literal["dali", "pillow"]) -> Batches:
 
 
 class Files(Dataset):
-    """Images of a manifest, again and again, through torchvision's transforms."""
+    """Endless images of a manifest, through torchvision's transforms."""
 
     def __init__(self, setting: Setting, normalised: bool):
         from torchvision import transforms
@@ -147,7 +145,7 @@ def has_dali() -> bool:
 def images_per_second(contender: Callable[[Setting], Batches], setting: Setting) -> float:
     """Returns the images a second in steady state.
 
-    The first two batches a worker are not timed: the loader makes them while it starts up.
+    The first two batches of each worker are not timed, because the loader makes them while it starts.
     """
     with closing(contender(setting)) as batches:
         for _ in range(2 * setting.threads):

@@ -1,11 +1,9 @@
 """Measures the peak memory per device of training, or finds the largest batch that fits.
 
-Trains a few real steps in child processes, for every combination of ZeRO stage, precision, batch and activation
-checkpointing. Each row also says how much of the peak is above weights, gradients and optimizer state. With
-`--limit GiB` the command looks for the largest batch instead, and running out of memory is a result.
+The command trains a few real steps in child processes, for every combination of ZeRO stage, precision, batch and
+activation checkpointing. Each row also has the part of the peak above weights, gradients and optimizer state. With
+`--limit GiB` the command searches for the largest batch instead, and running out of memory is a valid result.
 """
-
-# May import fastmim and bench.
 
 from __future__ import annotations
 

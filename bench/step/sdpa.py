@@ -3,8 +3,6 @@
 The backends take turns, forward and backward together.
 """
 
-# May import bench.
-
 from __future__ import annotations
 
 import statistics

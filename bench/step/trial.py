@@ -1,10 +1,8 @@
-"""Trains a few real steps of a config, with the real loader and engine, and measures times, losses and memory.
+"""Trains a few real steps of a config, and measures times, losses and memory.
 
-`run` trains in this process. `launch` trains in child processes: the peak memory is then that of one config, and a lack
-of memory ends only a child.
+The loader and the engine are those of training. `run` trains in this process. `launch` trains in child processes: the
+peak memory is then that of one config, and a lack of memory ends only a child.
 """
-
-# May import fastmim.
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ class Trial:
         losses: loss of every step, with the warm-up.
         peak: peak memory in bytes. On a GPU: allocated. On a CPU: resident above the memory before the model was built.
         trained: number of trained parameters of the whole model.
-        frozen: number of its other parameters.
+        frozen: number of frozen parameters of the whole model.
         images: size of the data set, without held-out images.
     """
 
@@ -93,8 +91,8 @@ def load(path: str, settings: list[str]) -> config.Config:
     cfg = override(config_file.load(path), [word for setting in words.values() for word in setting], prog="--set")
     if not isinstance(cfg, config.Config):
         raise ValueError(
-            f"{path} is a {type(cfg).__name__}: expected a config of pre-training; what another run took is in its "
-            "result.json"
+            f"{path} is a {type(cfg).__name__}: expected a config of pre-training. The cost of other runs is in "
+            "their result.json"
         )
     return cfg
 
@@ -111,7 +109,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def resident() -> tuple[int, int]:
-    """Returns the bytes of this process in memory: now, and at the peak since `reset_peak`. Works on Linux."""
+    """Returns the resident bytes of this process, now and at the peak since `reset_peak`; Linux only."""
     return status_bytes("VmRSS"), status_bytes("VmHWM")
 
 
@@ -146,10 +144,10 @@ def between(start: Any, end: Any) -> float:
 
 
 def run(cfg: config.Config, process: Process, steps: int, warmup: int) -> Trial:
-    """Trains `warmup` untimed and `steps` timed updates as train.py does, without logs, pictures and checkpoints.
+    """Trains `warmup` untimed and `steps` timed updates, without logs, pictures and checkpoints.
 
-    On a GPU the times are between events in its queue. The host runs ahead as in training, so a wait for images counts
-    only where the GPU has nothing left to do.
+    The updates are those of train.py. On a GPU, times are measured between events in its queue. The host runs ahead as
+    in training, so a wait for images counts only if the GPU is idle.
 
     Raises:
         ValueError: the config cannot run.
@@ -206,7 +204,7 @@ def launch(
         One trial per rank, or None if memory ran out.
 
     Raises:
-        ValueError: a child refused the config, and the reason; or a child failed, and the end of its output.
+        ValueError: a child refused the config or failed. The message has the reason, or the end of the child's output.
     """
     with tempfile.TemporaryDirectory() as folder:
         task = {"path": path, "settings": settings, "steps": steps, "warmup": warmup, "limit": limit, "folder": folder}
@@ -234,7 +232,7 @@ def launch(
 
 
 def set_limit(limit: int, device: torch.device) -> None:
-    """Makes an allocation fail that would take this process far beyond `limit` bytes."""
+    """Limits this process, so that an allocation far beyond `limit` bytes fails."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)

@@ -4,8 +4,6 @@ Trains the config on two processes at each stage, in fp32 and in bf16 with fp32 
 the losses of a stage differ from those of the first stage.
 """
 
-# May import fastmim.host and bench.
-
 from __future__ import annotations
 
 import statistics
@@ -20,7 +18,7 @@ DEFAULT = "configs/mae/pretrain/vit_base_patch16_224_800ep.py"
 RUNS = {"fp32": ((0, 1, 2, 3), 1e-5), "bf16-master": ((1, 2, 3), 1e-3)}
 """Stages of each precision, and the largest relative difference between their losses.
 
-bf16-master lacks stage 0, where the optimizer is fastmim's, not DeepSpeed's.
+bf16-master has no stage 0, because at stage 0 the optimizer is fastmim's, not DeepSpeed's.
 """
 
 

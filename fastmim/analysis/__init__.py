@@ -1,1 +1,1 @@
-"""Measures and pictures of what a run has learnt: scores, trivial predictors, reconstructions, loss curves."""
+"""Measures and pictures of a run: scores, trivial predictors, reconstructions, loss curves."""

@@ -1,4 +1,4 @@
-"""COCO's average precision, measured by pycocotools. May import data and below."""
+"""COCO's average precision, measured by pycocotools."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..data.coco import Annotations
 KINDS = ("bbox", "segm")
 NAMES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 SCORES = tuple(f"{kind}_{name}" for kind in KINDS for name in NAMES)
-"""Names of the scores: the first six of COCO's summary, for boxes ("bbox") and for object masks ("segm").
+"""Names of the scores: the first six of COCO's summary, for boxes ("bbox") and masks ("segm").
 
-AP is the mean over overlaps of 0.5 to 0.95, AP50 and AP75 are those at one overlap. Small objects have an area below
-32^2 pixels, medium objects below 96^2, large objects more.
+AP is the mean over overlaps of 0.5 to 0.95. AP50 and AP75 are the values at one overlap. Small objects have an area
+below 32^2 pixels, medium objects below 96^2, large objects more.
 """
 
 
@@ -29,7 +29,7 @@ def average_precision(
         annotations: the images and their objects.
         detections: each with "image_id", "category_id", "bbox" (x, y, width, height), "segmentation" (run-length
             encoded) and "score", in pixels of the whole image. The 100 best detections of an image count.
-        left_out: names of images that do not count, and whose objects do not count.
+        left_out: names of images to ignore, with their objects.
 
     Returns:
         {name of `SCORES`: 0 to 1}, with NaN where no object has that size.

@@ -1,4 +1,4 @@
-"""Picture of a run's losses with trivial predictors or test scores. May import run and below."""
+"""Picture of a run's losses with trivial predictors or test scores."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _curve(run: Path, width: int, height: int) -> Image.Image:
 
 
 def _config_class(run: Path) -> str | None:
-    """Returns the class name of a run's config, or None if the run folder does not hold it."""
+    """Returns the class name of a run's config, or None if the run folder holds no config."""
     try:
         part = read_json(run / "config.json", _LARGEST)["part"]
     except (OSError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour accuracy of frozen features. May import torch only."""
+"""k-nearest-neighbour accuracy of frozen features."""
 
 from __future__ import annotations
 

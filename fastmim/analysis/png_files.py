@@ -1,4 +1,4 @@
-"""PNG files of fastmim, written whole and never through a link. May import host."""
+"""PNG files of fastmim, written whole and never through a link."""
 
 from __future__ import annotations
 

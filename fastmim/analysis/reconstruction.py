@@ -1,4 +1,4 @@
-"""Picture of reconstructions: original, masked, reconstruction, paste-back. May import model and below."""
+"""Picture of reconstructions: original, visible patches, prediction, and both together."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reconstruction_grid(
     """Draws a row for each image: original, visible patches, predicted patches, and both together.
 
     Predictions of normalised patches become pixels with the mean and variance of the true patch, because the model does
-    not predict these. A caption says so, and a last column shows the paste-back of a model that predicts 0 everywhere.
+    not predict mean and variance. A caption says so. A last column shows a model that predicts 0 everywhere.
 
     Args:
         objective: target and loss of the run.
@@ -55,7 +55,7 @@ def reconstruction_grid(
         return image_of(patches.scatter(1, hidden_ids[..., None].expand_as(pixels), pixels))
 
     def image_of(patches: Tensor) -> Tensor:
-        """Puts normalised patches together to images on the 0..1 scale."""
+        """Joins normalised patches to images on the 0..1 scale."""
         return unpatchify(patches, size, mask.grid) * objective.std.float() + objective.mean.float()
 
     original, predicted = image_of(patches), pasted(pred)

@@ -1,4 +1,4 @@
-"""Losses of trivial predictors, beside which the loss of a model can be read. May import model and below."""
+"""Losses of trivial predictors, with which the loss of a model can be compared."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def trivial_losses(objective: Objective, images: Tensor, mask: Mask) -> dict[str
 
     * "zero" predicts 0 everywhere.
     * "mean_patch" predicts the mean of the image's visible target patches.
-    * "interpolation" fills the hidden part smoothly from the visible pixels and predicts the target of that image,
-      times the one scale that fits the true targets best. Fitting the scale can only lower this predictor's loss.
+    * "interpolation" fills the hidden part smoothly from the visible pixels, and predicts the target of the filled
+      image. One scale, fitted to the true targets, multiplies the prediction. The fit can only lower the loss.
 
     Args:
         objective: target and loss of the run.
@@ -39,8 +39,8 @@ def trivial_losses(objective: Objective, images: Tensor, mask: Mask) -> dict[str
 def fill_hidden(images: Tensor, mask: Mask, patch_size: int) -> Tensor:
     """Fills the hidden patches of images by diffusion from the visible pixels.
 
-    The result approaches the harmonic surface through the visible pixels. Diffusion runs first on the means of patches,
-    then on pixels, from the bilinear enlargement of those means.
+    The result approaches the harmonic surface through the visible pixels. Diffusion runs first on the means of patches.
+    Their bilinear enlargement is the start of the diffusion on pixels.
 
     Args:
         images: (B, H, W, C) floats.

@@ -1,1 +1,1 @@
-"""Conversion of weights between fastmim and official checkpoints, and to the backbones of detection libraries."""
+"""Conversion of weights from and to official checkpoints, and to detection libraries' backbones."""

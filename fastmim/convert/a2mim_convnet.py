@@ -1,4 +1,4 @@
-"""ResNet and ConvNeXt checkpoints of Westlake-AI/openmixup: A2MIM and SimMIM baselines. May import model and below."""
+"""ResNet and ConvNeXt checkpoints of Westlake-AI/openmixup: A2MIM and SimMIM baselines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ RESNETS: dict[tuple[int, ...], str] = {
     (2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152",
     (3, 24, 36, 3): "resnet200",
 }  # fmt: skip
-"""timm's names of the published ResNets, by the blocks of each stage. Blocks of resnet18 have two convolutions."""
+"""timm's names of the published ResNets, by the number of blocks of each stage.
+
+A block of resnet18 has two convolutions.
+"""
 SIZE = 224
-"""Side of the images of the published models, pixels: the weights of convolutions do not determine it."""
+"""Image side of the published models, pixels; the weights of convolutions do not determine this size."""
 
 
 def conv_config(state: State) -> Config:

@@ -1,4 +1,4 @@
-"""ViT checkpoints of Westlake-AI/openmixup: A2MIM and its SimMIM baseline. May import model and below."""
+"""ViT checkpoints of Westlake-AI/openmixup: A2MIM and its SimMIM baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backbone of a detection or segmentation library: its class, arguments and names. May import model and below.
+"""Backbone of a detection or segmentation library: its class, arguments and names.
 
 `detectron2.py` and `openmmlab.py` build such descriptions with the helpers here.
 """
@@ -18,7 +18,7 @@ from .a2mim_convnet import RESNETS
 from .checkpoint_format import CheckpointFormat, Rule
 
 INDEX = "relative_position_index"
-"""Name of buffers that timm derives and does not save, and the other libraries save."""
+"""Name of buffers that the other libraries save, and that timm derives instead."""
 DEPTH = {name: int(name.removeprefix("resnet")) for name in RESNETS.values()} | {"resnet34": 34}
 """Layers of the published ResNets, by timm's name."""
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -34,7 +34,7 @@ class Backbone:
         args: arguments of its constructor.
         rules: translations of names. Fastmim's names begin with "encoder.", as in a `MIM`.
         widths: channels of its maps, finest first.
-        dropped: regular expressions for fastmim's names that have no place in the backbone.
+        dropped: regular expressions for names of fastmim's tensors that the backbone has no place for.
         notes: sentences for the user.
     """
 
@@ -80,7 +80,7 @@ class SwinSizes(NamedTuple):
     patch_size: int
     """Side of a patch, pixels."""
     mlp_ratio: float
-    """Hidden width of an MLP over its width."""
+    """Hidden width of an MLP, divided by the width of its tokens."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -136,10 +136,10 @@ def swin_notes(encoder: SwinEncoder) -> list[str]:
 
 
 def resnet_depth(encoder: ResNetEncoder, name: str) -> int:
-    """Returns the number of layers by which other libraries know a ResNet.
+    """Returns the number of layers by which other libraries name a ResNet.
 
     Raises:
-        ValueError: they have no such ResNet.
+        ValueError: the other libraries have no such ResNet.
     """
     net: Any = encoder.backbone
     depths = tuple(len(net.get_submodule(f"layer{i}")) for i in range(1, 5))
@@ -151,7 +151,7 @@ def resnet_depth(encoder: ResNetEncoder, name: str) -> int:
 
 
 def check_not_dilated(encoder: nn.Module) -> None:
-    """Refuses a convolutional network in which a stage keeps the size of its map.
+    """Checks that every stage of a convolutional network halves the map.
 
     Raises:
         ValueError: the encoder is dilated.

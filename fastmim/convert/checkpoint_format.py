@@ -1,4 +1,4 @@
-"""Rules that translate the names of an official checkpoint to fastmim's names and back. May import torch only."""
+"""Rules that translate the names of an official checkpoint to fastmim's names and back."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class CheckpointFormat:
         marks: regular expressions for names. A file has this format if each expression matches one of its names. No
             file of another format matches all of them.
         rules: translations of names; the first rule that matches a name applies.
-        ignored: regular expressions for official names without a counterpart, as fastmim derives these tensors from the
+        ignored: regular expressions for official names without a counterpart. fastmim derives these tensors from the
             configuration.
         config: returns the official configuration of a model, with sizes taken from the shapes of its weights (by
-            fastmim's names). It raises ValueError if the shapes do not determine the sizes. None = they never do.
+            fastmim's names). Raises ValueError if the shapes do not determine the sizes. None = shapes never do.
         prepare: rewrites another form of this format into the form that the rules expect.
         derived: returns the `ignored` tensors of a `MIM`, by official name. None = this format has no such tensors.
     """

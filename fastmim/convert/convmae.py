@@ -1,4 +1,4 @@
-"""Checkpoints of Alpha-VL/ConvMAE. The released files lack decoder and fusion. May import model and below."""
+"""Checkpoints of Alpha-VL/ConvMAE. The released files lack decoder and fusion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def convmae_config(state: State) -> Config:
     Shapes do not determine the number of heads, so only ConvMAE-B, the one published model, is accepted.
 
     Raises:
-        ValueError: the sizes are not those of ConvMAE-B.
+        ValueError: the sizes differ from those of ConvMAE-B.
     """
     published = ConvMAE()
     weights = [state.get(f"encoder.patch_embed{n}.proj.weight") for n in (1, 2, 3)]

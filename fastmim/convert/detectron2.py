@@ -1,8 +1,7 @@
-"""Backbones of Detectron2: ResNet, the ViT of ViTDet, and Swin. May import model and below.
+"""Backbones of Detectron2: ResNet, the ViT of ViTDet, and Swin.
 
-Names and layouts are those of detectron2/modeling/backbone/{resnet,vit,swin}.py. The names lack the prefix of a
-detector, such as "backbone.bottom_up." or "backbone.net.". With "matching_heuristics" Detectron2 compares the ends of
-names.
+Names and layouts follow detectron2/modeling/backbone/{resnet,vit,swin}.py. The names lack the prefix of a detector,
+such as "backbone.bottom_up." or "backbone.net.". With "matching_heuristics", Detectron2 compares the ends of names.
 """
 
 from __future__ import annotations

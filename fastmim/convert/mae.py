@@ -1,4 +1,4 @@
-"""Checkpoints of facebookresearch/mae and long_seq_mae, with or without decoder. May import model and below."""
+"""Checkpoints of facebookresearch/mae and long_seq_mae, with or without decoder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,17 @@ from .checkpoint_format import CheckpointFormat, Rule
 from .model_sizes import State, count_blocks, tensor_shape
 
 MODELS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
-"""timm's names of the published ViTs, by width: the shapes of weights do not determine the number of heads."""
+"""timm's names of the published ViTs, by width.
+
+The name gives the number of heads, which the shapes of weights do not determine.
+"""
 DECODER_HEADS = {384: 12, 512: 16}
 """Heads of the published decoders, by width."""
 LONG_GRID = 28
-"""Side of the grid of all models of long_seq_mae, which hide blocks of 2x2 patches. No published MAE has this grid."""
+"""Side of the grid of all models of long_seq_mae, which hide blocks of 2x2 patches.
+
+No published MAE has this grid.
+"""
 
 
 def vit_config(state: State, **parts: Any) -> Config:
@@ -33,7 +39,7 @@ def vit_config(state: State, **parts: Any) -> Config:
         **parts: fields of the configuration that replace MAE's.
 
     Raises:
-        ValueError: a width that no paper has, a grid that is not square, or a number of channels other than 3.
+        ValueError: the width is not that of a published model, the grid is not square, or there are not 3 channels.
     """
     dim, channels, patch_size, _ = tensor_shape(state, "encoder.patch_embed.proj.weight", 4)
     _, positions, _ = tensor_shape(state, "encoder.pos_embed", 3)
@@ -67,7 +73,7 @@ def vit_config(state: State, **parts: Any) -> Config:
 def join_biases(state: State) -> State:
     """Joins the biases of query and value into one tensor, with zeros as the bias of the key.
 
-    long_seq_mae's `--no_k_bias_in_vit` saves the two biases apart. A bias of the key has no effect on attention.
+    long_seq_mae's `--no_k_bias_in_vit` saves the two biases separately. A bias of the key has no effect on attention.
     """
     joined = dict(state)
     for name in [name for name in state if name.endswith(".attn.q_bias")]:

@@ -1,4 +1,4 @@
-"""Sizes of a model, read from the shapes of its weights. May import data, config and torch."""
+"""Sizes of a model, read from the shapes of its weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def square_side(cells: int) -> int:
 
 
 def count_blocks(state: State, prefix: str) -> int:
-    """Returns how many different numbers follow a prefix of names, e.g. the blocks after "encoder.blocks."."""
+    """Counts the different numbers after a prefix of names, e.g. the blocks after "encoder.blocks."."""
     return len({found[1] for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))})
 
 

@@ -1,7 +1,4 @@
-"""Translation of official weights into the state of a `MIM` and back, with a report on every name.
-
-May import model and below.
-"""
+"""Translation of official weights into the state of a `MIM` and back, with a report on every name."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ _MISSHAPEN = (RuntimeError, IndexError, TypeError, AttributeError, ZeroDivisionE
 
 @dataclass
 class ConversionReport:
-    """Report on every name of a conversion. Names are official; a tensor without an official name has fastmim's.
+    """Report on every tensor of a conversion, by official name, or by fastmim's if there is none.
 
     Attributes:
         format: name of the checkpoint format.
@@ -112,7 +109,9 @@ def open_official(path: Path) -> OfficialWeights:
 
 
 def unwrap(file: OfficialFile) -> OfficialWeights:
-    """Finds the weights of a known format, at the top level or below a prefix of DDP, torch.compile, Lightning or EMA.
+    """Finds the weights of a known format, at the top level or below the prefix of a wrapper.
+
+    Known wrappers are those of DDP, torch.compile, Lightning and EMA.
 
     Raises:
         ValueError: the names are of no known format.
@@ -239,7 +238,9 @@ def to_ours(fmt: CheckpointFormat, state: dict[str, Tensor], mim: MIM) -> tuple[
 
 
 def to_official(fmt: CheckpointFormat, mim: MIM) -> tuple[dict[str, Tensor], ConversionReport]:
-    """Translates the state of a model into official weights, with the tensors that the official code derives and saves.
+    """Translates the state of a model into official weights.
+
+    The result includes the tensors that the official code derives and saves.
 
     Raises:
         ValueError: the format has no place for the model's encoder.

@@ -1,7 +1,7 @@
-"""Backbones of OpenMMLab for MMDetection and MMSegmentation. May import model and below.
+"""Backbones of OpenMMLab for MMDetection and MMSegmentation.
 
-SwinTransformer and ResNet are those of mmdet 3.3 and mmseg 1.2. VisionTransformer, BEiTViT and ConvNeXt are those of
-mmpretrain 1.2, which both libraries can use.
+SwinTransformer and ResNet follow mmdet 3.3 and mmseg 1.2. VisionTransformer, BEiTViT and ConvNeXt follow mmpretrain
+1.2, which both libraries can use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def to_unfold(weight: Tensor) -> Tensor:
 
 
 def from_unfold(weight: Tensor) -> Tensor:
-    """Reorders a (..., 4 C) weight in the order of nn.Unfold for timm's patch merging, inverting `to_unfold`."""
+    """Reorders a (..., 4 C) weight from the order of nn.Unfold to timm's; the inverse of `to_unfold`."""
     return weight.unflatten(-1, (-1, 2, 2)).movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3).contiguous()
 
 

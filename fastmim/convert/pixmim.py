@@ -1,4 +1,4 @@
-"""Checkpoints of PixMIM in open-mmlab/mmselfsup. May import model and below."""
+"""Checkpoints of PixMIM in open-mmlab/mmselfsup."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def pixmim_config(state: dict[str, Tensor]) -> Config:
     """Returns PixMIM's configuration for the weights of a ViT.
 
     Raises:
-        ValueError: the sizes are those of no paper.
+        ValueError: the sizes are not those of a published model.
     """
     config = vit_config(state, target=LowPass())
     return replace(config, data=replace(config.data, crop=SimpleResizedCrop()))
 
 
 def low_pass_filter(mim: MIM) -> dict[str, Tensor]:
-    """Returns the filter that the official code saves, (C, H, W) of 0 and 1 with the zero frequency in the middle.
+    """Returns the low-pass filter that the official code saves, or an empty dict for another target.
 
-    The result is empty if the target is not PixMIM's.
+    The filter is (C, H, W) of 0 and 1, with the zero frequency in the middle.
     """
     target, encoder = mim.objective.target, mim.encoder
     if not isinstance(target, LowPass):
@@ -46,8 +46,8 @@ def _blocks(official: str, ours: str) -> tuple[Rule, ...]:
     return tuple(Rule(f"{official}.{{i}}.{old}.{{p}}", f"{ours}.{{i}}.{new}.{{p}}") for old, new in names.items())
 
 
-# Position embeddings are copied, never computed: mmselfsup's table is facebookresearch/mae's with rows and columns
-# exchanged.
+# Position embeddings are copied, never computed, because mmselfsup's table is facebookresearch/mae's with rows and
+# columns exchanged.
 RULES = (
     Rule("backbone.cls_token", "encoder.cls_token"),
     Rule("backbone.pos_embed", "encoder.pos_embed"),

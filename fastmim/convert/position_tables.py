@@ -1,4 +1,4 @@
-"""Position embeddings and relative-bias tables for another image or window size. May import model and below.
+"""Position embeddings and relative-bias tables for another image or window size.
 
 The papers' fine-tuning code resizes these learned tables in the same way.
 """
@@ -48,10 +48,10 @@ def resize_table(name: str, table: Tensor, shape: torch.Size, encoder: EncoderMo
 
 
 def resize_position_embedding(table: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:
-    """Resizes the position embedding of a square grid to another grid, and keeps the rows of prefix tokens.
+    """Resizes the position embedding of a square grid to another grid, keeping rows of prefix tokens.
 
-    Bicubic with half-pixel centres and without antialiasing, as in facebookresearch/mae, util/pos_embed.py,
-    `interpolate_pos_embed`.
+    The resize is bicubic, with half-pixel centres and without antialiasing (facebookresearch/mae, util/pos_embed.py
+    `interpolate_pos_embed`).
 
     Args:
         table: (1, prefix + S * S, D).
@@ -74,13 +74,13 @@ def resize_position_embedding(table: Tensor, grid: tuple[int, int], num_prefix_t
 
 
 def resize_relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes the relative-position biases of a square window to another window (microsoft/SimMIM, utils.py).
+    """Resizes the relative-position biases of a square window to another window.
 
-    The old offsets are spread over the new offsets as a geometric progression. A cubic spline per head goes through
-    the old biases there.
+    Source: microsoft/SimMIM, utils.py. The old offsets are spread over the new offsets as a geometric progression. For
+    each head, a cubic spline goes through the old biases there.
 
-    The spline is the one of `scipy.interpolate.interp2d(kind="cubic")`, which the official code uses and SciPy 1.14
-    removed: FITPACK's tensor product of interpolating cubics without the first and last inner knot ("not-a-knot"). It
+    The official code uses `scipy.interpolate.interp2d(kind="cubic")`, which SciPy 1.14 removed. This spline is
+    FITPACK's tensor product of interpolating cubics without the first and last inner knot ("not-a-knot"). The spline
     is constant beyond the outermost offsets.
 
     Args:
@@ -105,9 +105,10 @@ def resize_relative_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _spread(source: int, target: int) -> Tensor:
-    """Places the old offsets -source..source among the new offsets -target..target: 0, 1, 1 + q, 1 + q + q^2, ...
+    """Places the old offsets -source..source among the new offsets -target..target.
 
-    A bisection finds q between 1.01 and 1.5, to 1e-6, so that the last offset is about `target`.
+    The places are 0, 1, 1 + q, 1 + q + q^2, ... on both sides. A bisection finds q between 1.01 and 1.5, to 1e-6, so
+    that the last place is about `target`.
     """
     low, q, high = 1.01, 1.255, 1.5
     while high - low > 1e-6:
@@ -124,7 +125,7 @@ def _spline(x: Tensor, last: int) -> Tensor:
     """
     n, h = len(x), x.diff()
     # left @ m = right @ values, for the second derivatives m at the knots. The first derivative is continuous at inner
-    # knots, the third derivative at the second knot and at the last but one.
+    # knots. The third derivative is continuous at the second knot and at the last but one.
     left, right = x.new_zeros(n, n), x.new_zeros(n, n)
     for i in range(1, n - 1):
         left[i, i - 1 : i + 2] = torch.stack([h[i - 1], 2 * (h[i - 1] + h[i]), h[i]])

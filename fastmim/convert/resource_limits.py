@@ -1,4 +1,4 @@
-"""Trial of a function in a forked process with limits on time and memory. May import the standard library only."""
+"""Trial of a function in a forked process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DONE, _MEMORY = b"\0done", b"\0memory"  # answers of the fork; every other answ
 def try_within(call: Callable[[], object], seconds: int, memory: int) -> None:
     """Calls a function in a fork of this process, and ends the fork if it exceeds a limit.
 
-    The result is dropped: repeat the call in this process once the trial has shown that it is cheap.
+    The result is dropped. After a successful trial, repeat the call in this process.
 
     Args:
         call: repeatable function that raises ValueError for faults of the file.
@@ -26,7 +26,7 @@ def try_within(call: Callable[[], object], seconds: int, memory: int) -> None:
         memory: limit on address space beyond that of this process, bytes.
 
     Raises:
-        ValueError: `call` raised it, exceeded a limit, or crashed.
+        ValueError: `call` raised ValueError, exceeded a limit, or crashed.
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
@@ -41,7 +41,7 @@ def try_within(call: Callable[[], object], seconds: int, memory: int) -> None:
     finally:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)  # its answer has been read, or came too late
+            os.kill(child, signal.SIGKILL)  # the answer has been read, or came too late
         _, status = os.waitpid(child, 0)
     if reason is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         raise ValueError(f"reading it takes more than {seconds} seconds, far more than a file of its size needs")

@@ -1,7 +1,7 @@
-"""Restricted reader of official checkpoint files: no code in a file runs, and its size bounds time and memory.
+"""Reader of official checkpoint files that runs no code in a file, with limits on time and memory.
 
-This is the only module that opens pickles, with torch's restricted unpickler (`weights_only`). May import host, run and
-torch.
+The size of a file sets the limits. No other module opens pickles; this module uses torch's restricted unpickler
+(`weights_only`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .resource_limits import try_within
 
 
 class Inert:
-    """Stand-in for an object of a foreign class, which accepts every argument and state and keeps none of them."""
+    """Stand-in for an object of a foreign class, which accepts and drops all arguments and state."""
 
     def __new__(cls, *args: Any):
         return super().__new__(cls)
@@ -40,7 +40,7 @@ class Inert:
 
 
 class InertDict:
-    """Stand-in for a subclass of dict, which creates an OrderedDict because torch's unpickler can fill one."""
+    """Stand-in for a subclass of dict: an OrderedDict, which torch's unpickler can fill."""
 
     def __new__(cls, *args: Any):
         return OrderedDict(*args)
@@ -67,7 +67,7 @@ CONTAINERS = (
     *("model", "state_dict", "module", "model_state_dict", "student", "teacher"),
     *("model_ema", "state_dict_ema", "ema", "net"),
 )
-"""Keys of the weights in the files of training programs; the first key that a file has counts."""
+"""Keys of the weights in the files of training programs; the first key found in a file is used."""
 _DEEPEST = 4  # containers within containers
 
 _SECONDS = 3  # CPU time for the part of torch's reader that is written in Python
@@ -116,7 +116,7 @@ def read_official(path: Path) -> OfficialFile:
 
 
 def _examine(path: Path, size: int) -> None:
-    """Reads a file and checks that its tensors are no larger than the file. Runs in the process of the trial.
+    """Reads a file in the process of the trial, and checks that its tensors are no larger than the file.
 
     Raises:
         ValueError: as `read_official`.
@@ -135,7 +135,9 @@ def _examine(path: Path, size: int) -> None:
 
 
 def _check_zip(path: Path, size: int) -> None:
-    """Checks that the entries of a zip file are neither compressed nor overlapping: `torch.save` writes no such entry.
+    """Checks that no entries of a zip file are compressed or overlap.
+
+    `torch.save` writes no such entries.
 
     Raises:
         ValueError: an entry is compressed, entries overlap, or the file is damaged.
@@ -167,12 +169,12 @@ def _read(path: Path) -> OfficialFile:
         raise ValueError(f"expected a dictionary of tensors {within}, found {found}")
     check_names(state)
     rest = {key: value for key, value in content.items() if key != keys[0]} if keys else {}
-    # A file can give a tensor attributes that hide its methods. `Tensor.detach` returns a tensor without attributes.
+    # A file can give a tensor attributes that hide its methods. `Tensor.detach` returns a tensor without them.
     return OfficialFile(".".join(keys) or None, {name: Tensor.detach(value) for name, value in state.items()}, rest)
 
 
 def _find(content: dict, depth: int) -> tuple[tuple[str, ...], dict] | None:
-    """Finds the dictionary that holds the weights; returns its keys, from outside to inside, and the dictionary."""
+    """Returns the dictionary that holds the weights, after the keys that lead to it, the outermost first."""
     inner = [key for key in CONTAINERS if isinstance(content.get(key), dict)]
     for key in inner if depth else ():
         if found := _find(content[key], depth - 1):
@@ -198,7 +200,7 @@ def _load(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     try:
         with torch.serialization.safe_globals(known), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old protocols; errors are raised
+            warnings.simplefilter("ignore")  # warnings are about old protocols; errors are raised
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except _MALFORMED as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):

@@ -1,4 +1,4 @@
-"""Checkpoints of microsoft/SimMIM, and the parts that its ViT shares with A2MIM's. May import model and below."""
+"""Checkpoints of microsoft/SimMIM, and the parts that its ViT shares with A2MIM's."""
 
 from __future__ import annotations
 

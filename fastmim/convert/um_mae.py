@@ -1,4 +1,4 @@
-"""Checkpoints of implus/UM-MAE: UM-MAE on ViT, Swin and PVT, and SimMIM on Swin and PVT. May import model and below."""
+"""Checkpoints of implus/UM-MAE: UM-MAE on ViT, Swin and PVT, and SimMIM on Swin and PVT."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Reads = Literal["visible", "all"]
 
 
 def um_vit_config(state: State) -> Config:
-    """Returns UM-MAE's configuration for the weights of a ViT, as `vit_config` does MAE's."""
+    """Returns UM-MAE's configuration for the weights of a ViT; see `vit_config`."""
     return vit_config(state, masking=UniformMasking())
 
 
 def um_config(state: State) -> Config:
-    """Returns the configuration for the weights of a Swin or PVT, trained by UM-MAE or by the repository's SimMIM.
+    """Returns the configuration for a Swin or PVT, trained by UM-MAE or by the repository's SimMIM.
 
     Raises:
-        ValueError: the shapes are those of no published model.
+        ValueError: the shapes are not those of a published model.
     """
     simmim = "encoder.mask_token" in state
     reads: Reads = "all" if simmim else "visible"

@@ -1,4 +1,4 @@
-"""Exports for MMDetection, MMSegmentation and Detectron2: backbone.pth, and a piece of config that uses the file."""
+"""Exports for MMDetection, MMSegmentation and Detectron2: backbone.pth and a piece of config."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _placed(trained: TrainedEncoder, found: Backbone) -> Backbone:
 
 
 def write_openmmlab(trained: TrainedEncoder, folder: Path) -> list[str]:
-    """Writes {"state_dict": tensors} with "backbone." in front of names, which mmengine's `Pretrained` expects.
+    """Writes {"state_dict": tensors}, with the prefix "backbone." that mmengine's `Pretrained` expects.
 
     Returns:
         Sentences for the user.
@@ -75,7 +75,9 @@ def write_openmmlab(trained: TrainedEncoder, folder: Path) -> list[str]:
 
 
 def write_detectron2(trained: TrainedEncoder, folder: Path) -> list[str]:
-    """Writes {"model": tensors} and "matching_heuristics", with which DetectionCheckpointer compares ends of names.
+    """Writes {"model": tensors, "matching_heuristics": True} for Detectron2's DetectionCheckpointer.
+
+    With "matching_heuristics", DetectionCheckpointer compares the ends of names.
 
     Returns:
         Sentences for the user.
@@ -87,12 +89,12 @@ def write_detectron2(trained: TrainedEncoder, folder: Path) -> list[str]:
 
 
 def find_openmmlab_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Returns how the file differs from the encoder, or None, see `_find_problem`."""
+    """Returns the difference of the file from the encoder, or None; see `_find_problem`."""
     return _find_problem(trained, openmmlab_backbone(trained), folder)
 
 
 def find_detectron2_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Returns how the file differs from the encoder, or None, see `_find_problem`."""
+    """Returns the difference of the file from the encoder, or None; see `_find_problem`."""
     return _find_problem(trained, detectron2_backbone(trained), folder)
 
 
@@ -119,7 +121,7 @@ def _find_problem(trained: TrainedEncoder, found: Backbone, folder: Path) -> str
 
 
 def mmdet_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """Returns code for a config of MMDetection, to follow its _base_."""
+    """Returns code for a config of MMDetection, to be put after its `_base_`."""
     found = openmmlab_backbone(trained)
     parts: dict[str, Any] = {}
     imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
@@ -135,7 +137,7 @@ def mmdet_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
 
 
 def mmseg_snippet(trained: TrainedEncoder, folder: str) -> Snippet:
-    """Returns code for a config of MMSegmentation, to follow its _base_."""
+    """Returns code for a config of MMSegmentation, to be put after its `_base_`."""
     found = mmseg_backbone(trained)
     imports = ["mmpretrain.models"] if found.kind.startswith("mmpretrain.") else []
     parts: dict[str, Any] = {}

@@ -42,7 +42,7 @@ ELSEWHERE = "name another folder with --out"
 CARD = "README.md"
 """Name of the model card."""
 RECEIPT = re.compile(rb"<!-- fastmim export, SHA-256 of its files: (\{[^\n]*\}) -->\n\Z")
-"""Last line of the card, by which an export differs from other folders and from an export that was edited since."""
+"""Last line of the card of an unchanged export, with the digests of all files."""
 
 
 def export_encoder(
@@ -56,12 +56,12 @@ def export_encoder(
 ) -> Path:
     """Writes the encoder, code that uses it and a model card, and checks the written copy by loading it.
 
-    A temporary folder beside `folder` is written and checked first, then takes its place. So a failed or interrupted
-    export leaves nothing behind, and leaves an earlier export as it was.
+    A temporary folder beside `folder` is written and checked first, then takes its place. A failed or interrupted
+    export leaves no files, and does not change an earlier export.
 
     Args:
         config: config of the run.
-        state: fp32 tensors of the run's module by name, as checkpoints hold them; averages if the run keeps them.
+        state: fp32 tensors of the run's module by name, as in a checkpoint; moving averages if the run keeps them.
         folder: folder to write.
         to: format of the export.
         run: the run folder, whose records the card summarises; None = the card has the config only.
@@ -71,7 +71,7 @@ def export_encoder(
     Raises:
         ValueError: `folder` cannot be written or holds anything except an unchanged export, or the library has no such
             encoder.
-        RuntimeError: the copy's features, or those of training's forward, differ from the encoder's.
+        RuntimeError: the features of the written copy, or of the forward pass in training, differ from the encoder's.
     """
     fmt = FORMATS[to]
     try:
@@ -101,7 +101,7 @@ def export_encoder(
 
 
 def resolve_target(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
-    """Returns the folder that an export will replace. If `folder` is a link, this is the folder that it leads to.
+    """Returns the folder that an export will replace: `folder`, or the target of the link `folder`.
 
     Args:
         folder: folder to write.
@@ -123,8 +123,8 @@ def resolve_target(folder: Path, elsewhere: str = ELSEWHERE) -> Path:
         raise ValueError(f"{shown(folder)}: expected a folder to write, but {shown(there)} is a file: {hint}")
     if target.exists() and Path.cwd().is_relative_to(target):
         raise ValueError(
-            f"{shown(folder)}: expected another folder than the current one, which would be replaced: name it from "
-            "outside"
+            f"{shown(folder)}: expected another folder than the current one, which would be replaced: change to a "
+            "folder outside first"
         )
     if not target.exists() or not (found := sorted(path.name for path in target.iterdir())):
         return target
@@ -204,11 +204,11 @@ def _misfit(trained: TrainedEncoder, to: Name) -> str | None:
 
 @torch.no_grad()
 def _find_problem(trained: TrainedEncoder, fmt: ExportFormat, folder: Path) -> str | None:
-    """Compares an export with the encoder that was trained; returns how they differ, or None.
+    """Compares an export with the trained encoder; returns the difference in words, or None.
 
-    Noise images go through the loaded copy, through `features`, and through training's forward with nothing hidden. The
-    last comparison is left out for classifiers, and for encoders that read the compact grid of uniform masks, which
-    cannot hold a whole image.
+    Noise images go through the loaded copy, through `features`, and through the forward pass of training with nothing
+    hidden. The last comparison is left out for classifiers. It is also left out for encoders that read the compact grid
+    of uniform masks, which cannot hold a whole image.
     """
     encoder = trained.model.encoder
     shape = (2, *trained.test_size, trained.image.channels)

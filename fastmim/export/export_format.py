@@ -12,7 +12,10 @@ from torch import Tensor
 from .trained_encoder import TrainedEncoder
 
 TOLERANCE = 1e-4
-"""Largest difference from another order of arithmetic, as a fraction of the root mean square of the values."""
+"""Largest accepted difference, as a fraction of the values' root mean square.
+
+Another order of arithmetic causes such differences.
+"""
 
 
 class Snippet(NamedTuple):
@@ -32,8 +35,8 @@ class ExportFormat:
         weights: name of the file with the weights.
         check: raises ValueError if the format has no place for the encoder.
         write: writes the files into an empty folder, and returns sentences about them for the user.
-        find_problem: compares the files with the encoder on normalised (B, C, H, W) images, and returns how they differ
-            or None.
+        find_problem: compares the files with the encoder on normalised (B, C, H, W) images, and returns the difference
+            in words, or None.
         snippet: returns code that uses the export. The second argument is the path of the folder, as the user typed it.
     """
 
@@ -45,7 +48,7 @@ class ExportFormat:
 
 
 def describe_difference(ours: Tensor, theirs: Tensor) -> str | None:
-    """Returns how far two results are apart, or None if they agree within `TOLERANCE`."""
+    """Returns the difference of two results in words, or None if they agree within `TOLERANCE`."""
     if ours.shape != theirs.shape:
         return f"shape {tuple(theirs.shape)}, expected {tuple(ours.shape)}"
     difference = (ours - theirs).abs().max() / ours.square().mean().sqrt()

@@ -31,7 +31,7 @@ class EncoderExport:
         resolve_target(self.folder / "encoder", _ELSEWHERE)
 
     def write(self, config: Experiment) -> str:
-        """Exports the encoder of the newest checkpoint; returns the place in a few words."""
+        """Exports the encoder of the newest checkpoint, and returns the folder and its use in a few words."""
         _, loaded = open_run(self.folder, "run.dir")
         place = output(self.folder, "encoder", "README.md").parent
         about = {"run": self.folder, "step": loaded.step, "elsewhere": _ELSEWHERE}

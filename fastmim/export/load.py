@@ -1,4 +1,4 @@
-"""Loading of a trained encoder and its transform from a run, an export or an official checkpoint (`fastmim.load`)."""
+"""Loading of a trained encoder and its transform (`fastmim.load`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
 EncoderRun = Config | Finetune | Probe
-"""Config of a run that trains an encoder with a final norm, which can be loaded and exported."""
+"""Config of a run whose encoder keeps its final norm, so that the encoder can be loaded and exported."""
 CONTENT = "fastmim"
 """Key of fastmim's description of the encoder in an export's config.json."""
 PROBE = {"norm": "fc.0.", "fc": "fc.1."}
@@ -75,7 +75,7 @@ def load_trained(path: Path) -> TrainedEncoder:
 
 
 def final_weights(loaded: checkpoint.Loaded) -> dict[str, Tensor]:
-    """Returns the tensors of a run's module, with averages of weights in place of the weights if the run has them."""
+    """Returns the tensors of a run's module; moving averages replace the weights if the run has them."""
     return loaded.state["model"] | loaded.state.get("ema", {})
 
 
@@ -166,7 +166,7 @@ def outline_export(folder: Path) -> tuple[TrainedEncoder, dict[str, Tensor]]:
 
 
 def _reason(error: ValueError, file: str | Path) -> str:
-    """Returns an error about a foreign file as one line of bounded length that names the file."""
+    """Shortens an error about a foreign file to one line that names the file."""
     text = shown(str(error))
     text = text if text.startswith(shown(file)) else f"{shown(file)}: {text}"
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."

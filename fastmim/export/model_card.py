@@ -50,8 +50,8 @@ def compose_card(
 ) -> str:
     """Composes a README.md in Markdown, with the YAML header of the hub if the export is for the hub.
 
-    A run folder may come from a stranger, so its texts stand in code spans and blocks, where nothing is markup. Of a
-    path, the card holds the last part only.
+    A run folder may come from a stranger, so its texts stand in code spans and blocks, where nothing is markup. The
+    card holds only the last part of a path.
 
     Args:
         trained: the encoder.
@@ -108,7 +108,7 @@ def _millions(trained: TrainedEncoder) -> str:
 
 
 def _published_name(trained: TrainedEncoder) -> str | None:
-    """Returns timm's name of the network if timm's network has the same shapes, because a config may change sizes."""
+    """Returns timm's name of the network, or None if the config changes sizes of timm's network."""
     import timm
 
     if (own := timm_encoder(trained.spec, trained.size)) is None:
@@ -207,7 +207,7 @@ def _results(run: Path | None, unread: list[str]) -> str:
 
 
 def _read(run: Path, name: str, unread: list[str]) -> dict[str, Any]:
-    """Returns a JSON object of a run; empty if the file is missing or damaged. Damaged files are added to `unread`."""
+    """Returns a JSON object of a run, or {} for a missing or damaged file; adds the latter to `unread`."""
     try:
         found = read_json(run / f"{name}.json", LARGEST)
     except FileNotFoundError:
@@ -221,7 +221,7 @@ def _read(run: Path, name: str, unread: list[str]) -> dict[str, Any]:
 
 
 def _logged(run: Path, unread: list[str]) -> list[dict[str, Any]]:
-    """Returns the rows of metrics.jsonl, without damaged rows."""
+    """Returns the intact rows of metrics.jsonl."""
     try:
         lines = read_bytes(run / "metrics.jsonl", 16 * LARGEST).splitlines(keepends=True)
     except FileNotFoundError:
@@ -251,7 +251,7 @@ def _recipe(config: EncoderRun) -> str:
 def _limits(trained: TrainedEncoder, unread: Sequence[str]) -> str:
     limits = [
         "The model was tested on the data above only. Nobody has tested whether it treats people and places alike.",
-        "The model lacks what the training images lack, and overstates what they overstate.",
+        "The model has the gaps and the biases of its training images.",
     ]
     if trained.head is None:
         limits.append("Features of masked image modelling need fine-tuning, or a head, for most tasks.")
@@ -274,7 +274,7 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _name(key: str) -> str:
-    """Returns a name from a run's file, as text if it is a plain word, else as a code span."""
+    """Returns a name from a run's file: a plain word as text, any other name as a code span."""
     return key.replace("_", " ") if re.fullmatch(r"\w{1,40}", key, re.ASCII) else code(key)
 
 

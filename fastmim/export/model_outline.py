@@ -1,6 +1,7 @@
 """Outline of the model that a stored config describes: its tensors without memory for them.
 
-A stranger's config may claim any size, so its claims are compared with the weights beside it before anything is built.
+A stranger's config may claim any size. So its sizes are compared with the weights in the same folder before the model
+is built.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from ..model.masking import UniformMasking
 from ..run import checkpoint
 
 LARGEST_SIDE = 4096
-"""Largest side of an image in pixels. It bounds the memory of models that accept images of any size."""
+"""Largest side of an image in pixels, which bounds the memory of models for images of any size."""
 MOST_BLOCKS = 1_000
 """Most blocks of an encoder or decoder. The deepest published models have a few hundred."""
 SPARE = 2**28
-"""Bytes that computed tables (of windows, of relative positions) may take in addition to twice the weights."""
+"""Bytes that computed tables may take in addition to twice the weights.
+
+The tables are those of windows and of relative positions.
+"""
 _LARGEST = 1 << 16  # largest number in a model's config, unless a tensor has a longer side
 _SMALLEST = 1e-6  # smallest standard deviation
 _BLOCK = 4  # fewest tensors of a block, in every architecture
-_ADDED = 16  # blocks of a decoder that a file need not hold
+_ADDED = 16  # blocks of a decoder that may be missing in a file
 _NO_MODEL = ("data", "optim", "train", "run", "augment", "ema", "calibrate")
 """Fields of a config that do not describe the model."""
 # Exceptions of builders on sizes that no model has.
@@ -46,7 +50,8 @@ def tensors_with_values(weights: Mapping[str, Tensor]) -> int:
 def check_fits(config: Experiment, state: checkpoint.State) -> None:
     """Compares a config with the weights beside it, without memory for the model.
 
-    Of a classifier, detector or segmenter only the encoder is compared here. The task that builds it compares the rest.
+    Only the encoder of a classifier, detector or segmenter is compared here. The task that builds the module compares
+    the rest.
 
     Raises:
         ValueError: the config describes another model, or a model that is too large for these weights.
@@ -99,7 +104,7 @@ def _encoder(config: Experiment) -> nn.Module:
 
 
 def check_sizes(config: Experiment, weights: Mapping[str, Tensor]) -> None:
-    """Checks that no number in a config is larger than in any model of these weights.
+    """Checks that no number in a config is too large for a model of these weights.
 
     Raises:
         ValueError: a number is too large or too small; the message names the field.

@@ -20,7 +20,10 @@ from .trained_encoder import FeatureExtractor, TrainedEncoder
 FILE = "model.onnx"
 """Name of the graph's file."""
 LARGEST = 2**31 - 2**24
-"""Bytes of weights that the graph's file can hold, because its format ends at 2 GiB. More go to FILE.data."""
+"""Bytes of weights that the graph's file can hold; further weights go to FILE.data.
+
+The format of the file ends at 2 GiB.
+"""
 OPSET = 18
 """Version of the operators."""
 INPUT = "images"
@@ -28,7 +31,7 @@ INPUT = "images"
 
 
 class Graph(nn.Module):
-    """Module of the graph, which maps normalised (B, C, H, W) float32 images to the outputs of `output_names`."""
+    """Module of the graph, from normalised (B, C, H, W) float32 images to the outputs of `output_names`."""
 
     def __init__(self, model: FeatureExtractor):
         super().__init__()
@@ -89,7 +92,9 @@ def write_onnx(trained: TrainedEncoder, folder: Path) -> list[str]:
 
 @torch.no_grad()
 def find_onnx_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Checks that the graph is valid, has standard operators only, and gives the encoder's outputs in ONNX Runtime.
+    """Compares the graph's outputs in ONNX Runtime with the encoder's, after checks of the file.
+
+    The graph must be valid and have standard operators only.
 
     Args:
         trained: the encoder.

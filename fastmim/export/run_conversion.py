@@ -24,7 +24,7 @@ def convert_to_run(file: Path, run: Path, config_file: Path | None = None, size:
         file: the checkpoint.
         run: folder to write.
         config_file: configuration of the model; None = the official configuration, with sizes taken from the file.
-        size: height and width of the images, pixels; None = those of the configuration.
+        size: height and width of the images, pixels; None = the size in the configuration.
 
     Returns:
         Lines for the user that account for every tensor.

@@ -1,4 +1,7 @@
-"""Saved run: the newest usable checkpoint of a run folder, which may come from a stranger, and its config."""
+"""Saved run: the newest usable checkpoint of a run folder, and its config.
+
+The folder may come from a stranger.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +74,8 @@ def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
     config, loaded = open_run(run, field)
     if not isinstance(config, Config):
         raise ValueError(
-            f"{field} is a {kind_of(config)} run: expected a pre-training run, such as the one it started from (its "
-            "run.init)"
+            f"{field} is a {kind_of(config)} run: expected a pre-training run, such as the run that it started from "
+            "(its run.init)"
         )
     return config, loaded
 
@@ -84,7 +87,7 @@ def kind_of(config: Experiment) -> str:
 
 
 def check_pretrained(loaded: checkpoint.Loaded, run: Path) -> None:
-    """Checks that initial weights come from a pre-training run.
+    """Checks that a checkpoint, as a source of initial weights, comes from a pre-training run.
 
     Raises:
         ValueError: the checkpoint is of a run of another kind.

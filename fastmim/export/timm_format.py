@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 
 def check_timm(trained: TrainedEncoder) -> None:
-    """Checks that timm pools as the encoder was trained to, if timm has the encoder.
+    """Checks that timm, if it has the encoder, also has the pooling that the encoder was trained with.
 
     Raises:
         ValueError: timm has the encoder, but not its pooling.
@@ -121,7 +121,7 @@ def _outputs(trained: TrainedEncoder, model: Any, images: Tensor) -> dict[str, T
 
 
 def _output_in_words(trained: TrainedEncoder, ours: bool) -> str:
-    """Returns in words the output of a call of the model, ours or timm's."""
+    """Describes the output of a call of the model, ours or timm's."""
     if trained.head is None or ours:
         return f"pooled features: {trained.pooling}"
     return f"{trained.classes} logits, computed from {trained.pooling}"

@@ -26,7 +26,7 @@ class Classifier(NamedTuple):
     args: dict[str, Any]
     """Arguments of `timm.create_model` that select the pooling, except the number of classes."""
     names: dict[str, str]
-    """timm's names of the linear layer "fc", of the norm "pool.norm", and of parts that the head renames."""
+    """timm's names of the linear layer "fc", the norm "pool.norm", and the parts that timm's head renames."""
 
 
 class Family(NamedTuple):
@@ -116,15 +116,15 @@ def family(spec: Encoder) -> Family | None:
 
 
 def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Returns the timm model without classifier that takes the encoder's weights, or None if timm has none.
+    """Returns the timm model without classifier that takes the encoder's weights, or None.
 
     Args:
         spec: config of the encoder.
         size: height and width of the images, pixels.
 
     Returns:
-        "architecture", the model's name, and "model_args", the arguments of `timm.create_model` except the numbers of
-        channels and classes.
+        "architecture" = the model's name. "model_args" = the arguments of `timm.create_model` except the numbers of
+        channels and classes. None if timm has no such model.
     """
     if family(spec) is None or not isinstance(spec, TimmEncoder):
         return None

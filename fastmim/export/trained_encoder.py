@@ -1,4 +1,4 @@
-"""Trained encoder with the transform of its images, as `fastmim.load` returns it and exports hold it."""
+"""Trained encoder with the transform of its images, for `fastmim.load` and for exports."""
 
 from __future__ import annotations
 
@@ -177,7 +177,8 @@ class EncoderDescription:
         """Returns the model without memory for its weights, to compare its shapes with a file first.
 
         Args:
-            tensors: number of tensors with values in the file, see `tensors_with_values`. It bounds the blocks.
+            tensors: number of tensors with values in the file, see `tensors_with_values`. This number bounds the
+                number of blocks.
             scaled: see `build`.
 
         Raises:
@@ -256,7 +257,7 @@ class TrainedEncoder(EncoderDescription):
 
     @property
     def pooling(self) -> str:
-        """Description of the pooling, for a person."""
+        """Description of the pooling in words."""
         if self.pooled_by.pool == "cls":
             words = "the class token"
         elif self.model.encoder.num_prefix_tokens:
@@ -294,7 +295,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 class Window:
-    """Window of a PIL image, cut and resized to (H, W, C) uint8 as the data loader does with a file."""
+    """Transform that cuts and resizes a window of a PIL image to (H, W, C) uint8, as the loader does."""
 
     def __init__(self, crop: CenterCrop, size: tuple[int, int], channels: int):
         self.crop, self.size, self.channels = crop, size, channels
@@ -311,7 +312,7 @@ class Window:
 
 
 class Normalize:
-    """Normalisation of (H, W, C) uint8 to (C, H, W) float32: (x / 255 - mean) / std."""
+    """Transform of (H, W, C) uint8 to (C, H, W) float32: (x / 255 - mean) / std."""
 
     def __init__(self, image: ImageSpec):
         self.mean, self.std = torch.tensor(image.mean), torch.tensor(image.std)

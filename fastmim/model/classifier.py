@@ -42,7 +42,7 @@ class BatchAugment:
         """Augments a micro-batch.
 
         Args:
-            pixels: (B, C, H, W) normalised, which may be overwritten.
+            pixels: (B, C, H, W) normalised floats; may be overwritten.
             labels: (B,) int64.
 
         Returns:
@@ -58,7 +58,7 @@ class BatchAugment:
 
 
 class Pool(nn.Module):
-    """Pools (B, prefix + N, D) tokens to (B, D), and applies a norm behind the pooling."""
+    """Pools (B, prefix + N, D) tokens to (B, D), and applies a norm after the pooling."""
 
     def __init__(self, encoder: EncoderModule, pool: Literal["mean", "cls"], norm: nn.Module):
         super().__init__()
@@ -69,7 +69,7 @@ class Pool(nn.Module):
 
 
 def pooling(encoder: EncoderModule, head: Head) -> Pool:
-    """Builds the pooling of a head, and moves the encoder's last norm behind it if the head says so.
+    """Builds the pooling of a head; with `head.norm=after`, moves the encoder's last norm there.
 
     Raises:
         ValueError: the encoder has no class token, or no norm to move.
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
         nn.init.normal_(self.fc.weight, std=head.init_std)
         nn.init.zeros_(self.fc.bias)
         self.batch = BatchAugment(augment, classes)
-        library: Any = timm.loss  # which declares no types
+        library: Any = timm.loss  # declares no types
         self.loss = library.create_classification_loss(
             augment.loss, smoothing=augment.smoothing, soft_targets=self.batch.mixes, bce_sum=augment.loss == "bce"
         )
@@ -141,7 +141,7 @@ class Classifier(nn.Module):
 class LinearProbe(Classifier):
     """A classifier that trains its linear layer only (MAE, main_linprobe.py).
 
-    A batch norm without parameters scales the features in front of the linear layer.
+    A batch norm without parameters scales the features before the linear layer.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class LinearProbe(Classifier):
 
 @torch.no_grad()
 def recalibrate(encoder: EncoderModule, batches: Iterable[Tensor]) -> int:
-    """Recomputes the statistics of batch norms from some images; every batch has the same weight.
+    """Recomputes the statistics of batch norms from `batches`, with the same weight for every batch.
 
     Args:
         encoder: the encoder, which is put into evaluation mode.

@@ -51,12 +51,16 @@ class TransformerDecoder(Decoder):
     num_heads: int = 16
     """Attention heads."""
     order: Literal["visible_first", "raster"] = "visible_first"
-    """Order of the tokens. Attention ignores the order, so "raster", the official order, gives the same result at a
-    higher cost."""
+    """Order of the decoder's tokens.
+
+    Attention ignores the order, so "raster", the official order, gives the same result at a higher cost.
+    """
     official_pos_order: bool = False
-    """True = positions as in UM-MAE's official Swin and PVT (models_mae_swin.py `forward_decoder`). There, visible
-    tokens are in the order of their blocks, but get the positions of visible patches in raster order. So most tokens
-    get the position of another patch. False = each token gets its own position."""
+    """True = positions as in UM-MAE's official Swin and PVT; False = each token has its own position.
+
+    In the official code (models_mae_swin.py `forward_decoder`), visible tokens are in the order of their blocks, but
+    get the positions of visible patches in raster order. So most tokens get the position of another patch.
+    """
 
     def __post_init__(self):
         check_types(self, "decoder.")
@@ -79,9 +83,9 @@ class TransformerDecoder(Decoder):
 
 
 class LastBlock(nn.Module):
-    """A transformer block that computes its last tokens only: these attend to all tokens.
+    """A transformer block that returns its last tokens only.
 
-    The other tokens are computed up to their keys and values.
+    The last tokens attend to all tokens. For the other tokens, the block computes only keys and values.
     """
 
     def __init__(self, block: Any):
@@ -105,7 +109,7 @@ class TransformerDecoderModule(DecoderModule):
     """The network of `TransformerDecoder`.
 
     Tokens stay in the order (prefix, visible, hidden), in which they arrive. Attention ignores the order, so MAE's
-    un-shuffle to raster order would move every token without changing a result. The predictions are then the last rows.
+    un-shuffle to raster order would move every token without changing a result. The hidden patches are the last tokens.
     So the norm, the head, and the queries and the MLP of the last block run on hidden patches only.
 
     If the encoder reads whole images, every patch has its own token, and there are no mask tokens.
@@ -177,12 +181,17 @@ class LinearHead(Decoder):
     """
 
     layout: Literal["channels_first", "channels_last"] = "channels_first"
-    """Order of the weight's rows. "channels_first" = (channel, row, column) of the token's whole square, which
-    PixelShuffle(stride) reads (SimMIM, A2MIM). "channels_last" = (row, column, channel, patch), which UM-MAE's code
-    uses (PixelShuffle of patches)."""
+    """Order of the weight's rows.
+
+    "channels_first" = (channel, row, column) of the token's whole square, which PixelShuffle(stride) reads (SimMIM,
+    A2MIM). "channels_last" = (row, column, channel, patch), which UM-MAE's code uses (PixelShuffle of patches).
+    """
     init: Literal["torch", "trunc_normal", "xavier"] = "torch"
-    """Initialisation: "torch" = torch's default for a convolution (SimMIM), "trunc_normal" = normal with deviation 0.02
-    (A2MIM), "xavier" = Xavier-uniform (UM-MAE)."""
+    """Initialisation of the weight.
+
+    "torch" = torch's default for a convolution (SimMIM), "trunc_normal" = normal with deviation 0.02 (A2MIM), "xavier"
+    = Xavier-uniform (UM-MAE).
+    """
 
     def build(self, encoder: EncoderModule) -> LinearHeadModule:
         """Builds the network.
@@ -206,7 +215,7 @@ class LinearHeadModule(DecoderModule):
     """
 
     place: Tensor
-    """(L,) place of each patch in the encoder's tokens, in which patches are ordered by token."""
+    """(L,) index of each patch when patches are ordered by the encoder's token that covers them."""
 
     def __init__(self, spec: LinearHead, encoder: EncoderModule):
         super().__init__()

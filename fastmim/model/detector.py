@@ -18,7 +18,7 @@ from .pyramid import Levels
 RATIOS = (0.5, 1.0, 2.0)
 """Aspect ratios of the anchors."""
 BOX_SIZE = 7
-"""Side of the map that the box head reads of a proposal."""
+"""Side of the map of a proposal's features that the box head reads."""
 
 
 class SimpleFeaturePyramid(nn.Module):
@@ -57,7 +57,7 @@ class FeaturePyramid(nn.Module):
         Args:
             levels: the levels of the encoder's maps.
             channels: channels of each map of the result.
-            norms: normalise each map over its channels first; a network with batch norm does not need this.
+            norms: True = normalise each map over its channels first. A network with batch norm does not need this.
             norm: norm class of the pyramid's convolutions, or None.
         """
         from timm.layers.norm import LayerNorm2d
@@ -108,7 +108,7 @@ class Detector(nn.Module):
             self.pyramid = SimpleFeaturePyramid(levels, channels)
         else:
             self.pyramid = FeaturePyramid(levels, channels, own is not None, norm)
-        # Proposals are also made on the fifth map, of twice the stride of the last level.
+        # Proposals also come from the fifth map, which has twice the stride of the last level.
         strides = (*levels.strides, 2 * levels.strides[-1])
         anchors = AnchorGenerator(tuple((rcnn.anchor * stride,) for stride in strides), (RATIOS,) * len(strides))
         box = box_head(rcnn, norm)
@@ -194,7 +194,7 @@ def numbered(maps: list[Tensor]) -> dict[str, Tensor]:
 def to_dtype(value: Any, dtype: torch.dtype) -> Any:
     """Converts floating-point tensors in lists and tuples.
 
-    Boxes and scores need float32, whatever precision computes them.
+    Boxes and scores need float32 at every precision of the network.
     """
     if isinstance(value, list | tuple):
         return type(value)(to_dtype(v, dtype) for v in value)

@@ -60,12 +60,12 @@ def check_focal(part: Loss, alpha: float, gamma: float) -> None:
 class MaskedFocalL1(ElementLoss):
     """Mean over hidden patches of |d| (2 sigmoid(alpha |d|) - 1)**gamma, d = prediction - target.
 
-    This is the spatial loss of A2MIM's convolutional configs (openmixup `regression_loss.py`). For gamma = 1 and small
-    |d|, the loss is a scaled square; gamma = 0 gives MaskedL1.
+    Spatial loss of A2MIM's convolutional configs (openmixup `regression_loss.py`). For gamma = 1 and small |d|, the
+    loss is a scaled square; gamma = 0 gives MaskedL1.
     """
 
     alpha: float = 0.2
-    """Slope of the weight in the residual."""
+    """Slope of the weight as a function of |d|."""
     gamma: float = 1.0
     """Power of the weight; 0 or at least 1."""
 
@@ -117,20 +117,20 @@ class FocalFrequency(FourierLoss):
 
     No gradient flows through w. F is the orthonormal DFT of prediction - target, and s = |F|**alpha, or s = log(1 +
     |F|**alpha) with `log`. Then w = s / max s, and w = 0 if max s is 0. The defaults are A2MIM's in openmixup
-    `focal_loss.py`, which averages the spectra of a micro-batch first: a loss of ONE mean residual image. The form of
-    A2MIM's paper is reduce="per_sample", log=False, peak="each".
+    `focal_loss.py`, which averages the spectra of a micro-batch first: the loss sees one mean residual image. The form
+    of A2MIM's paper is reduce="per_sample", log=False, peak="each".
     """
 
     alpha: float = 1.0
     """Power of |F| in the weight."""
     batch: int = 256
-    """Images that share statistics: the mean spectrum, and the largest entry of the weight. The loss depends on it."""
+    """Images that share the mean spectrum and the largest weight; the loss depends on this number."""
     reduce: Literal["batch_mean", "per_sample"] = "batch_mean"
     """"batch_mean" = average the spectra of a batch first; "per_sample" = compare image by image."""
     log: bool = True
     """True = weigh by the logarithm of 1 + |F|**alpha."""
     peak: Literal["all", "each"] = "all"
-    """Entry with weight 1: "all" = the largest of the batch; "each" = the largest of each image, crop and channel."""
+    """Entry of weight 1: the largest of the batch ("all"), or of each image, crop, channel ("each")."""
     crops: int = 1
     """Crops per side; each crop is transformed separately."""
 
@@ -168,7 +168,7 @@ class FocalFrequency(FourierLoss):
             return None
         return (
             f"its statistics are of {batch} images, the micro-batch, not of {self.batch} (FocalFrequency.batch): the "
-            f"loss is another one; a micro-batch that is a multiple of {self.batch} gives it"
+            f"loss differs; use a micro-batch that is a multiple of {self.batch}"
         )
 
 
@@ -181,7 +181,7 @@ class ComplexFocalL1(FourierLoss):
     """
 
     alpha: float = 0.2
-    """Slope of the weight in |F|."""
+    """Slope of the weight as a function of |F|."""
     gamma: float = 1.0
     """Power of the weight; 0 or at least 1."""
 
@@ -197,11 +197,11 @@ class ComplexFocalL1(FourierLoss):
 class WithFourier(Loss):
     """A2MIM's loss: spatial over hidden pixels + weight * Fourier over all pixels.
 
-    Source: arXiv:2205.13943; openmixup `mim_head.py`. The Fourier part compares whole images. At hidden pixels these
-    hold the prediction, at visible pixels a value without gradient. With d = prediction - target, and m = 1 at hidden
-    pixels and `visible_weight` at visible ones, the residual is m d + (1 - m) v. `visible` chooses v: d/2 ("mixed", the
-    official code), 0 ("target"), d ("prediction", the paper), or the image's mean - target ("mean"). No gradient flows
-    through v.
+    Source: arXiv:2205.13943; openmixup `mim_head.py`. The Fourier part compares whole images, which hold the prediction
+    at hidden pixels and a value without gradient at visible pixels. Let d = prediction - target, with m = 1 at hidden
+    pixels and m = `visible_weight` at visible pixels. The residual is m d + (1 - m) v. `visible` chooses v: d/2
+    ("mixed", the official code), 0 ("target"), d ("prediction", the paper), or the image's mean - target ("mean"). No
+    gradient flows through v.
     """
 
     whole: ClassVar[bool] = True
@@ -209,13 +209,13 @@ class WithFourier(Loss):
     spatial: ElementLoss = MaskedL1()
     """Loss of hidden pixels."""
     fourier: FourierLoss = FocalFrequency()
-    """Loss of the spectra."""
+    """Fourier loss of whole images."""
     weight: float = 0.1
     """Factor of the Fourier part."""
     visible: Literal["mixed", "target", "prediction", "mean"] = "mixed"
     """Content of visible pixels in the Fourier part, see the class."""
     visible_weight: float = 0.0
-    """Share of the prediction with gradient at visible pixels in the Fourier part."""
+    """Share m of the residual that has a gradient at visible pixels in the Fourier part, 0 to 1."""
 
     def __post_init__(self):
         if self.weight < 0 or not 0 <= self.visible_weight <= 1:

@@ -41,8 +41,10 @@ class RandomMasking(Masking):
     ratio: float = 0.75
     """Hidden fraction of the patches, between 0 and 1."""
     order: Literal["noise", "raster"] = "noise"
-    """Order of the visible tokens: "noise" = the order of their draws, as published; "raster" = ascending, which is
-    cheaper to draw. Both orders hide the same patches."""
+    """Order of the visible tokens: "noise" = the order of their draws, as published; "raster" = ascending.
+
+    Raster order is cheaper to draw. Both orders hide the same patches.
+    """
 
     def __post_init__(self):
         _check_ratio(self.ratio)
@@ -129,11 +131,13 @@ class UniformMasking(Masking):
     """
 
     secondary: float = 0.25
-    """Fraction of the visible patches that a learned token replaces; 0 = none, and there is no such token."""
+    """Fraction of the visible patches that a learned token replaces; 0 = none, without a token."""
     draw: Literal["stratified", "iid"] = "stratified"
-    """Draw of the visible corner of each block. "stratified" = as the code does (mask_transform.py): without
-    replacement from a pool twice as large as needed, with every corner equally often. "iid" = as the paper says:
-    independently."""
+    """Draw of the visible corner of each block.
+
+    "stratified" follows the official code (mask_transform.py): corners are drawn without replacement from a pool twice
+    as large as needed, which holds every corner equally often. "iid" follows the paper: corners are independent.
+    """
 
     uniform: ClassVar[bool] = True
 

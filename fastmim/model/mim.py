@@ -1,4 +1,4 @@
-"""Masked image modelling: draw a mask, encode, decode, compare."""
+"""The module of masked image modelling, which draws a mask, encodes, decodes and compares."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Objective(nn.Module):
     def op(self) -> str | None:
         """Name of the op that `forward` calls, or None."""
         op = fused_op(self.target, self.loss)
-        # The losses are plain torch. They are a better reference than that of an op which is only a part of a loss.
+        # The losses are plain torch: a better reference than the reference of an op, which computes a part of a loss.
         return None if op == "composite_residual" and fastmim_kernels.using_reference() else op
 
     @property
@@ -71,7 +71,7 @@ class Objective(nn.Module):
         if self.op == "patch_loss":
             return self.compare_hidden(pred, images, mask)
         if self.op == "composite_residual" and isinstance(self.loss, WithFourier):
-            return self.compare_spectra(self.loss, pred, images, mask)
+            return self.compare_composed(self.loss, pred, images, mask)
         return self.compare(pred, self.targets(images), mask)
 
     def compare_hidden(self, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
@@ -90,7 +90,7 @@ class Objective(nn.Module):
             **asdict(self.loss),
         )
 
-    def compare_spectra(self, loss: WithFourier, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
+    def compare_composed(self, loss: WithFourier, pred: Tensor, images: Tensor, mask: Mask) -> Tensor:
         """Computes the loss by `composite_residual`, without images of the prediction or the target."""
         average, options = focal_frequency_options(loss.fourier, len(images))
         spatial, residual = composite_residual(
@@ -112,7 +112,7 @@ class Objective(nn.Module):
     def compare(self, pred: Tensor, target: Tensor, mask: Mask) -> Tensor:
         """Computes the loss by calling it on a target that is built in full.
 
-        A loss that is `whole` takes patches without a prediction as predicted perfectly.
+        A loss that is `whole` treats patches without a prediction as predicted perfectly.
 
         Args:
             pred: (B, M, P) predictions of the patches `mask.ids[:, -M:]`.

@@ -14,9 +14,9 @@ LEVELS = 4
 class Levels(nn.Module):
     """Maps of `LEVELS` strides, each twice the stride before: `levels(encoder.maps(images))`.
 
-    The one map of a plain ViT is resized to a quarter, a half, once and twice its stride: by transposed convolutions,
-    the identity and a max pool (ViTDet, arXiv:2203.16527; detectron2's `SimpleFeaturePyramid` before its 1x1
-    convolutions). For other encoders, a max pool halves the last map until there are enough maps.
+    The one map of a plain ViT is resized to four strides: a quarter, a half, once and twice its own stride. Transposed
+    convolutions, the identity and a max pool do this (ViTDet, arXiv:2203.16527; detectron2's `SimpleFeaturePyramid`
+    before its 1x1 convolutions). For other encoders, a max pool halves the last map until there are enough maps.
     """
 
     strides: tuple[int, ...]
@@ -57,7 +57,7 @@ class Levels(nn.Module):
         """Returns one (B, C, h, w) map per level.
 
         Args:
-            maps: the encoder's maps, (B, C, h, w) each. Of a plain ViT, one map for all levels or one for each.
+            maps: the encoder's maps, (B, C, h, w) each. A plain ViT gives one map for all levels, or one for each.
         """
         if self.scales is not None:
             maps = maps * LEVELS if len(maps) == 1 else maps

@@ -18,7 +18,7 @@ from .encoders.batchnorm import replace_batch_norms
 from .pyramid import LEVELS, Levels
 
 UNREAD = (None, None)
-"""Stand-ins for the levels of strides 1 and 2, which the library counts and its UPerNet does not read."""
+"""Stand-ins for the levels of strides 1 and 2, which the library's UPerNet counts but never reads."""
 
 
 class Segmenter(nn.Module):
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         Args:
             encoder: the encoder, which loses its last norm.
             spec: settings of the decoder.
-            classes: number of classes of pixels.
+            classes: number of pixel classes.
             image: the images that the network reads.
 
         Raises:
@@ -105,7 +105,7 @@ def classifier(width: int, classes: int, dropout: float) -> nn.Sequential:
 
 
 def check_blocks(encoder: EncoderModule, blocks: tuple[int, ...]) -> None:
-    """Checks that an encoder is a plain ViT with these blocks, ascending to the last; () passes always.
+    """Checks that an encoder is a plain ViT with these blocks, in order up to the last; () always passes.
 
     Raises:
         ValueError: the encoder has several maps, or has no such blocks.
@@ -113,14 +113,14 @@ def check_blocks(encoder: EncoderModule, blocks: tuple[int, ...]) -> None:
     if not blocks:
         return
     if len(encoder.strides) > 1:
-        raise ValueError(f"decoder.blocks: {type(encoder).__name__} has maps of its own: set it to ()")
+        raise ValueError(f"decoder.blocks: {type(encoder).__name__} has its own maps: set decoder.blocks to ()")
     count = len(encoder.layers()) - 1
     if sorted(set(blocks)) != list(blocks) or blocks[-1] >= count:
         raise ValueError(f"decoder.blocks: expected 4 of {count} blocks, ascending from 0, got {blocks}")
     if blocks[-1] != count - 1:
         raise ValueError(
-            f"decoder.blocks: expected the last of {count} blocks, {count - 1}, at the end, got {blocks}: those behind "
-            "have nothing to learn from; set encoder.depth to use fewer"
+            f"decoder.blocks: expected the last of {count} blocks, {count - 1}, at the end, got {blocks}: blocks after "
+            "the last one in use are never trained; set encoder.depth to use fewer"
         )
 
 

@@ -1,1 +1,1 @@
-"""Tasks: each trains one kind of module and evaluates it. `trainer.py` is the loop around them."""
+"""Tasks: each task trains and evaluates one kind of module. `trainer.py` has the training loop."""

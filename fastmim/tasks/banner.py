@@ -52,7 +52,7 @@ def warnings(task: Task) -> list[str]:
 
 
 def learning_rate(task: Task) -> str:
-    """Describes the learning rate of a run: its peak, its warm-up, and absolute rates above the peak."""
+    """Describes the learning rate of a run: the peak, the warm-up, and absolute rates above the peak."""
     optim, train = task.config.optim, task.config.train
     peak = optim.blr * train.global_batch / optim.lr_batch
     highest = setting_warnings.highest_rate(task.config, task.total)
@@ -68,7 +68,7 @@ def learning_rate(task: Task) -> str:
 
 
 def kernels(device: str) -> str:
-    """Names the implementation of the kernels: the commonest one, and the ops that have another.
+    """Names the implementation that most ops use, and the ops that use another implementation.
 
     Args:
         device: "cpu" or "cuda".

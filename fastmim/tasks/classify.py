@@ -76,7 +76,7 @@ class Classification(DownstreamTask[ClassifyT, Classifier]):
     The scores are "top1" and "top5" (fractions) and "loss".
 
     Attributes:
-        averages: moving average of the weights, which is tested; None = the weights are tested.
+        averages: moving average of the weights, which is evaluated; None = the weights are evaluated.
     """
 
     averages: ModelEmaV3 | None = None
@@ -87,11 +87,11 @@ class Classification(DownstreamTask[ClassifyT, Classifier]):
         test_labels = class_labels(self.test, config.data.test)
         self.test_labels = torch.tensor(test_labels)
         if self.test.hash == self.manifest.hash:
-            self.notes.append("data.test holds the images of data.root: the score is that of images trained on")
+            self.notes.append("data.test holds the images of data.root: the score is for images of the training set")
         if untested := sorted(set(train_labels) - set(test_labels)):
             self.notes.append(
                 f"data.test has no image of {len(untested)} of the {len(set(train_labels))} classes in data.root (such "
-                f"as class {untested[0]}): the score says nothing about them"
+                f"as class {untested[0]}): the score does not cover these classes"
             )
 
     def open_test_loader(self) -> Loader:
@@ -114,7 +114,7 @@ class Classification(DownstreamTask[ClassifyT, Classifier]):
         self.broadcast_buffers(module)
         sums, bad = run_on_all(self.process, lambda: self.sum_over_test(module))
         top1, top5, loss, images = self.process.reduce_sum(sums).tolist()
-        images = max(images, 1)  # if no image can be used, `leave_out` refuses later, with the reason
+        images = max(images, 1)  # if no image can be used, `leave_out` later raises an error with the reason
         return {"top1": top1 / images, "top5": top5 / images, "loss": loss / images}, bad
 
     def sum_over_test(self, module: Classifier) -> tuple[Tensor, dict[int, str]]:
@@ -206,7 +206,10 @@ class FineTuning(Classification[Finetune]):
 
 
 class LinearProbing(Classification[Probe]):
-    """Task that trains a linear layer on a frozen encoder, whose batch norms first see clean images."""
+    """Task that trains a linear layer on a frozen encoder.
+
+    The statistics of the encoder's batch norms are first recomputed on images without masks.
+    """
 
     def __init__(self, config: Probe, process: Process):
         super().__init__(config, process, open_inputs(config, process))

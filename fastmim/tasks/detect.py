@@ -38,13 +38,19 @@ from .task import MicroBatch, initial_weights
 from .training_set import Origin, TrainingSet, scan
 
 MANY_PIXELS = 10**8
-"""Pixels of all instance masks of an image that take long enough to draw to check the size of the image first."""
+"""Pixels of all instance masks of an image above which the size of the image is checked first.
+
+Drawing so many pixels takes longer than the check.
+"""
 MOST_PIXELS = 2 * 10**9
 """Most pixels of all instance masks of a usable image. An image of COCO has up to 0.4 million pixels."""
 MOST_OBJECTS = 2000
 """Most objects of a usable image. An image of COCO has up to 93 objects."""
 PIECE = 8
-"""Test images in a forward pass. The same for any number of processes, so that results do not depend on that number."""
+"""Test images in a forward pass.
+
+This number is independent of the number of processes, so that results do not depend on the number of processes.
+"""
 
 
 class Detection(DownstreamTask[Detect, Detector]):
@@ -127,7 +133,7 @@ class Detection(DownstreamTask[Detect, Detector]):
 
         Args:
             index: index of the image in the manifest.
-            target: the image's objects, which are not read.
+            target: the image's objects, unused.
             size: height and width of the image, as seen.
 
         Raises:
@@ -204,13 +210,13 @@ def open_annotations(config: Detect) -> tuple[Annotations, Annotations]:
     """Reads the annotations of training and test images.
 
     Raises:
-        ValueError: they have different categories.
+        ValueError: the two files have different categories.
     """
     data = config.data
     annotations, test_annotations = Annotations(data.annotations), Annotations(data.test_annotations)
     if different := annotations.categories.items() ^ test_annotations.categories.items():
         raise ValueError(
-            f"{data.annotations} and {data.test_annotations} have other categories: "
+            f"{data.annotations} and {data.test_annotations} have different categories: "
             f"{len(different)} are in one file only, such as {short(min(different)[1])}"
         )
     return annotations, test_annotations
@@ -274,7 +280,7 @@ def coco_results(annotations: Annotations, name: str, cut: Cut, detected: dict[s
     Args:
         annotations: annotations of the image.
         name: path of the image in the annotations.
-        cut: how the image was resized and padded.
+        cut: resize and padding of the image.
         detected: boxes (N, 4), masks (N, 1, h, w), labels (N,) and scores (N,).
     """
     from pycocotools import mask as coco
@@ -290,7 +296,7 @@ def coco_results(annotations: Annotations, name: str, cut: Cut, detected: dict[s
     entries = zip(boxes, detected["masks"], detected["labels"].tolist(), detected["scores"].tolist(), strict=True)
     found = []
     for box, part, label, score in entries:
-        # One at a time, because a hundred instance masks of a large image take gigabytes.
+        # One mask at a time, because a hundred instance masks of a large image take gigabytes.
         mask = (paste_masks_in_image(part[None], box[None], size)[0, 0] > 0.5).to("cpu", torch.uint8)
         code: Any = coco.encode(np.asfortranarray(mask.numpy()))
         code["counts"] = code["counts"].decode()

@@ -95,7 +95,7 @@ class DownstreamTask(Task[DownstreamT, ModuleT]):
         """Returns the latest scores in words."""
 
     def find_unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
-        """Yields (index, reason) of test images that cannot be used, as far as their headers show."""
+        """Yields (index, reason) of test images whose headers show that they cannot be used."""
         for index, _, reason in self.test_loader.headers(indices):
             if reason:
                 yield index, reason
@@ -105,13 +105,13 @@ class DownstreamTask(Task[DownstreamT, ModuleT]):
         return pieces[self.process.rank :: self.process.world]
 
     def forward_passes(self, pieces: int) -> int:
-        """Returns the forward passes of the busiest process if `pieces` are shared among all processes."""
+        """Returns the most forward passes of any process if all processes share `pieces`."""
         return -(-pieces // self.process.world)
 
     def join_forward_passes(self, module: Predictor, missing: int) -> None:
         """Takes part in the forward passes of processes with more images. Collective.
 
-        Only ZeRO stage 3 needs this, because every process holds a part of the weights.
+        Only ZeRO stage 3 needs this method, because every process holds a part of the weights.
 
         Args:
             module: the module that the other processes call.
@@ -147,7 +147,7 @@ class DownstreamTask(Task[DownstreamT, ModuleT]):
         self.bad = found
 
     def describe_left_out(self) -> list[str]:
-        """Returns a line that names test images that are left out, or no line."""
+        """Returns one line that names the test images left out, or no lines."""
         if not self.bad:
             return []
         named = "; ".join(f"{shown(path)}: {shown(reason)}" for path, reason in list(self.bad.items())[:_NAMED])

@@ -24,7 +24,7 @@ from . import initial_encoder, pretrain
 
 _NAMES = ("encoder", "decoder", "data.size", "data.mean", "data.std")
 _OWN = ("drop_path", "shared_bias")
-"""Fields of an encoder that a run keeps, because they change how the encoder trains and not its weights."""
+"""Fields of an encoder that a run keeps, because these fields affect the training and not the weights."""
 _FREE = {
     *_OWN,
     *("pos", "layer_scale", "init", "reads", "fill", "token", "token_layer", "window", "output_stride", "bn_batch"),
@@ -54,7 +54,7 @@ class InheritedSettings:
     Attributes:
         config: the config to train.
         before: the config's own value of each replaced setting, as JSON, by name.
-        words: sentence for the user about the settings that were replaced and those that differ.
+        words: sentence for the user about the settings that were replaced and the settings that differ.
     """
 
     config: Experiment
@@ -133,7 +133,7 @@ def _with(config: Experiment, taken: dict[str, Any], given: Mapping[str, str], s
 
 
 def _again(config: Experiment) -> InheritedSettings:
-    """Repeats what a continued run inherited at its start, except settings that were changed since."""
+    """Inherits for a continued run the settings of its start, except settings that were changed since."""
     loaded = checkpoint.load(Path(config.run.dir) / "checkpoints", lambda line: None, config_of)
     if loaded is None:
         return InheritedSettings(config)
@@ -157,7 +157,7 @@ def _of_export(folder: Path) -> Source:
     """Returns the network of an export, without memory for its weights.
 
     Raises:
-        DescriptionError: its config.json is missing, changed, or of another version.
+        DescriptionError: config.json is missing, changed, or of another version.
     """
     try:
         found, _ = outline_export(folder)
@@ -174,7 +174,7 @@ def _of_run(folder: Path) -> Source:
 
 
 def _as_tuned(theirs: Encoder, ours: Encoder) -> Encoder:
-    """Returns the source's encoder with our settings of how it trains."""
+    """Returns the source's encoder with the training settings of our encoder (`_OWN`)."""
     both = (name for name in _OWN if hasattr(theirs, name) and hasattr(ours, name))
     return replace(theirs, **{name: getattr(ours, name) for name in both})
 
@@ -212,7 +212,7 @@ def _similar(ours: Encoder | Decoder, theirs: Encoder | Decoder | None) -> bool:
 
 
 def _heads(module: nn.Module) -> list[int]:
-    """Returns the numbers of attention heads. They change no shape of a weight, but how attention uses it."""
+    """Returns the numbers of attention heads, which matter although no weight's shape depends on them."""
     found = (getattr(part, "num_heads", None) for part in module.modules())
     return [number for number in found if isinstance(number, int)]
 
@@ -239,5 +239,5 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
 
 
 def _words(value: Any) -> str:
-    """Returns a value as it is typed on the command line."""
+    """Returns a value in the form of the command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -25,11 +25,11 @@ BLOCK_TABLE = "attn.relative_position_bias_table"
 
 
 def seeded_encoder(config: Experiment, source: Path | None) -> EncoderModule:
-    """Builds the encoder of a config and leaves torch seeded for the parts that follow.
+    """Builds the encoder of a config, and seeds torch for the parts that are built next.
 
     Args:
         config: the run's config.
-        source: run or export whose weights the encoder takes; None = the weights drawn from the seed.
+        source: run or export whose weights the encoder takes; None = initialise the weights from the seed.
 
     Raises:
         ValueError: the encoder does not fit the image size, or the source does not fit the encoder.
@@ -47,7 +47,7 @@ def build_encoder(spec: Encoder, data: ImageData) -> EncoderModule:
 
     Parameters that only pre-training uses are frozen.
     """
-    # Whole images have no mask. Encoders of every kind can be built for uniform masking.
+    # Whole images need no mask, but building an encoder needs a masking. Every encoder accepts uniform masking.
     encoder = spec.build(data.image, UniformMasking(secondary=0.0))
     for name, parameter in encoder.named_parameters():
         last = name.rpartition(".")[2]

@@ -38,11 +38,11 @@ def measure(
     crop_pct: float,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Measures the accuracy on FOLDER/test of votes by the most similar images of FOLDER/train.
+    """Measures the k-NN accuracy on FOLDER/test, with the images of FOLDER/train as neighbours.
 
-    The features are of central crops: the class token, or the mean of all other tokens. Batch norms first take the
-    statistics of clean training images. The features stay in RUN/features for the next call with the same checkpoint
-    and images. Images that cannot be used are left out and counted.
+    The features of a central crop are the class token, or the mean of all other tokens. Batch norms first take the
+    statistics of training images without masks. RUN/features keeps the features for the next call with the same
+    checkpoint and images. Images that cannot be used are left out and counted.
 
     Args:
         run: the run folder.
@@ -56,7 +56,7 @@ def measure(
         device: computes the features and the votes.
 
     Returns:
-        The content of knn.json, which is written too.
+        The content of knn.json, which this function writes.
 
     Raises:
         ValueError: a folder is missing, a setting does not fit, or too many images cannot be used.
@@ -120,8 +120,9 @@ def _features(
 ) -> tuple[Tensor, list[int]]:
     """Returns the features of all images of a manifest, and the indices of images that cannot be used.
 
-    The features are (N, D) float32 in a mapped file of RUN/features, of which only the parts that are read take
-    memory. The next call finds them there, unless some images could not be used: these may be repaired by then.
+    The features are (N, D) float32 in a memory-mapped file of RUN/features, of which only the parts that are read take
+    memory. The next call reads the features from this file. If some images could not be used, the next call computes
+    all features again, because the images may be repaired by then.
     """
     file = output(run, "features", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy")
     shape = (len(manifest), mim.encoder.embed_dim)
@@ -131,7 +132,7 @@ def _features(
     bad: dict[int, str] = {}
     with writing(file) as out:
         npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        # On a full disk this call fails. Without it, writing to the mapped file would kill the process.
+        # On a full disk this call fails. Without the call, writing to the mapped file would kill the process.
         os.posix_fallocate(out.fileno(), 0, out.tell() + 4 * shape[0] * shape[1])
         rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
         rows[:] = np.nan
@@ -156,7 +157,7 @@ def _features(
 def _without(rows: Tensor, left_out: list[int]) -> Tensor:
     """Returns the rows except those at the indices `left_out`."""
     if not left_out:
-        return rows  # without the copy that indexing makes
+        return rows  # avoids the copy that indexing makes
     kept = torch.ones(len(rows), dtype=torch.bool)
     kept[left_out] = False
     return rows[kept.to(rows.device)]

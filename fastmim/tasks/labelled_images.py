@@ -1,4 +1,4 @@
-"""Images in class folders: their classes, and whole images as evaluation sees them."""
+"""Images in class folders: their classes, and loaders of whole images for evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from ..data.quarantine import Quarantine
 from ..data.sampler import split_held_out
 
 PIECE = 128
-"""Test images in a forward pass. The same for any number of processes, so that sums do not depend on that number."""
+"""Test images in a forward pass.
+
+This number is independent of the number of processes, so that sums do not depend on the number of processes.
+"""
 
 
 def class_labels(manifest: Manifest, folder: str) -> list[int]:
@@ -32,7 +35,7 @@ def class_labels(manifest: Manifest, folder: str) -> list[int]:
     if manifest.labels is None:
         raise ValueError(
             f"{folder}: expected one folder for each class with its images in it, or a list file with the number of "
-            "the class behind each path"
+            "the class after each path"
         )
     return manifest.labels
 
@@ -94,7 +97,7 @@ def calibration(
 
     Args:
         manifest: lists the images.
-        data: says how to cut and load them.
+        data: settings of crops and loading.
         count: number of images; at most all images except one.
         seed: seed of the choice.
         device: device of the batches.

@@ -55,7 +55,7 @@ class HeldOut:
 
     @staticmethod
     def draw(mim: MIM, images: Tensor, index: Tensor) -> HeldOut:
-        """Draws for each image the mask that the image would have in the first epoch.
+        """Draws for each image the mask of the first epoch.
 
         Args:
             mim: draws the masks, and gives the device.
@@ -156,7 +156,7 @@ class Pretraining(Task[Config, MIM]):
 
     @property
     def mim(self) -> MIM:
-        """Module under the name that its class has."""
+        """The module, named after its class."""
         return self.module
 
     @property
@@ -230,7 +230,7 @@ class Pretraining(Task[Config, MIM]):
         if not self.evaluates:
             return "none (no held-out images, or run.evaluate_every=0)"
         if self.latest is None:
-            return "none, as the last evaluation failed"
+            return "none, because the last evaluation failed"
         few, pred = self.latest
         summary = plot_summary(self.folder, few.grid(self.mim, pred))
         return f"{summary} (curve and some images); each evaluation's in {self.folder / 'grids'}"
@@ -244,7 +244,7 @@ class Pretraining(Task[Config, MIM]):
         return f"{self.total * batch / hours / 3600:.1f} images/s, {peak / 2**30:.2f} GiB peak memory"
 
     def next_step(self) -> str:
-        """Returns commands that continue from here."""
+        """Returns commands for the user's next steps with this run."""
         own = " --data.held_out_root None" if self.config.data.held_out_root else ""
         return (
             f"fastmim visualize {shell_word(self.folder)} --images FOLDER; to train on your images: "

@@ -21,7 +21,7 @@ FREE = (
 )
 """Beginnings of the names of settings that a continued run may change."""
 FIXED = ("train.seed", "train.global_batch")
-"""Settings that `FREE` names but that decide the samples of an update."""
+"""Settings that a continued run must not change although `FREE` covers them: they decide the samples."""
 
 
 def refuse_checkpoints(folder: Path) -> None:
@@ -67,7 +67,7 @@ def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> c
 
 
 def compare_origins(loaded: checkpoint.Loaded, origins: Mapping[str, Origin]) -> None:
-    """Checks that images and labels are those that a checkpoint was trained on.
+    """Checks that images and labels have not changed since a checkpoint was saved.
 
     Raises:
         ValueError: images or labels have changed.

@@ -1,4 +1,4 @@
-"""Results beside the checkpoints (scores, pictures, exports), whose failure never ends a training run."""
+"""Results besides the checkpoints (scores, pictures, exports), whose failure never ends training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONGEST = 400  # characters of a reason
 
 
 class CollectiveError(RuntimeError):
-    """A failure of collective work on some process, raised on all processes."""
+    """Failure of collective work on one process or more, raised on all processes."""
 
 
 def check_outputs(folder: Path) -> None:
@@ -55,7 +55,7 @@ class FinalOutputs:
 
     @contextlib.contextmanager
     def make(self, name: str, meter: Meter) -> Iterator[None]:
-        """Reports a failure inside as `attempt` does, and adds the output to `missing`."""
+        """Reports a failure inside the context, see `attempt`, and adds the output to `missing`."""
         self.missing.append(name)
         with attempt(name, meter, "the weights are saved; the same command tries again"):
             yield
@@ -64,28 +64,28 @@ class FinalOutputs:
 
 @contextlib.contextmanager
 def attempt(name: str, meter: Meter, then: str) -> Iterator[None]:
-    """Reports a failure inside in one line and goes on.
+    """Reports a failure inside the context in one line, and does not raise.
 
     Args:
-        name: the work inside, as the message calls it.
+        name: name of the work in the message.
         meter: prints the message.
-        then: the end of the message: what happens after a failure.
+        then: end of the message, on the consequence of the failure.
     """
     try:
         yield
         return
     except Exception as error:  # training counts more than any failure of any library
         reason = explain(error)
-    # Outside the handler, because the exception keeps the memory of the failed work alive.
+    # Runs outside the handler, because the exception keeps the memory of the failed work alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     meter.say(f"warning: {name} failed ({reason}); {then}")
 
 
 def run_on_all(process: Process, work: Callable[[], T]) -> T:
-    """Runs work on every process and returns this process's result once all have theirs. Collective.
+    """Runs work on every process and waits for all; returns this process's result. Collective.
 
-    A failure on one process raises on all, so that no process waits for another in the next collective call.
+    A failure on one process raises on all processes. So no process waits for another in the next collective call.
 
     Args:
         process: this process.

@@ -22,9 +22,9 @@ class Saver:
     lock while it waits for images or computes gradients, so that `save_now` can save from another thread.
 
     Args:
-        task: the task, whose engine this saver watches from now on.
+        task: the task, whose engine this saver then observes.
         folder: folder of the checkpoints.
-        first: updates done, which a checkpoint holds.
+        first: updates done at the start, whose state a checkpoint already holds.
         meta: further description of the run for each checkpoint.
         say: prints a warning.
 
@@ -47,7 +47,7 @@ class Saver:
         return result
 
     def save(self) -> None:
-        """Writes a checkpoint; a full disk is reported and training goes on. Collective."""
+        """Writes a checkpoint; on a full disk, reports the failure and returns. Collective."""
         state = self.task.state_dict()
         with self._lock:
             self._writing = True
@@ -64,7 +64,7 @@ class Saver:
         return process.world == 1 or (self.task.engine.stage == 0 and process.device.type == "cpu")
 
     def save_now(self) -> None:
-        """Saves the last finished update from another thread; training cannot go on afterwards."""
+        """Saves the last finished update from another thread; training cannot continue afterwards."""
         while not self._lock.acquire(timeout=5.0):  # never released
             if not self._writing:
                 return  # an update hangs, and may have changed half of the state
@@ -72,7 +72,7 @@ class Saver:
         self._write(self.task.state_dict(alone=True))
 
     def _write(self, state: checkpoint.State) -> None:
-        """Writes a checkpoint of a state, which is empty on ranks that do not write."""
+        """Writes a checkpoint of a state; on ranks that do not write, the state is empty."""
         saved = self.done
         if state:
             try:
@@ -84,7 +84,7 @@ class Saver:
 
     @contextlib.contextmanager
     def _unlocked(self) -> Iterator[None]:
-        """Releases the lock inside, where nothing changes that is saved."""
+        """Releases the lock inside the context, where the saved state does not change."""
         self._lock.release()
         try:
             yield
@@ -92,7 +92,7 @@ class Saver:
             self._lock.acquire()
 
     def _waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes batches on, and releases the lock while it waits for each."""
+        """Yields the batches, and releases the lock while it waits for a batch."""
         batches = iter(batches)
         while True:
             with self._unlocked():

@@ -50,8 +50,8 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         micro, _ = batch_plan(config.train, process.world)
         if micro == 1 and not (process.device.type == "cuda" and process.world > 1 and config.decoder.bn_batch > 1):
             raise ValueError(
-                "segmentation needs micro-batches of 2 images or more, got 1: UPerNet has batch norms of maps of one "
-                "pixel, which one image has no statistics of; set train.micro_batch"
+                "segmentation needs micro-batches of 2 images or more, got 1: UPerNet has batch norms on maps of one "
+                "pixel, and one pixel has no statistics; set train.micro_batch"
             )
         test = Manifest.scan(data.test, "data.test")
         self.label_maps, self.test_label_maps = (
@@ -81,7 +81,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
     def find_unusable(self, indices: Tensor) -> Iterator[tuple[int, str]]:
         """Yields (index, reason) of test images that cannot be used, or whose label maps cannot be used.
 
-        Label maps are decoded, because a damaged label map can only be told by its values.
+        Label maps are decoded, because only the values show that a label map is damaged.
         """
         with ThreadPoolExecutor(self.threads) as pool:
             sizes = pool.map(self.label_map_size, indices.tolist())

@@ -14,7 +14,7 @@ _LOOKS = 1000  # updates at which the learning rate schedule is sampled
 
 
 def setting_warnings(config: Experiment, images: int, total: int) -> list[str]:
-    """Returns one sentence for each setting that looks like a mistake, with the setting to change.
+    """Returns one sentence for each setting that looks like a mistake, with advice.
 
     Args:
         config: the run's config.
@@ -35,7 +35,7 @@ def disk_warnings(folder: Path, parameters: int, keep: int) -> list[str]:
     Args:
         folder: the run folder.
         parameters: trained parameters. A checkpoint holds each with two moments in fp32.
-        keep: checkpoints kept. While one is written there is one more.
+        keep: checkpoints kept, besides the checkpoint that is being written.
     """
     need, free = 12 * parameters * (keep + 1), shutil.disk_usage(folder).free
     if free >= need:

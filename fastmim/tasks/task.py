@@ -1,4 +1,4 @@
-"""The base class of every task: connects images, samples, module and engine."""
+"""The base class of every task, which connects images, samples, module and engine."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ MicroBatch = tuple[Any, ...]
 
 
 class Task(ABC, Generic[ConfigT, ModuleT]):
-    """A run: its images, its module, and one update at a time. `Trainer` is the loop around it.
+    """A run: images, module and single updates. `Trainer` is the training loop.
 
-    A subclass builds images and module in its own constructor, and passes them to this one.
+    A subclass builds images and module in its own constructor, and passes them to the constructor of this class.
 
     Args:
         config: config of the run.
@@ -84,7 +84,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
 
     @classmethod
     def check_packages(cls, config: Experiment) -> None:
-        """Checks that all packages are installed that the run will import at some time.
+        """Checks that all packages that the run needs are installed.
 
         Raises:
             ValueError: a package is missing.
@@ -124,7 +124,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         """Returns why the label of a training image is unusable, or None.
 
         Args:
-            index: index of the manifest.
+            index: index of the image in the manifest.
             size: height and width of the image, as seen.
 
         Raises:
@@ -133,7 +133,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         return None
 
     def still_bad(self, paths: list[str]) -> Container[str]:
-        """Returns the paths that are still bad, of those that earlier starts found bad."""
+        """Returns the paths that earlier starts of the run found bad and that are still bad."""
         if self.fresh or not paths:  # a new run ignores the list of another run
             return ()
         data = self.config.data
@@ -152,7 +152,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         number = int(digest[:12], 16)
         total = torch.tensor(number, device=self.process.device)
         if int(self.process.reduce_sum(total)) != number * self.process.world:
-            raise ValueError(f"the processes see different data in {place}: give all of them the same")
+            raise ValueError(f"the processes see different data in {place}: give all processes the same data")
 
     def epoch(self, step: int) -> float:
         """Returns the passes over the training images before an update."""
@@ -187,7 +187,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
 
     def bad_files(self) -> tuple[int, str | None]:
         """Returns the number of bad files, and why they stop the run, or None. Collective."""
-        # Rank 0 counts for all, as they share the list. So all stop together.
+        # All ranks share the list. Rank 0 counts for all of them, so that all stop together.
         count = int(self.process.broadcast_number(len(self.loader.bad_files()) if self.process.rank == 0 else 0))
         if count <= self.config.data.bad_budget * len(self.manifest):
             return count, None
@@ -230,7 +230,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         return {"config": to_json(self.config), **digests}
 
     def state_dict(self, alone: bool = False) -> checkpoint.State:
-        """Returns everything that training continues from, on rank 0; see `Engine.state_dict`. Collective."""
+        """Returns, on rank 0, the state that a continued run needs; see `Engine.state_dict`. Collective."""
         return self.engine.state_dict(alone)
 
     def load_state_dict(self, state: checkpoint.State) -> None:
@@ -249,7 +249,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         if not self.config.run.resume:
             resume.refuse_checkpoints(folder)
             return 0
-        # Only rank 0 reads and checks. When it refuses, it ends, and the launcher ends the others.
+        # Only rank 0 reads and checks. If rank 0 refuses a checkpoint, it ends, and the launcher ends the other ranks.
         loaded = resume.newest(folder, self.config, self.training.origins) if self.process.rank == 0 else None
         step = int(self.process.broadcast_number(loaded.step if loaded else 0))
         if step:

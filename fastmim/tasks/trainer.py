@@ -47,7 +47,7 @@ TASKS: dict[type[Experiment], Any] = {
     Detect: Detection,
     Segment: Segmentation,
 }
-"""The subclass of `Task` that trains a config of each class, made from a config and a process."""
+"""The subclass of `Task` for each class of config; the constructor takes a config and a process."""
 
 
 class Export(Protocol):
@@ -61,7 +61,7 @@ class Export(Protocol):
         """
 
     def write(self, config: Experiment) -> str:
-        """Writes the encoder of a run for other libraries; returns the place in a few words."""
+        """Writes the encoder of a run for other libraries; returns the folder and its use in a few words."""
         ...
 
 
@@ -69,8 +69,8 @@ class Ending(NamedTuple):
     """The reason why a run ends.
 
     Attributes:
-        reason: a few words.
-        failed: True if the run ends by itself, for too many bad files.
+        reason: the reason in a few words.
+        failed: True if the run ends because of too many bad files.
     """
 
     reason: str
@@ -82,14 +82,14 @@ class Trainer:
 
     Args:
         config: config of the run.
-        given: words of each setting that was given on the command line, by name.
+        given: the value of each setting on the command line, as typed, by name.
         stop: collector of requests to stop.
         export: export to write when the run has finished.
 
     Attributes:
         first: updates done before this start.
         last: updates done when this start ends as planned.
-        usual_ending: the reason to end then.
+        usual_ending: the reason to end after update `last`.
 
     Raises:
         ValueError: config, data or run folder do not fit.
@@ -104,7 +104,7 @@ class Trainer:
         self.process = init_distributed(config.train.device, config.train.deterministic)
         stop.join(self.process.rank, self.process.world, config.train.timeout)
         self.writes = self.process.rank == 0
-        # Refused before anything is read or made.
+        # These checks come before anything is read or created.
         check_folders(config)
         deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
         with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
@@ -158,7 +158,7 @@ class Trainer:
                 self.meter.update(result.loss, result.grad_norm, result.skipped)
                 done = step + 1
                 ending = self.reason_to_stop(done)
-                with self.meter.paused():  # the following is no training time
+                with self.meter.paused():  # evaluation and saving do not count as training time
                     self.record_trace(step, result)
                     if self.log_is_due(done, ending, result.skipped):
                         ending = self.log(done) or ending
@@ -229,15 +229,15 @@ class Trainer:
         return Ending(failure, failed=True) if failure else None
 
     def give_up(self, done: int, in_a_row: int) -> None:
-        """Ends the run without saving, as its weights may be bad.
+        """Ends the run without saving, because its weights may be bad.
 
         Args:
             done: updates done.
             in_a_row: updates in a row that were skipped, up to the last one.
         """
-        # With the weights of a checkpoint since then, the same update would be skipped again.
+        # A checkpoint saved during the skipped updates would lead to the same skips.
         good = [step for step in checkpoint.steps(self.checkpoints) if step < done - in_a_row]
-        saved = "There is no checkpoint from before. "
+        saved = "There is no earlier checkpoint. "
         if good:
             saved = f"Last good checkpoint: update {max(good)} in {self.checkpoints}. "
         self.say(
@@ -259,8 +259,8 @@ class Trainer:
             self.warned_of_saving = True
             self.say(
                 f"warning: the next checkpoint comes in {duration(wait)} (run.save_every={every} at {seconds:.3g} s an "
-                f"update), and what is trained until then is lost if the run is killed; lower run.save_every to "
-                f"{max(1, int(1800 / seconds))}, say"
+                f"update). If the run is killed before, that training is lost; lower run.save_every, for example to "
+                f"{max(1, int(1800 / seconds))}"
             )
 
     def evaluation_is_due(self, done: int) -> bool:
@@ -269,7 +269,7 @@ class Trainer:
         return self.task.evaluates and bool(every) and done % every == 0 and done < self.task.total
 
     def evaluate(self, done: int) -> None:
-        """Evaluates the module; a failure costs a warning. Collective."""
+        """Evaluates the module; a failure only prints a warning. Collective."""
         with attempt("the evaluation", self.meter, "training goes on"):
             self.task.evaluate(done, self.meter)
 

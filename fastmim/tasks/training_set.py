@@ -28,7 +28,7 @@ class Origin(NamedTuple):
 
 
 class TrainingSet:
-    """The images that a run trains on, none of them decoded yet.
+    """The images that a run trains on, which are not decoded yet.
 
     Args:
         config: config of the run.

@@ -21,7 +21,7 @@ from ..run.checkpoint import Loaded
 from .pretrain import HeldOut, paths_and_labels
 
 MOST = 256
-"""Most images in a picture. Thousands would take gigabytes of pixels."""
+"""Most images in a picture; thousands of images would take gigabytes of memory."""
 _BATCH = 8
 
 
@@ -56,9 +56,7 @@ def draw(
             "--overwrite"
         )
     if not images and not config.data.held_out:
-        raise ValueError(
-            f"{shown(run)} held no images out of training (data.held_out=0): give some with --images FOLDER"
-        )
+        raise ValueError(f"{shown(run)} has no held-out images (data.held_out=0): give images with --images FOLDER")
     manifest = Manifest.scan(str(images or config.data.root))
     if images:
         index = torch.arange(len(manifest))
@@ -69,7 +67,7 @@ def draw(
     mim.load_state_dict(loaded.state["model"])
     held, bad = HeldOut.load(mim, manifest, index, config.data)
     if not len(held.images):
-        raise ValueError(f"none of the {len(index)} images can be used; give others with --images FOLDER")
+        raise ValueError(f"none of the {len(index)} images can be used; give other images with --images FOLDER")
     note = training_overlap(run, config, loaded.meta, manifest, held.index)
     out = out or run / "reconstruction.png"
     path = save_png(held.grid(mim, held.predict(mim, _BATCH), [note]), out.parent, out.name)
@@ -86,16 +84,16 @@ def training_overlap(run: Path, config: Config, meta: dict[str, Any], manifest: 
         manifest: lists the images.
         index: (N,) int64, the drawn images' places in the manifest.
     """
-    unknown = "Not known: whether the run was trained on these images"
+    unknown = "It is not known if the run was trained on these images"
     expected = meta.get("manifest")
     if expected is None:
-        return f"{unknown} (its checkpoint names none)."
+        return f"{unknown} (its checkpoint does not name them)."
     try:
         known = Manifest.load(str(run / "manifest.json"))
     except (OSError, ValueError):
         return f"{unknown} (manifest.json in its folder cannot be read)."
     if known.hash != expected:
-        return f"{unknown} (manifest.json in its folder is that of other images)."
+        return f"{unknown} (manifest.json in its folder lists other images)."
     # Held-out images of another folder were never part of the training images.
     data = replace(config.data, held_out=0 if config.data.held_out_root else config.data.held_out, held_out_root=None)
     trained, _, _ = split_images(known, data, config.train.seed)

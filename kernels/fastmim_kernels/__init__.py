@@ -1,6 +1,6 @@
 """Ops of masked image modelling: a reference in plain torch, C++ for CPUs, Triton for CUDA.
 
-One folder per op. Imports torch (triton only when a CUDA tensor needs it), never fastmim.
+Each op has its own folder. The package imports torch (triton only when a CUDA tensor needs it), never fastmim.
 """
 
 from ._memory import keep_freed_memory as keep_freed_memory

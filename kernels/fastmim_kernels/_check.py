@@ -1,4 +1,4 @@
-"""Checks of arguments that several ops share. May import torch only."""
+"""Checks of arguments that several ops share."""
 
 import torch
 from torch import Tensor

@@ -1,9 +1,12 @@
-"""Losses of single residuals, which several ops compute. May import torch only."""
+"""Losses of single residuals, which several ops compute."""
 
 from torch import Tensor
 
 ELEMENT_LOSSES = ("l1", "l2", "focal_l1")
-"""Names of the losses of a residual d: |d|, d^2 and |d| tanh(alpha |d| / 2)^gamma. Ops take the index of a name."""
+"""Names of the losses of a residual d: |d|, d^2 and |d| tanh(alpha |d| / 2)^gamma.
+
+Ops take the index of a name.
+"""
 
 
 def element_loss_index(loss: str, alpha: float, gamma: float) -> int:

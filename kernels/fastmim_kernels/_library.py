@@ -1,4 +1,4 @@
-"""Paths and freshness of the compiled libraries. May import the standard library only."""
+"""Paths and freshness of the compiled libraries."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def path(name: str) -> Path:
 def problem(name: str) -> str | None:
     """Returns why a library must not be loaded, or None.
 
-    A library is refused if it is missing, or older than the sources beside it. A wheel has no sources.
+    A library is refused if it is missing, or older than the sources in the same package. A wheel has no sources.
     """
     library = path(name)
     shared = library.parent.with_name("csrc")
@@ -21,6 +21,6 @@ def problem(name: str) -> str | None:
     if not library.exists():
         return f"the C++ library was not built ({library.name} is missing); to build it, {BUILD}"
     if any(source.stat().st_mtime > library.stat().st_mtime for source in sources):
-        # An old library may expect other arguments than its callers pass, and nothing would notice.
+        # An old library may expect other arguments than its callers pass, without any error.
         return f"the C++ library is older than its sources; to rebuild it, {BUILD}"
     return None

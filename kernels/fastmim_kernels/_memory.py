@@ -1,4 +1,4 @@
-"""Allocator setting of the C library for training on a CPU. May import the standard library only."""
+"""Allocator setting of the C library for training on a CPU."""
 
 import ctypes
 import platform
@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
     """Makes glibc keep freed memory for the next step.
 
     By default, glibc returns a freed block of more than 32 MB to the system. The next step then pays for the same pages
-    again: 2 us per 4 KiB, six times the time of writing them, and 5 % of a whole ViT-B step. With this setting the
-    process stays as large as its peak.
+    again: 2 us per 4 KiB, which is six times the time of writing them, and 5 % of a whole ViT-B step. With this setting
+    the process stays as large as its peak.
 
     Returns: True if the C library is glibc.
     """

@@ -1,8 +1,7 @@
 """Registration of ops, and the choice among their implementations.
 
 An op is one schema with several implementations: the reference in plain torch (the default on every device), C++ for
-CPU tensors (in `_cpu.so`, if it was built), and Triton for CUDA tensors (imported on first use). May import torch and
-_library.
+CPU tensors (in `_cpu.so`, if it was built), and Triton for CUDA tensors (imported on first use).
 """
 
 import importlib
@@ -60,7 +59,7 @@ def register(
     Args:
         schema: e.g. `"gather(Tensor x, Tensor ids) -> Tensor"`.
         reference: the op in plain torch.
-        fake: returns empty results with the right shapes, dtypes and device. Raises what the public function raises.
+        fake: returns empty results with the right shapes, dtypes and device. Raises the errors of the public function.
         backward: see `torch.library.register_autograd`. Without it, a backward pass raises RuntimeError.
         setup_context: see `torch.library.register_autograd`.
     Returns: the registered op.
@@ -107,7 +106,7 @@ def load_library() -> None:
 
 
 def use_reference(on: bool = True) -> None:
-    """Makes every public function of the package run its reference in plain torch, or stops that."""
+    """Switches all public functions to their references in plain torch, or back."""
     _state.reference = on
 
 
@@ -132,13 +131,13 @@ def backends() -> dict[str, dict[str, str]]:
 
 
 def require(backend: str) -> None:
-    """Raises unless every op has an implementation. For tests and benchmarks.
+    """Checks that every op has an implementation, for tests and benchmarks.
 
     Args:
         backend: "cpp" or "triton".
     Raises:
         RuntimeError: some op lacks the implementation. The message says why and what to do.
-        ValueError: another backend.
+        ValueError: `backend` is neither "cpp" nor "triton".
     """
     if backend == "cpp":
         if _state.library_problem:

@@ -1,16 +1,13 @@
-"""Speed targets of the ops, which `python -m bench report` compares with measurements.
-
-May import the standard library only.
-"""
+"""Speed targets of the ops, which `python -m bench report` compares with measurements."""
 
 from typing import NamedTuple
 
 
 class Targets(NamedTuple):
-    """The targets of one table of the report, for cases of one op."""
+    """Targets for cases of one op, and the table of the report that shows them."""
 
     table: str
-    """Title of the table. Ops that name the same title share a table and its targets."""
+    """Title of the table. Ops with the same title share a table and its targets."""
     cpu: dict[str, float] = {}
     """Targets on a CPU.
 
@@ -20,12 +17,12 @@ class Targets(NamedTuple):
     cuda: dict[str, float] = {}
     """Targets on a GPU, with the same keys."""
     cases: str = ""
-    """Part of the names of the cases that the targets hold for; empty = all cases."""
+    """Part of the names of the cases that the targets apply to; empty = all cases."""
 
 
 MOVES = Targets(
     "Gather, compaction, un-shuffle, fills", cpu={"eager": 3, "compile": 1.5, "copy": 0.7}, cuda={"copy": 0.92}
 )
-"""Targets of ops that move values with few operations on each."""
+"""Targets of ops that move values, with few operations on each value."""
 PARTS = Targets("Parts of other ops")
-"""Targets of ops that other ops call: none."""
+"""Empty targets, for ops that only other ops call."""

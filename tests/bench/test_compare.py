@@ -29,7 +29,7 @@ def test_a_pair_takes_turns(capsys):
 
 
 def test_rows_of_a_pair():
-    """Each arm is compared with ours of its own config, and with its like of the first one."""
+    """Each arm is compared with fastmim on its own config, and with the same arm of the first config."""
     torch.manual_seed(0)
     layers = {"a": nn.Linear(4, 8), "b": nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 16))}
     arms = [
@@ -59,7 +59,7 @@ def test_the_baseline_is_channels_last_with_a_fused_optimizer():
 
 
 def test_every_mode_of_the_compiler_is_tried_and_what_was_measured_is_kept(monkeypatch, capsys, tmp_path):
-    """An arm is recorded before the next one starts; a mode that does not run costs itself only."""
+    """An arm is recorded before the next arm starts; a mode that fails does not affect the other arms."""
     recorded, modes = [], []
 
     def compiled(model, mode):

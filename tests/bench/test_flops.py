@@ -1,4 +1,4 @@
-"""FLOPs of the published models are those of the sheets; ours are fewer, and by what is skipped."""
+"""FLOPs of the published models equal the published figures; ours are fewer by the skipped work."""
 
 import functools
 from fnmatch import fnmatch
@@ -80,7 +80,7 @@ def test_ours_skips_hidden_patches_and_visible_predictions():
 
 @pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_swin_skips_no_attention(small):
-    """Ours of a Swin that reads all is the published one except for the prediction of the 14 of 36 visible blocks."""
+    """A Swin that reads whole images saves only the prediction of the 14 visible blocks of 36."""
     cfg = load(ROOT / "configs/simmim/pretrain/swin_base_window6_192_100ep.py")
     cfg, dim = (tiny(cfg), 128) if small else (cfg, 1024)
     assert flops.model_flops(cfg) - flops.ours(cfg) == 2 * 14 * dim * 32**2 * 3

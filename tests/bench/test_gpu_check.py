@@ -46,7 +46,7 @@ def test_verdicts(tmp_path, capsys):
 
 
 def test_processes_of_a_part_run_at_once(tmp_path):
-    """Each waits for the other's file."""
+    """Each of two processes waits for the other's file."""
     wait = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\nwhile not pathlib.Path(sys.argv[2]).exists():"
     names = [str(tmp_path / name) for name in "ab"]
     both = Part("both", [python("-c", f"{wait} time.sleep(0.1)", *order) for order in (names, names[::-1])], 60)
@@ -126,7 +126,7 @@ def test_every_part_can_be_started(tmp_path, capsys):
 
 
 def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeypatch, capsys):
-    """A copy of the tree has no .git: the commit is told by option or environment."""
+    """A copy of the tree has no .git: an option or the environment gives the commit."""
     rounds = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(record, "ROOT", tmp_path)

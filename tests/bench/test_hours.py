@@ -57,7 +57,7 @@ def test_figures_of_a_row():
     assert row["projected hours"] == pytest.approx(800 * 1_000_000 / 1000 / 3600)
     assert row["HMU"] == pytest.approx(500 * 3 * 19.067e9 / 500e12, rel=1e-3)  # of one device
     assert row["MFU"] == pytest.approx(row["HMU"] * 500 / 989)
-    assert "800 epochs of 1000000 images (as told with --images)" in hours.text(row | {"device": "cpu"})
+    assert "800 epochs of 1000000 images (given by --images)" in hours.text(row | {"device": "cpu"})
     of_folder = hours.row("configs/x.py", cfg, result, 500e12, None, None)
     assert of_folder["projected hours"] == pytest.approx(row["projected hours"] / 20)
     assert "800 epochs of 50000 images (those of data.root)" in hours.text(of_folder | {"device": "cpu"})

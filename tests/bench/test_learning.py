@@ -24,7 +24,7 @@ def config():
 
 
 def test_block_features(config):
-    """The last block's are what the encoder gives without its final norm; a second pass sees the same."""
+    """Features of the last block equal the encoder's output without its final norm, also in a second pass."""
     mim = build(config).eval()
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     found = block_features(mim, images)

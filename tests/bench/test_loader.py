@@ -37,7 +37,7 @@ def test_rows(loader, folder, capsys, monkeypatch):
     monkeypatch.setattr(loader, "CONTENDERS", {name: loader.CONTENDERS[name] for name in ("ours, DALI", "stock DALI")})
     loader.main(["--data", folder, "--batch", "4", "--batches", "4", "--rounds", "2", "--threads", "1"])
     lines = capsys.readouterr().out.splitlines()
-    # What is stopped half-way has said what it measured.
+    # A benchmark that is stopped half-way has printed its measurements so far.
     names = ["ours, DALI", "stock DALI", "stock DALI", "ours, DALI"]
     starts = [f"round {turn // 2 + 1}, {name}: " for turn, name in enumerate(names)]
     assert all(line.startswith(start) for line, start in zip(lines[:4], starts, strict=True))

@@ -1,4 +1,4 @@
-"""Peak memory is measured in children, running out of it is a result, and the search for what fits is right."""
+"""Peak memory is measured in child processes; running out of memory is a result; the search is right."""
 
 import argparse
 import json

@@ -54,7 +54,7 @@ def test_what_there_is_not_is_refused(words, message, capsys):
 
 @pytest.mark.parametrize("name", OPS)
 def test_cases_of_more_images_are_cases(name):
-    """What moves with images moves as many times more bytes."""
+    """An op that moves images moves proportionally more bytes for more images."""
     cases = importlib.import_module(f"fastmim_kernels.{name}.cases")
     dtype = DTYPES[cases.BENCH_DTYPES[-1]]
     for case in list(cases.BENCH.values())[:4]:

@@ -54,7 +54,7 @@ def test_table_shows_the_newest_row_of_each_case(results):
 
 
 def test_what_could_not_be_recorded_is_refused_before_it_is_measured(results, monkeypatch, tmp_path, capsys):
-    """A copy of the tree without its history: the commit is told, else `--record` is refused at once."""
+    """In a copy of the tree without its history, `--record` is refused at once unless the commit is given."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--record", action=record.Record)
     assert parser.parse_args([]).record is False

@@ -68,7 +68,7 @@ def copied(row: dict, **changes) -> dict:
 
 
 def test_misses_are_seen(monkeypatch):
-    """A run slower than its targets, one without an arm, and an old run behind a new one."""
+    """Covers a run slower than its targets, a run without an arm, and an old run after a new run."""
     arms = {}
     for row in record.read("ops"):
         if (row["op"], row["case"], row["dtype"]) == ("unshuffle", "mae_vit_h/14", "fp32") and row.get(
@@ -108,7 +108,7 @@ def test_a_noisy_row_is_marked():
         assert mark in line and ("~" in line) == (share < 0.5)
 
 
-def test_a_stale_page_is_told(monkeypatch, tmp_path):
+def test_a_stale_page_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "PAGE", tmp_path / "kernels.md")
     monkeypatch.setattr(report, "page", lambda: "new")
     with pytest.raises(SystemExit, match="stale"):

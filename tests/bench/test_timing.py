@@ -7,7 +7,7 @@ from bench import timing
 
 
 class Gpu:
-    """A GPU with a clock of its own: work is queued by the host, which takes time, and done in order."""
+    """Stand-in for a GPU with its own clock: the host takes time to queue work, which runs in order."""
 
     def __init__(self, monkeypatch, wakes: float):
         """`wakes`: milliseconds of a sleep of one cycle."""

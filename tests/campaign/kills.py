@@ -1,8 +1,8 @@
-"""The kill campaign: kills a training run at random moments, restarts it, and compares it with an undisturbed run.
+"""The kill campaign: kills a training run at random moments, and compares it with an undisturbed run.
 
-`python -m tests.campaign.kills --kills 50` from the repository root; the same command continues. The moments are drawn
-uniformly between the first update of the undisturbed run and the end of its last save. No kill is aimed at a save. The
-model is wide, its inputs are tiny and every update is saved, so saves take a good part of the time. Several kills fall
+Run `python -m tests.campaign.kills --kills 50` from the repository root; the same command continues. The moments are
+drawn uniformly between the first update of the undisturbed run and the end of its last save. No kill is aimed at a
+save. The model is wide, its inputs are tiny and every update is saved, so saves take a good part of the time. Several kills fall
 in one run, which then runs to its end. Its trace, last checkpoint, exported encoder and folder must equal those of the
 undisturbed run. Two runs train at the same time.
 """
@@ -42,7 +42,7 @@ RUNS_AT_A_TIME = 2
 POLL_SECONDS = 0.001
 PATIENCE_SECONDS = 600
 COVERED = ("fastmim/run", "fastmim/engine", "fastmim/data", "fastmim/tasks", "fastmim/train.py")
-"""What kills and restarts depend on: a change here makes an earlier result stale."""
+"""Files that kills and restarts depend on: a change of these files makes an earlier result stale."""
 
 
 @dataclass
@@ -168,7 +168,7 @@ def disturbed(folder: Path, kills: list[Kill]) -> Iterator[Kill]:
 
 
 def cut_short(checkpoints: Path) -> bool:
-    """True if a checkpoint folder shows a save that began and did not end."""
+    """True if a checkpoint folder holds an unfinished save."""
     if not checkpoints.exists():
         return False
     steps = sorted(checkpoints.glob("step-*"))
@@ -187,7 +187,7 @@ def outcome(reference: Path, folder: Path) -> str:
 
 
 def result(folder: Path) -> dict[str, str]:
-    """Returns all that kills must not change: the last checkpoint, the exported encoder, and the list of files."""
+    """Returns the results that kills must not change: last checkpoint, exported encoder, list of files."""
     problems = []
     loaded = checkpoint.load(folder / "checkpoints", report=problems.append)
     # A step that was saved again has a number behind its name.

@@ -13,7 +13,7 @@ class Arm:
     """One command, and where it leaves its number.
 
     Attributes:
-        words: the command behind `python`. {data}, {run} (folder of all runs of a seed) and {seed} are filled in.
+        words: the command after `python`. {data}, {run} (folder of all runs of a seed) and {seed} are filled in.
         found: FILE:NAME of the number, in {run}; "" = the command leaves no number.
         files: sources that this arm depends on, besides those of every arm.
     """
@@ -85,7 +85,7 @@ def classification(network: str, pretraining: str, part: str, scratch: str, budg
         network: "vit" or "resnet", as in the names of the configs.
         pretraining: name of the pre-training config.
         part: part of `few_labels` for fine-tuning; probe and k-NN use "few".
-        scratch: settings for training from scratch, which does better with these than with those of fine-tuning.
+        scratch: settings for training from scratch, which give better results there than those of fine-tuning.
         budget_epochs: epochs from scratch that take as long as pre-training and fine-tuning together.
     """
     pretrain = f"fastmim/train.py configs/debug/{pretraining}.py --data.root {{data}}/all --train.seed {{seed}}"

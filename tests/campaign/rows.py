@@ -1,6 +1,6 @@
 """The row campaign: trains every config for three updates on a CPU, resumes it bit for bit, and exports it.
 
-`python -m tests.campaign.rows` from the repository root; `--only PATTERN` takes the configs whose path contains the
+Run `python -m tests.campaign.rows` from the repository root; `--only PATTERN` takes the configs whose path contains the
 pattern. Rows that are recorded and not stale are left out, so the same command continues. Each config trains as in a
 real run, on two demo images an update, in fp32 and without warm-up. Models above LARGE parameters are made shallower,
 and the row says how.
@@ -47,7 +47,7 @@ COVERED = (
     *("fastmim/tokens.py", "fastmim/samples.py", "fastmim/parts.py", "fastmim/model", "fastmim/data"),
     *("fastmim/engine", "fastmim/run/checkpoint.py", "fastmim/tasks/pretrain.py", "fastmim/export"),
 )
-"""What every row depends on, beside its config and its encoder: a change here makes an earlier result stale."""
+"""Files that every row depends on, besides its config and encoder; a change makes earlier rows stale."""
 
 
 def covered(path: Path) -> dict[str, str]:

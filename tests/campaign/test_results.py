@@ -1,4 +1,4 @@
-"""What the kill campaign draws and counts, and whether the committed campaigns are still about this code."""
+"""Tests of the kill campaign's draws and counts, and of the committed results of all campaigns."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ COMMAND = "python -m tests.campaign.kills --kills 50"
 
 
 def test_the_committed_campaign_holds_and_says_when_it_is_stale():
-    """The result must be what it claims; that it is missing or stale is a warning only.
+    """The recorded result must be consistent; a missing or stale result is only a warning.
 
     A campaign takes minutes and belongs to releases: a commit that touches the covered files must not turn `make test`
     red until somebody has run it again. The warning stands in pytest's summary until then.
@@ -34,7 +34,7 @@ def test_the_committed_campaign_holds_and_says_when_it_is_stale():
 
 
 def test_every_row_was_tried_and_says_when_it_is_stale():
-    """As above: what is missing or stale is a warning."""
+    """Missing or stale results give a warning only, as for the kill campaign."""
     known = rows.newest()
     assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
     missing, changed = [], set()
@@ -48,7 +48,7 @@ def test_every_row_was_tried_and_says_when_it_is_stale():
 
 
 def test_every_op_was_fuzzed_and_says_when_it_is_stale():
-    """As above: what is missing or stale is a warning."""
+    """Missing or stale results give a warning only, as for the kill campaign."""
     known = fuzz.newest()
     for row in known.values():
         wanted = 300 if row["case"].endswith("interpreter") else 10_000
@@ -84,7 +84,7 @@ def test_fuzz_counts_examples_and_names_what_changed(inside, monkeypatch):
 
 
 def test_every_slow_test_was_run_and_says_when_it_is_stale():
-    """As above: what is missing or stale is a warning."""
+    """Missing or stale results give a warning only, as for the kill campaign."""
     known = slow.newest()
     assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
     cases = [slow.case(*job) for job in slow.jobs()]
@@ -238,7 +238,7 @@ def test_the_few_labels_of_cifar(tmp_path):
 
 
 def test_pre_training_is_worth_something_and_says_when_that_is_stale():
-    """Comparisons of which all arms are recorded must hold; what is missing or stale is a warning."""
+    """Comparisons whose arms are all recorded must hold; missing or stale arms give a warning."""
     known = transfer.newest()
     assert not [case for case, row in known.items() if row["provenance"]["dirty"]]
     for name, proof in proofs.PROOFS.items():

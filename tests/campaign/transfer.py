@@ -5,8 +5,9 @@ commands that a person types. `--only NAME` takes the proofs whose name contains
 stale are left out, so the same command continues; an arm that was cut short starts again. Each arm is one process with
 one thread, and its CPU time is recorded, so other work on the machine does no harm.
 
-A comparison holds if the means differ by more than the spread of either arm, the largest score less the smallest over
-the seeds. An arm that stands for the budget of others must also have taken as much CPU time as they took together.
+A comparison holds if the means differ by more than the spread of each arm. The spread is the largest score minus the
+smallest over the seeds. An arm with the budget of other arms must also have taken as much CPU time as these arms
+together.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COVERED = (
     *rows.COVERED,
     *("fastmim/analysis/nearest_neighbours.py", "fastmim/tasks/knn.py", "fastmim/config/classify.py"),
 )
-"""What an arm depends on, beside what `covered` adds: a change here makes an earlier result stale."""
+"""Files that an arm depends on, besides those of `covered`; a change makes earlier results stale."""
 
 
 def case(proof: str, arm: str, seed: int) -> str:

@@ -115,9 +115,10 @@ def definitions(code: str) -> dict[str, Value]:
 def narrow_offsets(code: str, sizes: bool = True) -> set[str]:
     """Returns the arguments of a kernel, in Triton's IR, whose offsets might pass 2^31 in 32 bits.
 
-    Such an offset has 32 bits from the start of the tensor; or it was computed in 32 bits from a product or shift of
-    more than constants and ranges, from a running sum of a loop, or from truncated 64 bits; or it was converted from a
-    float. Without `sizes`, a product of arguments, constants and ranges alone counts as small.
+    An offset might pass 2^31 if it has 32 bits from the start of the tensor, or if it was converted from a float. The
+    same is true if it was computed in 32 bits from a product or shift of more than constants and ranges, from a running
+    sum of a loop, or from truncated 64 bits. Without `sizes`, a product of only arguments, constants and ranges counts
+    as small.
     """
     values = definitions(code)
 
@@ -142,7 +143,6 @@ def narrow_offsets(code: str, sizes: bool = True) -> set[str]:
         """Returns True if a value has no small bound.
 
         Such a value grows with several indices or arguments, with the rounds of a loop, or comes from 64 bits.
-        bits.
         """
         operation, sources, type_ = values[name]
         if operation in GROWS:

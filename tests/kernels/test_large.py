@@ -58,8 +58,8 @@ def check_last_image(op: str, case, device: str, batch: int | None = None) -> No
         op: name of the op.
         case: shapes of one image.
         device: device of the tensors.
-        batch: number of repetitions; None = as above. For a mean over images, a power of two, so that dividing by the
-            number is exact.
+        batch: number of repetitions; None = just above 2^31 elements. For a mean over images, pass a power of two, so
+            that the division is exact.
     """
     cases = CASES[op]
     launch = importlib.import_module(f"fastmim_kernels.{op}.cuda").launch

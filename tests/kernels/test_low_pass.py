@@ -75,7 +75,7 @@ def test_official_targets(size, radius, on_reference):
 
 
 def test_modulus_where_pixels_are_near_zero():
-    """Where the real part vanishes, only the imaginary part is left."""
+    """Only the imaginary part is left where the real part vanishes."""
     mean, std = torch.zeros(1), torch.ones(1)
     images = torch.randn(1, 64, 64, 1, generator=torch.Generator().manual_seed(0))
     ours = low_pass(images, mean, std, radius=10)

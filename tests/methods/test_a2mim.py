@@ -174,12 +174,12 @@ def test_kernels_change_nothing(loss, target, dtype):
     torch.testing.assert_close(grad, expected_grad, rtol=0, atol=atol)
 
 
-def test_the_path_is_told():
+def test_the_start_up_line_names_the_path():
     said = Objective(Pixels(), WithFourier(), 16, ImageSpec((64, 64), MEAN, STD)).describe("cpu", 256)
     assert said == "Pixels + WithFourier: fused composite_residual (cpp)"
 
 
-def test_the_path_told_on_references_is_the_one_taken():
+def test_the_start_up_line_names_the_path_of_references():
     use_reference()
     try:
         composite = Objective(Pixels(), WithFourier(), 16, ImageSpec((64, 64), MEAN, STD)).describe("cpu", 256)

@@ -371,7 +371,7 @@ def test_weights_in_the_wrappers_of_other_programs_are_found_and_named(name, tin
     assert torch.equal(mim.encoder.norm.bias, state["norm.bias"])
 
 
-def test_a_file_is_replaced_only_when_told(tiny_mae, tmp_path, refusal, convert):
+def test_a_file_is_replaced_only_with_overwrite(tiny_mae, tmp_path, refusal, convert):
     _, _, file, config_file = tiny_mae
     convert(file, tmp_path / "run", "--config", config_file)
     before = file.read_bytes()

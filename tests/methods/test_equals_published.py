@@ -1,6 +1,6 @@
-"""Every small method equals its published way: hidden patches, loss, and every gradient.
+"""Every small method equals its published code: hidden patches, loss, and every gradient.
 
-Convolutional networks, which need float64 for that, are in test_a2mim.py.
+Convolutional networks need float64 for this comparison, and are in test_a2mim.py.
 """
 
 from dataclasses import replace

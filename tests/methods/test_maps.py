@@ -85,7 +85,7 @@ def test_the_last_map_and_features(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_and_recomputation(kind):
-    """Every parameter behind a map has a gradient, with and without gradient checkpointing."""
+    """Every parameter that a map depends on has a gradient, with and without gradient checkpointing."""
     encoder, images = build(kind)
     encoder.take_norm()
     encoder.train()

@@ -1,4 +1,4 @@
-"""The example of fastmim/model/README.md: an encoder and a loss of the user's own train, resume and load."""
+"""The example of fastmim/model/README.md: a user's own encoder and loss train, resume and load."""
 
 import gc
 import importlib

@@ -83,7 +83,7 @@ def test_mean_fill(golden):
     + [("convnext_small", 49.455), ("convnext_base", 87.566)],
 )
 def test_parameters_of_the_backbones(name, millions):
-    """The numbers of the networks without classifier; the token and its gamma come on top of them."""
+    """Parameter counts are those of the networks without classifier, plus the token and its gamma."""
     with torch.device("meta"):
         backbone = ResNet(RESNETS[name]) if name in RESNETS else ConvNeXt(*CONVNEXTS[name])
     own = sum(p.numel() for k, p in backbone.named_parameters() if not k.startswith("mask_"))

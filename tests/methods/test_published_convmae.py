@@ -35,7 +35,7 @@ def block(d):
 
 
 def test_keys_and_shapes_are_the_official_ones():
-    """Every layer has a weight, here by shape, and a bias."""
+    """Lists the shape of every layer's weight; every layer also has a bias."""
     layers = {
         "patch_embed1.proj": (256, 3, 4, 4), "patch_embed1.norm": (256,), "stage1_output_decode": (768, 256, 4, 4),
         "patch_embed2.proj": (384, 256, 2, 2), "patch_embed2.norm": (384,), "stage2_output_decode": (768, 384, 2, 2),
@@ -56,7 +56,7 @@ def test_keys_and_shapes_are_the_official_ones():
 
 
 def test_epsilons_are_the_official_ones():
-    """1e-5 in the convolutional stages and patch embeddings, 1e-6 in the transformers and their final norms."""
+    """The eps is 1e-5 in convolutional stages and patch embeddings, 1e-6 in transformers and final norms."""
     model = ConvMaskedAutoencoder(**TINY)
     norms = {name: m.eps for name, m in model.named_modules() if isinstance(m, torch.nn.LayerNorm)}
     assert {name for name, eps in norms.items() if eps == 1e-5} == {
@@ -67,7 +67,7 @@ def test_epsilons_are_the_official_ones():
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
 def test_forward_and_gradients(golden, check_gradients, attention):
-    """As the official class (4c97b4c, float32, CPU) with these weights; of its predictions every 14th row is kept."""
+    """Outputs equal those of the official class (4c97b4c, float32, CPU), of which every 14th row is kept."""
     data = golden("forward_convmae_tiny")
     model = ConvMaskedAutoencoder(**OFFICIAL, attention=attention)
     model.load_state_dict({k[3:]: v for k, v in data.items() if k.startswith("sd/")}, strict=True)

@@ -81,7 +81,10 @@ def test_sdpa_equals_explicit_attention(build):
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("token", ["replace", "add", "gated"])
 def test_where_the_token_goes(token, layer):
-    """Replaced at layer 0, masked pixels change nothing (gated, at first next to nothing); later or added, they do."""
+    """Masked pixels have no effect if the token replaces them at layer 0, and almost none if it is gated.
+
+    They have an effect if the token is added, or joins at a later layer.
+    """
     torch.manual_seed(0)
     images, mask = torch.randn(2, 3, 96, 64), torch.zeros(2, 3, 2, dtype=torch.int64)
     mask[:, 1:] = 1

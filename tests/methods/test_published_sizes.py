@@ -63,7 +63,7 @@ def orders():
     ids=["ConvMAE", "PixMIM", "LSMAE base", "LSMAE large"],
 )
 def test_multiplications_are_those_of_the_sheets(build, side, hide, billions):
-    """Multiply-adds of a forward pass, of one image."""
+    """Returns the multiply-adds of the forward pass of one image."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         build()(torch.rand(1, 3, side, side), *hide())
     assert counter.get_total_flops() / 2e9 == pytest.approx(billions, rel=0.01)

@@ -13,7 +13,7 @@ DECODER = dict(decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=4)
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])
 @pytest.mark.parametrize("suffix", ["raw", "normpix"])
 def test_forward_and_gradients(golden, check_gradients, suffix, attention):
-    """In float64: a layer norm's eps of 1e-6 for 1e-5 would change a prediction by 1.5e-5 only."""
+    """Compares in float64, because a layer norm's eps of 1e-6 for 1e-5 changes a prediction by only 1.5e-5."""
     data = golden("forward_ummae_swin_tiny")
     norm_pix = suffix == "normpix"
     model = UniformMAE(Swin(**TINY), 128, **DECODER, norm_pix_loss=norm_pix, attention=attention)

@@ -98,7 +98,7 @@ def test_blocks_that_are_not_there_are_refused():
     for blocks, kind, message in (
         ((0, 1, 2, 9), ViT, "expected 4 of 2 blocks"),
         ((1, 0, 1, 1), ViT, "ascending from 0"),
-        ((0, 1, 2, 3), Swin, "SwinEncoder has maps of its own"),
+        ((0, 1, 2, 3), Swin, "SwinEncoder has its own maps"),
     ):
         with pytest.raises(ValueError, match=message):
             build(config(kind, decoder=UPerNet(**SMALL, blocks=blocks)))

@@ -173,7 +173,7 @@ def test_official_names_and_shapes(name, names, spec, size):
     assert [f for f in (*MICROSOFT, *OPENMIXUP) if f.recognises(official)] == [names]
 
 
-def test_the_baseline_is_told_from_a2mim():
+def test_the_baseline_is_distinguished_from_a2mim():
     """openmixup's SimMIM has A2MIM's names, except for its head `neck.decoder` (`mim_neck.py` `SimMIMNeck`)."""
     with torch.device("meta"):
         mim = mim_of(replace(TINY_BEIT, **A2MIM | {"fill": "none", "token": "replace"}), (64, 64))

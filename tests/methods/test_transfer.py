@@ -34,7 +34,7 @@ from tests.methods.tiny import ENCODERS
 
 LABELS = torch.arange(20) % 4
 KINDS = [kind for kind in (getattr(encoders, name) for name in encoders.__all__) if issubclass(kind, Encoder)]
-# Its own weight decay and clip are off, so that one number is looked at.
+# Weight decay and clipping of the recipe are off, so that only one factor matters.
 PLAIN = Augment(rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
 
 
@@ -112,8 +112,8 @@ def test_layers_and_gradients(kind):
     assert "encoder.pos_embed" not in dict(model.named_parameters()) or model.encoder.pos_embed.requires_grad
 
 
-def test_norm_behind_the_pooling():
-    """The norm moves behind the mean with its weights, as in timm's ConvNeXt classifier."""
+def test_norm_after_the_pooling():
+    """The norm moves after the mean with its weights, as in timm's ConvNeXt classifier."""
     encoder = build_encoder(small(ConvNeXt), data())
     images = torch.randn(2, 3, 64, 64)
     nn.init.normal_(encoder.backbone.head.norm.weight)

@@ -122,7 +122,7 @@ def test_two_processes_train_on_the_same_samples(undisturbed, shapes, tmp_path):
         ("--data.annotations {root}/none.json", "none.json"),
         ("--data.annotations {root}/train/0000.png", "expected COCO's format"),
         ("--data.test {root}/train", "names 4 of 20 images that are not in"),
-        ("--data.test_annotations {root}/other.json", "have other categories"),
+        ("--data.test_annotations {root}/other.json", "have different categories"),
         ("--rcnn.norm batch", "expected one of layer, none"),
         ("--data.size 60 64", "must be a multiple of 8"),
         ("--run.init {root}", "expected a run folder with checkpoints"),

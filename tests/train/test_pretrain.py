@@ -179,7 +179,7 @@ def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, mo
     more = ["--data.held_out", "0", "--train.epochs", "100", "--run.stop_after", "2", "--run.save_every", "500"]
     out = launched.train(words(images, *more)).stdout
     assert out.count("warning: the next checkpoint comes in 3h19m (run.save_every=500 at 60 s an update)") == 1
-    assert "lower run.save_every to 30, say" in out
+    assert "lower run.save_every, for example to 30" in out
 
 
 def fail(monkeypatch, update: int, error: Exception) -> None:

@@ -221,7 +221,7 @@ def test_non_finite_losses_are_skipped_named_and_stop_the_run(images, tmp_path):
     assert "--optim.blr is given more than once: the last value counts" in result.stdout
     assert len((run / "skipped.jsonl").read_text().splitlines()) == 3
     # The checkpoint of update 4 holds the weights with which all later updates are skipped.
-    assert "3 updates in a row skipped" in result.stdout and "There is no checkpoint from before." in result.stdout
+    assert "3 updates in a row skipped" in result.stdout and "There is no earlier checkpoint." in result.stdout
     first = json.loads((run / "skipped.jsonl").read_text().splitlines()[0])
     assert len(first["images"]) == 16 and all(Path(name).is_file() for name in first["images"])
 

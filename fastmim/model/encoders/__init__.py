@@ -12,4 +12,4 @@ from .vit import ViT
 __all__ = ["BEiT", "ConvMAE", "ConvNeXt", "EncoderModule", "ImageInput", "ResNet", "Swin", "UMPVT", "UMSwin", "ViT"]
 
 PRETRAINING_ONLY = {"mask_token", "mask_gamma", "vis_mask_token"}
-"""Last parts of the names of parameters that an encoder needs for masked images only. timm's models lack them."""
+"""Last parts of the names of parameters that only masked images need; timm's models lack them."""

@@ -21,8 +21,8 @@ Fill = Literal["none", "mean"]
 class ImageInput(nn.Module):
     """Normalises (B, H, W, C) images: `input(images, mask, dtype) -> (B, C, H, W)`.
 
-    With fill "mean", hidden pixels hold the mean of their image. The mean is taken per channel over all pixels, hidden
-    ones included, in float32 (A2MIM, arXiv:2205.13943; openmixup `BlockwiseMaskGenerator`).
+    With fill "mean", hidden pixels hold the mean of their image. The mean is taken per channel, in float32, over all
+    pixels, hidden pixels included (A2MIM, arXiv:2205.13943; openmixup `BlockwiseMaskGenerator`).
     """
 
     mean: Tensor
@@ -104,9 +104,9 @@ class EncoderModule(nn.Module, ABC):
     widths: tuple[int, ...]
     """Channels of each map of `maps`."""
     reads: Reads
-    """"visible": the encoder reads visible patches only. "all": it reads whole images with hidden content replaced."""
+    """Input: "visible" = visible patches only, "all" = whole images with hidden content replaced."""
     merge: int
-    """Side of the square of patches that one token stands for; of visible patches if only these are read."""
+    """Side of the square of patches that one token covers, counted in the patches that are read."""
     num_prefix_tokens: int
     """Number of class tokens in front of the others."""
     grad_checkpointing: bool
@@ -134,7 +134,7 @@ class EncoderModule(nn.Module, ABC):
             strides: pixels between two positions of each map; None = one map with one position per patch.
             widths: channels of each map; None = one map of the tokens' width.
             reads: "visible" patches only, or "all" of the image.
-            merge: side of the square of patches that one token stands for.
+            merge: side of the square of patches that one token covers.
             num_prefix_tokens: number of class tokens.
             fill: content of hidden pixels, see `ImageInput`.
         """
@@ -155,7 +155,7 @@ class EncoderModule(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, mask: Mask) -> Tensor:
-        """Encodes images of which patches are hidden.
+        """Encodes images with hidden patches.
 
         Args:
             images: (B, H, W, C) uint8, or normalised floats.
@@ -178,8 +178,9 @@ class EncoderModule(nn.Module, ABC):
     def maps(self, images: Tensor) -> list[Tensor]:
         """Returns the (B, C_i, H_i, W_i) map of each stage of whole images, finest first.
 
-        Of stages of one stride, only the last one's map is returned. The maps of a pyramid do not pass the norm before
-        `features`. A plain ViT returns one map: its normalised tokens without class token.
+        If several stages have the same stride, only the map of the last of these stages is returned. The maps of a
+        pyramid do not pass the norm before `features`. A plain ViT returns one map: its normalised tokens without class
+        token.
 
         Args:
             images: (B, C, H, W) normalised floats.
@@ -206,4 +207,4 @@ class EncoderModule(nn.Module, ABC):
 
     @abstractmethod
     def take_norm(self) -> nn.Module | None:
-        """Removes the last norm and returns it, or returns None; from then on `features` skips it."""
+        """Removes and returns the last norm, which `features` then skips; returns None without a norm."""

@@ -1,4 +1,4 @@
-"""Batch norm with known statistics: which images they cover, and in which precision they are computed."""
+"""Batch norm in float32, with statistics over a chosen number of images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.utils import checkpoint as torch_checkpoint
 class BatchNorm(nn.BatchNorm2d):
     """nn.BatchNorm2d in float32 at every precision, with shared statistics of small micro-batches.
 
-    Statistics cover the micro-batch if that holds `batch` images or more, otherwise the micro-batches of all processes.
-    torch shares statistics on GPUs only; on CPUs each process keeps its own.
+    A micro-batch of at least `batch` images has its own statistics. Smaller micro-batches share statistics among all
+    processes. torch shares statistics on GPUs only; on CPUs each process keeps its own.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, batch: int):
@@ -46,7 +46,7 @@ class BatchNorm(nn.BatchNorm2d):
             group = dist.group.WORLD
             return sync_batch_norm.apply(x, *affine, *running, self.eps, self.momentum, group, dist.get_world_size())
         if x.device.type == "cpu":
-            # Of channels-last maps, torch adds up tens of thousands of values one by one, with an error of 1e-3.
+            # torch sums channels-last maps value by value: over tens of thousands of values the error is 1e-3.
             x = x.contiguous()
         return F.batch_norm(x, *running, *affine, self.training, self.momentum or 0.0, self.eps)
 
@@ -58,7 +58,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Describes in one line which images the statistics of micro-batches of `batch` images cover."""
         seen = batch * processes if self.shares(batch, processes, device) else batch
         line = f"statistics of {seen} images"
-        return line if seen == self.batch else f"{line}, not of {self.batch} (bn_batch): the loss is another one"
+        return line if seen == self.batch else f"{line}, not of {self.batch} (bn_batch): the loss differs"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Applies a conversion as nn.Module does, but never stores statistics in 16 bits.
@@ -83,7 +83,7 @@ def replace_batch_norms(module: nn.Module, batch: int) -> None:
 
 @contextlib.contextmanager
 def untracked(module: nn.Module) -> Iterator[None]:
-    """Freezes running statistics inside the context, because its images have been counted before."""
+    """Freezes running statistics inside the context, for images that have been counted before."""
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm)]
     for norm in norms:
         norm.track_running_stats = False
@@ -95,7 +95,7 @@ def untracked(module: nn.Module) -> Iterator[None]:
 
 
 def checkpoint(module: nn.Module, x: Tensor) -> Tensor:
-    """Runs a module that is recomputed in the backward pass; running statistics count the images once."""
+    """Runs a module with gradient checkpointing; running statistics count each image once."""
 
     def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
         return contextlib.nullcontext(), untracked(module)

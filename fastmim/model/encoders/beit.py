@@ -39,7 +39,7 @@ class BEiT(TimmEncoder):
     num_heads: int | None = None
     """Attention heads; None = the model's own."""
     mlp_ratio: float | None = None
-    """Width of an MLP, in widths of the tokens; None = the model's own."""
+    """Hidden width of an MLP as a multiple of the token width; None = the model's own."""
     absolute_pos: bool = False
     """True if learned absolute positions are added to the tokens."""
     shared_bias: bool = True
@@ -55,7 +55,7 @@ class BEiT(TimmEncoder):
     token: Literal["replace", "add", "gated"] = "replace"
     """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
-    """Place of the learned token: 0 = before class token and positions, k = before block k (the first is 1)."""
+    """Place of the learned token: 0 = before class token and positions, k = before block k, from 1."""
 
     def __post_init__(self):
         check_types(self, "encoder.")

@@ -46,7 +46,7 @@ def check_masking(masking: Masking, reads: Literal["visible", "all"]) -> None:
 
 
 def check_token_layer(layer: int, last: int, name: str) -> None:
-    """Checks that the encoder has the layer before which the mask token joins.
+    """Checks that `encoder.token_layer`, before which the mask token joins, is a layer of the encoder.
 
     Raises:
         ValueError: the encoder has no such layer.

@@ -24,7 +24,7 @@ from .layers import compute_dtype, convolve, space_to_depth
 class ConvMAE(Encoder):
     """Two stages of masked convolutions, then a ViT without class token (arXiv:2205.03892).
 
-    Official code: models_convmae.py. The product of `patch_sizes` is the side of a patch, which is hidden in every
+    Official code: models_convmae.py. The product of `patch_sizes` is the side of a patch. A patch is hidden in every
     stage at once. The outputs of all stages for a visible patch are added up before the last norm.
     """
 
@@ -112,8 +112,8 @@ class ConvBlock(nn.Module):
     def depthwise(self, x: Tensor, mask: Mask | None) -> Tensor:
         """Convolves the whole map, with zeros at hidden patches, and returns the visible patches.
 
-        Only this convolution needs neighbours. Its 25 operations per position and channel are few beside the several
-        thousand of the layers that compute visible positions only.
+        Only this convolution needs neighbours. Its 25 operations per position and channel are few compared with the
+        several thousand operations of the layers that compute visible positions only.
         """
         if mask is None:
             return self.attn(x[:, 0].permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, None]

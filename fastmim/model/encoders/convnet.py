@@ -35,19 +35,26 @@ class ConvNet(TimmEncoder):
     token: Literal["replace", "add", "gated"] = "gated"
     """Way in which the learned token joins hidden positions, see `MaskToken`. "add" keeps their content."""
     fill: Literal["none", "mean"] = "mean"
-    """Content of hidden pixels: "mean" = the mean colour of the image, "none" = unchanged, so that content leaks unless
-    the token replaces it."""
+    """Content of hidden pixels: "mean" = the mean colour of the image, "none" = unchanged.
+
+    With "none", hidden content leaks unless the token replaces it.
+    """
     reads: Literal["all", "visible"] = "all"
-    """Input of the encoder: "all" = whole images; "visible" = visible patches of 16 pixels, side by side on a grid of
-    half the size, which needs uniform masking. In the second case the token stands for secondarily masked patches,
-    after the stem, and the fields above have no effect."""
+    """Input of the encoder: "all" = whole images, "visible" = visible patches of 16 pixels.
+
+    "visible" needs uniform masking: visible patches lie side by side on a grid of half the size. The token then stands
+    for secondarily masked patches, after the stem, and the fields above have no effect.
+    """
     depths: tuple[int, ...] | None = None
     """Blocks of each stage; None = the model's own."""
     dims: tuple[int, ...] | None = None
     """Width of each stage (of a ResNet's 3x3 convolutions); None = the model's own."""
     output_stride: Literal[32, 16, 8] = 32
-    """Pixels from one position of the last stage to the next, which is the side of a patch. Below 32, the last stages
-    keep the resolution of the stage before, with dilated convolutions, so that a small image has more positions."""
+    """Stride of the last stage, pixels, which is also the side of a patch.
+
+    Below 32, the last stages keep the resolution of the stage before, with dilated convolutions. A small image then has
+    more positions.
+    """
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
 
@@ -86,7 +93,7 @@ class ResNet(ConvNet):
     """A timm ResNet; the token joins the input of `layer{token_layer + 1}` (openmixup `mim_resnet.py`)."""
 
     bn_batch: int = 2048
-    """Images in the statistics of a batch norm. On GPUs, processes share statistics if a micro-batch is smaller."""
+    """Images in the statistics of a batch norm; on GPUs, smaller micro-batches share statistics."""
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
         return overrides(layers=self.depths, channels=self.dims, output_stride=self.output_stride)

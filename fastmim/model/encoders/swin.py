@@ -42,8 +42,10 @@ class Swin(TimmEncoder):
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
     reads: Literal["visible", "all"] = "all"
-    """Input of the encoder: "all" = the whole image, "visible" = the image of half the side that the visible patches of
-    a uniform mask form."""
+    """Input of the encoder: "all" = the whole image, "visible" = an image of the visible patches.
+
+    The visible patches of a uniform mask form an image of half the side.
+    """
     fill: Literal["none", "mean"] = "none"
     """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
     token: Literal["replace", "add", "gated"] = "replace"
@@ -66,7 +68,7 @@ class Swin(TimmEncoder):
             num_heads=self.num_heads,
         )
         if self.reads == "visible":
-            # The size in training fixes the windows; whole images, which are larger, must pass too.
+            # The training size fixes the windows. timm must accept whole images too, which are larger.
             fixed = {"img_size": (size[0] // 2, size[1] // 2), "dynamic_img_size": True}
         else:
             fixed = {"img_size": size}
@@ -85,7 +87,7 @@ class Swin(TimmEncoder):
         swin = create(self.name, SwinTransformer, in_chans=image.channels, drop_path_rate=self.drop_path, **args)
         compact = self.reads == "visible"
         check_size(image.size, swin.feature_info[-1]["reduction"] * (2 if compact else 1), self.name)
-        # Of a compacted image, a token of the last stage is larger than a patch, so the mask token cannot join there.
+        # In a compacted image, a token of the last stage is larger than a patch, so the mask token cannot join there.
         check_token_layer(self.token_layer, len(swin.layers) - compact, self.name)
         return SwinEncoder(self, swin, image, masking)
 

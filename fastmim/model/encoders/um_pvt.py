@@ -24,10 +24,12 @@ class UMPVT(UMPyramid):
     num_heads: tuple[int, ...] = (1, 2, 5, 8)
     """Attention heads in each stage."""
     mlp_ratios: tuple[int, ...] = (8, 8, 4, 4)
-    """Width of the MLP of each stage, in widths of the stage."""
+    """Hidden width of the MLP of each stage, as a multiple of the stage's width."""
     reductions: tuple[int, ...] = (8, 4, 2, 1)
-    """Side of the squares over which keys and values are averaged, tokens of the whole image; half as many of a
-    compacted image."""
+    """Side of the squares over which keys and values are averaged, tokens of the whole image.
+
+    On a compacted image, the side is half as many tokens.
+    """
 
     patch_norm: ClassVar[bool] = False
 

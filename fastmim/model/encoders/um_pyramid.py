@@ -38,8 +38,10 @@ class UMPyramid(Encoder):
     """
 
     reads: Literal["visible", "all"] = "visible"
-    """Input of the encoder: "visible" = the visible patches, moved together, which needs UniformMasking; "all" = the
-    whole image."""
+    """Input of the encoder: "visible" = the visible patches, moved together; "all" = the whole image.
+
+    "visible" needs UniformMasking.
+    """
     depths: tuple[int, ...] = ()
     """Blocks in each stage."""
     num_heads: tuple[int, ...] = ()
@@ -192,8 +194,8 @@ class PyramidEncoder(EncoderModule):
 
         Args:
             stage: number of the stage, from 0.
-            places: (B or 1, H, W, 2) int64, row and column of each token of this stage. They are those of the token's
-                first token of 4 pixels in the whole image.
+            places: (B or 1, H, W, 2) int64, row and column of each token of this stage in the whole image, counted in
+                tokens of 4 pixels. A larger token has the place of its first token of 4 pixels.
             compact: True if the tokens are of a compacted image.
         """
 

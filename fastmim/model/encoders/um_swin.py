@@ -25,8 +25,11 @@ class UMSwin(UMPyramid):
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     """Attention heads in each stage."""
     window: int = 16
-    """Side of a window, tokens of the whole image; half as many of a compacted image. If the side does not divide a
-    map, the windows have the next smaller side that does."""
+    """Side of a window, tokens of the whole image.
+
+    On a compacted image, the side is half as many tokens. If the side does not divide a map, the windows have the next
+    smaller side that does.
+    """
     posmlp_dim: int = 32
     """Hidden width of the position MLP."""
 
@@ -85,11 +88,11 @@ class Windows:
     shift: tuple[int, int]
     """Rows and columns by which the map is rolled first."""
     offsets: Tensor
-    """(1, 2, R, C) every distance (key - query) that two tokens of a window can have, in tokens of this stage."""
+    """(1, 2, R, C) all distances, key - query, of two tokens of a window, in tokens of this stage."""
     codes: Tensor
-    """(B or 1, H, W) int32; `codes[key] - codes[query] + origin` is a place in `offsets`, see `window_attention`."""
+    """(B or 1, H, W) int32; `codes[key] - codes[query] + origin` is the index of a pair in `offsets`."""
     origin: int
-    """Place of distance zero in `offsets`."""
+    """Index of distance zero in `offsets`."""
 
     @staticmethod
     def of(places: Tensor, stage: int, compact: bool, window: int, shifted: bool) -> Windows:
@@ -112,7 +115,8 @@ class Windows:
         side = (rows, columns)
         down, right = (s // 2 if shifted and s < n else 0 for s, n in zip(side, grid, strict=True))
         shift = (down, right)
-        # Distances are multiples of a token of this stage, or of a patch, which compaction moves, if that is smaller.
+        # Distances are multiples of a token of this stage. Compaction moves patches, so if a patch is smaller than a
+        # token, distances are multiples of a patch.
         step = min(1 << stage, PATCH // TOKEN)
         reach = [(n - 1) << stage for n in side]
         if compact:  # one patch of each 2x2 block stays, so distances double and grow by up to a patch
@@ -135,9 +139,9 @@ class Windows:
 class WindowAttention(nn.Module):
     """Attention in windows, with a bias that an MLP computes from the distance of two tokens.
 
-    The distance is that in the whole image: bias = posmlp(sign(d) log(1 + |d|)) for d = place of the key - place of the
-    query (models_mae_swin.py `WindowAttention`). The official code runs the MLP on every pair of every window. This
-    code runs the MLP once per possible distance, and each pair looks its distance up.
+    The distance is measured in the whole image: bias = posmlp(sign(d) log(1 + |d|)), with d = place of the key - place
+    of the query (models_mae_swin.py `WindowAttention`). The official code runs the MLP on every pair of every window.
+    This code runs the MLP once per possible distance, and each pair looks up the bias of its distance.
     """
 
     def __init__(self, dim: int, num_heads: int, posmlp_dim: int):

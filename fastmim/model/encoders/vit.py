@@ -41,13 +41,13 @@ class ViT(TimmEncoder):
     pos: Literal["sincos", "learned"] = "sincos"
     """Positions: MAE's fixed sines and cosines, or learned."""
     reads: Literal["visible", "all"] = "visible"
-    """Patches that the encoder reads. The fields below are for "all"."""
+    """Patches that the encoder reads; the fields below have an effect with "all" only."""
     fill: Literal["none", "mean"] = "none"
     """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
     token: Literal["replace", "add", "gated"] = "replace"
     """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
     token_layer: int = 0
-    """Place of the learned token: 0 = before class token and positions, k = before block k (the first is 1)."""
+    """Place of the learned token: 0 = before class token and positions, k = before block k, from 1."""
 
     def __post_init__(self):
         check_types(self, "encoder.")
@@ -120,8 +120,8 @@ class ViTEncoder(EncoderModule):
     """The network of `ViT`: `encoder(images, mask) -> (B, 1 + K, D)`, class token and visible patches.
 
     If the encoder reads whole images, it returns (B, 1 + L, D) with the patches in raster order. Parameter names are
-    timm's, so an export is a copy. Only `vis_mask_token` is not in timm. It exists for masks with a `secondary`, and
-    stands for the patches that these masks replace (UM-MAE, models_mae.py `forward_encoder`).
+    timm's, so an export is a copy. Only `vis_mask_token` is not in timm. This token exists for masks with a
+    `secondary`, and stands for the patches that these masks replace (UM-MAE, models_mae.py `forward_encoder`).
     """
 
     vis_mask_token: nn.Parameter
@@ -199,7 +199,7 @@ class ViTEncoder(EncoderModule):
         return self.norm_pre(torch.cat([cls_token.expand(x.shape[0], -1, -1), x], dim=1))
 
     def transform(self, x: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Runs the network behind the patch embedding: class token, blocks and norm.
+        """Runs the network after the patch embedding: class token, blocks and norm.
 
         If patches are hidden, the mask token joins before block `token_layer`.
         """

@@ -1,4 +1,4 @@
-"""Masks of square blocks of patches: drawn and cut into patches in one pass."""
+"""Masks of square blocks of patches, drawn and cut into patches in one pass."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ def block_mask(seed: int, stream: int, ids: Tensor, rows: int, columns: int, sid
 
     Block k, in raster order, of the n = ceil(rows / side) * ceil(columns / side) blocks draws word k of
     `philox(seed, stream, id, n)`. The blocks are sorted by their draws; of equal draws, the smaller index comes first.
-    The patches of a block follow one another column by column. A block at the edge lacks what lies outside the grid.
+    The patches of a block follow one another column by column. A block at the edge lacks the patches outside the grid.
 
     SimMIM (arXiv:2111.09886), section 3.2: the first blocks are visible and the others hidden. Long-sequence MAE
     (arXiv:2210.07224; util/long_seq_patch_loader.py): the last visible block may be cut.

@@ -38,11 +38,11 @@ def composite_residual(
     where v carries no gradient and is d / 2 ("mixed"), 0 ("target"), d ("prediction"), or the image's mean - target
     ("mean").
 
-    Residual images are averaged over groups of images. The DFT is linear: a loss of the mean spectrum of n images is a
-    loss of their mean residual. Then no tensor of the size of the batch is written.
+    Residual images are averaged over groups of images. The DFT is linear, so a loss of the mean spectrum of n images is
+    a loss of their mean residual. So no tensor of the size of the batch is written.
 
-    Sums are in float32, always in the same order. The gradient is that of `pred`, formed from a second read of the
-    inputs. The gradient of L1 is 0 where the prediction equals the target.
+    Sums are in float32, always in the same order. Only `pred` has a gradient, which needs a second read of the inputs.
+    The gradient of L1 is 0 where the prediction equals the target.
 
     Args:
         pred: (B, L, P) float32, bfloat16 or float16, with P = patch_size**2 * C in the order (row, column, channel).
@@ -52,10 +52,10 @@ def composite_residual(
         patch_size: pixels along a side of a patch.
         mean: (C,) float32, on the 0..1 scale. For uint8 images only.
         std: (C,) float32, on the 0..1 scale. For uint8 images only.
-        loss: "l1", "l2" or "focal_l1"; the formula of the spatial loss.
+        loss: formula of the spatial loss: "l1", "l2" or "focal_l1".
         alpha: slope of the weight in focal L1, above 0.
         gamma: power of the weight in focal L1, 0 or at least 1.
-        visible: the value v above.
+        visible: name of the value v above.
         visible_weight: the share u above, from 0 to 1.
         average: consecutive images per group; divides B.
     Returns: () float32; (B / average, H, W, C) float32.

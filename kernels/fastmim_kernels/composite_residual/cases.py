@@ -32,7 +32,7 @@ class Case:
     """pred, images and ids are views with gaps."""
 
 
-# The published configurations: half spectra, averaged (ViT, ResNet-50) or of each image on its own (ResNet-101).
+# The published configurations: half spectra, averaged over images (ViT, ResNet-50) or image by image (ResNet-101).
 _VIT = Case(batch=64, grid=(14, 14), patch=16, num_keep=76, average=64)
 _R50 = Case(batch=64, grid=(7, 7), patch=32, num_keep=19, loss="focal_l1", visible_weight=1e-3, average=64)
 _R101 = replace(_R50, average=1)
@@ -117,8 +117,8 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     """Counts the bytes that loss and gradient cannot do without.
 
-    All pixels and predictions are read, the hidden ones a second time once the mean residual is known, and the gradient
-    is written. Image by image, the residuals and their gradient are also written and read.
+    All pixels and predictions are read. Hidden pixels and predictions are read a second time, once the mean residual is
+    known. The gradient is written. Without averaging, the residuals and their gradient are also written and read.
     """
     patches, values = case.grid[0] * case.grid[1], case.patch**2 * case.channels
     read = (2 * patches - case.num_keep) * (case.images.itemsize + dtype.itemsize)
@@ -127,10 +127,10 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def flops(case: Case) -> int:
-    """Counts the operations of the whole loss with its gradient, roughly.
+    """Estimates the operations of the whole loss with its gradient.
 
-    13 per pixel value, and 20 more in focal L1. Per plane of residuals: a real transform and its inverse with 2.5 n
-    log2 n each, and 12 per complex number of the loss.
+    Each pixel value takes 13 operations, or 33 in focal L1. Each plane of residuals takes a real transform and its
+    inverse with 2.5 n log2 n operations each, and 12 operations per complex number of the loss.
     """
     height, width = (n * case.patch for n in case.grid)
     planes, pixels = case.batch // case.average * case.channels, height * width
@@ -141,7 +141,7 @@ def flops(case: Case) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns the predictions, and versions of A2MIM's loss as functions of the predictions.
 
-    official: openmixup's way, on images.
+    official: openmixup's code, on images.
     """
     args = inputs(case, dtype, device)
     pred, images, ids, num_keep, p, mean, std = args[:7]

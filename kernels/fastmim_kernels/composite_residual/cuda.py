@@ -12,7 +12,10 @@ from ..composite_residual_backward.cuda import pixels
 from ..focal_frequency.cuda import focal_l1
 
 _IMAGES = 32
-"""Images that one program sums: few enough that a group of 256 fills a GPU, many enough to write little."""
+"""Images that one program sums.
+
+The number is small enough that a group of 256 images fills a GPU, and large enough that programs write little.
+"""
 
 
 @triton.jit
@@ -66,7 +69,7 @@ def _patches(
         read = i < tl.where(hidden, VALUES, 0)
         if READ_VISIBLE:
             read = i < tl.where(member < average, VALUES, 0)
-        # A hint: only aligned addresses are read as vectors, and the compiler cannot derive this alignment.
+        # Only aligned addresses are read as vectors, and the compiler cannot derive this alignment without the hint.
         start = tl.multiple_of(image * size + corner, LINE)
         x = pixels(images, start, width, mean, std, i, read, CHANNELS, PATCH)
         place = pred + (image * patches + row) * VALUES + i

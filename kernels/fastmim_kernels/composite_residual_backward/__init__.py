@@ -26,7 +26,7 @@ def composite_residual_backward(
 ) -> Tensor:
     """Returns the gradient of the predictions of `composite_residual`.
 
-    With n hidden values, the gradient is
+    For n hidden values, the gradient is
         grad_loss slope(d) / n + grad_residual / average    where hidden
         visible_weight grad_residual / average              where visible
     Pixels and predictions of visible patches are not read.

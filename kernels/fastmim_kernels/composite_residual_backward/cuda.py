@@ -60,7 +60,7 @@ def _rows(
     inside = i < VALUES
     corner = (patch // columns) * PATCH * width * CHANNELS + (patch % columns) * LINE
     size = height * width * CHANNELS
-    # A hint: only aligned addresses are read as vectors, and the compiler cannot derive this alignment.
+    # Only aligned addresses are read as vectors, and the compiler cannot derive this alignment without the hint.
     start = tl.multiple_of(image // average * size + corner, LINE)
     factor = tl.where(hidden, share, visible_share)
     wanted = i < tl.where(factor != 0, VALUES, 0)

@@ -1,4 +1,4 @@
-"""Focal losses of the spectra of residual images, each with its gradient in closed form."""
+"""Focal frequency loss and its complex L1 form, on residual images, with gradients in closed form."""
 
 from typing import Literal
 
@@ -13,9 +13,9 @@ from . import reference
 def focal_frequency(
     spectrum: Tensor, width: int, alpha: float, gamma: float | None, log: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sums a loss over each spectrum, and replaces the spectrum by the gradient's spectrum, in place.
+    """Sums a loss over each spectrum, and overwrites the spectrum with the gradient's spectrum.
 
-    With m = |F| for each entry F of a spectrum:
+    Let m = |F| for each entry F of a spectrum.
         focal frequency loss (gamma None; arXiv:2012.12821): s = m^alpha or log(1 + m^alpha), a weight without gradient.
             The loss is s m^2; F becomes 2 s F.
         complex focal L1 loss (openmixup `mim_head.py`): the loss is v(m) = m tanh(alpha m / 2)^gamma; F becomes
@@ -72,23 +72,23 @@ def focal_frequency_loss(
     batch: int = 1,
     crops: int = 1,
 ) -> Tensor:
-    """Returns the mean focal loss over the orthonormal spectra of residual images; see `focal_frequency`.
+    """Returns the mean focal frequency loss of residual images; see `focal_frequency`.
 
-    The weights s are divided by the largest weight: of each `batch` images (peak "all"), or of each image, crop and
-    channel ("each"). If all weights are 0, they stay 0. The division is applied to the gradient last, so that one
-    transform and one inverse suffice and nothing waits for a device.
+    The loss is computed on orthonormal spectra. The weights s are divided by the largest weight: the largest of each
+    `batch` images (peak "all"), or of each image, crop and channel ("each"). If all weights are 0, they stay 0. The
+    division is applied to the gradient last, so that one transform and one inverse suffice, and the host never waits.
 
-    The gradient, if it is needed, is formed in the forward pass and multiplied in place by the incoming gradient. A
-    second backward pass through the same graph would multiply twice, so it raises.
+    If the gradient is needed, the forward pass forms the gradient, and the backward pass multiplies it in place by the
+    incoming gradient. A second backward pass through the same graph would multiply twice, so it raises an error.
 
     Args:
         residual: (B, H, W, C) float32.
         alpha: above 0; see `focal_frequency`.
         gamma: None = focal frequency loss, else complex focal L1 loss; see `focal_frequency`.
         log: see `focal_frequency`.
-        peak: "all" or "each"; the images over which the largest weight is taken.
+        peak: set over which the largest weight is taken, "all" or "each", see above.
         batch: images that share the largest weight if peak is "all"; divides B.
-        crops: crops along each side. Each crop is transformed on its own.
+        crops: crops along each side. Each crop is transformed separately.
     Returns: () float32.
     Raises:
         ValueError: shapes, type or numbers do not fit.

@@ -16,7 +16,7 @@ class Case:
     gamma: float | None = None
     log: bool = False
     zero: bool = False
-    """Every other spectrum is 0."""
+    """True = every other spectrum is 0."""
 
 
 BENCH_DTYPES = ("fp32",)

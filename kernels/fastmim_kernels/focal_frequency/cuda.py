@@ -52,7 +52,7 @@ def _entries(
             s = tl.where(m > 0, tl.exp(alpha * tl.log(divisor)), 0.0)
         if KIND == 1:
             y = 1 + s
-            s = tl.where(y < float("inf"), tl.log(y) + (s - (y - 1)) / y, y)  # log(y), plus what the rounding of y lost
+            s = tl.where(y < float("inf"), tl.log(y) + (s - (y - 1)) / y, y)  # log(y), corrected for the rounding of y
         value, factor = s * power, 2 * s
         peak = tl.max(s)
     elif KIND == 2:

@@ -1,4 +1,4 @@
-"""Focal losses of spectra and their gradients in plain torch: the definition of correct."""
+"""Focal frequency losses and their gradients in plain torch: the definition of correct."""
 
 import torch
 from torch import Tensor

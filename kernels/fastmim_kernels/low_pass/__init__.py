@@ -1,4 +1,4 @@
-"""Low-pass-filtered images, PixMIM's target, by a pruned Fourier transform."""
+"""Low-pass filter of images by a pruned Fourier transform, for PixMIM's target."""
 
 import functools
 import logging
@@ -15,11 +15,12 @@ from .reference import disc
 __all__ = ["disc", "low_pass"]
 
 _MOST_CYCLES = 150
-"""Largest disc, in cycles, that the CPU filters with products of waves rather than with torch.fft.
+"""Largest disc, in cycles, that CPUs filter with products of waves; torch.fft filters larger discs.
 
-Measured: at 448 pixels a side, torch.fft takes 1.2 times as long as the products at 144 cycles, and 0.75 times at 192.
-For whole discs at 224 to 320 pixels torch.fft takes 0.9 to 2.2 times as long. That ratio follows neither the side nor
-the radius relative to the side, so neither makes a better rule."""
+Measured: at 448 pixels a side, torch.fft takes 1.2 times as long as the products at 144 cycles, and 0.75 times as long
+at 192 cycles. For whole discs at 224 to 320 pixels, torch.fft takes 0.9 to 2.2 times as long. This ratio follows
+neither the side nor the radius divided by the side. So a rule on either of these would be no better.
+"""
 
 
 def low_pass(
@@ -35,8 +36,8 @@ def low_pass(
 ) -> Tensor:
     """Removes the high frequencies of images, in the patches named by `rows`, and normalises the result.
 
-    PixMIM (arXiv:2303.02416), section 3.1; mmselfsup `low_freq_generator.py`. With x the pixels of a channel on the
-    0..1 scale, and M = 1 on a disc of frequencies, 0 elsewhere:
+    Source: PixMIM (arXiv:2303.02416), section 3.1; mmselfsup `low_freq_generator.py`. With x the pixels of a channel on
+    the 0..1 scale, and M = 1 on a disc of frequencies and 0 elsewhere:
         t = (|IDFT2(M . DFT2(x))| - mean) / std
     with the complex modulus, in float32. The target is a constant of the data and has no gradient.
 
@@ -44,16 +45,16 @@ def low_pass(
         images: (B, H, W, C). uint8 values x stand for (x / 255 - mean) / std; floating values are normalised already.
         mean: (C,) float32, on the 0..1 scale.
         std: (C,) float32, on the 0..1 scale, above 0.
-        radius: of the disc, at least 1 cycle per image. From half the diagonal on, every frequency remains. On a CPU,
-            discs beyond 150 cycles run on the reference, torch.fft, which takes less time; one line of log says so.
+        radius: radius of the disc, at least 1 cycle per image. From half the diagonal on, every frequency remains. On a
+            CPU, discs beyond 150 cycles run on the reference, torch.fft, which takes less time. A log line says so.
         center: "official" = on sides with an even number of pixels, the centre is at frequency -1/2, so that the
             filtered image is complex. "dc" = the centre is at 0.
         rows: (N,) int64, the wanted patches: b * L + l, with l row-major on the (H/p, W/p) grid. All other values of
             the result are 0. None = all patches.
         patch_size: p, pixels along a side of a patch. Ignored without `rows`.
-        allow_tf32: True = one TF32 matrix product in place of three, on GPUs. In an emulation that rounds the operands,
-            on images of 224 x 224, the largest error is 1e-3 in the units of the result and the rms 2.5e-4, in place of
-            3e-7 and 8e-8. The CPU always computes in float32.
+        allow_tf32: True = one TF32 matrix product instead of three, on GPUs; the CPU always computes in float32. In an
+            emulation that rounds the operands, on images of 224 x 224, the largest error is 1e-3 in the units of the
+            result, and the rms error 2.5e-4. With three products these errors are 3e-7 and 8e-8.
     Returns: (B, H, W, C) float32, which `patch_loss` reads with the same `rows`.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.

@@ -23,7 +23,7 @@ class Case:
     images: torch.dtype = torch.uint8
     allow_tf32: bool = False
     strided: bool = False
-    """images is a view with gaps."""
+    """True = images is a view with gaps."""
 
 
 _PIXMIM = Case(batch=64, size=(224, 224), patch=16, rows=64 * 147)

@@ -1,11 +1,11 @@
 """low_pass for CUDA tensors, in Triton.
 
-The pruned transform as products with tables of waves, on matrix units.
+Matrix units compute the pruned transform as products with tables of waves.
 
-Cost per n x n channel with F frequencies a side (41 at radius 40, in tables of 64), in multiply-adds: 4 F (n / 2)^2 +
-4 F^2 (n / 2) forward. Back, at n = 224, twice the first term and 4 times the second, since each program computes the
-columns for its own rows (real and imaginary part). Between the two kernels, the spectrum is real, with an entry per
-pair of waves: cosines and sines of each side.
+The forward transform of an n x n channel with F frequencies a side (41 at radius 40, in tables of 64) takes
+4 F (n / 2)^2 + 4 F^2 (n / 2) multiply-adds. At n = 224, the inverse transform takes twice the first term and 4 times
+the second, because each program computes the columns for its own rows (real and imaginary part). Between the two
+kernels, the spectrum is real, with an entry per pair of waves: cosines and sines of each side.
 """
 
 import functools
@@ -62,7 +62,7 @@ def _forward(
     value = tl.zeros((BLOCK_U, BLOCK_V), tl.float32)
     for gx in range(0, GX, BLOCK_X):
         right, left = width // 2 + gx + x, (width - 1) // 2 - gx - x
-        # In an odd number of pixels the middle pixel mirrors itself: half of its value counts on either side.
+        # With an odd number of pixels, the middle pixel mirrors itself: half of its value counts on either side.
         share_x = tl.where(right == left, 0.5, 1.0)
         down = tl.zeros((BLOCK_U, BLOCK_X), tl.float32)
         for gy in range(0, GY, BLOCK_Y):
@@ -184,8 +184,8 @@ def _inverse(
     _write(out, wanted, d, h, above, left, width, CHANNELS, PATCH, WANTED, COMPLEX, grey, inside)
 
 
-# Largest tile of a program. Where a product feeds another product, as in the three of "tf32x3", Triton gives each warp
-# its own rows, 16 at a time. With 64 rows, four warps hold no copies of one another's rows.
+# Largest tile of a program. If a product feeds another product, as in the three products of "tf32x3", Triton gives each
+# warp its own rows, 16 at a time. With 64 rows, four warps hold no copies of one another's rows.
 _BLOCK_U, _BLOCK_V, _BLOCK_Y, _BLOCK_X = 64, 32, 64, 16
 _WARPS = 4
 
@@ -210,9 +210,9 @@ def _shapes(channels: int, fu: int, fv: int, gy: int, gx: int, precision: str) -
 
 @functools.lru_cache(maxsize=16)
 def _tables(height: int, width: int, radius: float, official: bool, device: torch.device):
-    """Returns the waves of rows and columns, the weights of `_backward`, and whether it is complex.
+    """Returns the waves of rows and of columns, the weights of `_backward`, and a bool.
 
-    The last is True if the filtered image has an imaginary part.
+    The bool is True if the filtered image has an imaginary part.
     """
     waves, frequencies = [], []
     for size in (height, width):

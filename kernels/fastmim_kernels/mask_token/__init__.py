@@ -1,4 +1,4 @@
-"""Mask token in the hidden cells of a feature map, without a mask of the size of the map."""
+"""Mask token in the hidden cells of a feature map, without building a mask of the map's size."""
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from . import reference
 def mask_token(x: Tensor, hidden: Tensor, token: Tensor, gamma: Tensor | None = None, *, add: bool = False) -> Tensor:
     """Replaces features in hidden cells by a token, or adds the token to them.
 
-    SimMIM (arXiv:2111.09886), section 3.1, "Masked Patch Alignment", replaces. A2MIM (arXiv:2205.13943), section 4.2,
-    adds the token, and its `mask_init` configurations scale the features first. Where (b, h, w) is in a hidden cell:
+    SimMIM (arXiv:2111.09886), section 3.1, "Masked Patch Alignment", replaces features. A2MIM (arXiv:2205.13943),
+    section 4.2, adds the token. A2MIM's `mask_init` configurations scale the features first. In a hidden cell:
         out[b, h, w] = token      or (add)      x[b, h, w] + token      or (add, gamma)      gamma * x[b, h, w] + token
     Elsewhere the result is x. Sums are in float32 and rounded once.
 
-    Gradients: of x the incoming gradient, in hidden cells 0 or multiplied by gamma; of token the sum of the incoming
-    gradient over hidden positions; of gamma the sum of its product with x. The sums are in float32, always in the same
-    order.
+    The gradient of x is the incoming gradient; in hidden cells it is 0, or multiplied by gamma. The gradient of token
+    is the sum of the incoming gradient over hidden positions. The gradient of gamma is the sum of the product of the
+    incoming gradient and x. The sums are in float32, always in the same order.
 
     Args:
         x: (B, H, W, D) float32, bfloat16 or float16; for float64 the reference runs. No copy is made if x is contiguous
-            in this order, as a permuted view of a channels-last (B, D, H, W) map is.
+            in this order, for example a permuted view of a channels-last (B, D, H, W) map.
         hidden: (B, rows, columns) bool, True = hidden. H and W are multiples of the cells.
         token: (D,) of any of these types; float64 only if x is.
         gamma: (D,) of any of these types, float64 only if x is; or None.

@@ -15,11 +15,14 @@ class Case:
     cells: tuple[int, int]
     dim: int
     mode: str = "replace"
-    """"replace", "add", or "gated": "add" with a gamma."""
+    """Mode: "replace", "add", or "gated" ("add" with a gamma)."""
     params: torch.dtype | None = None
     """Type of token and gamma; None = the type of x."""
     layout: str = "contiguous"
-    """"strided": x and hidden are views with gaps; "channels_first": x is a permuted view of a (B, D, H, W) map."""
+    """Memory layout: "contiguous", "strided" or "channels_first".
+
+    "strided": x and hidden are views with gaps. "channels_first": x is a permuted view of a (B, D, H, W) map.
+    """
 
 
 _SWIN_B = Case(batch=32, size=(48, 48), cells=(6, 6), dim=128)
@@ -99,8 +102,8 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def bytes_moved_backward(case: Case, dtype: torch.dtype) -> int:
     """Counts the bytes that the backward pass cannot avoid.
 
-    The incoming gradient is read and the gradient of x written. If the token is added, the two are the same tensor and
-    only the hidden part is read, for the gradient of the token. With gamma, x in hidden cells is read too.
+    The incoming gradient is read and the gradient of x written. If the token is added, both gradients are the same
+    tensor, and only its hidden part is read, for the gradient of the token. With gamma, x in hidden cells is read too.
     """
     hidden = inputs(case, torch.float32)[1].float().mean().item()
     values = case.batch * case.size[0] * case.size[1] * case.dim * dtype.itemsize
@@ -110,7 +113,7 @@ def bytes_moved_backward(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns x, and the functions of x that the benchmark runs.
 
-    official: mixes with a map of floats, as SimMIM's simmim.py.
+    official: mixes with a map of floats, as in SimMIM's simmim.py.
     """
     x, hidden, token, gamma, add = inputs(case, dtype, device)
     for parameter in (token, gamma):

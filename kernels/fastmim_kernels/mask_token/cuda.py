@@ -9,7 +9,7 @@ ROWS, COLUMNS = 32, 128  # of a tile
 
 @triton.jit
 def is_hidden(hidden, n, inside, WIDTH: tl.constexpr, CELL_HEIGHT: tl.constexpr, CELL_WIDTH: tl.constexpr):
-    """Returns True for each of the positions n, of all B H W, that is in a hidden cell."""
+    """Returns for each of the positions n, counted in all B H W, True if it is in a hidden cell."""
     y, x = n // WIDTH, n % WIDTH  # y and the rows of cells are counted through all images
     cell = y // CELL_HEIGHT * (WIDTH // CELL_WIDTH) + x // CELL_WIDTH
     return tl.load(hidden + cell, mask=inside, other=0) != 0

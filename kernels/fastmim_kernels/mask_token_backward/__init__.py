@@ -19,7 +19,7 @@ def mask_token_backward(
         hidden: see `mask_token`.
         gamma: see `mask_token`.
         add: see `mask_token`.
-    Returns: (B, H, W, D) of grad's type, or (0,) where that gradient is `grad` itself (`add` without gamma); (D,)
+    Returns: (B, H, W, D) of grad's type, or (0,) if the gradient of x is `grad` itself (`add` without gamma); (D,)
         float32; (D,) float32, or (0,) without gamma.
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.

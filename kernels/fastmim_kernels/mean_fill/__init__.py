@@ -14,7 +14,7 @@ def mean_fill(images: Tensor, hidden: Tensor | None, mean: Tensor, std: Tensor, 
     A2MIM (arXiv:2205.13943), section 4.2; openmixup `BlockwiseMaskGenerator`:
         out[b, y, x, c] = sum_yx t[b, y, x, c] / (H W)  in hidden cells, else  t[b, y, x, c]
     with t = (x / 255 - mean) / std for uint8 images, rounded to float32 after each step, and t = x for floating images.
-    The mean of each channel is over all pixels, hidden pixels too. The mean is summed in float32 (exactly for bytes in
+    The mean of each channel covers all pixels, hidden pixels too. The mean is summed in float32 (exactly for bytes in
     C++) and rounded to `dtype` once. No argument gets a gradient.
 
     Args:
@@ -22,8 +22,8 @@ def mean_fill(images: Tensor, hidden: Tensor | None, mean: Tensor, std: Tensor, 
         hidden: (B, rows, columns) bool, True = hidden. H and W are multiples of the cells. None = nothing is hidden.
         mean: (C,) float32, on the 0..1 scale. For uint8 images only.
         std: (C,) float32, on the 0..1 scale. For uint8 images only.
-        dtype: type of the result: float32, bfloat16 or float16. For float64, which images, mean and std may then be
-            too, the reference runs.
+        dtype: type of the result: float32, bfloat16 or float16. For float64 the reference runs; images, mean and std
+            may then be float64 too.
     Returns: (B, H, W, C).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together, or `images` requires a gradient.

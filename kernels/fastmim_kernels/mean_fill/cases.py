@@ -17,7 +17,7 @@ class Case:
     channels: int = 3
     images: torch.dtype = torch.uint8
     strided: bool = False
-    """images and hidden are views with gaps."""
+    """True = images and hidden are views with gaps."""
 
 
 _A2MIM = Case(batch=32, grid=(7, 7), size=(224, 224))

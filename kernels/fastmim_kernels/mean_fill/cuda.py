@@ -51,7 +51,7 @@ def _write(
     channel = i % CHANNELS
     x = tl.load(images + image * values + i, mask=inside, other=0).to(tl.float32)
     if images.dtype.element_ty == tl.uint8:
-        # Constants are selected per value, not loaded: the loads would equal those of pixels and result together.
+        # Constants are selected per value, not loaded: their loads would be as many as those of pixels and result.
         center, scale = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for c in tl.static_range(CHANNELS):
             center = tl.where(channel == c, tl.load(mean + c), center)

@@ -21,10 +21,10 @@ def patch_gather(
 ) -> Tensor:
     """Gathers patches by index, normalises them, and cuts them, side by side, into tokens.
 
-    MAE (arXiv:2111.06377), section 3, "MAE encoder": only visible patches are embedded, so only they are read. At a
-    mask ratio of 0.75 that is a quarter of the bytes. UM-MAE (arXiv:2205.10063), section 3.1: one patch of each 2x2
-    block is visible, and a pyramid reads these patches as an image of half the side. Its patch embedding has tokens
-    smaller than a patch, which never cross a patch.
+    MAE (arXiv:2111.06377), section 3, "MAE encoder": only visible patches are embedded, so only visible patches are
+    read: at a mask ratio of 0.75, a quarter of the bytes. UM-MAE (arXiv:2205.10063), section 3.1: one patch of each 2x2
+    block is visible, and a pyramid reads these patches as an image of half the side. The pyramid's patch embedding has
+    tokens smaller than a patch, which never cross a patch.
 
     With n = p / t tokens across a patch, value [y, x, c] of patch ids[b, k] goes to
         out[b, ((k // columns) n + y // t) columns n + (k % columns) n + x // t, ((y % t) t + x % t) C + c]

@@ -21,7 +21,7 @@ class Case:
     columns: int = 1
     images: torch.dtype = torch.uint8
     strided: bool = False
-    """images and ids are views with gaps."""
+    """True = images and ids are views with gaps."""
 
 
 _MAE_B = Case(batch=64, grid=(14, 14), patch=16, num_ids=49)
@@ -85,7 +85,7 @@ TARGETS = (MOVES,)
 def patch_ids(case, generator: torch.Generator) -> torch.Tensor:
     """Returns (B, K) patches, distinct within an image.
 
-    If the grid has K blocks of 2x2 patches: one patch of each block, in the order of the blocks.
+    If the grid has K blocks of 2x2 patches, the result has one patch of each block, in the order of the blocks.
     """
     rows, columns = case.grid
     if (rows, columns) != (2 * case.num_ids // case.columns, 2 * case.columns):
@@ -120,8 +120,9 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns the images, and the functions of the images that the benchmark runs.
 
-    official: all pixels are normalised and cut up. MAE then gathers patches. UM-MAE adds tokens of a 2x2 block up as
-    a convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first; leaving that out is in its favour.)
+    official: all pixels are normalised and cut into patches. MAE then gathers patches. UM-MAE sums the tokens of a 2x2
+    block by a convolution, with hidden tokens set to zero. (UM-MAE embeds the tokens first. The benchmark leaves this
+    step out, in favour of UM-MAE.)
     """
     images, ids, p, *rest = inputs(case, dtype, device)
     mean, std, _, t, columns = rest

@@ -34,7 +34,7 @@ def _gather(
     grid_columns = width // PATCH
     patch = tl.load(ids + n)
     top = (n // num_ids) * height + (patch // grid_columns) * PATCH
-    # A hint that a line starts at a multiple of LINE values: only aligned addresses are read as vectors, and the
+    # The hint says that a line starts at a multiple of LINE values. Only aligned addresses are read as vectors, and the
     # compiler cannot derive the alignment through `patch`.
     start = tl.multiple_of((top * width) * CHANNELS + (patch % grid_columns) * LINE, LINE)
     i = tl.arange(0, BLOCK)

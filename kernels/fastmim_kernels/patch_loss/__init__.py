@@ -39,13 +39,13 @@ def patch_loss(
         loss = sum_n sum_i f(pred_ni - t_ni) / (N P),  f(d) = |d|,  d^2  or  |d| tanh(alpha |d| / 2)^gamma
     in float32. Only the patches named by `rows` count, so leave visible patches out. N = 0 gives 0.
 
-    Only `pred` has a gradient. It is formed together with the loss, and multiplied in place by the incoming gradient,
-    which is free if that is 1. A second backward pass through the same graph would multiply twice, so it raises.
-    The gradient of L1 is 0 where `pred` equals the target.
+    Only `pred` has a gradient. The gradient is formed together with the loss, and multiplied in place by the incoming
+    gradient; the product is free if the incoming gradient is 1. A second backward pass through the same graph would
+    multiply twice, so it raises an error. The gradient of L1 is 0 where `pred` equals the target.
 
     Args:
         pred: float32, bfloat16 or float16, with P = patch_size**2 * C. Either (N, P), the patches of `rows`; or (B, L,
-            P), every patch, of which those of `rows` are read. The latter may be strided: a view
+            P), every patch, of which the patches of `rows` are read. A (B, L, P) tensor may be strided: the view
             `features.flatten(2).transpose(1, 2)` of a (B, P, H/p, W/p) map, the input of a pixel shuffle, is not
             copied, nor is its gradient.
         images: (B, H, W, C). uint8 values x stand for (x / 255 - mean) / std; floating values are normalised already.
@@ -55,7 +55,7 @@ def patch_loss(
         mean: (C,) float32, on the 0..1 scale. For uint8 images only.
         std: (C,) float32, on the 0..1 scale. For uint8 images only.
         norm_pix: True = the target is normalised per patch.
-        loss: "l1", "l2" or "focal_l1"; the function f above.
+        loss: name of the function f above: "l1", "l2" or "focal_l1".
         alpha: slope of the weight in focal L1, above 0.
         gamma: power of the weight in focal L1, 0 or at least 1.
         layout: order of the P values. "channel_row_column" is the order of a pixel shuffle.
@@ -121,7 +121,7 @@ def _grad_scale(pred: Tensor, rows: Tensor) -> float | None:
 def empty_grad(pred: Tensor, grad_scale: float | None) -> Tensor:
     """Returns memory for the gradient.
 
-    With predictions of every patch: strided alike, zero where none is read.
+    If `pred` has every patch, the gradient has the same strides, and is zero at predictions that are not read.
     """
     if grad_scale is None:
         return pred.new_empty(0)

@@ -24,13 +24,13 @@ class Case:
     gamma: float = 1.0
     layout: Literal["row_column_channel", "channel_row_column"] = "row_column_channel"
     pred: str = "rows"
-    """Which patches have a prediction, and how predictions lie in memory.
+    """Patches with a prediction, and the memory layout of the predictions.
 
     "rows": the patches of `rows`, as (N, P). "tokens": every patch, as (B, L, P). "map": every patch, as a view of a
     (B, P, rows, columns) map.
     """
     memory: str = "contiguous"
-    """"strided": pred and images are views with gaps; "constant": every patch holds one value."""
+    """Memory: "strided" = pred and images are views with gaps, "constant" = each patch holds one value."""
 
 
 _MAE_B = Case(batch=64, grid=(14, 14), patch=16, rows=64 * 147)
@@ -148,7 +148,7 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns the predictions, and the functions of the predictions that the benchmark runs.
 
-    official: on predictions of all patches and on normalised images.
+    official: the published code, on predictions of all patches and on normalised images.
     """
     args = inputs(case, dtype, device)
     pred, images, rows, p, mean, std = args[:6]

@@ -47,12 +47,12 @@ def _rows(
     left = (patch % columns) * LINE
     i = tl.arange(0, BLOCK)
     inside = i < VALUES
-    # A hint that a line starts at a multiple of LINE values: only aligned addresses are read as vectors, and the
+    # The hint says that a line starts at a multiple of LINE values. Only aligned addresses are read as vectors, and the
     # compiler cannot derive the alignment through `row`.
     start = tl.multiple_of((top * width) * CHANNELS + left, LINE)
     line, column = i // LINE, i % LINE
     if CHANNELS_FIRST:
-        # Pixels are read out of order, not predictions: pixels are fewer bytes and never written.
+        # Pixels rather than predictions are read out of order: pixels have fewer bytes and are never written.
         line, column = i // PATCH % PATCH, i % PATCH * CHANNELS + i // (PATCH * PATCH)
     place = n * VALUES + i
     if EVERY:
@@ -63,8 +63,8 @@ def _rows(
         x = (x / 255 - tl.load(mean + column % CHANNELS)) / tl.load(std + column % CHANNELS)
         x = tl.where(inside, x, 0.0)
     if NORM_PIX:
-        # Exact for a constant patch: the first subtraction leaves the same rounding error everywhere, which the second
-        # subtraction removes.
+        # The result is exact for a constant patch: the first subtraction leaves the same rounding error everywhere,
+        # which the second subtraction removes.
         x = tl.where(inside, x - tl.sum(x) / VALUES, 0.0)
         rest = tl.sum(x) / VALUES
         variance = (tl.sum(x * x) - rest * rest * VALUES) / (VALUES - 1)
@@ -86,7 +86,7 @@ def _rows(
 def _mean(sums, loss, n, count, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):
     """Writes the mean of the losses, from the sums of all rows.
 
-    One program adds the sums in float64, always in the same order, which atomics would not keep.
+    One program adds the sums in float64, always in the same order. Atomic additions would have no fixed order.
     """
     i = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)

@@ -1,4 +1,4 @@
-"""Patches put back into an otherwise zero image batch: the backward pass of patch_gather."""
+"""Patches written into a batch of images that is zero elsewhere: the backward pass of patch_gather."""
 
 import torch
 from torch import Tensor
@@ -18,13 +18,13 @@ def patch_scatter(
     token_size: int | None = None,
     columns: int = 1,
 ) -> Tensor:
-    """Writes patch ids[b, k] with the k-th patch that the tokens make, and zeros everywhere else.
+    """Writes the k-th patch of the tokens of image b at patch ids[b, k], and zeros everywhere else.
 
     Args:
-        grad: (B, K (p/t)^2, t*t*C) float32, bfloat16 or float16, tokens as `patch_gather` returns them.
+        grad: (B, K (p/t)^2, t*t*C) float32, bfloat16 or float16, tokens in the layout of `patch_gather`.
         ids: (B, K) int64, patches on the row-major (height/p, width/p) grid, distinct within a row.
-        height: of the images, in pixels.
-        width: of the images, in pixels.
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
         patch_size: p, pixels along a side of a patch.
         dtype: type of the result: float32, bfloat16 or float16.
         token_size: see `patch_gather`.

@@ -22,7 +22,7 @@ class Case:
     images: torch.dtype | None = None
     """Type of the result; None = the type of the gradient."""
     strided: bool = False
-    """grad and ids are views with gaps."""
+    """True = grad and ids are views with gaps."""
 
 
 _MAE_B = Case(batch=64, grid=(14, 14), patch=16, num_ids=49)

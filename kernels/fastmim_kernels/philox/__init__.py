@@ -1,4 +1,4 @@
-"""Counter-based random numbers: the only source of randomness for order, crops, flips and masks.
+"""Counter-based random numbers, the only source of randomness for order, crops, flips and masks.
 
 A draw is a pure function of (seed, stream, sample id). It is the same on any device, in any process layout and after
 any restart, and no generator state has to be saved.

@@ -15,7 +15,10 @@ class Case:
     seed: int = 0
     stream: int = 1
     ids: str = "epochs"
-    """"epochs": sample ids of some epoch, above and below 2**32; "edges": the ends of every 32- and 64-bit range."""
+    """Sample ids: "epochs" = ids of an epoch, "edges" = the ends of every 32- and 64-bit range.
+
+    Ids of "epochs" lie above and below 2**32.
+    """
 
 
 BENCH_DTYPES = ("int64",)

@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def words(seed, stream, sample_id, block):
-    """Returns the four words of each counter (block, id, stream), one counter after another.
+    """Returns the four words of each counter (block, id, stream), counter by counter.
 
     Args:
         seed: 64 bits.

@@ -1,4 +1,4 @@
-"""Random masks: numbers drawn for all patches and the smallest selected in one pass."""
+"""Random masks: one pass draws a number for each patch and selects the smallest numbers."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ def random_mask(
 ) -> Tensor:
     """Draws for each id a permutation of the patches.
 
-    The first `num_keep` are visible, the others hidden.
+    The first `num_keep` patches are visible, the other patches hidden.
 
     MAE (arXiv:2111.06377), section 3, "Masking": patch l draws word l of `philox(seed, stream, id, num_patches)`. The
     `num_keep` patches with the smallest draws are visible; of equal draws, the smaller index counts as smaller.

@@ -1,7 +1,7 @@
-"""Reader of image files: C++ threads read files ahead of use and check headers, without decoding.
+"""Reader of image files: C++ threads read files in advance and check headers, without decoding.
 
 The bytes and header of each file come back in the order of the request. A hopeless file (unreadable, truncated, not an
-image) comes back with a reason instead of raising. May import numpy, the standard library and _library.
+image) comes back with a reason instead of raising.
 
 A forked child cannot use the reader of its parent, since threads do not survive a fork: `submit` and `result` raise
 there. Files received before the fork stay valid in both processes.
@@ -27,7 +27,7 @@ _KINDS = ("unsigned", "signed", "float")
 
 @dataclass(frozen=True)
 class Header:
-    """Facts that a file states about its image."""
+    """Facts about an image, read from the header of its file."""
 
     format: str
     """One of `FORMATS`, found from the content, not from the name."""
@@ -52,7 +52,7 @@ class Header:
     irregular: bool
     """True if decoders disagree on whether the file is good.
 
-    Such a file is a JPEG with unexpected markers in or behind its pixel data, or a PNG with a large packed text or
+    Such a file is a JPEG with unexpected markers in or after its pixel data, or a PNG with a large compressed text or
     profile.
     """
     kind: str = "unsigned"
@@ -66,9 +66,10 @@ class Header:
     metadata: int = 0
     """Bytes of the segments before the pixels of a JPEG."""
     buffer: int = 0
-    """Bytes that a decoder keeps beside the pixels and the file.
+    """Bytes that a decoder keeps besides the pixels and the file.
 
-    They hold the coefficients of a JPEG with several scans, the largest strip or tile of a TIFF, and values of tags.
+    These bytes hold the coefficients of a JPEG with several scans, the largest strip or tile of a TIFF, and the values
+    of tags.
     """
 
 
@@ -78,7 +79,10 @@ class File:
 
     path: str
     data: np.ndarray
-    """Bytes of the file, (n,) uint8, read-only; empty if they could not be read. Views keep the memory alive."""
+    """Bytes of the file, (n,) uint8, read-only; empty if the file could not be read.
+
+    Views keep the memory alive.
+    """
     header: Header | None
     """Header of the image; None if `error` is set."""
     error: str | None
@@ -135,7 +139,7 @@ def _load() -> ctypes.CDLL:
 
 
 class _Memory:
-    """Bytes of a file in the library's memory. They return to the reader once no array shows them."""
+    """Bytes of a file in the library's memory, which returns to the reader when no array uses it."""
 
     def __init__(self, release, taken: _Taken):
         self._release = release
@@ -182,8 +186,8 @@ class Reader:
         Args:
             threads: number of threads, 1 to 1024.
             max_bytes: bound on the bytes of file contents held, in batches and in `File`s not yet released. At the
-                bound, reading waits for releases. Only a batch whose `result` is waited for, and batches before it, may
-                exceed the bound.
+                bound, reading waits for releases. Only a batch whose `result` somebody waits for, and the batches
+                before it, may exceed the bound.
             checksum: True = `File.checksum` is computed.
             largest: largest file that is read, in bytes. For a larger file, `File.error` says so and ends in `advice`.
             advice: end of that message, e.g. the setting to change.
@@ -197,14 +201,14 @@ class Reader:
         self._library = _load()
         self._checksum = checksum
         self._process = os.getpid()
-        self._lock = threading.Lock()  # or one thread could submit to a pool that another thread closes
+        self._lock = threading.Lock()  # without a lock, one thread could submit to a pool that another thread closes
         self._pool = self._library.fastmim_reader_open(threads, max_bytes, checksum, largest, advice.encode())
         if not self._pool:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
         self._finalizer = weakref.finalize(self, _close, self._library, self._pool, self._process)
 
     def submit(self, paths: Sequence[str], pixels: Sequence[bool] | None = None) -> Batch:
-        """Starts reading files and returns at once. Batches submitted ahead are prefetched.
+        """Starts reading files and returns at once, so that batches can be prefetched.
 
         Args:
             paths: the files.
@@ -230,7 +234,7 @@ class Reader:
         return Batch(self, batch, list(paths))
 
     def close(self) -> None:
-        """Stops the threads and gives up batches not yet read. `File`s already received stay valid."""
+        """Stops the threads and drops batches not yet read; `File`s already received stay valid."""
         if os.getpid() != self._process:
             return  # a forked child has no threads to stop, and the lock may have been held at the fork
         with self._lock:
@@ -255,7 +259,7 @@ def _close(library: ctypes.CDLL, pool: int, process: int) -> None:
 
 
 class Batch:
-    """Files being read, made by `Reader.submit`. Dropping the batch gives up its files."""
+    """Batch of files being read, made by `Reader.submit`; deleting the batch drops its files."""
 
     def __init__(self, reader: Reader, batch: int, paths: list[str]):
         self._reader = reader
@@ -272,8 +276,8 @@ class Batch:
         """Waits for the files and returns them once, in the order of the paths.
 
         Raises:
-            RuntimeError: the reader was closed before it had read the files, they were returned already, or this is a
-                forked process.
+            RuntimeError: the reader was closed before it had read the files, the files were returned already, or this
+                is a forked process.
         """
         self._reader._check_process()
         library, state = self._reader._library, 0

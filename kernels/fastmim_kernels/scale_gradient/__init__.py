@@ -10,9 +10,9 @@ from . import reference
 def scale_gradient(x: Tensor, factor: Tensor) -> None:
     """Multiplies x by a factor in place, in float32.
 
-    Leaves x alone if the factor is 1, and never waits for the device.
+    If the factor is 1, x stays unchanged. The host never waits for the device.
 
-    Both count as a change of x, so that autograd refuses to use x twice.
+    Autograd counts every call as a change of x, also with factor 1, and so refuses to use x twice.
 
     Args:
         x: any shape, contiguous, float32, bfloat16 or float16.

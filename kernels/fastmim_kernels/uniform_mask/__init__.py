@@ -1,4 +1,4 @@
-"""Uniform masks, one visible patch in every 2x2 block: drawn, sorted and masked again in one pass."""
+"""Uniform masks with one visible patch in every 2x2 block, and secondary masks, drawn in one pass."""
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ def uniform_mask(
     UM-MAE (arXiv:2205.10063), section 3.2, "Uniform Sampling" and "Secondary Masking". There are K = rows * columns / 4
     blocks in raster order. In block k the patch in row corner[k] // 2 and column corner[k] % 2 of the block is visible.
 
-    Stratified, as in mask_transform.py: the corners are drawn without replacement from a pool that holds each corner
-    ceil(K / 2) times. With `order` the argsort of words 0, ..., 4 ceil(K / 2) - 1 of `philox(seed, stream, id)` (of
-    equal words, the smaller index first):
+    If `stratified`, as in mask_transform.py, the corners are drawn without replacement from a pool that holds each
+    corner ceil(K / 2) times. Let `order` be the argsort of words 0, ..., 4 ceil(K / 2) - 1 of `philox(seed, stream,
+    id)` (of equal words, the smaller index comes first):
         corner[k] = order[k] // ceil(K / 2)
-    Not stratified: corner[k] is the high two bits of word k.
+    If not `stratified`, corner[k] is the high two bits of word k.
 
     Secondary masking draws words 0, ..., K - 1 of `secondary_stream`. The visible patches with the `kept` smallest
     words reach the encoder as they are; a token replaces the others.
@@ -28,7 +28,7 @@ def uniform_mask(
     Args:
         seed: 0 <= seed < 2**64; see `philox`.
         stream: purpose of the random numbers of the corners; see `philox`.
-        secondary_stream: the same for the secondary mask.
+        secondary_stream: purpose of the random numbers of the secondary mask.
         ids: (B,) int64 sample ids.
         rows: patches of a column, even, with rows * columns < 2**31. On CUDA at most 4,096 patches, which one program
             sorts in registers.

@@ -74,8 +74,8 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns the ids, and the functions of the ids that the benchmark runs.
 
-    official: draws from the same distribution for a whole batch with torch's generator, where mask_transform.py draws
-    each image's mask with NumPy in the loader. Hidden patches and the secondary mask as in models_mae_swin.py.
+    official: draws from the same distribution for a whole batch with torch's generator. mask_transform.py draws each
+    image's mask with NumPy in the loader instead. Hidden patches and the secondary mask follow models_mae_swin.py.
     """
     seed, stream, secondary_stream, ids, rows, columns, kept, stratified = inputs(case, dtype, device)
     num_keep = rows * columns // 4

@@ -15,9 +15,9 @@ _LARGEST = 4096  # as in random_mask; more would take minutes to compile
 
 @triton.jit
 def _keys(seed, stream, sample_id, n, BLOCK: tl.constexpr):
-    """Returns the sort keys of the first n draws, made of draw and index.
+    """Returns sort keys, made of draw and index, for the first n draws.
 
-    All other keys are larger than these.
+    The keys of all other draws are larger.
     """
     i = tl.arange(0, BLOCK)
     block = tl.arange(0, BLOCK // 4)

@@ -14,13 +14,12 @@ def unshuffle(latent: Tensor, mask_token: Tensor, pos_embed: Tensor, ids: Tensor
 
     MAE (arXiv:2111.06377), section 3, "MAE decoder"; models_mae.py `forward_decoder`:
         out[b, row of l] = (latent[b, prefix + j] if j < K else mask_token) + pos_embed[prefix + l],  l = ids[b, j]
-    The row of patch l is prefix + l (raster), or prefix + j (not raster: prefix, visible, hidden). The prefix (class)
-    tokens stay in front. Each sum is rounded once, from float32.
+    In raster order, the row of patch l is prefix + l. Otherwise its row is prefix + j, and the order is prefix,
+    visible, hidden. The prefix (class) tokens stay in front. Each sum is rounded once, from float32.
 
-    Gradients: of latent, its rows of the incoming gradient; of mask_token, the sum over all hidden rows; of pos_embed,
-        the
-    sum over the batch. Sums are in float32, always in the same order. The gradient of pos_embed is formed only if
-    needed.
+    The gradient of latent is its rows of the incoming gradient. The gradient of mask_token is the sum over all hidden
+    rows. The gradient of pos_embed is the sum over the batch, formed only if needed. Sums are in float32, always in the
+    same order.
 
     Args:
         latent: (B, prefix + K, D) float32, bfloat16 or float16: prefix tokens, then patches ids[:, :K].
@@ -28,7 +27,7 @@ def unshuffle(latent: Tensor, mask_token: Tensor, pos_embed: Tensor, ids: Tensor
         pos_embed: (1, prefix + L, D), of mask_token's type, which is the type of the result. Under autocast, float32
             weights keep the residual stream in float32.
         ids: (B, L) int64, in every row a permutation of the patches.
-        raster: the order of the result, see above.
+        raster: True = the result is in raster order, see above.
     Returns: (B, prefix + L, D).
     Raises:
         ValueError: shapes, dtypes or devices do not fit together.

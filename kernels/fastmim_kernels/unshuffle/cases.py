@@ -19,7 +19,7 @@ class Case:
     params: torch.dtype | None = None
     """Type of mask_token and pos_embed; None = the type of latent."""
     strided: bool = False
-    """latent and ids are views with gaps."""
+    """True = latent and ids are views with gaps."""
 
 
 _MAE_B = Case(batch=64, num_patches=196, num_keep=49, dim=512)

@@ -11,13 +11,13 @@ from . import reference
 def unshuffle_backward(
     grad: Tensor, ids: Tensor, num_keep: int, raster: bool, dtype: torch.dtype, with_pos: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the gradients of latent, of mask_token and, if asked for, of pos_embed in `unshuffle`.
+    """Returns the gradients of latent, of mask_token and, with `with_pos`, of pos_embed in `unshuffle`.
 
     Args:
         grad: (B, prefix + L, D) float32, bfloat16 or float16, the gradient of the result.
         ids: (B, L) int64, in every row a permutation of the patches.
         num_keep: number of visible patches, which are the first of `ids`.
-        raster: the order of the rows of `grad`.
+        raster: True = the rows of `grad` are in raster order, see `unshuffle`.
         dtype: type of the gradient of latent.
         with_pos: True = also returns the gradient of pos_embed, for which `grad` is read a second time.
     Returns: (B, prefix + num_keep, D) of `dtype`; (1, 1, D) float32; (1, prefix + L, D) float32, or (0,) without pos.

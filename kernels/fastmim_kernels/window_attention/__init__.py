@@ -1,4 +1,4 @@
-"""Attention in shifted windows with a table of position biases. Tokens stay where they are in memory."""
+"""Attention in shifted windows with a table of position biases, without moving tokens in memory."""
 
 from collections.abc import Sequence
 
@@ -27,14 +27,13 @@ def window_attention(
     For query i and key j of a window, and head h:
         s_ij = scale q_i . k_j + table[h, codes[j] - codes[i] + origin] - 100 [only the roll brought i and j together]
         out_i = sum_j softmax_j(s_ij) v_j
-    in float32. Roll, windows and their inverses are index arithmetic: qkv and result are in the order of the map.
+    in float32. Index arithmetic does the roll, the windows and their inverses: qkv and result are in the map's order.
 
-    `codes[y, x] = r * (2C + 1) + c` for row r, column c of the token in an image, if offsets reach R rows and C
-    columns. The table then holds (2R + 1)(2C + 1) offsets, key - query, and `origin` is its middle.
+    For offsets of up to R rows and C columns, set `codes[y, x] = r * (2C + 1) + c` for a token in row r, column c of an
+    image. The table then holds (2R + 1)(2C + 1) offsets, key - query, and `origin` is the index of its middle.
 
-    Gradients: of qkv; and of table, the sum over all pairs, always in the same order. Only the arguments are saved for
-        the
-    backward pass.
+    qkv and table have gradients. The gradient of table is a sum over all pairs, always in the same order. Only the
+    arguments are saved for the backward pass.
 
     Args:
         qkv: (B, H, W, 3 * heads * D) float32, bfloat16 or float16, the output of the linear layer. For float64 the
@@ -44,7 +43,7 @@ def window_attention(
         num_heads: number of heads.
         window: rows and columns of a window, which divide the map.
         shift: rows and columns of the roll, 0 <= shift < window.
-        origin: place of offset 0 in the table.
+        origin: index of offset 0 in the table.
         scale: factor on the products of queries and keys.
     Returns: (B, H, W, heads * D) of qkv's type.
     Raises:

@@ -21,9 +21,12 @@ class Case:
     dim: int = 32
     """Features of a head."""
     places: str = "image"
-    """Positions of tokens: "image" = one per 2x2 cell of an image, as in a uniform mask; "window" = in the window."""
+    """Positions of tokens: "image" = in an image, "window" = in the window.
+
+    With "image", each 2x2 cell of the image has one token, as in a uniform mask.
+    """
     strided: bool = False
-    """qkv and codes are views with gaps."""
+    """True = qkv and codes are views with gaps."""
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -117,16 +120,16 @@ def bytes_moved(case: Case, dtype: torch.dtype) -> int:
 
 
 def flops(case: Case) -> int:
-    """Counts two matrix products, four in the gradient, and the weights that the gradient forms again."""
+    """Counts two matrix products, four in the gradient, and the weights computed again for the gradient."""
     return 14 * math.prod(case.window) * case.batch * math.prod(case.grid) * case.num_heads * case.dim
 
 
 def flex(codes, heads: int, window, shift, origin: int, scale: float):
     """Returns FlexAttention on the windows as a function of qkv and the table; compiled on a GPU.
 
-    Bias and mask are looked up by index, as in our kernels. Pairs that only the roll brought together are dropped, in
-    place of a bias of -100. On a CPU, FlexAttention has only a forward pass, uncompiled: it is checked there, and
-    measured on a GPU.
+    Bias and mask are looked up by index, as in our kernels. Pairs that only the roll brought together are dropped,
+    instead of getting a bias of -100. On a CPU, FlexAttention has only an uncompiled forward pass. So its results are
+    checked on a CPU, and its time is measured on a GPU.
     """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -158,8 +161,8 @@ def flex(codes, heads: int, window, shift, origin: int, scale: float):
 def functions(case: Case, dtype: torch.dtype, device: str):
     """Returns qkv, and the functions of qkv that the benchmark runs; each also makes its table or biases.
 
-    official: for positions in the image, an MLP on the offset of every pair of every window, as models_mae_swin.py; for
-    positions in the window, a table indexed by pair, as Swin.
+    official: for positions in the image, an MLP on the offset of every pair of every window, as in models_mae_swin.py;
+    for positions in the window, a table indexed by pair, as in Swin.
     sdpa: biases looked up, then torch's attention.
     flex: FlexAttention with the same table, on a GPU only.
     """

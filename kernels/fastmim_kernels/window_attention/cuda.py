@@ -39,7 +39,7 @@ def score(q, k, table, index, apart, inside, scale, PRECISION: tl.constexpr):
 
 @triton.jit
 def weigh(scores):
-    """Returns unnormalised weights of all keys, the sum of weights of each query, and the largest scores."""
+    """Returns unnormalised weights of all keys, and the sum of weights and largest score of each query."""
     # A padding row has no key; the bound makes its weights 0, not NaN.
     largest = tl.maximum(tl.max(scores, axis=1), -3e38)
     weights = tl.exp(scores - largest[:, None])
@@ -111,7 +111,7 @@ def constants(window, dim: int, dtype: torch.dtype, device: str) -> tuple[dict, 
     if precise and keys > 64:
         warps = 8
     queries = max(16, min(keys, (1024 if precise else 4096) // keys))
-    # For several rounds of the loop Triton would keep all keys, split for tf32x3, in shared memory, which is too small.
+    # In several rounds of the loop, Triton would keep all keys, split for tf32x3, in shared memory, which is too small.
     share = queries if precise and keys > 64 else window[0] * window[1]
     return {
         "ROWS": window[0], "COLUMNS": window[1], "D": dim, "KEYS": keys, "QUERIES": queries, "SHARE": share,
@@ -137,7 +137,7 @@ def launch(qkv, codes, table, num_heads, window, shift, origin, scale):
 
 
 SIDES = (4, 6, 7, 8, 12, 14, 16)
-"""Sides of the windows for `python -m bench compile`: those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
+"""Window sides for `bench compile`, which are those of UM-MAE and SimMIM at 192, 224 and 256 pixels."""
 
 
 def compile_only():

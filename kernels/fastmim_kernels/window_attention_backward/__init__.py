@@ -1,4 +1,4 @@
-"""Gradients of window attention, from the arguments alone: the weights are formed again."""
+"""Gradients of window attention from its arguments; the weights are computed again."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,6 @@
 """window_attention_backward for CUDA tensors, in Triton.
 
-A program per window and head stores no pair of tokens.
+One program per window and head works in registers and writes no matrix of token pairs to memory.
 
 Up to 64 tokens per window, all keys, values and their gradients fit the registers of one program. For larger windows,
 one launch computes the gradients of queries and, per query, two statistics over all keys. With these statistics a
