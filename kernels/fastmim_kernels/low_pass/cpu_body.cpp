@@ -6,8 +6,8 @@
 //   kept frequencies -> columns            2 F (n / 4) F                         0.7 M  (real and imaginary part)
 //   back to rows                           2 n (n / 4) F                         2.0 M
 // The sum is 4.1 M multiply-adds with 2 flops each, in loops without a shuffle. An FFT of that size takes 5.9 M flops
-// (real forward transform 2.5 n^2 log2 n^2, complex inverse 5 n^2 log2 n^2), of which few are multiply-adds. The FFT saves
-// little by the frequencies that the disc removes.
+// (real forward transform 2.5 n^2 log2 n^2, complex inverse 5 n^2 log2 n^2), of which few are multiply-adds. The FFT
+// saves little by the frequencies that the disc removes.
 #include "cpu_body.h"
 
 namespace fastmim::FASTMIM_ISA {

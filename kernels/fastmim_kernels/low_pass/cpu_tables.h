@@ -1,5 +1,5 @@
-// Tables of low_pass: waves of both sides, and the factors of the disc on the waves. This header does not use torch. The
-// tables are built at every call, in less time than one image takes.
+// Tables of low_pass: waves of both sides, and the factors of the disc on the waves. This header does not use torch.
+// The tables are built at every call, in less time than one image takes.
 #pragma once
 
 #include <cmath>
