@@ -28,8 +28,9 @@ def load(path: str | Path) -> tuple[FeatureExtractor, Compose]:
         The encoder in evaluation mode, and the transform of a PIL image to its (C, H, W) input.
 
     Raises:
-        ValueError: the path is none of these, or its weights do not fit its description.
+        ValueError: the path is not a run, an export or an official checkpoint, or the weights do not fit the
+            description.
     """
-    from .export.load import load as load_encoder  # here, because importing fastmim must not import torch
+    from .export.load import load as load_encoder  # imported here, because importing fastmim must not import torch
 
     return load_encoder(path)

@@ -1,4 +1,4 @@
-"""Names the first difference between two bit traces: `python -m fastmim.bittrace A B`."""
+"""Command `python -m fastmim.bittrace A B`: names the first difference between two bit traces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .run.trace import FIELDS, NAME, read
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command: prints the first difference, and returns 0 if there is none, else 1."""
+    """Prints the first difference between two traces; returns 0 if there is none, else 1."""
     parser = Parser("python -m fastmim.bittrace", "Names the first difference between two bit traces.")
     for name in ("a", "b"):
         about = "run folder of a run with --run.trace True, or a trace file"

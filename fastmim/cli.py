@@ -56,7 +56,7 @@ def export(
     from .host.files import output, tidy_exit
 
     config, loaded = open_run(run, shown(run))
-    # A link inside a run folder may be a stranger's, so `output` does not follow it. A path that the user names may be.
+    # A stranger may have put a link into a run folder, so `output` refuses links. The user's own --out may be a link.
     out = out or output(run, "encoder" if to == "timm" else f"encoder-{to}", "README.md").parent
     with tidy_exit():
         folder = shown(export_encoder(config, final_weights(loaded), out, to, run, loaded.step))
@@ -69,8 +69,8 @@ def visualize(
     """Draws originals, masked images and reconstructions from a pre-training run.
 
     Takes the newest checkpoint of RUN. Each row shows an image, its visible patches, the predicted patches, and both
-    together. Says which of the images the run was trained on, because these show what the model remembers and not what
-    it has learned.
+    together. Names the images that the run was trained on. Such images show what the model remembers, not what it has
+    learned.
 
     Writes the picture RUN/reconstruction.png (or --out).
 
@@ -140,7 +140,7 @@ def knn(
 def report(run: Path) -> None:
     """Draws the loss curve of a run.
 
-    Writes the picture RUN/loss.png from RUN/metrics.jsonl. Works while the run is going on.
+    Writes the picture RUN/loss.png from RUN/metrics.jsonl. Also works during the run.
 
     Example: fastmim report runs/mine
 

@@ -42,12 +42,12 @@ class Masking(ABC):
     """Base class of maskings: `masking(seed, ids, grid, patch_size) -> Mask`."""
 
     uniform: ClassVar[bool] = False
-    """True if exactly one patch of each 2x2 block is visible and `ids_keep` is in raster order of the blocks. The
-    visible patches in that order form an image of half the size."""
+    """True if exactly one patch of each 2x2 block is visible, in raster order of the blocks.
+    The visible patches in the order of `ids_keep` form an image of half the size."""
 
     @property
     def replaces(self) -> bool:
-        """True if masks have a `secondary`."""
+        """True if the masks have `Mask.secondary`, patches that a learned token replaces."""
         return False
 
     @abstractmethod
@@ -97,7 +97,7 @@ class Decoder(ABC):
 
 @dataclass(frozen=True)
 class Target:
-    """The values to predict: the patches of `source(images)`, each standardised if `standardizes`."""
+    """The values to predict: the patches of `source(images)`, standardised if `standardizes` is True."""
 
     @property
     def standardizes(self) -> bool:
@@ -107,13 +107,13 @@ class Target:
     def source(
         self, images: Tensor, mean: Tensor, std: Tensor, rows: Tensor | None = None, patch_size: int = 1
     ) -> Tensor:
-        """Removes content that is not to be predicted from (B, H, W, C) images.
+        """Removes content that the decoder need not predict from (B, H, W, C) images.
 
         Args:
             images: uint8 or normalised floats.
             mean: (C,) mean of each channel, on the 0..1 scale.
             std: (C,) standard deviation of each channel, on the 0..1 scale.
-            rows: (N,) patches that will be read; patch l of image b is b * L + l. None = all.
+            rows: (N,) patches that will be read, or None for all. Patch l of image b has the number b * L + l.
             patch_size: side of these patches, pixels.
 
         Returns:
@@ -162,8 +162,8 @@ class Loss(ABC):
     """Base class of losses: `loss(pred, target) -> ()` fp32, the mean over the rows of hidden patches."""
 
     whole: ClassVar[bool] = False
-    """True if the loss compares whole images: `loss(pred, target, hidden)` with (B, H, W, C) fp32 images and
-    (B, H, W, 1) bool `hidden`."""
+    """True if the loss compares whole images instead of patches.
+    The call is then `loss(pred, target, hidden)` with (B, H, W, C) fp32 images and (B, H, W, 1) bool `hidden`."""
 
     @abstractmethod
     def __call__(self, pred: Tensor, target: Tensor, hidden: Tensor | None = None) -> Tensor:
@@ -172,7 +172,7 @@ class Loss(ABC):
         Args:
             pred: predictions.
             target: targets, of the same shape.
-            hidden: hidden pixels, True = hidden; only if the loss is `whole`.
+            hidden: hidden pixels, True = hidden; only if `whole` is True.
         """
 
     def misfit(self, size: tuple[int, int]) -> str | None:
@@ -180,7 +180,7 @@ class Loss(ABC):
         return None
 
     def note(self, batch: int) -> str | None:
-        """Returns a remark on this loss for micro-batches of `batch` images, or None."""
+        """Returns a remark on this loss with micro-batches of `batch` images, or None."""
         return None
 
 
@@ -192,8 +192,9 @@ class Cut(NamedTuple):
     resized: tuple[int, int]
     """Height and width to which the window is resized."""
     offset: tuple[int, int] = (0, 0)
-    """Top and left of the sample in the resized window. Beyond the window's border, the sample shows a reflection
-    without the border's own pixels, or the mean colour if `padded`."""
+    """Top and left of the sample in the resized window.
+    Beyond the window's border, the sample shows a reflection without the border's own pixels, or the mean colour if
+    `padded`."""
     padded: bool = False
     """True if the mean colour fills the sample beyond the window's border."""
 

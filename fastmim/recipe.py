@@ -1,6 +1,6 @@
 """Everything that a config file imports: `from fastmim.recipe import ...`.
 
-The export list is also the list of classes that the JSON of a run folder may name.
+The JSON of a run folder may name the classes of this export list, and the user's own parts.
 """
 
 from .config.base import Config, Data, Optim, Run, Train

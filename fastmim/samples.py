@@ -23,7 +23,7 @@ class Stream(enum.IntEnum):
 
 
 def sample_id(index: Tensor, epoch: Tensor | int, repeat: Tensor | int = 0) -> Tensor:
-    """Packs (sample index, epoch, repeat) into one int64, the key of every draw for that sample.
+    """Packs (sample index, epoch, repeat) into an int64, the key of every draw for that sample.
 
     The low 32 bits hold the index in the manifest, the high 32 bits hold epoch * 256 + repeat.
 

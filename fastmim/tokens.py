@@ -15,15 +15,16 @@ class Mask:
     """The hidden patches of each image of a batch. Class tokens are not patches."""
 
     ids: Tensor
-    """(B, L) int64, a permutation of the patches in each row: first the `num_keep` visible ones, then the hidden ones.
+    """(B, L) int64; each row lists the `num_keep` visible patches, then the hidden patches.
     """
     num_keep: int
     """Number K of visible patches per image."""
     grid: tuple[int, int]
     """Rows and columns of patches; patch l is at row l // columns, column l % columns."""
     secondary: Tensor | None = None
-    """(B, K) bool in the order of `ids_keep`. True marks a visible patch whose content the encoder does not see; a
-    learned token stands for it (UM-MAE's secondary masking). None = no such patches."""
+    """(B, K) bool in the order of `ids_keep`, or None.
+    True marks a visible patch whose content the encoder does not see (UM-MAE's secondary masking). A learned token
+    replaces the patch. None = no such patches."""
 
     @property
     def ids_keep(self) -> Tensor:
@@ -101,7 +102,7 @@ def sincos_position_embedding(dim: int, grid: tuple[int, int], *, num_prefix_tok
     Args:
         dim: width, a multiple of 4.
         grid: rows and columns of patches, L in total.
-        num_prefix_tokens: rows of zeros in front.
+        num_prefix_tokens: number of rows of zeros before the patches.
 
     Returns:
         (1, num_prefix_tokens + L, dim) float32.
@@ -140,7 +141,7 @@ def run_blocks(blocks: Iterable[Callable[[Tensor], Tensor]], x: Tensor, recomput
     Args:
         blocks: functions from tokens to tokens.
         x: input of the first block.
-        recompute: store only the input of each block and recompute the rest in the backward pass.
+        recompute: True stores only the input of each block, and recomputes the rest in the backward pass.
     """
     from torch.utils.checkpoint import checkpoint
 

@@ -1,4 +1,4 @@
-"""Trains what a config describes: `deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]`."""
+"""Training command: `deepspeed fastmim/train.py CONFIG [--section.field VALUE ...]`."""
 
 import os
 import signal
@@ -24,17 +24,17 @@ CONFIG is a Python file; configs/README.md lists them. CONFIG --help lists every
 
 
 def main(argv: list[str]) -> None:
-    """Runs the command with the words after its name."""
-    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run goes on when nobody reads its output
+    """Runs the training command with the words after its name."""
+    patience = None if {"-h", "--help", "--version"} & set(argv) else 1.0  # a run continues if nobody reads its output
     with steady_output("train.py", patience), Stop(launchers()) as stop:
         run(argv, stop)
 
 
 def run(argv: list[str], stop: Stop) -> None:
-    """Trains, and turns errors that a user can mend into one line.
+    """Trains. An error that a user can mend becomes one line on standard error.
 
     Raises:
-        SystemExit: the run was refused, or ended before it has finished.
+        SystemExit: the run was refused, or has ended early.
     """
     # Launchers pass --local_rank, and set LOCAL_RANK too.
     argv = [arg for arg in argv if not arg.startswith(("--local_rank", "--local-rank"))]
@@ -44,7 +44,7 @@ def run(argv: list[str], stop: Stop) -> None:
         if speaks and (twice := repeated(argv)):
             print(f"{shown(twice[0])} is given more than once: the last value counts")
 
-    # Imported late: timm and DeepSpeed take seconds, which --help and a refused setting should not cost.
+    # Imported late, because timm and DeepSpeed take seconds. --help and a refused setting should not wait for them.
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
     from fastmim.export.finished_run import EncoderExport
@@ -73,11 +73,11 @@ def run(argv: list[str], stop: Stop) -> None:
 
 
 def read(argv: list[str]) -> Experiment:
-    """Returns the config that a command line describes.
+    """Returns the config of a command line: a config file with changed settings.
 
     Raises:
         SystemExit: 0 after `--help` and `--version`.
-        ValueError: there is no config, or a setting is wrong.
+        ValueError: the command line names no config, or a setting is wrong.
     """
     first = argv[0] if argv else ""
     if first in ("-h", "--help", "--version"):

@@ -1,4 +1,4 @@
-"""What every test gets."""
+"""Fixtures and settings of every test."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Gives the environment back as it was: a run of one process says so there, and what is started next reads it."""
+    """Restores the environment variables, which a run of one process changes and later processes read."""
     before = dict(os.environ)
     yield
     os.environ.clear()

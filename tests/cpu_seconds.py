@@ -37,7 +37,7 @@ def _children() -> list[int]:
     """Returns the processes that this one has started and not waited for; none on systems that do not tell."""
     found = []
     for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
             found += map(int, path.read_text().split())
     return found
 
@@ -46,7 +46,7 @@ def _running(pid: int) -> float:
     """Returns the CPU seconds of a process and of the children that it has waited for."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0.0
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 

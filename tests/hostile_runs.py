@@ -1,4 +1,4 @@
-"""Run folders that a stranger prepared: each is a sound run of a tiny model in which one thing is wrong."""
+"""Run folders that a stranger prepared: each is a valid run of a tiny model with one defect."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Change = Callable[[Path], object]
 
 
 class Raw(str):
-    """JSON text that is written as it is."""
+    """JSON text that is written unchanged."""
 
 
 def seal(checkpoint: Path) -> None:
-    """Gives a checkpoint the manifest that fits its files, as whoever changed them would."""
+    """Writes a checkpoint's manifest anew, so that it fits the changed files."""
     manifest = {}
     for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
         content = (checkpoint / name).read_bytes()
@@ -34,7 +34,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def stored(value: Any, *path: str | int) -> Change:
-    """Puts a value into state.json, or removes what is there."""
+    """Puts a value into state.json, or removes a value."""
 
     def change(run: Path) -> None:
         file = run / "checkpoints" / STEP / "state.json"
@@ -79,7 +79,7 @@ def weights(change: Callable[[dict], dict], name: str = "model.safetensors") -> 
 
 
 def cut(name: str, keep: float) -> Change:
-    """Keeps the first part of a file of the checkpoint, under the right hash."""
+    """Shortens a file of the checkpoint; the manifest has the hash of the short file."""
 
     def change(run: Path) -> None:
         file = run / "checkpoints" / STEP / name
@@ -91,7 +91,7 @@ def cut(name: str, keep: float) -> Change:
 
 
 def replaced(name: str, make: Callable[[Path], object]) -> Change:
-    """Puts something else in the place of a file or folder of the run."""
+    """Replaces a file or folder of the run by something else."""
 
     def change(run: Path) -> None:
         path = run / name
@@ -105,7 +105,7 @@ def replaced(name: str, make: Callable[[Path], object]) -> Change:
 
 
 def many_empty(run: Path) -> None:
-    """Gives the encoder thousands of blocks, and the file as many tensors without values."""
+    """Gives the encoder thousands of blocks, and the file thousands of empty tensors."""
     import torch
 
     weights(lambda state: state | {f"w{i}": torch.zeros(0) for i in range(20_000 - len(state))})(run)
@@ -127,7 +127,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def of_no_use() -> dict[str, Change]:
-    """Returns the changes after which the run's only checkpoint cannot be used, by what they are."""
+    """Returns the changes that make the run's only checkpoint unusable, by description."""
     import torch
 
     config = {
@@ -201,7 +201,7 @@ def of_no_use() -> dict[str, Change]:
 
 
 def odd() -> dict[str, Change]:
-    """Returns the changes that a run survives: `latest` only says which of its checkpoints is the newest."""
+    """Returns the changes of `latest` that a run survives, because `latest` is only a hint."""
     return {
         "latest is a pipe": replaced("checkpoints/latest", os.mkfifo),
         "latest is a device": replaced("checkpoints/latest", lambda p: p.symlink_to("/dev/zero")),
@@ -227,4 +227,4 @@ SIDE_FILES: tuple[bytes, ...] = (
     b'{"step": 1, "loss": 1, "images_per_s": "fast"}\n', b'{"devices": [], "precision": {"x": 1}, "ZeRO": null}\n',
     b'{"top1": {}, "\\u001b[31m": "\\n\\n# Title", "k": NaN}\n',
 )  # fmt: skip
-"""What the small files beside the checkpoints may hold."""
+"""Contents of the small files beside the checkpoints."""

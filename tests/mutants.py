@@ -1,4 +1,4 @@
-"""Seeds one mistake at a time in a copy of the tree; the test that the mistake names must then fail.
+"""Seeds one mistake at a time in a copy of the tree. The test that the mistake names must fail.
 
 `python -m tests.mutants` from the repository root; `--only PATTERN` takes the mutants whose id or file contains the
 pattern. tests/mutants.json lists the mistakes. The test of a mistake in a Triton kernel runs in Triton's interpreter.
@@ -68,7 +68,7 @@ def newest() -> dict[str, dict]:
 
 
 def stale(row: dict, mutant: Mutant) -> list[str]:
-    """Returns what has changed since a row was recorded."""
+    """Describes the changes since a row was recorded."""
     return [name for name, value in mutant.covered().items() if row["covered"].get(name) != value]
 
 
@@ -102,14 +102,14 @@ def warm(interpreted: bool) -> subprocess.Popen:
 
 
 def run(process: subprocess.Popen, *tests: str) -> dict:
-    """Runs tests in a warm process; returns what `tests.warm.run` does."""
+    """Runs tests in a warm process; returns the result of `tests.warm.run`."""
     print(json.dumps(tests), file=process.stdin, flush=True)
     return json.loads(process.stdout.readline())
 
 
 @contextmanager
 def applied(mutant: Mutant) -> Iterator[None]:
-    """Seeds the mistake in the copy while the context lasts; the next build takes C++ back."""
+    """Seeds the mistake in the copy while the context lasts. The next build restores C++."""
     path = COPY / mutant.file
     content, times = path.read_text(), path.stat()
     assert content.count(mutant.before) == 1, f"{mutant.id}: {mutant.file} must hold {mutant.before!r} once"
@@ -118,7 +118,7 @@ def applied(mutant: Mutant) -> Iterator[None]:
         yield
     finally:
         path.write_text(content)
-        if not mutant.compiled:  # bytecode is known by the time of its source
+        if not mutant.compiled:  # Python compares bytecode with the time of the source
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 CATEGORIES = {3: "rectangle", 7: "disc", 11: "triangle"}
-NOISE = 6.0  # its standard deviation, of 255
+NOISE = 6.0  # standard deviation of the noise, of 255
 
 
 def write_shapes(folder: Path, part: str, count: int, seed: int, side: int = 96, most: int = 4) -> None:
-    """Writes pictures of shapes that do not touch, whose colours are random and so tell nothing about the shape.
+    """Writes pictures of shapes that do not touch. Colours are random and say nothing about the shape.
 
     Writes the images `folder/part`; the annotations `folder/part.json` (polygons for rectangles and triangles, run
     lengths for discs); and the label maps `folder/part_masks` (0 = ground, n = n-th category of `CATEGORIES`).
@@ -81,7 +81,7 @@ def outline(category: int, x: int, y: int, w: int, h: int, size: tuple[int, int]
 def write_parts(folder: Path) -> None:
     """Writes 2000 pictures for pre-training, 32 for training with labels, and 100 for testing, of up to 64 pixels.
 
-    Writes for each part also `folder/part_figures`: label maps with 1 on every shape and 0 elsewhere.
+    Each part also has `folder/part_figures`: label maps with 1 on every shape and 0 elsewhere.
     """
     for part, count, seed in (("all", 2000, 1), ("few", 32, 2), ("test", 100, 3)):
         write_shapes(folder, part, count, seed, side=64)

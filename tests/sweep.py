@@ -10,7 +10,7 @@ import pytest
 
 
 def pairs(*values: Hashable) -> Iterable[Hashable]:
-    """Yields every pair of values of a row, with the columns that they stand in."""
+    """Yields every pair of values of a row, with their columns."""
     return combinations(enumerate(values), 2)
 
 
@@ -23,7 +23,7 @@ def covering(
 
     Args:
         rows: one tuple of hashable arguments a test.
-        facts: maps a row to what it covers. By default every pair of its values.
+        facts: maps a row to the facts that it covers. By default every pair of its values.
         id: maps a row to its name in pytest's output.
     """
     rows = list(rows)
@@ -36,7 +36,7 @@ def covering(
         if (now := len(missing & covered[index])) == -gain:
             sample.add(index)
             missing -= covered[index]
-        elif now:  # rows chosen since have covered some of its facts
+        elif now:  # rows that were chosen later cover some of these facts
             heapq.heappush(queue, (-now, index))
     marks = [() if index in sample else pytest.mark.slow for index in range(len(rows))]
     names = [id(*row) if id else None for row in rows]

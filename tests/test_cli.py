@@ -1,4 +1,4 @@
-"""The `fastmim` command on a run folder: what it leaves, and one line when it cannot."""
+"""Tests of the `fastmim` command on a run folder: its outputs, and one-line refusals."""
 
 import inspect
 import io
@@ -57,7 +57,7 @@ def run(tmp_path, images):
 
 @pytest.fixture
 def refusal(capsys):
-    """refusal(*words): the one line that the command says when it cannot."""
+    """Returns refusal(*words): the only line that a refused command prints."""
 
     def refuse(*words):
         with pytest.raises(SystemExit) as error:
@@ -97,7 +97,7 @@ def test_an_export_that_is_told_to_stop_leaves_nothing(run, monkeypatch):
 
 
 def test_a_link_in_a_run_leads_no_export_out_of_it(run, tmp_path, refusal):
-    """A stranger's run can hold one to an empty folder, or to somebody's export; a link that is named is followed."""
+    """A stranger's run can hold a link to an empty folder or to an export. A link that the user names is followed."""
     (tmp_path / "elsewhere").mkdir()
     for name in ("encoder", "encoder-hub-folder"):
         (run / name).symlink_to(tmp_path / "elsewhere")
@@ -144,7 +144,7 @@ def test_visualize_writes_through_no_link(tmp_path, run):
 
 
 def note(run: Path, capsys, *words) -> str:
-    """What `fastmim visualize` says of its images before it names the picture."""
+    """Returns the lines of `fastmim visualize` before the name of the picture."""
     cli.main(["visualize", str(run), *map(str, words)])
     return capsys.readouterr().out.splitlines()[-2]
 
@@ -176,7 +176,7 @@ def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, caps
 
 
 def test_images_held_out_of_a_folder_that_has_grown(tmp_path, images, capsys):
-    """The split of the grown folder is another one: what would be held out now may have been trained on."""
+    """A grown folder has another split. Images that would be held out now may have been trained on."""
     shutil.copytree(images, tmp_path / "images")
     run = write_run(tmp_path / "run", tmp_path / "images", held_out=3)
     for name in "ab":
@@ -247,7 +247,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path, run, images, refusal, monkeyp
 
 
 def test_weights_that_do_not_fit_are_one_line(run, refusal):
-    """torch's message has a line for each of them."""
+    """torch's message has a line for each weight."""
     loaded = checkpoint.load(run / "checkpoints")
     wrong = {name: torch.zeros(1) for name in loaded.state["model"]}
     shutil.rmtree(run / "checkpoints")
@@ -318,7 +318,7 @@ def test_a_text_that_is_no_path_is_refused_by_every_command(command, name, optio
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("export", "RUN: missing; `fastmim export --help` says what it is"),
+        ("export", "RUN: missing; `fastmim export --help` describes it"),
         ("knn run", "--data: missing"),
         ("export run more", "more: one argument too many"),
         ("export run --foo 3", "--foo: no such option; there are --to, --out"),

@@ -1,4 +1,4 @@
-"""Command lines: what a refusal says, and how a program ends."""
+"""Tests of command lines: messages of refusals, and exit statuses."""
 
 import errno
 import os

@@ -62,7 +62,7 @@ FAMILIES = re.compile("a2mim|convmae|convnext|lsmae|mae|pvt|resnet|swin|um_mae|v
 
 
 def facts(path: Path) -> set[tuple[str, ...]]:
-    """Returns what a config is one of: method, kind of task and family of network, in pairs; the paper's models."""
+    """Returns the facts of a config: pairs of method, task and network family; the paper's models."""
     method, kind, *_ = name(path).split("/")
     families = FAMILIES.findall(path.stem) or ["other"]
     found = {(method, kind), *((method, family) for family in families), *((kind, family) for family in families)}
@@ -79,11 +79,11 @@ def test_every_config_builds(path):
     for model, expected in PARAMETERS.items():
         if name(path).startswith(model):
             assert (round(trained, 3), round(frozen, 3)) == pytest.approx(expected, abs=1.5e-3)
-    parameter_groups(mim, config.optim)  # refuses a pattern that is in no parameter's name
+    parameter_groups(mim, config.optim)  # this call refuses a pattern that matches no parameter's name
 
 
 def test_the_tables_list_each_config_once_with_its_published_numbers():
-    """The first lines of a config say what was published, and its row repeats the numbers."""
+    """The first lines of a config state the published numbers, and its row repeats them."""
     rows = re.findall(r"^\|.*\| `([\w/]+\.py)` \| (.*) \|$", LISTED, flags=re.MULTILINE)
     assert sorted(path for path, _ in rows) == sorted(map(name, CONFIGS))
     for path, published in rows:
@@ -93,7 +93,7 @@ def test_the_tables_list_each_config_once_with_its_published_numbers():
 
 
 def test_mae_recipe():
-    """The fact sheet's table, section 0."""
+    """The values are the settings of MAE's pre-training."""
     config = load(ROOT / "configs/mae/pretrain/vit_base_patch16_224_800ep.py")
     optim, train, data = config.optim, config.train, config.data
     assert (optim.blr, optim.lr_batch, optim.betas, optim.eps) == (1.5e-4, 256, (0.9, 0.95), 1e-8)
@@ -108,7 +108,7 @@ def test_mae_recipe():
 
 
 def test_overrides_of_the_optimiser():
-    """Patterns and pairs are taken from the command line, and come back from JSON as they were."""
+    """Patterns and pairs come from the command line, and survive JSON unchanged."""
     args = "--optim.schedule multistep --optim.decay-epochs 70 90 --optim.no-decay mask_token cls_token"
     args += r" --optim.decay downsample\.1\.weight --optim.lr-scale mask_token 0.1 mask_gamma 0.5"
     config = override(load(TINY), args.split(" "), prog="t")
@@ -392,7 +392,7 @@ def test_change():
 )
 @pytest.mark.parametrize("base", ["a folder of its own", "none"])
 def test_a_config_has_a_run_folder_of_its_own(path, folder, base, tmp_path):
-    """A config that loads another does not train in the folder of that one, wherever that one has its folder from."""
+    """A config that loads another config does not train in the other config's folder."""
     path = tmp_path / path
     path.parent.mkdir(parents=True, exist_ok=True)
     run = ", run=dict(dir='runs/own')" if base != "none" else ""
@@ -406,7 +406,7 @@ def test_a_config_has_a_run_folder_of_its_own(path, folder, base, tmp_path):
 
 
 def test_a_path_is_relative_to_the_config_file_that_is_running(tmp_path, monkeypatch):
-    """Also where a function of another module calls `load`; without a config file, to the current folder."""
+    """A function of another module may call `load`. Outside a config file, the current folder counts."""
     (tmp_path / "helper_of_configs.py").write_text(
         "from fastmim.recipe import load\ndef base(): return load('base.py')"
     )
@@ -443,7 +443,7 @@ def test_json_can_name_a_class_of_the_user_once_it_is_loaded(tmp_path):
     config = load(tmp_path / "mine.py")
     assert to_json(config)["loss"] == stored["loss"]
     assert from_json(to_json(config), recipe) == config
-    again = load(tmp_path / "mine.py")  # which defines the class once more
+    again = load(tmp_path / "mine.py")  # this load defines the class once more
     assert from_json(to_json(config), recipe) == again
 
 

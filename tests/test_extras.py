@@ -1,4 +1,4 @@
-"""Packages that are missing are named in one line, with a command that works for a clone and for a wheel."""
+"""Tests that one line names missing packages, with a command that works for a clone and a wheel."""
 
 import re
 import subprocess
@@ -50,7 +50,7 @@ def test_a_run_without_a_package_is_refused_before_data_are_looked_for(config, a
 
 
 def test_no_message_names_an_extra_of_this_package():
-    """It is on no index: `pip install fastmim[detect]` would fail, or install a stranger's package."""
+    """The package is on no index. `pip install fastmim[detect]` would fail, or install a stranger's package."""
     files = subprocess.run(
         ["git", "ls-files", "*.py", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,4 @@
-"""Files in folders that a stranger prepared: no waiting, nothing outside, nothing half written. Names, escaped."""
+"""Tests of files in strangers' folders: no waiting, nothing outside, nothing half written."""
 
 import os
 import stat
@@ -36,7 +36,7 @@ def test_a_shown_name_is_one_line_of_any_encoding(name, expected):
     ],
 )
 def test_a_typed_name_is_one_word_of_a_shell(name):
-    """And runs nothing in it."""
+    """The shell runs no part of the name."""
     word = shell_word(name)
     assert word.isprintable()
     found = subprocess.run(["bash", "-c", f"printf '%s' {word}"], capture_output=True, check=True).stdout
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
 def test_the_umask_decides_who_may_read_a_new_file(tmp_path, monkeypatch):
     before = os.umask(0o077)
     try:
-        # Threads share it: one that set it, even for a moment, could leave it changed.
+        # Threads share the umask. A thread that set it, even for a moment, could leave it changed.
         monkeypatch.setattr(os, "umask", None)
         files.write(tmp_path / "file", "x")
     finally:

@@ -1,4 +1,4 @@
-"""Every command on run folders that a stranger prepared: one line that says why, or the work done; nothing outside."""
+"""Tests of every command on strangers' run folders: a one-line refusal or success, nothing outside."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def words(command: str, run: Path, images: Path) -> list[str]:
 
 
 def call(arguments: list[str]) -> tuple[int, str]:
-    """Calls the command; returns its exit status and what it says of an error. Anything else it raises is a failure."""
+    """Calls the command; returns its exit status and its error message. Any exception is a failure."""
     errors = io.StringIO()
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(errors):
@@ -92,7 +92,7 @@ def test_what_lies_beside_a_sound_checkpoint_changes_nothing(name, sound, tmp_pa
 
 
 def test_every_field_of_a_config_may_hold_anything(sound, tmp_path):
-    """Each is refused by a ValueError or does no harm."""
+    """A ValueError refuses each value, or the value does no harm."""
     config = open_run(sound, "run")[1].meta["config"]
     run, refused = shutil.copytree(sound, tmp_path / "run"), 0
     state = (run / "checkpoints" / hostile_runs.STEP / "state.json").read_bytes()
@@ -116,7 +116,7 @@ def trained(sound):
 
 @pytest.mark.parametrize("number", range(len(hostile_runs.SIDE_FILES)))
 def test_damaged_files_beside_the_checkpoints_are_left_out(number, trained, tmp_path):
-    """Of a curve and of a model card, which read them."""
+    """The loss curve and the model card read these files."""
     for name in ("metrics.jsonl", "facts.json", "result.json", "knn.json", "manifest.json"):
         (tmp_path / name).write_bytes(hostile_runs.SIDE_FILES[number])
     code, said = call(["report", str(tmp_path)])

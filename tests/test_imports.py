@@ -1,4 +1,4 @@
-"""Heavy libraries are imported where they are used, so that help, a refusal and a config come at once."""
+"""Tests that heavy libraries are imported late, so that help, refusals and configs come at once."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ PRINT = f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
 
 
 def imported(code: str, *args: str) -> list[str]:
-    """The heavy libraries in a Python process after `code`, in which exits are ignored."""
+    """Returns the heavy libraries in a Python process after `code`; exits of `code` are ignored."""
     whole = f"import contextlib, json, sys\nwith contextlib.suppress(SystemExit):\n    {code}\n{PRINT}"
     done = subprocess.run([sys.executable, "-c", whole, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def test_the_command_helps_without_torch():
 
 
 def test_configs_and_training_modules_are_imported_with_torch_alone():
-    """timm, torchvision and DeepSpeed come with the first model: neither settings nor collecting tests needs them."""
+    """timm, torchvision and DeepSpeed come with the first model. Settings and test collection do not need them."""
     modules = "import fastmim.tasks.trainer, fastmim.model.detector, fastmim.model.segmenter"
     settings = "from fastmim.train import main; main(sys.argv[1:])"
     assert imported(f"{modules}; {settings}", "configs/debug/tiny_cpu.py", "--help") == ["torch"]

@@ -1,4 +1,4 @@
-"""The rules of the code base that a machine can check: layers, names, sizes, configs, and where things may be said."""
+"""Tests of the code base's rules: layers, names, sizes, configs, and the places of some calls."""
 
 import ast
 import re
@@ -23,14 +23,14 @@ TRACKED = [
 MODULES = [p for p in TRACKED if p.suffix == ".py" and p.parts[len(ROOT.parts)] in ("fastmim", "kernels", "bench")]
 OWN = [p for p in MODULES if p.is_relative_to(ROOT / "fastmim")]
 
-# Folders and top-level modules of fastmim, the lowest first. Each imports only from those before it.
+# Folders and top-level modules of fastmim, the lowest first. Each imports only from earlier ones.
 ORDER = (
     *("host", "tokens", "samples", "parts", "config", "model", "data", "engine", "run"),
     *("analysis", "convert", "recipe", "export", "tasks", "bittrace", "train", "cli"),
 )
 # `parts` imports from `model` for the type checker only.
 EXCEPTIONS = {("parts", "model")}
-# Which part of fastmim may import which library.
+# The libraries that each part of fastmim may import.
 ONLY_IN = {
     "deepspeed": {"engine"},
     "nvidia": {"data"},
@@ -110,7 +110,7 @@ def test_files_named_in_the_page_about_the_code_exist():
 
 
 def test_a_config_imports_the_recipe_alone():
-    """So a part can move inside the package without a change of anybody's config."""
+    """A part can then move inside the package without a change of users' configs."""
     for path in TRACKED:
         if path.is_relative_to(ROOT / "configs") and path.suffix == ".py":
             found = [
@@ -186,7 +186,7 @@ RESTRICTED = re.compile(r"from pickle import UnpicklingError|torch\.load\(.*, we
 
 
 def test_no_unsafe_loading():
-    """Reliability E1: nothing in the package can execute what a file says, but a config that the user names."""
+    """No module executes the content of a file, except a config that the user names."""
     banned = re.compile(r"\b(pickle|torch\.load|yaml\.load|shell=True)\b|\b(eval|exec)\(")
     for path in MODULES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -200,7 +200,7 @@ WRITING = re.compile(
     r"\bopen\([^)]*[\"'](w|a|x|r\+)|write_text|write_bytes|\bsave_file\(|savefig|open_memmap|\.tofile\(|\bnp\.savez?\("
     r"|shutil\.(copy|move)|os\.(link|symlink)\(|O_CREAT|\.save\("
 )
-# `save` of our own classes, which is written there; of libraries that are given an open file; and into a new folder.
+# `save` of our own classes, which use `host/files.py`; of libraries that get an open file; and into a new folder.
 WRITTEN_ELSEWHERE = re.compile(
     r"(checkpoint|saver|self|manifest|program)\.save\(|\)\.save\(str\(target\)\)|image\.save\(file, "
 )
@@ -208,13 +208,13 @@ WRITTEN_TO_A_FILE = re.compile(r"torch\.save\(.*(, file\)|, FILE\))")
 
 
 def test_files_are_written_by_one_module():
-    """A run folder may be a stranger's, and hold links: see `fastmim/host/files.py`."""
+    """A run folder may come from a stranger and hold links; see `fastmim/host/files.py`."""
     for path in OWN:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if path.name == "files.py" or WRITTEN_ELSEWHERE.search(line) or WRITTEN_TO_A_FILE.search(line):
                 continue
             if path.name == "checkpoint.py" and "O_CREAT | os.O_EXCL" in line:
-                continue  # a new file: durable, and hashed on the way
+                continue  # a new file, durable and hashed during writing
             assert not WRITING.search(line), f"{path.relative_to(ROOT)}:{number} writes a file: {line.strip()}"
 
 

@@ -1,4 +1,4 @@
-"""The list of seeded mistakes fits the sources, and the committed verdicts are still about them."""
+"""Tests that the list of seeded mistakes fits the sources, and that the committed verdicts are current."""
 
 import ast
 import collections

@@ -1,4 +1,4 @@
-"""Tests that every command and every piece of Python in the READMEs runs, in a form small enough for a test."""
+"""Tests that every command and every piece of Python in the READMEs runs, on small models."""
 
 import gc
 import os
@@ -30,13 +30,13 @@ SMALL = (
     "--run.log_every 1 --run.trace True --train.micro_batch 8"
 )
 CLASSIFIER = re.sub(r"--decoder\.\w+ \d+ |--data.held_out \d+ ", "", SMALL)
-# The ResNet and the demo's network are small as they are; of one class of its few images there are 10.
+# The ResNet and the demo's network are already small. A class has 10 of the few images.
 RESNET = re.sub(r"--(en|de)coder\.\w+ \d+ |--data.held_out \d+ ", "", SMALL).replace("epochs 0.3", "epochs 1")
 FIRST = (
     "fastmim demo-data FOLDER --count 100 --size 48",
     "python fastmim/train.py configs/mae/pretrain/vit_base_patch16_224_800ep.py --data.root FOLDER --run.dir runs/mine",
 )
-"""Commands that make what the pages call FOLDER and RUN."""
+"""Commands that make the pages' FOLDER and RUN."""
 SMALL_BENCH = {
     "ops": "--samples 2",
     "compare": "--steps 1 --arms ours,eager",
@@ -49,9 +49,9 @@ SMALL_BENCH = {
 }
 """Options that make a benchmark of a page short."""
 HEAVY = ("--to onnx", "detect/", "segment/", "bench", "pytest", "tests.")
-"""Parts of commands that only the campaign runs: each takes seconds for what it imports or starts."""
+"""Parts of commands that only the campaign runs, because their imports or processes take seconds."""
 
-# The small model as a configuration: its heads are not those of published models of its width.
+# The small model as a configuration. Published models of its width have another number of heads.
 OFFICIAL = """
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +78,7 @@ def commands(page: str) -> list[str]:
 
 
 def programs(page: str) -> list[str]:
-    """Returns the pieces of Python of a page that are no configs."""
+    """Returns the pieces of Python of a page, except configs."""
     found = [text for language, text in blocks(page) if language == "python" and "config = " not in text]
     return [text.replace("runs/demo", "runs/mine") for text in found]
 
@@ -94,7 +94,8 @@ def small(command: str) -> list[str]:
         words = ["official.py" if word == "CONFIG" else word for word in words]
         sizes = CLASSIFIER if "--data.test" in words else RESNET if "demo.py" in command else SMALL
         if "--data.masks" in words:
-            sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"  # none: it has one only
+            # No numbers after --decoder.blocks, because the encoder has only one block.
+            sizes += " --decoder.channels 8 --decoder.aux_channels 8 --decoder.blocks"
         launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", "1", "--master_port", free_port()]
         return [sys.executable, *launcher, *words[1:], *sizes.split()]
     if words[0] == "mkdir":
@@ -122,7 +123,7 @@ def write_inputs(folder: Path) -> None:
     for name in ("train/a", "train/b", "test/a", "test/b"):
         write_demo_images(str(folder / "CLASSES" / name), 20, (48, 48))
         write_demo_images(str(folder / "data/cifar10" / name), 110, (32, 32))
-    for path in folder.glob("data/cifar10/*/*/demo_0*"):  # as CIFAR-10's images are named
+    for path in folder.glob("data/cifar10/*/*/demo_0*"):  # the form of CIFAR-10's names
         path.rename(path.with_name(path.name.removeprefix("demo_0")))
     for part in ("train", "test"):
         for name in ("OBJECTS", "SCENES"):
@@ -142,15 +143,15 @@ def run_inside(words: list[str], monkeypatch) -> None:
         (runpy.run_path if script else runpy.run_module)(argv[0], run_name="__main__")
     except SystemExit as end:
         assert not end.code, f"{words}: {end.code}"
-    gc.collect()  # the run's lock on its folder, which otherwise ends with the process
+    gc.collect()  # releases the run's lock on its folder, which otherwise ends with the process
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with images, and a small pre-training run in runs/mine."""
+    """Makes a folder with images, and a small pre-training run in runs/mine."""
     folder = tmp_path_factory.mktemp("pages")
     write_inputs(folder)
-    # The run sets RANK and the like, before the fixture that keeps the environment of a test.
+    # The run sets RANK and other variables before the fixture that restores the environment of a test.
     with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.chdir(folder)
         for command in FIRST:
@@ -175,7 +176,7 @@ def test_commands_and_python_of_a_page_run(page, place, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_python_run_as_typed(page, tmp_path):
-    """Each command runs in a process of its own, in the page's order, as each needs what the one before it left."""
+    """Each command runs in its own process, in the page's order, because it needs the results of earlier commands."""
     write_inputs(tmp_path)
     typed = [small(command) for command in (*FIRST, *commands(page)) if not command.startswith("make ")]
     for command in (*typed, *([sys.executable, "-c", program] for program in programs(page))):

@@ -1,4 +1,4 @@
-"""Output is whole and plain, and that it cannot be written never ends a program."""
+"""Tests that output is whole and plain, and that a failed write never ends a program."""
 
 import io
 import os
@@ -24,7 +24,7 @@ print("ended", output.error is not None, file=open({done!r}, "w"))
 
 
 def run(tmp_path, redirection: str, patience=1, **environment) -> tuple[str, str]:
-    """Returns what a program says that prints to a redirected output: in a file at its end, and on standard error."""
+    """Runs a program with redirected output; returns the end of the file, and standard error."""
     program, done = tmp_path / "program.py", tmp_path / "done"
     program.write_text(PROGRAM.format(patience=patience, done=str(done)))
     shell = subprocess.run(
@@ -54,7 +54,7 @@ def test_output_that_cannot_be_written_is_dropped(tmp_path, redirection, said):
 
 
 def test_closed_streams_are_nowhere(tmp_path):
-    """Otherwise the next file that is opened would get what is printed."""
+    """Otherwise the next opened file would receive the printed text."""
     assert run(tmp_path, "<&- >&- 2>&-") == ("ended False\n", "")
 
 
@@ -85,7 +85,7 @@ def test_help_that_cannot_be_written_is_a_failure(module):
 
 
 def pipe() -> tuple[int, io.TextIOWrapper]:
-    """Returns a pipe's end to read from, and a stream on the other, which is nearly full."""
+    """Returns the reading end of a nearly full pipe, and a stream on the writing end."""
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     with pytest.raises(BlockingIOError):
@@ -106,7 +106,7 @@ def test_output_that_nobody_reads_holds_nobody_up(monkeypatch):
             reader.read(16 * 4096)
             print("kept")
             print("too")
-        assert errors.getvalue().startswith("prog: warning: standard output cannot be written (nobody reads it)")
+        assert errors.getvalue().startswith("prog: warning: standard output cannot be written (no program reads it)")
         rest = reader.read(16 * 4096)
         assert rest.strip(b"\0") == b"\n[output is missing here: it could not be written]\nkept\ntoo\n"
 

@@ -1,4 +1,7 @@
-"""Settings that every run shares. Only base classes of parts are known here, never a concrete part."""
+"""Settings that every run shares.
+
+This module knows only the base classes of parts, never a concrete part.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 
-_MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # of a field
+_MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # regular expressions of a field, and their characters
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class ImageData:
     crop: Crop
     """Crop that cuts a training sample from an image."""
     root: str = "data/train"
-    """Training images: a folder (flat, nested or by class), a text file that lists one image a line, or a manifest
-    written by `fastmim doctor`. With a manifest, every file that is read is compared with its checksum."""
+    """Training images: a folder, a list file, or a manifest written by `fastmim doctor`.
+    A folder may be flat, nested or sorted by class. A list file names one image a line. With a manifest, the run
+    compares every file with its checksum."""
     size: tuple[int, int] = (224, 224)
     """Height and width of a training sample, pixels."""
     flip: float = 0.5
@@ -34,30 +38,33 @@ class ImageData:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Channel standard deviations, on the 0..1 scale."""
     repeats: int = 1
-    """Times that each image is seen in an epoch. Each time has its own crop and mask."""
+    """Number of times that an epoch shows each image, each time with another crop and mask."""
     repeats_together: bool = False
-    """True = the repeats of an image follow each other, so that a batch holds all of them, and an epoch has as many
-    samples as there are images (repeated augmentation, arXiv:1902.05509). False = the repeats are spread over an epoch
-    that is `repeats` times as long."""
+    """True = the repeats of an image follow each other (repeated augmentation, arXiv:1902.05509).
+    A batch then holds all repeats of an image, and an epoch has as many samples as there are images. False = the
+    repeats are spread over an epoch that is `repeats` times as long."""
     loader: Literal["auto", "dali", "pillow"] = "auto"
     """Image decoder; auto = DALI if it is installed, else Pillow, which is slower."""
     bad_budget: float = 0.1
-    """Fraction of the images that may be bad before the run saves and stops; 0 = stop at the first, 1 = never stop.
-    Another image replaces each bad file, and bad_files.jsonl names the file. Processes that do not share run.dir count
-    separately. The same fraction of the test images may be bad; bad test images are left out."""
+    """Largest fraction of bad images; with more, the run saves and stops.
+    0 = stop at the first bad image, 1 = never stop. Another image replaces each bad file, and bad_files.jsonl names the
+    file. Processes that do not share run.dir count separately. The same fraction of the test images may be bad; bad
+    test images are left out."""
     workers: int = 0
     """Decoding threads per process; 0 = the process's share of the CPU cores."""
     prefetch: int = 4
     """Micro-batches that are decoded ahead of training."""
     decode_memory: int = 500
-    """Memory that decoding one image may take, MB, including the file. It is estimated from the header. An image that
-    needs more is a bad file. All threads of a process together use at most four times as much."""
+    """Memory that decoding one image may take, MB, including the file.
+    The memory is estimated from the header. An image that needs more is a bad file. All threads of a process together
+    use at most four times as much."""
     decode_seconds: float = 2.0
-    """CPU time that decoding one image may take, seconds. It is estimated from the header. An image that needs more,
-    such as a JPEG with very many scans, is a bad file."""
+    """CPU time that decoding one image may take, seconds.
+    The time is estimated from the header. An image that needs more, such as a JPEG with very many scans, is a bad
+    file."""
 
     retired: ClassVar[dict[str, Any]] = {"held_out": 0, "held_out_root": None}
-    """Fields in the JSON of older runs that have no use any more, and the only values they could have."""
+    """Fields in the JSON of older runs that have no use any more, with their only valid values."""
 
     def __post_init__(self):
         check_types(self, "data.")
@@ -83,11 +90,12 @@ class Data(ImageData):
     """Images of a pre-training run, some of which are held out of training."""
 
     held_out: int = 8
-    """Images kept out of training. The reconstruction grids show them, and trivial predictors are compared on them.
-    They are drawn from `held_out_root` if that is given, else from `root`."""
+    """Images kept out of training.
+    The reconstruction grids show these images, and the run is compared with trivial predictors on them. The images come
+    from `held_out_root` if that folder is given, else from `root`."""
     held_out_root: str | None = None
-    """Folder, list file or manifest of held-out images, none of which may be in `root`. All of `root` is then trained
-    on. None = `held_out` images of `root` are left out of training."""
+    """Folder, list file or manifest of held-out images, none of which may be in `root`.
+    The run then trains on all images of `root`. None = `held_out` images of `root` are left out of training."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -104,20 +112,20 @@ class Optim:
     """The optimizer and its learning rate."""
 
     algorithm: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
-    """AdamW; or, at ZeRO stage 0 only, torch's SGD with momentum and timm's LAMB and LARS, which need the norm of each
-    whole parameter."""
+    """Optimizer: AdamW at any ZeRO stage; SGD, LAMB and LARS at stage 0 only.
+    SGD with momentum is torch's, LAMB and LARS are timm's. LAMB and LARS need the norm of each whole parameter."""
     blr: float = 1.5e-4
     """Base learning rate. The peak learning rate is blr * train.global_batch / lr_batch."""
     lr_batch: int = 256
     """Batch size that `blr` refers to, images."""
     schedule: Literal["cosine", "linear", "multistep"] = "cosine"
-    """Learning rate after warm-up: half a cosine or a line down to `min_lr`, or steps by `decay_rate` at each of
-    `decay_epochs`."""
+    """Learning rate after warm-up: half a cosine or a line down to `min_lr`, or a drop in steps.
+    "multistep" multiplies the rate by `decay_rate` at each of `decay_epochs`."""
     min_lr: float = 0.0
     """Learning rate at the end of the cosine or line, not scaled by the batch."""
     cosine_from: Literal["warmup", "start"] = "warmup"
-    """Start of the cosine or line: the end of the warm-up, or epoch 0. With "start" the rate drops onto the curve when
-    the warm-up ends."""
+    """Start of the cosine or line: the end of the warm-up, or epoch 0.
+    With "start" the rate drops onto the curve when the warm-up ends."""
     decay_epochs: tuple[float, ...] = ()
     """Epochs at which "multistep" lowers the learning rate."""
     decay_rate: float = 0.1
@@ -135,16 +143,17 @@ class Optim:
     weight_decay: float = 0.05
     """Weight decay, decoupled except in LARS and SGD. Not applied to 1-D parameters and biases."""
     layer_decay: float = 1.0
-    """Factor of the learning rate from each layer of the encoder to the layer before. Modules after the encoder have
-    factor 1."""
+    """Factor of the learning rate from each layer of the encoder to the layer before.
+    Modules after the encoder have factor 1."""
     no_decay: tuple[str, ...] = ()
-    """Regular expressions that are searched in parameter names. Parameters that match have no weight decay."""
+    """Regular expressions that are searched in parameter names.
+    Parameters that match have no weight decay."""
     decay: tuple[str, ...] = ()
-    """Regular expressions that are searched in parameter names. Parameters that match have weight decay, even 1-D
-    parameters and biases."""
+    """Regular expressions that are searched in parameter names.
+    Parameters that match have weight decay, even 1-D parameters and biases."""
     lr_scale: tuple[tuple[str, float], ...] = ()
-    """Pairs of a regular expression, which is searched in parameter names, and a factor of the learning rate. If
-    several match, the last one counts."""
+    """Pairs (regular expression, factor of the learning rate).
+    A pair applies to parameters whose name contains a match. If several pairs match, the last pair counts."""
     clip: float | None = None
     """Global gradient norm above which gradients are scaled down; None = no clipping."""
 
@@ -180,17 +189,19 @@ class Train:
     global_batch: int = 4096
     """Images per optimizer update, over all processes."""
     micro_batch: int | None = None
-    """Images per process and forward pass; None = global_batch / processes. Gradient accumulation makes up the rest of
-    `global_batch`."""
+    """Images per process and forward pass; None = global_batch / processes.
+    Gradient accumulation makes up the rest of `global_batch`."""
     seed: int = 0
     """Seed of initialisation, order, crops, flips and masks; 0 <= seed < 2**63."""
     precision: Literal["auto", "fp32", "autocast", "autocast-fp16", "bf16-master"] = "auto"
-    """Arithmetic: fp32; autocast (fp32 weights, bf16 compute); autocast-fp16 (fp32 weights, fp16 compute, loss
-    scaling, ZeRO 0 only); bf16-master (bf16 weights, fp32 masters). auto = autocast on a GPU and on CPUs with bf16
-    matrix instructions, else fp32."""
+    """Arithmetic of training.
+    auto = autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32; fp32 = fp32 weights and compute;
+    autocast = fp32 weights, bf16 compute; autocast-fp16 = fp32 weights, fp16 compute and loss scaling, at ZeRO stage 0
+    only; bf16-master = bf16 weights with fp32 masters."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 also gradients, 3 also parameters. At stage 3 DeepSpeed's
-    linear layers round before they add the bias, so bf16 results differ slightly from those of other stages."""
+    """DeepSpeed ZeRO stage: 1 shards optimizer state, 2 also gradients, 3 also parameters.
+    At stage 3 DeepSpeed's linear layers round before they add the bias, so bf16 results differ slightly from those of
+    other stages."""
     offload: bool = False
     """Keep optimizer state in host memory (ZeRO 1 to 3 only)."""
     activation_checkpointing: bool = False
@@ -202,14 +213,15 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto = a GPU if there is one."""
     deepspeed: str | None = None
-    """JSON file of further DeepSpeed settings, merged into those that fastmim derives. A conflict is named and
-    refused."""
+    """JSON file of further DeepSpeed settings, merged into the settings that fastmim derives.
+    A conflict is named and refused."""
     max_skipped: int = 5
-    """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops. autocast-fp16 allows
-    16 more, in which its loss scale falls from 65536 to 1."""
+    """Consecutive updates that may be skipped for a non-finite loss or gradient before the run stops.
+    autocast-fp16 allows 16 more updates, in which the loss scale falls from 65536 to 1."""
     timeout: float = 60
-    """Seconds without a sign of life after which a process counts as frozen or dead. The others then save what can be
-    saved, and end. Also the longest wait for an update after a signal, if only all processes together can save."""
+    """Seconds without a sign of life after which a process counts as frozen or dead.
+    The other processes then save what can be saved, and end. If only all processes together can save, this is also the
+    longest wait for an update after a signal."""
 
     def __post_init__(self):
         check_types(self, "train.")
@@ -224,29 +236,30 @@ class Run:
     """The run folder, and how often the run saves, logs and evaluates."""
 
     dir: str = "runs/run"
-    """Run folder: config, metrics, checkpoints, pictures and the exported encoder. A config file that gives no folder
-    gets one from its own path: configs/debug/demo.py trains in runs/demo."""
+    """Run folder: config, metrics, checkpoints, pictures and the exported encoder.
+    A config file that gives no folder gets one from its own path: configs/debug/demo.py trains in runs/demo."""
     resume: bool = True
     """Continue from the newest valid checkpoint in the run folder."""
     init: str | None = None
-    """Run folder, also one that `fastmim convert` wrote, whose newest checkpoint gives a new run its weights. None =
-    initialise from train.seed. Runs other than pre-training take only the encoder, and also accept an exported encoder.
-    Settings of the network that do not fit the weights are taken from that folder, and so are data.mean and data.std.
-    Updates, optimizer state and schedule start afresh."""
+    """Run folder whose newest checkpoint gives a new run its weights; None = weights from train.seed.
+    The folder may be the output of `fastmim convert`. Runs other than pre-training take only the encoder, and also
+    accept an exported encoder. The run takes data.mean and data.std from that folder, and the settings of the network
+    that do not fit the weights. Updates, optimizer state and schedule start afresh."""
     save_every: int = 500
     """Updates between checkpoints."""
     keep: int = 2
     """Checkpoints to keep. The oldest is deleted only after a newer one is safely on the disk."""
     log_every: int = 20
-    """Updates between log lines; if updates are slow, a line appears about once a minute. The host waits for the device
-    only at a log line."""
+    """Updates between log lines; if updates are slow, a line appears about once a minute.
+    The host waits for the device only at a log line."""
     evaluate_every: int = 500
-    """Updates between evaluations. Pre-training: held-out loss and pictures; 0 = never. Other tasks: test score; 0 =
-    only at the end."""
+    """Updates between evaluations.
+    Pre-training: held-out loss and pictures; 0 = never. Other tasks: test score; 0 = only at the end."""
     stop_after: int | None = None
     """Save and stop after this many updates in total; the schedule is unchanged."""
     trace: bool = False
-    """Write hashes of parameters, samples and masks, with loss and gradient norm, of every update to trace.jsonl."""
+    """Write a line for each update to trace.jsonl: hashes, loss and gradient norm.
+    The hashes are those of parameters, samples and masks."""
     tensorboard: bool = False
     """Also write TensorBoard events."""
 
@@ -258,7 +271,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Base class of a run's config, with the settings that every task has. Each task derives its own class."""
+    """Base class of a run's config, with the settings that every task has.
+
+    Each task derives its own class.
+    """
 
     encoder: Encoder
     data: ImageData

@@ -20,7 +20,7 @@ class LabelledData(ImageData):
     test_size: tuple[int, int] | None = None
     """Height and width of a test image, pixels; None = `size`. Another size needs a convolutional network."""
     crop_pct: float = 224 / 256
-    """Side of the central window that is cut from a test image, as a fraction of the largest window that fits."""
+    """Side of the central window of a test image, as a fraction of the largest window that fits."""
     test_interpolation: Literal["bicubic", "bilinear"] | None = None
     """Filter of the resize of test images, antialiased; None = the filter of the training crop."""
 
@@ -37,11 +37,12 @@ class Head:
     pool: Literal["mean", "cls"] = "mean"
     """Pooling: the mean of all tokens except the class token, or the class token."""
     norm: Literal["before", "after", "new"] = "before"
-    """Place of the norm. before = the encoder's last norm stays before the pooling, as in pre-training; after = that
-    norm moves behind the pooling; new = that norm is dropped, and a new layer norm follows the pooling."""
+    """Place of the norm: before or after the pooling, or a new norm after the pooling.
+    before = the encoder's last norm stays before the pooling, as in pre-training; after = the encoder's last norm
+    follows the pooling; new = the encoder's last norm is dropped, and a new layer norm follows the pooling."""
     init_std: float = 0.01
-    """Standard deviation of the linear layer's initial weights, which are normal; its biases start at 0. (Official code
-    cuts the weights at 2, which none of them reaches.)"""
+    """Standard deviation of the linear layer's initial weights, which are normal; biases start at 0.
+    Official code cuts the weights at 2, a value that no weight reaches."""
 
     def __post_init__(self):
         check_types(self, "head.")
@@ -55,15 +56,16 @@ class Augment:
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     """RandAugment in timm's notation; None = no RandAugment."""
     color_jitter: float = 0.0
-    """Largest relative change of brightness, contrast and saturation; 0 = no change. Needs rand_augment=None."""
+    """Largest relative change of brightness, contrast and saturation; 0 = no change.
+    Needs rand_augment=None."""
     erase: float = 0.25
-    """Probability that a rectangle of an image, 2 % to a third of its area, becomes noise that differs in each
-    pixel."""
+    """Probability that a random rectangle of an image becomes noise.
+    The rectangle has 2 % to a third of the image's area. The noise differs in each pixel."""
     mixup: float = 0.8
     """Parameter of the beta distribution of mixup (arXiv:1710.09412); 0 = no mixup."""
     cutmix: float = 1.0
-    """Parameter of the beta distribution of CutMix (arXiv:1905.04899); 0 = no CutMix. If both are on, each micro-batch
-    uses one of them, drawn with equal chances."""
+    """Parameter of the beta distribution of CutMix (arXiv:1905.04899); 0 = no CutMix.
+    If both are on, each micro-batch uses one of them, drawn with equal chances."""
     smoothing: float = 0.1
     """Label smoothing: the part of the target that is spread evenly over all classes."""
     loss: Literal["ce", "bce"] = "ce"
@@ -86,9 +88,10 @@ class EMA:
     """An exponential moving average of the weights, which is tested in place of the weights."""
 
     decay: float | None = None
-    """Part of the average that stays from one update to the next; None = no average, the weights are tested."""
+    """Weight of the old average at each update; None = no average, and the weights are tested."""
     warmup_epochs: float = 0.0
-    """Epochs over which the decay rises linearly from 0.9 times `decay` (openmmlab's EMAHook in A2MIM's recipes)."""
+    """Epochs over which the decay rises linearly from 0.9 times `decay` to `decay`.
+    Source: openmmlab's EMAHook, in A2MIM's recipes."""
 
     def __post_init__(self):
         check_types(self, "ema.")
@@ -121,8 +124,8 @@ class Probe(Experiment):
     data: LabelledData
     head: Head = field(default_factory=Head)
     calibrate: int = 2048
-    """Training images, without augmentation, from which an encoder's batch norms first take new statistics. Their
-    statistics of pre-training are those of masked images."""
+    """Number of training images from which the encoder's batch norms take new statistics at the start.
+    The images are not augmented. The batch norms' statistics of pre-training come from masked images."""
 
     augment: ClassVar[Augment] = Augment(rand_augment=None, erase=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0)
 

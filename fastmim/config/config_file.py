@@ -26,13 +26,13 @@ _Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
 
 
 def change(base: _Dataclass, **fields: Any) -> _Dataclass:
-    """Returns a copy of a config, or of a part of one, with some fields changed.
+    """Returns a copy of a config, or of a part of a config, with some fields changed.
 
     A dict changes fields inside a field, and any other value replaces the field:
     `change(base, train=dict(epochs=1600), loss=MaskedL1())`.
 
     Raises:
-        ValueError: a field that the config does not have, or a value that it refuses.
+        ValueError: the config does not have a field, or refuses a value.
     """
     known = [f.name for f in dataclasses.fields(base)]
     for name, value in fields.items():
@@ -59,11 +59,13 @@ def load(path: str | Path) -> Experiment:
     """Runs a config file and returns its `config`.
 
     While a config file runs, `load` takes a relative path relative to that file; elsewhere, to the current folder.
-    A config that gives no `run.dir`, or has that of a config it loads, gets a folder from its own path.
+    A config without its own `run.dir` gets a folder from its own path. So does a config that keeps the `run.dir` of a
+    config that it loads.
 
     Raises:
         ValueError: the file is missing, is not a Python file, does not define `config` as an Experiment, fails while it
-            runs, or gives a field a value of another type: one sentence that names the file and, if known, the line.
+            runs, or gives a field a value of another type. The message is one sentence that names the file and, if
+            known, the line.
     """
     path, running = Path(path), _running.get()
     if running:
@@ -76,7 +78,7 @@ def load(path: str | Path) -> Experiment:
     token = _running.set((*running, file))
     try:
         config = runpy.run_path(str(path)).get("config")
-    except (Exception, SystemExit) as error:  # a config file is the user's own code: it can raise anything
+    except (Exception, SystemExit) as error:  # a config file is the user's own code, which can raise any error
         raise ValueError(_locate(path, error)) from error
     finally:
         _running.reset(token)
@@ -99,14 +101,14 @@ def load(path: str | Path) -> Experiment:
 
 
 def _kind_of(config: object) -> str:
-    """Says what a config file defines as `config` instead of an Experiment."""
+    """Describes the `config` of a config file that is no Experiment."""
     if config is None:
         return "none"
     return "a class" if isinstance(config, type) else type(config).__name__
 
 
 def _folder_of(path: Path) -> str:
-    """Returns the run folder of a config file: its path below `configs`, or its name where there is no such folder.
+    """Returns the run folder of a config file: its path below `configs`, or else its name.
 
     The folders `pretrain` and `debug` are left out: configs/simmim/pretrain/x.py trains in runs/simmim_x.
     """
@@ -117,10 +119,12 @@ def _folder_of(path: Path) -> str:
 
 
 def _check_names(config: Experiment) -> None:
-    """Checks that no part of the user's own has the name of one of fastmim's, because run folders store names.
+    """Checks that no class of the user has the name of a class of fastmim.
+
+    Run folders store parts by class name.
 
     Raises:
-        ValueError: a part has such a name.
+        ValueError: a class has such a name.
     """
     ours = {part.__name__ for base in (*PARTS, Experiment) for part in family(base) if not is_own(part)}
     for value in _dataclasses(config):
@@ -140,7 +144,7 @@ def _dataclasses(value: Any) -> Iterator[Any]:
 
 
 def _other_config(path: Path) -> str:
-    """Returns "; did you mean FILE?" for a config file that is not there."""
+    """Returns the end of a message about a missing config file, such as "; did you mean FILE?"."""
     elsewhere = Path(__file__).resolve().parents[2] / path
     if elsewhere.suffix == ".py" and elsewhere.is_file():
         return f"; did you mean {elsewhere}?"
@@ -155,7 +159,10 @@ def _other_config(path: Path) -> str:
 
 
 def _locate(path: Path, error: BaseException) -> str:
-    """Describes what a config file raised in one line: file, line, and for an unknown keyword the nearest field."""
+    """Describes the error of a config file in one line: file, line and message.
+
+    For an unknown keyword, the message names the nearest field.
+    """
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
     line = lines[-1] if lines else 1  # a file that cannot be decoded never ran
     text = str(error)
@@ -173,6 +180,6 @@ def _locate(path: Path, error: BaseException) -> str:
 
 
 def _no_field(part: type[DataclassInstance], name: str) -> str:
-    """Says that a class has no field of a name, and which of its fields is nearest."""
+    """Returns a message about an unknown field of a class, with the nearest field."""
     near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(part)], n=1, cutoff=0.0)
     return f"{part.__name__} has no field {name}" + (f"; nearest: {near[0]}" if near else "")

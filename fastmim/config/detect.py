@@ -19,10 +19,10 @@ class AnnotatedData(ImageData):
     test: str = "data/test"
     """Test images, in the same forms as `root`."""
     test_annotations: str = "data/annotations/test.json"
-    """Annotations of the test images, in COCO's format, with the same categories. All images of the file are tested,
-    also those without objects."""
+    """Annotations of the test images, in COCO's format, with the same categories.
+    All images of the file are tested, also those without objects."""
     size: tuple[int, int] = (1024, 1024)
-    """Height and width of a sample, pixels. A test image is resized to fit, and padded."""
+    """Height and width of a sample, pixels. A test image is resized to fit into this size, and padded."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -36,7 +36,10 @@ class AnnotatedData(ImageData):
 
 @dataclass(frozen=True)
 class RCNN:
-    """Torchvision's Mask R-CNN on a feature pyramid. Settings that are not listed have torchvision's defaults."""
+    """Torchvision's Mask R-CNN on a feature pyramid.
+
+    Settings that are not listed have torchvision's defaults.
+    """
 
     channels: int = 256
     """Channels of each map of the pyramid, and of the convolutions on the maps."""
@@ -51,8 +54,8 @@ class RCNN:
     mask_convs: int = 4
     """3x3 convolutions of the mask head."""
     anchor: float = 8.0
-    """Side of the square anchor of a map, in strides of the map. The two other anchors have the same area; their height
-    is half and twice their width."""
+    """Side of the square anchor of a map, in strides of the map.
+    The two other anchors have the same area; their height is half and twice their width."""
     proposals: int = 512
     """Proposals of each image on which box and mask heads are trained."""
 

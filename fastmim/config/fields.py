@@ -16,7 +16,9 @@ _BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le
 
 
 def check_bounds(value: Any, prefix: str, *names: str, **bounds: float) -> None:
-    """Checks that the named fields of a dataclass are within bounds. None passes; of a tuple, each number is checked.
+    """Checks that the named fields of a dataclass are within bounds.
+
+    None passes. In a tuple, each number is checked.
 
     Args:
         value: the dataclass.
@@ -97,7 +99,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def brief(value: Any) -> str:
-    """Returns a value for a message: without memory addresses, and cut if it is long."""
+    """Returns a value for a message: without memory addresses, and shortened if the text is long."""
     text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 

@@ -11,7 +11,7 @@ from ..host.command import nearest
 from .base import PARTS, family, is_own
 from .fields import brief, check_types
 
-_LONGEST = 4096  # values of a list, or characters of a text, in a stored config: as long as paths
+_LONGEST = 4096  # most values of a list, or characters of a text such as a path
 
 
 def to_json(value: Any) -> Any:
@@ -25,16 +25,16 @@ def to_json(value: Any) -> Any:
 def from_json(value: Any, recipe: ModuleType, name: str = "") -> Any:
     """Builds a config from the JSON values of `to_json`.
 
-    JSON can name the dataclasses that `recipe` exports, and parts of the user's own: loaded classes outside fastmim
-    that derive from one of `PARTS`. Nothing is imported because a file names it.
+    JSON can name the dataclasses that `recipe` exports, and the user's own parts. The user's own parts are loaded
+    classes outside fastmim that derive from a class of `PARTS`. No module is imported because a file names a class.
 
     Args:
-        value: what `json.loads` returns for the stored config, or a part of that.
-        recipe: `fastmim.recipe`, whose export list says which classes JSON can name.
+        value: the result of `json.loads` for the stored config, or a part of that result.
+        recipe: `fastmim.recipe`. Its export list holds the classes that JSON can name.
         name: dotted name of the field that holds the value, for messages.
 
     Raises:
-        ValueError: an unknown part, a field that the part does not have or lacks, or a value that the field refuses.
+        ValueError: a part is unknown, has an unknown field or lacks a field, or a field refuses its value.
     """
     try:
         return _from_json(value, recipe, name)
@@ -70,7 +70,12 @@ def _from_json(value: Any, recipe: ModuleType, name: str) -> Any:
     try:
         built = part(**inner)
         check_types(built, f"{name}." if name else "")
-    except (TypeError, AttributeError, ArithmeticError, LookupError) as error:  # of a value that a check cannot compare
+    except (
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        LookupError,
+    ) as error:  # from a check that cannot compare the value
         raise ValueError(f"{where}config part {stated} holds a value of another type than its fields have") from error
     return built
 
@@ -82,7 +87,10 @@ def _exports(recipe: ModuleType) -> dict[str, type]:
 
 
 def _part(name: Any, recipe: ModuleType) -> type | None:
-    """Returns the class that JSON may call by this name, or None. Of several own classes, the newest counts."""
+    """Returns the class that JSON may call by this name, or None.
+
+    If the user has several classes of this name, the newest counts.
+    """
     if not isinstance(name, str):
         return None
     if exported := _exports(recipe).get(name):
@@ -93,7 +101,7 @@ def _part(name: Any, recipe: ModuleType) -> type | None:
 
 
 def _unknown(name: Any, recipe: ModuleType) -> str:
-    """Says that JSON names a class that it may not name, and how to make an own class known."""
+    """Returns a message about an unknown class, with the way to make a user's class known."""
     near = nearest(name, _exports(recipe)) if isinstance(name, str) else ""
     return (
         f"config part {brief(name)} is unknown: expected a class of fastmim.recipe{near}, or a class of your own whose "

@@ -1,4 +1,4 @@
-"""Parsing of `--section.field VALUE` arguments, and messages that say which setting was probably meant."""
+"""Parsing of `--section.field VALUE` arguments, and messages that suggest the right setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..host.terminal import shown
 from .base import Experiment
 from .fields import check_types, choices, expected
 
-_BATCH = "images per update, over all processes; --train.micro_batch is what one process holds at once"
+_BATCH = "images per update, over all processes; --train.micro_batch is the number that one process holds at once"
 _RATE = "the learning rate is blr * train.global_batch / optim.lr_batch"
 _ARITHMETIC = "one of fp32, autocast, autocast-fp16, bf16-master"
 _LAUNCHER = "the launcher decides: deepspeed --num_gpus N fastmim/train.py CONFIG"
@@ -53,7 +53,7 @@ ELSEWHERE = {
     **dict.fromkeys(("gpus", "num_gpus", "nproc", "nproc_per_node", "world_size", "devices"), ("", _LAUNCHER)),
     **dict.fromkeys(("model", "arch", "backbone", "method", "norm_pix_loss", "config", "cfg"), ("", _CHOSEN)),
 }
-"""Maps options of other programs to (the setting of the same meaning here or "", a remark or "")."""
+"""Maps options of other programs to (the setting here with the same meaning or "", a remark or "")."""
 CHOICES = {"gpu": "cuda", "amp": "autocast", "bf16": "autocast", "fp16": "autocast-fp16"}
 """Maps values of other programs to the same values here."""
 
@@ -70,8 +70,8 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
 
     Raises:
         SystemExit: 0 after `--help`.
-        ValueError: an unknown setting or a bad value. The message names the setting, what was expected, and the nearest
-            spelling.
+        ValueError: an unknown setting or a bad value. The message names the setting, the expected value, and the
+            nearest spelling.
     """
     if {"-h", "--help"} & set(args):
         return _parse(config, args, prog)
@@ -84,14 +84,14 @@ def override(config: Experiment, args: list[str], prog: str) -> Experiment:
             raise ValueError(f"{shown(arg)}: expected --section.field VALUE; write --{name} VALUE")
     starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
     if args and starts[:1] != [0] and args[0].endswith(".py"):
-        raise ValueError(f"{shown(args[0])}: expected one config, got a second: give each config a command of its own")
+        raise ValueError(f"{shown(args[0])}: expected one config, got a second: run a separate command for each config")
     if args and starts[:1] != [0]:
         raise ValueError(f"{shown(args[0])}: expected --section.field VALUE")
     parsed = _try(config, args, prog)
     if not isinstance(parsed, SystemExit):
         check_types(parsed)
         return parsed
-    # Settings that need each other can be refused one by one. The reason that counts is that of all of them together.
+    # Settings that need each other may each be refused alone. So the refusal of all settings together decides.
     refusal = _refusal(parsed)
     settings = [args[start:stop] for start, stop in zip(starts, [*starts[1:], len(args)], strict=True)]
     names = [_name(setting[0]) for setting in settings]
@@ -185,7 +185,7 @@ def _name(arg: str) -> str:
 
 
 def _parse(config: Experiment, args: list[str], prog: str) -> Experiment:
-    import tyro  # takes half a second, which resume and export do not need
+    import tyro  # imported here, because the import takes half a second, which resume and export do not need
 
     kind, plain = type(config), (tyro.conf.FlagConversionOff,)
     return tyro.cli(kind, default=config, args=args, prog=prog, description=kind.__doc__, config=plain)
@@ -201,7 +201,7 @@ def _try(config: Experiment, args: list[str], prog: str) -> Experiment | SystemE
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """Returns the message of the `__post_init__` that caused an error by refusing a value, or None."""
+    """Returns the message of the `__post_init__` whose refusal caused an error, or None."""
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in frames):

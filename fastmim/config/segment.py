@@ -16,7 +16,9 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class MaskData(ImageData):
-    """Images with label maps. The label map of an image has the same name in another folder, with any extension.
+    """Images with label maps.
+
+    The label map of an image has the same name in another folder, with any extension.
 
     A label map is an image file with one channel of 8 bits, gray or with a palette. Its values are the classes of the
     pixels: 0, 1, and so on. Pixels with 255 have no class and are not counted. A label map and its image have the same
@@ -24,7 +26,8 @@ class MaskData(ImageData):
     """
 
     masks: str = "data/train_masks"
-    """Folder of the label maps of `root`. In ADE20K, images/training and annotations/training are such folders."""
+    """Folder of the label maps of `root`.
+    In ADE20K, images/training and annotations/training are such folders."""
     test: str = "data/test"
     """Test images, in the same forms as `root`."""
     test_masks: str = "data/test_masks"
@@ -34,13 +37,15 @@ class MaskData(ImageData):
     names: tuple[str, ...] = ()
     """Names of the classes in result.json; () = their numbers."""
     reduce_zero_label: bool = False
-    """True = pixels with 0 have no class either, and the classes are 1, 2, ... in the files (ADE20K)."""
+    """True = pixels with 0 have no class, like pixels with 255, and the classes are 1, 2, ... (ADE20K)."""
     test_mode: Literal["whole", "slide"] = "whole"
-    """Treatment of test images. whole = the image is resized to fit into `size`, and padded; slide = the image is
-    resized to cover `size`, like the training crop with fit="cover", and the network sees windows of `size`, whose
-    logits are averaged where windows overlap."""
+    """Treatment of test images: resized as a whole, or seen in windows.
+    whole = the image is resized to fit into `size`, and padded. slide = the image is resized to cover `size`, like the
+    training crop with fit="cover". The network then sees windows of `size`, and logits are averaged where windows
+    overlap."""
     stride: tuple[int, int] | None = None
-    """Rows and columns from one window of "slide" to the next, pixels; None = two thirds of `size`, rounded down."""
+    """Rows and columns from one window of "slide" to the next, pixels.
+    None = two thirds of `size`, rounded down."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,25 +64,27 @@ class MaskData(ImageData):
 
 @dataclass(frozen=True)
 class UPerNet:
-    """The decoder UPerNet (arXiv:1807.10221) of segmentation-models-pytorch, followed by MMSegmentation's heads.
+    """The UPerNet decoder of segmentation-models-pytorch, followed by MMSegmentation's heads.
 
-    If all maps of the encoder have the same stride, a pyramid of strides 4, 8, 16 and 32 is made of them first (see
-    `pyramid.Levels`).
+    Source: arXiv:1807.10221.
+
+    If all maps of the encoder have the same stride, `pyramid.Levels` first makes a pyramid of strides 4, 8, 16 and 32.
     """
 
     channels: int = 512
     """Channels of the decoder's maps."""
     blocks: tuple[int, ...] = ()
-    """For a plain ViT: the four blocks, counted from 0, whose outputs become the levels of strides 4, 8, 16 and 32. The
-    last block of the encoder must be the last of them. () = the last block for all levels."""
+    """For a plain ViT: the four blocks whose outputs become the levels of strides 4, 8, 16 and 32.
+    Blocks are counted from 0. The last of the four must be the last block of the encoder. () = the last block for all
+    levels."""
     dropout: float = 0.1
     """Probability that a channel is dropped before the last layer in training."""
     aux_weight: float = 0.4
-    """Weight of the loss of an auxiliary convolutional head (FCN) on the map of stride 16; 0 = no such head."""
+    """Weight of the loss of an auxiliary FCN head on the map of stride 16; 0 = no such head."""
     aux_channels: int = 256
     """Channels of the hidden layer of the auxiliary head."""
     bn_batch: int = 16
-    """Images over which the batch norms compute statistics together (on GPUs), if a micro-batch holds fewer."""
+    """On GPUs: images over which batch norms share statistics, if a micro-batch holds fewer images."""
 
     def __post_init__(self):
         check_types(self, "decoder.")
@@ -97,7 +104,7 @@ class Segment(Experiment):
     data: MaskData
     decoder: UPerNet = field(default_factory=UPerNet)
     distort: bool = True
-    """Change brightness, contrast, saturation and hue of training images, each with a probability of a half."""
+    """Change brightness, contrast, saturation and hue of training images, each with probability 1/2."""
 
     def __post_init__(self):
         if self.distort and self.data.image.channels != 3:

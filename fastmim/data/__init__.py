@@ -1,4 +1,4 @@
-"""From files to batches: list images, order samples, draw crops, decode, replace bad files.
+"""The way from files to batches: lists, sample order, crops, decoders, and substitutes of bad files.
 
 May import config, samples, parts and fastmim_kernels.
 """

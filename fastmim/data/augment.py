@@ -1,4 +1,7 @@
-"""RandAugment and colour jitter of single samples, drawn for the sample id. May import config, samples and timm."""
+"""RandAugment and colour jitter of single samples, drawn for the sample id.
+
+May import config, samples and timm.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Augmenter:
     seeded for each sample. The state of torch's generators is restored afterwards.
 
     Args:
-        draw: draws the changes of one sample from the global generators.
+        draw: function that draws the changes of one sample from the global generators.
         seed: 0 <= seed < 2**64.
     """
 
@@ -93,7 +96,9 @@ def _posterize(image: Image.Image, bits: int, **kwargs: Any) -> Image.Image:
 
 
 def color_jitter(strength: float) -> Callable[[], list[Change]]:
-    """Returns a function that draws torchvision's ColorJitter of brightness, contrast and saturation, in random order.
+    """Returns a function that draws torchvision's ColorJitter: brightness, contrast and saturation.
+
+    The three changes come in random order.
 
     Args:
         strength: factors are drawn from 1 - strength to 1 + strength.
@@ -115,11 +120,12 @@ def color_jitter(strength: float) -> Callable[[], list[Change]]:
 
 
 def photometric_distortion() -> Callable[[], list[Change]]:
-    """Returns a function that draws SSD's photometric distortion, with torchvision's `RandomPhotometricDistort`.
+    """Returns a function that draws SSD's photometric distortion, implemented by torchvision.
 
-    The strength is that of MMSegmentation's `PhotoMetricDistortion`: brightness by up to 32/255, contrast and
-    saturation by up to a half, hue by up to a tenth of the circle, each with probability 1/2. Two details differ from
-    MMSegmentation: brightness is scaled, not shifted, and contrast is relative to the mean, not to black.
+    The implementation is `RandomPhotometricDistort`. The strength is that of MMSegmentation's `PhotoMetricDistortion`:
+    brightness by up to 32/255, contrast and saturation by up to a half, hue by up to a tenth of the circle, each with
+    probability 1/2. Two details differ from MMSegmentation: brightness is scaled, not shifted, and contrast is relative
+    to the mean, not to black.
     """
     from torchvision.transforms.v2 import RandomPhotometricDistort
 

@@ -1,4 +1,4 @@
-"""Waiting for files that cannot be read for a while, such as those of a network folder that is not mounted.
+"""Waiting for files that cannot be read for a while, such as files of an unmounted folder.
 
 Without waiting, a short outage would make every file of the folder a bad file. May import fastmim_kernels.
 """
@@ -30,18 +30,18 @@ _PROBES = 16  # files that stand for the whole folder
 
 
 class DataUnavailableError(BadFilesError):
-    """Error that no file of a data folder can be read, even after waiting."""
+    """Error: no file of the data folder can be read, even after waiting."""
 
 
 class RetryingReader:
-    """A reader of image files that waits and tries again if a file is missing or has another size than listed.
+    """A reader of image files that tries again if a file is missing or has an unexpected size.
 
     The length of the wait depends on how much is unavailable:
 
     * No file of the data can be read: the wait is long. If waiting does not help, an error is raised and no file is
-      bad. The long wait happens only once; later the error is raised at once, so a stopping run does not wait again.
-    * Only a folder below the root, or a single file, cannot be read: the wait is short. Files that stay away are bad.
-      After two waits without success, unreadable files are bad at once, until a file can be read again.
+      bad. The long wait happens only once. Later the error is raised at once, so a stopping run does not wait again.
+    * Only a folder below the root, or a single file, cannot be read: the wait is short. Files that stay unreadable are
+      bad. After two waits without success, unreadable files are bad at once, until a file can be read again.
 
     Any thread may use the reader.
     """
@@ -65,14 +65,14 @@ class RetryingReader:
         """Reads one image of the manifest, with `retry`.
 
         Raises:
-            DataUnavailableError: as `retry`.
+            DataUnavailableError: no file of the data folder could be read for `MAX_WAIT` seconds.
         """
         files = self._read([index])
         self.retry([index], files)
         return files[0]
 
     def retry(self, indices: list[int], files: list[File]) -> None:
-        """Reads missing or changed files again, with pauses, until they are as listed or the wait is over.
+        """Reads missing or changed files again, with pauses, until all are as listed or the wait is over.
 
         Args:
             indices: index in the manifest of each file.
@@ -105,7 +105,7 @@ class RetryingReader:
                     self._failed_waits = 0
 
     def _missing(self, indices: list[int], files: list[File]) -> list[int]:
-        """Returns the positions of files that were not read with their listed size."""
+        """Returns the positions of files that do not have their listed size."""
         listed = (self._manifest.sizes[index] for index in indices)
         pairs = enumerate(zip(listed, files, strict=True))
         return [i for i, (size, file) in pairs if size in self._sizes and len(file.data) != size]

@@ -1,4 +1,4 @@
-"""Annotations in COCO's format, checked, and the boxes and object masks of a sample that is cut from an image.
+"""Annotations in COCO's format: their check, and the boxes and object masks of a sample.
 
 pycocotools (`pip install pycocotools`) draws the polygons. May import parts.
 """
@@ -22,12 +22,13 @@ from .decode import places
 from .manifest import Manifest
 
 Segmentation = list[np.ndarray] | dict[str, Any]
-"""The mask of an object: polygons, each (N,) float64 of x, y, x, y, ... in pixels; or a run-length encoding."""
+"""The mask of an object: polygons or a run-length encoding.
+A polygon is (N,) float64: x, y, x, y, ... in pixels."""
 
-_MAX_PIXELS = 178_956_970  # of an image, as the reader allows
+_MAX_PIXELS = 178_956_970  # largest image that the reader accepts
 _MAX_CATEGORIES = 10_000
 _MAX_OUTLINE = 10**6  # pixels of an object's outline; drawing takes time and memory for each pixel
-_MAX_POLYGONS = 1000  # of an object; the time to merge polygons grows with their square
+_MAX_POLYGONS = 1000  # polygons of an object; the time to merge them grows with the square of their number
 
 
 class Annotations:
@@ -80,7 +81,7 @@ class Annotations:
             self.images[kept["file_name"]], self.objects[kept["id"]] = kept, []
             sizes[kept["id"]] = kept["height"], kept["width"]
         if not images or not len(images) == len(self.images) == len(self.objects):
-            raise ValueError(f"{name}: expected images, each with an id and a file_name of its own")
+            raise ValueError(f"{name}: expected images, each with its own id and file_name")
         for number, entry in enumerate(entries, 1):
             if not isinstance(entry, dict):
                 raise ValueError(f"{name}: annotations[{number - 1}]: expected an object, got {short(entry)}")
@@ -107,7 +108,7 @@ class Annotations:
             found[entry["id"]] = entry["name"]
         if not 0 < len(found) == len(categories) <= _MAX_CATEGORIES:
             raise ValueError(
-                f"{shown(self.path)}: expected 1 to {_MAX_CATEGORIES} categories, each with an id of its own, got "
+                f"{shown(self.path)}: expected 1 to {_MAX_CATEGORIES} categories, each with its own id, got "
                 f"{len(categories)} with {len(found)} ids"
             )
         return dict(sorted(found.items()))
@@ -173,7 +174,7 @@ class Annotations:
             )
         kept = [i for name, i in index.items() if name in self.images and (not with_objects or self.of(name)[1])]
         if not kept:
-            raise ValueError(f"{shown(self.path)} has no object to learn from: all are crowds, or there are none")
+            raise ValueError(f"{shown(self.path)} has no object to learn from: it has no objects, or only crowds")
         columns = {
             name: [getattr(manifest, name)[i] for i in kept]
             for name in ("paths", "sizes", "checksums")
@@ -182,12 +183,12 @@ class Annotations:
         return replace(manifest, labels=None, **columns)
 
     def of(self, name: str) -> tuple[dict, list[dict]]:
-        """Returns the entry of the image with this file name, and the entries of its objects, except crowds."""
+        """Returns the entry of the image with this file name, and the entries of its objects except crowds."""
         image = self.images[name]
         return image, [entry for entry in self.objects[image["id"]] if not entry["iscrowd"]]
 
     def truth(self, left_out: Container[str] = ()) -> list[dict]:
-        """Returns all objects, including crowds, as ground truth for pycocotools: with encoded masks and with areas.
+        """Returns all objects, including crowds, with encoded masks and areas: pycocotools' ground truth.
 
         Args:
             left_out: file names of images whose objects are left out.
@@ -201,7 +202,7 @@ class Annotations:
         return found
 
     def target(self, name: str, cut: Cut, flip: bool, size: tuple[int, int]) -> dict[str, Tensor]:
-        """Returns the objects that a sample shows, moved with the pixels.
+        """Returns the objects that a sample shows, at their places in the sample.
 
         A box is clipped to the sample. If the window cuts the object itself, its box becomes the box of the visible
         part. Objects without a visible pixel are dropped.
@@ -265,7 +266,7 @@ def _visible(occupied: np.ndarray, lines: np.ndarray) -> slice:
 
 
 def sources(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the row and column of the image that are nearest to each row and column of a sample; -1 = padding.
+    """Maps each row and column of a sample to the nearest row and column of the image; -1 = padding.
 
     Args:
         cut: the part of the image that the sample shows.
@@ -302,14 +303,14 @@ def encode(mask: Segmentation, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _mask_library() -> Any:
-    """Returns pycocotools.mask, whose types describe only parts of its values."""
+    """Returns the module pycocotools.mask, whose types are incomplete."""
     from pycocotools import mask
 
     return mask
 
 
 def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """Replaces lists of numbers by arrays while the file is parsed: arrays take a quarter of the memory."""
+    """Replaces lists of numbers by arrays during parsing. Arrays take a quarter of the memory."""
     if isinstance(mask := entry.get("segmentation"), list):
         entry["segmentation"] = [_floats(polygon) for polygon in mask]
     elif isinstance(counts := entry.get("counts"), list):
@@ -340,20 +341,20 @@ def segmentation(mask: Any, size: tuple[int, int]) -> Segmentation:
         size: (height, width) of the image.
 
     Raises:
-        ValueError: `mask` is not a mask of such an image, or its outline would take too long to draw.
+        ValueError: `mask` does not fit the image, or its outline would take too long to draw.
     """
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
     if isinstance(mask, dict):
         if mask.get("size") != list(size):
-            raise ValueError(f"its mask is of {_size(mask.get('size'))} pixels, its image of {_size(list(size))}")
+            raise ValueError(f"the mask has {_size(mask.get('size'))} pixels, the image {_size(list(size))}")
         return {"size": list(size), "counts": _counts(mask.get("counts"), size)}
     height, width = size
     expected = f"expected x, y, x, y, ... within an image of {height} x {width} pixels"
     if not isinstance(mask, list):
         raise ValueError(f"segmentation: {expected}, got {short(mask)}")
     if any(polygon is None for polygon in mask):
-        raise ValueError(f"segmentation: {expected}, got something else than numbers")
+        raise ValueError(f"segmentation: {expected}, got a value that is no number")
     mask = [polygon for polygon in mask if len(polygon) >= 6]  # fewer than 3 points have no area
     if not mask:
         raise ValueError("no segmentation: Mask R-CNN needs polygons or a run-length encoding of every object")
@@ -377,7 +378,10 @@ def _size(size: Any) -> str:
 
 
 def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
-    """Checks that the runs of an encoding, (N,) float64 or compressed text, fill an image of (height, width)."""
+    """Checks that the runs of an encoding fill an image of (height, width).
+
+    The runs are (N,) float64 or compressed text.
+    """
     runs = _uncompressed(counts) if isinstance(counts, str) else counts
     expected = f"segmentation: expected runs that make up the image's {size[0] * size[1]} pixels"
     if not (isinstance(runs, np.ndarray) and len(runs) and bool(((runs >= 0) & (runs == np.floor(runs))).all())):
@@ -388,7 +392,7 @@ def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
 
 
 def _uncompressed(text: str) -> np.ndarray | None:
-    """Returns the runs in COCO's compressed text as (N,) float64; None if the text is not such an encoding.
+    """Returns the runs in COCO's compressed text as (N,) float64; None if the text is damaged.
 
     A character holds 5 bits of a number, low bits first. From the fourth number on, the text holds the difference to
     the number two places before. Source: rleFrString in maskApi.c (cocodataset/cocoapi).

@@ -1,4 +1,6 @@
-"""Crops: pure functions from an image's size and uniform random numbers to the part of the image that a sample shows.
+"""Crops choose the part of an image that a sample shows.
+
+They are pure functions of the image's size and of uniform random numbers.
 
 May import parts.
 """
@@ -18,12 +20,12 @@ from ..parts import Crop, Cut
 _ATTEMPTS = 10
 _DRAWS_PER_ATTEMPT = 4
 _LONGEST = 16  # largest aspect ratio in `SimpleResizedCrop`
-_COVER = 4  # times the scale of `fit` = "inside" that "cover" uses at most
+_COVER = 4  # largest scale of `fit` = "cover", relative to the scale of "inside"
 
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Crop):
-    """A window of random area and aspect ratio, as in Inception, with torchvision's algorithm and rounding.
+    """A window of random area and aspect ratio, with torchvision's algorithm and rounding (Inception).
 
     Each of up to 10 attempts draws the area uniformly in `scale`, the ratio log-uniformly in `ratio`, and the position.
     The first window that fits is used. If none fits, the largest central window with a ratio in `ratio` is used.
@@ -34,7 +36,7 @@ class RandomResizedCrop(Crop):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of the window's width / height."""
     clamp: bool = False
-    """True makes a single attempt and clips its window to the image, as MAE's linear probe does (util/crop.py)."""
+    """True = a single attempt, whose window is clipped to the image (MAE's linear probe, util/crop.py)."""
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -67,10 +69,10 @@ class RandomResizedCrop(Crop):
 class SimpleResizedCrop(Crop):
     """A crop of the whole image, resized to cover the sample and padded by reflection (PixMIM's SRC).
 
-    The shorter edge is resized to that of the sample, the other edge in proportion, rounded down as in torchvision's
+    The shorter edge is resized to the sample's edge, the other edge in proportion, rounded down as in torchvision's
     `Resize`. The sample is then cut at a uniform random offset in the padded image. For a sample that is not square,
-    "shorter" means the edge that needs the larger factor. Of an image longer than 16 times its width, only the middle
-    is used, which limits the memory.
+    "shorter" means the edge that needs the larger factor. If an image is longer than 16 times its width, only the
+    middle is used. This limits the memory.
 
     Source: mmselfsup's PixMIM config. DeiT III, the source of that config, uses interpolation="bicubic".
     """
@@ -104,19 +106,20 @@ class SimpleResizedCrop(Crop):
 
 @dataclass(frozen=True)
 class ScaleJitterCrop(Crop):
-    """Large-scale jitter (arXiv:2012.07177): the image scaled by a random factor, then cropped or padded to the sample.
+    """Large-scale jitter (arXiv:2012.07177): the image is scaled randomly, then cropped or padded.
 
-    Along an axis where the scaled image is larger than the sample, a part at a random place is shown. Where it is
-    smaller, the image is at the top left, and the mean colour fills the rest. With `fit` = "inside" this is
-    detectron2's `ResizeScale` and `FixedSizeCrop`, with "cover" MMSegmentation's `RandomResize` and `RandomCrop`.
-    Windows are whole pixels of the image, so that only the visible part is resized.
+    Along an axis where the scaled image is larger than the sample, the sample shows a part at a random place. Along an
+    axis where the scaled image is smaller, the image is at the top left, and the mean colour fills the rest. With `fit`
+    = "inside" this is detectron2's `ResizeScale` and `FixedSizeCrop`, with "cover" MMSegmentation's `RandomResize` and
+    `RandomCrop`. Windows are whole pixels of the image, so that only the visible part is resized.
     """
 
     scale: tuple[float, float] = (0.1, 2.0)
-    """Range of the uniform random factor, relative to the scale at which the image fits the sample."""
+    """Range of the uniform random factor, relative to the scale of `fit`."""
     fit: Literal["inside", "cover"] = "inside"
-    """Scale at which the factor is 1. "inside": the whole image fits inside the sample. "cover": the image covers the
-    sample, but is at most 4 samples long (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
+    """Scale at which the factor is 1.
+    "inside": the whole image fits inside the sample. "cover": the image covers the sample, but is at most 4 samples
+    long (the (2048, 512) of MMSegmentation's ADE20K recipes)."""
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:
@@ -159,7 +162,10 @@ def move(points: Tensor, cut: Cut, flip: bool) -> Tensor:
 
 
 def _side(full: int, part: int, factor: float, u: float) -> tuple[int, int, int]:
-    """Returns start, length and resized length (at most `part`) of the window along an axis of `full` pixels."""
+    """Returns start, length and resized length of the window along an axis.
+
+    The axis has `full` pixels in the image. The resized length is at most `part`.
+    """
     if (resized := max(1, round(full * factor))) <= part:
         return 0, full, resized
     window = min(full, max(1, round(part / factor)))
@@ -170,7 +176,8 @@ def _side(full: int, part: int, factor: float, u: float) -> tuple[int, int, int]
 class CenterCrop(Crop):
     """The central window with the sample's aspect ratio, for evaluation.
 
-    Equals the usual "resize the shorter side to size / crop_pct, then crop the centre", but resizes only the window.
+    The result equals the usual "resize the shorter side to size / crop_pct, then crop the centre". Here only the window
+    is resized.
     """
 
     crop_pct: float = 224 / 256

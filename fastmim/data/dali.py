@@ -1,4 +1,4 @@
-"""The DALI decoder: decodes JPEG, PNG and WebP with NVIDIA DALI on the CPU or a GPU, and leaves other files to Pillow.
+"""The DALI decoder for JPEG, PNG and WebP, on the CPU or a GPU. Pillow decodes the other files.
 
 DALI has no types: `self._ndd` is `Any`. May import fastmim_kernels.
 """
@@ -33,7 +33,7 @@ _Places = tuple[np.ndarray, np.ndarray]  # returned by `Job.places`
 
 
 class DaliDecoder(Decoder):
-    """A decoder that uses DALI's dynamic mode, which, unlike a DALI pipeline, continues after a bad file.
+    """A decoder that uses DALI's dynamic mode. Unlike a DALI pipeline, this mode survives bad files.
 
     On the CPU, DALI decodes the window and torch resizes it, as DALI's own resize is slower and less like Pillow's. On
     a GPU, DALI also resizes.
@@ -57,7 +57,7 @@ class DaliDecoder(Decoder):
             interpolation: "bicubic" or "bilinear", antialiased.
             threads: number of threads.
             device: device of the results. A CUDA device also decodes.
-            pillow: decodes the files that DALI does not, with the same settings; `close` closes this decoder too.
+            pillow: decoder of the other files, with the same settings. `close` closes this decoder too.
             limits: limits on one image. One call of DALI takes no more time or memory than one image may.
 
         Raises:
@@ -107,12 +107,12 @@ class DaliDecoder(Decoder):
         return f"DALI on {self._device}, {self._threads} threads ({formats}); other files: {self._pillow.describe()}"
 
     def close(self) -> None:
-        # This pool first: calls that are running may still need Pillow's decoder.
+        # This pool ends first, because running calls may still need Pillow's decoder.
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pillow.close()
 
     def _takes(self, header: Header) -> bool:
-        """True if DALI decodes such files to Pillow's pixels, and faster."""
+        """True if DALI decodes files with this header to Pillow's pixels, and faster."""
         # Turning makes DALI slower than Pillow, and DALI may read EXIF differently from the reader.
         if header.format not in _FORMATS or header.bits != 8 or header.orientation != 1:
             return False
@@ -201,7 +201,7 @@ class DaliDecoder(Decoder):
             axes=(0, 1),
             output_type=self._output_type,
             adjust_orientation=False,
-            jpeg_fancy_upsampling=True,  # as DALI does on the CPU
+            jpeg_fancy_upsampling=True,  # the default of DALI on the CPU
             device="gpu" if self._stream else "cpu",
         )
 
@@ -235,7 +235,10 @@ def _placed(image: Tensor, places: _Places, fill: tuple[int, ...]) -> Tensor:
 
 
 class _Writable:
-    """Read-only bytes that look writable to numpy: DALI would copy read-only bytes while holding Python's lock."""
+    """Read-only bytes that look writable to numpy.
+
+    DALI would copy read-only bytes while holding Python's lock.
+    """
 
     def __init__(self, data: np.ndarray):
         self._data = data
@@ -255,7 +258,7 @@ class _DaliCall(NamedTuple):
     others: _Elsewhere | None
     """Rows left to Pillow."""
     filled: torch.Event | None
-    """On a GPU, the event that the other rows are filled."""
+    """On a GPU: the event that the other rows are filled."""
 
 
 class _DaliBatch(PendingBatch):

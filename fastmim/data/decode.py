@@ -29,16 +29,16 @@ class Job(NamedTuple):
     """A sample to decode: a file, the part of its image to show, and the changes after that."""
 
     file: File
-    """The file, whose header was read without an error."""
+    """The file. Its header was read without an error."""
     cut: Cut
     flip: bool
     changes: Sequence[Change] = ()
-    """Changes to make to the sample after crop and flip, in this order. Images have 8 bits a channel."""
+    """Changes of the sample after crop and flip, in this order. Images have 8 bits a channel."""
     fill: tuple[int, ...] = ()
     """Colour of padding, one number for each channel."""
 
     def places(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns the `places` of this cut and flip."""
+        """Returns `decode.places` of this cut and flip."""
         return places(self.cut, self.flip, size)
 
     def pad(self, sample: np.ndarray, places: tuple[np.ndarray, np.ndarray] | None) -> None:
@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 
 def places(cut: Cut, flip: bool, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the row and column of the resized window that each row and column of a sample shows.
+    """Maps each row and column of a sample to the row and column of the resized window.
 
     Padding stays at the bottom and on the right: a flip moves only the image.
 
@@ -112,7 +112,7 @@ class Decoder(ABC):
 
 
 class PillowDecoder(Decoder):
-    """A decoder that uses Pillow, with one image for each thread.
+    """A decoder that uses Pillow. Each thread decodes one image at a time.
 
     The steps: turn by the EXIF orientation, cut out the window, convert, resize, cut out the sample, flip.
     """
@@ -133,8 +133,8 @@ class PillowDecoder(Decoder):
             channels: 3 (RGB) or 1 (grayscale).
             interpolation: "bicubic" or "bilinear", antialiased.
             threads: number of threads.
-            pin: True returns page-locked memory, from which a GPU can copy without waiting.
-            limits: a file that needs more memory or time, by its header, is bad.
+            pin: True returns page-locked memory, from which a GPU copies asynchronously.
+            limits: limits on one image. By its header, a file beyond the limits is bad.
         """
         self._shape, self._pin, self._threads, self._limits = (*size, channels), pin, threads, limits
         self._filter = FILTERS[interpolation]
@@ -168,7 +168,7 @@ class PillowDecoder(Decoder):
             for change in job.changes:
                 image = change(image)
             out[:] = np.asarray(image).reshape(out.shape)
-            job.pad(out, places)  # again, as the changes may have coloured the padding
+            job.pad(out, places)  # again, because the changes may have coloured the padding
         return None
 
     def describe(self) -> str:
@@ -199,7 +199,7 @@ def mean_colour(mean: tuple[float, ...]) -> tuple[int, ...]:
 def decode_window(file: File, window: tuple[int, int, int, int], mode: str) -> Image.Image:
     """Decodes a window of the image in a file.
 
-    The window is cut out before it is resized: resizing the whole image would mix in pixels from beyond the window.
+    The window is cut out first, because a resize of the whole image would mix in pixels from outside the window.
     Transparency is dropped. Pixels of more than 8 bits a channel keep their high 8 bits.
 
     Args:
@@ -234,7 +234,7 @@ def to_8_bits(image: Image.Image, mode: str, bits: int) -> Image.Image:
     Args:
         image: the image.
         mode: "RGB" or "L".
-        bits: bits of each channel in the file. Of more than 8, the high 8 are kept.
+        bits: bits of each channel in the file. If there are more than 8, the high 8 are kept.
 
     Raises:
         ValueError: the image has 32 bits a channel.

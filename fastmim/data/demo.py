@@ -1,4 +1,4 @@
-"""The demo's images, made from photographs inside installed packages, so that the demo needs no download.
+"""The demo's images, made from photographs of installed packages, without a download.
 
 May import samples and fastmim_kernels.
 """
@@ -26,8 +26,8 @@ from .image import open_image
 
 Part = Literal["all", "train", "held_out"]
 
-# Only photographs inside the wheels: scikit-image would download the others. Left out are drawings, a second view of
-# the motorcycle, and textures of grass and gravel, where hidden patches are hard to predict.
+# Only photographs inside the wheels, because scikit-image would download the others. The list leaves out drawings, a
+# second view of the motorcycle, and textures of grass and gravel, whose hidden patches are hard to predict.
 _PHOTOGRAPHS = (
     ("skimage", "data/astronaut.png"),
     ("skimage", "data/brick.png"),
@@ -120,7 +120,7 @@ def _vary(
 
 
 def _recolour(image: Image.Image, random: Random) -> Image.Image:
-    """Shuffles, scales and shifts the channels, so that a few photographs give many colours."""
+    """Shuffles, scales and shifts the channels, so that few photographs give many colours."""
     channels = sorted(image.split(), key=lambda _: random.random())
     lines = [(random.uniform(0.7, 1.3), random.uniform(-25, 25)) for _ in channels]
     return Image.merge(
@@ -129,7 +129,10 @@ def _recolour(image: Image.Image, random: Random) -> Image.Image:
 
 
 def _draw(photographs: list[Image.Image], size: tuple[int, int], random: Random) -> Image.Image:
-    """Draws overlapping polygons and ellipses in random colours and colours of the photographs, unevenly lit."""
+    """Draws overlapping polygons and ellipses, unevenly lit.
+
+    Their colours are random, or come from the photographs.
+    """
 
     def colour() -> tuple[int, ...]:
         if random.random() < 0.4:

@@ -1,4 +1,7 @@
-"""The doctor: reads and decodes all images of a folder, and reports on them. May import config and fastmim_kernels."""
+"""The doctor: reads and decodes all images of a folder, and reports on them.
+
+May import config and fastmim_kernels.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _VALUES = np.arange(256) / 255
 _NOTICEABLE = 0.05  # difference of colours on the 0..1 scale that is worth advice
 _NAMED = 5  # most files in a row of the report
 _SCALE = "scale them to the full range of 16 bits, or write 8-bit files"
-_SPLIT = "write each to a file of its own to train on all"
+_SPLIT = "write each to its own file to train on all"
 _LOOKS = 8  # images that `first_look` examines
 
 _KINDS: dict[str, Callable[[Header], bool]] = {
@@ -59,7 +62,7 @@ _EFFECTS = {
 
 @dataclass(frozen=True)
 class Levels:
-    """The pixel values of images with more than 8 bits a channel, before and after the conversion to 8 bits."""
+    """The pixel values of images with more than 8 bits, before and after the conversion to 8 bits."""
 
     low: int
     """Smallest value."""
@@ -92,7 +95,10 @@ class Levels:
 
 @dataclass(frozen=True)
 class Report:
-    """The findings of `examine`. Files are named by their paths in the manifest, in the order of the manifest."""
+    """The findings of `examine`.
+
+    Files are named by their paths in the manifest, in the order of the manifest.
+    """
 
     images: int
     """Number of images."""
@@ -103,9 +109,9 @@ class Report:
     broken: dict[str, str]
     """{path: reason} of the files that training would replace."""
     changed: dict[str, str] | None
-    """{path: difference} of the files that differ from an earlier manifest; None without an earlier manifest."""
+    """{path: difference} of the files that differ from an earlier manifest; None if there is none."""
     unusual: dict[str, list[str]]
-    """{kind: paths} of readable files that deserve a look; the last kind is "tiny"."""
+    """{kind: paths} of readable but unusual files; the last kind is "tiny"."""
     duplicates: list[list[str]]
     """Groups of files with the same content."""
     left_out: Counter[str]
@@ -117,8 +123,9 @@ class Report:
     sizes: np.ndarray
     """(N, 2), height and width of the readable images after their EXIF orientation."""
     mean: tuple[float, ...] | None
-    """Mean of red, green and blue of each image on the 0..1 scale, averaged over the images; None without decoding. The
-    published values of ImageNet, the defaults of data.mean and data.std, were found in this way (pytorch/vision#1965).
+    """Mean of red, green and blue within each image, averaged over the images; None without decoding.
+    The scale is 0..1. The published values of ImageNet, the defaults of data.mean and data.std, were found in this way
+    (pytorch/vision#1965).
     """
     std: tuple[float, ...] | None
     """Standard deviation within each image, averaged like `mean`."""
@@ -202,9 +209,9 @@ def examine(
         threads: number of threads for decoding, and of threads for reading.
         tiny: images with a shorter side below this number of pixels are reported.
         quick: True checks only headers and checksums. Damage inside pixel data is not found, and there is no mean.
-        before: an earlier manifest of the files. Changed files are reported, but are not broken for that reason.
+        before: an earlier manifest of the files. Changed files are reported, but do not count as broken.
         progress: wraps the iterable of images, to show the progress.
-        limits: files that need more memory or time for decoding, by their headers, are broken.
+        limits: limits on decoding. By their headers, files beyond the limits are broken.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
@@ -259,7 +266,7 @@ def examine(
 
 
 def check_bad_files(path: Path) -> None:
-    """Checks that a file may be replaced, i.e. is a list of bad files or does not exist.
+    """Checks that a path is free, or holds a list of bad files, which may be replaced.
 
     Raises:
         ValueError: `path` is something else.
@@ -297,7 +304,7 @@ def still_bad(
         manifest: the images.
         paths: paths to examine. Paths that are not in the manifest are ignored.
         threads: number of threads for decoding, and of threads for reading.
-        limits: files that need more memory or time for decoding, by their headers, are bad.
+        limits: limits on decoding. By their headers, files beyond the limits are bad.
         check: takes the index and (height, width) of a good image. Returns the reason why its label cannot be used, or
             None.
     """
@@ -332,8 +339,8 @@ def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]
         found.append(f"images of more than 8 bits lose levels ({levels}): {_SCALE}")
     for count, what in ((frames, "several pages or frames, of which the first is used"), (bands, "unused bands")):
         if count:
-            found.append(f"{count} of {len(files)} images looked at have {what}")
-    return found + ["`fastmim doctor` looks at all images"] * bool(found)
+            found.append(f"{count} of {len(files)} examined images have {what}")
+    return found + ["`fastmim doctor` examines all images"] * bool(found)
 
 
 @dataclass(frozen=True)
@@ -351,7 +358,10 @@ class _Pixels:
 def _examined(
     manifest: Manifest, indices: Iterable[int], threads: int, quick: bool, limits: Limits
 ) -> Iterator[tuple[File, _Pixels | None, str | None]]:
-    """Yields (file, pixels, reason why the file is broken) of each image, in order; reads a few files ahead."""
+    """Yields (file, pixels, reason why the file is broken) of each image, in order.
+
+    A few files are read ahead.
+    """
 
     def look(index: int, reading: Batch) -> tuple[File, _Pixels | None, str | None]:
         files = reading.result()

@@ -9,7 +9,8 @@ from ..host.files import open_regular
 from .manifest import Manifest
 
 _COMPARED = 100
-"""Most files of the same size that one file is compared with. All uncompressed images have the same size."""
+"""Largest number of files of the same size that a file is compared with.
+Uncompressed images may all have the same size."""
 _PIECE = 2**16  # bytes
 
 
@@ -21,7 +22,8 @@ def find_duplicates(manifest: Manifest, indices: Iterable[int], files: list[tupl
         indices: the images of `manifest` to compare with.
         files: (path, bytes) of each file to look up.
 
-    Returns: for each file True or False, or None if the images cannot be read or too many have the size of the file.
+    Returns: for each file True or False; None if the images cannot be read, or if too many images have the size of the
+        file.
     """
     same_size: dict[int, list[int]] = {size: [] for _, size in files}
     for index in indices:

@@ -1,4 +1,6 @@
-"""Decoding of image files that a stranger may have made, with limits on memory and time estimated from the header.
+"""Decoding of image files from strangers, with limits on memory and time.
+
+Memory and time are estimated from the header before decoding.
 
 `decode_upright` is the only function that opens image files. May import fastmim_kernels.
 """
@@ -57,7 +59,7 @@ class Limits:
 
     @property
     def file_bytes(self) -> int:
-        """Size in bytes of the largest file that is read; half of the memory, as Pillow copies the file."""
+        """Size of the largest file that is read, in bytes: half of the memory, because Pillow copies files."""
         return self.bytes // 2
 
     @property
@@ -96,7 +98,7 @@ def memory_needed(file: File) -> int:
     if header.orientation > 1:
         per_pixel += 1 if single else 4
     parts = 0 if header.format == "bmp" else header.parts  # the run lengths of a BMP are not kept
-    copies = 4 if header.format in ("webp", "avif") else 2  # of the file: these decoders take the whole file
+    copies = 4 if header.format in ("webp", "avif") else 2  # copies of the file; these decoders take the whole file
     return copies * len(file.data) + header.buffer + _PART_BYTES * parts + per_pixel * header.width * header.height
 
 
@@ -114,7 +116,7 @@ def seconds_needed(file: File) -> float:
 
 
 def refusal(file: File, limits: Limits) -> str | None:
-    """Returns the reason why a file must not be decoded, from its header alone; None if decoding is allowed."""
+    """Returns the reason why a file must not be decoded, by its header alone; None if there is none."""
     if file.error is not None or file.header is None:
         return file.error
     header = file.header
@@ -146,7 +148,7 @@ def decode_upright(file: File) -> Image.Image:
     try:
         # With a fixed format, Pillow never starts an external interpreter, such as Ghostscript, for a disguised file.
         with Image.open(io.BytesIO(file.data.data), formats=(header.format.upper(),)) as image:
-            # Another size than the header's would need more memory than is reserved; the check below refuses it.
+            # An image larger than its header says would need more memory than is reserved. The check below refuses it.
             if image.width * image.height == header.width * header.height:
                 image.load()
                 # Pillow itself turns a TIFF.
@@ -186,11 +188,11 @@ def seen_size(file: File) -> tuple[int, int]:
     return (header.width, header.height) if header.orientation > 4 else (header.height, header.width)
 
 
-_SHARE = 4  # times the limit of one image that all threads may use together
+_SHARE = 4  # memory of all threads together, in limits of one image
 
 
 class _Used:
-    """Memory that the threads of this process use for decoding, and Pillow's own limit from before they began."""
+    """Memory that all threads use for decoding, and Pillow's own limit before the first thread began."""
 
     def __init__(self):
         self.bytes = 0
@@ -207,7 +209,7 @@ def reserved(limits: Limits, *files: File) -> Iterator[None]:
     """Waits for memory to decode files, and reserves the memory inside the `with` block.
 
     Files are decoded only inside such blocks. All threads of a process together use at most four times the limit of one
-    image. Inside the block, Pillow's own limit on pixels is lifted, as it ignores formats and settings.
+    image. Inside the block, Pillow's own limit on pixels is lifted, because that limit ignores formats and settings.
 
     Args:
         limits: limits on each file.

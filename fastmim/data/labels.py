@@ -1,4 +1,6 @@
-"""Label maps of semantic segmentation: the class of each pixel, cropped, resized and flipped like its image.
+"""Label maps of semantic segmentation, which are cropped, resized and flipped like their images.
+
+A label map holds the class of each pixel.
 
 In settings and data sets, label maps are called masks: `data.masks` and `data.test_masks` name their folders.
 Everywhere else in this project, a mask is the set of hidden patches. May import config, parts and fastmim_kernels.
@@ -34,7 +36,10 @@ _NAMED = 3
 
 
 class LabelMaps:
-    """The label maps of a manifest's images: files below a folder that differ from the images in extension only."""
+    """The label maps of a manifest's images.
+
+    A label map is a file below a folder. Its path differs from the image's path in the extension only.
+    """
 
     def __init__(
         self,
@@ -123,7 +128,9 @@ class LabelMaps:
 
 
 def cut_labels(labels: np.ndarray, cut: Cut, flip: bool, size: tuple[int, int]) -> np.ndarray:
-    """Cuts a sample out of a label map, as its image is cut; each pixel takes the label of the nearest pixel.
+    """Cuts a sample out of a label map with the crop of its image.
+
+    Each pixel takes the label of the nearest pixel.
 
     Args:
         labels: (H, W) uint8, the label map of the whole image.
@@ -164,12 +171,12 @@ class LabelMapLoader:
         )
 
     def batches(self, stream: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor, Tensor]]:
-        """Yields the batch of each ids tensor of `stream`, in order, as `LabelPrefetcher.batches`.
+        """Yields the batch of each ids tensor of `stream`, in order.
 
         Yields: images (B, H, W, C) uint8; ids (B,) int64; labels (B, H, W) uint8 on the CPU.
 
         Raises:
-            BadFilesError: as `Loader.load`.
+            BadFilesError: an image and all images that could replace it are bad.
         """
         with contextlib.closing(self._prefetcher.batches(stream)) as batches:
             for batch, made in batches:

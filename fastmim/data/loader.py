@@ -1,4 +1,6 @@
-"""The loader: turns sample ids into batches of uint8 images, reads and decodes ahead, and replaces bad files.
+"""The loader turns sample ids into batches of uint8 images.
+
+The loader reads and decodes ahead, and replaces bad files.
 
 May import config, samples, parts and fastmim_kernels.
 """
@@ -28,7 +30,8 @@ from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
 
 Changes = Callable[[Tensor], list[Sequence[Change]]]
-"""Maps (B,) int64 sample ids to the changes of each sample after crop and flip; called in the caller's thread."""
+"""Maps (B,) int64 sample ids to the changes of each sample after crop and flip.
+The function runs in the caller's thread."""
 
 _Row = TypeVar("_Row")
 _PIECE = 32  # files that `headers` reads at once
@@ -47,27 +50,29 @@ class Sample(NamedTuple):
 
 
 class LoadedBatch(NamedTuple):
-    """A batch with the images that it shows, so that their labels can be cropped and flipped alike."""
+    """A batch, with all that is needed to crop and flip labels like the images."""
 
     images: Tensor
     """(B, H, W, C) uint8."""
     ids: Tensor
     """Sample ids, (B,) int64."""
     indices: Tensor
-    """Manifest index of each shown image, (B,) int64. Differs from the index in the id where a bad file was replaced.
-    """
+    """Manifest index of each shown image, (B,) int64.
+    Differs from the index in the id where a bad file was replaced."""
     sizes: list[tuple[int, int]]
     """(height, width) of each shown image in pixels, after its EXIF orientation."""
 
 
 class Loader:
-    """A loader of samples as uint8 images: reads, decodes, turns by the EXIF orientation, crops, resizes and flips.
+    """A loader of samples as uint8 images.
+
+    The loader reads, decodes, turns by the EXIF orientation, crops, resizes and flips.
 
     Crop windows, flips and other changes are drawn for the sample id. So they stay the same when another image takes
     the place of a bad file. The loader owns threads: use it as a context manager, or call `close`.
 
     Attributes:
-        retrying_reader: reads files again that cannot be read for a while.
+        retrying_reader: reader that tries again if files cannot be read for a while.
     """
 
     def __init__(
@@ -156,7 +161,8 @@ class Loader:
         While the caller works on one batch, at most the next `data.prefetch` batches are read, decoded or in memory.
 
         Raises:
-            BadFilesError: as `load`. The error may come up to `data.prefetch` batches early.
+            BadFilesError: an image and all images that could replace it are bad. The error may come up to
+                `data.prefetch` batches early.
         """
         with contextlib.closing(self._in_progress(stream, self._pool)) as batches:
             for ids, batch in batches:
@@ -194,7 +200,7 @@ class Loader:
     def replace(self, loaded: LoadedBatch, row: int, reason: str) -> None:
         """Replaces the image in one row of a batch, in place, and adds the old image to the quarantine.
 
-        For images that only a caller can find bad, such as one without a label.
+        The method is for images that only a caller can find bad, such as an image without a label.
 
         Args:
             loaded: the batch.
@@ -270,7 +276,7 @@ class Loader:
         return uniforms.tolist(), flips.tolist()
 
     def _decode_what_is_read(self, waiting: Iterable[tuple[Tensor, _BatchInProgress]]) -> None:
-        """Starts decoding each batch whose files are read, so that a slow file delays only its own batch."""
+        """Starts to decode each batch whose files are read, so that a slow file delays only its own batch."""
         for _, batch in waiting:
             if batch.reading.done():
                 batch.decode()
@@ -303,7 +309,7 @@ class _BatchInProgress:
         """
         self._loader, self._samples, self._pool = loader, samples, pool
         self.left_out: dict[int, str] = {}
-        self._rows = list(range(len(samples)))  # rows of the requested batch that are left
+        self._rows = list(range(len(samples)))  # rows of the requested batch that are not left out
         self._indices = [
             sample.image if pool is None else loader._quarantine.resolve(sample.image, pool) for sample in samples
         ]
@@ -312,7 +318,7 @@ class _BatchInProgress:
         self._decoding: PendingBatch | None = None
 
     def decode(self) -> None:
-        """Waits for the files, replaces bad files, and starts to decode; does nothing the second time."""
+        """Waits for the files, replaces bad files, and starts to decode; a second call does nothing."""
         if self._decoding is None:
             self._decoding = self._start_decoding()
 
@@ -356,7 +362,7 @@ class _BatchInProgress:
         return images
 
     def loaded_batch(self, ids: Tensor) -> LoadedBatch:
-        """Returns the `result` with the images that it shows."""
+        """Returns the batch of `result`, with its sample ids and images' sizes."""
         images = self.result()
         return LoadedBatch(images, ids[self._rows], torch.tensor(self._indices, dtype=torch.int64), self._sizes)
 
@@ -392,7 +398,7 @@ def open_loader(
     device: torch.device,
     changes: Changes | None = None,
 ) -> Loader:
-    """Returns the loader that `data.loader` names; "auto" means DALI if it can be imported, else Pillow.
+    """Returns the loader that `data.loader` names; "auto" means DALI if installed, else Pillow.
 
     Args:
         manifest: the images.
@@ -408,10 +414,7 @@ def open_loader(
     """
     channels = data.image.channels
     if channels not in (1, 3):
-        raise ValueError(
-            f"images have 3 channels (RGB) or 1 (grayscale), as that is what image files decode to; "
-            f"data.mean has {channels}"
-        )
+        raise ValueError(f"data.mean: expected 3 channels (RGB) or 1 (grayscale), as in image files, got {channels}")
     threads = data.workers or share_of_cores()
     settings = data.size, channels, data.crop.interpolation, threads
     limits = limits_of(data)

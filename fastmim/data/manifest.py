@@ -18,7 +18,7 @@ from .scan import describe_reasons, scan_folder, scan_list
 
 MAX_IMAGES = 2**32  # a sample id holds the index in 32 bits
 
-_FIRST = 100  # files of a saved manifest of which one must exist
+_FIRST = 100  # at least one of the first files of a saved manifest must exist
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,18 @@ class Manifest:
     root: str
     """Absolute path of the folder that `paths` are relative to."""
     paths: list[str]
-    """POSIX paths. A path is absolute only if a list file names a file outside the folder of the list. A folder that
-    could not be read is listed too, with a slash at the end."""
+    """POSIX paths.
+    A path is absolute only if a list file names a file outside the folder of the list. A folder that could not be read
+    is listed too, with a slash at the end."""
     sizes: list[int]
     """Bytes of each file; 0 if the file is missing or cannot be examined."""
     labels: list[int] | None
-    """Class of each image: the number behind its path in a list file, or the index of its class folder. None unless the
-    list has numbers, or every image lies exactly one folder below the root."""
+    """Class of each image: the number after its path in a list file, or the index of its class folder.
+    None if the list has no numbers, or if an image of a folder is not exactly one folder below the root."""
     checksums: list[int] | None = None
     """XXH64 of the bytes of each file (0 = could not be read), written by `fastmim doctor`; else None."""
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
-    """Number of files that `scan` saw but did not list, by reason. Not saved."""
+    """Number of files that `scan` saw but did not list, by reason. `save` leaves this field out."""
 
     @classmethod
     def scan(cls, root: str, setting: str = "", say: Callable[[str], None] = lambda line: None) -> Manifest:
@@ -51,7 +52,7 @@ class Manifest:
           so loops end. The extension or the first bytes of a file tell whether the file is an image.
         * List file: one image a line, optionally followed by white space and a label (the lists of UM-MAE). A path is
           absolute or relative to the list's folder. Blank lines and lines that start with # are ignored.
-        * Manifest (x.json): used as written. `difference` later tells whether a file has changed.
+        * Manifest (x.json): used as written. `difference` later finds changed files.
 
         A file or folder that is missing or cannot be examined is listed with 0 bytes. Such a file is a bad file of the
         run and counts in `data.bad_budget`.
@@ -116,7 +117,10 @@ class Manifest:
         return manifest
 
     def save(self, path: str) -> None:
-        """Writes the manifest as JSON, atomically. Inside its own root, the manifest can be moved with the folder."""
+        """Writes the manifest as JSON, atomically.
+
+        A manifest inside its own root can be moved with the folder.
+        """
         inside = os.path.dirname(os.path.abspath(path)) == self.root
         columns = {"hash": self.hash, "root": "." if inside else self.root}
         columns |= {"paths": self.paths, "sizes": self.sizes, "labels": self.labels}
@@ -125,7 +129,10 @@ class Manifest:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 of relative paths and sizes. Sample ids mean the same images in all manifests with the same hash."""
+        """SHA-256 of relative paths and sizes.
+
+        Sample ids mean the same images in all manifests with the same hash.
+        """
         entries = zip(self.paths, self.sizes, strict=True)
         return hashlib.sha256(b"".join(b"%b\0%d\0" % (os.fsencode(path), size) for path, size in entries)).hexdigest()
 
@@ -134,7 +141,7 @@ class Manifest:
         return os.path.join(self.root, self.paths[index])
 
     def difference(self, index: int, size: int, checksum: int | None) -> str | None:
-        """Returns how a file differs from the listed file, in words, or None.
+        """Describes the difference between a file and the listed file; returns None if there is none.
 
         Args:
             index: manifest index of the file.

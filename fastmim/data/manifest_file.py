@@ -1,4 +1,6 @@
-"""Reading and writing a manifest's JSON file. A stranger may have written the file, so every field is checked.
+"""Reading and writing a manifest's JSON file.
+
+A stranger may have written the file, so every field is checked.
 
 Standard library only.
 """

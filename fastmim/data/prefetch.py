@@ -1,4 +1,7 @@
-"""Prefetching of labels (boxes, label maps) in worker threads, in step with the image loader. May import samples."""
+"""Prefetching of labels (boxes, label maps) in worker threads, in step with the image loader.
+
+May import samples.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from .quarantine import BadFilesError
 
 
 class LabelPrefetcher:
-    """A wrapper of a loader that adds the label of each sample.
+    """A wrapper of a loader that adds a label to each sample.
 
     An image is a bad file if its label is missing or does not fit the image. Another image then takes its place. The
     prefetcher owns threads: call `close` at the end.
@@ -47,7 +50,7 @@ class LabelPrefetcher:
         """Yields the batch of each ids tensor of `stream`, in order, with the label of each sample.
 
         Raises:
-            BadFilesError: as `Loader.loaded_batches`. Other errors of `make` are raised too.
+            BadFilesError: an image and all images that could replace it are bad. Other errors of `make` are raised too.
         """
         waiting: deque[list[Future]] = deque()
 

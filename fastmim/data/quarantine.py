@@ -24,11 +24,11 @@ from ..host.terminal import shown
 from ..samples import Stream
 from .manifest import Manifest
 
-_ATTEMPTS = 64  # substitutes of an image
+_ATTEMPTS = 64  # largest number of substitutes of an image
 
 
 class BadFilesError(ValueError):
-    """Error that images cannot be used and no others can replace them: the run saves and stops."""
+    """Error: images cannot be used, and no other images can replace them. The run saves and stops."""
 
 
 def recheck_list(file: Path, still_bad: Callable[[list[str]], Container[str]], say: Callable[[str], None]) -> None:
@@ -50,11 +50,11 @@ class Quarantine:
     """The bad files of a run and the images that replace them.
 
     The substitute of image i is the first good image in a list that is drawn from the seed and i. Good or bad depends
-    only on the bytes of a file. So every process puts the same image in the same place, whatever it has found so far.
-    (A disk that fails for a while is a matter of `availability.py`.)
+    only on the bytes of a file. So every process chooses the same substitute, whatever bad files it has found so far.
+    Disks that fail for a while are the subject of `availability.py`.
 
     The list of bad files, bad_files.jsonl, is for people and for `data.bad_budget`. The list does not choose samples:
-    each process finds bad files itself. So a repaired file is used again from the next start on.
+    each process finds bad files itself. So the next start of the run uses a repaired file again.
     """
 
     def __init__(self, manifest: Manifest, seed: int, file: Path | None = None, labels: Tensor | None = None):
@@ -102,7 +102,7 @@ class Quarantine:
         )
 
     def add(self, index: int, reason: str) -> None:
-        """Marks image `index` as bad, and adds the file to the list unless it is there already."""
+        """Marks image `index` as bad, and adds the file to the list if the list lacks the file."""
         self._bad.add(index)
         path = self._manifest.paths[index]
         if path in self._named:
@@ -130,11 +130,11 @@ class Quarantine:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed
             self._read_named(list_file)
             if path not in self._named:
-                # A process killed while writing leaves half a line; the new line starts on a line of its own.
+                # A process that was killed while writing leaves half a line, which must not join the new line.
                 size = os.fstat(file.fileno()).st_size
                 gap = "\n" * (size > self._offset)
                 line = f"{gap}{json.dumps({'path': path, 'reason': reason})}\n".encode()
-                if file.write(line) != len(line):  # a full disk takes a part
+                if file.write(line) != len(line):  # a full disk accepts only a part
                     os.ftruncate(file.fileno(), size)
                     raise OSError("no space left")
 

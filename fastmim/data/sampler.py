@@ -20,8 +20,8 @@ class Sampler:
     """An endless stream of sample ids: a new permutation of all (index, repeat) pairs in each epoch.
 
     Positions run on across epochs. Update s trains on positions [s * G, (s + 1) * G), where G is the global batch. So a
-    batch may hold the end of one epoch and the start of the next, and every sample comes exactly once an epoch for any
-    batch size and number of processes.
+    batch may hold the end of one epoch and the start of the next, and every sample comes exactly once in an epoch, for
+    any batch size and number of processes.
 
     The loaders of the official code instead drop the samples that do not fill the last batch of an epoch. There, the
     samples of an epoch depend on batch size and process count, and a data set smaller than a batch trains on nothing.
@@ -37,7 +37,7 @@ class Sampler:
             together: True keeps the repeats of an image next to each other.
 
         Raises:
-            ValueError: no indices, or `repeats` not in 1 .. 256.
+            ValueError: there are no indices, or `repeats` is not in 1 .. 256.
         """
         indices = torch.arange(indices) if isinstance(indices, int) else indices
         if not len(indices):
@@ -127,7 +127,10 @@ def split_held_out(n: int, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _keyed_order(seed: int, stream: int, ids: Tensor) -> Tensor:
-    """Returns the permutation that sorts `ids` by a 64-bit key drawn for each id; equal keys keep their order."""
+    """Returns the permutation that sorts `ids` by a 64-bit key drawn for each id.
+
+    Ids with equal keys keep their order.
+    """
     # Pieces stay in the CPU's cache, which is much faster for the 1.28 M ids of ImageNet.
     words = torch.cat([philox(seed, stream, piece, 2) for piece in ids.split(2**14)])
     return torch.argsort(words[:, 0] << 32 | words[:, 1], stable=True)

@@ -1,4 +1,4 @@
-"""Search for image files below a folder or in a list file, with the number of other files by reason.
+"""Search for image files below a folder or in a list file. Other files are counted by reason.
 
 Standard library only.
 """
@@ -88,8 +88,8 @@ def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tu
         root: path of the folder.
         say: takes a line about the first link that leads out of the folder, and lines about the progress.
 
-    Returns: in any order, the images and the folders that cannot be read (with a slash at the end); and the number of
-        other files, by reason.
+    Returns: the images and the unreadable folders (with a slash at the end), in any order; and the number of other
+        files, by reason.
 
     Raises:
         OSError: `root` itself cannot be read.
@@ -99,7 +99,7 @@ def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tu
     unread: list[Entry] = []
     left_out: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-    # Real folders come before links to folders, so that an image gets its real path where possible.
+    # Real folders come before links to folders, so that an image gets its real path if possible.
     folders, links = [""], []
     inside, told, patience = os.path.join(os.path.realpath(root), ""), False, time.monotonic() + _LONG
     while folders or links:
@@ -110,7 +110,7 @@ def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tu
             say(f"{shown(prefix[:-1])} is a link out of the folder, to {shown(target)}: images there are listed too")
             told = True
         if time.monotonic() > patience:
-            say(f"listing goes on: {len(found)} images in {len(seen)} folders so far, now in {shown(prefix)}")
+            say(f"still listing: {len(found)} images in {len(seen)} folders so far, now in {shown(prefix)}")
             patience = time.monotonic() + _LONG
         try:
             status = _retried(os.stat, folder)
@@ -206,7 +206,7 @@ def scan_list(path: str) -> tuple[list[Entry], list[int] | None, Counter[str]]:
 
 
 def describe_reasons(left_out: Counter[str]) -> str:
-    """Returns a phrase with the most frequent reasons for leaving files out, each with its number of files."""
+    """Describes the most frequent reasons for leaving files out, each with its number of files."""
     ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[_NAMED:])
     words = [f"{count} {reason}" for reason, count in ordered[:_NAMED]]
@@ -240,7 +240,10 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 
 def _look(entry: os.DirEntry) -> tuple[int, int]:
-    """Returns mode and bytes of a folder entry, after following a link; 0 bytes if the entry cannot be examined."""
+    """Returns mode and bytes of a folder entry, after following a link.
+
+    The bytes are 0 if the entry cannot be examined.
+    """
     try:
         status = _retried(os.stat, entry.path)
     except OSError:
@@ -253,7 +256,10 @@ def _look(entry: os.DirEntry) -> tuple[int, int]:
 
 
 def _refusal(entry: os.DirEntry, mode: int) -> str | None:
-    """Returns the reason why a file is not listed, in words that follow a number; None if the file is an image."""
+    """Returns the reason why a file is not listed; None if the file is an image.
+
+    The words fit after a number.
+    """
     # Opening a pipe called x.jpg would wait for ever.
     if not stat.S_ISREG(mode):
         return "pipes, sockets or devices"
@@ -332,8 +338,8 @@ def _encoding(path: str, head: bytes) -> tuple[str, str]:
 
 def _name_and_label(folder: str, line: str) -> tuple[str, int | None]:
     """Splits a line of a list into a path and a label."""
-    # A name may hold spaces and end in a number. So a label is expected only behind the extension of an image, or if
-    # no file is named like the whole line.
+    # A name may hold spaces and end in a number. So a label is expected only after the extension of an image, or if
+    # no file has the whole line as its name.
     name, *rest = line.rsplit(None, 1)
     label = rest[0] if rest else ""
     number = len(label) <= len(str(MAX_LABEL)) and label.isascii() and label.isdigit() and int(label) < MAX_LABEL
@@ -343,7 +349,10 @@ def _name_and_label(folder: str, line: str) -> tuple[str, int | None]:
 
 
 def _check_label(path: str, folder: str, number: int, line: str) -> None:
-    """Refuses a line whose last word is a label that is not a number: without this word, the line names a file."""
+    """Refuses a line whose label is not a number.
+
+    The last word counts as a label if the rest of the line names a file.
+    """
     name, *rest = line.rsplit(None, 1)
     if rest and not is_image(line) and _find(folder, name)[1] is not None:
         raise ValueError(
@@ -353,7 +362,10 @@ def _check_label(path: str, folder: str, number: int, line: str) -> None:
 
 
 def _find(folder: str, name: str) -> tuple[str, int | None]:
-    """Returns the absolute path of a name in a list, and the bytes of the file; None if there is no such file."""
+    """Returns the absolute path of a name in a list, and the bytes of the file.
+
+    The bytes are None if the file does not exist.
+    """
     tried = [name, name.replace("\\", "/")] if "\\" in name else [name]
     for each in tried:
         full = os.path.normpath(os.path.join(folder, each))

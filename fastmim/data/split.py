@@ -21,7 +21,7 @@ def split_images(manifest: Manifest, data: ImageData, seed: int) -> tuple[Tensor
 
     Args:
         manifest: the images of `data.root`.
-        data: says how many images to hold out, and from which folder.
+        data: settings with the number and the folder of held-out images.
         seed: 0 <= seed < 2**64.
 
     Returns: the indices in `manifest` to train on, ascending; the manifest of the held-out images; the indices of

@@ -46,7 +46,8 @@ TUNED: dict[str, type | tuple[str, ...]] = {
     f"{_ZERO}stage3_use_all_reduce_for_fetch_params": bool,
     f"{_ZERO}stage3_gather_16bit_weights_on_model_save": bool,
 }
-"""Keys that the file may set, and their types. They change speed, memory or DeepSpeed's output only."""
+"""Keys that the file may set, and their types.
+These keys change only speed, memory or DeepSpeed's output."""
 _POSITIVE = ("steps_per_print", f"{_ZERO}reduce_bucket_size", f"{_ZERO}sub_group_size")
 
 DECIDED = {
@@ -66,7 +67,7 @@ DECIDED = {
     f"{_ZERO}offload_optimizer.device": "train.offload",
     f"{_ZERO}offload_param.device": "parameters stay on the device",
 }
-"""Keys that the config decides, and the setting that decides each."""
+"""Keys that the config decides, each with the deciding setting."""
 
 _ELSEWHERE = "fastmim does it itself"
 _REMOVED = "DeepSpeed has removed it"
@@ -105,9 +106,9 @@ REFUSED = {
     "disable_python_gc": _ELSEWHERE,
     "vocabulary_size": "there is no vocabulary",
     "aio": "nothing is offloaded to disks",
-    "compile": "it would change what is computed",
+    "compile": "it would change the results",
     "hybrid_engine": "it is for generating text",
-    "weight_quantization": "it would change what is computed",
+    "weight_quantization": "it would change the results",
     "pipeline": "there is no pipeline",
     "tensor_parallel": "there is no tensor parallelism",
     "expert_parallel": "there are no experts",
@@ -127,7 +128,7 @@ REFUSED = {
     f"{_ZERO}cpu_offload_use_pin_memory": "write offload_optimizer.pin_memory",
     f"{_ZERO}offload_param": "parameters stay on the device",
     f"{_ZERO}offload_optimizer": "train.offload keeps the optimizer state in host memory; only pin_memory is free",
-    f"{_ZERO}zenflow": "it would change what is computed",
+    f"{_ZERO}zenflow": "it would change the results",
     f"{_ZERO}compute_grad_norm": "the norm is logged",
     f"{_ZERO}load_from_fp32_weights": "fastmim reads checkpoints itself",
     f"{_ZERO}elastic_checkpoint": "fastmim reads checkpoints itself",
@@ -138,9 +139,9 @@ REFUSED = {
     f"{_ZERO}mics_shard_size": _REMOVED,
     f"{_ZERO}mics_hierarchical_params_gather": _REMOVED,
     f"{_ZERO}zeropp_loco_param": _REMOVED,
-    f"{_ZERO}zero_quantized_weights": "it would change what is computed",
-    f"{_ZERO}zero_quantized_nontrainable_weights": "it would change what is computed",
-    f"{_ZERO}zero_quantized_gradients": "it would change what is computed",
+    f"{_ZERO}zero_quantized_weights": "it would change the results",
+    f"{_ZERO}zero_quantized_nontrainable_weights": "it would change the results",
+    f"{_ZERO}zero_quantized_gradients": "it would change the results",
     f"{_ZERO}stage3_gather_fp16_weights_on_model_save": "write stage3_gather_16bit_weights_on_model_save",
     f"{_ZERO}stage3_allgather_sequential": _ELSEWHERE,
     f"{_ZERO}override_module_apply": _ELSEWHERE,
@@ -148,23 +149,24 @@ REFUSED = {
     f"{_ZERO}leaf_module": _ELSEWHERE,
     f"{_ZERO}save_muon_momentum_buffer_in_memory": "there is no such optimizer",
 }
-"""Keys and sections of DeepSpeed, past or present, that a run cannot have, and why."""
+"""Keys and sections of DeepSpeed, past or present, that are refused, each with the reason."""
 
 _KNOWN = {*TUNED, *DECIDED, *REFUSED}
 _SECTIONS = {key[:at] for key in _KNOWN for at, c in enumerate(key) if c == "."} | {"optimizer.params", *REFUSED}
 
 
 def read(file: str, decided: dict[str, Any]) -> dict[str, Any]:
-    """Reads a file; returns the values of `TUNED` keys, by dotted name.
+    """Reads a DeepSpeed file; returns the values of `TUNED` keys, by dotted name.
 
-    The value "auto", as Hugging Face writes it, stands for the config's value. So does a section that is switched off.
+    The value "auto", which Hugging Face uses, means the config's value. A section that is switched off means the same.
 
     Args:
         file: path of the file, `train.deepspeed`.
         decided: the config's values of the keys of `DECIDED`.
 
     Raises:
-        ValueError: the file is no JSON object, or holds keys or values that it must not hold; the message names them.
+        ValueError: the file is no JSON object, or holds keys or values that are not allowed. The message names the
+            keys.
     """
     where = f"train.deepspeed={shown(file)}"
     try:

@@ -28,7 +28,8 @@ class StepResult:
     Attributes:
         loss: fp32 mean over this rank's micro-batches.
         grad_norm: fp32 global norm before clipping; inf or NaN if the update was skipped.
-        skipped: bool, True if a non-finite loss or gradient on any rank made every rank leave its parameters alone.
+        skipped: bool, True if the update was skipped on every rank. The cause is a non-finite loss or gradient on any
+            rank.
     """
 
     loss: Tensor
@@ -73,9 +74,9 @@ class Engine:
         precision: the arithmetic in use, one of `train.precision` except "auto".
         micro_batch: images per process per forward.
         accumulation: forwards per update.
-        settings: settings that DeepSpeed was given.
-        computing: function that returns a context. The context surrounds each forward and backward pass, in which
-            nothing changes that checkpoints hold, except buffers, which `rewind` restores.
+        settings: settings of DeepSpeed.
+        computing: function that returns a context, which surrounds each forward and backward pass. Of the values in a
+            checkpoint, only buffers change inside the context. `rewind` restores the buffers.
 
     Raises:
         ValueError: settings do not fit each other; see `batch_plan`, `resolve_precision`, `deepspeed_config` and
@@ -92,7 +93,7 @@ class Engine:
         self._seed = config.train.seed
         if self.precision == "fp32":  # convolutions would round to TF32 by default
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        # Copied before the cast to bf16: a bf16 copy of a position table is not the table.
+        # Copied before the cast to bf16, which would round a position table.
         frozen = {n: p.detach().to("cpu", copy=True) for n, p in module.named_parameters() if not p.requires_grad}
         module.to(process.device)
         if self.precision == "bf16-master" and self.stage == 0:
@@ -126,11 +127,11 @@ class Engine:
         """Does one update. Collective.
 
         Torch's generators are reseeded from (train.seed, step, rank, micro-step) before each forward. So drop path and
-        other random layers need no saved state. Gradients are the mean over micro-batches and processes. An update
-        that is skipped leaves buffers (batch norm's statistics) alone too.
+        other random layers need no saved state. Gradients are the mean over micro-batches and processes. A skipped
+        update changes no buffers (batch norm's statistics) either.
 
         Args:
-            step: updates done before.
+            step: number of updates before this one.
             lr: learning rate; each parameter group has `lr` times its "lr_scale".
             micro_batches: `accumulation` tuples (images, ids, *labels). The module moves labels to the device itself.
 
@@ -170,16 +171,16 @@ class Engine:
         return StepResult(total / self.accumulation, grad_norm, skipped)
 
     def rewind(self) -> None:
-        """Restores the buffers of the last finished update, while the context of `computing` is open."""
+        """Restores the buffers of the last finished update. Call inside the context of `computing`."""
         for buffer, old in zip(self._buffers, self._buffers_before, strict=False):
             buffer.copy_(old)
         self._buffers_before = []
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
-        """Switches to evaluation mode, without gradients, in the run's arithmetic.
+        """Switches to evaluation mode in the run's arithmetic, without gradients.
 
-        At ZeRO stage 3, forwards inside are collective.
+        At ZeRO stage 3, forward passes inside the context are collective.
         """
         self.module.eval()
         try:
@@ -189,11 +190,11 @@ class Engine:
             self.module.train()
 
     def local_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields (name, flat fp32 weights) of each parameter, or part of one, that this rank updates."""
+        """Yields (name, flat fp32 weights) of each parameter, or of the part that this rank updates."""
         return self._state.local_weights()
 
     def state_dict(self, alone: bool = False) -> State:
-        """Collects everything that training continues from; see `TrainingState.state_dict`. Collective."""
+        """Collects the training state; see `TrainingState.state_dict`. Collective."""
         return self._state.state_dict(alone)
 
     def load_state_dict(self, state: State) -> None:

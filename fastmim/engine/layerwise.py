@@ -1,4 +1,4 @@
-"""LAMB and LARS of ZeRO stage 0, which scale each layer's step. Their formulas are timm's."""
+"""LAMB and LARS for ZeRO stage 0, with timm's formulas. Both scale the step of each layer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .stage0 import UNEXPORTED, Stage0Optimizer
 
 
 class _FromTimm(Stage0Optimizer):
-    """Base class of timm's optimizers, which cannot skip an update by themselves.
+    """Base class of timm's optimizers, which cannot skip an update on the device.
 
-    The flag that says to skip is read from the device, once an update.
+    So the host reads the skip flag from the device, once an update.
     """
 
     def __init__(self, groups: list[dict], **settings: Any):

@@ -23,7 +23,7 @@ def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> flo
     - "cosine": min_lr + (lr_max - min_lr) * (1 + cos(pi * (e - S) / (E - S))) / 2, with S = W for `cosine_from`
       "warmup" (MAE, util/lr_sched.py) and S = 0 for "start" (SimMIM: timm's scheduler without `warmup_prefix`);
     - "linear": min_lr + (lr_max - min_lr) * (1 - (e - S) / (E - S)) (MMSegmentation's "poly" of power 1);
-    - "multistep": lr_max * decay_rate ** n, where n of `decay_epochs` have come.
+    - "multistep": lr_max * decay_rate ** n, where n is the number of `decay_epochs` up to e.
     """
     lr_max = optim.blr * train.global_batch / optim.lr_batch
     warmup = optim.warmup_epochs
@@ -44,17 +44,17 @@ def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
     MAE uses: class and mask tokens, being 3-D, decay. `optim.no_decay`, `optim.decay` and `optim.lr_scale` name the
     exceptions.
 
-    With `optim.layer_decay` d, a parameter in layer i of the encoder's n layers has the learning-rate factor
-    d ** (n - i); a parameter in no layer has 1 (BEiT's rule, which MAE and SimMIM use). The factor of `optim.lr_scale`
-    is multiplied with it.
+    With `optim.layer_decay` d, a parameter in layer i of the encoder's n layers has the learning-rate factor d ** (n -
+    i). A parameter outside the layers has the factor 1 (BEiT's rule, which MAE and SimMIM use). This factor is
+    multiplied by that of `optim.lr_scale`.
 
     Args:
         module: the module that is trained; with `layer_decay`, `module.encoder` has `layers()`.
         optim: settings of the optimizer.
 
     Returns:
-        Groups that are not empty. Each has "params", "names" (in the same order), "weight_decay" and "lr_scale", the
-        factor of the learning rate.
+        Non-empty groups. Each has "params", "names" (in the same order), "weight_decay" and "lr_scale", the factor of
+        the learning rate.
 
     Raises:
         ValueError: a pattern is no regular expression, or matches no trained parameter; or a parameter matches both
@@ -96,7 +96,7 @@ def _layer_scales(encoder: Any, names: Iterable[str], decay: float) -> dict[str,
 
 
 def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set[str]:
-    """Returns the names in which any of the patterns is found."""
+    """Returns the names that match any of the patterns."""
     found = set()
     for pattern in patterns:
         try:

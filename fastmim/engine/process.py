@@ -1,4 +1,4 @@
-"""The processes of a run: how they meet, and the values that they exchange."""
+"""The processes of a run: their meeting, and the values that they exchange."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True)
 class Process:
-    """This process's place in the run, and its exchanges with the others.
+    """Place of a process in the run, and its exchanges with the other processes.
 
     Every method is collective: all processes call it at the same time.
 
     Attributes:
-        rank: number of this process, from 0.
+        rank: number of the process, from 0.
         world: number of processes in the run.
-        local_rank: number of this process on its machine, from 0.
-        device: device that this process trains on.
+        local_rank: number of the process on its machine, from 0.
+        device: device that the process trains on.
     """
 
     rank: int
@@ -54,7 +54,7 @@ class Process:
         """Returns rank 0's tensor on every process.
 
         Args:
-            value: the tensor on rank 0; ignored on the others.
+            value: the tensor on rank 0; ignored on other ranks.
             shape: shape of the tensor.
             dtype: type of the result.
         """
@@ -68,7 +68,7 @@ class Process:
         return received
 
     def broadcast_number(self, number: float) -> float:
-        """Returns rank 0's number on every process; the others' argument is ignored."""
+        """Returns rank 0's number on every process. The argument of other ranks is ignored."""
         return self.broadcast(torch.tensor(number, dtype=torch.float64), torch.Size(), torch.float64).item()
 
     def gather(self, value: T) -> list[T]:
@@ -83,7 +83,8 @@ class Process:
 def init_distributed(device: str = "auto", deterministic: bool = False) -> Process:
     """Joins the processes that the launcher started, or makes a run of one process.
 
-    The launcher is `deepspeed`, `torchrun`, or whoever set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+    The launcher is `deepspeed`, `torchrun`, or any program that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu" (gloo) or "cuda" (nccl).
@@ -95,9 +96,9 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is cuda, but torch sees no GPU: use train.device=cpu or auto")
     cuda = device != "cpu" and torch.cuda.is_available()
-    os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads it once, on import
+    os.environ["DS_ACCELERATOR"] = "cuda" if cuda else "cpu"  # DeepSpeed reads this variable once, on import
     if deterministic:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads it when it starts
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS reads this variable when it starts
         torch.use_deterministic_algorithms(True)
     import deepspeed
 
@@ -108,7 +109,7 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
     if not dist.is_initialized():  # an earlier run in this process set the variables itself
         check_launch()
     alone = "RANK" not in os.environ or "WORLD_SIZE" not in os.environ
-    if alone:  # DeepSpeed looks these up, and searches for MPI when they are missing
+    if alone:  # DeepSpeed searches for MPI if these variables are missing
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
     os.environ.setdefault("LOCAL_RANK", "0")
     rank, world, local_rank = launched("RANK", 0) or 0, launched("WORLD_SIZE", 1) or 1, launched("LOCAL_RANK", 0) or 0
@@ -119,13 +120,13 @@ def init_distributed(device: str = "auto", deterministic: bool = False) -> Proce
         if world > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(share_of_cores())
     if not dist.is_initialized():
-        # One process keeps its store in memory, so that it needs no port, which another run could hold.
+        # A single process keeps its store in memory. So it needs no port, which another run could hold.
         store: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1} if alone else {}
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", **store)
         except RuntimeError as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            cause = "that port is taken (EADDRINUSE)" if "EADDRINUSE" in str(error) else "not all of them came"
+            cause = "that port is taken (EADDRINUSE)" if "EADDRINUSE" in str(error) else "not all of them arrived"
             raise ValueError(
                 f"expected {world} processes to meet at {where}, but {cause}: start all of them, or name another port "
                 "(deepspeed --master_port, torchrun --rdzv-endpoint)"
@@ -138,7 +139,7 @@ def check_launch() -> None:
     """Checks the environment variables by which processes meet.
 
     Raises:
-        ValueError: the variables describe no process of a run.
+        ValueError: the variables contradict each other, or do not describe a process of a run.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_PORT")
     numbers = {name: number for name in names if (number := launched(name, 0)) is not None}

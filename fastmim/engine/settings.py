@@ -1,4 +1,4 @@
-"""Batch split, precision and DeepSpeed's settings, derived from a config by pure functions."""
+"""Pure functions that derive batch split, precision and DeepSpeed's settings from a config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def batch_plan(train: Train, world: int) -> tuple[int, int]:
         (images per process per forward, forwards per update).
 
     Raises:
-        ValueError: the global batch is no such product; the message names the nearest numbers that work.
+        ValueError: the global batch cannot be split in this way; the message names the nearest numbers that work.
     """
     total, micro = train.global_batch, train.micro_batch
     unit = world * (micro or 1)
@@ -45,7 +45,7 @@ def resolve_precision(train: Train, device: torch.device) -> str:
     "auto" is autocast on a GPU and on CPUs with bf16 matrix instructions, else fp32.
 
     Raises:
-        ValueError: fp16 with ZeRO >= 1.
+        ValueError: the precision is fp16, and the ZeRO stage is 1 or higher.
     """
     if train.precision == "autocast-fp16" and train.zero_stage:
         raise ValueError(
@@ -107,7 +107,7 @@ def deepspeed_config(config: Experiment, world: int, precision: str) -> dict[str
     }
     settings = {**defaults, **derived}
     if train.deepspeed is not None:
-        # The file is compared with the config, also where fastmim does the work and DeepSpeed has other settings.
+        # The file is compared with the config, also if fastmim does the work and DeepSpeed has other settings.
         decided = dict.fromkeys(deepspeed_file.DECIDED) | {
             **{key: derived[key] for key in derived if key in deepspeed_file.DECIDED},
             "gradient_clipping": config.optim.clip or 0.0,

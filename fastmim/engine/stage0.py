@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 UNEXPORTED: Any = torch
-"""Torch, for functions that its type stubs do not export."""
+"""The module torch without types, for functions that its type stubs do not export."""
 
 
 def create_state(optimizer: torch.optim.AdamW, tensors: list[Tensor]) -> None:
-    """Creates the moments of each tensor, which can then be saved and loaded before the first step."""
+    """Creates the moments of each tensor, so that they can be saved and loaded before the first step."""
     for tensor in tensors:
         optimizer.state[tensor] = {
             "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
@@ -28,7 +28,8 @@ class Stage0Optimizer(torch.optim.Optimizer, ABC):
     With loss scale s (1 without `loss_scaling`) and gradients g of s * loss: norm = |g| / s. Each gradient is divided
     by s * max(1, (norm + 1e-6) / clip). A non-finite norm leaves masters, moments and step counters untouched.
 
-    bf16 parameters accumulate their gradients in fp32. After each step they are rounded from their fp32 master.
+    bf16 parameters accumulate their gradients in fp32. After each step, each bf16 parameter is rounded from its fp32
+    master.
 
     Args:
         groups: parameter groups from `parameter_groups`.
@@ -63,7 +64,9 @@ class Stage0Optimizer(torch.optim.Optimizer, ABC):
                     p.grad_dtype = torch.float32
                     self.masters[name] = nn.Parameter(p.detach().float())
         groups = [{**group, "params": [self.masters[name] for name in group["names"]]} for group in groups]
-        construct: Any = super().__init__  # of the optimizer of torch or timm that a subclass names second
+        construct: Any = (
+            super().__init__
+        )  # the constructor of torch's or timm's optimizer, the second base of each subclass
         construct(groups, lr=0.0, **settings)
         self.clip = clip
         self.loss_scaling = loss_scaling
@@ -75,11 +78,11 @@ class Stage0Optimizer(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def counters(self) -> list[Tensor]:
-        """Returns the counters of updates, which may be written to."""
+        """Returns the counters of updates. A caller may write to them."""
 
     @abstractmethod
     def update(self) -> None:
-        """Updates masters and moments from the masters' gradients, each first divided by `grad_scale`."""
+        """Updates masters and moments. Each gradient of a master is first divided by `grad_scale`."""
 
     def copy_to_parameters(self) -> None:
         """Rounds the masters into the parameters that are not their own master."""
@@ -89,10 +92,10 @@ class Stage0Optimizer(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Does one update from the parameters' gradients, which are consumed; see the class.
+        """Does one update, which consumes the parameters' gradients; see the class.
 
         Args:
-            closure: never called; DeepSpeed passes none.
+            closure: ignored; DeepSpeed passes None.
         """
         for name, p in self.parameters.items():
             if p is not self.masters[name]:
@@ -112,7 +115,7 @@ class Stage0Optimizer(torch.optim.Optimizer, ABC):
 
 
 class AdamW(Stage0Optimizer, torch.optim.AdamW):
-    """Torch's fused AdamW, which divides and skips by itself, so that nothing waits for the device."""
+    """Torch's fused AdamW, which divides and skips on the device, so that the host never waits."""
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class AdamW(Stage0Optimizer, torch.optim.AdamW):
 
 
 class Sgd(Stage0Optimizer, torch.optim.SGD):
-    """Torch's fused SGD with momentum, which divides and skips by itself.
+    """Torch's fused SGD with momentum, which divides and skips on the device.
 
     Weight decay is added to the gradient.
     """

@@ -1,6 +1,6 @@
 """The training state by parameter name, for any ZeRO stage, precision and number of processes.
 
-All private attributes of DeepSpeed that fastmim reads are read here, in `ZeroLayout` and `_whole`.
+Only `ZeroLayout` and `_whole` read private attributes of DeepSpeed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ State = dict[str, dict[str, Tensor]]
 
 
 class Fragment(NamedTuple):
-    """This rank's slice of a parameter.
+    """Slice of a parameter on one rank.
 
     Attributes:
         offset: position of the slice in the flattened parameter, in elements.
@@ -34,28 +34,28 @@ class Fragment(NamedTuple):
 
 
 class Layout(ABC):
-    """The place of fp32 weights and moments on this rank."""
+    """Base class of layouts, which find the fp32 weights and moments on this rank."""
 
     moments: tuple[str, ...]
     """Names of the optimizer's moments."""
     sharded: bool
-    """True if each rank holds a part only."""
+    """True if each rank holds only a part of the parameters."""
 
     @abstractmethod
     def fragments(self) -> dict[str, Fragment]:
-        """Maps each parameter that this rank updates to this rank's slice."""
+        """Maps each parameter that this rank updates to its slice on this rank."""
 
     @abstractmethod
     def counters(self) -> list[Tensor]:
-        """Returns the optimizer's counters of updates, which may be written to."""
+        """Returns the optimizer's counters of updates. A caller may write to them."""
 
     @abstractmethod
     def refresh(self) -> None:
-        """Brings the weights of the forward pass up to date with the fp32 weights."""
+        """Copies the fp32 weights to the weights of the forward pass."""
 
 
 class WholeLayout(Layout):
-    """The layout of ZeRO stage 0: every rank holds everything."""
+    """The layout of ZeRO stage 0: every rank holds all parameters."""
 
     sharded = False
 
@@ -147,12 +147,12 @@ class ZeroLayout(Layout):
 
 
 class TrainingState:
-    """The tensors that training continues from: weights, buffers, moments, counters and the loss scale.
+    """The training state: weights, buffers, moments, counters and the loss scale.
 
     Args:
         module: the module that is trained, on its device.
-        layout: the place of weights and moments on this rank.
-        frozen: CPU copies of the parameters that are not trained, by name, in the precision they were given in.
+        layout: finds weights and moments on this rank.
+        frozen: CPU copies of the parameters that are not trained, by name, in their original precision.
         scalars: further () tensors of the optimizer to save, by name.
         process: this process.
     """
@@ -170,12 +170,12 @@ class TrainingState:
         self._kinds = ("model", *layout.moments)
 
     def local_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields (name, flat fp32 weights) of each parameter, or part of one, that this rank updates."""
+        """Yields (name, flat fp32 weights) of each parameter, or of the part that this rank updates."""
         for name, fragment in self.layout.fragments().items():
             yield name, fragment.tensors["model"]
 
     def buffers(self) -> dict[str, Tensor]:
-        """Maps each buffer that checkpoints hold to its tensor."""
+        """Returns the buffers that checkpoints hold, by name."""
         kept = self.module.state_dict(keep_vars=True).keys()
         return {name: buffer for name, buffer in self.module.named_buffers() if name in kept}
 
@@ -185,13 +185,13 @@ class TrainingState:
         Collective, unless `alone` is True.
 
         Args:
-            alone: True to return the state on this process whatever its rank. At ZeRO stage 0 with several processes
-                only, or in a run of one process.
+            alone: True returns the state on this process, whatever its rank. Allowed at ZeRO stage 0, or in a run of
+                one process.
 
         Returns:
-            On rank 0, CPU tensors. "model": fp32 masters of trained parameters; frozen ones and buffers as they are.
-            The optimizer's moments, by their names: of trained parameters. "scalars": optimizer_step, and for fp16
-            loss_scale and loss_scale_growth. On other ranks, an empty dict.
+            On rank 0, CPU tensors. "model": fp32 masters of trained parameters, and unchanged frozen parameters and
+            buffers. One group for each moment of the optimizer, with a tensor for each trained parameter. "scalars":
+            optimizer_step, and for fp16 loss_scale and loss_scale_growth. On other ranks, an empty dict.
         """
         collects = alone or self.process.rank == 0
         state: State = {kind: {} for kind in self._kinds}
@@ -219,7 +219,8 @@ class TrainingState:
         """Continues from a state of any ZeRO stage, precision and number of processes. Collective.
 
         Args:
-            state: result of `state_dict` on rank 0; ignored on the others, which get their part from rank 0.
+            state: result of `state_dict` on rank 0. Other ranks ignore the argument, and receive their part from rank
+                0.
 
         Raises:
             ValueError: rank 0's state does not fit this module. Raised on every rank.
@@ -285,14 +286,14 @@ class TrainingState:
 
 
 def _shape(tensor: Tensor) -> torch.Size:
-    """Returns the shape of a tensor, also of a parameter that ZeRO stage 3 has partitioned."""
+    """Returns the full shape of a tensor, also of a parameter that ZeRO stage 3 has partitioned."""
     return getattr(tensor, "ds_shape", tensor.shape)
 
 
 def _whole(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Makes a parameter whole inside the context, at ZeRO stage 3.
+    """Gathers a parameter inside the context, at ZeRO stage 3.
 
-    The parameter keeps the values that rank 0 writes.
+    Afterwards all ranks have the values that rank 0 writes.
     """
     if not hasattr(tensor, "ds_id"):
         return contextlib.nullcontext()

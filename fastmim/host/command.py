@@ -1,4 +1,4 @@
-"""Command lines: a parser with checked options, and one-line messages for everything that cannot be done.
+"""Command lines: a parser with checked options, and one-line error messages.
 
 May import terminal and the standard library only.
 """
@@ -41,7 +41,7 @@ def version() -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns "; nearest: NAME" with the known name most like `word`, or "" if no name is similar."""
+    """Returns "; nearest: NAME" with the known name nearest to `word`, or "" if no name is similar."""
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
     if not near and len(word) > 2:
@@ -50,25 +50,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def misread(text: str) -> str | None:
-    """Returns a description of a path or name that is probably a mistake; None if nothing looks wrong."""
+    """Describes a path or name that is probably a mistake; returns None if nothing looks wrong."""
     if not text.strip():
         return "an empty one"
     if text.strip().lower() in _NONE:
         return f"{text.strip()!r}"
     if re.match(r"[A-Za-z]:\\|\\\\", text):
-        return f"{shown(text)!r}, a path of Windows; write it with /"
+        return f"{shown(text)!r}, a Windows path; write it with /"
     if text.startswith("~"):
-        return (
-            f"{shown(text)!r}, where nothing has put a folder for the ~: the shell does so after a space, not after ="
-        )
+        return f"{shown(text)!r}, in which the shell has not replaced the ~: write a space, not =, before the path"
     return None
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Checks the words of a command line for empty values and for dashes that a word processor made.
+    """Checks the words of a command line for empty values, and for dashes from a word processor.
 
     Raises:
-        ValueError: a word is such a mistake; the message names the word or its option.
+        ValueError: a value is empty or a dash is wrong; the message names the word or its option.
     """
     before = None
     for word in words:
@@ -86,14 +84,16 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def repeated(words: Sequence[str]) -> list[str]:
-    """Returns the options that occur more than once, spelt as in their second occurrence."""
+    """Returns the options that occur more than once, in their second spelling."""
     names = [word.partition("=")[0] for word in words if word.startswith("--")]
     spelt = [name.replace("_", "-") for name in names]
     return [name for at, name in enumerate(names) if spelt[at] in spelt[:at]]
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser with one-line error messages, no abbreviated options, and suggestions for misspelt options.
+    """An argparse parser with one-line error messages.
+
+    The parser accepts no abbreviated options, and suggests the right spelling of misspelt options.
 
     Args:
         prog: the command, as typed.
@@ -117,7 +117,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> argparse.Namespace:
-        """Parses a command line, in which option names may have underscores instead of hyphens."""
+        """Parses a command line. Option names may have underscores instead of hyphens."""
         words = list(sys.argv[1:] if args is None else args)
         try:
             check_words(words)
@@ -135,7 +135,7 @@ class Parser(argparse.ArgumentParser):
         """Ends the process with one line and exit status 2."""
         message = message.removeprefix("argument ")
         if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
-            message = f"{missing[1]}: missing; `{self.prog} --help` says what it is"
+            message = f"{missing[1]}: missing; `{self.prog} --help` describes it"
         message = re.sub(r"expected (one|at least one) argument$", r"expected a value, got nothing", message)
         message = re.sub(r"expected (\d+) arguments$", r"expected \1 values", message)
         message = re.sub(r"ignored explicit argument", r"expected no value, got", message)
@@ -152,10 +152,10 @@ class Parser(argparse.ArgumentParser):
             )
 
     def _unknown(self, words: list[str]) -> str:
-        """Returns a message about words that no option takes."""
+        """Returns an error message about words that belong to no option."""
         word = words[0].split("=")[0]
         if not word.startswith("-"):
-            return f"{shown(word)}: one argument too many; `{self.prog} --help` lists what there is"
+            return f"{shown(word)}: one argument too many; `{self.prog} --help` lists the arguments"
         options = [name[2:] for name in self._option_string_actions if name.startswith("--") and name != "--help"]
         hint = nearest(word.lstrip("-"), options).replace(": ", ": --")
         hint = hint or "; there are " + ", ".join(f"--{name}" for name in options) if options else ""
@@ -163,7 +163,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Returns the argparse type of whole numbers from `least` on."""
+    """Returns the argparse type of whole numbers of at least `least`."""
 
     def number(text: str) -> int:
         try:
@@ -246,14 +246,14 @@ def refusing(
     speaks: bool = True,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Iterator[None]:
-    """Ends the process with one line and exit status 2 if the `with` block fails for a reason that a user can mend.
+    """Ends the process with one line and exit status 2 if a user can mend the failure of the `with` block.
 
-    Such errors are ValueError, OSError, a lack of memory, and the `kinds`. Other errors pass through.
+    A user can mend a ValueError, an OSError, a lack of memory, and the `kinds`. Other errors pass through.
 
     Args:
         prog: name that the line starts with.
         kinds: further RuntimeErrors to report in one line.
-        paths: {argument: path}. A message about a file names the argument that the file belongs to.
+        paths: {argument: path}. A message about a file also names its argument.
         speaks: False prints nothing, because another process prints the line.
         tell: also called with the reason.
     """
@@ -261,7 +261,7 @@ def refusing(
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # such as `| head`, which has read enough
+    except BrokenPipeError:  # the reader, such as `| head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except KeyboardInterrupt:
@@ -282,7 +282,10 @@ def lacks_memory(error: Exception) -> bool:
 
 
 def explain(error: Exception, paths: dict[str, Path] | None = None) -> str:
-    """Returns the message of an exception as one line, with the argument that the file in the message belongs to."""
+    """Returns the message of an exception as one line.
+
+    If the message names a file, the line also names the argument that the file belongs to.
+    """
     named = sorted((paths or {}).items(), key=lambda item: -len(os.path.abspath(item[1])))
     if lacks_memory(error):
         return "there is not enough memory for this"
@@ -306,7 +309,7 @@ def explain(error: Exception, paths: dict[str, Path] | None = None) -> str:
 
 
 def _mentions(text: str, place: str) -> bool:
-    """True if a text holds the whole path of a place, or of a file in that place."""
+    """True if a text holds the whole path of a file or folder, or a path inside that folder."""
     return len(place) > 1 and re.search(rf"(?<![\w./-]){re.escape(place)}(?![\w.-])", text) is not None
 
 

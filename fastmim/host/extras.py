@@ -1,4 +1,4 @@
-"""Optional packages: a check that names every missing package in one line. Standard library only."""
+"""Check of optional packages that names every missing package in one line. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Opening and writing files safely: size limits, no waiting for pipes, no writing through links, whole files only.
+"""Functions that open and write files safely, even in a folder that a stranger prepared.
 
-A run folder, a data folder or a checkpoint can come from a stranger. Every module uses the functions below to open
-files in such folders. Standard library only.
+They limit sizes, never wait for pipes, never write through links, and leave only whole files.
+
+A run folder, a data folder or a checkpoint can come from a stranger. Every module opens files in such folders with
+these functions. Standard library only.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ MODE = 0o644
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Opens a regular file for reading.
 
-    Follows a link. Refuses a pipe or device without waiting for a writer.
+    The function follows a link, and refuses a pipe or device without waiting for a writer.
 
     Raises:
         OSError: the file cannot be opened.
@@ -53,12 +55,12 @@ def read_bytes(path: str | os.PathLike, limit: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise ValueError(f"{shown(path)}: expected at most {limit} bytes, found more")
-        # Read only the present size: files in /proc report 0 and never end, and others may grow.
+        # Read only the present size, because files in /proc report 0 and never end, and other files may grow.
         return file.read(size)
 
 
 def output(folder: Path, *names: str) -> Path:
-    """Returns the path of an output inside a folder, after checking that no link leads it out of the folder.
+    """Returns the path of an output, after checking that no link leads out of the folder.
 
     Args:
         folder: the folder that the user named; may be a link itself.
@@ -79,7 +81,9 @@ def output(folder: Path, *names: str) -> Path:
 
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """Opens a new file that replaces `path` at the end of the `with` block, or leaves `path` untouched after an error.
+    """Opens a new file that replaces `path` at the end of the `with` block.
+
+    After an error, `path` is untouched.
 
     A link at `path` is replaced, not followed.
 

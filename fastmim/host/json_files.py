@@ -1,4 +1,7 @@
-"""Reading JSON that a stranger may have written: limited memory, refusals in plain words. Standard library only."""
+"""Reading of JSON from strangers, with limits on memory and errors in plain words.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .files import open_regular, read_bytes
 from .terminal import shown
 
 MAX_BYTES = 4 * 10**9
-"""Largest file that `read_large` reads: room for the lists of the largest data sets."""
+"""Size of the largest file that `read_large` reads, in bytes; the largest data sets fit."""
 
 _NO_MARKS = bytes(set(range(256)) - set(b'"[{:'))
 _TEXT = re.compile(b'"[^"]*"')
@@ -81,7 +84,7 @@ def read_large(path: str, refusal: str) -> bytes:
 
     Args:
         path: path of the file.
-        refusal: start of the message if the file begins otherwise; names the file.
+        refusal: start of the message if the file does not begin like a JSON object; names the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -104,7 +107,8 @@ def parse_large(
 ) -> dict[str, Any]:
     """Parses a JSON object of limited complexity.
 
-    A list, object, key or text takes many times its characters in memory, so all are counted before parsing.
+    Lists, objects, keys and texts take much more memory than their characters in the file. So this function counts them
+    before parsing.
 
     Args:
         content: UTF-8.
@@ -115,8 +119,8 @@ def parse_large(
         change: replaces each object as soon as the object is parsed.
 
     Raises:
-        ValueError: the text is not such an object; the message does not name the file. NaN and infinity pass, so that
-            the check of each field can name the field.
+        ValueError: the text is no JSON object, or exceeds a limit. The message does not name the file. NaN and infinity
+            pass, so that the check of a field can name the field.
     """
     for mark, limit, name in ((b"[", lists, "lists"), (b"{", objects, "objects"), (b":", keys, "keys")):
         if content.count(mark) > limit and _outside_texts(content).count(mark) > limit:
@@ -135,7 +139,7 @@ def is_whole(value: Any, low: int, high: int) -> bool:
 
 
 def short(value: Any) -> str:
-    """Returns a value of a foreign file for a message, as one short line of plain characters."""
+    """Returns a value from a stranger's file as one short line of plain characters, for a message."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     printable = value.bit_length() < 10_000 if isinstance(value, int) else isinstance(value, str | float | None)
@@ -154,7 +158,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _outside_texts(content: bytes) -> bytes:
-    """Returns the brackets and colons outside of texts."""
+    """Returns the brackets and colons of JSON that stand outside of texts."""
     # Dropping empty texts changes no later bracket and makes the pattern below faster.
     marks = content.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NO_MARKS).replace(b'""', b"")
     return _TEXT.sub(b"", marks)

@@ -7,7 +7,7 @@ import os
 from .terminal import shown
 
 START = "start with torchrun or deepspeed, or unset RANK and WORLD_SIZE for a run of one process"
-"""Advice for a wrong environment, the end of a message."""
+"""End of a message about a wrong environment: advice."""
 
 
 def launched(name: str, at_least: int) -> int | None:
@@ -30,12 +30,14 @@ def launched(name: str, at_least: int) -> int | None:
 
 
 def share_of_cores() -> int:
-    """Returns the number of cores for this process: those of the machine, divided by its processes of the run.
+    """Returns the number of cores for this process.
+
+    The run's processes on this machine share the cores that the system allows.
 
     Raises:
-        ValueError: as `launched`.
+        ValueError: an environment variable holds no valid number; see `launched`.
     """
-    # torchrun sets the first, DeepSpeed the second. A run started by hand is assumed to be on one machine.
+    # torchrun sets the first name, DeepSpeed the second. A run started by hand is assumed to be on one machine.
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "WORLD_SIZE")
     processes = next((found for name in names if (found := launched(name, 1))), 1)
     return max(1, len(os.sched_getaffinity(0)) // processes)

@@ -18,12 +18,12 @@ from .files import open_append, open_regular, read_bytes, write, writing
 from .terminal import reason, shown
 
 LONGEST = 1 << 24
-"""Most bytes of a line, or of a small file, that are read."""
+"""Largest number of bytes that are read of a line or of a small file."""
 Row = dict[str, Any]
 
 
 def read_rows(path: Path, sound: Callable[[Row], bool]) -> list[Row]:
-    """Returns the readable rows of a file of JSON lines; an empty list if the file is missing or unreadable.
+    """Returns the readable rows of a file of JSON lines; [] if the file is missing or unreadable.
 
     Args:
         path: path of the file.
@@ -58,7 +58,10 @@ def is_count(value: Any) -> bool:
 
 
 def put(path: Path, content: str, say: Callable[[str], None]) -> None:
-    """Writes a whole side file, or prints a warning. A folder, link or device of the same name is renamed first."""
+    """Writes a whole side file, or prints a warning.
+
+    A folder, link or device that has the name of the file is renamed first.
+    """
     try:
         _make_way(path, say)
         write(path, content)
@@ -69,14 +72,14 @@ def put(path: Path, content: str, say: Callable[[str], None]) -> None:
 class Records:
     """A file of JSON lines that a run appends to; errors of the file never stop the run.
 
-    Opening the file repairs it: lines of updates that the run will repeat are dropped, and a damaged file is renamed
-    after its readable lines are copied. A line that cannot be written is dropped, with one warning until writing works
-    again. When `append` returns, the operating system has the line.
+    Opening repairs the file. Lines of updates that the run will repeat are dropped. A damaged file is renamed after its
+    readable lines are copied. A line that cannot be written is dropped, with one warning until writing works again.
+    When `append` returns, the operating system has the line.
 
     Args:
         path: path of the file, created if missing.
         sound: returns True for a row that is not damaged.
-        keep: returns True for rows to keep.
+        keep: returns True for rows that stay in the file.
         say: prints a line.
     """
 
@@ -127,7 +130,7 @@ class Records:
             self._say(f"warning: {shown(self._path.name)} could not be written ({reason(error)}); the run goes on")
 
     def _repair(self, sound: Callable[[Row], bool], keep: Callable[[Row], bool]) -> None:
-        """Drops damaged lines and rows not to keep, by truncating the file or writing a new one."""
+        """Drops damaged lines and unwanted rows, by truncating the file or by writing a new file."""
         if not self._path.exists():
             return
         end = whole = damaged = 0

@@ -1,4 +1,7 @@
-"""Output for people: escapes names from outside, and survives output that cannot be written. Standard library only."""
+"""Output for people: escapes names from outside, and survives output that cannot be written.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def shown(name: str | bytes | os.PathLike) -> str:
     (`\\n`, `\\x1b`, `\\xff`). Shortens names of thousands of characters in the middle. Other names stay unchanged.
 
     Args:
-        name: a file name, a key of a foreign file, or any text that fastmim did not write.
+        name: a file name, a key of a stranger's file, or any text that fastmim did not write.
     """
     text = os.fsdecode(name)
     if len(text) > _LONGEST:
@@ -59,16 +62,21 @@ def _escaped(character: str) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Returns the reason for an error in one line: the system's message without file names, or the error's own text."""
+    """Returns the reason for an error in one line.
+
+    The reason is the system's message without file names, or the error's own text.
+    """
     return getattr(error, "strerror", None) or shown(" ".join(str(error).split())) or type(error).__name__
 
 
 @contextlib.contextmanager
 def steady_output(prog: str, patience: float | None = None) -> Iterator[None]:
-    """Keeps a full disk, a closed pipe or an odd character from raising errors in `print` inside the `with` block.
+    """Keeps `print` inside the `with` block from failing.
+
+    Otherwise a full disk, a closed pipe or an odd character would raise an error.
 
     Output that cannot be written is dropped. A run goes on after one warning. A command (`patience` None) does its work
-    and then exits with status 1, except after a closed pipe, whose reader has read enough.
+    and then exits with status 1. A closed pipe does not change the status, because the reader has read enough.
 
     Args:
         prog: name that a warning starts with.
@@ -100,10 +108,10 @@ def steady_output(prog: str, patience: float | None = None) -> Iterator[None]:
 
 
 class SteadyStream:
-    """A text stream that writes whole lines at once, and drops output that cannot be written.
+    """A text stream that writes whole lines, and drops output that cannot be written.
 
     Attributes:
-        error: the last error of writing, or None. Stays set after the stream has recovered.
+        error: the last error of writing, or None. The error stays set after the stream has recovered.
     """
 
     def __init__(self, stream: TextIO, patience: float | None, warn: Callable[[str], None]):
@@ -155,13 +163,16 @@ class SteadyStream:
         while data:
             seconds = 0 if self._dropping else self._patience
             if not ready.poll(None if seconds is None else 1000 * seconds):
-                raise BlockingIOError(0, "nobody reads it")
+                raise BlockingIOError(0, "no program reads it")
             with contextlib.suppress(BlockingIOError):
                 data = data[os.write(self._descriptor, data[:_PIECE]) :]
 
 
 def _open_standard_files() -> None:
-    """Opens /dev/null for each closed standard stream, so that no other file gets the number of the stream."""
+    """Opens /dev/null for each closed standard stream.
+
+    Otherwise another file could get the number of the stream.
+    """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)

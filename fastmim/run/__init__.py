@@ -1,1 +1,1 @@
-"""The files that a run writes (checkpoints, metrics, traces), and the ways in which it ends."""
+"""The files that a run writes (checkpoints, metrics, traces), and the end of a run."""

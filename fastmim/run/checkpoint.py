@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors by parameter name and JSON, written durably.
+"""Checkpoints: durable folders of safetensors (by parameter name) and JSON files.
 
 A kill, a power cut or a full disk at any instant leaves the newest finished checkpoint loadable.
 """
@@ -42,10 +42,10 @@ _CHUNK = 1 << 24
 
 
 class CheckpointError(Exception):
-    """A write that the system refused. Earlier checkpoints are untouched, and training may go on.
+    """Error: the system refused a write. Earlier checkpoints are untouched, and training may continue.
 
     Attributes:
-        saved: True if the new checkpoint is complete, and only the removal of old ones failed.
+        saved: True if the new checkpoint is complete, and only the removal of old checkpoints failed.
     """
 
     def __init__(self, message: str, saved: bool = False):
@@ -73,16 +73,17 @@ class Loaded:
 def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int) -> Path:
     """Writes a checkpoint, then removes old checkpoints and leftovers of crashes.
 
-    All files are written and fsynced under a temporary name. The folder is renamed, then named by `latest`, and only
-    then are old checkpoints removed. A second checkpoint of a step is written beside the first (`step-00000123.2`).
-    Checkpoints of later steps belong to training that was abandoned, and are removed first.
+    All files are written and fsynced in a folder with a temporary name. Then the folder gets its final name, and
+    `latest` gets this name. Old checkpoints are removed only after that. A second checkpoint of a step is written
+    beside the first (`step-00000123.2`). Checkpoints of later steps belong to abandoned training, and are removed
+    first.
 
     Args:
         folder: folder of the run's checkpoints; made if missing.
         step: updates done.
         state: tensors by group ("model" and any of `_GROUPS`) and parameter name.
         meta: values that JSON can hold.
-        keep: valid checkpoints to keep, this one included.
+        keep: number of valid checkpoints to keep, including the new one.
 
     Returns:
         The folder of the new checkpoint.
@@ -136,12 +137,12 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
 def load(
     folder: Path, report: Callable[[str], object] = print, check: Callable[[Loaded], object] = lambda loaded: None
 ) -> Loaded | None:
-    """Reads the checkpoint that `latest` names, or the newest valid one if that is damaged.
+    """Reads the checkpoint that `latest` names. If it is damaged, reads the newest valid checkpoint.
 
     Args:
         folder: folder of the run's checkpoints.
-        report: function that takes one line for each checkpoint that is passed over.
-        check: function that raises ValueError for a checkpoint whose content is of no use.
+        report: function that receives a line for each invalid checkpoint.
+        check: function that raises ValueError for a checkpoint with unusable content.
 
     Returns:
         The checkpoint, or None if the folder holds none.
@@ -175,7 +176,7 @@ def load(
 
 
 def _valid(path: Path, check: Callable[[Loaded], object]) -> Loaded | str:
-    """Reads a checkpoint, or returns why it is not valid."""
+    """Reads a checkpoint, or returns the reason why the checkpoint is not valid."""
     if problem := _misfit(path):
         return problem
     try:
@@ -192,7 +193,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
-    """Removes leftovers of a kill, and all checkpoints except `loaded` and the `keep` - 1 before it.
+    """Removes leftovers of a kill, and all checkpoints except `loaded` and the `keep` - 1 earlier ones.
 
     Raises:
         ValueError: the folder is a link.
@@ -203,7 +204,7 @@ def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
 
 
 def check_own(folder: Path) -> None:
-    """Checks that checkpoints are written and removed in this folder, not elsewhere.
+    """Checks that the folder is no link, which would lead writes and removals elsewhere.
 
     Raises:
         ValueError: the folder is a link.
@@ -212,7 +213,7 @@ def check_own(folder: Path) -> None:
 
 
 def _latest(folder: Path) -> str:
-    """Returns the name in `latest`, or the problem with that file."""
+    """Returns the name in `latest`, or a phrase about the problem with that file."""
     try:
         return read_bytes(folder / "latest", _MAX_NAME).decode(errors="replace").strip()
     except OSError as error:
@@ -222,10 +223,10 @@ def _latest(folder: Path) -> str:
 
 
 def _read(path: Path) -> Loaded:
-    """Reads a checkpoint whose files match its manifest, although a stranger may have made it.
+    """Reads a checkpoint whose files match its manifest. A stranger may have made the checkpoint.
 
     Raises:
-        ValueError: `save` does not write such a field or tensor.
+        ValueError: `save` would not write one of the fields or tensors.
     """
     stored = parse_json(read_bytes(path / "state.json", _MAX_JSON))
     state: State = {"model": _tensors(path / "model.safetensors"), **{group: {} for group in _USUAL}}
@@ -254,14 +255,14 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _problem(path: Path) -> str | None:
-    """Returns why a checkpoint cannot be used, or None if every byte is as it was written."""
+    """Returns the reason why a checkpoint cannot be used, or None if every byte is intact."""
     return _misfit(path) or _rot(path)
 
 
 def _rot(path: Path) -> str | None:
-    """Returns which file of a checkpoint has other bytes than were written, or None.
+    """Returns a message about a file of a checkpoint whose bytes have changed, or None.
 
-    This check comes after `_misfit`, as it reads all bytes. A sparse file can be huge and cost its sender nothing.
+    This check reads all bytes, so `_misfit` comes first. A sparse file can be huge and cost a stranger nothing.
     """
     try:
         for name, expected in _parsed(read_bytes(path / "manifest.json", _MAX_JSON)).items():
@@ -278,7 +279,7 @@ def _rot(path: Path) -> str | None:
 
 
 def _misfit(path: Path) -> str | None:
-    """Returns which file of a checkpoint has another kind, size or structure than `save` writes, or None."""
+    """Returns a message about a file of a checkpoint with an unexpected kind or structure, or None."""
     try:
         text = read_bytes(path / "manifest.json", _MAX_JSON)
         manifest = _parsed(text)
@@ -322,16 +323,16 @@ def _parsed(text: bytes) -> Any:
 
 
 def _differs(name: str, size: int, expected: Any) -> str:
-    """Says that a file differs from its entry in the manifest."""
+    """Returns the message about a file that differs from its entry in the manifest."""
     written = short(expected.get("size") if isinstance(expected, dict) else expected)
     return f"{name} differs from its manifest (size {size}, written {written})"
 
 
 def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
-    """Removes every checkpoint except `newest` and the `keep` - 1 valid ones before it."""
+    """Removes every checkpoint except `newest` and the `keep` - 1 earlier valid checkpoints."""
     others = [path for path in _newest_first(folder) if path != newest]
-    # One of the same step is superseded; one of a later step comes last. Sorting is stable, so the rest stays newest
-    # first.
+    # The new checkpoint replaces others of the same step. Checkpoints of later steps come last. Sorting is stable, so
+    # the rest stays newest first.
     candidates = sorted((path for path in others if _order(path)[0] != step), key=lambda path: _order(path)[0] > step)
     kept: list[Path] = []
     for path in candidates:
@@ -341,7 +342,7 @@ def _prune(folder: Path, newest: Path, step: int, keep: int) -> None:
         if path not in kept:
             trash = folder / f"trash-{path.name}"
             os.rename(path, trash)
-            # Durable before the first unlink, as a power cut must not give a half-deleted checkpoint its name back.
+            # Durable before the first unlink: a power cut must not give a half-deleted checkpoint its name back.
             _fsync_folder(folder)
             _remove(trash)
 
@@ -380,7 +381,7 @@ def _free_name(folder: Path, step: int) -> Path:
 
 
 def _make_folder(folder: Path) -> None:
-    """Makes a folder and the missing ones above it, durably."""
+    """Makes a folder and its missing parent folders, durably."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         os.mkdir(path)

@@ -1,4 +1,4 @@
-"""The terminal of a run: lines above the progress bar, and the start-up facts."""
+"""Output of a run to the terminal: lines above the progress bar, and the start-up facts."""
 
 from __future__ import annotations
 

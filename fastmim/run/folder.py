@@ -1,4 +1,4 @@
-"""A run folder: the names that a run writes, and the lock that one process holds."""
+"""The run folder: the names that a run writes, and the lock that one process holds."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ RECORDS = (
     *("result.json", "bad_files.jsonl", "bad_test_files.jsonl", "loss.png", "summary.png", "grids", "encoder"),
     "tensorboard",
 )
-"""Names that training writes, besides `checkpoints`, and `lock`, which comes first."""
+"""Names that training writes, except `checkpoints` and `lock`. A run writes `lock` first."""
 _HOLDER = 200  # bytes of a lock that are read
 
 
 class FolderError(RuntimeError):
-    """A run folder that cannot be used as it is."""
+    """Error: a run folder cannot be used in its present state."""
 
 
 @contextlib.contextmanager
 def starting(folder: Path) -> Iterator[BinaryIO]:
-    """Claims a run folder with `lock`. If the code inside fails, new folders and a new lock are removed."""
+    """Claims a run folder with `lock`; removes new folders and a new lock if the `with` block fails."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     new, held = not os.path.lexists(folder / "lock"), None
     try:
         held = lock(folder)
         yield held
     except BaseException:
-        if new and held:  # otherwise it is the lock of a process that came first
+        if new and held:  # otherwise the lock belongs to a process that came first
             with contextlib.suppress(OSError):
                 os.unlink(folder / "lock")
         for path in made:
@@ -51,8 +51,8 @@ def lock(folder: Path) -> BinaryIO:
     """Claims a run folder for this process until the returned file is closed or the process ends.
 
     Raises:
-        FolderError: another process holds the folder; the message names that process. Or the folder holds files that no
-            run has written, and that training would replace. Or a folder inside is a link.
+        FolderError: another process holds the folder, and the message names that process; or the folder holds files
+            that no run has written and that training would replace; or a folder inside is a link.
         ValueError: the lock is no regular file.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +82,14 @@ def lock(folder: Path) -> BinaryIO:
     if not _is_at(file, folder / "lock"):  # a process that was refused has just removed the lock
         file.close()
         return lock(folder)
-    with contextlib.suppress(OSError):  # on a full disk the lock holds too, but names no process
+    with contextlib.suppress(OSError):  # on a full disk the lock works too, but names no process
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
-    """True if a path leads to an open file."""
+    """True if an open file still has this path."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:

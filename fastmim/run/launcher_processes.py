@@ -1,6 +1,6 @@
 """The processes of the launcher (`deepspeed`, `torchrun`) above this process.
 
-When one of them has ended, nobody waits for this rank any more.
+If a launcher process has ended, no process waits for this rank any more.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 _LAUNCHERS = ("deepspeed", "ds", "torchrun")
 _LAUNCHER_MODULES = ("deepspeed.launcher", "torch.distributed.")
 _PROC = os.path.exists("/proc/self/stat")
-_STATE, _PARENT, _START = 0, 1, 19  # fields of /proc/<pid>/stat behind the name, see proc(5)
+_STATE, _PARENT, _START = 0, 1, 19  # fields of /proc/<pid>/stat after the name, see proc(5)
 
 
 def launchers() -> dict[int, str | None]:
-    """Returns the start time of each process of the launcher above this process, by pid.
+    """Returns the start time of each launcher process above this process, by pid.
 
-    All processes count, since a SIGTERM to `deepspeed` ends only the topmost. A shell is no launcher: `nohup python
-    ... &` may lose its shell. Without /proc, the parent counts in runs of several processes.
+    All of them count, because a SIGTERM to `deepspeed` ends only the topmost process. A shell is no launcher, because
+    `nohup python ... &` may lose its shell. Without /proc, the parent counts in runs of several processes.
     """
     pid, found = os.getppid(), {}
     if not _PROC and int(os.environ.get("WORLD_SIZE", 1)) > 1:

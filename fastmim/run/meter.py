@@ -1,6 +1,6 @@
 """Log lines of a run: the progress bar, metrics.jsonl, skipped.jsonl and TensorBoard events.
 
-Losses and norms stay on the device between log lines. Reading them there is the only time that the host waits.
+Losses and norms stay on the device between log lines. The host waits for the device only when a log line reads them.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class _Files:
 
 
 class Meter:
-    """A meter of training, which turns the results of updates into log lines. A context manager.
+    """A context manager that turns the results of updates into log lines.
 
     Args:
         folder: folder of metrics.jsonl and TensorBoard events; lines of updates after `first` are dropped.
-        first: updates done before.
+        first: number of updates before this run starts.
         total: updates in the whole run.
         config: config of the run.
         device: device that trains.
@@ -110,7 +110,7 @@ class Meter:
             self.files.close()
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes batches on, and times how long the loop waits for them."""
+        """Yields the batches, and measures the time that the loop waits for them."""
         batches, self.between = iter(batches), False
         while True:
             start, self.waits = time.perf_counter(), True
@@ -119,10 +119,10 @@ class Meter:
             if batch is None:
                 return
             yield batch
-            self.micro_batches += 1  # the next batch is asked for, so this one is trained on
+            self.micro_batches += 1  # the caller asks for the next batch, so it has trained on this batch
 
     def update(self, loss: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
-        """Notes one update, without reading from the device.
+        """Records the result of one update, without reading from the device.
 
         Args:
             loss: () loss of this process.
@@ -142,7 +142,7 @@ class Meter:
         return loss, norm, [bool(s) for s in skipped]
 
     def average(self, loss: float, updates: int) -> tuple[float, int]:
-        """Returns (loss of a log line, number of updates that it is the mean of); see `LossWindow.mean`."""
+        """Returns (loss of a log line, number of updates in its mean); see `LossWindow.mean`."""
         return self.window.mean(loss, updates, self.step)
 
     def elapsed(self) -> float:
@@ -160,8 +160,8 @@ class Meter:
         """Writes one log line: `values`, speed, time left, memory and the share of waiting for images.
 
         Args:
-            values: loss, lr, grad_norm, epoch and bad_files; averaged: updates that the loss is the mean of; updates:
-                number of updates since the last line.
+            values: loss, lr, grad_norm, epoch, bad_files; averaged: number of updates in the mean loss; updates: number
+                of updates since the last line.
 
         Returns:
             Seconds per update.
@@ -197,7 +197,7 @@ class Meter:
         return seconds
 
     def print_state(self, seconds: float) -> None:
-        """Prints the state of the current update, where log lines are far apart.
+        """Prints the state of the current update, for runs with rare log lines.
 
         Args:
             seconds: time since the last line.
@@ -229,10 +229,10 @@ class Meter:
         self.say(f"{self.step}/{self.total}  test images: {words}")
 
     def log_skips(self, first: int, skipped: list[bool], files: Callable[[int], list[str]]) -> int:
-        """Names the images of skipped updates; returns how many updates in a row were skipped last.
+        """Names the images of skipped updates; returns the present number of consecutive skipped updates.
 
         Args:
-            first: update that `skipped` starts with.
+            first: number of the first update in `skipped`.
             skipped: True for each update that was skipped.
             files: function that returns the images of an update.
         """
@@ -259,7 +259,7 @@ class Meter:
             say(text)
 
     def write(self, row: dict) -> None:
-        """Appends a row to metrics.jsonl and TensorBoard; a non-finite number is written as null."""
+        """Appends a row to metrics.jsonl and TensorBoard; a non-finite number becomes null."""
         if not self.files:
             return
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
@@ -267,7 +267,7 @@ class Meter:
         self.write_events(row)
 
     def write_events(self, row: Row) -> None:
-        """Adds a row's numbers to TensorBoard's events; a writer that failed is replaced at the next row."""
+        """Adds a row's numbers to TensorBoard's events; the next row replaces a writer that failed."""
         if not self.tensorboard:
             return
         with self.attempt("TensorBoard's events"):
@@ -285,7 +285,7 @@ class Meter:
 
     @contextlib.contextmanager
     def attempt(self, work: str) -> Iterator[None]:
-        """Turns a failure to write into one warning, for files that training does not depend on.
+        """Turns a failure to write a file into one warning. Training must not depend on the file.
 
         Args:
             work: name of the file, for the warning.

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: their check, and the cost and the progress of training that they show."""
+"""The rows of metrics.jsonl: their check, and the cost and the progress of training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 from ..host.records import Row, is_count, read_rows
 
 NOT_FINITE = "nothing: the last loss is not finite"
-_MOST_PREDICTORS, _LONGEST_NAME = 10, 40  # in a row; fastmim writes three short names
+_MOST_PREDICTORS, _LONGEST_NAME = (
+    10,
+    40,
+)  # predictors in a row, and characters of a name; fastmim writes three short names
 
 
 def read_metrics(folder: Path) -> list[Row]:
@@ -18,7 +21,7 @@ def read_metrics(folder: Path) -> list[Row]:
 
 
 def is_sound(row: Row) -> bool:
-    """True if a row of metrics.jsonl holds the values that its readers rely on."""
+    """True if a row of metrics.jsonl holds valid values."""
     trivial = row.get("trivial", {})
     return (
         is_count(row.get("step"))
@@ -53,7 +56,7 @@ def training_cost(folder: Path, batch: int) -> tuple[float, int]:
 
 
 def verdict(loss: float, trivial: dict[str, float]) -> str:
-    """Names the trivial predictors that a loss is below.
+    """Names the trivial predictors with a higher loss.
 
     Args:
         loss: loss on held-out images.
@@ -72,7 +75,7 @@ def verdict(loss: float, trivial: dict[str, float]) -> str:
 
 
 def progress(folder: Path) -> str:
-    """Compares a run's last loss with the trivial predictors, in words."""
+    """Compares a run's last loss with the losses of the trivial predictors, in words."""
     rows = read_metrics(folder)
     tests = [row for row in rows if "held_out" in row]
     losses = [row["loss"] for row in rows if "loss" in row]

@@ -1,4 +1,4 @@
-"""Timing of log lines, the average of the loss between them, and warnings about a rising loss."""
+"""Timing of log lines, the mean loss between them, and warnings about a rising loss."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections import deque
 from collections.abc import Callable
 
 MINUTE = 60.0
-_SOON = 25.0  # seconds; the first line comes before twice as many have passed
+_SOON = 25.0  # seconds; the first line comes within twice this time
 _LINES = 3  # log lines over which a rise is smoothed
-_MARGIN = 1.25  # times the loss of the first line
+_MARGIN = 1.25  # multiple of the first line's loss that counts as a rise
 
 
 class Pace:
-    """The updates after which a log line is due: multiples of `every`, or about one a minute.
+    """A rule for the updates after which a log line is due: multiples of `every`, or one a minute.
 
-    Every process must reach the same decisions, so each passes the same arguments. Seconds are those of rank 0.
+    Every process must reach the same decision, so all processes pass the same arguments. Seconds come from rank 0.
 
     Args:
         first: updates done before.
@@ -29,7 +29,10 @@ class Pace:
         self._next: int | None = None
 
     def needs_seconds(self, done: int) -> bool:
-        """True if `is_due` needs the seconds since the start, i.e. before the first line, at powers of two."""
+        """True if `is_due` needs the seconds since the start.
+
+        This holds before the first line, at powers of two.
+        """
         since = done - self._first
         return self._next is None and since & (since - 1) == 0 and done % self._every != 0
 
@@ -43,12 +46,12 @@ class Pace:
         return done % self._every == 0 or seconds > _SOON or (self._next is not None and done >= self._next)
 
     def note_line(self, done: int, seconds: float) -> None:
-        """Notes a log line after `done` updates, and the seconds per update."""
+        """Records a log line after `done` updates, and the seconds per update."""
         self._next = done + max(1, int(MINUTE / max(seconds, 1e-9)))
 
 
 class LossWindow:
-    """The mean loss since the last multiple of `every` updates, also across a stop of the run.
+    """The mean loss since the last multiple of `every` updates, even after a restart of the run.
 
     Args:
         every: updates between log lines, `run.log_every`.
@@ -82,7 +85,7 @@ class LossWindow:
 
 
 class RiseDetector:
-    """A detector of divergence, which reports once that the loss has risen above its start.
+    """A detector of divergence. It reports once that the loss has risen above the loss at the start.
 
     Args:
         rows: rows of metrics.jsonl of a run that is continued.
@@ -103,7 +106,7 @@ class RiseDetector:
             return None
         self._recent.append(loss)
         smooth = sum(self._recent) / len(self._recent)
-        # Fewer lines must be twice as far above.
+        # With fewer lines, the loss must be twice as high.
         margin = _MARGIN if len(self._recent) == _LINES else 2 * _MARGIN
         if self._said or smooth <= margin * self._start:
             return None
@@ -112,9 +115,9 @@ class RiseDetector:
 
 
 class Heartbeat:
-    """A thread that calls `say` while no line is printed.
+    """A thread that calls `say` if no line is printed for some time.
 
-    The first call comes after `seconds`, each further call after twice the time.
+    The first call comes after `seconds`. Each further call waits twice as long.
 
     Args:
         say: function that takes the seconds since the last `beat`.
@@ -127,7 +130,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="fastmim-heartbeat", daemon=True)
 
     def beat(self) -> None:
-        """Notes that a line was printed."""
+        """Restarts the time, because a line was printed."""
         self._since, self._wait = time.monotonic(), self._seconds
 
     def start(self) -> None:

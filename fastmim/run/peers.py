@@ -1,7 +1,7 @@
-"""Signs of life of a run's processes, by which a frozen or dead process is noticed.
+"""Signs of life of a run's processes, which reveal a frozen or dead process.
 
-A thread of each process counts up a number in the launcher's store, and reads the numbers of the others. So even a
-collective that waits forever in C++ hides nothing.
+A thread of each process increments a number in the launcher's store, and reads the other processes' numbers. So a dead
+process is noticed even while a collective waits forever in C++.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from datetime import timedelta
 from torch._C._distributed_c10d import TCPStore
 
 _ENDED = 1 << 40  # added to the number of a process that has ended normally
-_LOOKS = 8  # looks in a timeout
-_EARLY = 3  # looks without a sign of life that are enough when a collective has failed
+_LOOKS = 8  # looks of the thread in a timeout
+_EARLY = 3  # looks without a sign of life that prove a loss after a failed collective
 
 
 class Peers:
-    """The other processes of the run. Call `close` when this process has nothing more to do.
+    """The other processes of the run. Call `close` at the end of this process.
 
     Args:
         rank: rank of this process.
@@ -34,7 +34,7 @@ class Peers:
         self._interval = min(2.0, timeout / _LOOKS)
         self._kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._prefix = f"fastmim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-        # Torch's own connection may be waiting for an answer, so this is another one.
+        # A second connection, because torch's own connection may be waiting for an answer.
         self._store = TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
@@ -51,11 +51,11 @@ class Peers:
         self._thread.start()
 
     def lost(self, elapsed: float = 0.0, early: bool = False) -> str | None:
-        """Returns a few words about a lost process, or None while all processes are alive.
+        """Returns a phrase about a lost process, or None while all processes are alive.
 
         Args:
             elapsed: seconds since the last call in which this process was running.
-            early: True to believe a short silence, as a collective has failed.
+            early: True accepts a short silence as proof, because a collective has failed.
         """
         if self._verdict or self._closing.is_set():
             return self._verdict or None
@@ -64,7 +64,7 @@ class Peers:
         self._still += elapsed
         if self._failed or self._still > self.timeout - 2 * self._interval:
             return self._store_is_gone()
-        # Looks are counted, not seconds, as a machine that was suspended has lost nobody.
+        # Looks are counted, not seconds, because a suspended machine has lost no process.
         enough = _EARLY if early else max(_EARLY, int(self.timeout / self._interval) - 2)
         silent = [rank for rank, looks in self._silent.items() if looks >= enough]
         if silent:
@@ -72,11 +72,11 @@ class Peers:
         return None
 
     def tell(self, words: str) -> None:
-        """Tells the others why this process ends, unless the run already ends for another reason."""
+        """Tells the other processes why this process ends, unless the run already ends."""
         self._tell(f"rank {self._rank} {' '.join(words.split())}")
 
     def leave(self) -> None:
-        """Tells the others not to wait for this process, which takes a second at most."""
+        """Tells the other processes not to wait for this process. This takes at most a second."""
         self._closing.set()
         marking = threading.Thread(target=self._mark, daemon=True)
         marking.start()
@@ -84,7 +84,7 @@ class Peers:
 
     @property
     def is_first(self) -> bool:
-        """True if no lower rank is left, so that this process prints and saves for the run."""
+        """True if no lower rank is alive. This process then prints and saves for the run."""
         gone = {rank for rank, looks in self._silent.items() if looks >= _EARLY}
         if found := re.match(r"rank (\d+) ", self._verdict):
             gone.add(int(found[1]))
@@ -92,16 +92,15 @@ class Peers:
 
     @property
     def all_alive(self) -> bool:
-        """True if every process gave a sign of life in the last looks."""
+        """True if every process gave a sign of life recently."""
         return not self._failed and max(self._silent.values()) < _EARLY
 
     def close(self) -> None:
-        """Tells the others that this process ends normally.
+        """Tells the other processes that this process ends normally.
 
-        The process that keeps the store waits for the others.
-
-        When the run ends for an error, the other processes wait for rank 0. Otherwise a launcher that sees one process
-        end would end rank 0 before rank 0 has printed the reason.
+        The process that keeps the store waits for the other processes. After an error, the other processes also wait
+        for rank 0. Otherwise a launcher that sees one process end would end rank 0 before rank 0 has printed the
+        reason.
         """
         self._closing.set()
         self._thread.join(self.timeout)
@@ -130,7 +129,7 @@ class Peers:
             self._store.add(self._key(self._rank), _ENDED)
 
     def _tell(self, words: str) -> str:
-        """Stores why the run ends; returns the words of the process that was first."""
+        """Stores the reason for the end of the run; returns the reason that was stored first."""
         try:
             self._verdict = self._store.compare_set(f"{self._prefix}/end", "", words).decode() or words
         except RuntimeError:
@@ -138,7 +137,7 @@ class Peers:
         return self._verdict
 
     def _beat(self) -> None:
-        """Gives signs of life and looks for those of the others, until `close` or a failure of the store."""
+        """Gives signs of life and reads those of the other processes, until `close` or a failed store."""
         while not self._closing.wait(self._interval):
             try:
                 self._store.add(self._key(self._rank), 1)
@@ -153,7 +152,7 @@ class Peers:
                 return
 
     def _store_is_gone(self) -> str | None:
-        """Returns a few words about rank 0, which kept the store; None if the launcher kept the store."""
+        """Returns a phrase about rank 0, which kept the store; None if the launcher kept the store."""
         if self._kept_by_launcher:  # the store has ended with the launcher, which `Stop` notices
             return None
         self._verdict = "rank 0 has ended or does not answer"

@@ -1,4 +1,4 @@
-"""A count of skipped updates that does not wait for a GPU."""
+"""A count of consecutive skipped updates that does not wait for a GPU."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class SkippedInARow:
-    """A count of the updates skipped in a row.
+    """A count of the consecutive skipped updates.
 
-    On a CPU the count is exact. On a GPU it is `LAG` updates old, on every process: the flag of an update is copied
-    after the work of the update, and read when `LAG` further updates are queued.
+    On a CPU the count is exact. On a GPU, the count is `LAG` updates old on every process. The flag of an update is
+    copied after the work of the update, and read when `LAG` further updates are queued.
     """
 
     LAG = 2
@@ -23,7 +23,7 @@ class SkippedInARow:
         self._flags: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, skipped: Tensor) -> int:
-        """Notes one more update; returns the count.
+        """Adds an update; returns the count.
 
         Args:
             skipped: () bool, True if the update was skipped.

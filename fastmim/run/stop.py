@@ -29,39 +29,42 @@ _SIGNALS = {getattr(signal, name): code for code, name in enumerate(_REASONS[:5]
 _LAUNCHER_GONE = 5
 _CHECK_SECONDS = 1.0
 _TICK = 0.1  # seconds between two looks of the watcher
-_GRACE = 3.0  # seconds from a signal in which an update may end and be saved in the usual way
-_SHORT = 1.0  # the same while this process has finished no update
+_GRACE = 3.0  # seconds after a signal in which an update may end and be saved as usual
+_SHORT = 1.0  # the same, before this process has finished an update
 _CONTINUES = "the same command continues"
 _STOPPED = "stopped by "
 
 
 class Rescue(Protocol):
-    """A run that can be saved while an update is under way. Its methods are called from another thread."""
+    """A run that can be saved during an update. Another thread calls the methods."""
 
     def updates(self) -> tuple[int, int]:
         """Returns (updates done, updates in the newest checkpoint)."""
         ...
 
     def can_save(self) -> bool:
-        """True if this process can save the last finished update without the others."""
+        """True if this process can save the last finished update without the other processes."""
         ...
 
     def save_now(self) -> None:
-        """Saves the last finished update; the run cannot go on afterwards."""
+        """Saves the last finished update. The run cannot continue afterwards."""
 
 
 class Stop:
-    """A collector of requests to stop. `poll` gives all ranks the same reason after the same update.
+    """A collector of requests to stop the run.
 
-    A thread watches this process. Before training, it ends the process at a signal. In training, it gives the update a
-    few seconds to end. Then it saves the last finished update, if this process can do that alone, and ends the process.
-    It does the same when another process is lost. So a signal is obeyed while an operation, a collective or a decoder
-    blocks. A second SIGINT ends the process without saving; the newest checkpoint stays whole.
+    `poll` gives all ranks the same reason after the same update.
 
-    Make it in the main thread as early as possible. Use it as a context manager, or `close` it.
+    A thread watches this process. Before training, a signal ends the process. In training, the thread gives the update
+    a few seconds to end. Then the thread saves the last finished update, if this process can save alone, and ends the
+    process. The thread does the same if another process is lost. So signals work even while an operation, a collective
+    or a decoder blocks. A second SIGINT ends the process without saving. The newest checkpoint stays whole.
+
+    Create the collector in the main thread, as early as possible. Use it as a context manager, or call `close`.
 
     Args:
-        watched: result of `launchers` when the process began, so that a launcher that has ended since is noticed too.
+        watched: result of `launchers` at the start of the process. With it, a launcher that has ended meanwhile is
+            noticed.
 
     Attributes:
         peers: the other processes of the run, after `join`.
@@ -94,7 +97,7 @@ class Stop:
         self.close()
 
     def join(self, rank: int, world: int, timeout: float) -> None:
-        """Agrees with the other processes from now on. Collective, after `torch.distributed` is initialised.
+        """Connects to the other processes. Collective, after `torch.distributed` is initialised.
 
         Args:
             rank: rank of this process.
@@ -110,7 +113,7 @@ class Stop:
             self._group = dist.new_group(backend="gloo")
 
     def watch(self, rescue: Rescue) -> None:
-        """Lets signals wait for the end of an update from now on; `rescue` saves if that takes too long."""
+        """Lets signals wait for the end of an update. If the update takes too long, `rescue` saves."""
         self._first = rescue.updates()[0]
         self._rescue = rescue
 
@@ -118,7 +121,7 @@ class Stop:
         """Returns the reason to stop (a signal's name or "launcher gone"), or None; the same on every rank.
 
         With several ranks, a call starts an asynchronous all-reduce on the CPU, and the next call reads the result. So
-        nothing waits for a device, and an answer comes one update after the request.
+        no call waits for a device, and the answer comes one update after the request.
         """
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + _CHECK_SECONDS
@@ -146,7 +149,7 @@ class Stop:
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[None]:
-        """Lets a signal end the main thread's work by SystemExit inside, where all updates are saved."""
+        """Lets a signal end the `with` block by SystemExit. Use after all updates are saved."""
         self._next, self._interruptible = "the same command makes the rest", True
         try:
             if self._code:
@@ -164,16 +167,16 @@ class Stop:
         raise SystemExit(0)
 
     def tell(self, words: str) -> None:
-        """Tells the other processes why this process ends; they end too."""
+        """Tells the other processes why this process ends. The other processes end too."""
         if self.peers is not None:
             self.peers.tell(words)
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Explains an error inside to the user or to the other processes.
+        """Explains an error of the `with` block to the user or to the other processes.
 
-        A collective that failed because a process is lost ends this process, with a line that names the lost one.
-        Other errors are told to the other processes.
+        If a collective fails because a process is lost, this process ends with a line that names the lost process.
+        Other errors are sent to the other processes.
         """
         try:
             yield
@@ -185,7 +188,7 @@ class Stop:
             raise
 
     def last_words(self, words: str) -> str:
-        """Saves what can be saved; returns the words with the update that is saved."""
+        """Saves the last update if possible; returns the words and the number of the saved update."""
         rescue = self._rescue
         if rescue is None or not self._speaks():
             return words
@@ -195,7 +198,7 @@ class Stop:
         return self._kept(words, rescue)
 
     def _kept(self, words: str, rescue: Rescue) -> str:
-        """Returns the words with the update that is saved."""
+        """Returns the words and the number of the saved update."""
         done, saved = rescue.updates()
         if done == 0:
             return f"{words}; no update was done"
@@ -206,11 +209,11 @@ class Stop:
         return f"{words}; update {done} is not saved; {_CONTINUES} from {saved}"
 
     def leave(self, words: str, status: int | None = None) -> NoReturn:
-        """Ends this process now, from any thread, and first saves what can be saved.
+        """Saves the last update if possible, and ends this process. Any thread may call the method.
 
         Args:
             words: words of `Peers` about another process, or the reason why this process ends.
-            status: exit status; None = as the words say.
+            status: exit status; None = derived from the words.
         """
         self._leaving.acquire()  # never released: one thread ends the process
         refused, stopped = " refused: " in words, _STOPPED in words
@@ -247,7 +250,7 @@ class Stop:
             self._interrupt()
 
     def _lost(self) -> str | None:
-        """Returns which process is lost after a failed collective, or None if all still live."""
+        """Returns a phrase about the process that is lost after a failed collective; None if all live."""
         if self.peers is None:
             return None
         for _ in range(100):
@@ -261,7 +264,7 @@ class Stop:
         return self.peers.is_first if self.peers else os.environ.get("RANK", "0") == "0"
 
     def _watch(self) -> None:
-        """Reads signals from the pipe, and looks at the other processes, until `close`."""
+        """Reads signals from the pipe, and checks the other processes, until `close`."""
         while True:
             ready, _, _ = select.select([self._reads], [], [], _TICK)
             for number in os.read(self._reads, 64) if ready else b"":
@@ -274,7 +277,7 @@ class Stop:
             self._judge()
 
     def _judge(self) -> None:
-        """Ends this process if there is no point in waiting."""
+        """Ends this process if waiting has no use any more."""
         now, name, rescue, peers = time.monotonic(), _REASONS[self._code], self._rescue, self.peers
         if self._interrupts > 1:
             words = "interrupted again"
@@ -283,7 +286,7 @@ class Stop:
             self.leave(f"{_STOPPED}{name} before the first update", 128 + getattr(signal, name, signal.SIGTERM))
         if peers is not None and (words := peers.lost(_TICK)):
             self._lost_since = self._lost_since or now
-            # This process may be about to refuse the same, in its own words.
+            # This process may be about to print the same refusal in its own words.
             if " refused: " not in words or now > self._lost_since + _GRACE:
                 self.leave(words)
         if not self._since or rescue is None:
@@ -292,7 +295,7 @@ class Stop:
         early = done == self._first and self._next == _CONTINUES
         if now <= self._since + (_SHORT if early else _GRACE):
             return
-        needs_all = done != saved and not rescue.can_save()  # which can save together at the end of an update
+        needs_all = done != saved and not rescue.can_save()  # all processes can save together at the end of an update
         if needs_all and peers is not None and peers.all_alive and now < self._since + peers.timeout:
             return
         self.tell(f"was {_STOPPED}{name}")

@@ -1,4 +1,4 @@
-"""Safetensors files: written piece by piece, and read with care, as a stranger may have made them."""
+"""Safetensors files: writing piece by piece, and checked reading of files from strangers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from ..host.files import open_regular
 
 MAX_TENSORS = 20_000
-"""Most tensors in a file. The largest published models have a thousand, and a few times that with an optimizer."""
+"""Most tensors in a file.
+The largest published models have a thousand tensors, and a few thousand with an optimizer."""
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -29,12 +30,13 @@ DTYPES = {
 }
 """Types that a checkpoint may hold, and their names in the format."""
 MAX_NAME = 1_000
-"""Most characters of a tensor's name. Published models have up to a hundred; wrappers and optimizers add some."""
+"""Most characters of a tensor's name.
+Names in published models have up to a hundred characters; wrappers and optimizers add some."""
 _MAX_HEADER = 1 << 24  # bytes: 800 per tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a safetensors file by name. Their bytes are mapped, not read.
+    """Returns the tensors of a safetensors file by name. Their bytes are memory-mapped, not read.
 
     Raises:
         OSError: the file cannot be opened.
@@ -46,7 +48,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if length > _MAX_HEADER:
             raise ValueError(f"expected a safetensors file with a header of at most {_MAX_HEADER} bytes, got {length}")
         try:
-            # Opened by its number, as the library opens no path that is not UTF-8.
+            # Opened by the file's number, because the library opens no path that is not UTF-8.
             with safe_open(f"/proc/self/fd/{file.fileno()}", "pt") as opened:
                 names = list(opened.keys())
                 check_names(names)
@@ -72,8 +74,8 @@ def to_bytes(tensors: dict[str, Tensor]) -> Iterable[bytes | memoryview]:
 
     The library's own writer would copy all tensors at once.
 
-    The file holds the length of the header (uint64, little-endian), the JSON header padded to 8 bytes, then the
-    tensors, widest type first so that each is aligned (https://huggingface.co/docs/safetensors, "Format").
+    The file holds the length of the header (uint64, little-endian), the JSON header padded to 8 bytes, and the tensors.
+    The widest type comes first, so that each tensor is aligned (https://huggingface.co/docs/safetensors, "Format").
 
     Raises:
         TypeError: a tensor has a type that the format cannot hold.

@@ -20,7 +20,8 @@ from ..host.terminal import shown
 NAME = "trace.jsonl"
 """Name of the trace in a run folder."""
 FIELDS = ("loss", "grad_norm", "parameters", "samples", "masks")
-"""Fields of a line besides its step. Only samples and masks are the same for every number of processes."""
+"""Fields of a line besides its step.
+Only samples and masks are the same for every number of processes."""
 
 
 class Fingerprint(NamedTuple):
@@ -46,11 +47,11 @@ class Fingerprint(NamedTuple):
 class Trace:
     """A trace file that a run appends to.
 
-    A line survives the death of the process as soon as `record` returns.
+    After `record` returns, the line survives a kill of the process.
 
     Args:
         path: path of the file. A missing file is made; a damaged one is repaired (see `Records`).
-        resume_step: updates already done. Lines of later updates are dropped, as training repeats them.
+        resume_step: number of updates already done. Lines of later updates are dropped, because training repeats them.
         say: prints a warning.
     """
 
@@ -58,7 +59,7 @@ class Trace:
         self._records = Records(path, _is_sound, lambda row: row["step"] < resume_step, say)
 
     def record(self, update: Fingerprint) -> None:
-        """Writes the line of one update. Loss and norm are hexadecimal, so that every bit counts."""
+        """Writes the line of one update. Loss and norm are hexadecimal, so that no bit is lost."""
         hashes = {name: getattr(update, name) for name in ("parameters", "samples", "masks")}
         values = {"step": update.step, "loss": float(update.loss).hex(), "grad_norm": float(update.grad_norm).hex()}
         values |= {name: f"{value & 0xFFFFFFFFFFFFFFFF:016x}" for name, value in hashes.items()}
@@ -72,7 +73,7 @@ class Trace:
 def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
     """Hashes names, dtypes, shapes and bits of tensors, in the order of their names.
 
-    Ranks that hold shards add their hashes up with an int64 all-reduce, which wraps around.
+    Ranks that hold shards sum their hashes with an int64 all-reduce, which wraps around.
 
     Returns:
         A signed 64-bit integer.
@@ -85,7 +86,7 @@ def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
 
 
 def sample_hashes(ids: Tensor) -> int:
-    """Sums one hash per sample modulo 2**64, so that neither order nor layout counts.
+    """Sums one hash per sample modulo 2**64. So neither order nor layout matters.
 
     Args:
         ids: (B,) int64 sample ids.
@@ -97,7 +98,7 @@ def sample_hashes(ids: Tensor) -> int:
 
 
 def mask_hashes(ids: Tensor, mask: Tensor) -> int:
-    """Sums one hash per sample as `sample_hashes` does, of the sample's id together with its mask.
+    """Sums one hash per sample, of its id and mask, as `sample_hashes` does.
 
     Args:
         ids: (B,) int64 sample ids.

@@ -11,7 +11,7 @@ from tests.data.hostile import write_hostile
 
 
 def _picture(height, width, channels=3, seed=0):
-    """A smooth picture with some noise, so that resizing and flipping it make a difference."""
+    """Returns a smooth picture with some noise, which resizing and flipping change."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 255, (4, 5, channels), dtype=np.uint8)
     planes = [
@@ -30,13 +30,13 @@ def picture():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Files that cannot be read are read again at once."""
+    """Makes the loader read unreadable files again at once."""
     monkeypatch.setattr(availability, "_FILE_PAUSES", (0.0,))
 
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """make_folder(names) writes a small image under each name below tmp_path / "images"."""
+    """Returns make_folder(names), which writes a small image under each name below tmp_path / "images"."""
 
     def make(names, height=12, width=16):
         root = tmp_path / "images"
@@ -51,7 +51,7 @@ def make_folder(tmp_path):
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory):
-    """A folder of 12 JPEG files, each of another size."""
+    """Makes a folder of 12 JPEG files of different sizes."""
     root = tmp_path_factory.mktemp("photographs")
     for i in range(12):
         Image.fromarray(_picture(60 + 7 * i, 90 - 3 * i, seed=i)).save(root / f"{i:02d}.jpg", quality=90)
@@ -60,14 +60,14 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """(folder, what each of its images is): the hostile corpus as it is when a run scans it; `spoil` comes later."""
+    """Writes the hostile corpus, before `spoil`; returns (folder, description of each image)."""
     folder = tmp_path / "hostile"
     return folder, write_hostile(folder)
 
 
 @pytest.fixture
 def data():
-    """data(**changes): a data section for 32 x 24 samples."""
+    """Returns data(**changes), which makes a data section for 32 x 24 samples."""
 
     def make(crop=None, **changes):
         return Data(crop=crop or RandomResizedCrop(), **{"size": (32, 24)} | changes)

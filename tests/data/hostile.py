@@ -1,7 +1,7 @@
-"""A folder of image files that a loader must survive: made by code, small, the same bytes every time.
+"""A folder of hostile image files that a loader must survive. The files are small and reproducible.
 
-A *bad* file can give no picture and must be replaced by another; an *odd* one is unusual, but a picture. Bad is what
-Pillow refuses; `tests/data/test_hostile.py` holds the corpus to that.
+A *bad* file gives no picture, and another image must replace it. An *odd* file is unusual, but gives a picture. Pillow
+refuses exactly the bad files, as `tests/data/test_hostile.py` checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_UTF8 = os.fsdecode(b"not-utf8-\xff\xfe.jpg")
 
 @dataclass(frozen=True)
 class Hostile:
-    """One file: what is wrong or unusual, whether it must be replaced, and whether that is so only after `spoil`."""
+    """A file: its defect, True if it is bad, and True if it becomes bad only after `spoil`."""
 
     name: str
     cause: str
@@ -34,9 +34,9 @@ class Hostile:
 
 
 def write_hostile(folder: Path) -> dict[str, Hostile]:
-    """Writes the corpus and returns what each file is, by name; everything in the folder that counts as an image.
+    """Writes the corpus; returns a description of each image by file name.
 
-    A folder and a pipe with the names of images are there too: they are none.
+    The corpus also has a folder and a pipe with names of images. They do not count as images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Hostile] = {}
@@ -62,7 +62,7 @@ def write_hostile(folder: Path) -> dict[str, Hostile]:
 
 
 def spoil(folder: Path) -> None:
-    """What happens to the `late` files between the scan and the reading."""
+    """Spoils the `late` files, as happens between the scan and the reading."""
     for name, (_, change) in _LATE.items():
         (folder / name).unlink()
         change(folder / name)
@@ -78,7 +78,7 @@ _LATE = {
 
 
 def _picture(mode: str = "RGB", height: int = SIZE[0], width: int = SIZE[1]) -> Image.Image:
-    """A smooth picture with some noise, in any mode."""
+    """Returns a smooth picture with some noise, in any mode."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(0).integers(0, 24, (height, width, 3))
     planes = np.stack([x * 231 // width, y * 231 // height, (x + y) * 231 // (height + width)], axis=-1) + noise
@@ -106,14 +106,14 @@ def _with_exif(orientation: int) -> bytes:
 
 def _srgb() -> bytes:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    return _put(profile, 24, bytes(12))  # the time of its creation
+    return _put(profile, 24, bytes(12))  # without the time of creation
 
 
 # JPEG, by segment
 
 
 def _segments(data: bytes) -> list[tuple[int, bytes]]:
-    """(marker, everything behind its 0xFF) of each segment; the last one, SOS, holds the scan too."""
+    """Returns (marker, bytes after 0xFF) of each segment. The last segment, SOS, also holds the scan."""
     found, at = [(0xD8, b"\xd8")], 2
     while found[-1][0] != 0xDA:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
@@ -132,7 +132,7 @@ def _without(marker: int) -> bytes:
 
 
 def _patched(marker: int, at: int, value: bytes) -> bytes:
-    """A JPEG with `value` written into its first segment of that marker, `at` bytes behind the marker."""
+    """Returns a JPEG with `value` in the first segment of a marker, `at` bytes after the marker."""
     segments = _segments(_jpeg())
     place = next(i for i, s in enumerate(segments) if s[0] == marker)
     content = segments[place][1]
@@ -147,7 +147,7 @@ def _scan(share: float) -> bytes:
 
 
 def _inside(content: bytes) -> bytes:
-    """A JPEG with `content` in the middle of its scan."""
+    """Returns a JPEG with `content` in the middle of its scan."""
     data = _scan(0.5)
     return data + content + _jpeg()[len(data) :]
 
@@ -179,7 +179,7 @@ def _header(width: int = SIZE[1], height: int = SIZE[0], bits: int = 8, colour: 
 
 
 def _rows(pixels: np.ndarray) -> bytes:
-    """The IDAT chunk of (H, W, C) samples, unfiltered."""
+    """Returns the IDAT chunk of (H, W, C) samples, unfiltered."""
     rows = pixels.reshape(len(pixels), -1)
     return _chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
 
@@ -203,7 +203,7 @@ def _text_bomb() -> bytes:
 
 
 def _interlaced() -> bytes:
-    """Adam7: seven pictures, each of every so many pixels."""
+    """Returns an Adam7 PNG: seven pictures, each with a part of the pixels."""
     pixels = np.asarray(_picture())
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     rows = [b"\0" + row.tobytes() for y, x, down, right in passes for row in pixels[y::down, x::right]]
@@ -215,7 +215,7 @@ def _interlaced() -> bytes:
 
 
 def _tiff(**changes: int) -> bytes:
-    """A grayscale TIFF of one strip; `changes` are entries, by name."""
+    """Returns a grayscale TIFF of one strip; `changes` are entries, by name."""
     height, width = SIZE
     tags = {"width": 256, "height": 257, "bits": 258, "compression": 259, "photometric": 262, "offset": 273}
     tags |= {"samples": 277, "rows": 278, "bytes": 279}
@@ -231,7 +231,7 @@ def _put(data: bytes, at: int, value: bytes) -> bytes:
 
 
 def _bad() -> list[tuple[str, str, bytes]]:
-    """(name, cause, content)"""
+    """Returns (name, cause, content) of each bad file."""
     jpeg, png, webp, gif = (_save(_picture(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF"))
     bmp, tiff = _save(_picture(), "BMP"), _tiff()
     archive = io.BytesIO()
@@ -290,7 +290,7 @@ def _bad() -> list[tuple[str, str, bytes]]:
         ("jpeg-bad-huffman.jpg", "a component with Huffman table 7", _patched(0xDA, 4, b"\x77")),
         ("jpeg-bad-dht.jpg", "more Huffman codes of one bit than there are", _patched(0xC4, 3, b"\xff")),
         ("jpeg-bad-sampling.jpg", "a sampling factor of 0", _patched(0xC0, 9, b"\0")),
-        # JPEG, inside the pixels; the picture before it is whole, and some decoders look no further
+        # JPEG, damaged in the pixel data; the picture before is whole, and some decoders read no further
         ("jpeg-scan-soi.jpg", "SOI inside the scan", _inside(b"\xff\xd8")),
         ("jpeg-scan-sof.jpg", "a second SOF inside the scan", _inside(b"\xff" + dict(_segments(_jpeg()))[0xC0])),
         ("jpeg-scan-unknown.jpg", "a marker that does not exist inside the scan", _inside(b"\xff\xf2\0\2")),
@@ -340,7 +340,7 @@ def _bad() -> list[tuple[str, str, bytes]]:
 
 
 def _odd() -> list[tuple[str, str, bytes]]:
-    """(name, cause, content)"""
+    """Returns (name, cause, content) of each odd file."""
     jpeg, png = _jpeg(), _save(_picture(), "PNG")
     cmyk = _save(_picture("CMYK"), "JPEG")
     frames = [_picture(), _picture().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]

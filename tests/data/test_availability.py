@@ -1,4 +1,4 @@
-"""Data that cannot be read for a while: the loader waits, and only what stays away makes files bad."""
+"""Tests of data that cannot be read for a while: the loader waits, then files are bad."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def root(make_folder):
 
 @pytest.fixture
 def naps(monkeypatch):
-    """naps.then(number, change) has `change()` happen in the pause of this number; nobody really sleeps."""
+    """Replaces pauses: naps.then(number, change) calls `change()` in the pause of this number."""
 
     class Naps(list):
         changes = {}
@@ -47,7 +47,7 @@ def open_loader(manifest, data):
 
 
 def load(manifest, data, before=lambda: None):
-    """All images in two batches, the second after `before()`; and the bad files."""
+    """Loads all images in two batches, the second after `before()`; returns them and the bad files."""
     with open_loader(manifest, data) as open_:
         first = open_.load(torch.arange(6))
         before()
@@ -77,7 +77,7 @@ def test_a_folder_that_stays_away_is_an_error_and_makes_no_file_bad(root, data, 
 
 
 def test_a_folder_of_other_files_is_away_too(root, data, naps):
-    """As a mount point whose disk is not there."""
+    """An unmounted folder can hold other files."""
     manifest = Manifest.scan(str(root))
 
     def unmount():

@@ -1,4 +1,4 @@
-"""Crop windows: torchvision's distribution from our own uniform numbers."""
+"""Tests of crop windows: torchvision's distribution from our own uniform numbers."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def windows(crop, image, count, size=(224, 224)):
 
 
 def features(windows, image):
-    """Area, log ratio and relative position of each window."""
+    """Returns area, log ratio and relative position of each window."""
     top, left, h, w = windows.T.astype(float)
     room = [np.where(full > part, start / np.maximum(full - part, 1), 0.5) for start, part, full in
             ((top, h, image[0]), (left, w, image[1]))]  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_window_reaches_both_edges():
 
 
 def test_fallback_is_torchvisions():
-    """No attempt fits an image this long: the largest central window of an allowed ratio."""
+    """No attempt fits such a long image, so the largest central window of an allowed ratio is used."""
     from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
     for image in [(10, 400), (400, 10), (1, 7)]:
@@ -92,7 +92,7 @@ def test_whole_image():
     assert CenterCrop(crop_pct=1.0).cut((50, 100), (32, 64), []).window == (0, 0, 50, 100)
 
 
-# Image, sample, what the image is resized to: the sheet's table for 224, and samples that are not square.
+# Image, sample, resized image: values for 224 px, and samples that are not square.
 RESIZED = [
     ((375, 500), (224, 224), (224, 298)),
     ((500, 375), (224, 224), (298, 224)),
@@ -136,7 +136,7 @@ def test_simple_resized_crop_of_a_long_image_takes_the_middle():
 @pytest.mark.parametrize("offset", [(-4, -4), (4, 78), (0, 3), (-1, 75)])
 @pytest.mark.parametrize("flip", [False, True])
 def test_places_are_those_of_a_reflected_border(offset, flip):
-    """The sheet's map: R(a, n) = |a| below n, else 2 (n - 1) - a; edge pixels are not repeated; the flip comes last."""
+    """The map is R(a, n) = |a| below n, else 2 (n - 1) - a. Edge pixels are not repeated. The flip comes last."""
     size, resized = (224, 224), (224, 298)
     rows, columns = Job(None, Cut((0, 0, 375, 500), resized, offset), flip).places(size)
     r, c = (np.arange(start, start + 224) for start in offset)
@@ -172,7 +172,7 @@ def scaled(crop, image, size, count=400):
 @pytest.mark.parametrize("fit", ["inside", "cover"])
 @pytest.mark.parametrize("image", [(375, 500), (500, 333), (60, 64), (30, 400), (1, 1)])
 def test_scaled_windows_show_all_that_fits(image, fit):
-    """Along each axis either the whole image and padding, or no padding; the place is any whole pixel."""
+    """Each axis shows the whole image with padding, or a part without. The place is any whole pixel."""
     size, scale = (96, 128), (0.1, 2.0)
     inside, cover = sorted((size[0] / image[0], size[1] / image[1]))
     base = inside if fit == "inside" else min(cover, 4 * inside)
@@ -183,7 +183,7 @@ def test_scaled_windows_show_all_that_fits(image, fit):
         ):
             assert 0 <= start <= full - length and 1 <= resized <= part
             assert resized == part or (start, length) == (0, full)
-            # Whole pixels of the image and of the sample are half a pixel off at most, each.
+            # Rounding to whole pixels moves image and sample by at most half a pixel each.
             assert (resized - 0.5) / (length + 0.5) <= scale[1] * base
             assert (resized + 0.5) / max(length - 0.5, 1e-9) >= scale[0] * base
 
@@ -219,7 +219,7 @@ def test_padding_is_below_and_on_the_right(flip):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [(64, 96), (300, 200)])
 def test_points_move_with_the_pixels(flip, size):
-    """On an image whose colours are its coordinates: the colour at a moved point is the point."""
+    """The colours of the image are its coordinates, so the colour at a moved point is the point."""
     image = (120, 160)
     y, x = np.mgrid[: image[0], : image[1]]
     pixels = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The DALI decoder: pixels against Pillow's per kind of file, routing, failures, threads."""
+"""Tests of the DALI decoder: pixels of each kind of file against Pillow's, routing, failures, threads."""
 
 import importlib.util
 import io
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 class Pillow(PillowDecoder):
-    """Remembers what it was given."""
+    """A Pillow decoder that remembers its jobs."""
 
     def __init__(self, *settings):
         super().__init__(*settings)
@@ -49,7 +49,7 @@ def oriented(value):
 
 
 def job_of(data, window=None, flip=False, size=(32, 24), crop=None, place=(0.5, 0.5)):
-    """A job for a sample of `size`: of a window, of an off-centre part of the image, or of what `crop` cuts."""
+    """Returns a job for a sample of `size`: a window, an off-centre part, or the cut of `crop`."""
     header, error = parse_header(data)
     assert error is None
     file = File("x", np.frombuffer(data, dtype=np.uint8), header, None, None)
@@ -60,7 +60,7 @@ def job_of(data, window=None, flip=False, size=(32, 24), crop=None, place=(0.5, 
 
 
 def reference(jobs, *settings):
-    """Pillow's samples."""
+    """Returns Pillow's samples."""
     decoder = PillowDecoder(*settings, threads=1)
     images, failures = decoder.start(jobs).result()
     decoder.close()
@@ -70,7 +70,7 @@ def reference(jobs, *settings):
 
 @pytest.fixture
 def dali():
-    """dali(**changes): a decoder of 32 x 24 samples, and the Pillow decoder behind it."""
+    """Returns dali(**changes), which makes a decoder of 32 x 24 samples and its Pillow decoder."""
     opened = []
 
     def make(size=(32, 24), channels=3, interpolation="bicubic", threads=2):
@@ -85,7 +85,7 @@ def dali():
 
 @pytest.fixture(scope="module")
 def kinds(picture):
-    """Kind -> file, of an odd-sized picture."""
+    """Returns {kind: file} of a picture with odd sides."""
     rgb = Image.fromarray(picture(91, 133))
     gray, palette = rgb.convert("L"), rgb.quantize(32)
     alpha = rgb.copy()
@@ -138,7 +138,7 @@ def by_pillow(name):
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_decoding_equals_pillow_bit_for_bit(kinds, dali, channels):
-    """Where nothing is left to resize."""
+    """The windows need no resize."""
     decoder, _ = dali(WINDOW[2:], channels)
     big = [data for name, data in kinds.items() if "jpeg 1x" not in name]
     jobs = [job_of(data, WINDOW, flip) for data in big for flip in (False, True)]
@@ -162,7 +162,7 @@ def test_resizing_is_close_to_pillow(kinds, dali, interpolation, size, channels)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_cut_with_a_border_is_close_to_pillow(kinds, dali, interpolation, channels):
-    """The reflections above and left, and below and right, beside samples that are whole windows."""
+    """Reflections lie above and left, or below and right. Other samples of the batch are whole windows."""
     decoder, _ = dali((32, 24), channels, interpolation)
     crop, places = SimpleResizedCrop(), [(0.0, 0.0), (0.999, 0.999), (0.4, 0.6)]
     jobs = [job_of(data, flip=i % 2 == 0, crop=crop, place=places[i % 3]) for i, data in enumerate(kinds.values())]
@@ -175,7 +175,7 @@ def test_a_cut_with_a_border_is_close_to_pillow(kinds, dali, interpolation, chan
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_padded_cut_is_close_to_pillow(kinds, dali, channels):
-    """Padding below, on the right, on both sides, and none."""
+    """Samples have padding below, on the right, on both sides, or none."""
     decoder, _ = dali((32, 24), channels)
     crop, fill = ScaleJitterCrop(scale=(0.1, 2.0)), (124, 116, 104)[:channels]
     draws = [(u, 0.3, 0.8) for u in (0.1, 0.45, 0.5, 0.6, 0.99)]
@@ -254,7 +254,7 @@ def test_pillow_makes_what_dali_cannot(kinds, dali):
 
 
 def test_a_file_is_as_bad_to_dali_as_to_pillow(kinds, dali):
-    """With random bytes, markers and segments in the pixel data of small JPEGs."""
+    """Small JPEGs have random bytes, markers and segments in their pixel data."""
     decoder, pillow = dali()
     generator = random.Random(0)
     jpegs = [kinds[name] for name in ("jpeg 420", "jpeg 444", "jpeg 422 progressive", "jpeg restart markers")]
@@ -305,7 +305,7 @@ def test_close_ends_the_threads(picture):
     decoder.start(photographs_as_jobs(picture, 20)).result()
     assert any(t.name.startswith("fastmim-dali") for t in threading.enumerate())
     decoder.close()
-    assert not any(t.name.startswith("fastmim-d") for t in threading.enumerate())  # Pillow's neither
+    assert not any(t.name.startswith("fastmim-d") for t in threading.enumerate())  # Pillow's decoder is closed too
 
 
 def test_cancel_drops_what_has_not_begun(picture, dali):
@@ -363,7 +363,7 @@ def test_one_call_takes_no_more_time_or_memory_than_one_image_may(picture, dali,
 
 def test_the_module_imports_without_dali(monkeypatch):
     for name in ("nvidia.dali", "nvidia.dali.experimental.dynamic"):
-        monkeypatch.setitem(sys.modules, name, None)  # which makes its import fail
+        monkeypatch.setitem(sys.modules, name, None)  # makes the import fail
     spec = importlib.util.find_spec("fastmim.data.dali")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

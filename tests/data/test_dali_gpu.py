@@ -1,4 +1,4 @@
-"""DALI on a GPU: pixels, bad files, dropped batches. Run by `python -m bench gpu_check` where there is one."""
+"""Tests of DALI on a GPU: pixels, bad files, dropped batches. `python -m bench gpu_check` runs them."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SIZE = (96, 80)
 
 @pytest.fixture
 def jobs(tmp_path, picture):
-    """Of 40 JPEG files and one that goes through Pillow, with windows of many sizes."""
+    """Returns jobs of 40 JPEG files and a file for Pillow, with windows of many sizes."""
     paths = []
     for i in range(40):
         paths.append(tmp_path / f"{i:02d}.jpg")

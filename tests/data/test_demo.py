@@ -1,4 +1,4 @@
-"""The demo's images: made without a network, once, the same each time."""
+"""Tests of the demo's images: no network, no second writing, the same images each time."""
 
 import hashlib
 import socket
@@ -36,7 +36,7 @@ def test_made_once_and_completed(tmp_path, capsys):
     times = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     write_demo_images(str(folder), count=40, size=(48, 64))
     assert times == {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    # Interrupted: some files are missing, as none is ever half written.
+    # After an interruption, some files are missing, but no file is half written.
     (folder / "demo_00007.jpg").unlink()
     (folder / "demo_00031.jpg").unlink()
     write_demo_images(str(folder), count=40, size=(48, 64))
@@ -58,7 +58,7 @@ def test_held_out_photographs_are_not_trained_on(tmp_path, monkeypatch):
 
 
 def test_colours_of_training_pictures_vary(tmp_path):
-    """Brick is grey; its windows are tinted, each otherwise. Every second picture is a drawing."""
+    """The photograph of bricks is grey, and its windows get different tints. Every second picture is a drawing."""
     write_demo_images(str(tmp_path), count=42, size=(32, 32), part="train")
     tints = [ImageStat.Stat(Image.open(tmp_path / f"demo_{i:05d}.jpg")).mean for i in (0, 20, 40)]
     assert all(max(tint) - min(tint) > 5 for tint in tints) and len(set(map(tuple, tints))) == 3

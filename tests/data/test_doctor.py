@@ -1,4 +1,4 @@
-"""The doctor: every statistic against numpy, every broken file, duplicates, manifest, exit status."""
+"""Tests of the doctor: statistics against numpy, broken files, duplicates, manifest, exit status."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ def report(root, **options):
 
 @pytest.fixture
 def folder(make_folder):
-    """Four good images; `e.png` is `a.png` again."""
+    """Makes a folder of four good images, and `e.png`, a copy of `a.png`."""
     root = make_folder(["a.png", "b.png", "c.bmp", "sub/d.png"])
     shutil.copy(root / "a.png", root / "e.png")
     return root
@@ -34,7 +34,7 @@ def folder(make_folder):
 
 @pytest.fixture
 def doctor(capsys):
-    """doctor(*words): the exit status and what was printed."""
+    """Returns doctor(*words), which runs the command and returns exit status and output."""
 
     def run(*words):
         try:
@@ -52,7 +52,7 @@ def flip_a_bit(path, at):
     path.write_bytes(content)
 
 
-# What is found
+# Findings
 
 
 def test_mean_and_std_are_averages_over_images(tmp_path, picture):
@@ -182,7 +182,7 @@ def test_pages_frames_and_bands_that_are_not_used_are_counted(tmp_path, picture)
     assert found.frames == 5 and found.unusual["frames"] == ["film.gif", "stack.tif"]
     assert any(line.startswith("5 pages or frames beyond the first, in 2 files") for line in found.advice())
     first = first_look(Manifest.scan(str(tmp_path)))
-    assert first[0] == "2 of 3 images looked at have several pages or frames, of which the first is used"
+    assert first[0] == "2 of 3 examined images have several pages or frames, of which the first is used"
     assert report(tmp_path, quick=True).frames == 5
 
 

@@ -1,4 +1,4 @@
-"""The hostile corpus is what it says: Pillow refuses each bad file and loads each odd one."""
+"""Tests of the hostile corpus: Pillow refuses each bad file and loads each odd file."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 
 
 def load(path):
-    """The picture as training would see it, with nothing but Pillow."""
+    """Returns the picture that training would see, decoded with Pillow alone."""
     with Image.open(path, formats=FORMATS) as image:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("I", "F"):
@@ -44,7 +44,7 @@ def test_pillow_refuses_the_bad_and_loads_the_odd(hostile):
     for entry in entries.values():
         try:
             load(folder / entry.name)
-        except Exception:  # whatever it is: the loader's own list of errors is not to be trusted here
+        except Exception:  # any error, because this test must not trust the loader's own list of errors
             loads = False
         else:
             loads = True

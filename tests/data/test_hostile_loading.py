@@ -1,4 +1,4 @@
-"""Both loaders over the hostile corpus: every bad file is named once, no other sample changes, odd files load."""
+"""Tests of both loaders on the hostile corpus: bad files are named once, and no other sample changes."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ SEED, BATCH = 2, 16
 
 @pytest.fixture
 def folders(tmp_path, picture):
-    """The corpus among as many good files; the same with a good file for every bad one; what is in the corpus."""
+    """Makes the corpus with as many good files, and a copy with good files for the bad ones."""
     hostile, healed = tmp_path / "hostile", tmp_path / "healed"
     entries = write_hostile(hostile)
     for i in range(len(entries)):
@@ -63,7 +63,7 @@ def test_bad_files_are_named_and_nothing_else_changes(folders, data, name, tmp_p
 
 @pytest.mark.parametrize("name", ["pillow", "dali"])
 def test_a_jpeg_that_ends_early_is_replaced_whatever_stands_at_its_end(tmp_path, data, name, picture):
-    """Decoders fill what lacks with gray and say nothing, so such pictures would be trained on."""
+    """Decoders fill the missing part with gray, without an error, so training would use such pictures."""
     for i in range(8):
         Image.fromarray(picture(40, 60, seed=i)).save(tmp_path / f"good{i}.jpg", restart_marker_blocks=5 * (i % 2))
     whole = (tmp_path / "good0.jpg").read_bytes()

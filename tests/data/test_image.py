@@ -1,4 +1,4 @@
-"""Images of strangers: one place opens them, and what decoding may take is bounded before it begins."""
+"""Tests of strangers' images: one module opens them, and limits apply before decoding begins."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def png(width: int, height: int, bits: int = 8, colour: int = 2, extra: bytes = 
 
 
 def tiff(body: bytes = b"", **changes: tuple[int, int]) -> bytes:
-    """A TIFF of 64 x 64 gray pixels; `changes` are tags: (number of values, value or their place)."""
+    """Returns a TIFF of 64 x 64 gray pixels; `changes` are tags: (number of values, value or place)."""
     tags = {"256": 64, "257": 64, "258": 8, "259": 1, "262": 1, "273": 8, "277": 1, "278": 64, "279": 4096}
     entries = {int(tag): (1, value) for tag, value in tags.items()} | {int(k[1:]): v for k, v in changes.items()}
     if 324 in entries:  # tiles instead of strips
@@ -71,7 +71,7 @@ def gif(width: int, height: int, left: int = 0) -> bytes:
 
 
 def webp(width: int, height: int) -> bytes:
-    """A canvas with one small frame."""
+    """Returns a WebP canvas with one small frame."""
     frame = save(picture(), "WEBP")[12:]
     size = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     part = bytes(6) + struct.pack("<I", 59)[:3] + struct.pack("<I", 39)[:3] + b"\1\0\0\0" + frame
@@ -81,7 +81,7 @@ def webp(width: int, height: int) -> bytes:
 
 
 def scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again."""
+    """Returns a progressive JPEG that repeats its last scan."""
     data = save(Image.new("RGB", (2000, 2000)), "JPEG", progressive=True)
     at = data.rindex(b"\xff\xda")
     return data[:at] + data[at:-2] * count + b"\xff\xd9"
@@ -98,9 +98,9 @@ def run_lengths(data: bytes) -> bytes:
 
 
 def avif_of_another_size() -> bytes:
-    """An AVIF whose box says 64 x 64 pixels, of AV1 data that say 9000 x 9000."""
+    """Returns an AVIF whose box says 64 x 64 pixels, while its AV1 data say 9000 x 9000."""
     data = save(Image.new("RGB", (64, 64)), "AVIF", speed=10)
-    # The sequence header of a still picture has the sizes behind 13 bits, in as many bits as it says.
+    # The sequence header of a still picture: 10 bits, the lengths of both sizes (4 bits each), the sizes.
     at = data.index(b"\x12\x00\x0a") + 4
     bits = 0b000_1_1_00000 << 4 | 13
     header = (bits << 4 | 13) << 28 | 8999 << 14 | 8999
@@ -108,7 +108,7 @@ def avif_of_another_size() -> bytes:
 
 
 def exif_rationals() -> bytes:
-    """A JPEG whose EXIF segments make up a tag of 600,000 rationals."""
+    """Returns a JPEG whose EXIF segments form a tag of 600,000 rationals."""
     exif = b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHIII", 282, 5, 600_000, 26, 0) + bytes(8 * 600_000)
     pieces = [b"Exif\0\0" + exif[at : at + 65_000] for at in range(0, len(exif), 65_000)]
     return marked(b"".join(b"\xff\xe1" + struct.pack(">H", len(piece) + 2) + piece for piece in pieces), 1)
@@ -142,7 +142,7 @@ BOMBS = {
 
 
 def reasons(path: Path, limits: Limits, *decoders) -> list[str]:
-    """Why decoders and the doctor do not use a file."""
+    """Returns the reasons why decoders and the doctor refuse a file."""
     with Reader(1, largest=limits.file_bytes, advice=limits.advice) as reader:
         (file,) = reader.submit([str(path)]).result()
     found = [examine(Manifest.scan(str(path.parent)), 1, limits=limits).broken[path.name]]
@@ -201,7 +201,7 @@ def test_pillows_own_limit_is_lifted_only_while_something_is_decoded(tmp_path, m
     file = read_image(tmp_path / "x.png")
     with reserved(Limits(), file):
         assert open_image(tmp_path / "x.png").size == (60, 40)
-        # The end of the other image leaves this one alone.
+        # The end of the other image changes nothing for this image.
         assert decode_window(file, (0, 0, 39, 60), "RGB").size == (60, 39)
     assert Image.MAX_IMAGE_PIXELS == 100
 
@@ -254,7 +254,7 @@ def test_threads_share_one_budget_of_memory():
         thread = threading.Thread(target=second)
         thread.start()
         entered.wait(0.05)
-        with reserved(limits, small):  # what fits goes on
+        with reserved(limits, small):  # a reservation that fits does not wait
             order.append("small")
         order.append("first ends")
     thread.join(10)
@@ -373,7 +373,7 @@ def test_12_bit_samples_keep_their_high_bits(tmp_path):
 
 
 def test_the_estimate_covers_what_pillow_takes():
-    """In bytes a pixel, as measured with 4000 x 4000 pixels of noise; the window is a copy."""
+    """The numbers are bytes a pixel, measured with 4000 x 4000 pixels of noise. The window is a copy."""
     measured = {"WEBP": 16 + 4, "AVIF": 11 + 4, "JPEG": 4 + 4, "PNG": 4 + 4, "TIFF": 4 + 4, "GIF": 1 + 4, "BMP": 4 + 4}
     for kind, each in measured.items():
         data = save(picture(400, 600), kind)

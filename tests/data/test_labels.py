@@ -1,4 +1,4 @@
-"""LabelMaps: found by name, read strictly, cut with the very numbers of their images, in time."""
+"""Tests of label maps: found by name, read strictly, cut like their images, prefetched."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SEED, CLASSES = 5, 9
 
 
 def blocks(height, width, seed):
-    """(H, W) uint8 labels: large blocks of classes, and some pixels of none."""
+    """Returns (H, W) uint8 labels: large blocks of classes, and some pixels without a class."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([*range(CLASSES), 255], (4, 5)).astype(np.uint8)
     return labels[np.arange(height)[:, None] * 4 // height, np.arange(width) * 5 // width]
@@ -29,7 +29,7 @@ def blocks(height, width, seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Eight images, JPEG but for one, whose gray level is 20 times the label that the mask has there."""
+    """Makes seven JPEG images and a PNG image, with label maps. A gray level is 20 times the label."""
     for i in range(8):
         labels = blocks(60 + 9 * i, 80 - 3 * i, i)
         kind = "jpg" if i else "png"
@@ -52,7 +52,7 @@ def open_both(folder, data, changes=None, file=None):
 
 
 def load(folder, data, stream, **options):
-    """All batches, and the loader's bad files."""
+    """Returns all batches and the loader's bad files."""
     loader, masks = open_both(folder, data, **options)
     try:
         return list(masks.batches(stream)), list(loader.bad_files())
@@ -72,7 +72,7 @@ CROPS = [
 
 @pytest.mark.parametrize("crop", CROPS)
 def test_label_maps_are_cut_as_their_images_are(folder, data, crop):
-    """Away from the borders of blocks, where the image is a mixture, its gray level is 20 times the label."""
+    """Except at the borders of blocks, which the resize mixes, the gray level is 20 times the label."""
     ids = torch.cat([sample_id(torch.arange(8), epoch) for epoch in range(3)])
     settings = data(crop, size=(48, 56), mean=(1.0, 1.0, 1.0), std=(1.0, 1.0, 1.0))
     ((images, found, labels),), _ = load(folder, settings, [ids])
@@ -83,7 +83,7 @@ def test_label_maps_are_cut_as_their_images_are(folder, data, crop):
     assert padding.any() == isinstance(crop, ScaleJitterCrop)
     right = ((gray - expected).abs() < 10) | padding
     assert right.float().mean() > 0.85
-    # Every wrong pixel lies beside another label, or at the border, beyond which there may be another.
+    # Every wrong pixel lies beside another label, or at the border of the sample.
     flat = torch.nn.functional.max_pool2d(labels[:, None].float(), 9, 1, 4) == -torch.nn.functional.max_pool2d(
         -labels[:, None].float(), 9, 1, 4
     )
@@ -92,7 +92,7 @@ def test_label_maps_are_cut_as_their_images_are(folder, data, crop):
 
 
 def test_labels_are_never_mixed():
-    """An enlarged checkerboard of 0 and 8 has no other class."""
+    """An enlarged checkerboard of 0 and 8 contains no other class."""
     board = (np.indices((6, 6)).sum(axis=0) % 2 * 8).astype(np.uint8)
     found = cut_labels(board, Cut((1, 1, 4, 4), (31, 17), padded=True), True, (40, 40))
     assert set(np.unique(found)) == {0, 8, 255}
@@ -178,7 +178,7 @@ def test_a_palette_is_not_looked_up(folder):
 
 
 def test_whole_images(folder):
-    """Resized in proportion; labels as in the file; an orientation is applied to the image only."""
+    """Images are resized in proportion and turned upright. Label maps stay as in the file."""
     manifest = Manifest.scan(str(folder / "images"))
     masks = LabelMaps(manifest, str(folder / "masks"), CLASSES)
     for fit, factor in (("inside", min), ("cover", max)):
@@ -211,7 +211,7 @@ def test_a_bad_test_image_comes_as_its_reason(folder):
 
 
 def test_label_maps_are_prefetched(folder, data, monkeypatch):
-    """While the caller works, the masks of the next micro-batches become ready, and no more than these."""
+    """While the caller works, the label maps of the next micro-batches are read, and no more."""
     read = []
     original = LabelMaps.read
     monkeypatch.setattr(LabelMaps, "read", lambda self, index: read.append(index) or original(self, index))

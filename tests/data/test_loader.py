@@ -1,4 +1,4 @@
-"""The loader with Pillow: pixels, order, prefetching, bad files, shutdown."""
+"""Tests of the loader with Pillow: pixels, order, prefetching, bad files, shutdown."""
 
 import gc
 import json
@@ -40,7 +40,7 @@ def open_loader(root, data, workers=2, prefetch=2, manifest=None, file=None):
 
 
 def load_whole(root, data):
-    """The only image below `root`, whole: one sample of (1, H, W, C)."""
+    """Returns the only image below `root` as a whole: one sample, (1, H, W, C)."""
     with open_loader(root, data) as loader:
         return loader.load(torch.tensor([0])).numpy()
 
@@ -82,7 +82,7 @@ def test_pixels_equal_torchvision(photographs, data, interpolation, size):
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [(40, 40), (32, 24), (90, 150)])
 def test_simple_resized_crop_equals_torchvision(photographs, data, interpolation, size):
-    """Resize, reflected border, crop, flip: PixMIM's transforms, on square samples by their own rule of sizes."""
+    """The reference is PixMIM's transforms: resize, reflected border, crop, flip, on square samples."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as F
 
@@ -131,7 +131,7 @@ def test_held_out_is_the_centre(photographs, data):
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_modes(tmp_path, data, picture, mode, channels):
-    """Every mode gives what Pillow's convert gives; transparency is dropped."""
+    """Every mode gives the pixels of Pillow's convert; transparency is dropped."""
     image = Image.fromarray(picture(24, 32))
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(picture(24, 32, 1, seed=9)[..., 0]))
@@ -187,7 +187,7 @@ def break_file(path, how):
     if how == "refused by the reader":
         path.write_bytes(b"not an image\n" * 50)
     elif how == "refused by the decoder":
-        # The pixel data start with a wrong zlib header, and the checksum says that this is so on purpose.
+        # The pixel data start with a wrong zlib header, and the checksum fits the wrong header.
         start = content.index(b"IDAT")
         length = int.from_bytes(content[start - 4 : start], "big")
         chunk = b"IDAT" + b"\0\0" + content[start + 6 : start + 4 + length]
@@ -218,7 +218,7 @@ def test_a_bad_file_is_replaced_and_named_once(make_folder, data, tmp_path, how,
     break_file(root / "4.png", how)
     file = tmp_path / "bad_files.jsonl"
     found = []
-    for _ in range(2):  # the second finds it in the list
+    for _ in range(2):  # the second process finds the file in the list
         manifest = Manifest.scan(str(root)) if when == "before" else manifest
         with open_loader(root, data(), manifest=manifest, file=file) as loader:
             found.append([images for images, _ in loader.batches(stream)])
@@ -270,7 +270,7 @@ def test_scaled_crops_equal_pillows_resize_with_padding(photographs, data, flip)
 
 
 def test_what_is_shown_in_place_of_bad_files_is_told(make_folder, data):
-    """Whether the reader or the decoder refuses them: number, size, and so the cut, are the substitute's."""
+    """Index and size, and so the cut, are the substitute's, whether reader or decoder refuses the file."""
     root = make_folder([f"{i}.png" for i in range(6)])
     Image.open(root / "3.png").resize((30, 31)).save(root / "3.png")
     (root / "2.png").write_bytes(b"")
@@ -287,7 +287,7 @@ def test_what_is_shown_in_place_of_bad_files_is_told(make_folder, data):
 
 
 def test_every_process_chooses_the_same_substitutes(make_folder, data):
-    """Whatever was found before: a substitute of a bad image can be bad itself."""
+    """The choice depends on no earlier finding. A substitute of a bad image can be bad itself."""
     root = make_folder([f"{i:02d}.png" for i in range(20)])
     for i in (1, 4, 5, 7, 8, 11, 12, 13, 17, 19):
         (root / f"{i:02d}.png").write_bytes(b"")
@@ -319,7 +319,7 @@ def test_a_slow_file_holds_up_its_own_batch_only(photographs, data, monkeypatch)
     with open_loader(photographs, data(), prefetch=3) as loader:
         batches = loader.batches(numbered(6, 4))
         next(batches)
-        # The last of those read ahead is not there yet: everything else goes on.
+        # The last batch that is read ahead is not ready yet, which must not delay the others.
         read = loader._read
         monkeypatch.setattr(loader, "_read", lambda indices: Late(read(indices)))
         next(batches)
@@ -331,7 +331,7 @@ def test_a_slow_file_holds_up_its_own_batch_only(photographs, data, monkeypatch)
 
 
 class Late:
-    """A batch of files that is never there before somebody waits for it."""
+    """A batch of files that is ready only when a caller waits for it."""
 
     made = []
 
@@ -468,7 +468,7 @@ def test_an_abandoned_iterator_drops_its_work(photographs, data, monkeypatch):
         del batches
         gc.collect()
         dropped.set()
-        # Behind everything that still waits for the only thread.
+        # This job comes after all jobs that still wait for the only thread.
         loader.load(torch.arange(2))
     assert len(decoded) <= 12 + 1 + 2
 

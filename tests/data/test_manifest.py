@@ -1,4 +1,4 @@
-"""The manifest: what counts as an image, in what order, and what is refused."""
+"""Tests of the manifest: files that count as images, their order, and refusals."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_a_long_listing_says_how_far_it_is(make_folder, monkeypatch):
     root, lines = make_folder(["a/1.png"]), []
     monkeypatch.setattr(scan, "_LONG", -1)
     Manifest.scan(str(root), say=lines.append)
-    assert lines[-1] == "listing goes on: 0 images in 1 folders so far, now in a/"
+    assert lines[-1] == "still listing: 0 images in 1 folders so far, now in a/"
 
 
 def test_links_that_lead_nowhere_are_listed_as_empty(make_folder):
@@ -305,7 +305,7 @@ def test_a_file_that_is_no_list_is_named_for_what_it_is(make_folder, tmp_path):
         Manifest.scan(str(tmp_path / "pipe"))
 
 
-# What is left out, and what cannot be read
+# Files that are left out, and files that cannot be read
 
 
 def test_images_under_any_name_are_listed_and_what_is_left_out_is_counted(make_folder):

@@ -1,4 +1,4 @@
-"""The order of samples: each exactly once an epoch, the same in every layout, and random."""
+"""Tests of the order of samples: each once an epoch, the same in every layout, and random."""
 
 import itertools
 import random
@@ -11,7 +11,7 @@ from fastmim.samples import sample_id, sample_index
 
 
 def update(sampler, step, world, micro, accumulation):
-    """The ids of one update, process by process."""
+    """Returns the ids of one update, process by process."""
     layout = {"world": world, "global_batch": world * micro * accumulation, "size": micro}
     return [
         torch.cat([sampler.micro_batch(step, m, rank=rank, **layout) for m in range(accumulation)])
@@ -30,7 +30,7 @@ def test_every_sample_once_an_epoch_in_1000_layouts():
         updates = -(-epochs * n * repeats // global_batch)
         seen = torch.cat([torch.cat(update(sampler, s, world, micro, accumulation)) for s in range(updates)])
         assert len(seen) == updates * global_batch
-        # The last update may reach into a later epoch; what it took of it is known from the stream's length.
+        # The last update may reach into a later epoch, whose samples do not count here.
         seen = seen[seen >> 40 < epochs].sort().values
         pairs = [sample_id(torch.arange(n), e, r) for e in range(epochs) for r in range(repeats)]
         assert torch.equal(seen, torch.cat(pairs).sort().values)
@@ -86,14 +86,14 @@ def test_the_order_is_fixed_for_ever():
 
 
 def test_permutations_are_uniform():
-    """Chi-square of the 24 orders of 4 images over 1,200 epochs; 23 degrees of freedom, 1e-6 quantile 73."""
+    """Chi-square test of the 24 orders of 4 images over 1,200 epochs: 23 degrees of freedom, 1e-6 quantile 73."""
     orders = sample_index(Sampler(4, seed=3).ids(0, 4 * 1200)).reshape(-1, 4)
     _, counts = orders.unique(dim=0, return_counts=True)
     assert len(counts) == 24 and ((counts - 50.0) ** 2 / 50).sum() < 73
 
 
 def test_no_epoch_remembers_the_one_before():
-    """Chi-square of (position in one epoch, position in the next) over 3,000 pairs; 35 degrees of freedom."""
+    """Chi-square test of (position in an epoch, position in the next) over 3,000 pairs: 35 degrees of freedom."""
     n, epochs = 6, 500
     positions = sample_index(Sampler(n, seed=8).ids(0, n * epochs)).reshape(epochs, n).argsort(dim=1)
     table = torch.bincount((positions[:-1] * n + positions[1:]).flatten(), minlength=n * n)

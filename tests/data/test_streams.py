@@ -1,4 +1,4 @@
-"""Any loader in any layout, interrupted or not, asks for the same crop of the same file at each position."""
+"""Tests that any loader in any layout cuts the same crop of the same file at each position."""
 
 from dataclasses import replace
 from itertools import product
@@ -19,7 +19,7 @@ SEED, BATCH, UPDATES = 5, 8, 5
 
 
 class Recorder(Decoder):
-    """A decoder that keeps what it is asked for."""
+    """A decoder that records its jobs."""
 
     def __init__(self, decoder):
         self.decoder, self.jobs = decoder, []
@@ -37,11 +37,12 @@ class Recorder(Decoder):
 
 @pytest.fixture(scope="module")
 def stream(photographs):
-    """stream(name, world, first): {position: (file, cut, flip, mask)} and {position: pixels}."""
+    """Returns stream(name, world, first): {position: (file, cut, flip, mask)} and {position: pixels}."""
     manifest = Manifest.scan(str(photographs))
 
     def run(data, name, world, first=0):
-        settings = replace(data, loader=name, prefetch=0)  # ahead, batches begin in any order: whose files come first
+        # Without prefetching, because batches that are read ahead begin in any order, as their files arrive.
+        settings = replace(data, loader=name, prefetch=0)
         sampler = Sampler(len(manifest), SEED)
         asked, pixels = {}, {}
         for rank in range(world):

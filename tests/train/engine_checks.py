@@ -160,7 +160,7 @@ def check_plain_loop(process):
         plain.step()
         torch.testing.assert_close(engine.process.reduce_mean(result.loss), loss.detach(), rtol=1e-6, atol=0)
         torch.testing.assert_close(result.grad_norm, norm, rtol=1e-5, atol=0)
-    moments = engine.state_dict().get("exp_avg", {})  # linear in the gradients, unlike the weights
+    moments = engine.state_dict().get("exp_avg", {})  # the moments are linear in the gradients, unlike the weights
     names = {p: name for name, p in module.named_parameters()}
     assert process.rank or moments.keys() == {names[p] for p in plain.state}
     for p, state in plain.state.items():

@@ -25,7 +25,7 @@ import fastmim_kernels
 from tests.methods.tiny import ROOT
 
 SCRIPT = str(ROOT / "fastmim/train.py")
-# One thread, as the order of sums, and so the last bit, depends on the number of threads.
+# One thread, because the order of sums, and so the last bit, depends on the number of threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
 # Modules that DeepSpeed imports at ZeRO 1 to 3. Muon, which no run uses, imports torch.compile: two seconds.
 ZERO = [f"deepspeed.runtime.zero.{name}" for name in ("muon.muon_optimizer", "stage_1_and_2", "stage3")]
@@ -56,7 +56,7 @@ def restored() -> Iterator[None]:
 def _main() -> Callable:
     """Imports train.py once.
 
-    The garbage collector then ignores all imported objects, which would cost time after every run.
+    The garbage collector then ignores all imported objects, whose scan would cost time after every run.
     """
     import deepspeed  # noqa: F401 - a run imports it
 

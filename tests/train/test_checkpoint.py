@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 
 class Shim:
-    """Numbers and logs the file operations that change anything, and can end or fail the `at`-th."""
+    """A shim that numbers and logs all changing file operations, and can end or fail the `at`-th."""
 
     def __init__(self, at=None, fault=None):
         self.at, self.fault, self.log, self.paths = at, fault, [], {}
@@ -142,7 +142,7 @@ def test_empty_folder(tmp_path):
 
 @pytest.mark.parametrize("step", [30, 20])
 def test_stop_at_every_operation(base, tmp_path, step):
-    """Step 20 is saved again, so its name exists already."""
+    """Step 20 is saved a second time, so its name exists already."""
     folder = shutil.copytree(base, tmp_path / "whole")
     with shim() as whole:
         put(folder, step)
@@ -210,7 +210,7 @@ def image_after_power_cut(before, log, draw):
 
 
 def power_cuts(base, tmp_path, forget_fsync):
-    """Cuts a save at every operation, several times each; yields (folder left, True if it was whole)."""
+    """Cuts a save at every operation, several times each; yields (remaining folder, True if whole)."""
     before = {str(p): None if p.is_dir() else p.read_bytes() for p in [base, *base.rglob("*")]}
     with shim() as whole:
         put(base, 30)

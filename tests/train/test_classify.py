@@ -1,4 +1,4 @@
-"""Fine-tuning and linear probe as a person starts them: learn, stop, go on, count every test image once, refuse."""
+"""Tests of fine-tuning and linear probe: learn, stop, resume, count every test image once, refuse."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ PER_CLASS = 24
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Noise around a brightness that is the class's own."""
+    """Makes images of noise. Each class has another brightness."""
     folder, generator = tmp_path_factory.mktemp("labelled"), np.random.default_rng(0)
     for part, count in (("train", PER_CLASS), ("test", 50)):
         for name, level in CLASSES.items():
@@ -84,11 +84,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, images, tmp_pat
 
 @pytest.mark.costly("processes", "one process, then two ranks")
 def test_it_learns_and_processes_do_not_count(images, tmp_path):
-    """Test images are spread over two processes unevenly: 150 in pieces of 128. Each counts once."""
+    """Two processes get uneven shares of 150 test images, in pieces of 128. Each image counts once."""
     fast = ["--head.init_std", "0.01", "--optim.blr", "0.05", "--optim.layer_decay", "1", "--train.epochs", "12"]
     train(images, tmp_path / "one", *fast)
     assert result(tmp_path / "one")["top1"] > 0.9
-    # Nothing is left to train: the same weights, tested again.
+    # Training is finished, so the same weights are tested again.
     shutil.copytree(tmp_path / "one/checkpoints", tmp_path / "two/checkpoints")
     train_on_two(images, tmp_path / "two", *fast)
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
@@ -111,7 +111,7 @@ RESNET += "--train.epochs 12 --train.micro_batch 16 --run.init None --run.log_ev
 
 @pytest.mark.costly("model", "a linear layer must learn, twice")
 def test_a_probe_of_a_resnet(images, tmp_path):
-    """Random features of brightness are enough for a linear layer; what is frozen stays as calibrated; it resumes."""
+    """Random features are enough for a linear layer. Frozen parts keep their calibration. The probe resumes."""
     learn = ["--optim.blr", "100", "--train.epochs", "40"]
     for name, stops in (("whole", [[]]), ("parts", [["--run.stop_after", "70"], []])):
         for stop in stops:
@@ -134,7 +134,7 @@ def test_lamb_and_binary_cross_entropies_resume(images, tmp_path):
 
 @pytest.mark.costly("processes", "two ranks train a ResNet")
 def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
-    """They saw other images: without that, each would test with its own."""
+    """Each process saw other images. Without the copy, each would test with its own statistics."""
     small = [*RESNET.replace("micro_batch 16", "micro_batch 8").split(), "--ema.decay", "0.5"]
     train_on_two(images, tmp_path / "two", config="cifar10_finetune_resnet", model=" ".join(small))
     shutil.copytree(tmp_path / "two/checkpoints", tmp_path / "one/checkpoints")
@@ -143,13 +143,13 @@ def test_batch_norms_of_two_processes_are_the_first_s(images, tmp_path):
     assert one["top1"] == two["top1"] and one["loss"] == pytest.approx(two["loss"], rel=1e-12)
 
 
-EXACT = ["--train.epochs", "2", "--encoder.drop_path", "0"]  # which paths are dropped depends on the process
+EXACT = ["--train.epochs", "2", "--encoder.drop_path", "0"]  # drop path depends on the process
 
 
 @pytest.mark.costly("processes", "two ranks at each stage of ZeRO")
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_stages_agree(stage, images, tmp_path, plain):
-    """Two processes at every ZeRO stage, the test pieces divided unevenly, give what one gives."""
+    """Two processes with uneven test pieces give the result of one process, at every ZeRO stage."""
     train_on_two(images, tmp_path / "run", "--train.zero_stage", str(stage), *EXACT)
     assert result(tmp_path / "run")["loss"] == pytest.approx(result(plain)["loss"], rel=1e-4)
 
@@ -181,7 +181,7 @@ def plain(tmp_path_factory, images):
     ],
 )
 def test_refusals(arguments, message, images, tmp_path):
-    """One line, before anything has begun."""
+    """A refusal is one line, before training begins."""
     for name in ("blue", "red"):
         (images / "other" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(images / f"other/{name}/0.png")
@@ -202,7 +202,7 @@ def test_a_bad_image_gives_way_to_one_of_its_class(images):
 
 
 def test_other_labels_end_a_resumed_run(undisturbed, images, tmp_path):
-    """The same images, in a list file with another label for one of them."""
+    """The images are the same, but a list file has another label for one image."""
     shutil.copytree(undisturbed, tmp_path / "run")
     folder, manifest = images / "train", Manifest.scan(str(images / "train"))
     labels = [1 - manifest.labels[0], *manifest.labels[1:]]
@@ -214,7 +214,7 @@ def test_other_labels_end_a_resumed_run(undisturbed, images, tmp_path):
 
 @pytest.fixture
 def own(images, tmp_path):
-    """A copy of the images, to spoil."""
+    """Copies the images, so that a test can spoil them."""
     shutil.copytree(images, tmp_path / "images")
     return tmp_path / "images"
 
@@ -223,7 +223,7 @@ BRIEF = ("--train.epochs", "2", "--data.loader", "pillow")  # nine updates
 
 
 def test_broken_test_images_are_left_out_and_named(own, tmp_path):
-    """One that its header tells before training, and one whose damage only decoding finds."""
+    """One file is bad by its header, before training. Only decoding finds the damage of the other."""
     (own / "test/bright/3.png").write_bytes(b"no picture")
     whole = (own / "test/dark/5.png").read_bytes()
     middle = len(whole) // 2
@@ -267,7 +267,7 @@ def test_a_test_set_that_tests_little_is_said(own, tmp_path):
 
 
 def test_a_test_folder_that_goes_away_costs_no_training(own, tmp_path, monkeypatch):
-    """Neither an evaluation on the way nor the last one ends the run before it is saved; the same command tests."""
+    """No evaluation ends the run before it is saved. The same command tests later."""
     original = FineTuning.train_step
 
     def train_step(self, step, batches):
@@ -313,7 +313,7 @@ def test_a_failed_evaluation_costs_a_line(error, words_for_it, images, tmp_path,
 
 @pytest.mark.costly("processes", "two ranks")
 def test_an_evaluation_that_fails_in_one_process_fails_in_all(own, tmp_path):
-    """None waits for another; a bad image of one process is left out by all."""
+    """No process waits for another. All leave out a bad image of one process."""
     whole = (own / "test/dark/5.png").read_bytes()
     middle = len(whole) // 2
     (own / "test/dark/5.png").write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
@@ -326,7 +326,7 @@ def test_an_evaluation_that_fails_in_one_process_fails_in_all(own, tmp_path):
 
 
 def failing_once(arguments: list[str]) -> None:
-    """Trains; the second process's first evaluation fails."""
+    """Trains with a failure in the second process's first evaluation."""
     from fastmim import train
 
     original = FineTuning.sum_over_test

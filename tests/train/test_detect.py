@@ -1,4 +1,4 @@
-"""Detection as a person starts it: learn, stop, go on, count every test image once, refuse."""
+"""Tests of detection: learn, stop, resume, count every test image once, refuse."""
 
 import json
 import re
@@ -31,7 +31,7 @@ SMALL += "--run.init None --run.log_every 2 --run.trace True"
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """20 test images, which two processes get 8 and 12 of."""
+    """Makes shapes with 20 test images. Two processes get 8 and 12 of them."""
     from tests.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("shapes")
@@ -89,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(undisturbed, shapes, tmp_pat
 @pytest.mark.costly("model", "a detector must find something before its score tells anything")
 @pytest.mark.parametrize(("epochs", "least"), [("20", 0.0), pytest.param("60", 0.03, marks=pytest.mark.slow)])
 def test_processes_do_not_count(shapes, tmp_path, epochs, least):
-    """It finds something; the same weights, tested by two processes, find the same."""
+    """The detector finds objects. Two processes with the same weights find the same objects."""
     fast = [
         "--optim.blr",
         "0.01",
@@ -129,7 +129,7 @@ def test_two_processes_train_on_the_same_samples(undisturbed, shapes, tmp_path):
     ],
 )
 def test_refusals(arguments, message, shapes, tmp_path):
-    """One line, before anything has begun."""
+    """A refusal is one line, before training begins."""
     content = json.loads((shapes / "test.json").read_text())
     content["categories"][0]["name"] = "square"
     (shapes / "other.json").write_text(json.dumps(content))
@@ -137,7 +137,7 @@ def test_refusals(arguments, message, shapes, tmp_path):
 
 
 def test_targets_are_made_ahead(shapes, tmp_path, monkeypatch):
-    """By threads, while the caller's computes, for every sample of the run."""
+    """Threads make the targets of every sample, while the caller's thread computes."""
     made, original = [], Annotations.target
 
     def target(self, *arguments):
@@ -150,7 +150,7 @@ def test_targets_are_made_ahead(shapes, tmp_path, monkeypatch):
 
 
 def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path):
-    """Those of the same objects of the same images."""
+    """Images and objects are the same, but boxes differ."""
     shutil.copytree(undisturbed, tmp_path / "run")
     content = json.loads((shapes / "train.json").read_text())
     content["annotations"][0]["bbox"][2] -= 1
@@ -160,7 +160,7 @@ def test_other_boxes_end_a_resumed_run(undisturbed, shapes, tmp_path):
 
 
 def test_images_of_another_size_than_their_annotations_are_bad_files(shapes, tmp_path):
-    """In training another image takes the place of such a one; in testing it is left out, its objects too."""
+    """In training, another image replaces such an image. In testing, the image and its objects are left out."""
     files = []
     for part in ("train", "test"):
         content = json.loads((shapes / f"{part}.json").read_text())
@@ -181,7 +181,7 @@ def test_images_of_another_size_than_their_annotations_are_bad_files(shapes, tmp
 
 
 def test_a_size_that_is_not_the_images_costs_nothing(shapes, tmp_path, monkeypatch):
-    """Thousands of masks of a large image are made only once the image itself has shown to be as large."""
+    """Thousands of masks of a large image are made only after the image's own size is known."""
     content = json.loads((shapes / "train.json").read_text())
     image = content["images"][0] | {"height": 13_000, "width": 13_000}
     triangle = {"image_id": image["id"], "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 0, 9, 9]]}

@@ -161,7 +161,7 @@ def test_the_users_file_may_repeat_what_the_config_says(tmp_path):
     file.write_text('{"gradient_clipping": 5, "bf16": {"enabled": true}, "train_batch_size": 4096}')
     clipped = replace(make_config(deepspeed=str(file)), optim=config.Optim(clip=5.0))
     settings = deepspeed_config(clipped, 1, "bf16-master")
-    assert settings["gradient_clipping"] == 0.0 and not settings["bf16"]["enabled"]  # fastmim does both
+    assert settings["gradient_clipping"] == 0.0 and not settings["bf16"]["enabled"]  # fastmim clips and scales itself
 
 
 @pytest.mark.parametrize(

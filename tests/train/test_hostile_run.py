@@ -1,4 +1,4 @@
-"""A whole run over a folder of which one file in twenty is bad, and one over its budget of them."""
+"""Tests of whole runs: one file in twenty is bad, or more than the budget allows."""
 
 import json
 import shutil
@@ -41,12 +41,12 @@ def train(run, folder, *options):
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_the_run_completes_and_names_each_bad_file_once(folder, tmp_path):
     images, bad = folder
-    (tmp_path / "lock").touch()  # of that run
+    (tmp_path / "lock").touch()  # images of that run
     (tmp_path / "bad_files.jsonl").write_text('{"path": "of/another/run.jpg", "reason": "old"}\n')
     done = train(tmp_path, images)
     assert done.returncode == 0, done.stderr[-3000:]
     named = [json.loads(line)["path"] for line in (tmp_path / "bad_files.jsonl").read_text().splitlines()]
-    assert sorted(named) == sorted(bad)  # those held out too
+    assert sorted(named) == sorted(bad)  # held-out images too
     assert f"{len(bad)} bad files replaced" in done.stdout and "held-out loss" in done.stdout
 
 
@@ -132,7 +132,7 @@ def test_a_run_is_not_continued_from_a_checkpoint_that_is_not_its_own(images, tm
 
 @pytest.fixture
 def small(tmp_path):
-    """A folder of 40 pictures."""
+    """Makes a folder of 40 pictures."""
     write_demo_images(str(tmp_path / "images"), 40, (16, 16))
     return tmp_path / "images"
 

@@ -1,4 +1,4 @@
-"""A run that starts from another one takes its network from there, says so, and goes on with it."""
+"""Tests that a run takes its network from the run it starts from, says so, and resumes with it."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ FEW = "--train.global_batch 6 --train.epochs 4 --data.loader pillow --optim.warm
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    """A pre-trained run, its weights at random, and labelled images."""
+    """Makes a pre-training run with random weights, and labelled images."""
     folder = tmp_path_factory.mktemp("mine")
     state = build(MINE).state_dict()
     checkpoint.save(folder / "run/checkpoints", 3, {"model": state}, {"config": to_json(MINE)}, keep=1)
@@ -67,7 +67,7 @@ def test_a_run_on_one_s_own_weights_takes_their_network_and_says_so(mine, tmp_pa
     if config == "cifar10_probe_vit":
         assert torch.equal(stored.state["model"][weight], build(MINE).state_dict()[weight])
 
-    # The same command goes on, whatever has become of the weights that it started from.
+    # The same command resumes, even if the initial weights are gone.
     gone = words(mine, tmp_path / "run", config=config, init="gone")
     assert "as this run took at its start" in launched.train(gone).stdout
     assert result(tmp_path / "run")["updates"] == 8
@@ -135,7 +135,7 @@ def changed(stored, field, value):
 
 @pytest.mark.parametrize("name", STRANGE)
 def test_nothing_is_taken_from_an_export_with_a_strange_config(name, tmp_path, monkeypatch):
-    """At once and without memory for the sizes that it claims."""
+    """The refusal comes at once, without memory for the sizes that the config claims."""
     folder = export_encoder(MINE, build(MINE).state_dict(), tmp_path / "export")
     stored = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(STRANGE[name](stored))
@@ -167,7 +167,7 @@ def test_a_run_of_another_kind_is_not_continued(mine, tmp_path):
 
 def test_the_run_folder_of_the_weights_is_no_place_for_the_new_run(mine, tmp_path):
     run = tmp_path / "run"
-    images = {"manifest": "0" * 64}  # others than those of the new run
+    images = {"manifest": "0" * 64}  # values that differ from those of the new run
     state = {"model": build(MINE).state_dict()}
     checkpoint.save(run / "checkpoints", 3, state, {"config": to_json(MINE)} | images, keep=1)
     assert f"{run} holds a pre-training run, and this is a probing run" in refusal(words(mine, run))
@@ -193,7 +193,7 @@ def test_a_fine_tuned_run_as_start_is_named_with_what_to_give_instead(mine, tmp_
 
 @pytest.mark.parametrize("damage", ["of another task", "no config"])
 def test_a_folder_that_does_not_hold_the_run_is_no_traceback(tmp_path, damage):
-    """Whoever continues the run compares its config, or takes an older checkpoint."""
+    """A continued run compares the config, or uses an older checkpoint."""
     meta = {"config": to_json(MINE), "inherited": {"decoder": None, "data.size": None}}
     if damage == "no config":
         checkpoint.save(tmp_path / "checkpoints", 1, {"model": {"x": torch.zeros(1)}}, meta, keep=2)
@@ -211,10 +211,10 @@ PRETRAINING = {config.run.dir: config for config in map(load, ROOT.glob("configs
 
 @pytest.mark.parametrize("path", PAIRS, ids=lambda path: "/".join(path.relative_to(ROOT / "configs").parts))
 def test_published_recipes_stay_as_they_are(path, tmp_path, monkeypatch):
-    """A recipe that was written for the encoder keeps its own image size, windows and positions."""
+    """A recipe for the encoder keeps its own image size, windows and positions."""
     config = PAIRS[path]
     source = PRETRAINING[config.run.init]
-    monkeypatch.setattr("fastmim.tasks.inherited_settings.build", None)  # it takes no network to see that they fit
+    monkeypatch.setattr("fastmim.tasks.inherited_settings.build", None)  # the check needs no network
     monkeypatch.setattr("fastmim.tasks.inherited_settings.open_run", lambda run, field: (source, None))
     config = replace(config, run=replace(config.run, init=str(tmp_path), dir=str(tmp_path / "run")))
     found = inherit_settings(config, {})

@@ -44,7 +44,7 @@ def test_speed_counts_waiting_for_the_device_and_leaves_out_saving(meter, clock)
         clock.now += 0.1  # training
         update(meter)
         with meter.paused():
-            clock.now += 0.1  # reading the device waits for the device, so this is training too
+            clock.now += 0.1  # reading waits for the device, so this time counts as training
             meter.read()
             meter.log(loss=1.0, grad_norm=1.0, lr=0.1, epoch=0.0, updates=1, bad_files=0)
             clock.now += 0.3  # a checkpoint

@@ -1,4 +1,4 @@
-"""A pre-training run in this process: what it says at its end, and held-out images from a folder of their own."""
+"""Tests of a pre-training run in this process: its last lines, and held-out images from a folder."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def images(tmp_path):
 
 
 def words(images, *more):
-    """Config and settings of a run on the images here, into `images`/run."""
+    """Returns the words of a run on `images`, whose run folder is `images`/run."""
     settings = [*SMALL.split(), "--data.root", images / "train", "--run.dir", images / "run", *more]
     return [str(CONFIG), *map(str, settings)]
 
@@ -59,7 +59,7 @@ def test_a_run_with_a_folder_of_held_out_images(images, capsys):
         assert summary.height == grid.height
         assert list(summary.crop((summary.width - grid.width, 0, *summary.size)).getdata()) == list(grid.getdata())
 
-    # The folder may move, as that of the training images; but a run without one has split the latter.
+    # The folder may move, like that of the training images. But a run without the folder has split the training images.
     (images / "held_out").rename(images / "moved")
     again = launched.train(words(images, "--data.held_out_root", images / "moved")).stdout
     assert again.splitlines()[-6:] == out.splitlines()[-6:]
@@ -128,7 +128,7 @@ def test_nothing_was_progress(tmp_path, row):
 
 
 def test_late_failures_cost_neither_the_training_nor_the_other_results(images, monkeypatch):
-    """No room for a picture, no memory for the last evaluation: all else is there, and the same command adds these."""
+    """The disk is full for a picture, or the last evaluation lacks memory. The same command adds both later."""
 
     def full(folder):
         raise OSError(28, "No space left on device", str(folder / "loss.png"))
@@ -173,7 +173,7 @@ def test_fewer_epochs_than_a_run_has_done_are_refused(images):
 
 
 def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, monkeypatch):
-    """A minute an update seems to have passed at each line."""
+    """The clock of the test says that each update takes a minute."""
     log = Meter.log
     monkeypatch.setattr(Meter, "log", lambda self, **values: log(self, **values) and 60.0)
     more = ["--data.held_out", "0", "--train.epochs", "100", "--run.stop_after", "2", "--run.save_every", "500"]
@@ -183,7 +183,7 @@ def test_a_far_checkpoint_is_said_once_the_time_of_an_update_is_known(images, mo
 
 
 def fail(monkeypatch, update: int, error: Exception) -> None:
-    """Makes an update of every pre-training run raise an error."""
+    """Makes an update of each pre-training run raise an error."""
     original = Pretraining.train_step
 
     def train_step(self, step, batches):
@@ -203,7 +203,7 @@ def test_memory_that_runs_out_in_training_is_one_line(images, monkeypatch):
 
 
 def test_bad_training_files_beyond_replacement_lose_no_update(images, monkeypatch):
-    """What cannot be replaced any more ends the run, which saves the updates done since the last checkpoint first."""
+    """Images without a substitute end the run, which first saves the updates since the last checkpoint."""
     fail(monkeypatch, 3, BadFilesError("x.jpg cannot be used"))
     done = launched.train(words(images, "--data.held_out", "0", "--run.save_every", "100"), check=False)
     assert done.returncode == 1 and "x.jpg cannot be used; saved: update 3;" in done.stderr

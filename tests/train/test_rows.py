@@ -1,4 +1,4 @@
-"""A covering sample of the row campaign: each kind of encoder, made tiny, trains, resumes bit for bit, is exported."""
+"""Tests of a sample of the row campaign: tiny encoders train, resume bit for bit, and are exported."""
 
 import pytest
 

@@ -21,7 +21,7 @@ from tests.train.launched import Forks, refusal, rows, start, wait_for
 from tests.train.test_records import full_disk
 
 CONFIG = ROOT / "configs/debug/tiny_cpu.py"
-# Not "auto", which may be bf16, where another split of the batch rounds differently. The tolerance 1e-5 is for fp32.
+# Not "auto", which may mean bf16. Then another split of the batch would round differently. The tolerance is for fp32.
 SMALL = "--train.precision fp32 --encoder.depth 2 --encoder.embed_dim 32 --encoder.patch_size 8 --train.epochs 3 "
 SMALL += "--train.global_batch 16 --run.save_every 4 --run.log_every 2"
 STEPS = 3 * 56 // 16

@@ -1,4 +1,4 @@
-"""Segmentation as a person starts it: learn, stop, go on, count every test pixel once, refuse."""
+"""Tests of segmentation: learn, stop, resume, count every test pixel once, refuse."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ SLIDE = ("--data.test_mode", "slide", "--data.stride", "40", "40")
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """An odd number of test images, some of them larger than a window."""
+    """Makes shapes with an odd number of test images. Some are larger than a window."""
     from tests.shapes import write_shapes
 
     folder = tmp_path_factory.mktemp("shapes")
@@ -96,7 +96,7 @@ def test_processes_do_not_count(undisturbed, shapes, tmp_path):
 
 
 def test_it_learns(tmp_path):
-    """What is bright, in noise."""
+    """Bright pixels of a noisy image are one class, dark pixels the other."""
     generator = np.random.default_rng(0)
     for part in ("train", "test"):
         for kind in (part, f"{part}_masks"):
@@ -127,7 +127,7 @@ def test_it_learns(tmp_path):
     ],
 )
 def test_refusals(arguments, message, shapes, tmp_path):
-    """One line, before anything has begun."""
+    """A refusal is one line, before training begins."""
     assert message in refusal(words(shapes, tmp_path / "run", *arguments.format(root=shapes).split()))
 
 
@@ -143,7 +143,7 @@ def test_other_masks_end_a_resumed_run(undisturbed, shapes, tmp_path):
 
 
 def test_bad_label_maps_cost_their_images_only(shapes, tmp_path):
-    """One in training, which goes on with another image, and one that only testing needs."""
+    """One bad label map is in training, which uses another image. The other is needed only in testing."""
     folder = tmp_path / "shapes"
     shutil.copytree(shapes, folder)
     for part in ("train", "test"):

@@ -38,7 +38,7 @@ LAUNCH = "import subprocess, sys\nsys.exit(subprocess.Popen([sys.executable, *sy
 
 
 class Half:
-    """A run that has done two updates and saved one, and can save now if `can`."""
+    """A run that has done two updates and saved one. It can save now if `can` is True."""
 
     def __init__(self, can: bool = True):
         self.number, self.can = 1, can
@@ -200,7 +200,7 @@ def test_launcher_gone(tmp_path, victim, how):
 
 
 def test_a_shell_is_no_launcher(tmp_path):
-    """`nohup python ... &` goes on when its shell ends, even if the shell's command line says deepspeed."""
+    """`nohup python ... &` continues after its shell ends, even if the shell's command line says deepspeed."""
     (tmp_path / "rank.py").write_text(RANK)
     command = ["bash", "-c", f"# deepspeed\n{sys.executable} {tmp_path}/rank.py {tmp_path} & wait"]
     shell = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
