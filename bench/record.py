@@ -1,4 +1,4 @@
-"""Rows of results with their provenance in `bench/results`: appended after a measurement, checked later.
+"""Rows of results with their provenance in `bench/results`, checked when written and when read.
 
 A row must hold the command of its measurement, and no path of a machine.
 """

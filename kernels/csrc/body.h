@@ -1,6 +1,6 @@
-// Shared parts of op bodies: element types, conversions and the choice of instruction set. This header includes neither
-// torch nor inline functions of the standard library. A body is compiled once per instruction set, and the linker keeps
-// only one copy of an inline function, possibly one that this machine cannot run.
+// Shared parts of op bodies: element types, conversions and the choice of instruction set. Do not include torch or
+// inline functions of the standard library here. A body is compiled once per instruction set, and the linker keeps only
+// one copy of an inline function, possibly a copy that this machine cannot run.
 #pragma once
 
 #include <stdint.h>
@@ -136,7 +136,7 @@ inline void store(Type type, const float* in, void* target, int64_t offset, int6
   }
 }
 
-// Copies past the cache, for large results that are written once: other data then stay in the cache. Call `streamed`
+// Copies past the cache, for large results that are written once, so that other data stay in the cache. Call `streamed`
 // before other threads read the target.
 inline void stream(void* target, const void* source, int64_t bytes) {
 #ifdef __x86_64__
@@ -165,7 +165,7 @@ inline const float* floats(Type type, const void* source, int64_t offset, float*
 
 // Normalises pixels: (x / 255 - mean) / std, rounded after each step.
 inline void normalize_pixels(const uint8_t* in, const float* mean, const float* std, float* out, int64_t n) {
-  // x / 255 must be right to the last bit, since near the mean one bit of x / 255 is many bits of the result. With
+  // x / 255 must be right to the last bit, because near the mean one bit of x / 255 is many bits of the result. With
   // 1 / 255 = 65793 / 2^24 + 1 / (255 2^24) the first product is exact, because 255 * 65793 < 2^24. A second division
   // would double the time.
   constexpr float head = 65793 * 0x1p-24f, tail = 0x1p-24f / 255;
@@ -186,7 +186,7 @@ inline int64_t start_of(const Images& x, int64_t image, int64_t patch) {
   return ((image * x.height + patch / columns * p) * x.width + patch % columns * p) * x.channels;
 }
 
-// memcpy for a few dozen bytes, where the call would take longer than the copy.
+// Copies a few dozen bytes, for which a call of memcpy would take longer than the copy.
 inline void copy(char* out, const char* in, int64_t bytes) {
   if (bytes >= 8 && bytes < 16) {
     uint64_t first, last;  // read both before writing, so that the compiler may reorder copies

@@ -46,7 +46,7 @@ inline double uniform() { return std::rand() / (RAND_MAX + 1.0); }
 // m tanh(alpha m / 2)^gamma.
 inline double focal_of(double m, double alpha, double gamma) { return m * std::pow(std::tanh(alpha * m / 2), gamma); }
 
-// Values of one type, allocated at exactly their size: a sanitizer then sees any access beyond them.
+// Values of one type in an allocation of exactly their size, so that a sanitizer sees any access beyond the values.
 struct Array {
   Type type;
   std::unique_ptr<char[]> bytes;

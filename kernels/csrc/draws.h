@@ -19,7 +19,7 @@ inline constexpr int64_t draws_scratch(int64_t n) {
 }
 
 #ifdef FASTMIM_ISA
-// Unlike the rest, in a namespace named after the instruction set: these functions are too large to be inlined.
+// These functions are too large to be inlined, so their namespace has the name of the instruction set.
 namespace FASTMIM_ISA {
 namespace {
 
@@ -64,8 +64,8 @@ inline void insertion_sort(uint64_t* keys, int64_t n) {
   }
 }
 
-// Replaces each count by the sum of the counts before it. Works on four at a time, so that the chain of dependent
-// additions is four times shorter.
+// Replaces each count by the sum of the counts before it. Works on four counts at a time, so that the chain of
+// dependent additions is four times shorter.
 inline void running_sums(uint32_t* counts, int64_t n) {
   uint32_t start = 0;
   for (int64_t i = 0; i < n; i += 4) {

@@ -16,7 +16,7 @@ inline constexpr int64_t philox_lanes = 16;  // enough independent chains of mul
 inline void philox_words(uint64_t seed, const uint64_t (&counters)[4][philox_lanes], uint32_t* words) {
 #ifdef __AVX2__
   typedef uint64_t Vector __attribute__((vector_size(32)));
-  // Without this intrinsic the compiler packs and unpacks halves around every product, 2.5 times as slow.
+  // Without this intrinsic the compiler packs and unpacks halves around every product, which takes 2.5 times as long.
   const auto product = [](const Vector& a, const Vector& b) {
     return reinterpret_cast<Vector>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
   };

@@ -22,7 +22,7 @@ inline int64_t run_of(const TokenMap& x) {
   return x.token_size == 1 ? line_of(x.images) : x.token_size * x.images.channels;
 }
 
-// The first value of a strip in the map, for patch `n` of all B K.
+// The index in the map of the first value of a strip, for patch `n` of all B K.
 inline int64_t start_of(const TokenMap& x, int64_t n, int64_t strip) {
   return ((n / x.columns * strips_of(x) + strip) * x.columns + n % x.columns) * strip_of(x);
 }

@@ -2,9 +2,9 @@
 
 Run `python -m tests.campaign.kills --kills 50` from the repository root; the same command continues. The moments are
 drawn uniformly between the first update of the undisturbed run and the end of its last save. No kill is aimed at a
-save. The model is wide, its inputs are tiny and every update is saved, so saves take a good part of the time. Several kills fall
-in one run, which then runs to its end. Its trace, last checkpoint, exported encoder and folder must equal those of the
-undisturbed run. Two runs train at the same time.
+save. The model is wide, its inputs are tiny and every update is saved, so saves take a good part of the time. Several
+kills fall in one run, which then runs to its end. Its trace, last checkpoint, exported encoder and folder must equal
+those of the undisturbed run. Two runs train at the same time.
 """
 
 from __future__ import annotations

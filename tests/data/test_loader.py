@@ -379,7 +379,7 @@ def test_random_damage_never_escapes_as_another_error(tmp_path, data, picture, n
 
 
 def test_settings_refused(photographs, data):
-    with pytest.raises(ValueError, match="data.mean has 4"):
+    with pytest.raises(ValueError, match=r"data\.mean: expected 3 channels .* got 4"):
         open_loader(photographs, data(mean=(0.5,) * 4, std=(0.5,) * 4))
 
 

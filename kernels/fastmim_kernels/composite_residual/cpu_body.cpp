@@ -3,8 +3,8 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// Adds d to acc and returns the sum of term(d). Four sums over quarters run in parallel; one chain of additions would
-// wait for each addition.
+// Adds d to acc and returns the sum of term(d). Four sums over quarters run in parallel, because one chain of additions
+// would wait for each addition.
 template <class Term>
 float add(const float* d, float* acc, int64_t n, Term term) {
   float a = 0, b = 0, c = 0, e = 0;

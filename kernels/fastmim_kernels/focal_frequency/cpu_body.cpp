@@ -3,8 +3,7 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// Takes n powers |F|^2 in `values`. Replaces them by the losses, writes the factors on F, and returns the largest
-// weight.
+// Replaces n powers |F|^2 in `values` by the losses, writes the factors on F, and returns the largest weight.
 template <bool log, bool alpha_is_1>
 float frequency(float alpha, float* values, float* factors, int64_t n) {
   float peak = 0;

@@ -1,4 +1,4 @@
-// Focal losses of some rows of spectra and their gradients, on plain pointers.
+// Focal frequency losses of some rows of spectra, and their gradients, on plain pointers.
 #pragma once
 
 #include "focal.h"

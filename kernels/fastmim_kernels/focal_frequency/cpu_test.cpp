@@ -1,4 +1,4 @@
-// Losses of spectra and their gradients, against formulas and difference quotients.
+// Focal frequency losses and their gradients, against formulas and difference quotients.
 #include "body_test.h"
 #include "cpu_body.h"
 

@@ -5,9 +5,9 @@
 //   columns -> horizontal waves            F (n / 4) F                           0.4 M
 //   kept frequencies -> columns            2 F (n / 4) F                         0.7 M  (real and imaginary part)
 //   back to rows                           2 n (n / 4) F                         2.0 M
-// Together 4.1 M with 2 flops each, in loops without a shuffle. An FFT of that size counts 5.9 M flops (forward, real,
-// 2.5 n^2 log2 n^2; back, complex, 5), of which few are multiply-adds. It saves little by the frequencies that the disc
-// removes.
+// The sum is 4.1 M multiply-adds with 2 flops each, in loops without a shuffle. An FFT of that size takes 5.9 M flops
+// (real forward transform 2.5 n^2 log2 n^2, complex inverse 5 n^2 log2 n^2), of which few are multiply-adds. The FFT
+// saves little by the frequencies that the disc removes.
 #include "cpu_body.h"
 
 namespace fastmim::FASTMIM_ISA {
@@ -93,7 +93,7 @@ void transpose(const float* x, int64_t rows, int64_t columns, int64_t stride, fl
   }
 }
 
-// Finds the pixels that share place k of the tables. If two are the same pixel, the tables count each half.
+// Finds the pixels that share place k of the tables. If two of them are the same pixel, the tables count each as half.
 void members(const Side& side, int64_t k, int64_t* pixel) {
   const int64_t half = side.size / 2;
   pixel[0] = half + k;
@@ -106,7 +106,7 @@ void members(const Side& side, int64_t k, int64_t* pixel) {
   }
 }
 
-// Combines the values of members into the factors of each part of the waves, `step` values apart.
+// Combines the values of pixels that share a place into the factors of each part of the waves, `step` values apart.
 void fold(int64_t parts, const float* const* x, int64_t width, float* out, int64_t step) {
   const float *a = x[0], *b = x[1], *c = x[parts - 2], *d = x[parts - 1];
   if (parts == 2) {
@@ -127,7 +127,7 @@ void fold(int64_t parts, const float* const* x, int64_t width, float* out, int64
   }
 }
 
-// The transpose of fold: distributes the results of each part to the members.
+// The transpose of fold: distributes the results of each part to the pixels that share a place.
 void unfold(int64_t parts, const float* x, int64_t step, int64_t width, float* const* out) {
   float *a = out[0], *b = out[1], *c = out[parts - 2], *d = out[parts - 1];
   if (parts == 2) {

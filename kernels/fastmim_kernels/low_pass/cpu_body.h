@@ -9,8 +9,8 @@ namespace fastmim {
 //
 // Pixels that mirror each other about the middle have the same cosines, and sines of opposite sign. If the number of
 // pixels is even, pixels that mirror each other about a quarter of the side share waves too, with the sign (-1)^f. So
-// waves come in parts: cosines of even and of odd f, then sines of even and of odd f (4 parts); or, for an odd number
-// of pixels, cosines, then sines (2 parts). Of each `parts` pixels that share waves, only one has a place in the
+// waves come in 4 parts: cosines of even and of odd f, then sines of even and of odd f. For an odd number of pixels,
+// waves come in 2 parts: cosines, then sines. Each group of `parts` pixels that share waves has one place in the
 // tables.
 struct Side {
   int64_t size, parts, groups, waves;  // pixels; parts; places; waves in each part, a multiple of 3 (some may be zero)

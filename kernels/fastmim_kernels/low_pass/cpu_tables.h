@@ -1,5 +1,5 @@
-// Tables of low_pass: waves of both sides, and the factors of the disc on them. Free of torch. Built at every call, in
-// less time than one image takes.
+// Tables of low_pass: waves of both sides, and the factors of the disc on the waves. This header does not use torch.
+// The tables are built at every call, in less time than one image takes.
 #pragma once
 
 #include <cmath>
@@ -19,7 +19,7 @@ class SideTables {
     groups_ = parts_ == 4 ? (size + 2) / 4 : (size + 1) / 2;
     waves_ = round_up(parts_ == 4 ? most / 2 + 1 : most + 1, 3);
     const int64_t rows = round_up(groups_, 3);
-    // Every angle is a multiple of pi / size, so that a table of these is small, and exact for large angles.
+    // Every angle is a multiple of pi / size, so a table of all angles is small, and exact for large angles.
     std::vector<double> cosines(2 * size), sines(2 * size);
     for (int64_t i = 0; i < 2 * size; ++i) {
       const double angle = 3.14159265358979323846 * static_cast<double>(i) / static_cast<double>(size);
@@ -96,7 +96,7 @@ class LowPassTables {
   }
 
  private:
-  // True if the discrete transform has frequency f: of +-n/2 it has only -n/2.
+  // True if the discrete transform has frequency f. Of the frequencies n/2 and -n/2, the transform has only -n/2.
   static bool exists(int64_t size, int64_t f) { return -(size / 2) <= f && f <= (size - 1) / 2; }
 
   bool keeps(int64_t u, int64_t v) const {

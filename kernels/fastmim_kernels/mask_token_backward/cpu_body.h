@@ -16,7 +16,7 @@ struct MaskTokenBackward {
 };
 
 // Handles images begin..end: writes the gradient of x, the gradient of token summed over image b to sums[2 b D .. + D],
-// and behind it the gradient of gamma. rows: W indices; scratch: 10 D floats.
+// and after it the gradient of gamma. rows: W indices; scratch: 10 D floats.
 using MaskTokenBackwardImages = void(const MaskTokenBackward&, int64_t begin, int64_t end, float* sums, int64_t* rows,
                                      float* scratch);
 FASTMIM_DECLARE(MaskTokenBackwardImages, mask_token_backward_images)

@@ -21,7 +21,7 @@ void sum_bytes(const uint8_t* in, int64_t width, int64_t n, float* sum, uint16_t
   }
 }
 
-// Writes a line of the value of hidden pixels in an image. scratch: 10 W C floats.
+// Writes a line that repeats the value of hidden pixels in an image. scratch: 10 W C floats.
 void fill_line(const MeanFill& a, int64_t image, void* fill, int64_t* lines, float* scratch) {
   const int64_t line = a.width * a.channels, first = image * a.height;
   float *sum = scratch, *rest = scratch + line;

@@ -3,8 +3,8 @@
 namespace fastmim::FASTMIM_ISA {
 namespace {
 
-// Returns the sum of term(i) for i < n. Four sums over quarters run in parallel; one chain of additions would wait for
-// each addition.
+// Returns the sum of term(i) for i < n. Four sums over quarters run in parallel, because one chain of additions would
+// wait for each addition.
 template <class Term>
 float sum(int64_t n, Term term) {
   float a = 0, b = 0, c = 0, d = 0;
@@ -20,8 +20,8 @@ float sum(int64_t n, Term term) {
   return (a + b) + (c + d);
 }
 
-// Subtracts the mean and divides by the standard deviation. Exact for a constant row: the first subtraction leaves the
-// same rounding error everywhere, which the second subtraction removes.
+// Subtracts the mean and divides by the standard deviation. The result is exact for a constant row: the first
+// subtraction leaves the same rounding error everywhere, which the second subtraction removes.
 void normalize(float* x, int64_t n) {
   const float mean = sum(n, [=](int64_t i) { return x[i]; }) / static_cast<float>(n);
   const float rest = sum(n, [=](int64_t i) { return x[i] -= mean; }) / static_cast<float>(n);

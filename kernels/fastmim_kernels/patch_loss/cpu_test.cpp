@@ -20,7 +20,7 @@ void test_patch_loss(PatchLossRows* body, const char* isa, Type pred_type, Type 
   std::vector<int64_t> rows(n);
   for (int64_t i = 0; i < n; ++i) rows[i] = n - 1 - i;
   std::vector<float> scale(values, 1 / 64.0f), shift(values, -2.0f);
-  // Of every patch: as the maps of a convolution lie.
+  // Predictions of every patch, in the memory layout of a convolution's map.
   const int64_t patches = rows_of * columns, row_stride = every ? 1 : values, value_stride = every ? patches : 1;
   const FocalL1 focal{0.2f, p == 3 ? 1.5f : 1.0f};
   const PatchLoss work{{pred.bytes.get(), pred_type, images.bytes.get(), image_type, {height, width, channels, p},

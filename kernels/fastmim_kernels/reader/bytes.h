@@ -31,7 +31,7 @@ class Cursor {
   }
   void skip(uint64_t n) { take(n); }
 
-  // Moves behind the next byte with this value.
+  // Moves past the next byte with this value.
   void skip_to(uint8_t value) {
     const void* found = left() ? std::memchr(bytes_.data + at_, value, left()) : nullptr;
     if (!found) throw OutOfBytes{};

@@ -1,4 +1,4 @@
-// The header check of image files: a pure function on bytes, also hostile bytes, that decodes no pixels. Pillow sets
+// The header check of image files, a pure function on bytes, also hostile bytes, which decodes no pixels. Pillow sets
 // the standard: a file that Pillow decodes without an error is never rejected.
 #pragma once
 
@@ -38,11 +38,12 @@ struct Hopeless {
   std::string why;
 };
 
-// Fills `header` and returns why the file is hopeless, or nothing. With `pixels`, also checks the pixels of a JPEG.
+// Fills `header`, and returns the reason why the file is hopeless, or nothing. With `pixels`, also checks the pixels of
+// a JPEG.
 std::string parse(Bytes bytes, Header& header, bool pixels = false);
 
-// Throws Hopeless if the pixels of a JPEG are incomplete, as far as this shows without decoding. Takes about ten
-// nanoseconds per byte. Decoders of the other formats report incomplete pixels themselves.
+// Throws Hopeless if the pixels of a JPEG are incomplete, as far as this shows without decoding. The check takes about
+// ten nanoseconds per byte. Decoders of the other formats report incomplete pixels themselves.
 void check_pixels(Bytes bytes);
 
 // Throws Hopeless for images without pixels and for sides that no decoder supports. Before this check, width and height

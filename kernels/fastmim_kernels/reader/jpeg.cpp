@@ -149,7 +149,7 @@ void check_only_scan(Cursor& cursor, Header& header) {
   while (marker != EOI) marker = next_marker(cursor);
 }
 
-// True for an end marker in the middle of the pixels: pixel data follow, up to the real end marker. Behind the real end
+// True for an end marker in the middle of the pixels: pixel data follow, up to the real end marker. After the real end
 // marker, anything may follow: zeros, garbage, further pictures.
 void check_end(Cursor cursor) {
   const Bytes rest = cursor.take(cursor.left());

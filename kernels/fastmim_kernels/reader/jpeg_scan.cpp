@@ -15,7 +15,7 @@ class Table {
  public:
   static constexpr int bits = 12;
   struct Entry {
-    uint8_t length = 0;  // bits of the code and of the number behind the code; 0 = a longer code
+    uint8_t length = 0;  // bits of the code and of the number after the code; 0 = a longer code
     uint8_t step = 0;    // number of coefficients to skip
   };
 
@@ -75,7 +75,7 @@ class Table {
   Entry entries_[1 << bits], pairs_[1 << bits];
 };
 
-// Reads entropy-coded bits. A zero byte is stuffed behind each byte 0xff. From a marker on, the bits are zero.
+// Reads entropy-coded bits. A zero byte is stuffed after each byte 0xff. From a marker on, the bits are zero.
 class Bits {
  public:
   explicit Bits(Bytes bytes) : at_(bytes.data), end_(bytes.data + bytes.size) { find_escape(); }
@@ -88,7 +88,7 @@ class Bits {
   // True if more bits were read than exist.
   bool exhausted() const { return made_up_ > count_; }
 
-  // Moves behind the next marker and returns it; 0 at the end of the bytes. `zeros` is the number of unused bytes
+  // Moves past the next marker and returns the marker; 0 at the end of the bytes. `zeros` is the number of unused bytes
   // before the marker, if all of them are zero.
   uint8_t marker(size_t& zeros) {
     const int whole = (count_ - made_up_) / 8;

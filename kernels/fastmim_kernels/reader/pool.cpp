@@ -41,7 +41,7 @@ const char* kind_of(mode_t mode) {
 
 bool transient(int error) { return error == EIO || error == ESTALE || error == EINTR || error == EAGAIN; }
 
-// Thrown if the reader was closed or the batch dropped: nobody wants the file any more.
+// Thrown if the reader was closed or the batch dropped, so that nobody needs the file any more.
 struct Unwanted {};
 
 // Waits until the file fits under the bound.

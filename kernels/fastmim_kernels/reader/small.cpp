@@ -69,14 +69,14 @@ bool skip_blocks(Cursor& cursor, size_t* missing = nullptr) {
   while (cursor.left()) {
     const size_t length = cursor.u8();
     if (length == 0) return true;
-    // With at most one byte behind, this length may be a damaged end of the image data, which does no harm.
+    // If at most one byte follows, this length may be a damaged end of the image data, which does no harm.
     if (missing && length > cursor.left() && cursor.left() > 1) *missing = length - cursor.left();
     cursor.skip(std::min(length, cursor.left()));
   }
   return false;
 }
 
-// Counts the images in a GIF behind the first.
+// Counts the images in a GIF after the first.
 int64_t further_images(Cursor& cursor) {
   int64_t count = 0;
   try {

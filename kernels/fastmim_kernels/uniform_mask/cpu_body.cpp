@@ -26,8 +26,8 @@ void uniform_mask_rows(const UniformMask& a, int64_t begin, int64_t end, void* s
   for (int64_t n = begin; n < end; ++n) {
     int64_t* keep = a.order + n * 4 * blocks;
     draw_corners(a, a.ids[n], keep, scratch);
-    // From the last patch to the first: both patches of a pair are written, and the next pair overwrites a patch too
-    // many. The last pair to be written may reach into `keep`, whose last corner is therefore saved.
+    // The loop runs from the last patch to the first. It writes both patches of a pair, and the next pair overwrites a
+    // surplus patch. The last pair written may reach into `keep`, so the last corner in `keep` is saved first.
     int64_t* hidden = keep + 4 * blocks;
     const int64_t spared = keep[blocks - 1];
     for (int64_t r = a.rows / 2 - 1; r >= 0; --r) {

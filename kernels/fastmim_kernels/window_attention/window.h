@@ -113,7 +113,7 @@ inline Floats lookup(const float* table, const int32_t* places) {
 struct Window {
   int64_t tokens, width;  // T, and padded
   int32_t *place, *code;  // (padded T): index of each token in the image, and its code
-  int32_t* area;          // (T): index of the area, of the four that the roll can join
+  int32_t* area;          // (T): index of the area, among the four that the roll can join
   float* apart;           // (4, padded T): per area of the query: 0, -100 for keys of other areas, -infinity for padding
 };
 
