@@ -49,7 +49,16 @@ def metrics(run: Path) -> list[dict]:
 
 
 def labelled(folder: Path, config: Config, count: int) -> tuple[Tensor, Tensor]:
-    """Returns evenly chosen, centre-cropped images of FOLDER/CLASS/, (N, H, W, C) uint8, and classes."""
+    """Returns labelled images of a folder, evenly chosen and centre-cropped.
+
+    Args:
+        folder: holds CLASS/ folders of images.
+        config: config of the run, with the size and colours of images.
+        count: largest number of images.
+
+    Returns:
+        The images, (N, H, W, C) uint8, and their class numbers, (N,) int64.
+    """
     manifest = Manifest.scan(str(folder))
     data = replace(config.data, crop=CenterCrop(1.0, interpolation=config.data.crop.interpolation), flip=0.0)
     ids = torch.arange(len(manifest))[:: max(1, len(manifest) // count)][:count]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import statistics
+import textwrap
 from collections.abc import Callable
 from pathlib import PurePath
 
@@ -28,7 +29,7 @@ METHODS = {
 }
 """Names of the methods, by their folders in configs/."""
 MEMORY = {
-    "cpu": ("saved for backward MiB/image", "kept by the forward pass for the backward pass"),
+    "cpu": ("saved for backward MiB/image", "activations that the forward pass keeps for the backward pass"),
     "cuda": ("peak MiB above weights, gradients, optimizer", "peak above weights, gradients and optimizer state"),
 }
 """Column of memory in a step row, and its meaning, by device."""
@@ -110,11 +111,12 @@ def claim() -> str:
     speed = [theirs["ours is faster"] for _, theirs in pairs]
     kept = [(memory(ours), memory(theirs)) for ours, theirs in pairs]
     ratio = [ours / theirs for ours, theirs in kept if ours and theirs]
-    return (
-        f"\nA training step is {min(speed):.2f} to {max(speed):.2f} times as fast as with the published code, and "
+    sentence = (
+        f"A training step is {min(speed):.2f} to {max(speed):.2f} times as fast as with the published code, and "
         f"keeps {min(ratio):.2f} to {max(ratio):.2f} times the memory ({'CPU: ' * (device == 'cpu')}{hardware}; "
-        f"[table](#speed-and-memory)).\n"
+        f"[table](#speed-and-memory))."
     )
+    return f"\n{textwrap.fill(sentence, 120, break_long_words=False, break_on_hyphens=False)}\n"
 
 
 def results() -> str:

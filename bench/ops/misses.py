@@ -11,12 +11,10 @@ class Reason(NamedTuple):
 
 
 _DIVISION = Reason(
-    "The division by std takes the time. (x / 255 - mean) / std is 3 FLOP a value, rounded after each step, so that "
-    "every implementation gives the same bits. Timed by hand, on one thread with data in the cache, not recorded: this "
-    "arithmetic is 0.52 of the 0.84 ms of 64 images' visible patches.",
-    "In use: x / 255 as an exact sum of two products instead of a division. Timed by hand, one thread, not recorded: "
-    "tables of the 256 results of a channel took 1.5 to 2 times as long, and a division by corrected reciprocals 1.2 "
-    "times; stores past the cache gained nothing.",
+    "The division by std takes most of the time. (x / 255 - mean) / std is 3 FLOP a value, rounded after each step, so "
+    "that every implementation gives the same bits.",
+    "In use: x / 255 as an exact sum of two products instead of a division. Tables of the 256 results of a channel, "
+    "and a division by corrected reciprocals, were slower; stores past the cache gained nothing.",
 )
 _ROUNDING = Reason(
     "There are as many values as in float32, while the copy moves fewer bytes. Integer operations round each value to "
@@ -37,18 +35,15 @@ _SMALL = Reason(
     "Nothing for small batches. Hidden rows are formed once and written past the cache, which helps large batches.",
 )
 _SORT = Reason(
-    "Sorting the draws takes the time: integers, no FLOP. Timed by hand, one thread, not recorded: in a tight loop a "
-    "random mask in order of noise takes 0.99 us, and a uniform mask 0.90 to 1.3 us. In the rows other arms run in "
-    "between; presumably caches and branch predictors then no longer hold the op, which was not measured.",
-    "In use: a sort in buckets (kernels/csrc/draws.h) instead of an insertion and merge sort. Timed by hand, not "
-    "recorded: random masks in order of noise went from 1.20 to 0.99 us in a tight loop.",
+    "Sorting the draws takes the time: integers, no FLOP. A tight loop of calls is faster than the rows. In the rows "
+    "other arms run in between; presumably caches and branch predictors then no longer hold the op, which was not "
+    "measured.",
+    "In use: a sort in buckets (kernels/csrc/draws.h), which is faster than an insertion and merge sort.",
 )
 _PRODUCTS = Reason(
     "Small matrix products, of 16 to 144 tokens by 32, limit the op, not memory. The rate in the table falls with the "
-    "size and the number of the windows. About a quarter of the last stage is the position MLP, which stays in torch "
-    "(timed by hand, one thread, not recorded: 0.34 of 1.19 ms).",
-    "In use: prefetching the next head's rows. Timed by hand, UM-MAE's stage 3 on one thread, not recorded: forward "
-    "from 1.02 to 0.70 ms, backward from 1.93 to 1.57 ms.",
+    "size and the number of the windows. In the last stage the position MLP, which stays in torch, also takes time.",
+    "In use: prefetching the next head's rows, which made forward and backward faster.",
 )
 _QKV = Reason(
     "The op allocates the result and the gradients of the result and of qkv, as the published code does. With few "
@@ -101,8 +96,10 @@ MISSES: dict[tuple[str, str, str, str], Reason] = {
     ("uniform_mask", "", "", "us"): _SORT,
     ("random_mask", "", "", "us"): _SORT,
 }
+"""Maps (op, part of the case's name, dtype, target) to the reason why the target is missed.
 
-"""Reasons by (op, part of the case's name, dtype or "", target); the first match counts."""
+An empty dtype fits all dtypes. The first entry that fits counts.
+"""
 
 UNMEASURED = {
     ("window_attention", "bf16"): "its rows were recorded with `--dtype fp32`; in bfloat16 it is tested, not timed",

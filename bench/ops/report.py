@@ -90,11 +90,11 @@ LEGEND = f"""\
 * **ms**: median time of a call, and its 20th to 80th percentile. Forward and backward are counted together where \
 the op has a gradient. A `~` marks a p80 of more than {NOISY} times p20: the machine was busy. The ratios then say \
 more than the times, since the compared calls took turns.
-* **x eager, x compile, x official, x flex**: time of another implementation through that of fastmim: plain torch, \
-plain torch under `torch.compile`, the published code of the method, and FlexAttention (on a GPU only).
-* **of the copy**: time of a copy in the same run, through that of fastmim. The copy moves the bytes that the op \
+* **x eager, x compile, x official, x flex**: time of another implementation divided by that of fastmim: plain \
+torch, plain torch under `torch.compile`, the published code of the method, and FlexAttention (on a GPU only).
+* **of the copy**: time of a copy in the same run, divided by that of fastmim. The copy moves the bytes that the op \
 cannot do without. 1 is the limit of an op that is bound by memory.
-* **of its memory**: peak memory that fastmim allocates, through that of the published code.
+* **of its memory**: peak memory that fastmim allocates, divided by that of the published code.
 * **us / image**: median time divided by the images of the batch.
 * **error**: largest difference of an output from the result in float64, both as 2-norms. Of integers, the number that \
 differ. Rounding to bfloat16 gives up to 0.002. In an L1 loss, the gradients of a few pixels that are met to within \
@@ -348,10 +348,10 @@ def page() -> str:
             "### Roofline",
             "",
             "The plot holds every run on a CPU. The x axis is the FLOPs of fastmim per byte that the op cannot do "
-            "without. The y axis is those FLOPs through the time of each implementation, which may compute more. The "
-            "black line is the machine's limit: the median copy, then the matrix product. Only scale_gradient, which "
-            "works in place, lies above it. Ops that move values and whose few operations are not counted stand at "
-            "1/16 FLOP per byte, where the height is their bandwidth through 16.",
+            "without. The y axis is those FLOPs divided by the time of each implementation, which may compute more. "
+            "The black line is the machine's limit: the median copy, then the matrix product. Only scale_gradient, "
+            "which works in place, lies above it. Ops that move values and whose few operations are not counted stand "
+            "at 1/16 FLOP per byte, where the height is their bandwidth divided by 16.",
             "",
             "![FLOPs per byte and GFLOP/s of every implementation, below the copy and the matrix product]"
             "(ops_roofline.png)",

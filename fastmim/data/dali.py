@@ -206,7 +206,7 @@ class DaliDecoder(Decoder):
         )
 
     def _resized(self, windows: Any, jobs: list[Job], places: list[_Places | None]) -> Iterable[Tensor]:
-        """Resizes windows on the GPU, and flips those that need no further cut."""
+        """Resizes windows on the GPU, and flips the windows that `_placed` does not cut later."""
         even = all(place is None for place in places)
         sizes = np.array([job.cut.resized for job in jobs], dtype=np.float32)
         flips = np.array([job.flip and place is None for job, place in zip(jobs, places, strict=True)], dtype=np.int32)

@@ -88,8 +88,9 @@ def scan_folder(root: str, say: Callable[[str], None] = lambda line: None) -> tu
         root: path of the folder.
         say: takes a line about the first link that leads out of the folder, and lines about the progress.
 
-    Returns: the images and the unreadable folders (with a slash at the end), in any order; and the number of other
-        files, by reason.
+    Returns:
+        The images and the unreadable folders (with a slash at the end), in any order; and the number of other files, by
+        reason.
 
     Raises:
         OSError: `root` itself cannot be read.

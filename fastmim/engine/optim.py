@@ -112,7 +112,13 @@ def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set
 
 
 def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0Optimizer:
-    """Returns the optimizer that `optim.algorithm` names."""
+    """Returns the optimizer that `optim.algorithm` names.
+
+    Args:
+        groups: result of `parameter_groups`.
+        optim: settings of the optimizer.
+        loss_scaling: True to keep a dynamic loss scale (fp16).
+    """
     settings: dict[str, Any] = {"clip": optim.clip, "loss_scaling": loss_scaling}
     adam = {"betas": optim.betas, "eps": optim.eps}
     if optim.algorithm == "adamw":

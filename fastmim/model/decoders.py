@@ -45,7 +45,7 @@ class TransformerDecoder(Decoder):
     """MAE's decoder: a narrow transformer over visible and mask tokens (arXiv:2111.06377, section 3)."""
 
     dim: int = 512
-    """Width."""
+    """Width of the decoder's tokens."""
     depth: int = 8
     """Transformer blocks."""
     num_heads: int = 16

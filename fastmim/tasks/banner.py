@@ -60,10 +60,11 @@ def learning_rate(task: Task) -> str:
     if highest <= 0.9 * peak:
         rate = f"{highest:.3g} at most, never its peak of {peak:.3g}"
     above = [f"optim.{name}" for name in ("warmup_lr", "min_lr") if getattr(optim, name) > peak]
+    follow, them = ("which does", "it") if len(above) == 1 else ("which do", "them")
     return (
         f"{rate} (blr {optim.blr:g} x {train.global_batch} / {optim.lr_batch}), "
         f"{optim.warmup_epochs:g} of {train.epochs:g} epochs of warm-up"
-        + (f"; below {' and '.join(above)}, which do not follow the batch size: lower them" if above else "")
+        + (f"; below {' and '.join(above)}, {follow} not follow the batch size: lower {them}" if above else "")
     )
 
 

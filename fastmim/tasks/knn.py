@@ -120,9 +120,21 @@ def _features(
 ) -> tuple[Tensor, list[int]]:
     """Returns the features of all images of a manifest, and the indices of images that cannot be used.
 
-    The features are (N, D) float32 in a memory-mapped file of RUN/features, of which only the parts that are read take
-    memory. The next call reads the features from this file. If some images could not be used, the next call computes
-    all features again, because the images may be repaired by then.
+    The features are kept in a file of RUN/features, which the next call reads. If some images cannot be used, the next
+    call computes all features again, because the images may be repaired by then.
+
+    Args:
+        run: run folder.
+        key: text that names everything the features depend on; its hash names the file.
+        manifest: the N images.
+        data: settings of loading.
+        mim: model whose encoder computes the features.
+        pool: maps the encoder's output to one vector an image.
+        device: device of the encoder.
+
+    Returns:
+        The features, (N, D) float32, and the indices. The features are memory-mapped: only the parts that are read take
+        memory.
     """
     file = output(run, "features", f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy")
     shape = (len(manifest), mim.encoder.embed_dim)

@@ -55,7 +55,12 @@ class FinalOutputs:
 
     @contextlib.contextmanager
     def make(self, name: str, meter: Meter) -> Iterator[None]:
-        """Reports a failure inside the context, see `attempt`, and adds the output to `missing`."""
+        """Covers the making of an output; a failure is reported and the output stays in `missing`.
+
+        Args:
+            name: name of the output in the message and in `missing`.
+            meter: prints the message.
+        """
         self.missing.append(name)
         with attempt(name, meter, "the weights are saved; the same command tries again"):
             yield

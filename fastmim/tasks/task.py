@@ -133,7 +133,7 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         return None
 
     def still_bad(self, paths: list[str]) -> Container[str]:
-        """Returns the paths that earlier starts of the run found bad and that are still bad."""
+        """Returns the paths on the list of earlier starts that are still bad."""
         if self.fresh or not paths:  # a new run ignores the list of another run
             return ()
         data = self.config.data

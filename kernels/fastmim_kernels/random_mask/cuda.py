@@ -59,9 +59,9 @@ def launch(seed, stream, ids, num_patches, num_keep, raster):
 
 
 def sort_warps(block: int, raster: bool) -> int:
-    """Returns the warps of a program that sorts: one per 64 keys, up to a limit.
+    """Returns the number of warps of a program that sorts.
 
-    More than 16 warps spill registers in raster order.
+    One per 64 keys, at most 16 in raster order (more would spill registers) and 32 in noise order.
     """
     return min(max(block // 64, 1), 16 if raster or block < 4096 else 32)
 
