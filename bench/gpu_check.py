@@ -43,6 +43,7 @@ CONFIGS = {
 }
 TINY = "configs/debug/tiny_cpu.py"
 SHORT = "--train.global_batch 16 --train.epochs 6 --run.trace True --train.deterministic True"
+"""Settings of a short run that writes a trace."""
 RESUMED = {
     "stage 0": (),
     "stage 1": ("--train.zero_stage", "1"),
@@ -151,7 +152,7 @@ def parts(images: Path, runs: Path, photographs: bool, records: bool = True) -> 
     if photographs:
         loader = bench("loader", "--data", str(images), "--rounds", "2", *record_option)
         found.append(Part("loader", [loader], 20))
-        # One process for all configs: the images of their timed steps must fit into the seconds, too.
+        # Reading and decoding of the images count, too, so there are few steps.
         schedules = bench(
             "hours", *CONFIGS.values(), "--data", str(images), "--batch", "256", "--steps", "10", *record_option
         )

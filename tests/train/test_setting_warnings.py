@@ -2,10 +2,12 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from fastmim.config.config_file import load
+from fastmim.tasks import banner
 from fastmim.tasks.setting_warnings import disk_warnings, setting_warnings
 from tests.methods.tiny import ROOT
 from tests.train import launched
@@ -78,3 +80,17 @@ def test_warnings_and_the_highest_rate_are_printed_before_the_first_update(tmp_p
     assert "5.63e-05 at most, never its peak of 0.000125 (blr 0.001 x 32 / 256), 40 of 20 epochs of warm-up" in rate
     (warning,) = [i for i, line in enumerate(lines) if line.startswith("warning: optim.warmup_epochs=40")]
     assert warning < next(i for i, line in enumerate(lines) if line.startswith("1/"))
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ({"min_lr": 1.0}, "; below optim.min_lr, which does not follow the batch size: lower it"),
+        (
+            {"min_lr": 1.0, "warmup_lr": 1.0},
+            "; below optim.warmup_lr and optim.min_lr, which do not follow the batch size: lower them",
+        ),
+    ],
+)
+def test_absolute_rates_above_the_peak_are_named(rates, expected):
+    assert banner.learning_rate(SimpleNamespace(config=changed(optim=rates), total=100)).endswith(expected)
