@@ -125,15 +125,19 @@ def test_every_part_can_be_started(tmp_path, capsys):
     assert started.keys() == {"compare", "hours", "sanitize", "loader", "ops", "sdpa", "step"}
 
 
-def test_every_pytest_command_selects_a_test(tmp_path, monkeypatch, capsys):
+def pytest_words() -> dict[str, list[str]]:
+    """Returns the arguments of pytest in each part; its other commands differ in the share only."""
+    first = {part.name: part.commands[0] for part in gpu_check.parts(ROOT, ROOT, photographs=True)}
+    return {name: command[3:] for name, command in first.items() if command[1:3] == ["-m", "pytest"]}
+
+
+@pytest.mark.parametrize("name", pytest_words())
+def test_every_pytest_command_selects_a_test(name, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # otherwise tests marked `triton` are deselected
-    for part in gpu_check.parts(tmp_path, tmp_path, photographs=True):
-        for _, *words in part.commands[:1]:  # the others are further shares of the same tests
-            if words[:2] == ["-m", "pytest"]:
-                found = []
-                plugin = SimpleNamespace(pytest_collection_finish=lambda session, to=found: to.extend(session.items))
-                pytest.main([*words[2:], "--collect-only", "-p", "no:cacheprovider"], plugins=[plugin])
-                assert found, f"{part.name}: {capsys.readouterr().out}"
+    found = []
+    plugin = SimpleNamespace(pytest_collection_finish=lambda session: found.extend(session.items))
+    pytest.main([*pytest_words()[name], "--collect-only", "-p", "no:cacheprovider"], plugins=[plugin])
+    assert found, capsys.readouterr().out
 
 
 def test_without_a_history_rows_are_kept_out_and_all_else_runs(tmp_path, monkeypatch, capsys):
