@@ -21,8 +21,9 @@ from fastmim.config.config_file import load
 from fastmim.config.detect import Detect
 from fastmim.config.fields import check_types
 from fastmim.config.json_form import from_json, to_json
-from fastmim.config.overrides import ELSEWHERE, leaf_fields, override
+from fastmim.config.overrides import leaf_fields, override
 from fastmim.config.segment import Segment
+from fastmim.config.suggestions import ELSEWHERE
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.build import build
 from fastmim.model.encoders import ViT
@@ -435,9 +436,7 @@ def test_similar_configs_load_each_other():
     missing = object()
     for (one, first), (other, second) in itertools.combinations(whole.items(), 2):
         different = [key for key in first | second if first.get(key, missing) != second.get(key, missing)]
-        assert len(different) >= 8 or ".part" in different, (
-            f"{one} and {other} differ only in {different}"
-        )
+        assert len(different) >= 8 or ".part" in different, f"{one} and {other} differ only in {different}"
 
 
 def test_a_path_is_relative_to_the_config_file_that_is_running(tmp_path, monkeypatch):
