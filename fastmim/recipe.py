@@ -4,8 +4,9 @@ The JSON of a run folder may name the classes of this export list, and the user'
 """
 
 from .config.base import Config, Data, Optim, Run, Train
+from .config.change import change
 from .config.classify import EMA, Augment, Finetune, Head, LabelledData, Probe
-from .config.config_file import change, load
+from .config.config_file import load
 from .config.detect import RCNN, AnnotatedData, Detect
 from .config.segment import MaskData, Segment, UPerNet
 from .data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop

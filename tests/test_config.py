@@ -1,24 +1,29 @@
 """Tests of configs: every file loads, builds and is listed; mistakes get one line; a config survives JSON."""
 
 import ast
+import itertools
 import json
 import os
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastmim import recipe
 from fastmim.config.base import Config
+from fastmim.config.change import change
 from fastmim.config.classify import Finetune, Probe
-from fastmim.config.config_file import change, load
+from fastmim.config.config_file import load
 from fastmim.config.detect import Detect
 from fastmim.config.fields import check_types
 from fastmim.config.json_form import from_json, to_json
-from fastmim.config.overrides import ELSEWHERE, leaf_fields, override
+from fastmim.config.overrides import leaf_fields, override
 from fastmim.config.segment import Segment
+from fastmim.config.suggestions import ELSEWHERE
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.build import build
 from fastmim.model.encoders import ViT
@@ -403,6 +408,35 @@ def test_a_config_has_a_run_folder_of_its_own(path, folder, base, tmp_path):
     assert load(path).run.dir == folder
     path.write_text("from fastmim.recipe import change, load\nconfig = change(load('base.py'), run=dict(dir='runs/x'))")
     assert load(path).run.dir == "runs/x"
+
+
+@pytest.mark.parametrize("folder", ["runs/run", "runs/base"])
+def test_a_run_folder_that_a_config_gives_is_kept(folder, tmp_path):
+    """The folder may equal the default, or the folder of the config that the file loads, to continue that run."""
+    (tmp_path / "base.py").write_text(f"from fastmim.recipe import load\nconfig = load({str(TINY)!r})")
+    (tmp_path / "copy.py").write_text(
+        f"from fastmim.recipe import change, load\nconfig = change(load('base.py'), run=dict(dir={folder!r}))"
+    )
+    assert load(tmp_path / "base.py").run.dir == "runs/base"
+    config = load(tmp_path / "copy.py")
+    assert config.run.dir == folder
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns the leaves of JSON values by dotted name, without the run folder."""
+    if not isinstance(value, dict):
+        return {} if prefix == ".run.dir" else {prefix: value}
+    return {name: leaf for key, inner in value.items() for name, leaf in leaves(inner, f"{prefix}.{key}").items()}
+
+
+def test_similar_configs_load_each_other():
+    """A reader sees what a row changes. Two configs without `load` differ in many settings, or in their class."""
+    whole = {name(path): leaves(to_json(load(path))) for path in CONFIGS if "load(" not in path.read_text()}
+    missing = object()
+    for (one, first), (other, second) in itertools.combinations(whole.items(), 2):
+        different = [key for key in first | second if first.get(key, missing) != second.get(key, missing)]
+        assert len(different) >= 8 or ".part" in different, f"{one} and {other} differ only in {different}"
 
 
 def test_a_path_is_relative_to_the_config_file_that_is_running(tmp_path, monkeypatch):

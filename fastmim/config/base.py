@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..parts import Crop, Decoder, Encoder, ImageSpec, Loss, Masking, Target
 from .fields import check_bounds, check_types
-
-if TYPE_CHECKING:
-    pass
-
 
 _MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # regular expressions of a field, and their characters
 
@@ -231,11 +227,18 @@ class Train:
         check_bounds(self, "train.", "timeout", at_least=1, below=math.inf)
 
 
+class DerivedFolder(str):
+    """A `Run.dir` that the config file itself does not give: `load` replaces the folder.
+
+    The folder is either the default of `Run.dir`, or that of a config which the config file loads.
+    """
+
+
 @dataclass(frozen=True)
 class Run:
     """The run folder, and how often the run saves, logs and evaluates."""
 
-    dir: str = "runs/run"
+    dir: str = DerivedFolder("runs/run")
     """Run folder: config, metrics, checkpoints, pictures and the exported encoder.
     A config file that gives no folder gets one from its own path: configs/debug/demo.py trains in runs/demo."""
     resume: bool = True

@@ -10,48 +10,15 @@ import traceback
 import typing
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from ..host.terminal import shown
-from .base import PARTS, Config, Experiment, Run, family, is_own
+from .base import PARTS, Config, DerivedFolder, Experiment, family, is_own
+from .change import change, no_field
 from .fields import check_types
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
-_Dataclass = TypeVar("_Dataclass", bound="DataclassInstance")
-
-
-def change(base: _Dataclass, **fields: Any) -> _Dataclass:
-    """Returns a copy of a config, or of a part of a config, with some fields changed.
-
-    A dict changes fields inside a field, and any other value replaces the field:
-    `change(base, train=dict(epochs=1600), loss=MaskedL1())`.
-
-    Raises:
-        ValueError: the config does not have a field, or refuses a value.
-    """
-    known = [f.name for f in dataclasses.fields(base)]
-    for name, value in fields.items():
-        if name not in known:
-            raise ValueError(_no_field(type(base), name))
-        if isinstance(value, dict):
-            fields[name] = change(getattr(base, name), **value)
-    return dataclasses.replace(base, **fields)
-
-
-@dataclass
-class _ConfigFile:
-    """A config file that `load` is running, and the run folders of the configs that the file has loaded."""
-
-    path: Path
-    folders: set[str] = field(default_factory=set)
-
-
-_running: ContextVar[tuple[_ConfigFile, ...]] = ContextVar("running", default=())
+_running: ContextVar[tuple[Path, ...]] = ContextVar("running", default=())
 """Config files that `load` is running, the outermost first."""
 
 
@@ -60,7 +27,7 @@ def load(path: str | Path) -> Experiment:
 
     While a config file runs, `load` takes a relative path relative to that file; elsewhere, to the current folder.
     A config without its own `run.dir` gets a folder from its own path. So does a config that keeps the `run.dir` of a
-    config that it loads.
+    config that it loads. A folder that the config file writes as a string is never replaced.
 
     Raises:
         ValueError: the file is missing, is not a Python file, does not define `config` as an Experiment, fails while it
@@ -69,13 +36,12 @@ def load(path: str | Path) -> Experiment:
     """
     path, running = Path(path), _running.get()
     if running:
-        path = running[-1].path.parent / path
+        path = running[-1].parent / path
     if path.suffix != ".py" or not path.is_file():
         raise ValueError(f"{shown(path)}: expected a config file (Python){_other_config(path)}")
-    if path.resolve() in (file.path.resolve() for file in running):
+    if path.resolve() in (file.resolve() for file in running):
         raise ValueError(f"{shown(path)}: expected a config file that does not load itself")
-    file = _ConfigFile(path)
-    token = _running.set((*running, file))
+    token = _running.set((*running, path))
     try:
         config = runpy.run_path(str(path)).get("config")
     except (Exception, SystemExit) as error:  # a config file is the user's own code, which can raise any error
@@ -93,11 +59,8 @@ def load(path: str | Path) -> Experiment:
         _check_names(config)
     except ValueError as error:
         raise ValueError(f"{shown(path)}: {error}") from error
-    if config.run.dir == Run.dir or config.run.dir in file.folders:
-        config = change(config, run=dict(dir=_folder_of(path)))
-    if running:
-        running[-1].folders.add(config.run.dir)
-    return config
+    folder = _folder_of(path) if isinstance(config.run.dir, DerivedFolder) else config.run.dir
+    return change(config, run=dict(dir=DerivedFolder(folder)))  # derived, for a config that loads this config
 
 
 def _kind_of(config: object) -> str:
@@ -174,12 +137,6 @@ def _locate(path: Path, error: BaseException) -> str:
         sections = (hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint))
         parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in family(base)}
         if found[1] in parts:
-            return f"{path}:{line}: {_no_field(parts[found[1]], found[2])}"
+            return f"{path}:{line}: {no_field(parts[found[1]], found[2])}"
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     return shown(f"{path}:{line}: {kind}{' '.join(text.split())}")
-
-
-def _no_field(part: type[DataclassInstance], name: str) -> str:
-    """Returns a message about an unknown field of a class, with the nearest field."""
-    near = difflib.get_close_matches(name, [f.name for f in dataclasses.fields(part)], n=1, cutoff=0.0)
-    return f"{part.__name__} has no field {name}" + (f"; nearest: {near[0]}" if near else "")

@@ -3,28 +3,13 @@
 Published: unknown (the repository has no table of accuracies).
 """
 
-from fastmim.recipe import (
-    Config,
-    Data,
-    JointMasking,
-    MaskedL2,
-    NormalizedPatches,
-    Optim,
-    RandomResizedCrop,
-    Run,
-    Train,
-    TransformerDecoder,
-    ViT,
-)
+from fastmim.recipe import JointMasking, change, load
 
-config = Config(
+base = load("../../mae/pretrain/vit_base_patch16_224_800ep.py")
+config = change(
+    base,
     masking=JointMasking(ratio=0.75, side=2),
-    encoder=ViT("vit_base_patch16_224"),
-    decoder=TransformerDecoder(dim=384, depth=8, num_heads=12),
-    target=NormalizedPatches(),
-    loss=MaskedL2(),
-    data=Data(crop=RandomResizedCrop(scale=(0.2, 1.0), interpolation="bicubic"), size=(448, 448)),
-    optim=Optim(blr=1.5e-4, warmup_epochs=40, betas=(0.9, 0.95), weight_decay=0.05),
-    train=Train(epochs=800, global_batch=4096),
-    run=Run(dir="runs/lsmae_vit_base_800ep"),
+    decoder=dict(dim=384, num_heads=12),
+    data=dict(size=(448, 448)),
+    run=dict(dir="runs/lsmae_vit_base_800ep"),
 )
