@@ -304,6 +304,6 @@ def is_own(part: type) -> bool:
     return part.__module__.partition(".")[0] != "fastmim"
 
 
-def family(part: type) -> list[type]:
+def subclasses(part: type) -> list[type]:
     """Returns a class and all its subclasses."""
-    return [part, *(derived for child in part.__subclasses__() for derived in family(child))]
+    return [part, *(derived for child in part.__subclasses__() for derived in subclasses(child))]

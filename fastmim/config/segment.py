@@ -68,7 +68,7 @@ class UPerNet:
 
     Source: arXiv:1807.10221.
 
-    If all maps of the encoder have the same stride, `pyramid.Levels` first makes a pyramid of strides 4, 8, 16 and 32.
+    If all maps of the encoder have the same stride, `PyramidLevels` first makes a pyramid of strides 4, 8, 16 and 32.
     """
 
     channels: int = 512

@@ -74,7 +74,7 @@ def load_trained(path: Path) -> TrainedEncoder:
     )
 
 
-def final_weights(loaded: checkpoint.Loaded) -> dict[str, Tensor]:
+def final_weights(loaded: checkpoint.LoadedCheckpoint) -> dict[str, Tensor]:
     """Returns the tensors of a run's module; moving averages replace the weights if the run has them."""
     return loaded.state["model"] | loaded.state.get("ema", {})
 

@@ -29,7 +29,7 @@ from fastmim.model.masking import RandomMasking
 from fastmim.parts import Encoder, ImageSpec
 from fastmim.run import checkpoint
 from fastmim.samples import sample_id, sample_index
-from fastmim.tasks.classify import build
+from fastmim.tasks.classify import build_classifier
 from fastmim.tasks.initial_encoder import build_encoder, load_encoder
 from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
@@ -50,7 +50,7 @@ def small(kind, **fields):
 
 def classifier(kind, side=64, head=None, **fields):
     config = Finetune(encoder=small(kind, **fields), data=data(side), head=head or Head(), augment=PLAIN)
-    return build(config, 4, LABELS)
+    return build_classifier(config, 4, LABELS)
 
 
 # Methods sheets, layer ids of fine-tuning. Depths here: pyramids 1, 1, 2, 1; ViTs 2; ConvMAE's transformer 2.
@@ -266,7 +266,7 @@ def test_batch_norms_are_recalibrated():
 
 
 def test_a_probe_trains_its_linear_layer_only():
-    probe = build(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS)
+    probe = build_classifier(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS)
     assert isinstance(probe, LinearProbe) and not probe.encoder.training and probe.norm.training
     assert [n for n, p in probe.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
     before = {n: b.clone() for n, b in probe.encoder.named_buffers()}
