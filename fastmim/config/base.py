@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..parts import Crop, Decoder, Encoder, ImageSpec, Loss, Masking, Target
 from .fields import check_bounds, check_types
-
-if TYPE_CHECKING:
-    pass
-
 
 _MOST_PATTERNS, _LONGEST_PATTERN = 100, 1_000  # regular expressions of a field, and their characters
 
@@ -288,7 +284,6 @@ class Config(Experiment):
     """A pre-training run: masking x encoder x decoder x target x loss, data, optimisation."""
 
     masking: Masking
-    encoder: Encoder
     decoder: Decoder
     target: Target
     loss: Loss

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastmim_kernels.philox import uniform
 from fastmim_kernels.reader import File, PendingFiles, Reader
 
-from ..config import base as config
+from ..config.base import ImageData
 from ..host.launcher import share_of_cores
 from ..parts import Crop, Cut
 from ..samples import Stream, sample_index
@@ -78,7 +78,7 @@ class Loader:
     def __init__(
         self,
         manifest: Manifest,
-        data: config.ImageData,
+        data: ImageData,
         seed: int,
         decoder: ImageDecoder,
         quarantine: Quarantine,
@@ -391,7 +391,7 @@ class _BatchInProgress:
 
 def open_loader(
     manifest: Manifest,
-    data: config.ImageData,
+    data: ImageData,
     seed: int,
     quarantine: Quarantine,
     pool: Tensor,
@@ -431,6 +431,6 @@ def open_loader(
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
-def limits_of(data: config.ImageData) -> Limits:
+def limits_of(data: ImageData) -> Limits:
     """Returns the limits of the settings on decoding one image."""
     return Limits(data.decode_memory, data.decode_seconds)
