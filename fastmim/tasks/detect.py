@@ -99,8 +99,7 @@ class Detection(DownstreamTask[Detect, Detector]):
         }
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
-        stream = (ids for step in range(first, last) for ids in self.ids(step))
-        with contextlib.closing(self.prefetcher.batches(stream)) as batches:
+        with contextlib.closing(self.prefetcher.batches(self.ids_of_updates(first, last))) as batches:
             for loaded, targets in batches:
                 yield loaded.images, loaded.ids, targets
 

@@ -128,7 +128,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         }
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
-        return self.label_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+        return self.label_loader.batches(self.ids_of_updates(first, last))
 
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
         self.broadcast_buffers(self.module)

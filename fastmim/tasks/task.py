@@ -170,9 +170,14 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
             for micro in range(self.engine.accumulation)
         ]
 
+    def ids_of_updates(self, first: int, last: int) -> Iterator[Tensor]:
+        """Yields this process's sample ids of updates [first, last), by micro-step: (B,) int64 each."""
+        for step in range(first, last):
+            yield from self.ids(step)
+
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
         """Yields this process's micro-batches of updates [first, last), decoded ahead."""
-        return self.loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+        return self.loader.batches(self.ids_of_updates(first, last))
 
     def train_step(self, step: int, micro_batches: Iterable[MicroBatch]) -> StepResult:
         """Does one update. Collective."""
