@@ -17,7 +17,7 @@ from ..config.json_form import to_json
 from ..data.decode import MODES
 from ..host.terminal import shown
 from ..model.build import build
-from ..model.masking import UniformMasking
+from ..model.masking import WHOLE_IMAGES
 from ..run import checkpoint
 
 LARGEST_SIDE = 4096
@@ -94,7 +94,7 @@ def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _encoder(config: Experiment) -> nn.Module:
     """Returns the encoder of a config inside a module that calls it `encoder`, as every model does."""
-    encoder = config.encoder.build(config.data.image, UniformMasking(secondary=0.0))
+    encoder = config.encoder.build(config.data.image, WHOLE_IMAGES)
     return nn.ModuleDict({"encoder": encoder})
 
 
