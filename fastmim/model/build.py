@@ -20,6 +20,12 @@ def build(config: Experiment) -> MIM:
     torch.manual_seed(config.train.seed)
     data = config.data
     encoder = config.encoder.build(data.image, config.masking)
+    if config.masking.replaces and not encoder.has_visible_token:
+        name = type(config.encoder).__name__
+        raise ValueError(
+            f"masking.secondary: expected 0 for {name}, which has no token for replaced visible patches, got masks "
+            f"with such patches"
+        )
     decoder = config.decoder.build(encoder)
     if problem := config.loss.misfit(data.size):
         raise ValueError(problem)

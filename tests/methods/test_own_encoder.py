@@ -14,6 +14,8 @@ from fastmim.cli import main as command
 from fastmim.config.classify import Finetune, LabelledData
 from fastmim.data.crops import CenterCrop
 from fastmim.data.demo import write_demo_images
+from fastmim.model.build import build
+from fastmim.recipe import UniformMasking, change, load
 from fastmim.run import checkpoint
 from fastmim.tasks import classify
 from fastmim.tasks.initial_encoder import load_encoder
@@ -71,6 +73,10 @@ def test_own_encoder_trains_resumes_and_loads(own):
     with pytest.raises(SystemExit) as refused:
         command(["export", str(own / "run"), "--to", "mmdet", "--out", str(own / "elsewhere")])
     assert refused.value.code
+
+    config = change(load(ROOT / "configs/debug/tiny_cpu.py"), encoder=two_blocks.TwoBlocks())
+    with pytest.raises(ValueError, match="masking.secondary: expected 0 for TwoBlocks"):
+        build(change(config, masking=UniformMasking(secondary=0.25)))
 
     finetune = Finetune(encoder=two_blocks.TwoBlocks(), data=LabelledData(crop=CenterCrop(), size=(16, 16)))
     classifier = classify.build_classifier(finetune, 2, torch.tensor([0, 1]))

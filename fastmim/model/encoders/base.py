@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,8 @@ class EncoderModule(nn.Module, ABC):
     """Side of the square of patches that one token covers, counted in the patches that are read."""
     num_prefix_tokens: int
     """Number of class tokens in front of the others."""
+    has_visible_token: ClassVar[bool] = False
+    """True if a learned token can take the place of visible patches (`Mask.secondary`)."""
     grad_checkpointing: bool
     """True if blocks are recomputed in the backward pass instead of stored."""
 

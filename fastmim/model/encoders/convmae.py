@@ -53,15 +53,10 @@ class ConvMAE(Encoder):
         """Builds the network.
 
         Raises:
-            ValueError: the image does not consist of whole patches, or masks replace visible patches, for which ConvMAE
-                has no token.
+            ValueError: the image does not consist of whole patches.
         """
         p = math.prod(self.patch_sizes)
         check_size(image.size, p, "ConvMAE")
-        if masking.replaces:
-            raise ValueError(
-                "encoder: ConvMAE has no token for visible patches that are replaced; use UniformMasking(secondary=0)"
-            )
         return ConvMAEEncoder(self, image)
 
 

@@ -147,6 +147,8 @@ class ConvEncoder(EncoderModule):
     raster of a quarter as many positions. `backbone` is timm's model, so an export is a copy.
     """
 
+    has_visible_token = True
+
     backbone: Any
     """timm's model."""
 

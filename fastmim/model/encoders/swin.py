@@ -104,6 +104,8 @@ class SwinEncoder(EncoderModule):
     and tables, torch's default in the patch embedding.
     """
 
+    has_visible_token = True
+
     backbone: Any
     """timm's model."""
 

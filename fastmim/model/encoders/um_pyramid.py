@@ -150,6 +150,8 @@ class PyramidEncoder(EncoderModule):
     names are the official ones (implus/UM-MAE).
     """
 
+    has_visible_token = True
+
     mask_token: nn.Parameter
     """(1, 1, D) token of hidden patches, if the encoder reads whole images."""
     vis_mask_token: nn.Parameter

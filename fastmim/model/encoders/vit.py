@@ -124,6 +124,8 @@ class ViTEncoder(EncoderModule):
     `secondary`, and stands for the patches that these masks replace (UM-MAE, models_mae.py `forward_encoder`).
     """
 
+    has_visible_token = True
+
     vis_mask_token: nn.Parameter
     """(1, 1, D) token of secondarily masked patches, if the masking replaces patches."""
     token: MaskToken
