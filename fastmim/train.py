@@ -11,7 +11,7 @@ if __name__ == "__main__" and sys.path[0] == os.path.dirname(os.path.abspath(__f
 
 from pathlib import Path
 
-from fastmim.config.base import Config, Experiment
+from fastmim.config.base import Experiment
 from fastmim.config.config_file import load
 from fastmim.config.overrides import leaf_fields, override, settings_of
 from fastmim.host.command import lacks_memory, refusing, repeated, version
@@ -47,17 +47,15 @@ def run(argv: list[str], stop: Stop) -> None:
     # Imported late, because timm and DeepSpeed take seconds. --help and a refused setting should not wait for them.
     import fastmim_kernels
     from fastmim.data.quarantine import BadFilesError
-    from fastmim.export.finished_run import EncoderExport
     from fastmim.run.folder import FolderError
     from fastmim.tasks.trainer import Trainer
 
     fastmim_kernels.use_reference(config.train.kernels == "reference")
-    export = EncoderExport(Path(config.run.dir)) if isinstance(config, Config) else None
     places = {name: Path(value) for name, kind, value in leaf_fields(config) if value and kind.startswith("str")}
     with stop.explaining():
         last_words = {"tell": lambda why: stop.tell(f"refused: {why}")}
         with refusing("train.py", FolderError, speaks=speaks, paths=places, **last_words):
-            trainer = Trainer(config, settings_of(argv[1:]), stop, export)
+            trainer = Trainer(config, settings_of(argv[1:]), stop)
         try:
             trainer.fit()
         except BadFilesError as error:

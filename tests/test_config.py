@@ -46,9 +46,11 @@ PARAMETERS = {
 
 BUILDERS = {
     Config: build,
-    Segment: segment.build,
-    **dict.fromkeys((Finetune, Probe), lambda config: classify.build(config, 1000, torch.zeros(1, dtype=torch.int64))),
-    Detect: lambda config: detect.build(config, 80),
+    Segment: segment.build_segmenter,
+    **dict.fromkeys(
+        (Finetune, Probe), lambda config: classify.build_classifier(config, 1000, torch.zeros(1, dtype=torch.int64))
+    ),
+    Detect: lambda config: detect.build_detector(config, 80),
 }
 
 

@@ -291,7 +291,6 @@ class Config(Experiment):
     """A pre-training run: masking x encoder x decoder x target x loss, data, optimisation."""
 
     masking: Masking
-    encoder: Encoder
     decoder: Decoder
     target: Target
     loss: Loss
@@ -307,6 +306,6 @@ def is_own(part: type) -> bool:
     return part.__module__.partition(".")[0] != "fastmim"
 
 
-def family(part: type) -> list[type]:
+def subclasses(part: type) -> list[type]:
     """Returns a class and all its subclasses."""
-    return [part, *(derived for child in part.__subclasses__() for derived in family(child))]
+    return [part, *(derived for child in part.__subclasses__() for derived in subclasses(child))]

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ..parts import Encoder
 from .base import Experiment, ImageData
 from .fields import check_bounds, check_types
 
@@ -103,7 +102,6 @@ class EMA:
 class Finetune(Experiment):
     """A fine-tuning run: encoder and classification head are trained together."""
 
-    encoder: Encoder
     data: LabelledData
     head: Head = field(default_factory=Head)
     augment: Augment = field(default_factory=Augment)
@@ -120,7 +118,6 @@ class Finetune(Experiment):
 class Probe(Experiment):
     """A linear probe: a linear classifier on the features of a frozen encoder, normalised over the batch."""
 
-    encoder: Encoder
     data: LabelledData
     head: Head = field(default_factory=Head)
     calibrate: int = 2048

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..host.terminal import shown
-from .base import PARTS, Config, DerivedFolder, Experiment, family, is_own
+from .base import PARTS, Config, DerivedFolder, Experiment, is_own, subclasses
 from .change import change, no_field
 from .fields import check_types
 
@@ -89,7 +89,7 @@ def _check_names(config: Experiment) -> None:
     Raises:
         ValueError: a class has such a name.
     """
-    ours = {part.__name__ for base in (*PARTS, Experiment) for part in family(base) if not is_own(part)}
+    ours = {part.__name__ for base in (*PARTS, Experiment) for part in subclasses(base) if not is_own(part)}
     for value in _dataclasses(config):
         if is_own(type(value)) and type(value).__name__ in ours:
             raise ValueError(
@@ -132,10 +132,10 @@ def _locate(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line, text = error.lineno, error.msg
     if found := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", text):
-        kinds = family(Experiment)
+        kinds = subclasses(Experiment)
         hints = {hint for kind in kinds for hint in typing.get_type_hints(kind).values()}
         sections = (hint for hint in hints if isinstance(hint, type) and dataclasses.is_dataclass(hint))
-        parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in family(base)}
+        parts = {part.__name__: part for base in (*kinds, *sections, *PARTS) for part in subclasses(base)}
         if found[1] in parts:
             return f"{path}:{line}: {no_field(parts[found[1]], found[2])}"
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..parts import Encoder
 from .base import Experiment, ImageData
 from .fields import check_bounds, check_types
 
@@ -70,6 +69,5 @@ class RCNN:
 class Detect(Experiment):
     """A detection run: encoder and Mask R-CNN find objects and their masks."""
 
-    encoder: Encoder
     data: AnnotatedData
     rcnn: RCNN = field(default_factory=RCNN)

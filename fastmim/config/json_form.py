@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from ..host.command import nearest
-from .base import PARTS, family, is_own
+from .base import PARTS, is_own, subclasses
 from .fields import brief, check_types
 
 _LONGEST = 4096  # most values of a list, or characters of a text such as a path
@@ -95,7 +95,7 @@ def _part(name: Any, recipe: ModuleType) -> type | None:
         return None
     if exported := _exports(recipe).get(name):
         return exported
-    loaded = [part for base in PARTS for part in family(base) if part.__name__ == name]
+    loaded = [part for base in PARTS for part in subclasses(base) if part.__name__ == name]
     own = [part for part in loaded if is_own(part) and not inspect.isabstract(part)]
     return own[-1] if own else None
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..parts import Encoder
 from .base import Experiment, ImageData
 from .fields import check_bounds, check_types
 
@@ -68,7 +67,7 @@ class UPerNet:
 
     Source: arXiv:1807.10221.
 
-    If all maps of the encoder have the same stride, `pyramid.Levels` first makes a pyramid of strides 4, 8, 16 and 32.
+    If all maps of the encoder have the same stride, `PyramidLevels` first makes a pyramid of strides 4, 8, 16 and 32.
     """
 
     channels: int = 512
@@ -100,7 +99,6 @@ class UPerNet:
 class Segment(Experiment):
     """A segmentation run: encoder and UPerNet label each pixel with a class."""
 
-    encoder: Encoder
     data: MaskData
     decoder: UPerNet = field(default_factory=UPerNet)
     distort: bool = True

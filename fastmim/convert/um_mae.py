@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ..config.base import Config
 from ..data.crops import RandomResizedCrop
 from ..model.decoders import LinearHead, TransformerDecoder
 from ..model.encoders import UMPVT, UMSwin
+from ..model.encoders.base import Reads
 from ..model.losses import MaskedL1, MaskedL2
 from ..model.masking import RandomMasking, UniformMasking
 from ..model.targets import NormalizedPatches, Pixels
@@ -21,7 +20,6 @@ PVT_HEAD = 64
 """Width of a head of every published PVT."""
 DEFAULT_SIZE = 256
 """Side of the images of the published Swin and PVT, for files without a position embedding."""
-Reads = Literal["visible", "all"]
 
 
 def um_vit_config(state: State) -> Config:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from fastmim_kernels.reader import Header
 
-from .decode import Decoder, Job, PendingBatch
+from .decode import ImageDecoder, Job, PendingBatch
 from .image import DEFAULT_LIMITS, Limits, memory_needed, readable_header, refusal, reserved, seconds_needed
 
 # Formats that DALI decodes faster than Pillow, to the same pixels bit for bit. DALI cannot decode GIF, and is slower
@@ -32,7 +32,7 @@ _GPU_CHUNK = 128
 _Places = tuple[np.ndarray, np.ndarray]  # returned by `Job.places`
 
 
-class DaliDecoder(Decoder):
+class DaliDecoder(ImageDecoder):
     """A decoder that uses DALI's dynamic mode. Unlike a DALI pipeline, this mode survives bad files.
 
     On the CPU, DALI decodes the window and torch resizes it, as DALI's own resize is slower and less like Pillow's. On
@@ -46,7 +46,7 @@ class DaliDecoder(Decoder):
         interpolation: str,
         threads: int,
         device: torch.device,
-        pillow: Decoder,
+        pillow: ImageDecoder,
         limits: Limits = DEFAULT_LIMITS,
     ):
         """Imports DALI and starts the threads.

@@ -95,7 +95,7 @@ class PendingBatch(ABC):
         """Cancels images that no thread has begun to decode."""
 
 
-class Decoder(ABC):
+class ImageDecoder(ABC):
     """A decoder that turns jobs into samples in its own threads."""
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Decoder(ABC):
         """Cancels images that no thread has begun, waits for the others, and ends the threads."""
 
 
-class PillowDecoder(Decoder):
+class PillowDecoder(ImageDecoder):
     """A decoder that uses Pillow. Each thread decodes one image at a time.
 
     The steps: turn by the EXIF orientation, cut out the window, convert, resize, cut out the sample, flip.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmim_kernels.reader import Batch, File, Header, Reader
+from fastmim_kernels.reader import File, Header, PendingFiles, Reader
 
 from ..config.base import ImageData
 from ..host.files import write
@@ -61,7 +61,7 @@ _EFFECTS = {
 
 
 @dataclass(frozen=True)
-class Levels:
+class ChannelStatistics:
     """The pixel values of images with more than 8 bits, before and after the conversion to 8 bits."""
 
     low: int
@@ -74,7 +74,7 @@ class Levels:
     """Number of different values after the conversion to 8 bits."""
 
     @staticmethod
-    def of(seen: np.ndarray, kept: np.ndarray) -> Levels | None:
+    def of(seen: np.ndarray, kept: np.ndarray) -> ChannelStatistics | None:
         """Returns the levels of the values that occur, or None if there are none.
 
         Args:
@@ -82,7 +82,7 @@ class Levels:
             kept: (256,) bool, True for values that occur after the conversion to 8 bits.
         """
         values = np.flatnonzero(seen)
-        return Levels(int(values[0]), int(values[-1]), len(values), int(kept.sum())) if len(values) else None
+        return ChannelStatistics(int(values[0]), int(values[-1]), len(values), int(kept.sum())) if len(values) else None
 
     @property
     def lost(self) -> bool:
@@ -118,7 +118,7 @@ class Report:
     """Number of files that are not images, by reason."""
     frames: int
     """Number of pages or frames beyond the first, over all files."""
-    levels: Levels | None
+    levels: ChannelStatistics | None
     """Pixel values of images with more than 8 bits; None without such images or without decoding."""
     sizes: np.ndarray
     """(N, 2), height and width of the readable images after their EXIF orientation."""
@@ -257,7 +257,7 @@ def examine(
         duplicates=[paths for paths in same.values() if len(paths) > 1],
         left_out=manifest.left_out,
         frames=frames,
-        levels=Levels.of(values, kept),
+        levels=ChannelStatistics.of(values, kept),
         sizes=np.array(sizes).reshape(-1, 2),
         mean=mean,
         std=std,
@@ -334,7 +334,7 @@ def first_look(manifest: Manifest, limits: Limits = DEFAULT_LIMITS) -> list[str]
                 continue
             values |= pixels.values
             kept |= pixels.kept
-    found, levels = [], Levels.of(values, kept)
+    found, levels = [], ChannelStatistics.of(values, kept)
     if levels and levels.lost:
         found.append(f"images of more than 8 bits lose levels ({levels}): {_SCALE}")
     for count, what in ((frames, "several pages or frames, of which the first is used"), (bands, "unused bands")):
@@ -363,7 +363,7 @@ def _examined(
     A few files are read ahead.
     """
 
-    def look(index: int, reading: Batch) -> tuple[File, _Pixels | None, str | None]:
+    def look(index: int, reading: PendingFiles) -> tuple[File, _Pixels | None, str | None]:
         files = reading.result()
         retrying.retry([index], files)
         (file,) = files
@@ -376,7 +376,7 @@ def _examined(
         except ValueError as error:
             return file, None, str(error)
 
-    def submit(several: list[int]) -> Batch:
+    def submit(several: list[int]) -> PendingFiles:
         return reader.submit([manifest.path(index) for index in several], [not quick] * len(several))
 
     pending: deque[Future] = deque()

@@ -56,7 +56,7 @@ class LabelMaps:
             folder: folder or list of the label maps.
             classes: number of classes. Files number the classes 0, 1, ...
             reduce_zero_label: True if files number the classes 1, 2, ... and 0 means no class.
-            limits: limits of decoding a label map, and an image in `whole_images`.
+            limits: limits of decoding a label map, and an image in `resized_pairs`.
 
         Raises:
             ValueError: an image has no label map, or more than one.
@@ -194,7 +194,7 @@ class LabelMapLoader:
         return (height, width), cut_labels(labels, cut, flip, self._size)
 
 
-def whole_images(
+def resized_pairs(
     label_maps: LabelMaps,
     indices: Sequence[int],
     size: tuple[int, int],

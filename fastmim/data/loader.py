@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from fastmim_kernels.philox import uniform
-from fastmim_kernels.reader import Batch, File, Reader
+from fastmim_kernels.reader import File, PendingFiles, Reader
 
-from ..config import base as config
+from ..config.base import ImageData
 from ..host.launcher import share_of_cores
 from ..parts import Crop, Cut
 from ..samples import Stream, sample_index
 from .availability import DataUnavailableError, RetryingReader
 from .crops import CenterCrop
-from .decode import Change, Decoder, Job, PendingBatch, PillowDecoder, mean_colour
+from .decode import Change, ImageDecoder, Job, PendingBatch, PillowDecoder, mean_colour
 from .image import Limits, refusal, seen_size
 from .manifest import Manifest
 from .quarantine import BadFilesError, Quarantine
@@ -78,9 +78,9 @@ class Loader:
     def __init__(
         self,
         manifest: Manifest,
-        data: config.ImageData,
+        data: ImageData,
         seed: int,
-        decoder: Decoder,
+        decoder: ImageDecoder,
         quarantine: Quarantine,
         pool: Tensor,
         changes: Changes | None = None,
@@ -281,7 +281,7 @@ class Loader:
             if batch.reading.done():
                 batch.decode()
 
-    def _read(self, indices: list[int]) -> Batch:
+    def _read(self, indices: list[int]) -> PendingFiles:
         # The pixel data of a JPEG is checked once a run, because the check takes longer than reading.
         pixels = [not self._looked_through[i] for i in indices]
         return self._reader.submit([self._manifest.path(i) for i in indices], pixels)
@@ -391,7 +391,7 @@ class _BatchInProgress:
 
 def open_loader(
     manifest: Manifest,
-    data: config.ImageData,
+    data: ImageData,
     seed: int,
     quarantine: Quarantine,
     pool: Tensor,
@@ -431,6 +431,6 @@ def open_loader(
         return Loader(manifest, data, seed, pillow, quarantine, pool, changes, note=f" (slower than DALI: {error})")
 
 
-def limits_of(data: config.ImageData) -> Limits:
+def limits_of(data: ImageData) -> Limits:
     """Returns the limits of the settings on decoding one image."""
     return Limits(data.decode_memory, data.decode_seconds)

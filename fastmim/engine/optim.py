@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from ..config import base as config
+from ..config.base import Optim, Train
 from .stage0 import AdamW, Sgd, Stage0Optimizer
 
 
-def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> float:
+def learning_rate(optim: Optim, train: Train, epoch: float) -> float:
     """Returns the learning rate at an epoch, which may be a fraction.
 
     lr_max = blr * global_batch / lr_batch. With epoch e, warm-up W and end E, the rate is:
@@ -37,7 +37,7 @@ def learning_rate(optim: config.Optim, train: config.Train, epoch: float) -> flo
     return optim.min_lr + (lr_max - optim.min_lr) * left
 
 
-def parameter_groups(module: nn.Module, optim: config.Optim) -> list[dict]:
+def parameter_groups(module: nn.Module, optim: Optim) -> list[dict]:
     """Groups the trained parameters by weight decay and learning rate.
 
     1-D parameters and biases do not decay; all others do. This is the rule of timm's `param_groups_weight_decay`, which
@@ -111,7 +111,7 @@ def _matches(field: str, patterns: tuple[str, ...], names: Iterable[str]) -> set
     return found
 
 
-def stage0_optimizer(groups: list[dict], optim: config.Optim, loss_scaling: bool) -> Stage0Optimizer:
+def stage0_optimizer(groups: list[dict], optim: Optim, loss_scaling: bool) -> Stage0Optimizer:
     """Returns the optimizer that `optim.algorithm` names.
 
     Args:

@@ -1,6 +1,8 @@
 """The training state by parameter name, for any ZeRO stage, precision and number of processes.
 
-Only `ZeroLayout` and `_whole` read private attributes of DeepSpeed.
+`ZeroLayout`, `_shape` and `_whole` read attributes of DeepSpeed that its documentation does not promise. Two other
+places use such attributes: `Engine.train_step` reads `optimizer.overflow`, and `init_distributed` sets the table of
+ops.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..host.json_files import read_json
 from ..host.terminal import shown
 from ..model.build import build
 from ..model.encoders import PRETRAINING_ONLY
-from ..model.masking import UniformMasking
+from ..model.masking import WHOLE_IMAGES
 from ..run import checkpoint
 from ..run.tensors import read_tensors
 from .model_outline import outline, tensors_with_values
@@ -74,7 +74,7 @@ def load_trained(path: Path) -> TrainedEncoder:
     )
 
 
-def final_weights(loaded: checkpoint.Loaded) -> dict[str, Tensor]:
+def final_weights(loaded: checkpoint.LoadedCheckpoint) -> dict[str, Tensor]:
     """Returns the tensors of a run's module; moving averages replace the weights if the run has them."""
     return loaded.state["model"] | loaded.state.get("ema", {})
 
@@ -91,7 +91,7 @@ def from_run(config: Experiment, state: Mapping[str, Tensor], source: str = "the
         ValueError: the run is of another kind, or the weights do not fit the config.
     """
     config = check_kind(config)
-    data, head, classes, masking = config.data, None, 0, UniformMasking(secondary=0.0)
+    data, head, classes, masking = config.data, None, 0, WHOLE_IMAGES
     crop, test_size = CenterCrop(interpolation=data.crop.interpolation), data.size
     if isinstance(config, Config):
         masking = config.masking

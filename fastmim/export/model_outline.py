@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config.base import Config, Experiment
-from ..config.classify import Finetune, Probe
-from ..config.detect import Detect
 from ..config.json_form import to_json
-from ..config.segment import Segment
 from ..data.decode import MODES
 from ..host.terminal import shown
 from ..model.build import build
-from ..model.masking import UniformMasking
+from ..model.masking import WHOLE_IMAGES
 from ..run import checkpoint
 
 LARGEST_SIDE = 4096
@@ -50,8 +47,8 @@ def tensors_with_values(weights: Mapping[str, Tensor]) -> int:
 def check_fits(config: Experiment, state: checkpoint.State) -> None:
     """Compares a config with the weights beside it, without memory for the model.
 
-    Only the encoder of a classifier, detector or segmenter is compared here. The task that builds the module compares
-    the rest.
+    In runs other than pre-training, only the encoder is compared here. The task that builds the module compares the
+    rest.
 
     Raises:
         ValueError: the config describes another model, or a model that is too large for these weights.
@@ -74,7 +71,7 @@ def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tens
     """Returns the tensors of the model of a stored config, without memory for them.
 
     Args:
-        config: a run's config. For a classifier, detector or segmenter only the encoder's tensors are returned.
+        config: a run's config. For runs other than pre-training, only the encoder's tensors are returned.
         weights: the tensors beside the config, which bound the model's size.
 
     Raises:
@@ -97,9 +94,7 @@ def outline(config: Experiment, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def _encoder(config: Experiment) -> nn.Module:
     """Returns the encoder of a config inside a module that calls it `encoder`, as every model does."""
-    if not isinstance(config, Finetune | Probe | Detect | Segment):
-        raise ValueError(f"expected the config of a run that trains an encoder, got a {type(config).__name__}")
-    encoder = config.encoder.build(config.data.image, UniformMasking(secondary=0.0))
+    encoder = config.encoder.build(config.data.image, WHOLE_IMAGES)
     return nn.ModuleDict({"encoder": encoder})
 
 

@@ -24,7 +24,7 @@ _KINDS = {
 }
 
 
-def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
+def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.LoadedCheckpoint]:
     """Returns the config and the newest intact checkpoint of a run whose weights fit their config.
 
     Args:
@@ -40,8 +40,8 @@ def open_run(run: Path, field: str) -> tuple[Experiment, checkpoint.Loaded]:
 
 
 def open_weights(
-    run: Path, field: str, check: Callable[[checkpoint.Loaded], object] = lambda loaded: None
-) -> checkpoint.Loaded:
+    run: Path, field: str, check: Callable[[checkpoint.LoadedCheckpoint], object] = lambda loaded: None
+) -> checkpoint.LoadedCheckpoint:
     """Returns the newest intact checkpoint of a run of any kind.
 
     Args:
@@ -65,7 +65,7 @@ def open_weights(
     return loaded
 
 
-def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.Loaded]:
+def open_pretraining(run: Path, field: str) -> tuple[Config, checkpoint.LoadedCheckpoint]:
     """Opens a pre-training run as `open_run` does.
 
     Raises:
@@ -86,7 +86,7 @@ def kind_of(config: Experiment) -> str:
     return _KINDS.get(name, name)
 
 
-def check_pretrained(loaded: checkpoint.Loaded, run: Path) -> None:
+def check_pretrained(loaded: checkpoint.LoadedCheckpoint, run: Path) -> None:
     """Checks that a checkpoint, as a source of initial weights, comes from a pre-training run.
 
     Raises:
@@ -100,7 +100,7 @@ def check_pretrained(loaded: checkpoint.Loaded, run: Path) -> None:
         )
 
 
-def config_of(loaded: checkpoint.Loaded) -> Experiment:
+def config_of(loaded: checkpoint.LoadedCheckpoint) -> Experiment:
     """Returns the config that a checkpoint holds.
 
     Raises:

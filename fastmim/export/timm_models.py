@@ -20,7 +20,7 @@ Pool = Literal["mean", "cls"]
 Norm = Literal["before", "after", "new"]
 
 
-class Classifier(NamedTuple):
+class TimmHead(NamedTuple):
     """timm's form of a classification head."""
 
     args: dict[str, Any]
@@ -32,50 +32,50 @@ class Classifier(NamedTuple):
 class Family(NamedTuple):
     """Functions that describe timm's counterpart of one encoder class."""
 
-    classifier: Callable[[Pool, Norm], Classifier]
+    classifier: Callable[[Pool, Norm], TimmHead]
     """Returns timm's form of a head, or raises ValueError if timm has no such head."""
     tokens: Callable[[Any, Tensor], Tensor]
     """Returns (B, N, D) tokens of timm's model for (B, C, H, W) images, as `EncoderModule.features` does."""
 
 
-def vit_classifier(pool: Pool, norm: Norm) -> Classifier:
+def vit_classifier(pool: Pool, norm: Norm) -> TimmHead:
     """Returns the head of timm's ViT."""
     # A norm of one token gives the same result before and after the pooling.
     after = pool == "mean" and norm != "before"
     args = {"global_pool": "avg" if pool == "mean" else "token", "fc_norm": after}
-    return Classifier(args, {"fc": "head", "pool.norm": "fc_norm" if after else "norm"})
+    return TimmHead(args, {"fc": "head", "pool.norm": "fc_norm" if after else "norm"})
 
 
-def beit_classifier(pool: Pool, norm: Norm) -> Classifier:
+def beit_classifier(pool: Pool, norm: Norm) -> TimmHead:
     """Returns the head of timm's BEiT."""
     args, names = vit_classifier(pool, norm)
     after = args.pop("fc_norm")
     if pool == "mean" and not after:
         args["use_fc_norm"] = False  # early versions of timm lack this argument, so it is passed only if needed
-    return Classifier(args, names)
+    return TimmHead(args, names)
 
 
-def swin_classifier(pool: Pool, norm: Norm) -> Classifier:
+def swin_classifier(pool: Pool, norm: Norm) -> TimmHead:
     """Returns the head of timm's Swin."""
     if norm != "before":
         raise ValueError(f"timm's Swin has its last norm before the pooling, not after it (head.norm={norm})")
-    return Classifier({"global_pool": "avg"}, {"fc": "head.fc"})
+    return TimmHead({"global_pool": "avg"}, {"fc": "head.fc"})
 
 
-def resnet_classifier(pool: Pool, norm: Norm) -> Classifier:
+def resnet_classifier(pool: Pool, norm: Norm) -> TimmHead:
     """Returns the head of timm's ResNet."""
     if norm != "before":
         raise ValueError(f"timm's ResNet has no norm after its pooling (head.norm={norm})")
-    return Classifier({"global_pool": "avg"}, {"fc": "fc"})
+    return TimmHead({"global_pool": "avg"}, {"fc": "fc"})
 
 
-def convnext_classifier(pool: Pool, norm: Norm) -> Classifier:
+def convnext_classifier(pool: Pool, norm: Norm) -> TimmHead:
     """Returns the head of timm's ConvNeXt."""
     before = norm == "before"
     names = {"fc": "head.fc", "pool.norm": "head.norm"}
     if before:
         names["head.norm"] = "norm_pre"
-    return Classifier({"global_pool": "avg", "head_norm_first": before, "head_hidden_size": None}, names)
+    return TimmHead({"global_pool": "avg", "head_norm_first": before, "head_hidden_size": None}, names)
 
 
 def sequence(model: Any, images: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ FAMILIES: dict[type[TimmEncoder], Family] = {
 }
 
 
-def family(spec: Encoder) -> Family | None:
+def timm_family(spec: Encoder) -> Family | None:
     """Returns the entry of the encoder's class, or None if the weights are not those of a timm model."""
     return next((found for kind, found in FAMILIES.items() if isinstance(spec, kind)), None)
 
@@ -126,7 +126,7 @@ def timm_encoder(spec: Encoder, size: tuple[int, int]) -> dict[str, Any] | None:
         "architecture" = the model's name. "model_args" = the arguments of `timm.create_model` except the numbers of
         channels and classes. None if timm has no such model.
     """
-    if family(spec) is None or not isinstance(spec, TimmEncoder):
+    if timm_family(spec) is None or not isinstance(spec, TimmEncoder):
         return None
     return {"architecture": spec.name, "model_args": spec.timm_args(size)}
 
@@ -142,7 +142,7 @@ def timm_tokens(spec: Encoder, model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         ValueError: timm has no such encoder.
     """
-    found = family(spec)
+    found = timm_family(spec)
     if found is None:
         raise ValueError(f"expected an encoder that timm has, got {type(spec).__name__}")
     return found.tokens(model, images)
@@ -156,7 +156,7 @@ def timm_model(trained: TrainedEncoder) -> dict[str, Any] | None:
     Raises:
         ValueError: timm has the encoder, but not its head.
     """
-    own, found = timm_encoder(trained.spec, trained.size), family(trained.spec)
+    own, found = timm_encoder(trained.spec, trained.size), timm_family(trained.spec)
     if own is None or found is None:
         return None
     args = found.classifier(trained.pooled_by.pool, trained.pooled_by.norm).args
@@ -168,7 +168,7 @@ def tensor_names(trained: TrainedEncoder) -> dict[str, str]:
 
     The names in the export are timm's if timm has the model. Otherwise they are fastmim's, without "encoder.".
     """
-    state, kind = trained.model.state_dict(), family(trained.spec)
+    state, kind = trained.model.state_dict(), timm_family(trained.spec)
     if kind is None:
         return {name: name.removeprefix("encoder.") for name in state}
     prefix = "encoder.backbone." if hasattr(trained.model.encoder, "backbone") else "encoder."

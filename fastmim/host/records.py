@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .files import open_append, open_regular, read_bytes, write, writing
+from .files import open_append, open_regular, write, writing
 from .terminal import reason, shown
 
 LONGEST = 1 << 24
-"""Largest number of bytes that are read of a line or of a small file."""
+"""Largest number of bytes that are read of a line."""
 Row = dict[str, Any]
 
 
@@ -33,14 +33,6 @@ def read_rows(path: Path, sound: Callable[[Row], bool]) -> list[Row]:
         return [row for _, row in _lines(path, sound) if row is not None]
     except (OSError, ValueError):
         return []
-
-
-def read_object(path: Path) -> Row:
-    """Returns the JSON object in a small file; {} if the file is missing, damaged or too large."""
-    try:
-        return parse(read_bytes(path, LONGEST), lambda row: True) or {}
-    except (OSError, ValueError):
-        return {}
 
 
 def parse(line: bytes, sound: Callable[[Row], bool]) -> Row | None:

@@ -13,7 +13,7 @@ from fastmim_kernels import mean_fill
 from ..config.detect import RCNN
 from ..parts import ImageSpec
 from .encoders.base import EncoderModule
-from .pyramid import Levels
+from .pyramid import PyramidLevels
 
 RATIOS = (0.5, 1.0, 2.0)
 """Aspect ratios of the anchors."""
@@ -27,7 +27,7 @@ class SimpleFeaturePyramid(nn.Module):
     Source: ViTDet, arXiv:2203.16527, section 3; detectron2's `SimpleFeaturePyramid`.
     """
 
-    def __init__(self, levels: Levels, channels: int):
+    def __init__(self, levels: PyramidLevels, channels: int):
         from timm.layers.norm import LayerNorm2d
 
         super().__init__()
@@ -51,7 +51,7 @@ class SimpleFeaturePyramid(nn.Module):
 class FeaturePyramid(nn.Module):
     """Torchvision's feature pyramid network on the levels of an encoder with several maps."""
 
-    def __init__(self, levels: Levels, channels: int, norms: bool, norm: type[nn.Module] | None):
+    def __init__(self, levels: PyramidLevels, channels: int, norms: bool, norm: type[nn.Module] | None):
         """Builds the network.
 
         Args:
@@ -103,7 +103,7 @@ class Detector(nn.Module):
         super().__init__()
         self.encoder, channels = encoder, rcnn.channels
         own, norm = encoder.take_norm(), LayerNorm2d if rcnn.norm == "layer" else None
-        levels = Levels(encoder.strides, encoder.widths, encoder.image_size)
+        levels = PyramidLevels(encoder.strides, encoder.widths, encoder.image_size)
         if len(encoder.strides) == 1:
             self.pyramid = SimpleFeaturePyramid(levels, channels)
         else:

@@ -168,3 +168,10 @@ class UniformMasking(Masking):
         streams, stratified = (Stream.MASK, Stream.SECONDARY), self.draw == "stratified"
         order, secondary = uniform_mask(seed, *streams, ids, *grid, kept, stratified=stratified)
         return Mask(order, num_keep, grid, secondary if self.replaces else None)
+
+
+WHOLE_IMAGES = UniformMasking(secondary=0.0)
+"""Masking with which an encoder of whole images is built.
+
+Whole images need no mask, but building an encoder needs a masking. Every encoder accepts this masking.
+"""

@@ -11,7 +11,7 @@ LEVELS = 4
 """Number of maps."""
 
 
-class Levels(nn.Module):
+class PyramidLevels(nn.Module):
     """Maps of `LEVELS` strides, each twice the stride before: `levels(encoder.maps(images))`.
 
     The one map of a plain ViT is resized to four strides: a quarter, a half, once and twice its own stride. Transposed

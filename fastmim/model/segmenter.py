@@ -15,7 +15,7 @@ from ..host.extras import require
 from ..parts import ImageSpec
 from .encoders.base import EncoderModule
 from .encoders.batchnorm import replace_batch_norms
-from .pyramid import LEVELS, Levels
+from .pyramid import LEVELS, PyramidLevels
 
 UNREAD = (None, None)
 """Stand-ins for the levels of strides 1 and 2, which the library's UPerNet counts but never reads."""
@@ -53,7 +53,7 @@ class Segmenter(nn.Module):
         check_blocks(encoder, spec.blocks)
         encoder.take_norm()
         self.encoder, self.blocks, self.aux_weight = encoder, spec.blocks, spec.aux_weight
-        self.levels = Levels(encoder.strides, encoder.widths, encoder.image_size)
+        self.levels = PyramidLevels(encoder.strides, encoder.widths, encoder.image_size)
         widths: Any = (*UNREAD, *self.levels.widths)  # the library declares numbers, but takes None for unread levels
         self.decoder = UPerNetDecoder(widths, LEVELS + 1, spec.channels)
         self.head = classifier(spec.channels, classes, spec.dropout)

@@ -54,7 +54,7 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedCheckpoint:
     """A verified checkpoint.
 
     Attributes:
@@ -135,8 +135,10 @@ def save(folder: Path, step: int, state: State, meta: dict[str, Any], keep: int)
 
 
 def load(
-    folder: Path, report: Callable[[str], object] = print, check: Callable[[Loaded], object] = lambda loaded: None
-) -> Loaded | None:
+    folder: Path,
+    report: Callable[[str], object] = print,
+    check: Callable[[LoadedCheckpoint], object] = lambda loaded: None,
+) -> LoadedCheckpoint | None:
     """Reads the checkpoint that `latest` names. If it is damaged, reads the newest valid checkpoint.
 
     Args:
@@ -175,7 +177,7 @@ def load(
     return None
 
 
-def _valid(path: Path, check: Callable[[Loaded], object]) -> Loaded | str:
+def _valid(path: Path, check: Callable[[LoadedCheckpoint], object]) -> LoadedCheckpoint | str:
     """Reads a checkpoint, or returns the reason why the checkpoint is not valid."""
     if problem := _misfit(path):
         return problem
@@ -192,7 +194,7 @@ def steps(folder: Path) -> list[int]:
     return [_order(path)[0] for path in _newest_first(folder)]
 
 
-def tidy(folder: Path, loaded: Loaded, keep: int) -> None:
+def tidy(folder: Path, loaded: LoadedCheckpoint, keep: int) -> None:
     """Removes leftovers of a kill, and all checkpoints except `loaded` and the `keep` - 1 earlier ones.
 
     Raises:
@@ -222,7 +224,7 @@ def _latest(folder: Path) -> str:
         return "nothing (not a small file)"
 
 
-def _read(path: Path) -> Loaded:
+def _read(path: Path) -> LoadedCheckpoint:
     """Reads a checkpoint whose files match its manifest. A stranger may have made the checkpoint.
 
     Raises:
@@ -235,7 +237,7 @@ def _read(path: Path) -> Loaded:
         if group not in _GROUPS:
             raise ValueError(f"optimizer.safetensors: {shown(key[:_MAX_NAME])!r} is of none of the groups {_GROUPS}")
         state.setdefault(group, {})[name] = tensor
-    return Loaded(stored["step"], state, stored["meta"], path)
+    return LoadedCheckpoint(stored["step"], state, stored["meta"], path)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from ..model.encoders.convnet import ConvNet
 from ..run import checkpoint
 from .downstream_task import DownstreamTask
 from .initial_encoder import seeded_encoder
-from .labelled_images import PIECE, calibration, class_labels, count_classes, whole_images
+from .labelled_images import PIECE, calibration, class_labels, count_classes, open_central_crops
 from .run_outputs import run_on_all
 from .task import MicroBatch, initial_weights
 from .training_set import Origin, TrainingSet, scan
@@ -67,7 +67,7 @@ def open_inputs(config: Finetune | Probe, process: Process) -> Inputs:
     # A list file holds the classes beside the paths, so the manifest's hash does not cover them.
     digest = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
     training = TrainingSet(config, manifest, {"labels": Origin(data.root, digest)}, labels)
-    return Inputs(training, build(config, classes, labels, initial_weights(config)), test)
+    return Inputs(training, build_classifier(config, classes, labels, initial_weights(config)), test)
 
 
 class Classification(DownstreamTask[ClassifyT, Classifier]):
@@ -95,7 +95,7 @@ class Classification(DownstreamTask[ClassifyT, Classifier]):
             )
 
     def open_test_loader(self) -> Loader:
-        return whole_images(self.test, self.config.data, self.process.device)
+        return open_central_crops(self.test, self.config.data, self.process.device)
 
     def facts(self) -> dict[str, str]:
         config, module = self.config, self.module
@@ -219,7 +219,7 @@ class LinearProbing(Classification[Probe]):
                 recalibrate(self.module.encoder, (self.module.pixels(batch) for batch in images))
 
 
-def build(config: Finetune | Probe, classes: int, labels: Tensor, source: Path | None = None) -> Classifier:
+def build_classifier(config: Finetune | Probe, classes: int, labels: Tensor, source: Path | None = None) -> Classifier:
     """Builds the classifier of a config on the default device.
 
     Args:

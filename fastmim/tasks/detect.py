@@ -69,7 +69,7 @@ class Detection(DownstreamTask[Detect, Detector]):
         manifest = self.annotations.within(scan(config, process), with_objects=True)
         training = TrainingSet(config, manifest, {"annotations": Origin(data.annotations, self.annotations.sha256)})
         test = self.test_annotations.within(Manifest.scan(data.test, "data.test"), with_objects=False)
-        module = build(config, len(self.annotations.categories), initial_weights(config))
+        module = build_detector(config, len(self.annotations.categories), initial_weights(config))
         super().__init__(config, process, training, module, test)
         self.check_same_everywhere(self.test_annotations.sha256, data.test_annotations)
         threads = data.workers or share_of_cores()
@@ -99,8 +99,7 @@ class Detection(DownstreamTask[Detect, Detector]):
         }
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
-        stream = (ids for step in range(first, last) for ids in self.ids(step))
-        with contextlib.closing(self.prefetcher.batches(stream)) as batches:
+        with contextlib.closing(self.prefetcher.batches(self.ids_of_updates(first, last))) as batches:
             for loaded, targets in batches:
                 yield loaded.images, loaded.ids, targets
 
@@ -222,7 +221,7 @@ def open_annotations(config: Detect) -> tuple[Annotations, Annotations]:
     return annotations, test_annotations
 
 
-def build(config: Detect, classes: int, source: Path | None = None) -> Detector:
+def build_detector(config: Detect, classes: int, source: Path | None = None) -> Detector:
     """Builds the detector of a config on the default device.
 
     Args:

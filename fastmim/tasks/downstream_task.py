@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -172,7 +172,7 @@ class DownstreamTask(Task[DownstreamT, ModuleT]):
             else:
                 (self.folder / BAD_TEST_FILES).unlink(missing_ok=True)
 
-    def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
+    def finish(self, meter: Meter) -> None:
         """Measures the final scores and writes result.json. Collective."""
         with self.outputs.make("the test score", meter):
             self.evaluate(self.total, meter)

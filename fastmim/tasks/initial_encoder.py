@@ -14,7 +14,7 @@ from ..export.saved_run import check_pretrained, open_weights
 from ..host.terminal import shown
 from ..model.encoders import PRETRAINING_ONLY
 from ..model.encoders.base import EncoderModule
-from ..model.masking import UniformMasking
+from ..model.masking import WHOLE_IMAGES
 from ..parts import Encoder
 from ..run.tensors import read_tensors
 
@@ -47,8 +47,7 @@ def build_encoder(spec: Encoder, data: ImageData) -> EncoderModule:
 
     Parameters that only pre-training uses are frozen.
     """
-    # Whole images need no mask, but building an encoder needs a masking. Every encoder accepts uniform masking.
-    encoder = spec.build(data.image, UniformMasking(secondary=0.0))
+    encoder = spec.build(data.image, WHOLE_IMAGES)
     for name, parameter in encoder.named_parameters():
         last = name.rpartition(".")[2]
         if last in PRETRAINING_ONLY or last == "pos_embed":

@@ -22,15 +22,15 @@ from ..host.terminal import shown
 from ..model.build import build
 from ..model.classifier import pooling, recalibrate
 from ..model.mim import MIM
-from ..run.checkpoint import Loaded
+from ..run.checkpoint import LoadedCheckpoint
 from .downstream_task import check_budget
-from .labelled_images import PIECE, calibration, class_labels, count_classes, whole_images
+from .labelled_images import PIECE, calibration, class_labels, count_classes, open_central_crops
 
 
 def measure(
     run: Path,
     config: Config,
-    loaded: Loaded,
+    loaded: LoadedCheckpoint,
     folder: Path,
     k: int,
     temperature: float,
@@ -148,7 +148,7 @@ def _features(
         os.posix_fallocate(out.fileno(), 0, out.tell() + 4 * shape[0] * shape[1])
         rows = np.memmap(out, np.dtype("<f4"), "r+", out.tell(), shape)
         rows[:] = np.nan
-        with whole_images(manifest, data, device) as loader:
+        with open_central_crops(manifest, data, device) as loader:
             for index, _, reason in loader.headers(torch.arange(len(manifest))):
                 bad |= {index: reason} if reason else {}
             check_left_out(manifest, bad, data.bad_budget)

@@ -82,7 +82,7 @@ def class_folders(paths: list[str], labels: list[int]) -> dict[int, str] | None:
     return {label: name for label, (name,) in folders.items()}
 
 
-def whole_images(manifest: Manifest, data: LabelledData, device: torch.device) -> Loader:
+def open_central_crops(manifest: Manifest, data: LabelledData, device: torch.device) -> Loader:
     """Opens a loader of central crops, as in evaluation. Use `intact` with batches of manifest indices."""
     crop = CenterCrop(data.crop_pct, interpolation=data.test_interpolation or data.crop.interpolation)
     plain = replace(data, crop=crop, flip=0.0, size=data.test_size or data.size)
@@ -106,7 +106,7 @@ def calibration(
         (B, H, W, C) uint8.
     """
     index = split_held_out(len(manifest), min(count, len(manifest) - 1), seed)[1]
-    with whole_images(manifest, data, device) as loader:
+    with open_central_crops(manifest, data, device) as loader:
         for batch, _ in loader.intact_batches(index.split(PIECE)):
             if len(batch.images):
                 yield batch.images.to(device)

@@ -20,6 +20,7 @@ from ..data.manifest import Manifest
 from ..data.quarantine import Quarantine
 from ..data.split import split_images
 from ..engine.process import Process
+from ..export.finished_run import check_export_place, export_finished_run
 from ..export.saved_run import check_pretrained, open_run
 from ..host.extras import require
 from ..host.terminal import shell_word, shown
@@ -116,6 +117,7 @@ class Pretraining(Task[Config, MIM]):
     """
 
     def __init__(self, config: Config, process: Process):
+        check_export_place(Path(config.run.dir))
         data, manifest = config.data, scan(config, process)
         index, self.held_out_images, self.held_out_index = split_images(manifest, data, config.train.seed)
         training = TrainingSet(config, manifest, index=index)
@@ -203,7 +205,7 @@ class Pretraining(Task[Config, MIM]):
         places = held_out.spread(self.held_out_images, SUMMARY_ROWS)
         self.latest = held_out[places], pred[places]
 
-    def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
+    def finish(self, meter: Meter) -> None:
         """Evaluates once more, makes pictures and export, and prints the result of the run. Collective."""
         self.latest = None
         if self.evaluates:
@@ -211,17 +213,15 @@ class Pretraining(Task[Config, MIM]):
                 self.evaluate(self.total, meter)
         if self.process.rank:
             return
-        results: dict[str, tuple[str, Callable[[], object] | None]] = {
+        results: dict[str, tuple[str, Callable[[], object]]] = {
             "learnt": ("the comparison with trivial predictors", lambda: metrics.progress(self.folder)),
             "pictures": ("summary.png", self.summary),
             "curve": ("loss.png", lambda: plot_curve(self.folder)),
-            "encoder": ("the exported encoder", export),
+            "encoder": ("the exported encoder", lambda: export_finished_run(self.config)),
             "speed": ("the speed", self.speed),
             "next": ("the next step", self.next_step),
         }
         for name, (result, words) in results.items():
-            if words is None:
-                continue
             with self.outputs.make(result, meter):
                 meter.say(f"{name:<10}{shown(str(words()))}")
 

@@ -36,7 +36,7 @@ def refuse_checkpoints(folder: Path) -> None:
         )
 
 
-def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> checkpoint.Loaded | None:
+def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> checkpoint.LoadedCheckpoint | None:
     """Returns the newest valid checkpoint of a run, or None; removes leftovers in the folder.
 
     Args:
@@ -66,7 +66,7 @@ def newest(folder: Path, config: Experiment, origins: Mapping[str, Origin]) -> c
     return loaded
 
 
-def compare_origins(loaded: checkpoint.Loaded, origins: Mapping[str, Origin]) -> None:
+def compare_origins(loaded: checkpoint.LoadedCheckpoint, origins: Mapping[str, Origin]) -> None:
     """Checks that images and labels have not changed since a checkpoint was saved.
 
     Raises:

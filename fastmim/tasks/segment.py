@@ -15,7 +15,7 @@ from ..config.segment import Segment
 from ..data.augment import Augmenter, photometric_distortion
 from ..data.availability import DataUnavailableError
 from ..data.image import seen_size
-from ..data.labels import LabelMapLoader, LabelMaps, whole_images
+from ..data.labels import LabelMapLoader, LabelMaps, resized_pairs
 from ..data.loader import Loader, limits_of, open_loader
 from ..data.manifest import Manifest
 from ..data.quarantine import BadFilesError, Quarantine
@@ -60,7 +60,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         )
         training = TrainingSet(config, manifest, {"masks": Origin(data.masks, self.label_maps.manifest.hash)})
         changes = Augmenter(photometric_distortion(), config.train.seed) if config.distort else None
-        super().__init__(config, process, training, build(config, initial_weights(config)), test, changes)
+        super().__init__(config, process, training, build_segmenter(config, initial_weights(config)), test, changes)
         self.check_same_everywhere(self.test_label_maps.manifest.hash, data.test_masks)
         self.label_loader = LabelMapLoader(self.label_maps, self.loader, config.data.size, self.threads)
 
@@ -128,7 +128,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         }
 
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
-        return self.label_loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+        return self.label_loader.batches(self.ids_of_updates(first, last))
 
     def score(self) -> tuple[dict[str, Any], dict[int, str]]:
         self.broadcast_buffers(self.module)
@@ -151,7 +151,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         indices = self.own_share(range(len(self.test)))
         turns = self.forward_passes(len(self.test))
         with self.engine.inference():
-            pairs = whole_images(self.test_label_maps, indices, *settings)
+            pairs = resized_pairs(self.test_label_maps, indices, *settings)
             for index, pair in zip(indices, pairs, strict=True):
                 if isinstance(pair, BadFilesError):
                     bad[index] = str(pair)
@@ -172,7 +172,7 @@ class Segmentation(DownstreamTask[Segment, Segmenter]):
         self.label_loader.close()
 
 
-def build(config: Segment, source: Path | None = None) -> Segmenter:
+def build_segmenter(config: Segment, source: Path | None = None) -> Segmenter:
     """Builds the segmenter of a config on the default device.
 
     Args:

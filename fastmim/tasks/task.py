@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -106,14 +106,13 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
         """Evaluates the module after `done` updates, and writes the result into the run folder. Collective."""
 
     @abstractmethod
-    def finish(self, meter: Meter, export: Callable[[], str] | None = None) -> None:
+    def finish(self, meter: Meter) -> None:
         """Makes the results of a finished run, once it is saved. Collective.
 
         `outputs` keeps the names of the results that failed.
 
         Args:
             meter: the run's meter.
-            export: function that writes the encoder for other libraries, and describes it in a few words.
         """
 
     def mask_hashes(self, ids: Tensor) -> int:
@@ -171,9 +170,14 @@ class Task(ABC, Generic[ConfigT, ModuleT]):
             for micro in range(self.engine.accumulation)
         ]
 
+    def ids_of_updates(self, first: int, last: int) -> Iterator[Tensor]:
+        """Yields this process's sample ids of updates [first, last), by micro-step: (B,) int64 each."""
+        for step in range(first, last):
+            yield from self.ids(step)
+
     def batches(self, first: int, last: int) -> Iterator[MicroBatch]:
         """Yields this process's micro-batches of updates [first, last), decoded ahead."""
-        return self.loader.batches(ids for step in range(first, last) for ids in self.ids(step))
+        return self.loader.batches(self.ids_of_updates(first, last))
 
     def train_step(self, step: int, micro_batches: Iterable[MicroBatch]) -> StepResult:
         """Does one update. Collective."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -50,21 +49,6 @@ TASKS: dict[type[Experiment], Any] = {
 """The subclass of `Task` for each class of config; the constructor takes a config and a process."""
 
 
-class Export(Protocol):
-    """The export of a finished run."""
-
-    def check(self) -> None:
-        """Checks that the run folder can take the export.
-
-        Raises:
-            ValueError: something is in the way.
-        """
-
-    def write(self, config: Experiment) -> str:
-        """Writes the encoder of a run for other libraries; returns the folder and its use in a few words."""
-        ...
-
-
 class Ending(NamedTuple):
     """The reason why a run ends.
 
@@ -84,7 +68,6 @@ class Trainer:
         config: config of the run.
         given: the value of each setting on the command line, as typed, by name.
         stop: collector of requests to stop.
-        export: export to write when the run has finished.
 
     Attributes:
         first: updates done before this start.
@@ -96,8 +79,8 @@ class Trainer:
         FolderError: the run folder cannot be used.
     """
 
-    def __init__(self, config: Experiment, given: Mapping[str, str], stop: Stop, export: Export | None = None):
-        self.folder, self.stop, self.export = Path(config.run.dir), stop, export
+    def __init__(self, config: Experiment, given: Mapping[str, str], stop: Stop):
+        self.folder, self.stop = Path(config.run.dir), stop
         self.checkpoints = self.folder / "checkpoints"
         kind = TASKS[type(config)]
         kind.check_packages(config)
@@ -109,8 +92,6 @@ class Trainer:
         deepspeed_config(config, self.process.world, resolve_precision(config.train, self.process.device))
         with runfolder.starting(self.folder) if self.writes else contextlib.nullcontext() as self.lock:
             check_outputs(self.folder)
-            if export:
-                export.check()
             inherited = inherit_settings(config, given)
             self.config = config = inherited.config
             self.task: Task = kind(config, self.process)
@@ -285,11 +266,10 @@ class Trainer:
         finished = saver.done == task.total and not ending.failed
         # Only rank 0 knows if its checkpoint was written, and all processes make the results.
         finished = finished and self.process.broadcast_number(saver.saved) == saver.done
-        export = functools.partial(self.export.write, self.config) if self.export else None
         try:
             if finished:
                 with self.stop.finishing():
-                    task.finish(self.meter, export)
+                    task.finish(self.meter)
             elif self.writes:
                 self.explain(ending)
         finally:

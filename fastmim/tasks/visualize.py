@@ -17,7 +17,7 @@ from ..data.manifest import Manifest
 from ..data.split import split_images
 from ..host.terminal import shown
 from ..model.build import build
-from ..run.checkpoint import Loaded
+from ..run.checkpoint import LoadedCheckpoint
 from .pretrain import HeldOut, paths_and_labels
 
 MOST = 256
@@ -27,7 +27,13 @@ _BATCH = 8
 
 @torch.no_grad()
 def draw(
-    run: Path, config: Config, loaded: Loaded, images: Path | None, count: int, out: Path | None, overwrite: bool
+    run: Path,
+    config: Config,
+    loaded: LoadedCheckpoint,
+    images: Path | None,
+    count: int,
+    out: Path | None,
+    overwrite: bool,
 ) -> list[str]:
     """Draws a grid of reconstructions.
 

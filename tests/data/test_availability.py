@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastmim.data import availability, loader
 from fastmim.data.availability import DataUnavailableError
-from fastmim.data.labels import LabelMaps, whole_images
+from fastmim.data.labels import LabelMaps, resized_pairs
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
 
@@ -153,7 +153,7 @@ def test_label_maps_and_whole_images_are_waited_for_too(make_folder, naps):
         naps.clear()
         path.rename(path.with_name("elsewhere"))
         naps.then(3, lambda path=path: path.with_name("elsewhere").rename(path))
-        assert len(list(whole_images(masks, range(2), (12, 16), "inside", "bilinear", 3, threads=1))) == 2
+        assert len(list(resized_pairs(masks, range(2), (12, 16), "inside", "bilinear", 3, threads=1))) == 2
     shutil.rmtree(folder)
     with pytest.raises(DataUnavailableError, match="masks has been away for 300 s"):
         masks.read(0)

@@ -13,7 +13,7 @@ from PIL import Image
 from fastmim import cli
 from fastmim.data import availability
 from fastmim.data import doctor as doctoring
-from fastmim.data.doctor import Levels, environment, examine, first_look, still_bad
+from fastmim.data.doctor import ChannelStatistics, environment, examine, first_look, still_bad
 from fastmim.data.manifest import Manifest
 from tests.data.hostile import NOT_UTF8, spoil
 
@@ -151,7 +151,7 @@ def test_levels_of_more_than_8_bits_are_measured_and_their_loss_is_said(tmp_path
     save_16(tmp_path, "b.tif", np.arange(1024) * 3)
     found = report(tmp_path)
     levels = len({*range(1024), *range(0, 3072, 3)})
-    assert found.levels == Levels(0, 3069, levels, 12) and found.levels.lost
+    assert found.levels == ChannelStatistics(0, 3069, levels, 12) and found.levels.lost
     words = f"values 0 to 3069; 12 of {levels} levels survive the conversion to 8 bits"
     assert ("levels of 16 bits", str(levels), words) in found.rows()
     sentence = f"images of more than 8 bits lose levels ({words}): scale them to the full range of 16 bits, or write"
@@ -162,7 +162,7 @@ def test_levels_of_more_than_8_bits_are_measured_and_their_loss_is_said(tmp_path
 def test_a_full_range_of_16_bits_loses_nothing_that_8_bits_could_show(tmp_path):
     save_16(tmp_path, "a.png", np.arange(1024) * 64)
     found = report(tmp_path)
-    assert found.levels == Levels(0, 65472, 1024, 256) and not found.levels.lost
+    assert found.levels == ChannelStatistics(0, 65472, 1024, 256) and not found.levels.lost
     assert not any("levels" in line for line in (*found.advice(), *first_look(Manifest.scan(str(tmp_path)))))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastmim.data import loader as loading
 from fastmim.data.crops import CenterCrop, RandomResizedCrop, ScaleJitterCrop, SimpleResizedCrop
-from fastmim.data.labels import LabelMapLoader, LabelMaps, cut_labels, whole_images
+from fastmim.data.labels import LabelMapLoader, LabelMaps, cut_labels, resized_pairs
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import BadFilesError, Quarantine
 from fastmim.parts import Cut
@@ -177,12 +177,12 @@ def test_a_palette_is_not_looked_up(folder):
     )
 
 
-def test_whole_images(folder):
+def test_resized_pairs(folder):
     """Images are resized in proportion and turned upright. Label maps stay as in the file."""
     manifest = Manifest.scan(str(folder / "images"))
     masks = LabelMaps(manifest, str(folder / "masks"), CLASSES)
     for fit, factor in (("inside", min), ("cover", max)):
-        found = list(whole_images(masks, range(8), (48, 56), fit, "bilinear", 3, 2))
+        found = list(resized_pairs(masks, range(8), (48, 56), fit, "bilinear", 3, 2))
         for index, (image, labels) in enumerate(found):
             height, width = labels.shape
             scale = factor(48 / height, 56 / width)
@@ -195,7 +195,7 @@ def test_whole_images(folder):
         turned.save(folder / "images/part1/3.jpg", exif=exif, quality=95)
     masks = LabelMaps(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
     index = masks.images.paths.index("part1/3.jpg")
-    ((image, labels),) = whole_images(masks, [index], (87, 71), "inside", "bilinear", 3, 1)
+    ((image, labels),) = resized_pairs(masks, [index], (87, 71), "inside", "bilinear", 3, 1)
     assert tuple(image.shape) == (87, 71, 3)
     expected = torch.where(labels == 255, 200, 20 * labels.int())
     assert ((image[..., 0].int() - expected).abs() < 20).float().mean() > 0.95
@@ -204,7 +204,7 @@ def test_whole_images(folder):
 def test_a_bad_test_image_comes_as_its_reason(folder):
     (folder / "images/part0/2.jpg").write_bytes(b"x" * 100)
     masks = LabelMaps(Manifest.scan(str(folder / "images")), str(folder / "masks"), CLASSES)
-    found = list(whole_images(masks, range(8), (48, 56), "inside", "bilinear", 3, 2))
+    found = list(resized_pairs(masks, range(8), (48, 56), "inside", "bilinear", 3, 2))
     (index,) = [i for i, pair in enumerate(found) if isinstance(pair, BadFilesError)]
     assert masks.images.paths[index] == "part0/2.jpg"
     assert re.search("the test image '.*2.jpg' cannot be used", str(found[index]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastmim.data.crops import RandomResizedCrop, SimpleResizedCrop
-from fastmim.data.decode import Decoder
+from fastmim.data.decode import ImageDecoder
 from fastmim.data.loader import open_loader
 from fastmim.data.manifest import Manifest
 from fastmim.data.quarantine import Quarantine
@@ -18,7 +18,7 @@ from tests.sweep import covering
 SEED, BATCH, UPDATES = 5, 8, 5
 
 
-class Recorder(Decoder):
+class Recorder(ImageDecoder):
     """A decoder that records its jobs."""
 
     def __init__(self, decoder):

@@ -21,7 +21,7 @@ from fastmim.data.quarantine import Quarantine
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.samples import sample_id
-from fastmim.tasks.detect import build, coco_results
+from fastmim.tasks.detect import build_detector, coco_results
 from tests.methods.tiny import ENCODERS
 from tests.shapes import CATEGORIES, write_shapes
 
@@ -53,7 +53,7 @@ def loaded(shapes, ids, data, root=None):
 
 def detector(shapes, kind, rcnn=SMALL, **fields):
     config = Detect(encoder=kind(**ENCODERS[kind.__name__] | fields), data=data(shapes), rcnn=rcnn)
-    return build(config, len(CATEGORIES))
+    return build_detector(config, len(CATEGORIES))
 
 
 def batch_of(shapes, ids):

@@ -245,7 +245,7 @@ def test_a_failed_export_leaves_nothing(weights_of_run, tmp_path, monkeypatch, f
 
 def classifier(config: Finetune | Probe) -> torch.nn.Module:
     """Module of a run of this config, with weights and statistics that are all different."""
-    module = classify.build(config, 5, torch.zeros(3, dtype=torch.int64))
+    module = classify.build_classifier(config, 5, torch.zeros(3, dtype=torch.int64))
     generator = torch.Generator().manual_seed(0)
     for tensor in module.parameters():
         tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)

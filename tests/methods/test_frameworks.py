@@ -214,7 +214,7 @@ def test_a_file_a_fragment_and_a_card(name, tmp_path):
 def test_a_fine_tuned_encoder_leaves_without_classifier_and_moved_norm(tmp_path):
     data = LabelledData(crop=CenterCrop(), size=(32, 32), mean=MEAN)
     config = Finetune(encoder=ViT(**TINY_VIT), data=data, head=Head("mean", "after"))
-    module = classify.build(config, 5, torch.zeros(1, dtype=torch.int64))
+    module = classify.build_classifier(config, 5, torch.zeros(1, dtype=torch.int64))
     folder = export.export_encoder(config, module.state_dict(), tmp_path / "out", "mmdet")
     assert "backbone.ln1.weight" not in read_official(folder / "backbone.pth").state
     assert "final_norm=False" in (folder / "config.py").read_text()

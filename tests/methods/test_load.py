@@ -29,7 +29,7 @@ from fastmim.export.timm_models import tensor_names, timm_model, timm_tokens
 from fastmim.model.build import build
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
 from fastmim.run import checkpoint
-from fastmim.tasks.labelled_images import whole_images
+from fastmim.tasks.labelled_images import open_central_crops
 from tests.methods.test_export import classifier
 from tests.methods.test_frameworks import MEAN, TINY_SWIN, TINY_VIT, config_of, randomized
 from tests.methods.test_onnx_export import UM_SWIN
@@ -184,7 +184,7 @@ def test_the_transform_sees_what_evaluation_sees(runs, photographs):
     encoder, transform = fastmim.load(runs["ViT"])
     data = LabelledData(crop=config.data.crop, size=config.data.size, mean=MEAN, loader="pillow", workers=1)
     manifest = Manifest.scan(str(photographs))
-    with whole_images(manifest, data, torch.device("cpu")) as loader:
+    with open_central_crops(manifest, data, torch.device("cpu")) as loader:
         ((images, index),) = loader.batches([torch.arange(len(manifest))])
     for pixels, i in zip(load_trained(runs["ViT"]).normalize(images), index.tolist(), strict=True):
         with Image.open(manifest.path(i)) as image:

@@ -79,7 +79,7 @@ def test_own_encoder_trains_resumes_and_loads(own):
         build(change(config, masking=UniformMasking(secondary=0.25)))
 
     finetune = Finetune(encoder=two_blocks.TwoBlocks(), data=LabelledData(crop=CenterCrop(), size=(16, 16)))
-    classifier = classify.build(finetune, 2, torch.tensor([0, 1]))
+    classifier = classify.build_classifier(finetune, 2, torch.tensor([0, 1]))
     load_encoder(classifier.encoder, own / "run")
     assert torch.equal(classifier.encoder.positions, encoder.encoder.positions)
     classifier(torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8), torch.arange(2)).backward()

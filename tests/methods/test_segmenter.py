@@ -12,10 +12,10 @@ from fastmim.config.segment import MaskData, Segment, UPerNet
 from fastmim.data.crops import ScaleJitterCrop
 from fastmim.engine.optim import parameter_groups
 from fastmim.model.encoders import UMPVT, BEiT, ConvMAE, ConvNeXt, ResNet, Swin, UMSwin, ViT
-from fastmim.model.pyramid import Levels
+from fastmim.model.pyramid import PyramidLevels
 from fastmim.model.segmenter import compare, confusion, overlap, slide, starts
 from fastmim.samples import sample_id
-from fastmim.tasks.segment import build
+from fastmim.tasks.segment import build_segmenter
 from tests.methods.tiny import ENCODERS
 
 KINDS = (ViT, BEiT, Swin, UMSwin, UMPVT, ConvMAE, ResNet, ConvNeXt)
@@ -40,7 +40,9 @@ def test_every_encoder_trains(kind):
     """All parameters have gradients, with and without checkpointing; logits have the size of the images."""
     size, found = (64, 128), []
     for again in (False, True):
-        module = build(config(kind, size, UPerNet(**SMALL, dropout=0.0), Train(activation_checkpointing=again)))
+        module = build_segmenter(
+            config(kind, size, UPerNet(**SMALL, dropout=0.0), Train(activation_checkpointing=again))
+        )
         module.train()
         for part in module.modules():
             if hasattr(part, "drop_prob"):
@@ -61,24 +63,24 @@ def test_every_encoder_trains(kind):
 
 def test_levels():
     with pytest.raises(ValueError, match=r"data\.size=\(64, 24\): expected at least 32 pixels a side"):
-        Levels((4, 8), (8, 16), (64, 24))
-    plain = Levels((16,), (32,), (64, 64))
+        PyramidLevels((4, 8), (8, 16), (64, 24))
+    plain = PyramidLevels((16,), (32,), (64, 64))
     x = torch.randn(1, 32, 4, 6)
     assert (plain.strides, plain.widths) == ((4, 8, 16, 32), (8, 16, 32, 32))
     assert [tuple(y.shape) for y in plain([x])] == [(1, 8, 16, 24), (1, 16, 8, 12), (1, 32, 4, 6), (1, 32, 2, 3)]
     for one, other in zip(plain([x]), plain([x] * 4), strict=True):
         assert torch.equal(one, other)
-    three = Levels((4, 8, 16), (8, 16, 32), (64, 64))
+    three = PyramidLevels((4, 8, 16), (8, 16, 32), (64, 64))
     maps = [torch.randn(1, 8, 16, 24), torch.randn(1, 16, 8, 12), x]
     assert (three.strides, three.widths) == ((4, 8, 16, 32), (8, 16, 32, 32))
     assert torch.equal(three(maps)[3], F.max_pool2d(x, 2)) and three(maps)[:3] == maps
-    four = Levels((4, 8, 16, 32), (8, 16, 32, 64), (64, 64))
+    four = PyramidLevels((4, 8, 16, 32), (8, 16, 32, 64), (64, 64))
     assert four.widths == (8, 16, 32, 64) and four([*maps, x]) == [*maps, x]
 
 
 @pytest.mark.parametrize("kind", [ViT, BEiT])
 def test_maps_of_blocks_are_what_leaves_them(kind):
-    encoder = build(config(kind, depth=5)).encoder.eval()
+    encoder = build_segmenter(config(kind, depth=5)).encoder.eval()
     images, caught = torch.randn(2, 3, 64, 64), {}
     blocks = encoder.blocks if kind is ViT else encoder.backbone.blocks
     hooks = [
@@ -101,16 +103,16 @@ def test_blocks_that_are_not_there_are_refused():
         ((0, 1, 2, 3), Swin, "SwinEncoder has its own maps"),
     ):
         with pytest.raises(ValueError, match=message):
-            build(config(kind, decoder=UPerNet(**SMALL, blocks=blocks)))
+            build_segmenter(config(kind, decoder=UPerNet(**SMALL, blocks=blocks)))
     with pytest.raises(ValueError, match="expected the last of 6 blocks, 5, at the end"):
-        build(config(decoder=UPerNet(**SMALL, blocks=(0, 1, 2, 3)), depth=6))
-    build(config(decoder=UPerNet(**SMALL, blocks=(0, 1, 2, 5)), depth=6))
+        build_segmenter(config(decoder=UPerNet(**SMALL, blocks=(0, 1, 2, 3)), depth=6))
+    build_segmenter(config(decoder=UPerNet(**SMALL, blocks=(0, 1, 2, 5)), depth=6))
     with pytest.raises(ValueError, match="expected none or 4"):
         UPerNet(blocks=(1, 2))
 
 
 def test_layer_decay_reaches_the_encoder_only():
-    module = build(config())
+    module = build_segmenter(config())
     optim = config().optim
     groups = parameter_groups(module, type(optim)(layer_decay=0.5))
     scales = {name: group["lr_scale"] for group in groups for name in group["names"]}
@@ -195,7 +197,7 @@ def test_slide_averages_what_windows_see(size):
 
 
 def test_one_window_is_the_whole():
-    module = build(config()).eval()
+    module = build_segmenter(config()).eval()
     images = batch(count=1)[0]
     with torch.no_grad():
         assert torch.equal(slide(module, images[0], (64, 64), (40, 40)), module.predict(images)[0])
@@ -206,7 +208,7 @@ def test_one_window_is_the_whole():
 
 
 def test_bf16_weights():
-    module = build(config()).to(torch.bfloat16)
+    module = build_segmenter(config()).to(torch.bfloat16)
     loss = module(*batch())
     loss.backward()
     assert torch.isfinite(loss) and module.predict(batch()[0]).dtype == torch.float32
@@ -215,10 +217,10 @@ def test_bf16_weights():
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch.decoders.upernet.decoder", None)
     with pytest.raises(ValueError, match="segmentation needs segmentation-models-pytorch, .*: run `pip install segm"):
-        build(config())
+        build_segmenter(config())
 
 
 def test_the_second_head_is_optional():
-    module = build(config(decoder=UPerNet(**SMALL, aux_weight=0.0)))
+    module = build_segmenter(config(decoder=UPerNet(**SMALL, aux_weight=0.0)))
     assert not [name for name in module.state_dict() if name.startswith("aux")]
     module(*batch()).backward()

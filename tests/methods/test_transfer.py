@@ -1,6 +1,7 @@
 """Fine-tuning and probing: layers, norms, weights of other sizes, samples, statistics, optimizers."""
 
 import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,16 +9,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastmim.config.base import Optim
+from fastmim.config.base import Experiment, ImageData, Optim
 from fastmim.config.classify import Augment, Finetune, Head, LabelledData, Probe
 from fastmim.config.json_form import to_json
 from fastmim.convert.position_tables import resize_position_embedding, resize_relative_bias
 from fastmim.data.augment import Augmenter, color_jitter, rand_augment
-from fastmim.data.crops import RandomResizedCrop
+from fastmim.data.crops import CenterCrop, RandomResizedCrop
 from fastmim.data.sampler import Sampler
 from fastmim.engine.optim import parameter_groups, stage0_optimizer
 from fastmim.engine.stage0 import Sgd
 from fastmim.export.load import from_run
+from fastmim.export.model_outline import check_fits
 from fastmim.export.timm_format import write_timm
 from fastmim.model import build as pretraining
 from fastmim.model import encoders
@@ -27,7 +29,7 @@ from fastmim.model.masking import RandomMasking
 from fastmim.parts import Encoder, ImageSpec
 from fastmim.run import checkpoint
 from fastmim.samples import sample_id, sample_index
-from fastmim.tasks.classify import build
+from fastmim.tasks.classify import build_classifier
 from fastmim.tasks.initial_encoder import build_encoder, load_encoder
 from tests.methods.test_frameworks import config_of
 from tests.methods.tiny import ENCODERS
@@ -48,7 +50,7 @@ def small(kind, **fields):
 
 def classifier(kind, side=64, head=None, **fields):
     config = Finetune(encoder=small(kind, **fields), data=data(side), head=head or Head(), augment=PLAIN)
-    return build(config, 4, LABELS)
+    return build_classifier(config, 4, LABELS)
 
 
 # Methods sheets, layer ids of fine-tuning. Depths here: pyramids 1, 1, 2, 1; ViTs 2; ConvMAE's transformer 2.
@@ -160,6 +162,20 @@ def test_weights_come_over_and_tables_are_resized(tmp_path):
         load_encoder(build_encoder(small(ViT, depth=3), data()), run)
 
 
+def test_a_run_of_a_task_that_a_user_adds_has_its_encoder_compared():
+    @dataclass(frozen=True, kw_only=True)
+    class Depth(Experiment):
+        """Config of a task that fastmim does not have."""
+
+    spec = small(ViT)
+    config = Depth(encoder=spec, data=ImageData(CenterCrop(), size=(64, 64)))
+    encoder = build_encoder(spec, config.data)
+    weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()} | {"head": torch.zeros(3)}
+    check_fits(config, {"model": weights})
+    with pytest.raises(ValueError, match=r"model.safetensors: encoder\..*: expected"):
+        check_fits(replace(config, encoder=small(ViT, embed_dim=64)), {"model": weights})
+
+
 def test_an_exported_encoder_is_one_to_start_from(tmp_path):
     from safetensors.torch import save_file
 
@@ -250,7 +266,7 @@ def test_batch_norms_are_recalibrated():
 
 
 def test_a_probe_trains_its_linear_layer_only():
-    probe = build(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS)
+    probe = build_classifier(Probe(encoder=small(ResNet, drop_path=0.5), data=data()), 4, LABELS)
     assert isinstance(probe, LinearProbe) and not probe.encoder.training and probe.norm.training
     assert [n for n, p in probe.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
     before = {n: b.clone() for n, b in probe.encoder.named_buffers()}

@@ -181,7 +181,7 @@ def test_a_fine_tuned_run_as_start_is_named_with_what_to_give_instead(mine, tmp_
         data=replace(finetune.data, size=(24, 24)),
         run=replace(finetune.run, init="runs/before"),
     )
-    tuned = classify.build(finetune, 2, torch.zeros(1, dtype=torch.int64))
+    tuned = classify.build_classifier(finetune, 2, torch.zeros(1, dtype=torch.int64))
     checkpoint.save(tmp_path / "tuned/checkpoints", 3, {"model": tuned.state_dict()}, {"config": to_json(finetune)}, 1)
     own = ["--data.held_out", "0", "--data.root", str(mine / "train"), "--run.init", str(tmp_path / "tuned")]
     pretraining = [str(CONFIGS / "tiny_cpu.py"), *FEW.split(), *own, "--run.dir", str(tmp_path / "new")]

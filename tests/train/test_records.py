@@ -8,7 +8,7 @@ import resource
 import pytest
 
 from fastmim.host import records
-from fastmim.host.records import Records, put, read_object
+from fastmim.host.records import Records, put
 from fastmim.run.metrics import progress, read_metrics, training_cost
 
 ROW = b'{"step": 1, "images_per_s": 2.0, "updates": 1, "peak_bytes": 3, "loss": 0.5}\n'
@@ -105,13 +105,6 @@ def test_what_is_no_file_is_set_aside(tmp_path, kind):
     (tmp_path / "a.jsonl.damaged").rename(path)
     put(path, "{}", said.append)
     assert path.read_text() == "{}" and not path.is_symlink()
-
-
-def test_small_files_that_cannot_be_read_count_as_missing(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "list").write_text("[1]")
-    (tmp_path / "junk").write_bytes(b"\xff")
-    assert [read_object(tmp_path / name) for name in ("nothing", "pipe", "list", "junk", ".")] == [{}] * 5
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class ConvMAE(Encoder):
         return ConvMAEEncoder(self, image)
 
 
-class PatchEmbed(nn.Module):
+class ConvPatchEmbed(nn.Module):
     """A strided convolution on squares from `space_to_depth`, a norm and a GELU."""
 
     def __init__(self, channels: int, dim: int, patch_size: int):
@@ -146,9 +146,9 @@ class ConvMAEEncoder(EncoderModule):
             reads="visible",
         )
         self.patch_sizes = spec.patch_sizes
-        self.patch_embed1 = PatchEmbed(image.channels, c1, p1)
-        self.patch_embed2 = PatchEmbed(c1, c2, p2)
-        self.patch_embed3 = PatchEmbed(c2, c3, p3)
+        self.patch_embed1 = ConvPatchEmbed(image.channels, c1, p1)
+        self.patch_embed2 = ConvPatchEmbed(c1, c2, p2)
+        self.patch_embed3 = ConvPatchEmbed(c2, c3, p3)
         self.patch_embed4 = nn.Linear(c3, c3)
         self.stage1_output_decode = nn.Conv2d(c1, c3, p2 * p3, stride=p2 * p3)
         self.stage2_output_decode = nn.Conv2d(c2, c3, p3, stride=p3)

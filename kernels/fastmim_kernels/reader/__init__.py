@@ -207,7 +207,7 @@ class Reader:
             raise RuntimeError(f"the system does not start {threads} more threads; ask for fewer")
         self._finalizer = weakref.finalize(self, _close, self._library, self._pool, self._process)
 
-    def submit(self, paths: Sequence[str], pixels: Sequence[bool] | None = None) -> Batch:
+    def submit(self, paths: Sequence[str], pixels: Sequence[bool] | None = None) -> PendingFiles:
         """Starts reading files and returns at once, so that batches can be prefetched.
 
         Args:
@@ -231,7 +231,7 @@ class Reader:
             if not self._finalizer.alive:
                 raise RuntimeError("the reader is closed")
             batch = self._library.fastmim_reader_submit(self._pool, joined, flags, len(names))
-        return Batch(self, batch, list(paths))
+        return PendingFiles(self, batch, list(paths))
 
     def close(self) -> None:
         """Stops the threads and drops batches not yet read; `File`s already received stay valid."""
@@ -258,8 +258,8 @@ def _close(library: ctypes.CDLL, pool: int, process: int) -> None:
         library.fastmim_reader_close(pool)
 
 
-class Batch:
-    """Batch of files being read, made by `Reader.submit`; deleting the batch drops its files."""
+class PendingFiles:
+    """Files being read, made by `Reader.submit`. Deleting the object drops its files."""
 
     def __init__(self, reader: Reader, batch: int, paths: list[str]):
         self._reader = reader
