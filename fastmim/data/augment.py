@@ -1,7 +1,4 @@
-"""RandAugment and colour jitter of single samples, drawn for the sample id.
-
-May import config, samples and timm.
-"""
+"""RandAugment and colour jitter of single samples, drawn for the sample id."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Waiting for files that cannot be read for a while, such as files of an unmounted folder.
 
-Without waiting, a short outage would make every file of the folder a bad file. May import fastmim_kernels.
+Without waiting, a short outage would make every file of the folder a bad file.
 """
 
 from __future__ import annotations

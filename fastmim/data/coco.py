@@ -1,6 +1,6 @@
 """Annotations in COCO's format: their check, and the boxes and object masks of a sample.
 
-pycocotools (`pip install pycocotools`) draws the polygons. May import parts.
+pycocotools (`pip install pycocotools`) draws the polygons.
 """
 
 from __future__ import annotations

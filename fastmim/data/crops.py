@@ -1,8 +1,6 @@
 """Crops choose the part of an image that a sample shows.
 
 They are pure functions of the image's size and of uniform random numbers.
-
-May import parts.
 """
 
 from __future__ import annotations

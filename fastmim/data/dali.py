@@ -1,6 +1,6 @@
 """The DALI decoder for JPEG, PNG and WebP, on the CPU or a GPU. Pillow decodes the other files.
 
-DALI has no types: `self._ndd` is `Any`. May import fastmim_kernels.
+DALI has no types: `self._ndd` is `Any`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Decoders: the interface of a decoder, and the Pillow decoder, which defines the correct pixels.
-
-May import parts and fastmim_kernels.
-"""
+"""Decoders: the interface of a decoder, and the Pillow decoder, which defines the correct pixels."""
 
 from __future__ import annotations
 

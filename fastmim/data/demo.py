@@ -1,7 +1,4 @@
-"""The demo's images, made from photographs of installed packages, without a download.
-
-May import samples and fastmim_kernels.
-"""
+"""The demo's images, made from photographs of installed packages, without a download."""
 
 from __future__ import annotations
 

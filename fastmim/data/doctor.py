@@ -1,7 +1,4 @@
-"""The doctor: reads and decodes all images of a folder, and reports on them.
-
-May import config and fastmim_kernels.
-"""
+"""The doctor: reads and decodes all images of a folder, and reports on them."""
 
 from __future__ import annotations
 

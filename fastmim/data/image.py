@@ -2,7 +2,7 @@
 
 Memory and time are estimated from the header before decoding.
 
-`decode_upright` is the only function that opens image files. May import fastmim_kernels.
+`decode_upright` is the only function that opens image files.
 """
 
 from __future__ import annotations

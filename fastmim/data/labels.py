@@ -3,7 +3,7 @@
 A label map holds the class of each pixel.
 
 In settings and data sets, label maps are called masks: `data.masks` and `data.test_masks` name their folders.
-Everywhere else in this project, a mask is the set of hidden patches. May import config, parts and fastmim_kernels.
+Everywhere else in this project, a mask is the set of hidden patches.
 """
 
 from __future__ import annotations

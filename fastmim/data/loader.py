@@ -1,8 +1,6 @@
 """The loader turns sample ids into batches of uint8 images.
 
 The loader reads and decodes ahead, and replaces bad files.
-
-May import config, samples, parts and fastmim_kernels.
 """
 
 from __future__ import annotations

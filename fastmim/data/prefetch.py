@@ -1,7 +1,4 @@
-"""Prefetching of labels (boxes, label maps) in worker threads, in step with the image loader.
-
-May import samples.
-"""
+"""Prefetching of labels (boxes, label maps) in worker threads, in step with the image loader."""
 
 from __future__ import annotations
 

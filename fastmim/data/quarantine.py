@@ -1,7 +1,4 @@
-"""The quarantine: the bad files of a run, the images that replace them, and the list of bad files.
-
-May import samples and fastmim_kernels.
-"""
+"""The quarantine: the bad files of a run, the images that replace them, and the list of bad files."""
 
 from __future__ import annotations
 

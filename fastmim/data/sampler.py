@@ -1,7 +1,4 @@
-"""The order of samples: a pure function from a position in an endless stream to a sample id.
-
-May import samples and fastmim_kernels.
-"""
+"""The order of samples: a pure function from a position in an endless stream to a sample id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splitting of images into a training set and held-out images. May import config."""
+"""Splitting of images into a training set and held-out images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Command lines: a parser with checked options, and one-line error messages.
-
-May import terminal and the standard library only.
-"""
+"""Command lines: a parser with checked options, and one-line error messages."""
 
 from __future__ import annotations
 

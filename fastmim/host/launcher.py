@@ -1,4 +1,4 @@
-"""Environment variables that a launcher (`deepspeed`, `torchrun`) sets. May import terminal only."""
+"""Environment variables that a launcher (`deepspeed`, `torchrun`) sets."""
 
 from __future__ import annotations
 
