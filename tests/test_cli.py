@@ -119,7 +119,7 @@ def test_visualize(run, images, words, rows, capsys):
 
 
 def test_visualize_says_what_to_do(tmp_path, run, images, refusal):
-    assert "give some with --images FOLDER" in refusal("visualize", write_run(tmp_path / "all", images, held_out=0))
+    assert "give images with --images FOLDER" in refusal("visualize", write_run(tmp_path / "all", images, held_out=0))
     assert "no folder of images" in refusal("visualize", run, "--images", tmp_path / "nowhere")
     for count in (0, 10**9):
         assert f"expected 1 to 256 images, got {count}" in refusal("visualize", run, "--count", count)
@@ -170,7 +170,7 @@ def test_visualize_says_which_images_were_trained_on(tmp_path, run, images, caps
     replace(manifest, root=str(tmp_path / "gone")).save(str(run / "manifest.json"))
     assert note(run, capsys, "--images", images).startswith(f"{unknown}: rows ")
     replace(manifest, sizes=[1] * 6).save(str(run / "manifest.json"))
-    assert note(run, capsys, "--images", images) == f"{unknown} (manifest.json in its folder is that of other images)."
+    assert note(run, capsys, "--images", images) == f"{unknown} (manifest.json in its folder lists other images)."
     (run / "manifest.json").unlink()
     assert note(run, capsys) == f"{unknown} (manifest.json in its folder cannot be read)."
 
