@@ -111,7 +111,7 @@ class RetryingReader:
         return [i for i, (size, file) in pairs if size in self._sizes and len(file.data) != size]
 
     def _is_away(self) -> bool:
-        """True if none of a few listed files can be read."""
+        """True if the folder seems unreachable: none of a few sample files (`_probes`) can be read."""
         return bool(self._probes) and not any(map(self._readable, self._probes))
 
     def _readable(self, index: int) -> bool:

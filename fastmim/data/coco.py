@@ -378,9 +378,14 @@ def _size(size: Any) -> str:
 
 
 def _counts(counts: Any, size: tuple[int, int]) -> np.ndarray | bytes:
-    """Checks that the runs of an encoding fill an image of (height, width).
+    """Returns the checked runs of a COCO run-length encoding: int64 numbers, or compressed text as bytes.
 
-    The runs are (N,) float64 or compressed text.
+    Args:
+        counts: (N,) float64 runs, or COCO's compressed text.
+        size: height and width of the image.
+
+    Raises:
+        ValueError: the runs do not add up to the image's pixels.
     """
     runs = _uncompressed(counts) if isinstance(counts, str) else counts
     expected = f"segmentation: expected runs that make up the image's {size[0] * size[1]} pixels"

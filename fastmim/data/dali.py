@@ -258,7 +258,7 @@ class _DaliCall(NamedTuple):
     others: _Elsewhere | None
     """Rows left to Pillow."""
     filled: torch.Event | None
-    """On a GPU: the event that the other rows are filled."""
+    """CUDA event behind the rows that DALI decodes, or None on the CPU."""
 
 
 class _DaliBatch(PendingBatch):

@@ -208,7 +208,7 @@ def examine(
         quick: True checks only headers and checksums. Damage inside pixel data is not found, and there is no mean.
         before: an earlier manifest of the files. Changed files are reported, but do not count as broken.
         progress: wraps the iterable of images, to show the progress.
-        limits: limits on decoding. By their headers, files beyond the limits are broken.
+        limits: limits on decoding. A file whose header exceeds them counts as broken.
     """
     start = time.perf_counter()
     broken: dict[str, str] = {}
@@ -301,7 +301,7 @@ def still_bad(
         manifest: the images.
         paths: paths to examine. Paths that are not in the manifest are ignored.
         threads: number of threads for decoding, and of threads for reading.
-        limits: limits on decoding. By their headers, files beyond the limits are bad.
+        limits: limits on decoding. A file whose header exceeds them counts as bad.
         check: takes the index and (height, width) of a good image. Returns the reason why its label cannot be used, or
             None.
     """

@@ -89,12 +89,12 @@ def write_detectron2(trained: TrainedEncoder, folder: Path) -> list[str]:
 
 
 def find_openmmlab_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Returns the difference of the file from the encoder, or None; see `_find_problem`."""
+    """Returns how tensors of the OpenMMLab file differ from the encoder's, or None if all are equal."""
     return _find_problem(trained, openmmlab_backbone(trained), folder)
 
 
 def find_detectron2_problem(trained: TrainedEncoder, folder: Path, images: Tensor) -> str | None:
-    """Returns the difference of the file from the encoder, or None; see `_find_problem`."""
+    """Returns how tensors of the Detectron2 file differ from the encoder's, or None if all are equal."""
     return _find_problem(trained, detectron2_backbone(trained), folder)
 
 

@@ -36,7 +36,7 @@ LONGEST = 200
 MOST_RESULTS = 100
 """Results that a card holds."""
 LARGEST = 2**24
-"""Bytes that a file of the run may have."""
+"""Largest size of a file of the run, bytes."""
 
 
 def compose_card(

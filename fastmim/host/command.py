@@ -47,7 +47,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def misread(text: str) -> str | None:
-    """Describes a path or name that is probably a mistake; returns None if nothing looks wrong."""
+    """Returns words for an error message if a path or name is probably a mistake, else None.
+
+    Mistakes are an empty text, a word for "none", a Windows path, and a ~ that the shell did not replace.
+    """
     if not text.strip():
         return "an empty one"
     if text.strip().lower() in _NONE:

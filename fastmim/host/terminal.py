@@ -71,7 +71,7 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def steady_output(prog: str, patience: float | None = None) -> Iterator[None]:
-    """Keeps `print` inside the `with` block from failing.
+    """Lets `print` inside the `with` block drop output instead of failing.
 
     Otherwise a full disk, a closed pipe or an odd character would raise an error.
 

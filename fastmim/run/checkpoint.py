@@ -262,9 +262,10 @@ def _problem(path: Path) -> str | None:
 
 
 def _rot(path: Path) -> str | None:
-    """Returns a message about a file of a checkpoint whose bytes have changed, or None.
+    """Returns a message about the first file whose bytes differ from the manifest's hash, or None.
 
-    This check reads all bytes, so `_misfit` comes first. A sparse file can be huge and cost a stranger nothing.
+    This check reads every byte, so `_misfit`, which compares the sizes, runs first. A checkpoint of a stranger could
+    hold a huge sparse file, which takes no disk space but hours to read.
     """
     try:
         for name, expected in _parsed(read_bytes(path / "manifest.json", _MAX_JSON)).items():

@@ -86,7 +86,9 @@ def parameters_hash(tensors: Iterable[tuple[str, Tensor]]) -> int:
 
 
 def sample_hashes(ids: Tensor) -> int:
-    """Sums one hash per sample modulo 2**64. So neither order nor layout matters.
+    """Sums one hash per sample modulo 2**64.
+
+    So neither the order of the samples nor their split over processes matters.
 
     Args:
         ids: (B,) int64 sample ids.

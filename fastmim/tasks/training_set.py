@@ -68,7 +68,7 @@ def scan(config: Experiment, process: Process) -> Manifest:
 
 
 def samples_per_epoch(config: Experiment, images: int) -> int:
-    """Returns the samples in an epoch over `images` training images."""
+    """Returns the number of samples in an epoch over `images` training images."""
     return images * (1 if config.data.repeats_together else config.data.repeats)
 
 

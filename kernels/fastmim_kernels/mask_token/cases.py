@@ -91,7 +91,7 @@ def inputs(case: Case, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -
 def bytes_moved(case: Case, dtype: torch.dtype) -> int:
     """Counts the bytes that cannot be avoided, forward and backward.
 
-    x is read (only visible cells if the token replaces), and the result is written. For the backward pass see
+    Forward, x is read and the result is written; in mode "replace" only the visible cells of x are read. Backward, see
     mask_token_backward.
     """
     hidden = inputs(case, torch.float32)[1].float().mean().item()

@@ -15,9 +15,9 @@ class Case:
     seed: int = 0
     stream: int = 1
     ids: str = "epochs"
-    """Sample ids: "epochs" = ids of an epoch, "edges" = the ends of every 32- and 64-bit range.
+    """Sample ids: "epochs" = ids of a run, below and above 2**32; "edges" = values around integer limits.
 
-    Ids of "epochs" lie above and below 2**32.
+    The limits are those of signed and unsigned 32-bit, and of signed 64-bit integers.
     """
 
 

@@ -12,7 +12,8 @@ def scale_gradient(x: Tensor, factor: Tensor) -> None:
 
     If the factor is 1, x stays unchanged. The host never waits for the device.
 
-    Autograd counts every call as a change of x, also with factor 1, and so refuses to use x twice.
+    Every call raises x's version counter, also with factor 1. If autograd has saved x for a backward pass, a later
+    backward pass through x therefore raises an error instead of scaling x twice.
 
     Args:
         x: any shape, contiguous, float32, bfloat16 or float16.
