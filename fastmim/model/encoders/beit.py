@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...config.fields import check_bounds, check_types
+from ...config.fields import check_bounds
 from ...parts import ImageSpec, Masking
 from ...tokens import Mask, as_map
 from .base import EncoderModule
-from .checks import check_heads, check_masking, check_size, check_token_layer
-from .create import TimmEncoder, create, overrides, store_buffers_as_int8, take_module
+from .checks import check_masking, check_size, check_token_layer
+from .create import TimmTransformer, create, overrides, store_buffers_as_int8, take_module
 from .layers import MaskToken, compute_dtype
 
 
 @dataclass(frozen=True)
-class BEiT(TimmEncoder):
+class BEiT(TimmTransformer):
     """The ViT of SimMIM (arXiv:2111.09886) and of A2MIM (arXiv:2205.13943): timm's Beit with a mask token.
 
     The defaults are SimMIM's. A2MIM's ViT has `absolute_pos`, no `shared_bias`, init "a2mim", fill "mean", token "add".
@@ -30,14 +30,6 @@ class BEiT(TimmEncoder):
 
     name: str = "beit_base_patch16_224"
     """timm model name."""
-    patch_size: int | None = None
-    """Patch side in pixels; None = the model's own."""
-    depth: int | None = None
-    """Transformer blocks; None = the model's own."""
-    embed_dim: int | None = None
-    """Width; None = the model's own."""
-    num_heads: int | None = None
-    """Attention heads; None = the model's own."""
     mlp_ratio: float | None = None
     """Hidden width of an MLP as a multiple of the token width; None = the model's own."""
     absolute_pos: bool = False
@@ -50,29 +42,14 @@ class BEiT(TimmEncoder):
     """Initialisation of the weights, see `init_simmim` and `init_a2mim`."""
     drop_path: float = 0.1
     """Stochastic depth rate of the last block, growing linearly from 0."""
-    fill: Literal["none", "mean"] = "none"
-    """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
-    token: Literal["replace", "add", "gated"] = "replace"
-    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
-    token_layer: int = 0
-    """Place of the learned token: 0 = before class token and positions, k = before block k, from 1."""
 
     def __post_init__(self):
-        check_types(self, "encoder.")
-        check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
+        super().__post_init__()
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
-        check_bounds(self, "encoder.", "token_layer", at_least=0)
-        check_heads(self.embed_dim, self.num_heads)
         check_bounds(self, "encoder.", "mlp_ratio", above=0)
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = overrides(
-            patch_size=self.patch_size,
-            depth=self.depth,
-            embed_dim=self.embed_dim,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-        )
+        own = self.sizes() | overrides(mlp_ratio=self.mlp_ratio)
         position = {
             "use_abs_pos_emb": self.absolute_pos,
             "use_rel_pos_bias": not self.shared_bias,

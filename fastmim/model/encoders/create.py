@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ...config.fields import brief
+from ...config.fields import brief, check_bounds, check_types
 from ...parts import Encoder
+from .checks import check_heads
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,38 @@ class TimmEncoder(Encoder):
         Args:
             size: height and width of the images, pixels.
         """
+
+
+@dataclass(frozen=True)
+class TimmTransformer(TimmEncoder):
+    """A plain vision transformer of timm, and the mask token in its sequence."""
+
+    patch_size: int | None = None
+    """Patch side in pixels; None = the model's own."""
+    depth: int | None = None
+    """Transformer blocks; None = the model's own."""
+    embed_dim: int | None = None
+    """Width; None = the model's own."""
+    num_heads: int | None = None
+    """Attention heads; None = the model's own."""
+    fill: Literal["none", "mean"] = "none"
+    """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
+    token: Literal["replace", "add", "gated"] = "replace"
+    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
+    token_layer: int = 0
+    """Place of the learned token: 0 = before class token and positions, k = before block k, from 1."""
+
+    def __post_init__(self):
+        check_types(self, "encoder.")
+        check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
+        check_bounds(self, "encoder.", "token_layer", at_least=0)
+        check_heads(self.embed_dim, self.num_heads)
+
+    def sizes(self) -> dict[str, Any]:
+        """Returns the sizes that differ from the named model's, as `timm.create_model` takes them."""
+        return overrides(
+            patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads
+        )
 
 
 def overrides(**fields: Any) -> dict[str, Any]:

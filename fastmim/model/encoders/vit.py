@@ -13,54 +13,34 @@ from torch.nn import functional as F
 
 from fastmim_kernels import mask_token
 
-from ...config.fields import brief, check_bounds, check_types
+from ...config.fields import brief, check_bounds
 from ...parts import ImageSpec, Masking
 from ...tokens import Mask, as_map, init_transformer, run_blocks, sincos_position_embedding
 from .base import EncoderModule
-from .checks import check_heads, check_masking, check_size, check_token_layer
-from .create import TimmEncoder, create_known, overrides, take_module
+from .checks import check_masking, check_size, check_token_layer
+from .create import TimmTransformer, create_known, take_module
 from .layers import MaskToken, compute_dtype
 
 
 @dataclass(frozen=True)
-class ViT(TimmEncoder):
+class ViT(TimmTransformer):
     """A timm ViT with MAE's initialisation, which reads visible patches only (MAE) or whole images."""
 
     name: str = "vit_base_patch16_224"
     """timm model name."""
-    patch_size: int | None = None
-    """Patch side in pixels; None = the model's own."""
-    depth: int | None = None
-    """Transformer blocks; None = the model's own."""
-    embed_dim: int | None = None
-    """Width; None = the model's own."""
-    num_heads: int | None = None
-    """Attention heads; None = the model's own."""
     drop_path: float = 0.0
     """Stochastic depth rate of the last block, growing linearly from 0."""
     pos: Literal["sincos", "learned"] = "sincos"
     """Positions: MAE's fixed sines and cosines, or learned."""
     reads: Literal["visible", "all"] = "visible"
     """Patches that the encoder reads; the fields below have an effect with "all" only."""
-    fill: Literal["none", "mean"] = "none"
-    """Content of hidden pixels: "none" = unchanged, "mean" = the mean colour of the image."""
-    token: Literal["replace", "add", "gated"] = "replace"
-    """Way in which the learned token stands for hidden tokens, see `MaskToken`."""
-    token_layer: int = 0
-    """Place of the learned token: 0 = before class token and positions, k = before block k, from 1."""
 
     def __post_init__(self):
-        check_types(self, "encoder.")
-        check_bounds(self, "encoder.", "patch_size", "depth", "embed_dim", "num_heads", at_least=1)
+        super().__post_init__()
         check_bounds(self, "encoder.", "drop_path", at_least=0, below=1)
-        check_bounds(self, "encoder.", "token_layer", at_least=0)
-        check_heads(self.embed_dim, self.num_heads)
 
     def timm_args(self, size: tuple[int, int]) -> dict[str, Any]:
-        own = overrides(
-            patch_size=self.patch_size, depth=self.depth, embed_dim=self.embed_dim, num_heads=self.num_heads
-        )
-        return {"img_size": size, "global_pool": "token"} | own
+        return {"img_size": size, "global_pool": "token"} | self.sizes()
 
     def build(self, image: ImageSpec, masking: Masking) -> ViTEncoder:
         """Builds the network.
